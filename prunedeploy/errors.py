@@ -1,0 +1,21 @@
+"""What goes wrong because of the user's input or machine: one line, and what to do about it.
+
+Anything else that is raised is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A mistake the user can mend. The command line prints it as one line and exits with status 2.
+
+    The message says what is wrong and, after a colon or a full stop, what to do next.
+    """
+
+
+class MissingExtra(UserError):  # noqa: N818 - it names what is missing, not an error
+    """A part that is installed on request is not there; the message names the extra."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} is not installed: pip install 'prunedeploy[{extra}]'")
+        self.extra = extra

@@ -1,0 +1,184 @@
+"""What passes between the steps: frozen records, no behaviour, no import heavier than NumPy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.generic]
+Dim = int | str  # a fixed size, or the name of a dynamic one
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, NumPy dtype name and shape of one input or output of a model."""
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...]
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a pass did at one place, or why it refused to.
+
+    ``count`` is how many channels, nodes or weights it concerns, whichever the pass counts.
+    """
+
+    where: str
+    status: Literal["taken", "refused", "info"]
+    reason: str
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What one run of a pass came to. ``changed`` is False when the graph is as it was."""
+
+    changed: bool
+    notes: tuple[Note, ...] = ()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far a candidate's outputs lie from the reference's, over ``samples`` inputs.
+
+    ``max_rel`` is relative to the range of the reference's output (see ``prunedeploy.verify``,
+    which also holds the tolerances and their justification).
+    """
+
+    max_abs: float
+    max_rel: float
+    tolerance: float
+    samples: int
+    where: str = ""
+    changed_predictions: int = 0
+
+    @property
+    def passed(self) -> bool:
+        """True when the candidate computes what the reference computes."""
+        return self.max_rel <= self.tolerance  # False for NaN, as it must be
+
+
+@dataclass(frozen=True)
+class ModelStats:
+    """Size of a model: stored weights, those that are not zero, multiply-accumulates, bytes.
+
+    ``macs`` are those of Conv, ConvTranspose, Gemm and MatMul for one sample, zeros included.
+    """
+
+    parameters: int
+    nonzero: int
+    macs: int
+    file_bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The record beside every engine: what it is, what it was made from, and with what.
+
+    ``files`` maps each file of the engine to its sha256; ``versions`` each library that took
+    part to its version. ``model_sha256`` is the model the engine was built from, ``baseline``
+    the dense model it is to be compared with (a path, relative to the engine where possible).
+    """
+
+    runtime: str
+    target: str
+    files: dict[str, str]
+    model_sha256: str
+    baseline: str | None
+    baseline_sha256: str | None
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    versions: dict[str, str]
+    difference: Difference | None  # None: never compared, so never to be timed
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A directory with a manifest and a runtime's payload: the unit that is deployed."""
+
+    path: Path
+    manifest: Manifest
+    sha256: str  # of the manifest, and through it of every file
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """One pass of a pipeline run: its result, how long it took, and the numbers after it."""
+
+    name: str
+    result: PassResult
+    seconds: float
+    difference: Difference | None  # against the model before the pass; None when unchanged
+
+
+@dataclass(frozen=True)
+class ShrinkResult:
+    """What ``prunedeploy.shrink`` did. ``dense`` is the exported model before the passes."""
+
+    source: Path
+    model: Path
+    dense: Path
+    model_sha256: str
+    dense_sha256: str
+    arch: str | None
+    found: tuple[str, ...]  # what the checkpoint held: wrappers, masks, prefixes, dtype
+    before: ModelStats
+    after: ModelStats
+    difference: Difference  # the shrunk model against the dense one
+    passes: tuple[PassReport, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 on labelled data, and on how many inputs the prediction is not the baseline's."""
+
+    samples: int
+    correct: int
+    changed_predictions: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Raw wall-clock samples of one engine, with what is needed to believe them.
+
+    There is no measurement without a difference from the reference: an engine that was not
+    verified has no speed. ``samples_ns`` holds one entry a run of ``batch`` inputs, in order.
+    """
+
+    name: str
+    runtime: str
+    provider: str
+    model_sha256: str
+    batch: int
+    threads: int
+    samples_ns: tuple[int, ...]
+    peak_memory_bytes: int
+    difference: Difference
+    accuracy: Accuracy | None = None
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster than the baseline, with a 95 % interval (1.0 is equal)."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """One interleaved run: the dense baseline and every candidate, in turn."""
+
+    baseline: Measurement
+    candidates: tuple[Measurement, ...]
+    ratios: tuple[Ratio, ...]  # one a candidate
+    environment: dict[str, str]
+    kind: Literal["measured"] = "measured"

@@ -1,0 +1,113 @@
+"""A torch module as an ONNX model."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prunedeploy.errors import UserError
+from prunedeploy.files import atomic_path
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    import torch
+
+OPSET = 20
+INPUT, OUTPUT = "input", "output"
+
+
+def export(module: torch.nn.Module, input_shape: Sequence[int], path: Path) -> Path:
+    """Write ``module`` as ONNX, parameter names kept, with a dynamic batch where it allows one.
+
+    Args:
+        module: in eval mode, one tensor in, one or several tensors out.
+        input_shape: of one batch, for example (1, 3, 224, 224).
+        path: the file to write.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        UserError: the module cannot run on such an input, or torch cannot export it.
+    """
+    from prunedeploy import model as models
+
+    program = to_model(module, input_shape)
+    with atomic_path(Path(path)) as temporary:
+        models.save(program, temporary)
+    return Path(path)
+
+
+def to_model(module: torch.nn.Module, input_shape: Sequence[int]) -> ir.Model:
+    """The same in memory; the weights are shared with ``module``, not copied."""
+    import torch
+
+    parameter = next(module.parameters(), torch.zeros(0))
+    # two samples: torch takes a batch of one for a constant, and a batch must not be
+    example = torch.zeros((2, *input_shape[1:]), dtype=parameter.dtype)
+    _try_run(module, example)
+    dynamic = {0: torch.export.Dim("batch", min=1, max=1 << 16)}
+    try:
+        return _export(module, example, (dynamic,))
+    except torch.onnx.OnnxExporterError:  # the batch size is part of the network's code
+        return _export(module, example[: input_shape[0]], None)
+
+
+def _try_run(module: torch.nn.Module, example: torch.Tensor) -> None:
+    """Run once, so that a wrong input shape is told from a network that cannot be exported."""
+    import torch
+
+    try:
+        with torch.no_grad():
+            module(example)
+    except (RuntimeError, ValueError, TypeError) as error:
+        shape = ",".join(str(n) for n in (1, *example.shape[1:]))
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"the network does not run on an input of shape {shape} ({reason}): "
+            "give its shape with --input-shape"
+        ) from None
+
+
+def _export(
+    module: torch.nn.Module, example: torch.Tensor, dynamic: tuple[object, ...] | None
+) -> ir.Model:
+    import torch
+
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                module,
+                (example,),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                opset_version=OPSET,
+                dynamic_shapes=dynamic,
+                dynamo=True,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError:
+        if dynamic is not None:
+            raise
+        raise UserError("torch cannot export this network: see torch.onnx.export") from None
+    assert program is not None
+    return program.model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's progress and its warnings about absent libraries are not for our users."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

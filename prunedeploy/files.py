@@ -1,0 +1,137 @@
+"""Files that are never half there, their hashes, and records as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prunedeploy.errors import UserError
+
+T = typing.TypeVar("T")
+
+
+def _beside(path: Path) -> Path:
+    """A name nobody else uses, in the same folder so that the final rename is atomic."""
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: {path.parent} is not a folder")
+    return path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place if the block ends well.
+
+    On any exception, Ctrl-C included, the temporary file is removed and ``path`` is untouched.
+    """
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder")
+    temporary = _beside(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """The same for a folder: a fresh one beside ``path`` that takes its place at the end.
+
+    A folder already at ``path`` is replaced, and is back in its place should that fail; whether
+    it may be replaced is for the caller to decide beforehand.
+    """
+    temporary, old = _beside(path), _beside(path)
+    try:
+        temporary.mkdir()
+        yield temporary
+        if path.exists():
+            path.rename(old)
+        try:
+            temporary.rename(path)
+        except BaseException:
+            if old.exists():
+                old.rename(path)
+            raise
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def to_json(record: Any) -> str:
+    """A frozen record as JSON; its class name is kept under ``"type"`` for the reader."""
+    plain = {"type": type(record).__name__, **dataclasses.asdict(record)}
+    return json.dumps(plain, indent=1, default=str) + "\n"
+
+
+def from_json(cls: type[T], text: str) -> T:
+    """The record that ``to_json`` wrote.
+
+    Raises:
+        UserError: not JSON, another type of record, or fields that are missing or unknown.
+    """
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"not a {cls.__name__} file: {error}") from None
+    if not isinstance(data, dict) or data.pop("type", None) != cls.__name__:
+        raise UserError(f"not a {cls.__name__} file: it says something else of itself")
+    try:
+        return typing.cast(T, _build(cls, data))
+    except (TypeError, KeyError, ValueError) as error:
+        raise UserError(f"not a {cls.__name__} file of this version: {error}") from None
+
+
+def _build(kind: Any, data: Any) -> Any:
+    """``data`` as ``kind``: dataclasses, tuples, dicts, optional and plain values."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _build_union(arguments, data)
+    if origin is tuple:
+        if arguments[-1] is Ellipsis:
+            return tuple(_build(arguments[0], item) for item in data)
+        return tuple(_build(k, item) for k, item in zip(arguments, data, strict=True))
+    if origin is dict:
+        return {key: _build(arguments[1], value) for key, value in data.items()}
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(data, Mapping):
+            raise TypeError(f"expected a record, found {data!r:.40}")
+        fields = typing.get_type_hints(kind)
+        return kind(**{key: _build(fields[key], value) for key, value in data.items()})  # type: ignore[operator]
+    if kind is Path:
+        return Path(data)
+    if kind is float and isinstance(data, int):
+        return float(data)
+    if isinstance(kind, type) and not isinstance(data, kind):
+        raise TypeError(f"expected {kind.__name__}, found {data!r:.40}")
+    return data
+
+
+def _build_union(kinds: tuple[Any, ...], data: Any) -> Any:
+    if data is None and type(None) in kinds:
+        return None
+    for kind in kinds:
+        try:
+            return _build(kind, data)
+        except (TypeError, KeyError, ValueError):
+            continue
+    raise TypeError(f"unexpected value {data!r:.40}")

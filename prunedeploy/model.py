@@ -1,0 +1,123 @@
+"""Reading a model: its inputs and outputs, its size, its multiply-accumulates."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from prunedeploy.errors import UserError
+from prunedeploy.types import Dim, ModelStats, TensorSpec
+
+# ONNX allows 2 GiB in one protobuf; past it the weights go to a file beside the model.
+PROTOBUF_LIMIT = 2**31 - 2**20
+
+
+def load(path: Path) -> ir.Model:
+    """The ONNX model at ``path``, its external weights included.
+
+    Raises:
+        UserError: the file is missing, is not ONNX, is cut short, or its weights are.
+    """
+    if not path.is_file():
+        raise UserError(f"no such model: {path}")
+    try:
+        model = ir.load(path)
+        for value in model.graph.initializers.values():
+            _ = value.const_value is None or value.const_value.nbytes
+    except UserError:
+        raise
+    except Exception as error:  # protobuf and onnx_ir raise many kinds for a broken file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"cannot read {path} as ONNX: {reason}") from None
+    if not len(model.graph) and not model.graph.outputs:
+        raise UserError(f"cannot read {path} as ONNX: it holds no graph")
+    return model
+
+
+def save(model: ir.Model, path: Path) -> None:
+    """Write ``model``; weights go to ``path + '.data'`` when one protobuf cannot hold them."""
+    if weight_bytes(model) > PROTOBUF_LIMIT:
+        ir.save(model, path, external_data=path.name + ".data")
+    else:
+        ir.save(model, path)
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all initializers."""
+    values = model.graph.initializers.values()
+    return sum(v.const_value.nbytes for v in values if v.const_value is not None)
+
+
+def spec(value: ir.Value) -> TensorSpec:
+    """Name, dtype and shape of a graph input or output; unnamed dynamic sizes become ``?``."""
+    dims: list[Dim] = []
+    for dim in value.shape or ():
+        dims.append(dim if isinstance(dim, int) else str(dim.value or "?"))
+    dtype = value.dtype.numpy().name if value.dtype is not None else "float32"
+    return TensorSpec(str(value.name), dtype, tuple(dims))
+
+
+def specs(model: ir.Model) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """What a caller feeds, and gets. Initializers that are also listed as inputs are not fed."""
+    inputs = [v for v in model.graph.inputs if v.name not in model.graph.initializers]
+    return tuple(spec(v) for v in inputs), tuple(spec(v) for v in model.graph.outputs)
+
+
+def stats(path: Path) -> ModelStats:
+    """Parameters, non-zeros and MACs of the model at ``path``, and its bytes on disk."""
+    model = load(path)
+    infer_shapes(model)
+    beside = path.with_name(path.name + ".data")
+    size = path.stat().st_size + (beside.stat().st_size if beside.is_file() else 0)
+    parameters = nonzero = 0
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is not None and tensor.dtype.is_floating_point():
+            parameters += math.prod(tensor.shape.numpy())
+            nonzero += int(np.count_nonzero(tensor.numpy()))
+    return ModelStats(parameters, nonzero, sum(map(node_macs, model.graph)), size)
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Fill in the shapes of all values, in place, without copying the weights."""
+    from onnx_ir.passes.common import ShapeInferencePass
+
+    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+
+
+def node_macs(node: ir.Node) -> int:
+    """Multiply-accumulates of one node for one sample; 0 where the shapes are not known."""
+    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        return 0
+    weight = node.inputs[1]
+    source = node.inputs[0] if node.op_type == "ConvTranspose" else node.outputs[0]
+    if weight is None or weight.shape is None or source is None or source.shape is None:
+        return 0
+    shape, kernel = list(source.shape)[1:], list(weight.shape)
+    if not all(isinstance(d, int) for d in (*shape, *kernel)):
+        return 0
+    numbers = [int(d) for d in shape if isinstance(d, int)]
+    taps = [int(d) for d in kernel if isinstance(d, int)]
+    if node.op_type in ("Conv", "ConvTranspose"):
+        # every output (input, when transposed) element meets one filter
+        return math.prod(numbers) * math.prod(taps[1:])
+    transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", False)
+    return math.prod(numbers) * taps[-1 if transposed else -2]
+
+
+def check(model: ir.Model) -> None:
+    """Run the ONNX checker.
+
+    Raises:
+        UserError: the model breaks the ONNX specification.
+    """
+    from onnx_ir.passes.common import CheckerPass
+
+    try:
+        CheckerPass(full_check=False)(model)
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+        raise UserError(f"the model is not valid ONNX: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,89 @@
+"""What a pass is, and the runner that trusts none of them.
+
+After every pass the runner checks the model against the ONNX specification, runs it beside what
+it computed before, and runs the pass a second time, which must change nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+import onnx_ir as ir
+
+from prunedeploy import model as models
+from prunedeploy import verify
+from prunedeploy.evaluate import Evaluator
+from prunedeploy.types import Array, PassReport, PassResult
+
+
+class Pass(Protocol):
+    """Model to model, exact: the same outputs for all inputs. Parameters go to the constructor."""
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        ...
+
+    @property
+    def exact(self) -> bool:
+        """False when the user asked for more than can be proved (a raised zero threshold)."""
+        ...
+
+    def __call__(self, model: ir.Model) -> PassResult:
+        """Edit ``model`` in place; say what was taken, and what was refused and why."""
+        ...
+
+
+class PassError(RuntimeError):
+    """A pass broke its promise: a bug of the pass, not of the user's model."""
+
+
+def run(
+    model: ir.Model,
+    passes: Iterable[Pass],
+    feeds: Mapping[str, Array],
+    progress: Callable[[str], None] | None = None,
+) -> tuple[PassReport, ...]:
+    """Apply ``passes`` to ``model``, in place and in order, each one verified.
+
+    Args:
+        model: changed in place.
+        passes: in order.
+        feeds: inputs on which the outputs before and after every pass are compared.
+        progress: told the name of each pass before it runs.
+
+    Raises:
+        PassError: a pass broke the model, changed its outputs, or changed more on a second run.
+        UserError: the model holds an operator that nothing here can evaluate.
+    """
+    outputs = Evaluator(model).run(feeds)
+    reports: list[PassReport] = []
+    for each in passes:
+        if progress is not None:
+            progress(f"pass {each.name}")
+        begin = time.perf_counter()
+        result = each(model)
+        seconds = time.perf_counter() - begin
+        difference = None
+        if result.changed:
+            after = _check(each, model, feeds)
+            difference = verify.compare(outputs, after)
+            if each.exact and not difference.passed:
+                raise PassError(f"pass {each.name} changed the outputs by {difference.max_rel:.1e}")
+            outputs = after
+        reports.append(PassReport(each.name, result, seconds, difference))
+    return tuple(reports)
+
+
+def _check(each: Pass, model: ir.Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """The model's outputs, once it is known to be valid and the pass to be done with it."""
+    if each(model).changed:
+        raise PassError(f"pass {each.name} changed the model again on its second run")
+    models.infer_shapes(model)
+    try:
+        models.check(model)
+        return Evaluator(model).run(feeds)
+    except Exception as error:
+        raise PassError(f"pass {each.name} broke the model: {error}") from error

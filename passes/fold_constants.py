@@ -1,0 +1,66 @@
+"""Everything that does not depend on an input is computed once, here.
+
+Subgraphs of initializers become initializers, and the target of a Reshape with one dynamic
+dimension at most becomes a constant, whatever chain of Shape, Gather and Concat computed it:
+exporters write such chains for every flatten of a network with a dynamic batch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnxscript import optimizer
+
+from prunedeploy import model as models
+from prunedeploy.passes.shrink.rule import replace_input
+from prunedeploy.types import Note, PassResult
+
+
+@dataclass(frozen=True)
+class FoldConstants:
+    """Fold constant subgraphs (onnxscript's folder) and computed reshape targets."""
+
+    name: ClassVar[str] = "fold-constants"
+    exact: ClassVar[bool] = True
+
+    def __call__(self, model: ir.Model) -> PassResult:
+        """Edit ``model`` in place."""
+        before = len(model.graph)
+        lifted = common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
+        changed = lifted(model).modified
+        models.infer_shapes(model)
+        changed |= bool(optimizer.fold_constants(model).modified)
+        changed |= lifted(model).modified
+        models.infer_shapes(model)
+        targets = sum(_fix_target(node) for node in model.graph)
+        common.RemoveUnusedNodesPass()(model)
+        gone = before - len(model.graph)
+        notes = []
+        if gone:
+            notes.append(Note("graph", "taken", "nodes folded into initializers", gone))
+        if targets:
+            notes.append(Note("graph", "taken", "computed reshape targets made constant", targets))
+        return PassResult(changed or gone > 0 or targets > 0, tuple(notes))
+
+
+def _fix_target(node: ir.Node) -> bool:
+    """Make the target shape of a Reshape a constant; True if it was not one and now is."""
+    if (
+        node.op_type != "Reshape"
+        or node.inputs[1] is None
+        or node.inputs[1].const_value is not None
+    ):
+        return False
+    shape, source = node.outputs[0].shape, node.inputs[0]
+    if shape is None or source is None or source.shape is None:
+        return False
+    target = [dim if isinstance(dim, int) else -1 for dim in shape]
+    if target.count(-1) > 1 or (-1 in target and math.prod(target) == 0):
+        return False
+    replace_input(node, 1, np.array(target, np.int64), "shape")
+    return True

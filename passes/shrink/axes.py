@@ -1,0 +1,135 @@
+"""Which indices of which axes must be cut together: labels on axes, tied by union-find.
+
+Every axis of every value carries one label an index. Indices with the same label (after ties)
+are kept or cut as one: the label is a *channel* in the widest sense, all the places in all the
+tensors where one feature of the network lives. A pinned label is never cut: the network's inputs
+and outputs, and whatever an operator without a rule touches.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+Labels = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+INTERFACE = "the network's inputs and outputs"
+
+
+class Axes:
+    """The labels of all axes of a graph, the ties between them, and what pins them."""
+
+    def __init__(self) -> None:
+        self._parent = np.zeros(1024, np.int64)
+        self._count = 0
+        self._labels: dict[tuple[ir.Value, int], Labels] = {}
+        self._walls: dict[str, int] = {}  # name of what pins -> a label of its own
+        self.pinned: dict[int, str] = {}  # representative of a pinned label -> what pins it
+
+    def __len__(self) -> int:
+        return self._count
+
+    def fresh(self, size: int) -> Labels:
+        """``size`` new labels, tied to nothing."""
+        first, self._count = self._count, self._count + size
+        if self._count > len(self._parent):
+            self._parent = np.resize(self._parent, 2 * self._count)
+        self._parent[first : self._count] = np.arange(first, self._count)
+        return np.arange(first, self._count)
+
+    def find(self, labels: Labels) -> Labels:
+        """The representative of each label."""
+        roots = self._parent[labels]
+        while True:
+            above = self._parent[roots]
+            if (above == roots).all():
+                self._parent[labels] = roots
+                return roots
+            roots = above
+
+    def tie(self, left: Labels, right: Labels) -> None:
+        """Index by index, ``left`` and ``right`` are cut together from now on."""
+        for a, b in zip(self.find(left).tolist(), self.find(right).tolist(), strict=True):
+            low, high = sorted((self._root(a), self._root(b)))
+            self._parent[high] = low
+            if low != high and high in self.pinned:
+                self.pinned.setdefault(low, self.pinned.pop(high))
+
+    def _root(self, label: int) -> int:
+        while (above := int(self._parent[label])) != label:
+            label = above
+        return label
+
+    def has(self, value: ir.Value, axis: int) -> bool:
+        """Whether the axis carries labels yet."""
+        return (value, axis) in self._labels
+
+    def of(self, value: ir.Value, axis: int) -> Labels:
+        """The labels of one axis. An axis without any gets fresh ones; a dynamic one has none."""
+        size = static_size(value, axis)
+        if size is None:
+            return np.zeros(0, np.int64)
+        if (value, axis) not in self._labels:
+            self._labels[value, axis] = self.fresh(size)
+        return self._labels[value, axis]
+
+    def roots(self, value: ir.Value, axis: int) -> Labels:
+        """The representatives of the labels of one axis."""
+        return self.find(self.of(value, axis))
+
+    def assign(self, value: ir.Value, axis: int, labels: Labels) -> None:
+        """Give an axis its labels; if it has some already, the two are tied.
+
+        A dynamic axis cannot be cut, so labels assigned to one are pinned.
+        """
+        if static_size(value, axis) != len(labels):
+            self.pin_labels(labels, "an axis of unknown length")
+        elif self.has(value, axis):
+            self.tie(self._labels[value, axis], labels)
+        else:
+            self._labels[value, axis] = labels
+
+    def is_pinned(self, labels: Labels) -> Mask:
+        """True for labels that are never cut."""
+        return np.isin(self.find(labels), np.fromiter(self.pinned, np.int64, len(self.pinned)))
+
+    def pin_labels(self, labels: Labels, wall: str = INTERFACE) -> None:
+        """Never cut these; ``wall`` names what is at fault."""
+        if len(labels):
+            self.tie(labels, np.full(len(labels), self._wall(wall)))
+
+    def pin(self, value: ir.Value, wall: str = INTERFACE) -> None:
+        """Never cut any axis of ``value``."""
+        for axis in range(rank(value) or 0):
+            self.pin_axis(value, axis, wall)
+
+    def pin_axis(self, value: ir.Value, axis: int, wall: str = INTERFACE) -> None:
+        """Never cut this axis of ``value``."""
+        size = static_size(value, axis)
+        if size is not None:
+            self.assign(value, axis, np.full(size, self._wall(wall)))
+
+    def _wall(self, name: str) -> int:
+        if name not in self._walls:
+            self._walls[name] = label = int(self.fresh(1)[0])
+            self.pinned[label] = name
+        return self._walls[name]
+
+    def items(self) -> list[tuple[ir.Value, int, Labels]]:
+        """Every labelled axis, with the representatives of its labels."""
+        return [(value, axis, self.find(labels)) for (value, axis), labels in self._labels.items()]
+
+
+def rank(value: ir.Value) -> int | None:
+    """Number of dimensions, None where the shape is not known."""
+    return None if value.shape is None else len(value.shape)
+
+
+def static_size(value: ir.Value, axis: int) -> int | None:
+    """Length of an axis; None where it is dynamic or not known."""
+    if value.shape is None or not -len(value.shape) <= axis < len(value.shape):
+        return None
+    dim = value.shape[axis]
+    return dim if isinstance(dim, int) else None

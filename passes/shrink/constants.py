@@ -1,0 +1,43 @@
+"""Which channels hold the same value for every input: one walk forward."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from prunedeploy.passes.shrink.axes import static_size
+from prunedeploy.passes.shrink.facts import Constants, Facts
+from prunedeploy.passes.shrink.layers import Layer, Weights, bias_rows, contribution, layer
+from prunedeploy.passes.shrink.rules import rule
+from prunedeploy.passes.shrink.zero import Zero
+
+
+def find_constants(graph: ir.Graph, weights: Weights, zero: Zero) -> Facts:
+    """The constants of all values, nodes in topological order."""
+    facts = Facts(zero)
+    for node in graph:
+        found, row = layer(node), rule(node)
+        if found is not None:
+            facts.learn(found.result, found.result_axis, layer_constants(found, weights, facts))
+        elif row is not None and row.constants is not None:
+            row.constants(node, facts)
+    return facts
+
+
+def channel_constants(found: Layer, facts: Facts) -> Constants:
+    """The constants of a layer's input channels; NaN where they vary."""
+    known = facts.of(found.source, found.source_axis)
+    width = static_size(found.source, found.source_axis) or 0
+    return np.full(width, np.nan) if known is None else known
+
+
+def layer_constants(found: Layer, weights: Weights, facts: Facts) -> Constants:
+    """Rows whose remaining weights meet constants only hold bias plus contributions.
+
+    A constant other than zero counts as varying where the layer pads: zeros at the borders make
+    the row differ there from the middle.
+    """
+    known = channel_constants(found, facts)
+    steady = ~np.isnan(known) if found.uniform else known == 0
+    rows = bias_rows(found) + contribution(found, np.where(steady, known, 0.0))
+    return np.where(weights.touching(found, ~steady), np.nan, rows)

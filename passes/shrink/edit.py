@@ -1,0 +1,99 @@
+"""Carrying out a plan: constants into biases, initializers sliced, nodes adapted."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from prunedeploy.passes.shrink.layers import Layer, bias_rows, contribution
+from prunedeploy.passes.shrink.plan import Absorption, Plan
+from prunedeploy.passes.shrink.rule import Keep, replace_input
+from prunedeploy.passes.shrink.rules import rule
+from prunedeploy.types import Array
+
+
+def apply(graph: ir.Graph, plan: Plan) -> None:
+    """Change ``graph`` in place."""
+    biases = [(a.layer, _new_bias(a, plan.keep)) for a in plan.absorptions if a.carrier is None]
+    for absorption in plan.absorptions:
+        if absorption.carrier is not None:
+            _merge(absorption)
+    for node in graph:
+        row = rule(node)
+        if row is not None and row.edit is not None:
+            row.edit(node, plan.keep)
+    for layer in plan.layers:
+        if layer.depthwise:
+            _narrow_groups(layer, plan.keep)
+    for value in list(graph.initializers.values()):
+        _slice_initializer(value, plan.keep)
+    for layer, bias in biases:
+        _set_bias(graph, layer, bias)
+    _update_shapes(plan.keep)
+
+
+def _new_bias(absorption: Absorption, keep: Keep) -> Array:
+    """The bias of the rows that stay, with what the constants that go added to them."""
+    layer = absorption.layer
+    assert layer.weight.dtype is not None
+    rows = bias_rows(layer) + contribution(layer, absorption.constants)
+    stays = keep.of(layer.result, layer.result_axis)
+    kept = rows if stays is None else rows[stays]
+    return kept.astype(layer.weight.dtype.numpy())
+
+
+def _merge(absorption: Absorption) -> None:
+    """W[:, k] += sum_j W[:, j] c_j / c_k: channel k now carries all the constants."""
+    layer, carrier = absorption.layer, absorption.carrier
+    tensor = layer.weight.const_value
+    assert tensor is not None
+    array = np.array(tensor.numpy())
+    view = np.moveaxis(array, (layer.weight_out, layer.weight_in), (0, 1))
+    columns = np.flatnonzero(absorption.constants)
+    factors = absorption.constants[columns] / absorption.carrier_constant
+    added = np.einsum("ok...,k->o...", view[:, columns].astype(np.float64), factors)
+    view[:, carrier] = view[:, carrier].astype(np.float64) + added
+    layer.weight.const_value = ir.tensor(array, name=layer.weight.name)
+
+
+def _narrow_groups(layer: Layer, keep: Keep) -> None:
+    stays = keep.of(layer.source, layer.source_axis)
+    if stays is not None:
+        layer.node.attributes["group"] = ir.AttrInt64("group", int(stays.sum()))
+
+
+def _slice_initializer(value: ir.Value, keep: Keep) -> None:
+    tensor = value.const_value
+    if tensor is None:
+        return
+    array: Array | None = None
+    for axis in range(len(tensor.shape)):
+        stays = keep.of(value, axis)
+        if stays is not None:
+            array = np.compress(stays, tensor.numpy() if array is None else array, axis=axis)
+    if array is not None:
+        value.const_value = ir.tensor(array, dtype=tensor.dtype, name=value.name)
+        value.shape = ir.Shape(array.shape)
+
+
+def _set_bias(graph: ir.Graph, layer: Layer, bias: Array) -> None:
+    """A bias of the layer's own; a MatMul, which has none, is followed by an addition."""
+    if layer.bias_input is not None:
+        replace_input(layer.node, layer.bias_input, bias, f"{layer.weight.name}.bias")
+        return
+    result = layer.result
+    add = ir.node("Add", [result], name=f"{layer.node.name or result.name}.bias")
+    add.outputs[0].name = f"{result.name}.biased"
+    result.replace_all_uses_with(add.outputs[0], replace_graph_outputs=False)
+    add.replace_input_with(0, result)
+    graph.insert_after(layer.node, add)
+    replace_input(add, 1, bias, f"{layer.weight.name}.bias")
+
+
+def _update_shapes(keep: Keep) -> None:
+    """Shorter axes; whatever was not cut is as long as before, so nothing need be inferred."""
+    for value, axis, stays in keep.items():
+        if value.const_value is None and value.shape is not None:
+            dims = list(value.shape)
+            dims[axis] = int(stays.sum())
+            value.shape = ir.Shape(dims)

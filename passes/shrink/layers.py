@@ -1,0 +1,214 @@
+"""The operators with weights, all seen as one thing: rows that are sums over input channels.
+
+A convolution, a transposed convolution, a Gemm and a MatMul differ in where the channel axes
+lie, in padding and in groups. ``Layer`` says where; everything else is written once for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from prunedeploy.passes.shrink.axes import rank, static_size
+from prunedeploy.passes.shrink.facts import Constants
+from prunedeploy.passes.shrink.zero import Zero
+from prunedeploy.types import Array
+
+Mask = NDArray[np.bool_]
+
+CHUNK = 1 << 24  # elements looked at in one go, so that temporaries stay small
+
+
+@dataclass(frozen=True)
+class Layer:
+    """result[.., m, ..] = bias[m] + sum over k and taps of weight[m, k, tap] * source[.., k, ..].
+
+    ``uniform`` says that a constant input channel adds the same to every position of a row: it
+    does not where padding brings zeros in at the borders.
+    """
+
+    node: ir.Node
+    source: ir.Value
+    source_axis: int
+    weight: ir.Value
+    weight_in: int
+    weight_out: int
+    result: ir.Value
+    result_axis: int
+    bias_input: int | None  # index among the node's inputs; None: the operator has no bias
+    groups: int = 1
+    uniform: bool = True
+    scale: float = 1.0  # of the products (Gemm's alpha)
+    spatial: bool = False  # the other axes are swept by a window
+
+    @property
+    def name(self) -> str:
+        """The parameter the weight came from, as the user knows it."""
+        return str(self.weight.name).removesuffix(".weight")
+
+    @property
+    def bias(self) -> ir.Value | None:
+        """The bias, where there is one."""
+        if self.bias_input is None or self.bias_input >= len(self.node.inputs):
+            return None
+        return self.node.inputs[self.bias_input]
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether every group reads one channel only."""
+        return self.groups > 1 and static_size(self.weight, self.weight_in) == 1
+
+    def rows(self) -> Array:
+        """The weight as [out channels, in channels of a group, taps]; a view where possible."""
+        assert self.weight.const_value is not None
+        array = np.moveaxis(
+            self.weight.const_value.numpy(), (self.weight_out, self.weight_in), (0, 1)
+        )
+        return array.reshape(*array.shape[:2], -1)
+
+
+def layer(node: ir.Node) -> Layer | None:
+    """The node as a layer, or None if it is not one, or not of a form that is understood."""
+    read = READERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    found = read(node) if read is not None else None
+    if found is None or not _sane(found):
+        return None
+    return found
+
+
+def _sane(found: Layer) -> bool:
+    """Weights known and channel axes of fixed length, so that there is something to cut."""
+    bias = found.bias
+    width = static_size(found.result, found.result_axis)
+    return (
+        found.weight.const_value is not None
+        and width is not None
+        and static_size(found.source, found.source_axis) is not None
+        and (bias is None or (bias.const_value is not None and bias.const_value.size in (1, width)))
+    )
+
+
+def _convolution(node: ir.Node) -> Layer | None:
+    source, weight, result = node.inputs[0], node.inputs[1], node.outputs[0]
+    if source is None or weight is None:
+        return None
+    groups = node.attributes.get_int("group", 1)
+    padded = any(node.attributes.get_ints("pads", [0])) or (
+        node.attributes.get_string("auto_pad", "NOTSET").startswith("SAME")
+        and any(d != 1 for d in list(weight.shape or ())[2:])
+    )
+    return Layer(
+        node, source, 1, weight, 1, 0, result, 1, 2, groups, uniform=not padded, spatial=True
+    )
+
+
+def _transposed_convolution(node: ir.Node) -> Layer | None:
+    source, weight, result = node.inputs[0], node.inputs[1], node.outputs[0]
+    if source is None or weight is None or node.attributes.get_int("group", 1) != 1:
+        return None
+    # strides and borders give positions different numbers of taps
+    return Layer(node, source, 1, weight, 0, 1, result, 1, 2, uniform=False, spatial=True)
+
+
+def _gemm(node: ir.Node) -> Layer | None:
+    source, weight, result = node.inputs[0], node.inputs[1], node.outputs[0]
+    if source is None or weight is None or node.attributes.get_int("transA", False):
+        return None
+    beta = node.attributes.get_float("beta", 1.0)
+    if beta != 1.0 and len(node.inputs) > 2:
+        return None
+    w_in, w_out = (1, 0) if node.attributes.get_int("transB", False) else (0, 1)
+    alpha = node.attributes.get_float("alpha", 1.0)
+    return Layer(node, source, 1, weight, w_in, w_out, result, 1, 2, scale=alpha)
+
+
+def _matmul(node: ir.Node) -> Layer | None:
+    left, right, result = node.inputs[0], node.inputs[1], node.outputs[0]
+    if left is None or right is None or left.const_value is not None or rank(right) != 2:
+        return None
+    last, result_rank = (rank(left) or 0) - 1, rank(result)
+    if last < 1 or result_rank is None:
+        return None
+    return Layer(node, left, last, right, 0, 1, result, result_rank - 1, None)
+
+
+READERS: dict[str, Callable[[ir.Node], Layer | None]] = {
+    "Conv": _convolution,
+    "ConvTranspose": _transposed_convolution,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+}
+
+
+class Weights:
+    """Which weights of each layer count as not zero; looked at once a weight."""
+
+    def __init__(self, zero: Zero) -> None:
+        self._zero = zero
+        self._used: dict[tuple[ir.Value, int], Mask] = {}
+        self.bounds: dict[str, float] = {}  # weight -> largest magnitude among those taken as zero
+
+    def used(self, layer: Layer) -> Mask:
+        """[out channels, in channels of a group]: True where some tap is not zero."""
+        key = (layer.weight, layer.weight_out)
+        if key not in self._used:
+            self._used[key] = self._look(layer)
+        return self._used[key]
+
+    def _look(self, layer: Layer) -> Mask:
+        rows = layer.rows()
+        bound = self._zero.bound(rows, rows.shape[1] * rows.shape[2])
+        used = np.zeros(rows.shape[:2], bool)
+        step = max(1, CHUNK // max(1, rows.shape[1] * rows.shape[2]))
+        dropped = 0.0
+        for first in range(0, len(rows), step):
+            size = np.abs(rows[first : first + step])
+            used[first : first + step] = (size > bound).any(axis=2)
+            unused = size[~used[first : first + step]]
+            dropped = max(dropped, float(unused.max(initial=0.0)))
+        if dropped:
+            self.bounds[str(layer.weight.name)] = dropped
+        return used
+
+    def needed(self, layer: Layer, rows: Mask) -> Mask:
+        """Input channels that meet a weight that is not zero in one of these rows."""
+        used = self.used(layer)
+        if layer.groups == 1:
+            return np.asarray(used[rows].any(axis=0))
+        grouped = used.reshape(layer.groups, -1, used.shape[1])
+        return np.asarray((grouped & rows.reshape(layer.groups, -1, 1)).any(axis=1)).reshape(-1)
+
+    def touching(self, layer: Layer, channels: Mask) -> Mask:
+        """Rows with a weight that is not zero for one of these input channels."""
+        used = self.used(layer)
+        if layer.groups == 1:
+            return np.asarray(used[:, channels].any(axis=1))
+        grouped = used.reshape(layer.groups, -1, used.shape[1])
+        read = channels.reshape(layer.groups, 1, -1)
+        return np.asarray((grouped & read).any(axis=2)).reshape(-1)
+
+
+def contribution(layer: Layer, constants: Constants) -> Constants:
+    """What input channels at these constants (0 elsewhere) add to each row, taps summed."""
+    rows = layer.rows()
+    if layer.groups > 1:
+        grouped = rows.reshape(layer.groups, -1, *rows.shape[1:]).astype(np.float64).sum(axis=3)
+        values = constants.reshape(layer.groups, 1, -1)
+        return layer.scale * np.asarray((grouped * values).sum(axis=2)).reshape(-1)
+    columns = np.flatnonzero(constants)
+    sums = rows[:, columns].sum(axis=2, dtype=np.float64)
+    result: Constants = layer.scale * (sums @ constants[columns])
+    return result
+
+
+def bias_rows(layer: Layer) -> Constants:
+    """The bias as one number a row."""
+    width = static_size(layer.result, layer.result_axis) or 0
+    if layer.bias is None or layer.bias.const_value is None:
+        return np.zeros(width)
+    flat = layer.bias.const_value.numpy().astype(np.float64).reshape(-1)
+    return np.broadcast_to(flat, (width,))

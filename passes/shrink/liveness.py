@@ -1,0 +1,142 @@
+"""What must stay: one walk backward from the outputs, repeated until nothing new is marked.
+
+A label is live when an output of the network can tell its value: it is pinned, or some live row
+of a layer reads it through a weight that is not zero and it is not a constant which that row's
+bias can take over. Everything that is never marked can go, cycles through residual sums included
+(this is the marking of a garbage collector, not a count of readers).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from prunedeploy.passes.shrink.axes import Axes
+from prunedeploy.passes.shrink.constants import channel_constants
+from prunedeploy.passes.shrink.facts import Facts
+from prunedeploy.passes.shrink.layers import Layer, Weights, layer
+
+Mask = NDArray[np.bool_]
+
+
+CARRIES = "constants other than zero meet zero padding: one channel must carry them"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The labels that stay, and for each the layer or operator that first asked for it."""
+
+    live: Mask  # by representative of the label
+    reasons: dict[int, str]
+
+
+def layers_of(graph: ir.Graph) -> list[Layer]:
+    """The layers in order."""
+    return [found for node in graph if (found := layer(node)) is not None]
+
+
+def absorbed(found: Layer, facts: Facts) -> Mask:
+    """Input channels at a constant that need not be read.
+
+    Zeros, and where a constant adds the same everywhere, any constant: the bias takes it. Where
+    the layer pads, constants other than zero can still be merged into one of them (see carriers).
+    """
+    known = channel_constants(found, facts)
+    if found.uniform:
+        return ~np.isnan(known)
+    return ~np.isnan(known) if mergeable(found) else np.asarray(known == 0)
+
+
+def mergeable(found: Layer) -> bool:
+    """Whether columns of this layer's weight may be changed: it is not shared, nor grouped."""
+    return found.groups == 1 and found.spatial and len(found.weight.uses()) == 1
+
+
+def mark(
+    layers: list[Layer], axes: Axes, weights: Weights, facts: Facts, carriers: set[int]
+) -> Kept:
+    """The live labels, given the labels that carry merged constants."""
+    live = np.zeros(len(axes), bool)
+    reasons = dict(axes.pinned)
+    reasons.update(dict.fromkeys(carriers, CARRIES))
+    live[list(reasons)] = True
+    seen = [np.zeros(weights.used(found).shape[0], bool) for found in layers]
+    changed = True
+    while changed:
+        changed = False
+        for found, done in zip(reversed(layers), reversed(seen), strict=True):
+            if found.depthwise:
+                continue  # its input and output channels are the same labels
+            rows = live[axes.roots(found.result, found.result_axis)] & ~done
+            if rows.any():
+                done |= rows
+                needed = weights.needed(found, rows) & ~absorbed(found, facts)
+                roots = np.unique(axes.roots(found.source, found.source_axis)[needed])
+                fresh = roots[~live[roots]]
+                live[fresh] = True
+                reasons.update(dict.fromkeys(fresh.tolist(), f"read by {found.name}"))
+                changed |= bool(len(fresh))
+    return Kept(live, reasons)
+
+
+def choose_carriers(
+    layers: list[Layer], axes: Axes, weights: Weights, facts: Facts
+) -> tuple[Kept, dict[int, int]]:
+    """Live labels once every padded layer that needs one has a channel to carry its constants.
+
+    Zero padding meets a constant c != 0: no bias can stand for it at the borders. All such
+    channels of a layer merge into one of them, k: W[:, k] += sum_j W[:, j] c_j / c_k, exact for
+    every size and padding. A channel that stays anyway is taken where there is one; otherwise
+    the one that serves most of the waiting layers, then the largest constant, so that the
+    division is well conditioned.
+
+    Returns:
+        What is live, and the carrying input channel of each layer (by index into ``layers``).
+    """
+    carriers: set[int] = set()
+    while True:
+        kept = mark(layers, axes, weights, facts, carriers)
+        chosen: dict[int, int] = {}
+        waiting: dict[int, NDArray[np.float64]] = {}
+        for index, found in enumerate(layers):
+            values = _merging(found, axes, weights, facts, kept)
+            if values is None:
+                continue
+            staying = kept.live[axes.roots(found.source, found.source_axis)]
+            known = np.nan_to_num(channel_constants(found, facts))
+            held = np.where(staying, np.abs(known), 0.0)
+            if held.any():
+                chosen[index] = int(held.argmax())
+            else:
+                waiting[index] = values
+        if not waiting:
+            return kept, chosen
+        carriers.add(_most_wanted(waiting, layers, axes))
+
+
+def _merging(
+    found: Layer, axes: Axes, weights: Weights, facts: Facts, kept: Kept
+) -> NDArray[np.float64] | None:
+    """The constants that live rows of a padded layer read through channels about to go."""
+    if found.uniform or not mergeable(found):
+        return None
+    rows = kept.live[axes.roots(found.result, found.result_axis)]
+    staying = kept.live[axes.roots(found.source, found.source_axis)]
+    known = np.nan_to_num(channel_constants(found, facts))
+    values = np.where(weights.needed(found, rows) & ~staying, known, 0.0)
+    return values if values.any() else None
+
+
+def _most_wanted(waiting: dict[int, NDArray[np.float64]], layers: list[Layer], axes: Axes) -> int:
+    served: dict[int, tuple[int, float]] = {}
+    for index, values in waiting.items():
+        found = layers[index]
+        roots = axes.roots(found.source, found.source_axis)
+        for root in np.unique(roots[values != 0]).tolist():
+            count, size = served.get(root, (0, np.inf))
+            largest = float(np.abs(values[roots == root]).max())
+            served[root] = (count + 1, min(size, largest))
+    return max(served, key=lambda root: (*served[root], -root))

@@ -1,0 +1,176 @@
+"""Rules for operators that leave every index of every axis where it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from prunedeploy.evaluate import single_node
+from prunedeploy.passes.shrink.axes import Axes, rank, static_size
+from prunedeploy.passes.shrink.facts import Constants, Facts, constant_array
+from prunedeploy.passes.shrink.rule import wall
+from prunedeploy.passes.shrink.zero import SUBNORMAL, UNIT
+
+ELEMENTWISE = (
+    *("Abs", "Acos", "Acosh", "Add", "Asin", "Asinh", "Atan", "Atanh", "Cast", "CastLike"),
+    *("Ceil", "Celu", "Clip", "Cos", "Cosh", "Div", "Elu", "Erf", "Exp", "Floor", "Gelu"),
+    *("HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Max", "Mean", "Min", "Mish"),
+    *("Mul", "Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid"),
+    *("Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tan"),
+    *("Tanh", "ThresholdedRelu", "Where", "Equal", "Greater", "GreaterOrEqual", "Less"),
+    *("LessOrEqual", "Not", "And", "Or", "Xor", "IsNaN", "IsInf"),
+)
+
+
+def couple_elementwise(node: ir.Node, axes: Axes) -> None:
+    """Aligned axes of all operands and the result are cut together; see ONNX broadcasting."""
+    result = node.outputs[0]
+    inputs = [value for value in node.inputs if value is not None]
+    width = rank(result)
+    if width is None or any(rank(value) is None for value in inputs):
+        wall(node, axes)
+        return
+    for axis in range(width):
+        size = static_size(result, axis)
+        aligned = [(value, axis - width + (rank(value) or 0)) for value in inputs]
+        aligned = [(value, position) for value, position in aligned if position >= 0]
+        whole = [pair for pair in aligned if static_size(*pair) == size and size is not None]
+        for value, position in aligned:
+            if (value, position) not in whole:
+                axes.pin_axis(value, position)  # repeated along the axis, or of dynamic length
+        if not whole:
+            axes.pin_axis(result, axis)
+            continue
+        known = [pair for pair in whole if axes.has(*pair)] or whole[:1]
+        labels = axes.of(*known[0])
+        for value, position in whole:
+            axes.assign(value, position, labels)
+        axes.assign(result, axis, labels)
+
+
+def elementwise_constants(node: ir.Node, facts: Facts) -> None:
+    """The operator itself, run on the constants.
+
+    A product is 0 where one factor is, whatever the other holds: the network is taken to compute
+    finite numbers, as everywhere in this pass.
+    """
+    result = node.outputs[0]
+    width = rank(result)
+    inputs = [value for value in node.inputs if value is not None]
+    if width is None or any(rank(value) is None for value in inputs):
+        return
+    for axis in range(width):
+        size = static_size(result, axis)
+        if size is None:
+            continue
+        found = [facts.aligned(v, axis - width + (rank(v) or 0), size) for v in inputs]
+        known = [np.full(size, np.nan) if f is None else f for f in found]
+        zeroed = node.op_type == "Mul" and any((k == 0).any() for k in known)
+        if any(f is None for f in found) and not zeroed:
+            continue
+        names = [str(value.name) for value in inputs]
+        facts.learn(result, axis, _run(node, dict(zip(names, known, strict=True))))
+
+
+def _run(node: ir.Node, known: dict[str, Constants]) -> Constants:
+    graph = node.graph
+    assert graph is not None
+    arrays = np.array(list(known.values()))
+    with np.errstate(all="ignore"):
+        outputs: list[Any] = list(single_node(node, graph.opset_imports).run(None, dict(known)))
+    result: Constants = np.array(outputs[0], np.float64)
+    result[np.isnan(arrays).any(axis=0)] = np.nan
+    if node.op_type == "Mul":
+        result[(arrays == 0).any(axis=0)] = 0.0
+    result[~np.isfinite(result)] = np.nan
+    return result
+
+
+def couple_first(node: ir.Node, axes: Axes) -> None:
+    """Result and first input share all axes; vectors among the other inputs follow the channels.
+
+    BatchNormalization, InstanceNormalization's channel axis, Dropout.
+    """
+    source, result = node.inputs[0], node.outputs[0]
+    if source is None or rank(source) is None or rank(result) != rank(source):
+        wall(node, axes)
+        return
+    for axis in range(rank(source) or 0):
+        axes.assign(result, axis, axes.of(source, axis))
+    for vector in node.inputs[1:]:
+        if vector is not None and rank(vector) == 1:
+            axes.assign(vector, 0, axes.of(source, 1))
+    for extra in node.outputs[1:]:
+        axes.pin(extra)
+
+
+def couple_instance_norm(node: ir.Node, axes: Axes) -> None:
+    """Channels pass; the axes that statistics are taken over cannot be cut."""
+    source = node.inputs[0]
+    if source is not None:
+        for axis in range(2, rank(source) or 0):
+            axes.pin_axis(source, axis)
+    couple_first(node, axes)
+
+
+def batch_norm_constants(node: ir.Node, facts: Facts) -> None:
+    """y = a (x - mean) + bias, a = scale / sqrt(var + epsilon): constant where x or bias alone is.
+
+    A channel whose ``a`` counts as zero holds its bias whatever comes in (network slimming).
+    """
+    source = node.inputs[0]
+    vectors = [constant_array(value) for value in node.inputs[1:5]]
+    if source is None or len(vectors) < 4 or any(vector is None for vector in vectors):
+        return
+    scale, bias, mean, var = (np.asarray(vector, np.float64) for vector in vectors)
+    slope = scale / np.sqrt(var + node.attributes.get_float("epsilon", 1e-5))
+    known = facts.of(source, 1)
+    known = np.full(len(slope), np.nan) if known is None else known
+    bound = max(facts.zero.threshold, SUBNORMAL, UNIT * UNIT * np.abs(slope).max(initial=0.0))
+    flat = np.abs(slope) <= bound
+    facts.learn(node.outputs[0], 1, np.where(flat, bias, slope * (known - mean) + bias))
+
+
+def instance_norm_constants(node: ir.Node, facts: Facts) -> None:
+    """A channel of zeros becomes its bias.
+
+    A constant other than zero is left alone: in float32 its mean is off by rounding, which the
+    division by sqrt(epsilon) makes 300 times larger.
+    """
+    source = node.inputs[0]
+    known = facts.of(source, 1) if source is not None else None
+    bias = constant_array(node.inputs[2])
+    if known is not None and bias is not None:
+        facts.learn(node.outputs[0], 1, np.where(known == 0, bias.astype(np.float64), np.nan))
+
+
+def first_constants(node: ir.Node, facts: Facts) -> None:
+    """The result is the first input (Dropout at inference)."""
+    source = node.inputs[0]
+    if source is not None:
+        for axis in facts.axes(source):
+            facts.learn(node.outputs[0], axis, facts.of(source, axis))
+
+
+def couple_softmax(node: ir.Node, axes: Axes) -> None:
+    """The axis that is normalised cannot be cut; the others pass. LayerNormalization likewise."""
+    source, result = node.inputs[0], node.outputs[0]
+    width = rank(source) if source is not None else None
+    if source is None or width is None or rank(result) != width:
+        wall(node, axes)
+        return
+    version = node.graph.opset_imports.get("", 0) if node.graph is not None else 0
+    from_axis_on = version < 13 or node.op_type in ("LayerNormalization", "RMSNormalization")
+    axis = node.attributes.get_int("axis", 1 if version < 13 else -1) % width
+    for position in range(width):
+        mixed = position >= axis if from_axis_on else position == axis
+        if mixed:
+            axes.pin_axis(source, position, f"{node.op_type} ({node.name})")
+            axes.pin_axis(result, position)
+        else:
+            axes.assign(result, position, axes.of(source, position))
+    for value in (*node.inputs[1:], *node.outputs[1:]):
+        if value is not None:
+            axes.pin(value)

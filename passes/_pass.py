@@ -14,8 +14,9 @@ import onnx_ir as ir
 
 from prunedeploy import model as models
 from prunedeploy import verify
+from prunedeploy.errors import UserError
 from prunedeploy.evaluate import Evaluator
-from prunedeploy.types import Array, PassReport, PassResult
+from prunedeploy.types import Array, Difference, PassReport, PassResult
 
 
 class Pass(Protocol):
@@ -68,11 +69,10 @@ def run(
         seconds = time.perf_counter() - begin
         difference = None
         if result.changed:
-            after = _check(each, model, feeds)
-            difference = verify.compare(outputs, after)
+            before, outputs = outputs, _check(each, model, feeds)
+            difference = _compare(each, before, outputs)
             if each.exact and not difference.passed:
                 raise PassError(f"pass {each.name} changed the outputs by {difference.max_rel:.1e}")
-            outputs = after
         reports.append(PassReport(each.name, result, seconds, difference))
     return tuple(reports)
 
@@ -86,4 +86,11 @@ def _check(each: Pass, model: ir.Model, feeds: Mapping[str, Array]) -> dict[str,
         models.check(model)
         return Evaluator(model).run(feeds)
     except Exception as error:
+        raise PassError(f"pass {each.name} broke the model: {error}") from error
+
+
+def _compare(each: Pass, before: Mapping[str, Array], after: Mapping[str, Array]) -> Difference:
+    try:
+        return verify.compare(before, after)
+    except UserError as error:  # another shape: not the user's doing
         raise PassError(f"pass {each.name} broke the model: {error}") from error

@@ -39,7 +39,7 @@ def export(module: torch.nn.Module, input_shape: Sequence[int], path: Path) -> P
 
     program = to_model(module, input_shape)
     with atomic_path(Path(path)) as temporary:
-        models.save(program, temporary)
+        models.save(program, temporary, Path(path).name)
     return Path(path)
 
 

@@ -38,12 +38,19 @@ def load(path: Path) -> ir.Model:
     return model
 
 
-def save(model: ir.Model, path: Path) -> None:
-    """Write ``model``; weights go to ``path + '.data'`` when one protobuf cannot hold them."""
-    if weight_bytes(model) > PROTOBUF_LIMIT:
-        ir.save(model, path, external_data=path.name + ".data")
-    else:
-        ir.save(model, path)
+def save(model: ir.Model, path: Path, name: str = "") -> None:
+    """Write ``model`` to ``path``.
+
+    Weights that one protobuf cannot hold go to a file ``name + '.data'`` beside it, where
+    ``name`` (by default that of ``path``) is what the model will be called in the end.
+    """
+    try:
+        if weight_bytes(model) > PROTOBUF_LIMIT:
+            ir.save(model, path, external_data=f"{name or path.name}.data")
+        else:
+            ir.save(model, path)
+    except OSError as error:
+        raise UserError(f"cannot write {name or path}: {error.strerror or error}") from error
 
 
 def weight_bytes(model: ir.Model) -> int:

@@ -83,8 +83,10 @@ def _set_bias(graph: ir.Graph, layer: Layer, bias: Array) -> None:
         return
     result = layer.result
     add = ir.node("Add", [result], name=f"{layer.node.name or result.name}.bias")
-    add.outputs[0].name = f"{result.name}.biased"
-    result.replace_all_uses_with(add.outputs[0], replace_graph_outputs=False)
+    total = add.outputs[0]
+    total.shape, total.type = result.shape, result.type
+    result.replace_all_uses_with(total, replace_graph_outputs=True)
+    total.name, result.name = result.name, f"{result.name}.unbiased"
     add.replace_input_with(0, result)
     graph.insert_after(layer.node, add)
     replace_input(add, 1, bias, f"{layer.weight.name}.bias")

@@ -302,20 +302,26 @@ def edit_selection(node: ir.Node, keep: Keep) -> None:
     if node.op_type == "Split" and found and keep.of(source, found[0][1]) is not None:
         masks = [(keep.of(value, axis), indices) for value, axis, indices in found]
         sizes = [len(i) if m is None else int(m.sum()) for m, i in masks]
-        node.attributes.pop("num_outputs", None)
-        node.attributes.pop("split", None)
-        replace_input(node, 1, np.array(sizes, np.int64), "split")
+        _set_split(node, sizes)
+
+
+def _set_split(node: ir.Node, sizes: list[int]) -> None:
+    """The parts' sizes: an attribute before opset 13, an input from then on."""
+    if node.graph is not None and node.graph.opset_imports.get("", 13) < 13:
+        node.attributes["split"] = ir.AttrInt64s("split", sizes)
+        return
+    node.attributes.pop("num_outputs", None)
+    replace_input(node, 1, np.array(sizes, np.int64), "split")
 
 
 def _edit_slice(node: ir.Node, axis: int, positions: NDArray[np.int64]) -> None:
-    """Bounds for the new positions, which coupling has made evenly spaced."""
+    """Bounds for the new positions, which coupling has made contiguous."""
     source = node.inputs[0]
     width = (rank(source) if source is not None else None) or 1
     starts, ends = (np.array(constant_array(node.inputs[i])) for i in (1, 2))
-    count = len(starts)
-    along = constant_array(node.inputs[3]) if len(node.inputs) > 3 else np.arange(count)
-    assert along is not None
-    where = [int(a) % width for a in along].index(axis)
+    given = constant_array(node.inputs[3]) if len(node.inputs) > 3 else None
+    along = range(starts.size) if given is None else [int(number) % width for number in given]
+    where = list(along).index(axis)
     starts[where], ends[where] = positions[0], positions[-1] + 1
     replace_input(node, 1, starts, "starts")
     replace_input(node, 2, ends, "ends")

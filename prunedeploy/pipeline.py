@@ -1,0 +1,202 @@
+"""The route from a trained checkpoint to a shrunk model, to be read from top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from prunedeploy import checkpoint, files, passes, verify
+from prunedeploy import model as models
+from prunedeploy.errors import UserError
+from prunedeploy.evaluate import Evaluator
+from prunedeploy.export import to_model
+from prunedeploy.types import Array, PassReport, ShrinkResult
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_graphsurgeon as gs
+
+Progress = Callable[[str], None]
+IN_MEMORY = Path("in memory")
+
+
+def shrink(
+    model: str | Path | onnx.ModelProto | gs.Graph,
+    output: str | Path | None = None,
+    *,
+    arch: str | None = None,
+    input_shape: Sequence[int] | None = None,
+    trust: bool = False,
+    mask: str | Path | None = None,
+    zero_threshold: float = 0.0,
+    progress: Progress | None = None,
+) -> ShrinkResult:
+    """Load, export, run the passes, verify, write.
+
+    Args:
+        model: a checkpoint, an ONNX file, or an ONNX model or graphsurgeon graph in memory.
+        output: the model to write, by default ``<name>.shrunk.onnx`` in the current folder.
+            ``<name>.shrunk.json`` holds the result, and for a checkpoint
+            ``<name>.shrunk.dense.onnx`` the exported network before the passes.
+        arch: architecture of a checkpoint, where it cannot be recognised.
+        input_shape: of one batch; known for recognised architectures.
+        trust: allow a checkpoint to run code while it is loaded.
+        mask: a file of masks that goes with the checkpoint.
+        zero_threshold: weights up to this size count as zero (see ``passes/shrink/zero.py``).
+        progress: told what is being done.
+
+    Raises:
+        UserError: anything about the input or the output's place that the user can mend.
+        PassError: a bug of ours that the verification caught; nothing is written.
+    """
+    begin = time.perf_counter()
+    say = progress or (lambda _: None)
+    source = Path(model) if isinstance(model, str | Path) else IN_MEMORY
+    target = _output(source, output)
+    say(f"loading {source}")
+    program, found, known_arch, shape = _load(model, source, arch, input_shape, trust, mask, say)
+    _refuse_nan(program)
+    feeds = _feeds(program, shape)
+    say("running the model as it is")
+    expected = _run(program, feeds)
+    with contextlib.ExitStack() as stack:
+        dense = source
+        if not _is_onnx(source):
+            dense = target.with_suffix(".dense.onnx")
+            dense_file = stack.enter_context(files.atomic_path(dense))
+            models.save(program, dense_file, dense.name)
+        else:
+            dense_file = source
+        before = models.stats(dense_file)
+        steps = (*passes.DEFAULT[:-1], passes.ShrinkChannels(zero_threshold))
+        reports = passes.run(program, steps, feeds, say)
+        say("writing")
+        difference = verify.compare(expected, _run(program, feeds))
+        model_file = stack.enter_context(files.atomic_path(target))
+        models.save(program, model_file, target.name)
+        result = ShrinkResult(
+            source=source,
+            model=target,
+            dense=dense,
+            model_sha256=files.sha256(model_file),
+            dense_sha256=files.sha256(dense_file),
+            arch=known_arch,
+            found=found,
+            before=before,
+            after=models.stats(model_file),
+            difference=difference,
+            passes=reports,
+            seconds=time.perf_counter() - begin,
+        )
+        record = stack.enter_context(files.atomic_path(target.with_suffix(".json")))
+        record.write_text(files.to_json(result))
+    return result
+
+
+def _is_onnx(source: Path) -> bool:
+    return source != IN_MEMORY and source.is_file() and checkpoint.kind(source) == "onnx"
+
+
+def _output(source: Path, output: str | Path | None) -> Path:
+    target = Path(output) if output is not None else Path(f"{source.stem}.shrunk.onnx")
+    if target.suffix != ".onnx":
+        raise UserError(f"the output {target} should end in .onnx")
+    if target.resolve() == source.resolve():
+        raise UserError(f"{target} is the input: name another output with -o")
+    if not target.parent.is_dir():
+        raise UserError(f"cannot write {target}: {target.parent} is not a folder")
+    return target
+
+
+def _load(
+    model: str | Path | onnx.ModelProto | gs.Graph,
+    source: Path,
+    arch: str | None,
+    input_shape: Sequence[int] | None,
+    trust: bool,
+    mask: str | Path | None,
+    say: Progress,
+) -> tuple[ir.Model, tuple[str, ...], str | None, Sequence[int] | None]:
+    """The model, what the checkpoint held, its architecture and input shape."""
+    if not isinstance(model, str | Path):
+        return _prepare(_from_memory(model)), (), None, input_shape
+    if _is_onnx(source):
+        return _prepare(models.load(source)), ("ONNX model",), None, input_shape
+    loaded = checkpoint.load(source, arch=arch, trust=trust, mask=mask)
+    shape = input_shape or loaded.input_shape
+    if shape is None:
+        raise UserError(f"the input shape of {source} is not known: give it with --input-shape")
+    say(f"exporting {loaded.arch or source} at {'x'.join(map(str, shape))}")
+    return _prepare(to_model(loaded.module, shape)), loaded.found, loaded.arch, shape
+
+
+def _from_memory(model: onnx.ModelProto | gs.Graph) -> ir.Model:
+    import onnx
+
+    if isinstance(model, onnx.ModelProto):
+        return ir.from_proto(model)
+    import onnx_graphsurgeon as gs
+
+    proto: onnx.ModelProto = gs.export_onnx(model)
+    return ir.from_proto(proto)
+
+
+def _prepare(program: ir.Model) -> ir.Model:
+    """One form for all: functions inlined, weights no longer listed as inputs, nodes named."""
+    from onnx_ir.passes import common
+
+    common.InlinePass()(program)
+    common.RemoveInitializersFromInputsPass()(program)
+    common.NameFixPass()(program)
+    common.TopologicalSortPass()(program)
+    models.infer_shapes(program)
+    return program
+
+
+def _refuse_nan(program: ir.Model) -> None:
+    for name, value in program.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is not None and tensor.dtype.is_floating_point():
+            # the sum is not finite when one weight is not: no temporary of the weight's size
+            array = tensor.numpy()
+            if not np.isfinite(array.sum(dtype=np.float64)) and not np.isfinite(array).all():
+                raise UserError(f"weight {name} holds NaN or infinity: the checkpoint is broken")
+
+
+def _feeds(program: ir.Model, shape: Sequence[int] | None) -> dict[str, Array]:
+    inputs, _ = models.specs(program)
+    if shape is not None and inputs:
+        wanted = tuple(inputs[0].shape[:1]) + tuple(shape[1:])
+        first = type(inputs[0])(inputs[0].name, inputs[0].dtype, wanted)
+        inputs = (first, *inputs[1:])
+    return verify.random_feeds(inputs)
+
+
+def _run(program: ir.Model, feeds: dict[str, Array]) -> dict[str, Array]:
+    evaluator = Evaluator(program)
+    try:
+        return evaluator.run(feeds)
+    except UserError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise UserError(
+            f"the model does not run on {shapes} ({reason}): give its shape with --input-shape"
+        ) from error
+
+
+def refusals(reports: Sequence[PassReport]) -> dict[str, int]:
+    """What the passes left alone: reason and how many channels or nodes it concerns."""
+    counts: dict[str, int] = {}
+    for report in reports:
+        for note in report.result.notes:
+            if note.status == "refused":
+                counts[note.reason] = counts.get(note.reason, 0) + note.count
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))

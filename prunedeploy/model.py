@@ -27,7 +27,8 @@ def load(path: Path) -> ir.Model:
     try:
         model = ir.load(path)
         for value in model.graph.initializers.values():
-            _ = value.const_value is None or value.const_value.nbytes
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value.numpy()  # maps the file, so that one cut short is seen now
     except UserError:
         raise
     except Exception as error:  # protobuf and onnx_ir raise many kinds for a broken file

@@ -301,7 +301,7 @@ def edit_selection(node: ir.Node, keep: Keep) -> None:
             _edit_slice(node, axis, positions)
     if node.op_type == "Split" and found and keep.of(source, found[0][1]) is not None:
         masks = [(keep.of(value, axis), indices) for value, axis, indices in found]
-        sizes = [len(i) if m is None else int(m.sum()) for m, i in masks]
+        sizes = [int(m.sum()) if m is not None else np.size(i) for m, i in masks]
         _set_split(node, sizes)
 
 

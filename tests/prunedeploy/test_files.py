@@ -1,0 +1,94 @@
+"""Files that are whole or absent, and records that come back as they were."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from prunedeploy import files
+from prunedeploy.errors import UserError
+from prunedeploy.types import (
+    Difference,
+    ModelStats,
+    Note,
+    PassReport,
+    PassResult,
+    ShrinkResult,
+    TensorSpec,
+)
+
+
+def result() -> ShrinkResult:
+    size = ModelStats(1, 2, 3, 4)
+    difference = Difference(0.0, float("inf"), 1e-5, 2)
+    notes = (Note("a", "taken", "why", 3),)
+    reports = (PassReport("p", PassResult(True, notes), 0.5, None),)
+    paths = [Path("a.pt"), Path("b.onnx"), Path("c.onnx")]
+    found = ("zip", "masks")
+    return ShrinkResult(*paths, "x", "y", None, found, size, size, difference, reports, seconds=1.0)
+
+
+def test_records_survive_json() -> None:
+    assert files.from_json(ShrinkResult, files.to_json(result())) == result()
+    spec = TensorSpec("x", "float32", ("batch", 3))
+    assert files.from_json(TensorSpec, files.to_json(spec)) == spec
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "nonsense", "[]", '{"type": "Note"}', '{"type": "TensorSpec", "name": 3}', "null"],
+)
+def test_foreign_json_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="not a TensorSpec file"):
+        files.from_json(TensorSpec, text)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_interrupted_file_leaves_the_old_one(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+
+    def write() -> None:
+        with files.atomic_path(path) as temporary:
+            temporary.write_text("ne")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_interrupted_folder_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.mkdir()
+    (path / "x").write_text("old")
+
+    def write() -> None:
+        with files.atomic_directory(path) as temporary:
+            (temporary / "x").write_text("new")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert (path / "x").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+    with files.atomic_directory(path) as temporary:
+        (temporary / "y").write_text("new")
+    assert [p.name for p in path.iterdir()] == ["y"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_full_disk_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No space left"), files.atomic_path(tmp_path / "a"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_place_that_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is not a folder"), files.atomic_path(tmp_path / "file/x"):
+        pass
+    with pytest.raises(UserError, match="it is a folder"), files.atomic_path(tmp_path):
+        pass

@@ -50,6 +50,7 @@ class FoldBatchNorm:
                 notes.append(Note(before.name, "taken", "normalisation folded into weights", 1))
             else:
                 notes.append(Note(node.name or "?", "refused", reason or "", 1))
+        models.drop_unused(model.graph)
         return PassResult(any(note.status == "taken" for note in notes), tuple(notes))
 
 

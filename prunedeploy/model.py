@@ -90,6 +90,13 @@ def stats(path: Path) -> ModelStats:
     return ModelStats(parameters, nonzero, sum(map(node_macs, model.graph)), size)
 
 
+def drop_unused(graph: ir.Graph) -> None:
+    """Remove initializers that nothing reads any more."""
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
+
+
 def infer_shapes(model: ir.Model) -> None:
     """Fill in the shapes of all values, in place, without copying the weights."""
     from onnx_ir.passes.common import ShapeInferencePass

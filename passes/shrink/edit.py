@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from prunedeploy.model import drop_unused
 from prunedeploy.passes.shrink.layers import Layer, bias_rows, contribution
 from prunedeploy.passes.shrink.plan import Absorption, Plan
 from prunedeploy.passes.shrink.rule import Keep, replace_input
@@ -30,6 +31,7 @@ def apply(graph: ir.Graph, plan: Plan) -> None:
     for layer, bias in biases:
         _set_bias(graph, layer, bias)
     _update_shapes(plan.keep)
+    drop_unused(graph)
 
 
 def _new_bias(absorption: Absorption, keep: Keep) -> Array:

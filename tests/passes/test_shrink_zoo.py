@@ -1,0 +1,34 @@
+"""Exact shrink on the reference networks, against counts derived by hand from their structure.
+
+One network of each family in float64, in all four regimes; ``benchmarks/exactness.py`` runs them
+all, in float32 too.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import zoo
+
+from prunedeploy import models
+
+SMALL = ("resnet18", "mobilenet_v2", "vgg16_bn_cifar", "squeezenet1_1", "resnet20")
+LARGE = ("resnet50", "mobilenet_v1", "densenet121", "wide_resnet32_2", "vgg11")
+
+
+@pytest.mark.parametrize("regime", zoo.REGIMES)
+@pytest.mark.parametrize("name", SMALL)
+def test_network(name: str, regime: str) -> None:
+    recipe = models.by_name(name)
+    row = zoo.check(recipe, regime, torch.float64, size=min(64, recipe.input_shape[1]))
+    assert row.difference.max_rel <= 1e-12
+    assert row.after < row.before
+    if row.attainable >= 0:
+        assert row.after == row.attainable
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("regime", ["clean", "beta"])
+@pytest.mark.parametrize("name", LARGE)
+def test_larger_network(name: str, regime: str) -> None:
+    test_network(name, regime)

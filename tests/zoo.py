@@ -1,0 +1,70 @@
+"""Exactness over the reference networks: make channels dead, shrink, compare with what is known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import regimes
+import torch
+
+from prunedeploy import model as models
+from prunedeploy import passes, verify
+from prunedeploy.evaluate import Evaluator
+from prunedeploy.export import to_model
+from prunedeploy.models import Recipe
+
+REGIMES = ("clean", "beta", "columns", "independent")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network in one regime. ``attainable`` is -1 where it was not derived by hand."""
+
+    name: str
+    regime: str
+    dtype: str
+    before: int
+    after: int
+    attainable: int
+    difference: verify.Difference
+
+
+def check(
+    recipe: Recipe, regime: str, dtype: torch.dtype, size: int = 0, fraction: float = 0.3
+) -> Row:
+    """Shrink the network with random weights and ``fraction`` of its channels dead.
+
+    ``size`` is the height and width of the input, the recipe's where 0.
+    """
+    module = recipe.factory().eval()
+    attainable = regimes.apply(module, recipe.name, regime, fraction, seed=1)
+    module.to(dtype)
+    channels, height, width = recipe.input_shape
+    shape = (1, channels, size or height, size or width)
+    model = to_model(module, shape)
+    feeds = verify.random_feeds(models.specs(model)[0], batch=2, seed=5)
+    expected = Evaluator(model).run(feeds)
+    before = parameters(model)
+    passes.run(model, passes.DEFAULT, feeds)
+    difference = verify.compare(expected, Evaluator(model).run(feeds))
+    name = str(dtype).removeprefix("torch.")
+    return Row(recipe.name, regime, name, before, parameters(model), attainable, difference)
+
+
+def parameters(model: models.ir.Model) -> int:
+    """Elements of all floating point initializers but scalars (the bounds of a Clip).
+
+    A BatchNormalization that stands alone counts two vectors, scale and shift, not four.
+    """
+    statistics = {
+        value
+        for node in model.graph
+        if node.op_type == "BatchNormalization"
+        for value in node.inputs[3:5]
+    }
+    values = [v for v in model.graph.initializers.values() if v not in statistics]
+    tensors = [v.const_value for v in values if v.const_value is not None]
+    return sum(
+        math.prod(t.shape.numpy()) for t in tensors if t.dtype.is_floating_point() and len(t.shape)
+    )

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from prunedeploy import model as models
 from prunedeploy.passes.shrink.edit import apply
-from prunedeploy.passes.shrink.layers import Layer
+from prunedeploy.passes.shrink.liveness import JOINED
 from prunedeploy.passes.shrink.plan import Plan, make_plan
 from prunedeploy.passes.shrink.zero import Zero
 from prunedeploy.types import Note, PassResult
@@ -83,18 +83,10 @@ def _refused(plan: Plan) -> list[Note]:
         if not dead.any():
             continue
         roots = plan.axes.roots(layer.result, layer.result_axis)[dead]
-        reasons = [plan.reasons.get(root, "coupled") for root in roots.tolist()]
+        reasons = [plan.reasons.get(root, JOINED) for root in roots.tolist()]
         for reason in dict.fromkeys(reasons):
-            count = reasons.count(reason)
-            notes.append(Note(layer.name, "refused", _explain(layer, reason), count))
+            notes.append(Note(layer.name, "refused", reason, reasons.count(reason)))
     return notes
-
-
-def _explain(layer: Layer, reason: str) -> str:
-    if reason.startswith("read by"):
-        # the row is constant, so its own reader could do without: something it joins could not
-        return f"zero here, but joined with channels that are not, {reason}"
-    return f"zero here, but {reason}" if layer else reason
 
 
 __all__ = ["ShrinkChannels"]

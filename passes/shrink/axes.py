@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Labels = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-INTERFACE = "the network's inputs and outputs"
+INTERFACE = "part of the network's inputs or outputs"
 
 
 class Axes:

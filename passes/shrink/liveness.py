@@ -22,12 +22,14 @@ from prunedeploy.passes.shrink.layers import Layer, Weights, layer
 Mask = NDArray[np.bool_]
 
 
+# Why a channel without weights stays, in the words of the report.
 CARRIES = "constants other than zero meet zero padding: one channel must carry them"
+JOINED = "joined, in a sum or a depthwise convolution, with channels that are not constant"
 
 
 @dataclass(frozen=True)
 class Kept:
-    """The labels that stay, and for each the layer or operator that first asked for it."""
+    """The labels that stay, and for each why, should its own weights be zero."""
 
     live: Mask  # by representative of the label
     reasons: dict[int, str]
@@ -77,7 +79,7 @@ def mark(
                 roots = np.unique(axes.roots(found.source, found.source_axis)[needed])
                 fresh = roots[~live[roots]]
                 live[fresh] = True
-                reasons.update(dict.fromkeys(fresh.tolist(), f"read by {found.name}"))
+                reasons.update(dict.fromkeys(fresh.tolist(), JOINED))
                 changed |= bool(len(fresh))
     return Kept(live, reasons)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from prunedeploy.errors import UserError
+
+RENAME_EXCHANGE = 2  # of linux/fs.h
 
 T = typing.TypeVar("T")
 
@@ -49,26 +53,53 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_directory(path: Path) -> Iterator[Path]:
     """The same for a folder: a fresh one beside ``path`` that takes its place at the end.
 
-    A folder already at ``path`` is replaced, and is back in its place should that fail; whether
-    it may be replaced is for the caller to decide beforehand.
+    A folder already at ``path`` is replaced at one stroke, so that a reader finds the old one or
+    the new one; whether it may be replaced is for the caller to decide beforehand.
     """
-    temporary, old = _beside(path), _beside(path)
+    temporary = _beside(path)
     try:
         temporary.mkdir()
         yield temporary
-        if path.exists():
-            path.rename(old)
-        try:
-            temporary.rename(path)
-        except BaseException:
-            if old.exists():
-                old.rename(path)
-            raise
+        _put(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)  # what was replaced, once in place
+
+
+def _put(temporary: Path, path: Path) -> None:
+    """Rename a folder to ``path``; what is there already changes places with it."""
+    while True:
+        try:
+            temporary.rename(path)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        try:
+            _exchange(temporary, path)
+            return
+        except FileNotFoundError:  # somebody took it away in between: the plain rename will do
+            continue
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swap two names atomically: renameat2(2) with RENAME_EXCHANGE, Linux 3.15, glibc 2.28.
+
+    Where the C library or the file system has no such call, by three renames: a reader may then
+    find nothing for an instant.
+    """
+    names = [ctypes.c_char_p(os.fsencode(path.absolute())) for path in (one, other)]
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is not None and call(0, names[0], 0, names[1], ctypes.c_uint(RENAME_EXCHANGE)) == 0:
+        return
+    code = ctypes.get_errno() if call is not None else errno.ENOSYS
+    if code not in (errno.ENOSYS, errno.EINVAL):
+        raise OSError(code, os.strerror(code), str(other))
+    aside = _beside(other)
+    other.rename(aside)
+    one.rename(other)
+    aside.rename(one)
 
 
 def sha256(path: Path) -> str:

@@ -92,3 +92,17 @@ def test_place_that_is_no_folder(tmp_path: Path) -> None:
         pass
     with pytest.raises(UserError, match="it is a folder"), files.atomic_path(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+def test_folder_is_replaced_with_and_without_a_swap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swaps: bool
+) -> None:
+    if not swaps:
+        monkeypatch.setattr(files, "RENAME_EXCHANGE", 1 << 20)  # EINVAL, as on old file systems
+    path = tmp_path / "a"
+    for text in ("one", "two"):
+        with files.atomic_directory(path) as temporary:
+            (temporary / text).write_text(text)
+    assert [p.name for p in path.iterdir()] == ["two"]
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,281 @@
+"""Engines on disk: built beside, checked against the reference, then put in place at once."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+
+from prunedeploy import targets
+from prunedeploy.errors import UserError
+from prunedeploy.files import atomic_directory, from_json, sha256, to_json
+from prunedeploy.runtimes import RUNTIMES
+from prunedeploy.runtimes import by_name as runtime_by_name
+from prunedeploy.runtimes._runtime import OpenOptions, Runtime, Session
+from prunedeploy.types import Difference, Engine, Manifest, ShrinkResult, TensorSpec
+
+MANIFEST = "manifest.json"
+DENSE_SUFFIX = ".dense.onnx"  # OUT.onnx, OUT.dense.onnx and OUT.json are one result of shrink
+
+Progress = Callable[[str], None]
+
+
+def build(
+    model: str | Path | None = None,
+    target: str = "host",
+    runtime: str = "auto",
+    output: str | Path | None = None,
+    baseline: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Engine:
+    """Build an engine and put it in place once it computes what the model computes.
+
+    Args:
+        model: an ONNX file; the newest result of ``shrink`` in the current folder when None.
+        target: a name of ``targets.TARGETS``.
+        runtime: a name of ``RUNTIMES``; "auto" is the target's best one that is there.
+        output: the engine's folder; ``<model>.<target>.<runtime>.engine`` in the current folder
+            when None. An engine already there is replaced, anything else is refused.
+        baseline: the dense model to compare speed with; when None, the one that ``shrink``
+            recorded beside the model, if it did.
+        progress: told in words what was chosen and what is being done.
+
+    Raises:
+        UserError: no such model, target or runtime; the target is not at hand; the engine
+            computes something else; ``output`` cannot be written or is not an engine.
+    """
+    tell = progress or (lambda _: None)
+    source = _source(model, tell)
+    row = targets.by_name(target)
+    builder = _runtime(row, runtime)
+    place = Path(output or f"{source.stem}.{row.name}.{builder.name}.engine")
+    _refuse_place(place)
+    dense = _dense(source, baseline, tell)
+    inputs, outputs = _specs(source)
+    tell(f"building {place} with {builder.name}")
+    with atomic_directory(place) as folder:
+        files = builder.build(source, row, folder)
+        manifest = Manifest(
+            runtime=builder.name,
+            target=row.name,
+            files={name: sha256(folder / name) for name in files},
+            model_sha256=sha256(source),
+            baseline=os.path.relpath(dense.resolve(), place.resolve()) if dense else None,
+            baseline_sha256=sha256(dense) if dense else None,
+            inputs=inputs,
+            outputs=outputs,
+            versions=_versions() | builder.versions(),
+            difference=None,
+        )
+        if builder.computes:
+            tell("comparing its outputs with the reference's")
+            difference = _difference(source, builder, Engine(folder, manifest, ""))
+            manifest = replace(manifest, difference=difference)
+        (folder / MANIFEST).write_text(to_json(manifest))
+    return Engine(place, manifest, sha256(place / MANIFEST))
+
+
+def read_engine(path: str | Path) -> Engine:
+    """The engine in folder ``path``, every file of it checked against its hash.
+
+    Raises:
+        UserError: not an engine, or a file is missing or is not what was built.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        what = "is a file, not an engine's folder" if folder.exists() else "does not exist"
+        raise UserError(f"{folder} {what}: build one with `prunedeploy build`")
+    manifest = _manifest(folder)
+    for name, expected in manifest.files.items():
+        file = folder / _plain(name, folder)
+        if not file.is_file():
+            raise UserError(f"{folder} is not complete: {name} is missing; build it again")
+        if sha256(file) != expected:
+            raise UserError(f"{file} is not what was built: its hash differs; build it again")
+    return Engine(folder, manifest, sha256(folder / MANIFEST))
+
+
+def open(
+    engine: str | Path | Engine, threads: int = 0, *, shared: bool = False
+) -> AbstractContextManager[Session]:
+    """A session on an engine: ``with open(path) as session: session.run({"input": array})``.
+
+    Args:
+        engine: an engine's folder, which is checked, or one that was read already.
+        threads: how many to compute with; 0 leaves it to the runtime.
+        shared: other sessions run in turn with this one (see ``OpenOptions``).
+
+    Raises:
+        UserError: not an engine, damaged, or its runtime cannot open it.
+    """
+    if threads < 0:
+        raise UserError(
+            f"cannot compute with {threads} threads: give 1 or more, or 0 for the default"
+        )
+    found = engine if isinstance(engine, Engine) else read_engine(engine)
+    runtime = runtime_by_name(found.manifest.runtime)
+    return runtime.open(found, OpenOptions(threads, shared))
+
+
+def baseline_of(engine: Engine) -> Path | None:
+    """The dense model recorded in the engine's manifest, its hash checked; None without one.
+
+    Raises:
+        UserError: it is no longer where it was, or is another file now.
+    """
+    manifest = engine.manifest
+    if manifest.baseline is None:
+        return None
+    path = Path(os.path.normpath(engine.path.resolve() / manifest.baseline))
+    if not path.is_file():
+        raise UserError(f"the dense baseline {path} is gone: name one with --baseline")
+    if sha256(path) != manifest.baseline_sha256:
+        raise UserError(f"{path} is not the dense baseline any more: name one with --baseline")
+    return path
+
+
+def shrink_result_of(engine: Engine) -> ShrinkResult | None:
+    """What ``shrink`` wrote about the engine's model, beside its dense baseline, if it is there."""
+    if engine.manifest.baseline is None:
+        return None
+    dense = Path(os.path.normpath(engine.path.resolve() / engine.manifest.baseline))
+    result = _read_sidecar(dense.with_name(dense.name.removesuffix(DENSE_SUFFIX) + ".json"))
+    known = engine.manifest.model_sha256
+    return result if result and known in (result.model_sha256, result.dense_sha256) else None
+
+
+def newest_result(folder: Path) -> Path:
+    """The model of the newest result of ``shrink`` in ``folder``.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = [
+        (file.stat().st_mtime_ns, file.with_suffix(".onnx"))
+        for file in folder.glob("*.json")
+        if file.with_suffix(".onnx").is_file() and _read_sidecar(file)
+    ]
+    if not found:
+        raise UserError(
+            f"no result of `prunedeploy shrink` in {folder.resolve()}: name a model, or shrink one"
+        )
+    return max(found)[1]
+
+
+def _source(model: str | Path | None, tell: Progress) -> Path:
+    if model is not None:
+        return Path(model)
+    source = newest_result(Path())
+    tell(f"taking {source}, the newest result of shrink here")
+    return source
+
+
+def _read_sidecar(path: Path) -> ShrinkResult | None:
+    """The result of shrink in a JSON file; None when it is missing or something else."""
+    try:
+        return from_json(ShrinkResult, path.read_text())
+    except (OSError, UnicodeDecodeError, UserError):
+        return None
+
+
+def _dense(source: Path, baseline: str | Path | None, tell: Progress) -> Path | None:
+    """The dense baseline: the one named, or the one that shrink recorded beside ``source``."""
+    if baseline is not None:
+        if not Path(baseline).is_file():
+            raise UserError(f"no such baseline: {baseline}")
+        return Path(baseline)
+    result = _read_sidecar(source.with_suffix(".json"))
+    if result is None or not source.is_file():
+        return None
+    # as recorded, or beside the model where all of it was moved
+    places = (result.dense, source.with_name(result.dense.name))
+    if result.model_sha256 != sha256(source):
+        tell(f"no dense baseline recorded: {source} is not what shrink wrote")
+        return None
+    for dense in places:
+        if dense.is_file() and sha256(dense) == result.dense_sha256:
+            return dense
+    tell(f"no dense baseline recorded: {result.dense} is not what shrink wrote")
+    return None
+
+
+def _runtime(row: targets.Target, name: str) -> Runtime:
+    if reason := targets.refuse(row, name):
+        raise UserError(reason)
+    if name != "auto":
+        return runtime_by_name(name)
+    return runtime_by_name(next(x for x in row.runtimes if x in RUNTIMES))
+
+
+def _refuse_place(place: Path) -> None:
+    """Only an engine of ours, with nothing else in its folder, may be replaced."""
+    if place.is_symlink():
+        raise UserError(f"cannot write {place}: it is a symbolic link; name the folder itself")
+    if not place.exists():
+        return
+    if not place.is_dir():
+        raise UserError(f"cannot write {place}: a file of that name is there; name another folder")
+    try:
+        files = _manifest(place).files
+    except UserError:
+        raise UserError(
+            f"cannot write {place}: the folder that is there is not an engine; name another"
+        ) from None
+    ours = {MANIFEST, *(PurePosixPath(name).parts[0] for name in files)}
+    if strange := sorted({entry.name for entry in place.iterdir()} - ours):
+        raise UserError(
+            f"cannot write {place}: {strange[0]} in it is not the engine's and would be lost; "
+            "move it away"
+        )
+
+
+def _manifest(folder: Path) -> Manifest:
+    try:
+        text = (folder / MANIFEST).read_text()
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"{folder} is not an engine: it has no readable {MANIFEST}") from None
+    try:
+        return from_json(Manifest, text)
+    except UserError as error:
+        raise UserError(f"{folder} is not an engine: {MANIFEST} is {error}") from None
+
+
+def _plain(name: str, folder: Path) -> str:
+    # a manifest is data from strangers: it must not name files outside its folder
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts:
+        raise UserError(f"{folder} is not an engine: its manifest names {name}")
+    return name
+
+
+def _specs(source: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    from prunedeploy import model as models
+
+    return models.specs(models.load(source))
+
+
+def _difference(source: Path, builder: Runtime, engine: Engine) -> Difference:
+    """How far the engine is from the model in the reference evaluator; refuses what is too far."""
+    from prunedeploy.evaluate import Evaluator
+    from prunedeploy.verify import compare, random_feeds
+
+    feeds = random_feeds(engine.manifest.inputs)
+    with builder.open(engine, OpenOptions()) as session:
+        found = session.run(feeds)
+    difference = compare(Evaluator(source).run(feeds), found)
+    if not difference.passed:
+        raise UserError(
+            f"the {builder.name} engine computes something else than {source}: "
+            f"{difference.where} differs by {difference.max_rel:.2g} of its range, "
+            f"{difference.tolerance:.0e} is allowed; nothing was written"
+        )
+    return difference
+
+
+def _versions() -> dict[str, str]:
+    names = ("prunedeploy", "onnx", "numpy")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}

@@ -1,0 +1,318 @@
+"""Timing: the dense baseline and every candidate in turn, in one process, on the same inputs.
+
+Latencies of two separate runs differ by a tenth on an ordinary machine (clock, other load, where
+memory happens to lie), so they say nothing about ratios. Here every round runs each engine, in an
+order drawn anew (Kalibera and Jones, Rigorous Benchmarking in Reasonable Time, ISMM 2013), and
+the ratio comes from the pairs (``prunedeploy.statistics``). In its turn an engine runs twice and
+the second run counts: the first brings its weights back into the caches that the others used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from prunedeploy import artifact, labelled, targets
+from prunedeploy.artifact import Progress
+from prunedeploy.environment import environment
+from prunedeploy.errors import UserError
+from prunedeploy.labelled import Labelled
+from prunedeploy.memory import peak_bytes
+from prunedeploy.runtimes._runtime import Session
+from prunedeploy.statistics import ratio
+from prunedeploy.types import Accuracy, Array, BenchResult, Difference, Engine, Measurement
+from prunedeploy.verify import compare, random_feeds
+
+Outputs = dict[str, Array]
+
+COMPARED = 8  # random inputs, at least, that every candidate is compared on
+DATA_BATCH = 50  # labelled images computed together, where the engine leaves it open
+
+
+def bench(
+    engines: Sequence[str | Path] | str | Path,
+    baseline: str | Path | None = None,
+    *,
+    batch: int = 1,
+    threads: int = 0,
+    data: str | Path | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    rounds: int = 100,
+    warmup: int = 10,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> BenchResult:
+    """Measure engines against their dense baseline; nothing that differs from it is timed.
+
+    Args:
+        engines: folders that ``build`` wrote.
+        baseline: an ONNX model, which then runs in onnxruntime, or an engine; when None the dense
+            model recorded in the first engine's manifest.
+        batch: inputs a run.
+        threads: of every engine; 0 stands for all cores this process may use.
+        data: an .npz file with ``images`` and ``labels`` (see ``labelled.load``): accuracy and
+            changed predictions are counted over all of it.
+        mean: per channel, for uint8 images; known where ``shrink`` recognised the architecture.
+        std: the same.
+        rounds: timed runs of each engine.
+        warmup: untimed runs of each engine before the first round.
+        seed: of the random inputs, of the order in the rounds and of the interval.
+        progress: told in words what is being done.
+
+    Raises:
+        UserError: an engine or the baseline is missing or damaged, takes another batch, is
+            another network, or computes something else than the baseline.
+    """
+    tell = progress or (lambda _: None)
+    _check_numbers(batch, threads, rounds, warmup)
+    paths = [engines] if isinstance(engines, (str, Path)) else list(engines)
+    if not paths:
+        raise UserError("no engine to measure: name the folder of one")
+    candidates = [artifact.read_engine(path) for path in paths]
+    used = threads or targets.cores()
+    with ExitStack() as stack:
+        dense, name = _baseline(baseline, candidates[0], stack, tell)
+        everything = [dense, *candidates]
+        _check_engines(everything, batch)
+        images = _labelled(data, candidates[0], mean, std)
+        tell("measuring memory")
+        peaks = [peak_bytes(engine, batch, used) for engine in everything]
+        sessions = [
+            stack.enter_context(artifact.open(engine, used, shared=True)) for engine in everything
+        ]
+        tell("comparing outputs")
+        differences = _differences(everything, sessions, batch, seed)
+        accuracies: list[Accuracy | None] = [None] * len(everything)
+        if images is not None:
+            tell(f"computing {len(images.labels)} labelled images")
+            accuracies, differences = _on_data(everything, sessions, images, differences)
+        tell(f"timing {rounds} rounds")
+        feeds = random_feeds(dense.manifest.inputs, batch, seed)
+        samples = interleave(sessions, feeds, rounds, warmup, seed)
+        measured = [
+            Measurement(
+                name=name if engine is dense else engine.path.name,
+                runtime=engine.manifest.runtime,
+                provider=session.provider,
+                model_sha256=engine.manifest.model_sha256,
+                batch=batch,
+                threads=used,
+                samples_ns=tuple(times),
+                peak_memory_bytes=peak,
+                difference=difference,
+                accuracy=accuracy,
+            )
+            for engine, session, times, peak, difference, accuracy in zip(
+                everything, sessions, samples, peaks, differences, accuracies, strict=True
+            )
+        ]
+    ratios = tuple(ratio(samples[0], times, seed) for times in samples[1:])
+    return BenchResult(measured[0], tuple(measured[1:]), ratios, environment())
+
+
+def interleave(
+    sessions: Sequence[Session],
+    feeds: Mapping[str, Array],
+    rounds: int,
+    warmup: int,
+    seed: int = 0,
+) -> list[list[int]]:
+    """Nanoseconds of ``rounds`` runs of each session, the sessions in turn in every round."""
+    order = np.random.default_rng(seed)
+    samples: list[list[int]] = [[] for _ in sessions]
+    for session in sessions:
+        for _ in range(warmup):
+            session.run(feeds)
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            for index in order.permutation(len(sessions)):
+                session = sessions[index]
+                session.run(feeds)
+                start = time.perf_counter_ns()
+                session.run(feeds)
+                samples[index].append(time.perf_counter_ns() - start)
+    finally:
+        if collecting:
+            gc.enable()
+    return samples
+
+
+def _check_numbers(batch: int, threads: int, rounds: int, warmup: int) -> None:
+    for name, value, least in (
+        ("batch", batch, 1),
+        ("threads", threads, 0),
+        ("rounds", rounds, 1),
+        ("warmup", warmup, 0),
+    ):
+        if value < least:
+            raise UserError(f"{name} must be at least {least}, found {value}")
+
+
+def _baseline(
+    baseline: str | Path | None, first: Engine, stack: ExitStack, tell: Progress
+) -> tuple[Engine, str]:
+    """The baseline as an engine, and its name; a model becomes one in a temporary folder."""
+    path = Path(baseline) if baseline is not None else artifact.baseline_of(first)
+    if path is None:
+        raise UserError(f"{first.path} records no dense baseline: name one with --baseline")
+    if path.is_dir():
+        return artifact.read_engine(path), path.name
+    if not path.is_file():
+        raise UserError(f"no such baseline: {path}")
+    tell(f"building the dense baseline {path}")
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prunedeploy-")))
+    # best stock runtime of the host
+    return artifact.build(path, "host", "ort", folder / "baseline.engine"), path.name
+
+
+def _check_engines(engines: Sequence[Engine], batch: int) -> None:
+    """All are verified, are the same network to a caller, and take ``batch`` inputs."""
+    dense = engines[0].manifest
+    for engine in engines:
+        manifest = engine.manifest
+        if manifest.difference is None or not manifest.difference.passed:
+            raise UserError(
+                f"{engine.path} was not found to compute what its model computes: it has no speed"
+            )
+        if _interface(engine) != _interface(engines[0]):
+            raise UserError(
+                f"{engine.path} is not the same network as its baseline: "
+                f"{_described(engine)} against {_described(engines[0])}"
+            )
+        for spec in (*manifest.inputs, *dense.inputs):
+            fixed = spec.shape[0] if spec.shape else batch
+            if isinstance(fixed, int) and fixed != batch:
+                raise UserError(
+                    f"{engine.path} takes batches of {fixed} only: use --batch {fixed}, "
+                    "or export the model with a dynamic batch"
+                )
+
+
+def _interface(engine: Engine) -> tuple[object, ...]:
+    """Names, dtypes and sizes other than the first; dynamic sizes whatever their name."""
+    return tuple(
+        sorted(
+            (spec.name, spec.dtype, tuple(d if isinstance(d, int) else -1 for d in spec.shape[1:]))
+            for spec in specs
+        )
+        for specs in (engine.manifest.inputs, engine.manifest.outputs)
+    )
+
+
+def _described(engine: Engine) -> str:
+    def words(specs: Iterable[object]) -> str:
+        return ", ".join(map(str, specs))
+
+    manifest = engine.manifest
+    inputs = words(f"{x.name} {'x'.join(map(str, x.shape))}" for x in manifest.inputs)
+    outputs = words(f"{x.name} {'x'.join(map(str, x.shape))}" for x in manifest.outputs)
+    return f"{inputs} -> {outputs}"
+
+
+def _labelled(
+    data: str | Path | None,
+    engine: Engine,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> Labelled | None:
+    if data is None:
+        return None
+    if (mean is None) != (std is None):
+        raise UserError("give both mean and std, or neither")
+    given = (mean, std) if mean is not None and std is not None else None
+    normalisation = given or labelled.normalisation_of(engine)
+    return labelled.load(Path(data), engine.manifest.inputs, normalisation)
+
+
+def _outputs(session: Session, batches: Iterable[Mapping[str, Array]]) -> Outputs:
+    """All batches' outputs, one after the other along axis 0."""
+    runs = [session.run(feeds) for feeds in batches]
+    return {k: np.concatenate([np.atleast_1d(run[k]) for run in runs]) for k in runs[0]}
+
+
+def _differences(
+    engines: Sequence[Engine], sessions: Sequence[Session], batch: int, seed: int
+) -> list[Difference]:
+    """Of every candidate from the baseline, and of the baseline from the reference evaluator."""
+    inputs = engines[0].manifest.inputs
+    count = -(-COMPARED // batch)
+    batches = [random_feeds(inputs, batch, seed + index) for index in range(count)]
+    dense = _outputs(sessions[0], batches)
+    found = [_refuse_other(engines[0], engines[0].manifest.difference)]
+    for engine, session in zip(engines[1:], sessions[1:], strict=True):
+        found.append(_refuse_other(engine, compare(dense, _outputs(session, batches))))
+    return found
+
+
+def _on_data(
+    engines: Sequence[Engine],
+    sessions: Sequence[Session],
+    images: Labelled,
+    differences: Sequence[Difference],
+) -> tuple[list[Accuracy | None], list[Difference]]:
+    """Accuracy of every engine on all images, and the differences with those on them."""
+    first = images.spec.shape[0]
+    size = first if isinstance(first, int) else min(DATA_BATCH, len(images.labels))
+    accuracies: list[Accuracy | None] = []
+    worst = [differences[0]]
+    dense: Outputs = {}
+    for index, (engine, session) in enumerate(zip(engines, sessions, strict=True)):
+        outputs = _outputs(session, images.batches(size))
+        outputs = {name: array[: len(images.labels)] for name, array in outputs.items()}
+        dense = dense or outputs
+        if index:
+            here = _refuse_other(engine, compare(dense, outputs))
+            worst.append(_worse(differences[index], here))
+        accuracies.append(_accuracy(_predictions(dense), _predictions(outputs), images.labels))
+    return accuracies, worst
+
+
+def _refuse_other(engine: Engine, difference: Difference | None) -> Difference:
+    if difference is None or not difference.passed:
+        how = (
+            f"{difference.where} differs by {difference.max_rel:.2g} of its range, "
+            f"{difference.tolerance:.0e} is allowed"
+            if difference
+            else "it was never compared"
+        )
+        raise UserError(f"{engine.path} does not compute what its baseline does: {how}; not timed")
+    return difference
+
+
+def _worse(one: Difference, other: Difference) -> Difference:
+    """The larger difference, over the samples of both."""
+    larger = other if other.max_rel > one.max_rel else one
+    return dataclasses.replace(
+        larger,
+        max_abs=max(one.max_abs, other.max_abs),
+        samples=one.samples + other.samples,
+        changed_predictions=one.changed_predictions + other.changed_predictions,
+    )
+
+
+def _predictions(outputs: Outputs) -> Array:
+    """The largest class by the first output of shape [samples, classes].
+
+    Raises:
+        UserError: no output has that shape.
+    """
+    for array in outputs.values():
+        if array.ndim == 2 and array.shape[1] > 1:
+            return np.asarray(array.argmax(1))
+    raise UserError("labelled data needs an output of shape batch x classes: there is none")
+
+
+def _accuracy(dense: Array, found: Array, labels: Array) -> Accuracy:
+    correct, changed = np.count_nonzero(found == labels), np.count_nonzero(found != dense)
+    return Accuracy(len(labels), int(correct), int(changed))

@@ -1,0 +1,124 @@
+"""ONNX Runtime on the CPU: the stock runtime, and the one that dense baselines run in."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunedeploy.errors import MissingExtra, UserError
+from prunedeploy.runtimes._runtime import OpenOptions, Session, check_feeds
+from prunedeploy.targets import Target, why_not_here
+from prunedeploy.types import Array, Engine
+
+PAYLOAD = "model.onnx"
+ERRORS_ONLY = 3  # severity from which onnxruntime writes to the terminal
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise
+        raise MissingExtra("onnxruntime", "cpu") from None
+    if not hasattr(onnxruntime, "InferenceSession"):
+        # what is left once one of the two wheels that share the folder is uninstalled
+        raise UserError("onnxruntime is broken: pip install --force-reinstall onnxruntime")
+    return onnxruntime
+
+
+def _first_line(error: Exception) -> str:
+    """The reason without the prefix ``[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : ``."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return line.split(" : ", 3)[-1] if line.startswith("[ONNXRuntimeError]") else line
+
+
+class OrtSession:
+    """One InferenceSession."""
+
+    def __init__(self, engine: Engine, options: OpenOptions) -> None:
+        onnxruntime = _onnxruntime()
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = ERRORS_ONLY
+        settings.intra_op_num_threads = options.threads
+        if options.shared:
+            # idle worker threads otherwise spin on the cores that the next session needs
+            settings.add_session_config_entry("session.force_spinning_stop", "1")
+        path = engine.path / PAYLOAD
+        try:
+            self._inner: Any = onnxruntime.InferenceSession(
+                str(path), settings, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its errors have no common base but Exception
+            raise UserError(f"onnxruntime cannot open {path}: {_first_line(error)}") from error
+        self.inputs, self.outputs = engine.manifest.inputs, engine.manifest.outputs
+        self.provider = ", ".join(self._inner.get_providers())
+        self._names = [spec.name for spec in self.outputs]
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Every output by name."""
+        if self._inner is None:
+            raise UserError("the session is closed: run it inside its with block")
+        check_feeds(self.inputs, feeds)
+        arrays = {name: np.asarray(array) for name, array in feeds.items()}
+        try:
+            results = self._inner.run(self._names, arrays)
+        except Exception as error:  # shapes that only a node inside refuses
+            raise UserError(f"onnxruntime cannot run this: {_first_line(error)}") from error
+        return dict(zip(self._names, results, strict=True))
+
+    def close(self) -> None:
+        """Let go of memory and threads, whoever still holds this object."""
+        self._inner = None
+
+
+class Ort:
+    """Payload: the model itself, its weights included; the graph is optimised when opened."""
+
+    name = "ort"
+    computes = True
+
+    def refuse(self, target: Target) -> str | None:
+        """It builds for the machine it runs on."""
+        return why_not_here(target)
+
+    def versions(self) -> dict[str, str]:
+        """onnxruntime's own version.
+
+        Raises:
+            MissingExtra: onnxruntime is not installed.
+        """
+        return {"onnxruntime": str(_onnxruntime().__version__)}
+
+    def build(
+        self,
+        model: Path,
+        target: Target,  # noqa: ARG002 - the file is the same for every machine
+        directory: Path,
+    ) -> tuple[str, ...]:
+        """Copy the model; weights in a file beside it move along."""
+        import onnx_ir as ir
+
+        from prunedeploy.model import load, save
+
+        loaded = load(model)
+        constants = [value.const_value for value in loaded.graph.initializers.values()]
+        if any(isinstance(constant, ir.ExternalTensor) for constant in constants):
+            save(ir.external_data.load_to_model(loaded), directory / PAYLOAD)
+        else:
+            shutil.copyfile(model, directory / PAYLOAD)
+        return tuple(sorted(path.name for path in directory.iterdir()))
+
+    @contextmanager
+    def open(self, engine: Engine, options: OpenOptions) -> Iterator[Session]:
+        """A session on the CPU."""
+        session = OrtSession(engine, options)
+        try:
+            yield session
+        finally:
+            session.close()

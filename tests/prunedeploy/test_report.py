@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from prunedeploy import artifact
+from prunedeploy.errors import UserError
+from prunedeploy.files import to_json
+from prunedeploy.report import read, report
+from prunedeploy.types import Accuracy, BenchResult, Difference, Measurement, Ratio
+
+
+def measurement(name: str, sha: str, milliseconds: int) -> Measurement:
+    return Measurement(
+        name=name,
+        runtime="ort",
+        provider="CPUExecutionProvider",
+        model_sha256=sha,
+        batch=2,
+        threads=4,
+        samples_ns=(milliseconds * 10**6,) * 10,
+        peak_memory_bytes=12_300_000,
+        difference=Difference(1e-7, 2e-7, 1e-5, 8, "output"),
+        accuracy=Accuracy(1000, 915, 3),
+    )
+
+
+@pytest.fixture
+def timed(shrunk) -> BenchResult:
+    return BenchResult(
+        baseline=measurement("out.dense.onnx", shrunk.dense_sha256, 8),
+        candidates=(measurement("out|engine", shrunk.model_sha256, 4),),
+        ratios=(Ratio(2.0, 1.9, 2.125),),
+        environment={"cpu": "A Processor", "onnxruntime": "1.31.1", "date": "2026-11-21"},
+    )
+
+
+def cells(text: str, first: str) -> list[str]:
+    """The cells of the table row that begins with ``first``."""
+    row = next(line for line in text.splitlines() if line.startswith(f"| {first} "))
+    return [cell.strip() for cell in row.replace("\\|", "/").strip("|").split("|")][1:]
+
+
+def test_every_number_is_in_the_report(shrunk, timed):
+    text = report([shrunk, timed])
+    assert cells(text, "parameters") == ["592", "148", "25.0%"]
+    assert cells(text, "non-zero parameters") == ["148", "148", "100.0%"]
+    assert cells(text, "MACs of one input, zeros included") == ["27,808", "6,952", "25.0%"]
+    assert cells(text, "p50, ms") == ["8.000", "4.000"]
+    assert cells(text, "p99, ms") == ["8.000", "4.000"]
+    assert cells(text, "inputs per second") == ["250.0", "500.0"]
+    assert cells(text, "times faster, by the medians") == ["1", "2.00 (1.90 to 2.12)"]
+    assert cells(text, "accuracy") == ["91.50% of 1,000"] * 2
+    assert cells(text, "changed predictions") == ["3", "3"]
+    assert cells(text, "peak memory, MB") == ["12.3", "12.3"]
+    assert cells(text, "runtime, and what really computed") == ["ort, CPUExecutionProvider"] * 2
+    assert cells(text, "shrink") == [
+        "unknown operator Foo",
+        "5",
+        "layer0/x, layer1/x, layer2/x and 2 more",
+    ]
+    for words in ("measured", "Batch 2, 4 threads, 10 rounds", "A Processor", "1.31.1", "2e-07"):
+        assert words in text
+    assert "FAILED" not in text
+
+
+def test_tables_have_as_many_cells_in_every_row(shrunk, timed):
+    width = 0
+    for line in report([shrunk, timed]).splitlines():
+        found = line.replace("\\|", "").count("|")
+        assert not (width and found and found != width), line
+        width = found
+
+
+def test_from_files_as_from_records(folder, shrunk, timed):
+    (folder / "bench.json").write_text(to_json(timed))
+    assert read(folder / "bench.json") == timed
+    text = report(["bench.json", "out.json"], "report.md")
+    assert text == report([shrunk, timed])
+    assert (folder / "report.md").read_text() == text
+
+
+def test_a_real_measurement(folder, shrunk):
+    from prunedeploy.bench import bench
+
+    artifact.build("out.onnx", output="e")
+    result = bench("e", rounds=3)
+    text = report([result])
+    assert cells(text, "") == ["out.dense.onnx (dense baseline)", "e"]
+    assert "### Refused" not in text
+    assert "accuracy" not in text
+
+
+def test_a_measurement_of_something_else_stands_alone(shrunk, timed):
+    other = dataclasses.replace(timed, candidates=(measurement("x", "0" * 64, 4),))
+    text = report([other, shrunk])
+    assert text.index("### Refused") < text.index("### Speed")
+
+
+def test_a_difference_that_failed_is_said(shrunk):
+    bad = dataclasses.replace(shrunk, difference=Difference(1, 0.5, 1e-5, 8))
+    assert "FAILED" in report([bad])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not JSON"),
+        (b'{"type": "BenchResult", "base', "not JSON"),
+        (b"\xff\xfe\x00", "not text"),
+        (b"[]", "not a result of shrink or bench"),
+        (b'{"type": "Engine"}', "not a result of shrink or bench"),
+        (b'{"type": "BenchResult", "x": 1}', "cannot read bad.json"),
+        (b'{"type": ["BenchResult"]}', "not a result of shrink or bench"),
+    ],
+)
+def test_broken_and_foreign_files(folder, content, message):
+    (folder / "bad.json").write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        report(["bad.json"], "report.md")
+    assert "\n" not in str(caught.value)
+    assert not (folder / "report.md").exists()
+
+
+@pytest.mark.parametrize("field", ["samples_ns", "ratios"])
+def test_a_measurement_without_samples_or_ratios(folder, timed, field):
+    data = json.loads(to_json(timed))
+    (data if field == "ratios" else data["baseline"])[field] = []
+    (folder / "bad.json").write_text(json.dumps(data))
+    with pytest.raises(UserError, match="lacks samples or ratios"):
+        report("bad.json")
+
+
+def test_nothing_to_report(folder):
+    with pytest.raises(UserError, match="nothing to report"):
+        report([])
+    with pytest.raises(UserError, match="No such file"):
+        report(["none.json"])

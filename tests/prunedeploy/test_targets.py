@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import dataclasses
+import platform
+
+import pytest
+
+from prunedeploy import targets
+from prunedeploy.errors import UserError
+from prunedeploy.runtimes import RUNTIMES
+
+X86_V3 = "processor\t: 0\nflags\t\t: fpu sse2 avx2 fma\n"
+X86_V4 = "flags : fpu avx2 fma avx512f avx512vl\n"
+ARM = "processor : 0\nFeatures\t: fp asimd evtstrm crc32\n"
+
+
+def test_the_host_is_detected():
+    host = targets.by_name("host")
+    assert host.arch == platform.machine()
+    assert host.isa == targets.host_isa()
+    assert targets.why_not_here(host) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "isa"),
+    [
+        (X86_V3, ("avx2", "fma")),
+        (X86_V4, ("avx2", "fma", "avx512")),
+        (ARM, ("neon",)),
+        ("", ()),
+        ("flags : avx512fp16\n", ()),
+    ],
+)
+def test_instruction_sets(tmp_path, text, isa):
+    file = tmp_path / "cpuinfo"
+    file.write_text(text)
+    assert targets.host_isa(file) == isa
+    assert targets.host_isa(tmp_path / "none") == ()
+
+
+@pytest.mark.parametrize("name", [row.name for row in targets.TARGETS])
+def test_every_row_is_found_by_its_name(name):
+    row = targets.by_name(name)
+    assert row.name == name
+    assert set(row.isa) <= set(targets.ISA_FLAGS)
+
+
+def test_aliases_and_near_names():
+    assert targets.by_name("jetson").compute_capability == "5.3"
+    assert targets.by_name("rtx2080ti").compute_capability == "7.5"
+    with pytest.raises(UserError, match="did you mean raspberry-pi-5"):
+        targets.by_name("raspberry-pi")
+    with pytest.raises(UserError, match="choose from host"):
+        targets.by_name("zzz")
+
+
+def test_another_machine_is_refused_in_one_line():
+    arch = "aarch64" if platform.machine() == "x86_64" else "x86_64"
+    row = targets.Target("far", "a far machine", arch)
+    assert "far is not at hand" in (targets.refuse(row, "auto") or "")
+    here = dataclasses.replace(row, arch=platform.machine())
+    assert targets.refuse(here, "auto") is None
+    assert "not a Board" in (targets.why_not_here(dataclasses.replace(here, board="Board")) or "")
+    assert "GPU" in (targets.why_not_here(dataclasses.replace(here, compute_capability="9")) or "")
+
+
+def test_an_instruction_set_that_is_missing(monkeypatch):
+    monkeypatch.setattr(targets, "host_isa", lambda: ("avx2", "fma"))
+    row = targets.Target("v4", "", platform.machine(), ("avx2", "avx512"))
+    assert "lacks avx512" in (targets.why_not_here(row) or "")
+
+
+def test_runtimes_that_are_not_there():
+    host = targets.by_name("host")
+    assert "no runtime 'sparse' yet" in (targets.refuse(host, "sparse") or "")
+    row = dataclasses.replace(host, runtimes=("tensorrt",))
+    assert "none of host's runtimes" in (targets.refuse(row, "auto") or "")
+    assert "cannot have ort" in (targets.refuse(row, "ort") or "")
+
+
+def test_self_check_runs_every_runtime():
+    rows = targets.self_check()
+    host = {row.runtime: row for row in rows if row.target == "host"}
+    assert set(host) == set(RUNTIMES)
+    assert {row.status for row in host.values()} == {"PASS"}
+    assert "onnxruntime" in host["ort"].reason
+    assert {row.target for row in rows} == {row.name for row in targets.TARGETS}
+    assert {row.status for row in rows if row.target != "host"} == {"-"}
+
+
+def test_self_check_says_why_a_runtime_fails(monkeypatch):
+    from prunedeploy.errors import MissingExtra
+    from prunedeploy.runtimes.ort import Ort
+
+    def missing(self):
+        raise MissingExtra("onnxruntime", "cpu")
+
+    monkeypatch.setattr(Ort, "versions", missing)
+    row = next(row for row in targets.self_check() if row.runtime == "ort")
+    assert row.status == "FAIL"
+    assert "pip install 'prunedeploy[cpu]'" in row.reason

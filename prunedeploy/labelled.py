@@ -94,19 +94,11 @@ def load(
 
 
 def normalisation_of(engine: Engine) -> tuple[Sequence[float], Sequence[float]] | None:
-    """Mean and std of the architecture that ``shrink`` recognised; None when it is not known."""
+    """Mean and std of the network as ``shrink`` recorded them; None when they are not known."""
     from prunedeploy.artifact import shrink_result_of
 
     result = shrink_result_of(engine)
-    if result is None or result.arch is None:
-        return None
-    from prunedeploy import models
-
-    try:
-        recipe = models.by_name(result.arch)
-    except UserError:  # an architecture of the user's own
-        return None
-    return recipe.mean, recipe.std
+    return (result.mean, result.std) if result is not None and result.mean else None
 
 
 def _read(path: Path) -> tuple[Array, Array]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from prunedeploy import model as models
 from prunedeploy.errors import UserError
 from prunedeploy.evaluate import Evaluator
 from prunedeploy.export import to_model
-from prunedeploy.types import Array, PassReport, ShrinkResult
+from prunedeploy.types import Array, ShrinkResult
 
 if TYPE_CHECKING:
     import onnx
@@ -24,6 +25,18 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 IN_MEMORY = Path("in memory")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready for the passes, and what is known of where it came from."""
+
+    program: ir.Model
+    shape: Sequence[int] | None
+    found: tuple[str, ...] = ()
+    arch: str | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
 
 def shrink(
@@ -60,9 +73,10 @@ def shrink(
     source = Path(model) if isinstance(model, str | Path) else IN_MEMORY
     target = _output(source, output)
     say(f"loading {source}")
-    program, found, known_arch, shape = _load(model, source, arch, input_shape, trust, mask, say)
+    loaded = _load(model, source, arch, input_shape, trust, mask, say)
+    program = loaded.program
     _refuse_nan(program)
-    feeds = _feeds(program, shape)
+    feeds = _feeds(program, loaded.shape)
     say("running the model as it is")
     expected = _run(program, feeds)
     with contextlib.ExitStack() as stack:
@@ -86,13 +100,15 @@ def shrink(
             dense=dense,
             model_sha256=files.sha256(model_file),
             dense_sha256=files.sha256(dense_file),
-            arch=known_arch,
-            found=found,
+            arch=loaded.arch,
+            found=loaded.found,
             before=before,
             after=models.stats(model_file),
             difference=difference,
             passes=reports,
             seconds=time.perf_counter() - begin,
+            mean=loaded.mean,
+            std=loaded.std,
         )
         record = stack.enter_context(files.atomic_path(target.with_suffix(".json")))
         record.write_text(files.to_json(result))
@@ -122,18 +138,31 @@ def _load(
     trust: bool,
     mask: str | Path | None,
     say: Progress,
-) -> tuple[ir.Model, tuple[str, ...], str | None, Sequence[int] | None]:
-    """The model, what the checkpoint held, its architecture and input shape."""
+) -> Loaded:
     if not isinstance(model, str | Path):
-        return _prepare(_from_memory(model)), (), None, input_shape
+        return Loaded(_prepare(_from_memory(model)), input_shape)
     if _is_onnx(source):
-        return _prepare(models.load(source)), ("ONNX model",), None, input_shape
-    loaded = checkpoint.load(source, arch=arch, trust=trust, mask=mask)
-    shape = input_shape or loaded.input_shape
+        return Loaded(_prepare(models.load(source)), input_shape, ("ONNX model",))
+    found = checkpoint.load(source, arch=arch, trust=trust, mask=mask)
+    shape = input_shape or found.input_shape
     if shape is None:
         raise UserError(f"the input shape of {source} is not known: give it with --input-shape")
-    say(f"exporting {loaded.arch or source} at {'x'.join(map(str, shape))}")
-    return _prepare(to_model(loaded.module, shape)), loaded.found, loaded.arch, shape
+    say(f"exporting {found.arch or source} at {'x'.join(map(str, shape))}")
+    program = _prepare(to_model(found.module, shape))
+    return Loaded(program, shape, found.found, found.arch, *_normalisation(found, shape[1]))
+
+
+def _normalisation(
+    found: checkpoint.Checkpoint, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """How pixels in [0, 1] are normalised, where the recipe says and has as many channels."""
+    from torch import nn
+
+    if found.recipe is None or len(found.recipe.mean) != channels:
+        return (), ()
+    if not isinstance(getattr(found.module, "normalize", nn.Identity()), nn.Identity):
+        return (0.0,) * channels, (1.0,) * channels
+    return found.recipe.mean, found.recipe.std
 
 
 def _from_memory(model: onnx.ModelProto | gs.Graph) -> ir.Model:
@@ -190,13 +219,3 @@ def _run(program: ir.Model, feeds: dict[str, Array]) -> dict[str, Array]:
         raise UserError(
             f"the model does not run on {shapes} ({reason}): give its shape with --input-shape"
         ) from error
-
-
-def refusals(reports: Sequence[PassReport]) -> dict[str, int]:
-    """What the passes left alone: reason and how many channels or nodes it concerns."""
-    counts: dict[str, int] = {}
-    for report in reports:
-        for note in report.result.notes:
-            if note.status == "refused":
-                counts[note.reason] = counts.get(note.reason, 0) + note.count
-    return dict(sorted(counts.items(), key=lambda item: -item[1]))

@@ -13,6 +13,7 @@ from prunedeploy.types import (
     BenchResult,
     Difference,
     Measurement,
+    Note,
     PassReport,
     Ratio,
     ShrinkResult,
@@ -110,7 +111,7 @@ def _shrunk(result: ShrinkResult) -> str:
     rows.append(("model, sha256", result.dense_sha256[:12], result.model_sha256[:12], ""))
     arch = f" ({result.arch})" if result.arch else ""
     lines = [
-        f"## {_cell(result.source.name)}{_cell(arch)}",
+        f"## {_cell(result.source.name + arch)}",
         f"`{result.dense.name}` is the network as it was trained, `{result.model.name}` what was "
         "shrunk from it.",
         _table(("", "dense", "shrunk", "shrunk / dense"), rows),
@@ -157,18 +158,19 @@ def _timed(bench: BenchResult) -> str:
 
 
 def _refused(passes: Sequence[PassReport]) -> str:
-    """Every reason of a pass once, with the first places and how many there are."""
-    places: dict[tuple[str, str], list[str]] = {}
+    """Every reason of a pass once: how many channels or nodes it concerns, and where first."""
+    found: dict[tuple[str, str], list[Note]] = {}
     for done in passes:
         for note in done.result.notes:
             if note.status == "refused":
-                places.setdefault((done.name, note.reason), []).append(note.where)
-    if not places:
+                found.setdefault((done.name, note.reason), []).append(note)
+    if not found:
         return ""
     rows = [
-        (name, reason, str(len(where)), _listed(where)) for (name, reason), where in places.items()
+        (name, reason, f"{sum(note.count for note in notes):,}", _listed([n.where for n in notes]))
+        for (name, reason), notes in found.items()
     ]
-    return "### Refused\n\n" + _table(("pass", "why", "places", "where"), rows)
+    return "### Left as it was\n\n" + _table(("pass", "why", "how many", "where"), rows)
 
 
 def _listed(where: Sequence[str]) -> str:

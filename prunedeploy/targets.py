@@ -179,7 +179,8 @@ def _check(runtime: str) -> Check:
     with tempfile.TemporaryDirectory() as folder:
         try:
             model = _small_model(Path(folder) / "check.onnx")
-            engine = artifact.build(model, "host", runtime)  # compares with the reference
+            place = Path(folder) / "check.engine"
+            engine = artifact.build(model, "host", runtime, place)  # compares with the reference
             with artifact.open(engine) as session:
                 provider = session.provider
         except UserError as error:

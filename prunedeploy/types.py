@@ -119,7 +119,11 @@ class PassReport:
 
 @dataclass(frozen=True)
 class ShrinkResult:
-    """What ``prunedeploy.shrink`` did. ``dense`` is the exported model before the passes."""
+    """What ``prunedeploy.shrink`` did. ``dense`` is the exported model before the passes.
+
+    ``mean`` and ``std`` are how pixels in [0, 1] are normalised before they reach the network,
+    where its recipe says; 0 and 1 for one that brings its own normalisation.
+    """
 
     source: Path
     model: Path
@@ -133,6 +137,8 @@ class ShrinkResult:
     difference: Difference  # the shrunk model against the dense one
     passes: tuple[PassReport, ...]
     seconds: float
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

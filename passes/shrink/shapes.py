@@ -300,9 +300,12 @@ def edit_selection(node: ir.Node, keep: Keep) -> None:
         elif node.op_type == "Slice":
             _edit_slice(node, axis, positions)
     if node.op_type == "Split" and found and keep.of(source, found[0][1]) is not None:
-        masks = [(keep.of(value, axis), indices) for value, axis, indices in found]
-        sizes = [int(m.sum()) if m is not None else np.size(i) for m, i in masks]
-        _set_split(node, sizes)
+        _set_split(node, [_kept(value, axis, keep) for value, axis, _ in found])
+
+
+def _kept(value: ir.Value, axis: int, keep: Keep) -> int:
+    mask = keep.of(value, axis)
+    return (static_size(value, axis) or 0) if mask is None else int(mask.sum())
 
 
 def _set_split(node: ir.Node, sizes: list[int]) -> None:

@@ -54,7 +54,7 @@ def shrunk(tmp_path: Path) -> ShrinkResult:
     dense = write_net(tmp_path / "out.dense.onnx", 16)
     notes = (
         Note("w", "taken", "channels that are constant", 12),
-        *(Note(f"layer{i}|x", "refused", "unknown operator Foo") for i in range(5)),
+        *(Note(f"layer{i}|x", "refused", "unknown operator Foo", 3) for i in range(5)),
     )
     result = ShrinkResult(
         source=tmp_path / "out.pt",
@@ -69,6 +69,8 @@ def shrunk(tmp_path: Path) -> ShrinkResult:
         difference=Difference(1e-7, 2e-7, 1e-5, 8),
         passes=(PassReport("shrink", PassResult(True, notes), 0.1, None),),
         seconds=0.5,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
     )
     (tmp_path / "out.json").write_text(to_json(result))
     return result

@@ -53,9 +53,14 @@ def to_model(module: torch.nn.Module, input_shape: Sequence[int]) -> ir.Model:
     _try_run(module, example)
     dynamic = {0: torch.export.Dim("batch", min=1, max=1 << 16)}
     try:
-        return _export(module, example, (dynamic,))
-    except torch.onnx.OnnxExporterError:  # the batch size is part of the network's code
-        return _export(module, example[: input_shape[0]], None)
+        program = _export(module, example, (dynamic,))
+        shape = program.graph.inputs[0].shape
+        if shape is not None and not isinstance(shape[0], int):
+            return program
+    except torch.onnx.OnnxExporterError:
+        pass
+    # the batch size is part of the network's code, so it is the one that was asked for
+    return _export(module, torch.zeros(tuple(input_shape), dtype=parameter.dtype), None)
 
 
 def _try_run(module: torch.nn.Module, example: torch.Tensor) -> None:

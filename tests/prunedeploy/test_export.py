@@ -1,0 +1,60 @@
+"""torch modules as ONNX models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from prunedeploy.errors import UserError
+from prunedeploy.evaluate import Evaluator
+from prunedeploy.export import export
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.linear = nn.Linear(4 * 64, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.conv(x)))
+        return self.linear(x.view(x.size(0), -1))
+
+
+class FixedBatch(Small):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.conv(x)))
+        return self.linear(x.view(1, -1)) if x.shape[0] == 1 else self.linear(x.view(2, -1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dynamic_batch_and_parameter_names(
+    tmp_path: Path, dtype: torch.dtype, capfd: pytest.CaptureFixture[str]
+) -> None:
+    module = Small().to(dtype).eval()
+    evaluator = Evaluator(export(module, (1, 3, 8, 8), tmp_path / "a.onnx"))
+    assert "linear.weight" in evaluator._model.graph.initializers
+    assert evaluator.inputs[0].name == "input"
+    assert evaluator.outputs[0].name == "output"
+    for batch in (1, 5):
+        x = torch.randn(batch, 3, 8, 8, dtype=dtype)
+        found = evaluator.run({"input": x.numpy()})["output"]
+        assert np.abs(found - module(x).detach().numpy()).max() < 1e-5
+    assert capfd.readouterr() == ("", "")
+
+
+def test_module_with_a_fixed_batch_is_exported_with_it(tmp_path: Path) -> None:
+    module = FixedBatch().eval()
+    evaluator = Evaluator(export(module, (1, 3, 8, 8), tmp_path / "a.onnx"))
+    assert evaluator.inputs[0].shape == (1, 3, 8, 8)
+
+
+def test_wrong_input_shape_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not run on an input of shape 1,1,8,8"):
+        export(Small().eval(), (1, 1, 8, 8), tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())

@@ -76,7 +76,7 @@ class Evaluator:
                 with torch.no_grad():
                     result = kernel(node, *map(_tensor, inputs))
                 if result is not None:
-                    return [result.numpy()]
+                    return [result.contiguous().numpy()]
             if fallback is None:
                 fallback = single_node(node, self._model.opset_imports)
             return fallback.run(None, {name: values[name] for name in fallback.input_names})
@@ -196,15 +196,37 @@ def _conv_transpose(
 ) -> torch.Tensor | None:
     rank = w.dim() - 2
     convolve = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}.get(rank)
-    pads = list(node.attributes.get_ints("pads", [0] * 2 * rank))
-    special = {"output_shape", "auto_pad"} & set(node.attributes)
-    if convolve is None or special or pads[:rank] != pads[rank:]:
-        return None
     strides = list(node.attributes.get_ints("strides", [1] * rank))
     dilations = list(node.attributes.get_ints("dilations", [1] * rank))
     extra = list(node.attributes.get_ints("output_padding", [0] * rank))
+    if convolve is None or any(e >= max(s, 1) for e, s in zip(extra, strides, strict=True)):
+        return None
     group = node.attributes.get_int("group", 1)
-    return convolve(x, w, b, strides, pads[:rank], extra, group, dilations)
+    whole = convolve(x, w, b, strides, 0, extra, group, dilations)
+    pads = _transposed_pads(node, list(x.shape[2:]), list(whole.shape[2:]), strides)
+    if min(pads) < 0:
+        return None
+    for axis in range(rank):
+        kept = whole.shape[2 + axis] - pads[axis] - pads[axis + rank]
+        whole = whole.narrow(2 + axis, pads[axis], kept)
+    return whole
+
+
+def _transposed_pads(
+    node: ir.Node, size: list[int], whole: list[int], strides: list[int]
+) -> list[int]:
+    """What is cut off the whole result at begin and end, as the ONNX operator defines it."""
+    rank = len(size)
+    auto = node.attributes.get_string("auto_pad", "NOTSET")
+    target = list(node.attributes.get_ints("output_shape", []))[-rank:]
+    if not target and auto.startswith("SAME"):
+        target = [n * s for n, s in zip(size, strides, strict=True)]
+    if not target:
+        return list(node.attributes.get_ints("pads", [0] * 2 * rank))
+    total = [w - t for w, t in zip(whole, target, strict=True)]
+    less = [t // 2 for t in total]
+    more = [t - h for t, h in zip(total, less, strict=True)]
+    return less + more if auto == "SAME_UPPER" else more + less
 
 
 def _max_pool(node: ir.Node, x: torch.Tensor) -> torch.Tensor | None:

@@ -45,13 +45,10 @@ def save(model: ir.Model, path: Path, name: str = "") -> None:
     Weights that one protobuf cannot hold go to a file ``name + '.data'`` beside it, where
     ``name`` (by default that of ``path``) is what the model will be called in the end.
     """
-    try:
-        if weight_bytes(model) > PROTOBUF_LIMIT:
-            ir.save(model, path, external_data=f"{name or path.name}.data")
-        else:
-            ir.save(model, path)
-    except OSError as error:
-        raise UserError(f"cannot write {name or path}: {error.strerror or error}") from error
+    if weight_bytes(model) > PROTOBUF_LIMIT:
+        ir.save(model, path, external_data=f"{name or path.name}.data")
+    else:
+        ir.save(model, path)
 
 
 def weight_bytes(model: ir.Model) -> int:

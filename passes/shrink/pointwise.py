@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.evaluate import single_node
-from prunedeploy.passes.shrink.axes import Axes, rank, static_size
+from prunedeploy.passes.shrink.axes import Axes, Mask, rank, static_size
 from prunedeploy.passes.shrink.facts import Constants, Facts, constant_array
 from prunedeploy.passes.shrink.rule import wall
 from prunedeploy.passes.shrink.zero import SUBNORMAL, UNIT
@@ -19,7 +19,7 @@ ELEMENTWISE = (
     *("HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Max", "Mean", "Min", "Mish"),
     *("Mul", "Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid"),
     *("Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tan"),
-    *("Tanh", "ThresholdedRelu", "Where", "Equal", "Greater", "GreaterOrEqual", "Less"),
+    *("Tanh", "ThresholdedRelu", "Equal", "Greater", "GreaterOrEqual", "Less"),
     *("LessOrEqual", "Not", "And", "Or", "Xor", "IsNaN", "IsInf"),
 )
 
@@ -53,8 +53,8 @@ def couple_elementwise(node: ir.Node, axes: Axes) -> None:
 def elementwise_constants(node: ir.Node, facts: Facts) -> None:
     """The operator itself, run on the constants.
 
-    A product is 0 where one factor is, whatever the other holds: the network is taken to compute
-    finite numbers, as everywhere in this pass.
+    Zero times anything and zero divided by anything known not to be zero is zero, whatever the
+    other operand holds: the network is taken to compute finite numbers, as everywhere here.
     """
     result = node.outputs[0]
     width = rank(result)
@@ -67,25 +67,51 @@ def elementwise_constants(node: ir.Node, facts: Facts) -> None:
             continue
         found = [facts.aligned(v, axis - width + (rank(v) or 0), size) for v in inputs]
         known = [np.full(size, np.nan) if f is None else f for f in found]
-        zeroed = node.op_type == "Mul" and any((k == 0).any() for k in known)
-        if any(f is None for f in found) and not zeroed:
-            continue
-        names = [str(value.name) for value in inputs]
-        facts.learn(result, axis, _run(node, dict(zip(names, known, strict=True))))
+        zero = _annihilated(node, inputs, known)
+        if all(f is not None for f in found):
+            names = [str(value.name) for value in inputs]
+            constants = _run(node, dict(zip(names, known, strict=True)))
+            facts.learn(result, axis, np.where(zero, 0.0, constants))
+        elif zero.any():
+            facts.learn(result, axis, np.where(zero, 0.0, np.nan))
+
+
+def _annihilated(node: ir.Node, inputs: list[ir.Value], known: list[Constants]) -> Mask:
+    """Where one operand makes the result zero, whatever the other is."""
+    if node.op_type == "Mul":
+        return np.asarray((np.array(known) == 0).any(axis=0))
+    if node.op_type == "Div":
+        divisor = constant_array(inputs[1])
+        if divisor is not None and divisor.all():
+            return np.asarray(known[0] == 0)
+    return np.zeros(len(known[0]), bool)
 
 
 def _run(node: ir.Node, known: dict[str, Constants]) -> Constants:
     graph = node.graph
     assert graph is not None
-    arrays = np.array(list(known.values()))
     with np.errstate(all="ignore"):
         outputs: list[Any] = list(single_node(node, graph.opset_imports).run(None, dict(known)))
     result: Constants = np.array(outputs[0], np.float64)
-    result[np.isnan(arrays).any(axis=0)] = np.nan
-    if node.op_type == "Mul":
-        result[(arrays == 0).any(axis=0)] = 0.0
+    result[np.isnan(np.array(list(known.values()))).any(axis=0)] = np.nan
     result[~np.isfinite(result)] = np.nan
     return result
+
+
+def where_constants(node: ir.Node, facts: Facts) -> None:
+    """What both branches hold, whatever the condition says."""
+    result, (_, *branches) = node.outputs[0], node.inputs
+    width = rank(result)
+    if width is None or any(v is None or rank(v) is None for v in branches):
+        return
+    for axis in range(width):
+        size = static_size(result, axis)
+        if size is None:
+            continue
+        values = [v for v in branches if v is not None]
+        found = [facts.aligned(v, axis - width + (rank(v) or 0), size) for v in values]
+        left, right = (np.full(size, np.nan) if f is None else f for f in found)
+        facts.learn(result, axis, np.where(left == right, left, np.nan))
 
 
 def couple_first(node: ir.Node, axes: Axes) -> None:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from prunedeploy.passes.shrink import pointwise, shapes, windows
+from prunedeploy.passes.shrink import joins, pointwise, selections, shapes, windows
 from prunedeploy.passes.shrink.rule import Rule
 
 _POINTWISE = Rule(pointwise.couple_elementwise, pointwise.elementwise_constants)
 _POOL = Rule(windows.couple_pool, windows.pool_constants)
 _REDUCE = Rule(windows.couple_reduce, windows.reduce_constants)
 _RESHAPE = Rule(shapes.couple_reshape, shapes.reshape_constants, shapes.edit_reshape)
-_SELECT = Rule(shapes.couple_selection, shapes.selection_constants, shapes.edit_selection)
+_SELECT = Rule(
+    selections.couple_selection, selections.selection_constants, selections.edit_selection
+)
+_GATHER = Rule(selections.couple_gather, selections.gather_constants, selections.edit_gather)
 _NORMALISE = Rule(pointwise.couple_softmax)
 
 RULES: dict[str, Rule] = {
@@ -48,12 +51,16 @@ RULES: dict[str, Rule] = {
     "Squeeze": _RESHAPE,
     "Unsqueeze": _RESHAPE,
     "Transpose": Rule(shapes.couple_transpose, shapes.transpose_constants),
-    "Concat": Rule(shapes.couple_concat, shapes.concat_constants),
-    "Gather": _SELECT,
-    "Slice": Rule(shapes.couple_slice, shapes.selection_constants, shapes.edit_selection),
+    "Concat": Rule(joins.couple_concat, joins.concat_constants),
+    "Gather": _GATHER,
+    "GatherND": _GATHER,
+    "Slice": Rule(
+        selections.couple_slice, selections.selection_constants, selections.edit_selection
+    ),
     "Split": _SELECT,
-    "Pad": Rule(shapes.couple_pad, shapes.pad_constants, shapes.edit_pad),
+    "Pad": Rule(joins.couple_pad, joins.pad_constants, joins.edit_pad),
     "Shape": Rule(shapes.couple_shape),
+    "Where": Rule(pointwise.couple_elementwise, pointwise.where_constants),
 }
 
 

@@ -289,6 +289,24 @@ def test_selections_count_again(mode: str) -> None:
     assert found.widths == {"a.weight": 5, "left.weight": 3, "right.weight": 3}
 
 
+@pytest.mark.parametrize("form", ["scalar", "matrix", "nd"])
+def test_gathers_from_another_axis_let_channels_pass(form: str) -> None:
+    net = Net()
+    x = net.node("Relu", net.conv("input", (5, 8), dead=[0, 1, 6], dead_bias=0.0, name="a"))
+    if form == "nd":
+        x = net.node("Transpose", x, perm=[2, 3, 0, 1])
+        picked = net.node("GatherND", x, net.weight(np.array([[[0, 1], [2, 3]]])))
+        y = net.node("Transpose", picked, perm=[2, 3, 0, 1])
+    else:
+        index = np.array(2) if form == "scalar" else np.array([[0, 1], [2, 2]])
+        y = net.node("Gather", x, net.weight(index), axis=3)
+        shape = net.weight(np.array([0, 8, 7, -1]))
+        y = net.node("Reshape", y, shape)
+    z = net.node("Where", net.weight(np.array(True)), y, net.weight(np.array(0.0)))
+    found = shrink(net.model(net.conv(z, (8, 3), kernel=1, name="b")))
+    assert found.widths == {"a.weight": 5, "b.weight": 3}
+
+
 def test_split_of_an_old_opset_keeps_its_attribute() -> None:
     net = Net(opset=11)
     x = net.node("Relu", net.conv("input", (5, 8), dead=[0, 1, 6], dead_bias=0.0, name="a"))

@@ -69,7 +69,17 @@ def test_convolutions(attributes: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    "attributes", [{"strides": [2, 2]}, {"pads": [1, 0, 1, 0]}, {"pads": [0, 1, 1, 0]}]
+    "attributes",
+    [
+        {"strides": [2, 2]},
+        {"pads": [1, 0, 1, 0]},
+        {"pads": [0, 1, 1, 0], "group": 2},
+        {"strides": [2, 2], "output_padding": [1, 1], "group": 2},
+        {"strides": [2, 2], "auto_pad": "SAME_UPPER"},
+        {"strides": [2, 2], "auto_pad": "SAME_LOWER"},
+        {"strides": [2, 2], "output_shape": [10, 10]},
+        {"dilations": [2, 1], "group": 4},
+    ],
 )
 def test_transposed_convolutions(attributes: dict[str, object]) -> None:
     net = Net(channels=4, size=5, dtype=np.float32)

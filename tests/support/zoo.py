@@ -35,13 +35,15 @@ def check(
 ) -> Row:
     """Shrink the network with random weights and ``fraction`` of its channels dead.
 
-    ``size`` is the height and width of the input, the recipe's where 0.
+    ``size`` is the height and width of the input; 0 stands for 64 at most, and for the recipe's
+    own where the network pools to a fixed size (VGG), which needs a multiple of it.
     """
     module = recipe.factory().eval()
     attainable = regimes.apply(module, recipe.name, regime, fraction, seed=1)
     module.to(dtype)
-    channels, height, width = recipe.input_shape
-    shape = (1, channels, size or height, size or width)
+    channels, height, _ = recipe.input_shape
+    side = size or (height if recipe.name.startswith("vgg") else min(64, height))
+    shape = (1, channels, side, side)
     model = to_model(module, shape)
     feeds = verify.random_feeds(models.specs(model)[0], batch=2, seed=5)
     expected = Evaluator(model).run(feeds)

@@ -1,0 +1,127 @@
+"""prunedeploy: take a trained sparse checkpoint and make it as fast as the hardware allows.
+
+The functions below are the whole public interface; each is imported on first use, so that
+``import prunedeploy`` needs neither torch nor onnx and takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prunedeploy.artifact import build, open
+    from prunedeploy.bench import bench
+    from prunedeploy.checkpoint import Checkpoint, load
+    from prunedeploy.errors import MissingExtra, UserError
+    from prunedeploy.export import export
+    from prunedeploy.inspection import Inspection, inspect
+    from prunedeploy.pipeline import shrink
+    from prunedeploy.report import report
+    from prunedeploy.runtimes._runtime import Session
+    from prunedeploy.types import (
+        Accuracy,
+        BenchResult,
+        Difference,
+        Engine,
+        Manifest,
+        Measurement,
+        ModelStats,
+        Note,
+        PassReport,
+        PassResult,
+        Ratio,
+        ShrinkResult,
+        TensorSpec,
+    )
+
+__version__ = "0.1.0"
+
+# Every public name and the module it lives in.
+_PUBLIC = {
+    "load": "prunedeploy.checkpoint",
+    "export": "prunedeploy.export",
+    "shrink": "prunedeploy.pipeline",
+    "build": "prunedeploy.artifact",
+    "open": "prunedeploy.artifact",
+    "bench": "prunedeploy.bench",
+    "report": "prunedeploy.report",
+    "inspect": "prunedeploy.inspection",
+    "Checkpoint": "prunedeploy.checkpoint",
+    "Inspection": "prunedeploy.inspection",
+    "Session": "prunedeploy.runtimes._runtime",
+    "UserError": "prunedeploy.errors",
+    "MissingExtra": "prunedeploy.errors",
+    "Accuracy": "prunedeploy.types",
+    "BenchResult": "prunedeploy.types",
+    "Difference": "prunedeploy.types",
+    "Engine": "prunedeploy.types",
+    "Manifest": "prunedeploy.types",
+    "Measurement": "prunedeploy.types",
+    "ModelStats": "prunedeploy.types",
+    "Note": "prunedeploy.types",
+    "PassReport": "prunedeploy.types",
+    "PassResult": "prunedeploy.types",
+    "Ratio": "prunedeploy.types",
+    "ShrinkResult": "prunedeploy.types",
+    "TensorSpec": "prunedeploy.types",
+}
+
+__all__ = [  # noqa: RUF022 - in the order of the main job
+    "load",
+    "export",
+    "shrink",
+    "build",
+    "open",
+    "bench",
+    "report",
+    "inspect",
+    "Checkpoint",
+    "Inspection",
+    "Session",
+    "UserError",
+    "MissingExtra",
+    "Accuracy",
+    "BenchResult",
+    "Difference",
+    "Engine",
+    "Manifest",
+    "Measurement",
+    "ModelStats",
+    "Note",
+    "PassReport",
+    "PassResult",
+    "Ratio",
+    "ShrinkResult",
+    "TensorSpec",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """PEP 562: import the module a public name lives in when the name is first asked for."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})
+
+
+class _Package(ModuleType):
+    """Keeps ``prunedeploy.bench`` the function once the module ``prunedeploy.bench`` is imported.
+
+    The import system binds every submodule as an attribute of its package; bench, export and
+    report are the names of both.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _PUBLIC and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

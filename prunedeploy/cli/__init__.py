@@ -1,0 +1,89 @@
+"""The command line: ``prunedeploy COMMAND ...``, and what becomes of every error.
+
+Exit status: 0 done; 1 done, but the result is not what was asked for (outputs differ from the
+reference, a self-check under ``--strict`` fails); 2 a mistake that the user can mend, told in one
+line; 130 interrupted with Ctrl-C; 141 the reader of a pipe went away. A bug keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from prunedeploy.errors import UserError
+
+# What the machine lacks, whichever file it was noticed at.
+_ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not sys.warnoptions:  # a library's warnings are for its callers; -W brings them back
+        warnings.simplefilter("ignore")
+    try:
+        status = _run(given)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except UserError as error:
+        return _fail(str(error), 2)
+    except MemoryError as error:
+        return _fail(f"out of memory: {str(error) or 'the model does not fit this machine'}", 2)
+    except BrokenPipeError:
+        _discard_stdout()
+        return 141
+    except OSError as error:
+        if not _is_users(error, given):
+            raise
+        if error.filename is None:
+            _discard_stdout()
+        at = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{at}{error.strerror or error}", 2)
+    return status
+
+
+def _run(arguments: list[str]) -> int:
+    import typer
+
+    from prunedeploy.cli.commands import app
+
+    command = typer.main.get_command(app)
+    try:
+        # Not command.main(): it prints its own lines for errors and for Ctrl-C.
+        with command.make_context("prunedeploy", arguments) as context:
+            command.invoke(context)
+    except typer.Exit as exit_:
+        return int(exit_.exit_code)
+    except Exception as error:
+        describe = getattr(error, "format_message", None)  # click's, wherever this typer keeps it
+        if describe is None:
+            raise
+        where = getattr(getattr(error, "ctx", None), "command_path", "prunedeploy")
+        raise UserError(f"{describe()} (see {where} --help)") from None
+    return 0
+
+
+def _fail(message: str, status: int) -> int:
+    """One line on stderr, whatever the message holds."""
+    print(f"prunedeploy: error: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _is_users(error: OSError, arguments: Sequence[str]) -> bool:
+    """Whether ``error`` is about this machine or about a path that was given, not about a bug."""
+    if error.errno in _ENVIRONMENT:
+        return True
+    if not isinstance(error.filename, str):
+        return False
+    about = Path(error.filename)
+    return any(about == Path(a) or Path(a) in about.parents for a in arguments if a != ".")
+
+
+def _discard_stdout() -> None:
+    """Send what is still buffered nowhere, or the interpreter complains about it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

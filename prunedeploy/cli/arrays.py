@@ -1,0 +1,76 @@
+"""NumPy files in and out of ``prunedeploy run``."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from prunedeploy.errors import UserError
+from prunedeploy.files import atomic_path
+from prunedeploy.types import Array, TensorSpec
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What ``prunedeploy run`` wrote, and where; ``dtype`` and ``shape`` of every output."""
+
+    output: Path
+    outputs: tuple[TensorSpec, ...]
+
+
+def read(path: Path, inputs: tuple[TensorSpec, ...]) -> dict[str, Array]:
+    """The arrays in ``path`` by input name: a ``.npy`` for the only input, a ``.npz`` by name.
+
+    Raises:
+        UserError: no such file, not a NumPy file, or one array where several are needed.
+    """
+    try:
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            return {_only(path, inputs): content}
+        with content:
+            return {name: content[name] for name in content.files}
+    except FileNotFoundError:
+        raise UserError(f"no such input: {path}") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"cannot read {path} as .npy or .npz: {error}") from None
+
+
+def _only(path: Path, inputs: tuple[TensorSpec, ...]) -> str:
+    if len(inputs) == 1:
+        return inputs[0].name
+    names = ", ".join(spec.name for spec in inputs)
+    raise UserError(f"{path} holds one array, the engine takes {names}: give a .npz with these")
+
+
+def check_output(path: Path) -> None:
+    """Refuse a file name that ``write`` could not write, before anything is computed."""
+    if path.suffix not in (".npy", ".npz"):
+        raise UserError(f"cannot write {path}: name it .npy, or .npz for several outputs")
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: {path.parent} is not a folder")
+
+
+def write(path: Path, outputs: Mapping[str, Array]) -> None:
+    """Write ``outputs`` to ``path``: the only one as ``.npy``, any number by name as ``.npz``.
+
+    Raises:
+        UserError: several outputs for a ``.npy``, or the file cannot be written.
+    """
+    if path.suffix == ".npy" and len(outputs) != 1:
+        raise UserError(f"the engine has outputs {', '.join(outputs)}: name the file .npz")
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        if path.suffix == ".npy":
+            np.save(file, next(iter(outputs.values())))
+        else:
+            np.savez(file, **outputs)  # type: ignore[arg-type]
+
+
+def describe(path: Path, outputs: Mapping[str, Array]) -> RunResult:
+    """The record of what ``write`` wrote."""
+    specs = (TensorSpec(name, str(a.dtype), tuple(a.shape)) for name, a in outputs.items())
+    return RunResult(path, tuple(specs))

@@ -1,0 +1,302 @@
+"""The commands: each parses, calls one function of the Python API, and prints the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prunedeploy.cli.progress import working
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Arch = Annotated[
+    str | None,
+    typer.Option(metavar="NAME|pkg.module:factory", help="Architecture, where not recognised."),
+]
+Trust = Annotated[bool, typer.Option("--trust", help="Let the checkpoint run the code it carries.")]
+Mask = Annotated[Path | None, typer.Option(metavar="FILE", help="Masks kept in a separate file.")]
+Threads = Annotated[int, typer.Option(min=0, help="Threads; 0 leaves it to the runtime.")]
+Output = Annotated[Path | None, typer.Option("-o", "--output", metavar="PATH")]
+
+app = typer.Typer(
+    name="prunedeploy",
+    add_completion=False,
+    rich_markup_mode=None,  # rich alone would take longer to import than all of --help
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from prunedeploy import __version__
+
+        typer.echo(f"prunedeploy {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def prunedeploy(
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - its callback acts
+        bool, typer.Option("--version", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Make a trained sparse checkpoint as fast as the hardware allows, outputs unchanged.
+
+    \b
+    The main job:
+      prunedeploy shrink checkpoint.pt      -> checkpoint.shrunk.onnx
+      prunedeploy build                     -> an engine for this machine
+      prunedeploy bench ENGINE -o result.json
+      prunedeploy report result.json
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+
+
+@app.command()
+def inspect(
+    source: Annotated[Path, typer.Argument(metavar="CKPT|MODEL")],
+    arch: Arch = None,
+    mask: Mask = None,
+    trust: Trust = False,
+    json: Json = False,
+) -> None:
+    """What is sparse in a checkpoint or a model, and how.
+
+    Per layer: shape, density, dead output and input channels, share of 2:4 groups, dense blocks.
+    Then the totals and what each engine could make of it.
+
+    \b
+    Example:
+      prunedeploy inspect resnet56-pruned.pt
+    """
+    import prunedeploy as api
+    from prunedeploy.cli import show
+
+    with working(f"reading {source}"):
+        result = api.inspect(source, arch=arch, trust=trust, mask=mask)
+    show.result(result, show.inspection, json)
+
+
+@app.command()
+def shrink(
+    source: Annotated[Path, typer.Argument(metavar="CKPT|MODEL")],
+    output: Output = None,
+    arch: Arch = None,
+    input_shape: Annotated[
+        str | None, typer.Option(metavar="1,3,224,224", help="Shape of one input, batch first.")
+    ] = None,
+    mask: Mask = None,
+    zero_threshold: Annotated[
+        float, typer.Option(min=0.0, help="Weights up to this size count as zero: not exact.")
+    ] = 0.0,
+    trust: Trust = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Every refusal.")] = False,
+    json: Json = False,
+) -> None:
+    """Remove channels that no output needs; write an ONNX model.
+
+    The outputs stay the same. Writes OUT.onnx (by default CHECKPOINT.shrunk.onnx in the current
+    folder), the record of what was done as OUT.json, and for a checkpoint the dense model that it
+    is compared with as OUT.dense.onnx. Exit status 1: the outputs differ by more than the
+    tolerance, which takes a --zero-threshold.
+
+    \b
+    Examples:
+      prunedeploy shrink resnet56-pruned.pt
+      prunedeploy shrink net.pt --arch mypackage.nets:small --input-shape 1,3,64,64 -o small.onnx
+    """
+    import prunedeploy as api
+    from prunedeploy.cli import show
+
+    shape = None if input_shape is None else _parse_shape(input_shape)
+    with working(f"reading {source}") as progress:
+        result = api.shrink(
+            source,
+            output,
+            arch=arch,
+            input_shape=shape,
+            trust=trust,
+            mask=mask,
+            zero_threshold=zero_threshold,
+            progress=progress,
+        )
+    show.result(result, lambda r: show.shrinking(r, verbose), json)
+    raise typer.Exit(0 if result.difference.passed else 1)
+
+
+@app.command()
+def build(
+    model: Annotated[
+        Path | None,
+        typer.Argument(metavar="[MODEL]", help="ONNX model; the newest result of shrink here."),
+    ] = None,
+    target: Annotated[str, typer.Option(help="Machine to build for; see: targets.")] = "host",
+    runtime: Annotated[str, typer.Option(help="auto, ort, ...; see: targets.")] = "auto",
+    baseline: Annotated[
+        Path | None,
+        typer.Option(metavar="MODEL", help="Dense model to compare speed with; shrink's own."),
+    ] = None,
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """Build an engine for a machine from an ONNX model.
+
+    \b
+    Examples:
+      prunedeploy build
+      prunedeploy build resnet56.shrunk.onnx --target host --runtime ort -o engine/
+    """
+    import prunedeploy as api
+    from prunedeploy.cli import show
+
+    if model is None:
+        from prunedeploy.artifact import newest_result
+
+        model = newest_result(Path())
+        typer.echo(f"taking {model}, the newest result of shrink here", err=True)
+    with working(f"reading {model}") as progress:
+        result = api.build(model, target, runtime, output, baseline, progress=progress)
+    show.result(result, show.engine, json)
+
+
+@app.command()
+def bench(
+    engines: Annotated[list[Path], typer.Argument(metavar="ENGINE...")],
+    baseline: Annotated[
+        Path | None,
+        typer.Option(metavar="MODEL", help="Dense model or engine; what the engine came from."),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Inputs computed together.")] = 1,
+    threads: Threads = 0,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE.npz", help="Labelled images: count answers too.")
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="Of pixels in [0, 1]; that of the network.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(metavar="R,G,B", help="The same.")] = None,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Timed runs of each, in turn with the others.")
+    ] = 100,
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """Time engines in turn with their dense baseline.
+
+    An engine whose outputs are not the baseline's is refused, not timed. -o keeps every raw sample
+    with its environment as JSON, for `prunedeploy report`.
+
+    \b
+    Example:
+      prunedeploy bench resnet56.host.ort --data cifar10_test1k.npz -o result.json
+    """
+    import prunedeploy as api
+    from prunedeploy.cli import show
+    from prunedeploy.files import atomic_path, to_json
+
+    with working("measuring") as progress:
+        result = api.bench(
+            engines,
+            baseline,
+            batch=batch,
+            threads=threads,
+            data=data,
+            mean=None if mean is None else _parse_floats(mean),
+            std=None if std is None else _parse_floats(std),
+            rounds=rounds,
+            progress=progress,
+        )
+    if output is not None:
+        with atomic_path(output) as file:
+            file.write_text(to_json(result))
+    show.result(result, show.benchmark, json)
+
+
+@app.command()
+def run(
+    engine: Annotated[Path, typer.Argument(metavar="ENGINE")],
+    inputs: Annotated[Path, typer.Argument(metavar="INPUT.npy", help=".npz: several, by name.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="OUT.npy", help=".npz: several outputs.")
+    ],
+    threads: Threads = 0,
+    json: Json = False,
+) -> None:
+    """Compute an engine's outputs for a NumPy file.
+
+    \b
+    Example:
+      prunedeploy run resnet56.host.ort images.npy -o logits.npy
+    """
+    import prunedeploy as api
+    from prunedeploy.cli import arrays, show
+
+    arrays.check_output(output)
+    with working(f"running {engine}"), api.open(engine, threads=threads) as session:
+        results = session.run(arrays.read(inputs, session.inputs))
+    arrays.write(output, results)
+    show.result(arrays.describe(output, results), show.run_outputs, json)
+
+
+@app.command()
+def report(
+    results: Annotated[list[Path], typer.Argument(metavar="RESULT.json...")],
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """Put measurements into one table, as Markdown.
+
+    \b
+    Example:
+      prunedeploy report result.json -o report.md
+    """
+    import prunedeploy as api
+    from prunedeploy.cli import show
+
+    with working("reading results"):
+        text = api.report(results, output)
+    show.result({"type": "Report", "markdown": text}, lambda _: typer.echo(text, nl=False), json)
+
+
+@app.command()
+def targets(
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit status 1 where a runtime of the host fails.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """The machines to build for; does this one work?
+
+    For the host every runtime computes something small for real: PASS, or FAIL and the reason.
+
+    \b
+    Example:
+      prunedeploy targets
+    """
+    from prunedeploy.cli import show
+    from prunedeploy.targets import self_check
+    from prunedeploy.targets import targets as rows
+
+    with working("checking the runtimes of this machine"):
+        found = show.Targets(rows(), self_check())
+    show.result(found, show.targets, json)
+    raise typer.Exit(1 if strict and any(x.status == "FAIL" for x in found.checks) else 0)
+
+
+def _parse_shape(text: str) -> tuple[int, ...]:
+    parts = text.replace("x", ",").split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise typer.BadParameter(f"{text!r} is not a shape; write it as 1,3,224,224")
+    return tuple(map(int, parts))
+
+
+def _parse_floats(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list of numbers like 0.5,0.5,0.5") from None

@@ -1,0 +1,170 @@
+"""From a file to plain data: containers, tensors, and stand-ins for everything else."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunedeploy.checkpoint.sniff import Kind
+from prunedeploy.checkpoint.torchfile import read_legacy, read_zip
+from prunedeploy.checkpoint.unpickle import CodeRefused, load_pickle
+from prunedeploy.errors import MissingExtra, UserError
+
+FOUND: dict[Kind, str] = {
+    "zip": "torch.save, zip format",
+    "legacy": "torch.save, legacy format",
+    "tar": "torch.save, tar format",
+    "pickle": "plain pickle",
+    "safetensors": "safetensors",
+    "npz": "NumPy archive",
+    "pt2": "torch.export archive",
+    "torchscript": "TorchScript archive",
+}
+
+# torch._export.serde.schema.ScalarType
+PT2_DTYPES = {
+    1: torch.uint8,
+    2: torch.int8,
+    3: torch.int16,
+    4: torch.int32,
+    5: torch.int64,
+    6: torch.float16,
+    7: torch.float32,
+    8: torch.float64,
+    12: torch.bool,
+    13: torch.bfloat16,
+}
+
+
+def read(path: Path, kind: Kind, trust: bool) -> Any:
+    """What the file holds. Without ``trust`` no code of the file's is run, whatever it holds.
+
+    Raises:
+        UserError: the file is damaged, or cannot be read without running code.
+        MissingExtra: a safetensors file, and no safetensors.
+    """
+    with readable(path):
+        if trust and kind in ("zip", "legacy", "tar", "pickle"):
+            return _read_trusted(path, kind)
+        match kind:
+            case "zip" | "torchscript":
+                return read_zip(path)
+            case "legacy":
+                with path.open("rb") as file:
+                    return read_legacy(file, path.stat().st_size)
+            case "pickle":
+                with path.open("rb") as file:
+                    return load_pickle(file)
+            case "safetensors":
+                return _read_safetensors(path)
+            case "npz":
+                return _read_npz(path)
+            case "pt2":
+                return _read_pt2_weights(path)
+            case "tar":
+                raise UserError(
+                    f"{path} is a tar archive of PyTorch before 0.2, whose loading unpacks files:"
+                    " pass --trust if you trust its origin"
+                )
+            case _:
+                raise UserError(f"{path} is not a checkpoint but of kind {kind}")
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Word whatever a parser makes of arbitrary bytes as one line about ``path``."""
+    try:
+        yield
+    except UserError:
+        raise
+    except CodeRefused as refused:
+        raise UserError(
+            f"{path} names {refused}, which has no place beside weights: it may run code when"
+            " loaded. Pass --trust if you trust its origin"
+        ) from None
+    # Damaged input makes the parsers raise anything; there is no narrower common class.
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        reason = lines[0][:200] if lines else type(error).__name__
+        raise UserError(
+            f"{path} cannot be read ({reason}): it is damaged or incomplete, fetch it again"
+        ) from error
+
+
+def _read_trusted(path: Path, kind: Kind) -> Any:
+    if kind != "pickle":
+        return torch.load(path, map_location="cpu", weights_only=False)
+    with path.open("rb") as file, _storages_on_cpu():
+        return pickle.load(file)
+
+
+@contextmanager
+def _storages_on_cpu() -> Iterator[None]:
+    """Plain pickles bring storages through ``torch.storage._load_from_bytes``, on their device."""
+    original = torch.storage._load_from_bytes
+
+    def load(data: bytes) -> Any:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
+
+    torch.storage._load_from_bytes = load
+    try:
+        yield
+    finally:
+        torch.storage._load_from_bytes = original
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise MissingExtra("safetensors", "safetensors") from None
+    tensors: dict[str, Tensor] = load_file(path)
+    return tensors
+
+
+def _read_npz(path: Path) -> dict[str, Tensor]:
+    import numpy as np
+
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    native = {name: array.astype(array.dtype.newbyteorder("=")) for name, array in arrays.items()}
+    return {name: torch.from_numpy(array) for name, array in native.items()}
+
+
+def _read_pt2_weights(path: Path) -> dict[str, Tensor]:
+    """Parameters and buffers alone: the program is left untouched (see ``program.py``)."""
+    with zipfile.ZipFile(path) as archive:
+        configs = [n for n in archive.namelist() if n.endswith("_weights_config.json")]
+        if len(configs) != 1:
+            raise UserError(
+                f"{path} is a torch.export archive of another version of PyTorch, whose weights"
+                " can only be read by running it: pass --trust if you trust its origin"
+            )
+        folder = configs[0].rpartition("/")[0]
+        weights = {}
+        for name, entry in json.loads(archive.read(configs[0]))["config"].items():
+            record = archive.read(f"{folder}/{entry['path_name']}")
+            weights[name] = _pt2_tensor(record, entry)
+        return weights
+
+
+def _pt2_tensor(record: bytes, entry: dict[str, Any]) -> Any:
+    if entry["use_pickle"]:
+        return read_zip(io.BytesIO(record))
+    meta = entry["tensor_meta"]
+    dtype = PT2_DTYPES[meta["dtype"]]
+    size, stride = ([n["as_int"] for n in meta[key]] for key in ("sizes", "strides"))
+    if not record:
+        return torch.empty(size, dtype=dtype)
+    flat = torch.frombuffer(bytearray(record), dtype=dtype)
+    view = torch.empty(0, dtype=dtype)
+    return view.set_(flat.untyped_storage(), meta["storage_offset"]["as_int"], size, stride)

@@ -1,0 +1,167 @@
+"""The functions that a pickle may call, and the names under which it knows them.
+
+All are ours: none of torch's or numpy's own rebuilding functions ever sees a pickle's arguments.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunedeploy.checkpoint.standin import (
+    MOST_ELEMENTS,
+    Inert,
+    NumpyArray,
+    NumpyType,
+    Quantised,
+    SparseTensor,
+    Storage,
+)
+
+
+class Function:
+    """One of our functions, as what a global resolves to: nothing of it can be replaced."""
+
+    __slots__ = ("_function",)
+    _function: Callable[..., Any]
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        object.__setattr__(self, "_function", function)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise pickle.UnpicklingError("a function of ours is not to be changed")
+
+    def __call__(self, *args: Any) -> Any:
+        """Call it."""
+        return self._function(*args)
+
+
+def _tensor(storage: Storage, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
+    if not isinstance(storage, Storage):
+        raise pickle.UnpicklingError("a tensor without storage")
+    size = tuple(size)
+    if math.prod(size) > max(MOST_ELEMENTS, storage.data.nbytes()):
+        raise pickle.UnpicklingError("a tensor larger than its storage")
+    empty = torch.empty(0, dtype=storage.dtype)
+    return empty.set_(storage.data, offset, size, tuple(stride))  # checks the bounds
+
+
+def _tensor_v3(
+    storage: Storage, offset: int, size: Any, stride: Any, _: Any, __: Any, dtype: Any, *___: Any
+) -> Tensor:
+    if not isinstance(storage, Storage) or not isinstance(dtype, torch.dtype):
+        raise pickle.UnpicklingError("a tensor without storage")
+    return _tensor(Storage(storage.data, dtype), offset, size, stride)
+
+
+def _from_numpy(data: Any, *_: Any) -> Any:
+    return data.tensor() if isinstance(data, NumpyArray) else data
+
+
+def _numpy_from_buffer(data: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> NumpyArray:
+    array = NumpyArray()
+    array.state = (1, shape, dtype, order == "F", data)
+    return array
+
+
+def _encode(text: str, encoding: str = "latin1") -> bytes:
+    if encoding not in ("latin1", "latin-1", "utf-8", "ascii"):
+        raise pickle.UnpicklingError("an unknown encoding")
+    return text.encode(encoding)
+
+
+def _first(value: Any, *_: Any) -> Any:
+    return value
+
+
+def _from_type(function: Any, _: Any, args: Any, *__: Any) -> Any:
+    """A tensor with attributes of its own, or of a subclass: the tensor alone."""
+    if not isinstance(function, Function | type(Inert)):
+        raise pickle.UnpicklingError("a tensor that is made by an unknown function")
+    return function(*args)
+
+
+def _ordered(items: Any = (), *_: Any) -> OrderedDict[Any, Any]:
+    return OrderedDict(items)
+
+
+def _default(*_: Any) -> OrderedDict[Any, Any]:
+    return OrderedDict()
+
+
+def _nested(data: Any) -> Any:
+    """A storage inside a plain pickle: the bytes of a torch.save of its own."""
+    from prunedeploy.checkpoint.torchfile import read_legacy, read_zip
+
+    file = io.BytesIO(data)
+    return read_zip(file) if data[:2] == b"PK" else read_legacy(file, len(data))
+
+
+FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "collections.OrderedDict": _ordered,
+    "collections.Counter": _ordered,
+    "collections.defaultdict": _default,
+    "builtins.set": set,
+    "__builtin__.set": set,
+    "builtins.frozenset": frozenset,
+    "_codecs.encode": _encode,
+    "torch.Size": _first,
+    "torch.serialization._get_layout": _first,
+    "torch.jit._pickle.build_intlist": _first,
+    "torch.jit._pickle.build_doublelist": _first,
+    "torch.jit._pickle.build_boollist": _first,
+    "torch.jit._pickle.build_tensorlist": _first,
+    "torch.jit._pickle.restore_type_tag": _first,
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor_v3,
+    "torch._utils._rebuild_parameter": _first,
+    "torch._utils._rebuild_parameter_with_state": _first,
+    "torch._utils._rebuild_sparse_tensor": SparseTensor,
+    "torch._utils._rebuild_qtensor": Quantised,
+    "torch._utils._rebuild_xla_tensor": _from_numpy,
+    "torch._utils._rebuild_device_tensor_from_numpy": _from_numpy,
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _from_numpy,
+    "torch._tensor._rebuild_from_type": _from_type,
+    "torch._tensor._rebuild_from_type_v2": _from_type,
+    "torch.storage._load_from_bytes": _nested,
+    "numpy.core.multiarray._reconstruct": NumpyArray,
+    "numpy._core.multiarray._reconstruct": NumpyArray,
+    "numpy.core.numeric._frombuffer": _numpy_from_buffer,
+    "numpy._core.numeric._frombuffer": _numpy_from_buffer,
+    "numpy.dtype": NumpyType,
+}
+
+DTYPES: Mapping[str, torch.dtype] = {
+    f"torch.{name}": value for name, value in vars(torch).items() if isinstance(value, torch.dtype)
+}
+
+STORAGES: Mapping[str, torch.dtype] = {
+    f"{module}.{name}Storage": dtype
+    for module in ("torch", "torch.cuda", "torch.storage")
+    for name, dtype in {
+        "Double": torch.float64,
+        "Float": torch.float32,
+        "Half": torch.float16,
+        "BFloat16": torch.bfloat16,
+        "Long": torch.int64,
+        "Int": torch.int32,
+        "Short": torch.int16,
+        "Char": torch.int8,
+        "Byte": torch.uint8,
+        "Bool": torch.bool,
+        "ComplexDouble": torch.complex128,
+        "ComplexFloat": torch.complex64,
+        "Untyped": torch.uint8,
+        "QUInt8": torch.quint8,
+        "QInt8": torch.qint8,
+        "QInt32": torch.qint32,
+    }.items()
+}

@@ -1,0 +1,134 @@
+"""The containers of torch.save: the zip archive (1.6 on) and the legacy stream before it.
+
+Read here rather than by ``torch.load``, whose ``weights_only`` refuses a whole file for one
+``argparse.Namespace`` beside the weights, and with checksums compared, which torch leaves out.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from prunedeploy.checkpoint.standin import Storage
+from prunedeploy.checkpoint.unpickle import load_pickle
+
+CHUNK = 1 << 22
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_PROTOCOL = 1001
+
+
+def read_zip(source: Path | BinaryIO) -> Any:
+    """What was given to torch.save, from its zip archive; stand-ins for unknown objects.
+
+    Raises:
+        Exception: any, for a damaged file; the caller words it.
+    """
+    with zipfile.ZipFile(source) as archive:
+        _drop_absent_checksums(archive)
+        root = _root(archive)
+        swap = _byte_order(archive, root) != sys.byteorder
+        storages: dict[str, torch.UntypedStorage] = {}
+
+        def storage(pid: tuple[Any, ...]) -> Storage:
+            kind, key, _, elements = pid[:4]
+            if key not in storages:
+                info = archive.getinfo(f"{root}data/{key}")
+                if info.file_size != elements * kind.dtype.itemsize:
+                    raise pickle.UnpicklingError(f"{info.filename} has the wrong size")
+                storages[key] = _read_member(archive, info)
+                if swap:
+                    storages[key].byteswap(kind.dtype)  # type: ignore[no-untyped-call]
+            return Storage(storages[key], kind.dtype)
+
+        return load_pickle(io.BytesIO(archive.read(f"{root}data.pkl")), storage)
+
+
+def _root(archive: zipfile.ZipFile) -> str:
+    names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+    if not names:
+        raise pickle.UnpicklingError("no data.pkl in the archive")
+    return min(names, key=len).removesuffix("data.pkl")
+
+
+def _byte_order(archive: zipfile.ZipFile, root: str) -> str:
+    """Archives before PyTorch 2.1 have no mark: nearly all machines were little-endian."""
+    if f"{root}byteorder" not in archive.namelist():
+        return "little"
+    return archive.read(f"{root}byteorder").decode()
+
+
+def _drop_absent_checksums(archive: zipfile.ZipFile) -> None:
+    """``torch.serialization.set_crc32_options(False)`` writes 0 for all: nothing to compare."""
+    members = archive.infolist()
+    if all(info.CRC == 0 for info in members):
+        for info in members:
+            del info.CRC
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> torch.UntypedStorage:
+    """The member's bytes in memory of their own, read once and compared with its checksum."""
+    data = bytearray(info.file_size)
+    view, position = memoryview(data), 0
+    with archive.open(info) as file:
+        while part := file.read(CHUNK):
+            view[position : position + len(part)] = part
+            position += len(part)
+    if position != len(data):
+        raise EOFError(f"{info.filename} is cut short")
+    return _storage_of(data)
+
+
+def _storage_of(data: bytearray) -> torch.UntypedStorage:
+    if not data:
+        return torch.UntypedStorage(0)  # type: ignore[no-untyped-call]
+    return torch.frombuffer(data, dtype=torch.uint8).untyped_storage()
+
+
+def read_legacy(file: BinaryIO, size: int) -> Any:
+    """What was given to torch.save, from the stream that it wrote before version 1.6.
+
+    Four pickles (a magic number, the protocol, the writing machine, the object), the keys of the
+    storages, then each storage: its count of elements as a 64-bit number, and its bytes. ``size``
+    is that of the file.
+
+    Raises:
+        Exception: any, for a damaged file; the caller words it.
+    """
+    if load_pickle(file) != LEGACY_MAGIC:
+        raise pickle.UnpicklingError("not a file of torch.save")
+    if load_pickle(file) != LEGACY_PROTOCOL:
+        raise pickle.UnpicklingError("an unknown version of torch.save")
+    machine = load_pickle(file)
+    if machine.get("little_endian", True) != (sys.byteorder == "little"):
+        raise pickle.UnpicklingError("it is from a machine of the other byte order")
+    parts: dict[str, tuple[bytearray, int]] = {}
+
+    def storage(pid: tuple[Any, ...]) -> Storage:
+        kind, key, _, elements, view = (*pid, None)[:5]
+        if key not in parts:
+            if not 0 <= elements * kind.dtype.itemsize <= size:
+                raise EOFError("it is cut short")
+            parts[key] = bytearray(elements * kind.dtype.itemsize), kind.dtype.itemsize
+        data = _storage_of(parts[key][0])
+        if view is not None:  # (key, offset, elements), of PyTorch before 0.4
+            begin = view[1] * kind.dtype.itemsize
+            data = data[begin : begin + view[2] * kind.dtype.itemsize]
+        return Storage(data, kind.dtype)
+
+    result = load_pickle(file, storage)
+    for key in load_pickle(file):
+        data, itemsize = parts[key]
+        (elements,) = struct.unpack("<q", file.read(8))
+        if elements * itemsize != len(data) or file.readinto(data) != len(data):  # type: ignore[attr-defined]
+            raise EOFError("it is cut short")
+        del parts[key]
+    if parts:
+        raise EOFError("it is cut short: storages are missing")
+    return result

@@ -1,0 +1,120 @@
+"""Read pickles as data. No class is imported, no function of the file's choosing is called.
+
+A pickle is a small program: its opcodes name globals and call them. Here every global resolves
+to one of three things and nothing else: one of our own functions (``rebuild.py``), which make
+tensors and containers; a stand-in that records what it is given (``standin.py``); or the refusal
+of the whole file, for modules that have no place in a checkpoint.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+from prunedeploy.checkpoint.rebuild import DTYPES, FUNCTIONS, STORAGES, Function
+from prunedeploy.checkpoint.standin import Inert, StorageType, text
+
+# Modules that nothing beside weights has a reason to name. Any other is harmless as a stand-in;
+# these say that somebody meant code to run, and that is worth telling.
+# fmt: off
+REFUSED = frozenset((
+    "_ctypes", "_operator", "_pickle", "_posixsubprocess", "_socket", "bdb", "cProfile", "code",
+    "codeop", "commands", "ctypes", "ftplib", "idlelib", "imp", "importlib", "marshal", "nt",
+    "operator", "os", "pdb", "pickle", "pip", "pkgutil", "popen2", "posix", "profile", "pty",
+    "pydoc", "requests", "runpy", "shutil", "signal", "smtplib", "socket", "subprocess", "sys",
+    "timeit", "trace", "urllib", "webbrowser",
+))
+# fmt: on
+
+
+REFUSED_NAMES = frozenset(("io.open", "_io.open", "_io.FileIO", "codecs.open"))
+
+# Builtins that are only ever names of types or plain values; as stand-ins, like all else.
+# fmt: off
+HARMLESS = frozenset((
+    "bool", "bytearray", "bytes", "complex", "dict", "float", "int", "list", "long", "object",
+    "range", "slice", "str", "tuple", "type", "unicode", "NotImplemented", "Ellipsis", "Exception",
+    "ValueError",
+))
+# fmt: on
+
+# Opcodes whose argument is a length, or an index of the memo.
+SIZED = frozenset(("FRAME", "PUT", "BINPUT", "LONG_BINPUT", "GET", "LONG_BINGET"))
+
+
+class CodeRefused(Exception):  # noqa: N818 - it names what was refused
+    """The pickle names a global that only code would need. The message is the global's name."""
+
+
+def load_pickle(file: BinaryIO, storage: Callable[[tuple[Any, ...]], Any] | None = None) -> Any:
+    """What the pickle at the file's position holds; the position is then behind it.
+
+    ``storage`` gives the storage that a persistent id of torch.save stands for.
+
+    Raises:
+        CodeRefused: it names a global that only code would need.
+        Exception: any other, for a damaged pickle; the caller words it.
+    """
+    begin = file.tell()
+    _check_sizes(file)
+    file.seek(begin)
+    return Unpickler(file, storage or _no_storage).load()
+
+
+def _check_sizes(file: BinaryIO) -> None:
+    """Refuse lengths and indices that no pickle of this size has: the C unpickler allocates and
+    fills memory for an index of its memo without asking (a single byte amiss, and it is 64 GB)."""
+    begin = file.tell()
+    size = file.seek(0, io.SEEK_END) - begin
+    file.seek(begin)
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name in SIZED and (argument or 0) > size:
+            raise pickle.UnpicklingError(f"{opcode.name} of {argument}")
+
+
+class Unpickler(pickle.Unpickler):
+    """An unpickler that can only make data.
+
+    ``storage`` gives the storage that a persistent id of torch.save stands for.
+    """
+
+    def __init__(self, file: BinaryIO, storage: Callable[[tuple[Any, ...]], Any]) -> None:
+        super().__init__(file, encoding="latin1")  # Python 2 wrote bytes as strings
+        self._storage = storage
+        self._classes: dict[str, type[Inert]] = {}
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        """What a global stands for: our function, a storage type, a stand-in, or a refusal."""
+        name = f"{module_name}.{global_name}"
+        if (function := FUNCTIONS.get(name)) is not None:
+            return Function(function)
+        if (dtype := STORAGES.get(name)) is not None:
+            return StorageType(dtype)
+        if (dtype := DTYPES.get(name)) is not None:
+            return dtype
+        if name in REFUSED_NAMES:
+            raise CodeRefused(name)
+        builtin = module_name in ("builtins", "__builtin__")
+        if module_name.partition(".")[0] in REFUSED or (builtin and global_name not in HARMLESS):
+            raise CodeRefused(name)
+        if name not in self._classes:
+            self._classes[name] = type("Inert", (Inert,), {"origin": name})
+        return self._classes[name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        """A storage, or for ``("module", class, source file, source)`` the class's stand-in."""
+        if not isinstance(pid, tuple) or len(pid) < 2:
+            raise pickle.UnpicklingError("an object that is stored elsewhere")
+        if text(pid[0]) == "module":
+            return pid[1]
+        if text(pid[0]) != "storage" or len(pid) < 5 or not isinstance(pid[1], StorageType):
+            raise pickle.UnpicklingError("an unknown kind of stored object")
+        return self._storage(pid[1:])
+
+
+def _no_storage(_: tuple[Any, ...]) -> Any:
+    """For pickles that carry everything themselves."""
+    raise pickle.UnpicklingError("tensors that are stored elsewhere")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -51,6 +52,8 @@ def to_model(module: torch.nn.Module, input_shape: Sequence[int]) -> ir.Model:
     # two samples: torch takes a batch of one for a constant, and a batch must not be
     example = torch.zeros((2, *input_shape[1:]), dtype=parameter.dtype)
     _try_run(module, example)
+    if isinstance(module, torch.jit.ScriptModule):
+        return _export_script(module, example)
     dynamic = {0: torch.export.Dim("batch", min=1, max=1 << 16)}
     try:
         program = _export(module, example, (dynamic,))
@@ -102,6 +105,31 @@ def _export(
         raise UserError("torch cannot export this network: see torch.onnx.export") from None
     assert program is not None
     return program.model
+
+
+def _export_script(module: torch.jit.ScriptModule, example: torch.Tensor) -> ir.Model:
+    """A TorchScript program, by torch's older exporter: the newer one takes none."""
+    import onnx
+    import onnx_ir as ir
+    import torch
+
+    try:
+        with _quiet(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+            path = f"{folder}/program.onnx"
+            torch.onnx.export(
+                module,
+                (example,),
+                path,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                opset_version=OPSET,
+                dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+                dynamo=False,
+            )
+            return ir.from_proto(onnx.load(path))
+    except Exception as error:  # its errors have no common base
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"torch cannot export this TorchScript program: {reason}") from error
 
 
 @contextlib.contextmanager

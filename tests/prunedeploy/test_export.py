@@ -58,3 +58,14 @@ def test_wrong_input_shape_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not run on an input of shape 1,1,8,8"):
         export(Small().eval(), (1, 1, 8, 8), tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_torchscript_program(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    module = Small().eval()
+    script = torch.jit.script(module)
+    evaluator = Evaluator(export(script, (1, 3, 8, 8), tmp_path / "a.onnx"))
+    for batch in (1, 5):
+        x = torch.randn(batch, 3, 8, 8)
+        found = evaluator.run({"input": x.numpy()})["output"]
+        assert np.abs(found - module(x).detach().numpy()).max() < 1e-5
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,50 @@
+# make demo and make test do all their set-up themselves, in .venv; a second run skips it.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PROJECT := pyproject.toml constraints.txt
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help demo test lint checkpoint clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo        shrink, build and measure the sparse checkpoint in examples/"
+	@echo "make test        run the tests (PYTEST='-m \"not slow\"' leaves out the slow ones)"
+	@echo "make lint        ruff and mypy"
+	@echo "make checkpoint  train the checkpoint in examples/ again"
+	@echo "make clean       remove $(VENV) and everything made"
+
+demo: $(VENV)/.demo
+	@PATH="$(abspath $(BIN)):$$PATH" examples/demo.sh
+
+test: $(VENV)/.test
+	@$(BIN)/pytest $(PYTEST)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+checkpoint: $(VENV)/.demo
+	$(BIN)/python examples/train_digits.py
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# One stamp for each set of extras. The install is editable, so that a changed source file needs
+# no new one.
+$(VENV)/.demo $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(VENV)/.torch
+	@echo "installing prunedeploy[$*] into $(VENV)"
+	@$(PIP_INSTALL) --editable '.[$*]'
+	@touch $@
+
+# torch alone and first: pip then takes the CPU build wherever the package index offers one.
+$(VENV)/.torch: $(PROJECT)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "prunedeploy needs Python 3.11 or newer: make PYTHON=python3.11" >&2; exit 1; }
+	@echo "creating $(VENV) and installing torch (the largest download)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PIP_INSTALL) "$$(grep '^torch==' constraints.txt)"
+	@touch $@

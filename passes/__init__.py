@@ -7,11 +7,13 @@ from prunedeploy.passes.fold_batchnorm import FoldBatchNorm
 from prunedeploy.passes.fold_constants import FoldConstants
 from prunedeploy.passes.remove_identity import RemoveIdentity
 from prunedeploy.passes.shrink import ShrinkChannels
+from prunedeploy.passes.simplify_reshapes import SimplifyReshapes
 
 DEFAULT: tuple[Pass, ...] = (
     RemoveIdentity(),
     FoldConstants(),
     FoldBatchNorm(),
+    SimplifyReshapes(),
     ShrinkChannels(),
 )
 
@@ -23,5 +25,6 @@ __all__ = [
     "PassError",
     "RemoveIdentity",
     "ShrinkChannels",
+    "SimplifyReshapes",
     "run",
 ]

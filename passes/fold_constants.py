@@ -7,7 +7,6 @@ exporters write such chains for every flatten of a network with a dynamic batch.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -59,8 +58,15 @@ def _fix_target(node: ir.Node) -> bool:
     shape, source = node.outputs[0].shape, node.inputs[0]
     if shape is None or source is None or source.shape is None:
         return False
-    target = [dim if isinstance(dim, int) else -1 for dim in shape]
-    if target.count(-1) > 1 or (-1 in target and math.prod(target) == 0):
+    # 0 copies a dimension of the input at the same place, -1 is worked out
+    same = [a == b for a, b in zip(source.shape, shape, strict=False)] + [False] * len(shape)
+    target = [
+        dim if isinstance(dim, int) else (0 if copied else -1)
+        for dim, copied in zip(shape, same, strict=False)
+    ]
+    if 0 in shape:
+        return False  # a dimension without elements cannot be told from one to copy
+    if target.count(-1) > 1 or node.attributes.get_int("allowzero", False):
         return False
     replace_input(node, 1, np.array(target, np.int64), "shape")
     return True

@@ -44,15 +44,19 @@ class ShrinkChannels:
     def __call__(self, model: ir.Model) -> PassResult:
         """Edit ``model`` in place until nothing more can go."""
         notes: list[Note] = []
-        changed = False
+        changed, carrier, idle = False, 0, 0
         while True:
             models.infer_shapes(model)
-            plan = make_plan(model.graph, Zero(self.zero_threshold))
-            if not plan.keep.items():
+            plan = make_plan(model.graph, Zero(self.zero_threshold), carrier)
+            if plan.keep.items():
+                changed, idle = True, 0
+                notes += _taken(plan)
+                apply(model.graph, plan)
+                continue
+            idle += 1
+            if idle >= plan.axes.carriers:  # every choice of carrier has nothing left to cut
                 break
-            changed = True
-            notes += _taken(plan)
-            apply(model.graph, plan)
+            carrier = (carrier + 1) % plan.axes.carriers
         return PassResult(changed, (*notes, *_refused(plan)))
 
 

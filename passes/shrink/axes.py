@@ -19,9 +19,15 @@ INTERFACE = "part of the network's inputs or outputs"
 
 
 class Axes:
-    """The labels of all axes of a graph, the ties between them, and what pins them."""
+    """The labels of all axes of a graph, the ties between them, and what pins them.
 
-    def __init__(self) -> None:
+    Where an axis is split in parts only one part can carry labels: ``carrier`` says which, and
+    ``carriers`` is how many choices the graph turned out to offer.
+    """
+
+    def __init__(self, carrier: int = 0) -> None:
+        self.carrier = carrier
+        self.carriers = 1
         self._parent = np.zeros(1024, np.int64)
         self._count = 0
         self._labels: dict[tuple[ir.Value, int], Labels] = {}

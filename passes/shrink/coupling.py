@@ -10,9 +10,9 @@ from prunedeploy.passes.shrink.rule import wall
 from prunedeploy.passes.shrink.rules import rule
 
 
-def couple(graph: ir.Graph) -> Axes:
-    """The labels of all axes of ``graph``, nodes in topological order."""
-    axes = Axes()
+def couple(graph: ir.Graph, carrier: int = 0) -> Axes:
+    """The labels of all axes of ``graph``, nodes in topological order; see ``Axes.carrier``."""
+    axes = Axes(carrier)
     for value in graph.inputs:
         axes.pin(value)
     for node in graph:

@@ -18,6 +18,7 @@ from prunedeploy.passes.shrink.axes import Axes
 from prunedeploy.passes.shrink.constants import channel_constants
 from prunedeploy.passes.shrink.facts import Facts
 from prunedeploy.passes.shrink.layers import Layer, Weights, layer
+from prunedeploy.passes.shrink.products import PRODUCTS, summed
 
 Mask = NDArray[np.bool_]
 
@@ -38,6 +39,15 @@ class Kept:
 def layers_of(graph: ir.Graph) -> list[Layer]:
     """The layers in order."""
     return [found for node in graph if (found := layer(node)) is not None]
+
+
+def products_of(graph: ir.Graph, facts: Facts) -> list[tuple[ir.Value, int, Mask]]:
+    """What products of two computed tensors sum over: value, axis, the indices that add something.
+
+    Whether anybody reads the product is not asked: these indices count as live.
+    """
+    products = [n for n in graph if n.op_type in PRODUCTS and layer(n) is None]
+    return [place for node in products for place in summed(node, facts)]
 
 
 def absorbed(found: Layer, facts: Facts) -> Mask:

@@ -13,7 +13,7 @@ from prunedeploy.passes.shrink.constants import channel_constants, find_constant
 from prunedeploy.passes.shrink.coupling import couple
 from prunedeploy.passes.shrink.facts import Constants, Facts
 from prunedeploy.passes.shrink.layers import Layer, Weights
-from prunedeploy.passes.shrink.liveness import Kept, choose_carriers, layers_of
+from prunedeploy.passes.shrink.liveness import Kept, choose_carriers, layers_of, products_of
 from prunedeploy.passes.shrink.rule import Keep
 from prunedeploy.passes.shrink.zero import Zero
 
@@ -49,12 +49,17 @@ class Plan:
     reasons: dict[int, str]
 
 
-def make_plan(graph: ir.Graph, zero: Zero) -> Plan:
-    """Constants, coupling and liveness of ``graph``, and what follows from the three."""
+def make_plan(graph: ir.Graph, zero: Zero, carrier: int = 0) -> Plan:
+    """Constants, coupling and liveness of ``graph``, and what follows from the three.
+
+    ``carrier`` is the part that carries labels where an axis is split (see ``Axes``).
+    """
     weights = Weights(zero)
-    axes = couple(graph)
+    axes = couple(graph, carrier)
     facts = find_constants(graph, weights, zero)
     layers = layers_of(graph)
+    for value, axis, adds in products_of(graph, facts):
+        axes.pin_labels(axes.of(value, axis)[adds], "summed over in a product of two tensors")
     kept, carriers = choose_carriers(layers, axes, weights, facts)
     stays = _leave_one(axes, kept)
     cut = {(v, axis): stays[roots] for v, axis, roots in axes.items() if not stays[roots].all()}

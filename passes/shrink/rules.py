@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from prunedeploy.passes.shrink import joins, pointwise, selections, shapes, windows
+from prunedeploy.passes.shrink import joins, pointwise, products, selections, shapes, windows
 from prunedeploy.passes.shrink.rule import Rule
 
 _POINTWISE = Rule(pointwise.couple_elementwise, pointwise.elementwise_constants)
 _POOL = Rule(windows.couple_pool, windows.pool_constants)
 _REDUCE = Rule(windows.couple_reduce, windows.reduce_constants)
+_PRODUCT = Rule(products.couple_product, products.product_constants)
 _RESHAPE = Rule(shapes.couple_reshape, shapes.reshape_constants, shapes.edit_reshape)
 _SELECT = Rule(
     selections.couple_selection, selections.selection_constants, selections.edit_selection
@@ -46,6 +47,10 @@ RULES: dict[str, Rule] = {
     "ReduceSumSquare": _REDUCE,
     "Resize": Rule(windows.couple_resize, windows.resize_constants),
     "Upsample": Rule(windows.couple_resize, windows.resize_constants),
+    # of two computed tensors; with known weights they are layers
+    "Einsum": _PRODUCT,
+    "Gemm": _PRODUCT,
+    "MatMul": _PRODUCT,
     "Flatten": _RESHAPE,
     "Reshape": _RESHAPE,
     "Squeeze": _RESHAPE,

@@ -104,6 +104,9 @@ def _export(
             raise
         raise UserError("torch cannot export this network: see torch.onnx.export") from None
     assert program is not None
+    for node in program.model.graph.all_nodes():
+        # where in whose source folder the operator was called: nobody else's business
+        node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
     return program.model
 
 

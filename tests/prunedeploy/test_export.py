@@ -54,6 +54,13 @@ def test_module_with_a_fixed_batch_is_exported_with_it(tmp_path: Path) -> None:
     assert evaluator.inputs[0].shape == (1, 3, 8, 8)
 
 
+def test_no_path_of_the_machine_is_written(tmp_path: Path) -> None:
+    path = export(Small().eval(), (1, 3, 8, 8), tmp_path / "a.onnx")
+    content = path.read_bytes()
+    assert str(Path(__file__).parent).encode() not in content
+    assert b"site-packages" not in content
+
+
 def test_wrong_input_shape_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not run on an input of shape 1,1,8,8"):
         export(Small().eval(), (1, 1, 8, 8), tmp_path / "a.onnx")

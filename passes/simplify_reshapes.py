@@ -21,7 +21,6 @@ from prunedeploy.passes.shrink.rule import replace_input
 from prunedeploy.passes.shrink.shapes import groups
 from prunedeploy.types import Note, PassResult
 
-
 Dims = list[int | ir.SymbolicDim]
 
 

@@ -7,6 +7,7 @@ exporters write such chains for every flatten of a network with a dynamic batch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,6 +19,8 @@ from onnxscript import optimizer
 from prunedeploy import model as models
 from prunedeploy.passes.shrink.rule import replace_input
 from prunedeploy.types import Note, PassResult
+
+REPEATING = ("Expand", "Gather", "Tile")
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class FoldConstants:
         lifted = common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
         changed = lifted(model).modified
         models.infer_shapes(model)
-        changed |= bool(optimizer.fold_constants(model).modified)
+        changed |= bool(optimizer.fold_constants(model, should_fold=_worth_it).modified)
         changed |= lifted(model).modified
         models.infer_shapes(model)
         targets = sum(_fix_target(node) for node in model.graph)
@@ -45,6 +48,20 @@ class FoldConstants:
         if targets:
             notes.append(Note("graph", "taken", "computed reshape targets made constant", targets))
         return PassResult(changed or gone > 0 or targets > 0, tuple(notes))
+
+
+def _worth_it(node: ir.Node) -> bool | None:
+    """Not where the node only repeats what it is given: folding would make the file larger."""
+    sizes = [_elements(value) for value in (*node.inputs, node.outputs[0]) if value is not None]
+    if node.op_type in REPEATING and None not in sizes and sizes[0] != sizes[-1]:
+        return bool((sizes[-1] or 0) <= (sizes[0] or 0))
+    return None
+
+
+def _elements(value: ir.Value) -> int | None:
+    if value.shape is None or not value.shape.is_static():
+        return None
+    return math.prod(value.shape.numpy())
 
 
 def _fix_target(node: ir.Node) -> bool:

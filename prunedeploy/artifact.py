@@ -19,6 +19,7 @@ from prunedeploy.runtimes._runtime import OpenOptions, Runtime, Session
 from prunedeploy.types import Difference, Engine, Manifest, ShrinkResult, TensorSpec
 
 MANIFEST = "manifest.json"
+MOST_THREADS = 256  # runtimes start every thread they are asked for, whatever the machine has
 DENSE_SUFFIX = ".dense.onnx"  # OUT.onnx, OUT.dense.onnx and OUT.json are one result of shrink
 
 Progress = Callable[[str], None]
@@ -112,9 +113,10 @@ def open(
     Raises:
         UserError: not an engine, damaged, or its runtime cannot open it.
     """
-    if threads < 0:
+    most = max(MOST_THREADS, targets.cores())
+    if not 0 <= threads <= most:
         raise UserError(
-            f"cannot compute with {threads} threads: give 1 or more, or 0 for the default"
+            f"cannot compute with {threads} threads: give 1 to {most}, or 0 for the default"
         )
     found = engine if isinstance(engine, Engine) else read_engine(engine)
     runtime = runtime_by_name(found.manifest.runtime)

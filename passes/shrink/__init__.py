@@ -21,6 +21,12 @@ from prunedeploy.passes.shrink.plan import Plan, make_plan
 from prunedeploy.passes.shrink.zero import Zero
 from prunedeploy.types import Note, PassResult
 
+INTO = {
+    "bias": "the bias",
+    "map": "a map added to the result (zero padding)",
+    "channel": "one channel (zero padding)",
+}
+
 
 @dataclass(frozen=True)
 class ShrinkChannels:
@@ -69,8 +75,7 @@ def _taken(plan: Plan) -> list[Note]:
             notes.append(Note(layer.name, "taken", f"{gone} of {len(stays)} output channels", gone))
     for absorption in plan.absorptions:
         count = int(np.count_nonzero(absorption.constants))
-        into = "the bias" if absorption.carrier is None else "one channel (zero padding)"
-        reason = f"constants of input channels went into {into}"
+        reason = f"constants of input channels went into {INTO[absorption.into]}"
         notes.append(Note(absorption.layer.name, "info", reason, count))
     for weight, size in plan.weights.bounds.items():
         if size > 0.0:

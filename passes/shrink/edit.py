@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.model import drop_unused
+from prunedeploy.passes.shrink.borders import Border, border
 from prunedeploy.passes.shrink.layers import Layer, bias_rows, contribution
 from prunedeploy.passes.shrink.plan import Absorption, Plan
 from prunedeploy.passes.shrink.rule import Keep, replace_input
@@ -15,9 +18,10 @@ from prunedeploy.types import Array
 
 def apply(graph: ir.Graph, plan: Plan) -> None:
     """Change ``graph`` in place."""
-    biases = [(a.layer, _new_bias(a, plan.keep)) for a in plan.absorptions if a.carrier is None]
+    biases = [(a.layer, _new_bias(a, plan.keep)) for a in plan.absorptions if a.into == "bias"]
+    maps = [(a.layer, _new_map(a, plan.keep)) for a in plan.absorptions if a.into == "map"]
     for absorption in plan.absorptions:
-        if absorption.carrier is not None:
+        if absorption.into == "channel":
             _merge(absorption)
     for node in graph:
         row = rule(node)
@@ -31,6 +35,8 @@ def apply(graph: ir.Graph, plan: Plan) -> None:
     for layer, bias in biases:
         _set_bias(graph, layer, bias)
     _update_shapes(plan.keep)
+    for layer, found in maps:
+        _add_map(graph, layer, found)
     drop_unused(graph)
 
 
@@ -42,6 +48,13 @@ def _new_bias(absorption: Absorption, keep: Keep) -> Array:
     stays = keep.of(layer.result, layer.result_axis)
     kept = rows if stays is None else rows[stays]
     return kept.astype(layer.weight.dtype.numpy())
+
+
+def _new_map(absorption: Absorption, keep: Keep) -> Border:
+    """What the constants add at each position to the rows that stay."""
+    found = border(absorption.layer, absorption.constants)
+    stays = keep.of(absorption.layer.result, absorption.layer.result_axis)
+    return found if stays is None else replace(found, table=found.table[:, stays])
 
 
 def _merge(absorption: Absorption) -> None:
@@ -83,15 +96,37 @@ def _set_bias(graph: ir.Graph, layer: Layer, bias: Array) -> None:
     if layer.bias_input is not None:
         replace_input(layer.node, layer.bias_input, bias, f"{layer.weight.name}.bias")
         return
+    add = _follow(graph, layer, "bias")
+    replace_input(add, 1, bias, f"{layer.weight.name}.bias")
+
+
+def _add_map(graph: ir.Graph, layer: Layer, found: Border) -> None:
+    """The table, its rows and columns repeated, added to the layer's result."""
+    dtype = layer.weight.dtype
+    assert dtype is not None
+    add = _follow(graph, layer, "borders")
+    replace_input(add, 1, found.table.astype(dtype.numpy()), f"{layer.weight.name}.borders")
+    for axis, repeat in enumerate(found.repeats, start=2):
+        if found.table.shape[axis] == 1:
+            continue  # all positions alike: broadcast
+        gather = ir.node("Gather", [add.inputs[1]], {"axis": axis}, name=f"{add.name}.{axis}")
+        graph.insert_before(add, gather)
+        replace_input(gather, 1, repeat, f"{layer.weight.name}.borders.{axis}")
+        gather.outputs[0].name = f"{layer.result.name}.{gather.name}"
+        add.replace_input_with(1, gather.outputs[0])
+
+
+def _follow(graph: ir.Graph, layer: Layer, what: str) -> ir.Node:
+    """An addition behind the layer that all its readers read instead, its second operand open."""
     result = layer.result
-    add = ir.node("Add", [result], name=f"{layer.node.name or result.name}.bias")
+    add = ir.node("Add", [result], name=f"{layer.node.name or result.name}.{what}")
     total = add.outputs[0]
     total.shape, total.type = result.shape, result.type
     result.replace_all_uses_with(total, replace_graph_outputs=True)
-    total.name, result.name = result.name, f"{result.name}.unbiased"
+    total.name, result.name = result.name, f"{result.name}.before_{what}"
     add.replace_input_with(0, result)
     graph.insert_after(layer.node, add)
-    replace_input(add, 1, bias, f"{layer.weight.name}.bias")
+    return add
 
 
 def _update_shapes(keep: Keep) -> None:

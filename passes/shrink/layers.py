@@ -58,6 +58,15 @@ class Layer:
         return self.node.inputs[self.bias_input]
 
     @property
+    def mappable(self) -> bool:
+        """Whether what a constant adds at each position can be written down (see borders.py)."""
+        axes = range(2, len(self.result.shape or ()))
+        values = (self.source, self.result)
+        return self.node.op_type == "Conv" and all(
+            static_size(value, axis) is not None for value in values for axis in axes
+        )
+
+    @property
     def depthwise(self) -> bool:
         """Whether every group reads one channel only."""
         return self.groups > 1 and static_size(self.weight, self.weight_in) == 1
@@ -192,17 +201,21 @@ class Weights:
         return np.asarray((grouped & read).any(axis=2)).reshape(-1)
 
 
-def contribution(layer: Layer, constants: Constants) -> Constants:
-    """What input channels at these constants (0 elsewhere) add to each row, taps summed."""
+def tap_contributions(layer: Layer, constants: Constants) -> NDArray[np.float64]:
+    """[out channels, taps]: what input channels at these constants (0 elsewhere) add, by tap."""
     rows = layer.rows()
     if layer.groups > 1:
-        grouped = rows.reshape(layer.groups, -1, *rows.shape[1:]).astype(np.float64).sum(axis=3)
-        values = constants.reshape(layer.groups, 1, -1)
-        return layer.scale * np.asarray((grouped * values).sum(axis=2)).reshape(-1)
+        grouped = rows.reshape(layer.groups, -1, *rows.shape[1:]).astype(np.float64)
+        values = constants.reshape(layer.groups, 1, -1, 1)
+        return layer.scale * np.asarray((grouped * values).sum(axis=2)).reshape(len(rows), -1)
     columns = np.flatnonzero(constants)
-    sums = rows[:, columns].sum(axis=2, dtype=np.float64)
-    result: Constants = layer.scale * (sums @ constants[columns])
-    return result
+    used = rows[:, columns].astype(np.float64)
+    return layer.scale * np.asarray(np.einsum("mkt,k->mt", used, constants[columns]))
+
+
+def contribution(layer: Layer, constants: Constants) -> Constants:
+    """What they add to each row where all taps fall inside."""
+    return np.asarray(tap_contributions(layer, constants).sum(axis=1))
 
 
 def bias_rows(layer: Layer) -> Constants:

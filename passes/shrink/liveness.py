@@ -54,12 +54,13 @@ def absorbed(found: Layer, facts: Facts) -> Mask:
     """Input channels at a constant that need not be read.
 
     Zeros, and where a constant adds the same everywhere, any constant: the bias takes it. Where
-    the layer pads, constants other than zero can still be merged into one of them (see carriers).
+    the layer pads, constants other than zero can be added as a map (see borders), or, for maps of
+    dynamic size, merged into one of them (see carriers).
     """
     known = channel_constants(found, facts)
-    if found.uniform:
+    if found.uniform or found.mappable or mergeable(found):
         return ~np.isnan(known)
-    return ~np.isnan(known) if mergeable(found) else np.asarray(known == 0)
+    return np.asarray(known == 0)
 
 
 def mergeable(found: Layer) -> bool:
@@ -99,7 +100,8 @@ def choose_carriers(
 ) -> tuple[Kept, dict[int, int]]:
     """Live labels once every padded layer that needs one has a channel to carry its constants.
 
-    Zero padding meets a constant c != 0: no bias can stand for it at the borders. All such
+    Zero padding meets a constant c != 0, and the map has no fixed size: no bias and no map can
+    stand for it at the borders. All such
     channels of a layer merge into one of them, k: W[:, k] += sum_j W[:, j] c_j / c_k, exact for
     every size and padding. A channel that stays anyway is taken where there is one; otherwise
     the one that serves most of the waiting layers, then the largest constant, so that the
@@ -133,7 +135,7 @@ def _merging(
     found: Layer, axes: Axes, weights: Weights, facts: Facts, kept: Kept
 ) -> NDArray[np.float64] | None:
     """The constants that live rows of a padded layer read through channels about to go."""
-    if found.uniform or not mergeable(found):
+    if found.uniform or found.mappable or not mergeable(found):
         return None
     rows = kept.live[axes.roots(found.result, found.result_axis)]
     staying = kept.live[axes.roots(found.source, found.source_axis)]

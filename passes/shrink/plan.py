@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -26,13 +27,14 @@ ALONE = "a tensor cannot have no channel at all"
 class Absorption:
     """Constants that a layer takes over when the input channels that held them go.
 
-    ``constants`` holds them by input channel, 0 elsewhere. ``carrier`` is the input channel that
-    they are merged into, None when the bias takes them.
+    ``constants`` holds them by input channel, 0 elsewhere. They go into the layer's bias, onto
+    its result as a map that knows the borders, or into one input channel, the ``carrier``.
     """
 
     layer: Layer
     constants: Constants
-    carrier: int | None
+    into: Literal["bias", "map", "channel"]
+    carrier: int = 0
     carrier_constant: float = 1.0
 
 
@@ -67,7 +69,7 @@ def make_plan(graph: ir.Graph, zero: Zero, carrier: int = 0) -> Plan:
     absorptions = [
         found
         for index, layer in enumerate(layers)
-        if (found := _absorption(layer, carriers.get(index), keep, facts)) is not None
+        if (found := _absorption(layer, carriers.get(index), keep, facts, weights)) is not None
     ]
     return Plan(keep, tuple(absorptions), tuple(layers), axes, weights, facts, kept.reasons)
 
@@ -86,13 +88,21 @@ def _leave_one(axes: Axes, kept: Kept) -> Mask:
     return stays
 
 
-def _absorption(layer: Layer, carrier: int | None, keep: Keep, facts: Facts) -> Absorption | None:
+def _absorption(
+    layer: Layer, carrier: int | None, keep: Keep, facts: Facts, weights: Weights
+) -> Absorption | None:
     stays = keep.of(layer.source, layer.source_axis)
     if stays is None or layer.depthwise:
         return None
     known = np.nan_to_num(channel_constants(layer, facts))
     going = np.where(stays, 0.0, known)
-    if not going.any() or (carrier is None and not layer.uniform):
-        return None  # a padded layer without a carrier has no live row that reads them
-    constant = float(known[carrier]) if carrier is not None else 1.0
-    return Absorption(layer, going, None if layer.uniform else carrier, constant)
+    if not going.any():
+        return None
+    if layer.uniform:
+        return Absorption(layer, going, "bias")
+    if layer.mappable:
+        reads = layer.groups > 1 or weights.used(layer)[:, going != 0].any()
+        return Absorption(layer, going, "map") if reads else None
+    if carrier is None:
+        return None  # no live row reads them
+    return Absorption(layer, going, "channel", carrier, float(known[carrier]))

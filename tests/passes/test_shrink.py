@@ -61,8 +61,50 @@ def test_second_run_and_dense_network_unchanged() -> None:
     assert not shrink(model).result.changed
 
 
-def test_constant_other_than_zero_merges_where_padding_forbids_a_bias() -> None:
+def test_constant_under_padding_becomes_a_map_that_knows_the_borders() -> None:
     net = Net()
+    x = net.node("Relu", net.conv("input", (5, 8), dead=[1, 4, 5], dead_bias=0.7, name="a"))
+    found = shrink(tail(net, x, 8))
+    assert found.widths["a.weight"] == 5
+    assert list(found.model.graph.initializers["tail.weight.borders.Conv_2.borders"].shape) == [
+        *(1, 4, 3, 3)
+    ]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"pad": 2},
+        {"strides": [2, 2]},
+        {"strides": [2, 1], "dilations": [1, 2], "pad": 2},
+        {"kernel": 1, "pad": 1},
+    ],
+)
+def test_maps_for_every_window(size: int, attributes: dict[str, object]) -> None:
+    net = Net(size=size)
+    x = net.node("Relu", net.conv("input", (5, 8), dead=[1, 4, 5], dead_bias=0.7, name="a"))
+    found = shrink(net.model(net.conv(x, (8, 4), name="b", **attributes)))
+    assert found.widths["a.weight"] == 5
+
+
+def test_maps_of_grouped_and_one_dimensional_convolutions() -> None:
+    net = Net()
+    x = net.conv("input", (5, 8), dead=[0, 4], dead_bias=0.7, name="a")
+    found = shrink(net.model(net.conv(x, (8, 4), group=2, name="b")))
+    assert found.widths["a.weight"] == 6
+    net = Net(channels=3, size=5)
+    line = net.node("Reshape", "input", net.weight(np.array([0, 3, 25])))
+    a = net.random.standard_normal((8, 3, 1))
+    a[[2, 3]] = 0
+    y = net.node("Conv", line, net.weight(a, "a.weight"), net.weight(np.full(8, 0.4)))
+    b = net.weight(net.random.standard_normal((4, 8, 5)), "b.weight")
+    found = shrink(net.model(net.node("Conv", y, b, auto_pad="SAME_UPPER", strides=[3])))
+    assert found.widths["a.weight"] == 6
+
+
+def test_constants_merge_into_one_channel_where_maps_have_no_fixed_size() -> None:
+    net = Net(size="side")
     x = net.node("Relu", net.conv("input", (5, 8), dead=[1, 4, 5], dead_bias=0.7, name="a"))
     found = shrink(tail(net, x, 8))
     assert found.widths["a.weight"] == 6  # five live, one carries the constants of three
@@ -111,10 +153,11 @@ def test_negative_constant_dies_in_relu() -> None:
     ],
 )
 def test_activations_at_constants(operator: str, attributes: dict[str, object]) -> None:
-    net = Net()
-    x = net.conv("input", (5, 8), dead=[1, 4, 6], dead_bias=0.4, name="a")
-    found = shrink(tail(net, net.node(operator, x, **attributes), 8))
-    assert found.widths["a.weight"] == 6
+    for size, left in ((7, 5), ("side", 6)):
+        net = Net(size=size)
+        x = net.conv("input", (5, 8), dead=[1, 4, 6], dead_bias=0.4, name="a")
+        found = shrink(tail(net, net.node(operator, x, **attributes), 8))
+        assert found.widths["a.weight"] == left
     net = Net(seed=1)
     x = net.conv("input", (5, 8), dead=[1, 4, 6], dead_bias=-0.4, name="a")
     y = net.conv(net.node(operator, x, **attributes), (8, 4), kernel=1, name="b")
@@ -133,19 +176,22 @@ def test_unread_channels_go_and_what_feeds_only_them() -> None:
     assert shrink(model).widths == {"a.weight": 6, "b.weight": 4, "c.weight": 4}
 
 
-def residual(dead_a: list[int], dead_b: list[int], bias: float = 0.0) -> tuple[Net, str]:
-    net = Net()
+def residual(
+    dead_a: list[int], dead_b: list[int], bias: float = 0.0, size: int | str = "side"
+) -> tuple[Net, str]:
+    net = Net(size=size)
     x = net.node("Relu", net.conv("input", (5, 8), dead=dead_a, dead_bias=bias, name="stem"))
     y = net.node("Relu", net.conv(x, (8, 6), dead=[0, 2], dead_bias=bias, name="inner"))
     z = net.conv(y, (6, 8), dead=dead_b, dead_bias=bias, name="outer")
     return net, net.node("Relu", net.node("Add", x, z))
 
 
+@pytest.mark.parametrize("size", [7, "side"])
 @pytest.mark.parametrize("bias", [0.0, 0.6])
-def test_residual_sum_loses_what_every_branch_lacks(bias: float) -> None:
-    net, x = residual([1, 4, 7], [1, 4, 5], bias)
+def test_residual_sum_loses_what_every_branch_lacks(bias: float, size: int | str) -> None:
+    net, x = residual([1, 4, 7], [1, 4, 5], bias, size)
+    carried = 0 if bias == 0.0 or size == 7 else 1
     found = shrink(tail(net, x, 8))
-    carried = 0 if bias == 0.0 else 1
     assert found.widths["stem.weight"] == found.widths["outer.weight"] == 6 + carried
     assert found.widths["inner.weight"] == 4 + carried
     refused = [note for note in found.result.notes if note.status == "refused"]
@@ -465,6 +511,7 @@ SHRINK = "prunedeploy.passes.shrink."
 BROKEN_TWINS: dict[str, tuple[str, object]] = {
     "constants are dropped": (SHRINK + "plan._absorption", lambda *_: None),
     "nothing is merged": (SHRINK + "edit._merge", lambda _: None),
+    "no map is added": (SHRINK + "edit._add_map", lambda *_: None),
     "every row is a constant": (
         SHRINK + "layers.Weights.touching",
         lambda self, layer, channels: np.zeros(len(self.used(layer)), bool),
@@ -487,8 +534,9 @@ def test_broken_twin_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> No
 
     def three_networks() -> None:
         for bias in (0.6, 0.0):
-            net, x = residual([1, 4, 7], [1, 4, 5], bias)
-            shrink(tail(net, x, 8))
+            for size in (7, "side"):
+                net, x = residual([1, 4, 7], [1, 4, 5], bias, size)
+                shrink(tail(net, x, 8))
         net = Net()
         x = net.conv("input", (5, 8), dead=[1, 4], dead_bias=0.4, name="a")
         shrink(net.model(net.conv(net.node("Sigmoid", x), (8, 4), kernel=1, name="b")))

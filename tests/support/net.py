@@ -14,7 +14,7 @@ class Net:
     def __init__(
         self,
         channels: int = 5,
-        size: int = 7,
+        size: int | str = 7,
         seed: int = 0,
         dtype: type = np.float64,
         opset: int = 20,

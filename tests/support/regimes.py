@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from prunedeploy.models import by_name
-from prunedeploy.models.cifar_resnet import CifarResNet
 
 Ids = Tensor | None
 REGIMES = ("clean", "beta", "columns", "independent")
@@ -224,7 +223,9 @@ def describe(network: nn.Module) -> Structure:
 
 
 @torch.no_grad()
-def apply(module: nn.Module, recipe_name: str, regime: str, fraction: float, seed: int) -> int:
+def apply(
+    module: nn.Module, recipe_name: str, regime: str, fraction: float, seed: int, side: int = 0
+) -> int:
     """Randomise ``module`` in place, make ``fraction`` of its channels dead, return what remains.
 
     The regimes; "dead" numbers are drawn from every set of channels, never all of one:
@@ -242,14 +243,13 @@ def apply(module: nn.Module, recipe_name: str, regime: str, fraction: float, see
     gone and every BatchNorm behind a convolution is folded into it (which gives that convolution a
     bias); a BatchNorm that cannot fold (DenseNet, Wide ResNet: it follows a concatenation or an
     add) counts two vectors, scale and shift; a convolution with neither keeps no bias. In the beta
-    regime, constants that reach a zero-padded convolution merge into one channel for each set of
-    coupled channels, which is kept in all of them; other constants become biases.
+    regime, what constants add to a zero-padded convolution counts as a table with one value an
+    output channel for every kind of position, on an input of ``side`` by ``side`` (the recipe's
+    where 0); other constants become biases.
 
     Returns:
         The number of parameters, or -1 where it is not derived: beta and independent where a
-        BatchNorm cannot fold (constants then give biases to convolutions without one), and beta
-        with option-A shortcuts (which channel of which stage holds the merged constant is a
-        choice).
+        BatchNorm cannot fold (constants then give biases to convolutions without one).
     """
     structure, random = describe(module), torch.Generator().manual_seed(seed)
     _randomise(module, by_name(recipe_name).input_shape, random)
@@ -274,9 +274,10 @@ def apply(module: nn.Module, recipe_name: str, regime: str, fraction: float, see
         _set_norm(norm, dead[ids], constants[ids])
     if regime == "clean":
         return structure.parameters(dead)
-    if structure.free_norms or isinstance(module, CifarResNet):
+    if structure.free_norms:
         return -1
-    return structure.parameters(_with_merged(structure, dead, constants))
+    side = side or by_name(recipe_name).input_shape[1]
+    return structure.parameters(dead) + _tables(structure, dead, constants, side)
 
 
 def _choose(ids: Tensor, fraction: float, random: torch.Generator) -> Tensor:
@@ -302,16 +303,44 @@ def _zero_rows(structure: Structure, fraction: float, random: torch.Generator) -
     return all_zero | one_depthwise
 
 
-def _with_merged(structure: Structure, dead: Tensor, constants: Tensor) -> Tensor:
-    """``dead`` with one constant channel back wherever a padded convolution reads constants."""
-    left = dead.clone()
+def _tables(structure: Structure, dead: Tensor, constants: Tensor, side: int) -> int:
+    """Values in the tables of what constants add at the borders of padded convolutions.
+
+    A map of height H has as many kinds of rows as there are sets of taps that fall inside it.
+    """
+    sizes = _sizes(structure, side)
+    total = 0
     for layer in structure.layers:
-        if layer.padded and not layer.depthwise:
-            # Behind a ReLU: negative constants are zeros.
-            reaching = layer.reads[dead[layer.reads] & (constants[layer.reads] > 0)]
-            if len(reaching) and left[reaching].all():
-                left[reaching[0]] = False
-    return left
+        # Behind a ReLU: negative constants are zeros.
+        reaching = dead[layer.reads] & (constants[layer.reads] > 0)
+        if layer.padded and not layer.depthwise and reaching.any():
+            kinds = 1
+            for axis in (0, 1):
+                kernel, stride, pad = (
+                    getattr(layer.module, key)[axis] for key in ("kernel_size", "stride", "padding")
+                )
+                size = sizes[layer.name][axis]
+                places = range(0, size + 2 * pad - kernel + 1, stride)
+                taps = {tuple(0 <= at + t - pad < size for t in range(kernel)) for at in places}
+                kinds *= len(taps)
+            total += int((~dead[layer.writes]).sum()) * kinds
+    return total
+
+
+def _sizes(structure: Structure, side: int) -> dict[str, tuple[int, int]]:
+    """Height and width of what each layer reads, for an input of ``side`` by ``side``."""
+    sizes: dict[str, tuple[int, int]] = {}
+    hooks = [
+        layer.module.register_forward_pre_hook(
+            lambda _, inputs, name=layer.name: sizes.update({name: inputs[0].shape[2:]})
+        )
+        for layer in structure.layers
+    ]
+    stem = next(m for m in structure.network.modules() if isinstance(m, nn.Conv2d))
+    structure.network.eval()(torch.zeros(1, stem.in_channels, side, side))
+    for hook in hooks:
+        hook.remove()
+    return sizes
 
 
 def _kill(layer: Layer, rows: Tensor, constants: Tensor) -> None:

@@ -39,10 +39,10 @@ def check(
     own where the network pools to a fixed size (VGG), which needs a multiple of it.
     """
     module = recipe.factory().eval()
-    attainable = regimes.apply(module, recipe.name, regime, fraction, seed=1)
-    module.to(dtype)
     channels, height, _ = recipe.input_shape
     side = size or (height if recipe.name.startswith("vgg") else min(64, height))
+    attainable = regimes.apply(module, recipe.name, regime, fraction, seed=1, side=side)
+    module.to(dtype)
     shape = (1, channels, side, side)
     model = to_model(module, shape)
     feeds = verify.random_feeds(models.specs(model)[0], batch=2, seed=5)

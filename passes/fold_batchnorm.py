@@ -19,6 +19,7 @@ import onnx_ir as ir
 from prunedeploy import model as models
 from prunedeploy.passes.shrink.facts import constant_array
 from prunedeploy.passes.shrink.layers import Layer, bias_rows, layer
+from prunedeploy.passes.shrink.pointwise import read_besides
 from prunedeploy.passes.shrink.rule import replace_input
 from prunedeploy.types import Note, PassResult
 
@@ -58,13 +59,13 @@ def _refuse(node: ir.Node, before: Layer | None) -> str | None:
     """Why ``node`` cannot be folded into the layer before it; None when it can."""
     if before is None:
         return "no layer before the normalisation to fold it into"
-    if node.attributes.get_int("training_mode", False) or any(o.uses() for o in node.outputs[1:]):
+    if node.attributes.get_int("training_mode", False) or read_besides(node):
         return "normalises with statistics of the batch"
     if any(constant_array(value) is None for value in node.inputs[1:5]):
         return "its parameters are not constants"
     if len(before.result.uses()) > 1 or before.result.is_graph_output():
         return "the layer's result has other readers"
-    if len(before.weight.uses()) > 1:
+    if len(before.weight.uses()) > 1 or before.weight.is_graph_output():
         return "the layer's weights are shared"
     if before.bias_input is None or before.scale != 1.0 or before.result_axis != 1:
         return "the layer has no bias of its own"

@@ -50,6 +50,11 @@ class FoldConstants:
         return PassResult(changed or gone > 0 or targets > 0, tuple(notes))
 
 
+def _same(one: int | ir.SymbolicDim, other: int | ir.SymbolicDim) -> bool:
+    """Two unnamed dimensions are equal as objects, and still may be any two numbers."""
+    return one == other and (isinstance(one, int) or one.value is not None)
+
+
 def _worth_it(node: ir.Node) -> bool | None:
     """Not where the node only repeats what it is given: folding would make the file larger."""
     sizes = [_elements(value) for value in (*node.inputs, node.outputs[0]) if value is not None]
@@ -76,7 +81,7 @@ def _fix_target(node: ir.Node) -> bool:
     if shape is None or source is None or source.shape is None:
         return False
     # 0 copies a dimension of the input at the same place, -1 is worked out
-    same = [a == b for a, b in zip(source.shape, shape, strict=False)] + [False] * len(shape)
+    same = [_same(a, b) for a, b in zip(source.shape, shape, strict=False)] + [False] * len(shape)
     target = [
         dim if isinstance(dim, int) else (0 if copied else -1)
         for dim, copied in zip(shape, same, strict=False)

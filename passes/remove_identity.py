@@ -41,7 +41,7 @@ def _passes_on(node: ir.Node) -> bool:
     source = node.inputs[0]
     if node.op_type == "Dropout":
         training = node.inputs[2] if len(node.inputs) > 2 else None
-        unused = len(node.outputs) == 1 or not node.outputs[1].uses()
+        unused = not any(mask.uses() or mask.is_graph_output() for mask in node.outputs[1:])
         return unused and (training is None or _is_false(training))
     if node.op_type == "Cast" and source is not None and source.dtype is not None:
         return node.attributes.get_int("to", -1) == int(source.dtype)

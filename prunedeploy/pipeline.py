@@ -17,6 +17,7 @@ from prunedeploy import model as models
 from prunedeploy.errors import UserError
 from prunedeploy.evaluate import Evaluator
 from prunedeploy.export import to_model
+from prunedeploy.passes.shrink.liveness import layers_of
 from prunedeploy.types import Array, ShrinkResult
 
 if TYPE_CHECKING:
@@ -189,13 +190,18 @@ def _prepare(program: ir.Model) -> ir.Model:
 
 
 def _refuse_nan(program: ir.Model) -> None:
+    """NaN is never meant; infinity may be, in a mask or a bound, but not in a layer's weights."""
+    weights = {layer.weight for layer in layers_of(program.graph)}
     for name, value in program.graph.initializers.items():
         tensor = value.const_value
-        if tensor is not None and tensor.dtype.is_floating_point():
-            # the sum is not finite when one weight is not: no temporary of the weight's size
-            array = tensor.numpy()
-            if not np.isfinite(array.sum(dtype=np.float64)) and not np.isfinite(array).all():
-                raise UserError(f"weight {name} holds NaN or infinity: the checkpoint is broken")
+        if tensor is None or not tensor.dtype.is_floating_point():
+            continue
+        # the sum is not finite when one weight is not: no temporary of the weight's size
+        array = tensor.numpy()
+        if np.isfinite(array.sum(dtype=np.float64)):
+            continue
+        if np.isnan(array).any() or (value in weights and np.isinf(array).any()):
+            raise UserError(f"weight {name} holds NaN or infinity: the checkpoint is broken")
 
 
 def _feeds(program: ir.Model, shape: Sequence[int] | None) -> dict[str, Array]:

@@ -88,10 +88,13 @@ class Axes:
     def assign(self, value: ir.Value, axis: int, labels: Labels) -> None:
         """Give an axis its labels; if it has some already, the two are tied.
 
-        A dynamic axis cannot be cut, so labels assigned to one are pinned.
+        A dynamic axis cannot be cut, nor can what shares its labels: both are pinned.
         """
-        if static_size(value, axis) != len(labels):
+        size = static_size(value, axis)
+        if size != len(labels):
             self.pin_labels(labels, "an axis of unknown length")
+            if size is not None:
+                self.pin_axis(value, axis, "an axis of unknown length")
         elif self.has(value, axis):
             self.tie(self._labels[value, axis], labels)
         else:

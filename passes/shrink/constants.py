@@ -25,10 +25,10 @@ def find_constants(graph: ir.Graph, weights: Weights, zero: Zero) -> Facts:
 
 
 def channel_constants(found: Layer, facts: Facts) -> Constants:
-    """The constants of a layer's input channels; NaN where they vary."""
+    """The constants of a layer's input channels; NaN where they vary or are infinite."""
     known = facts.of(found.source, found.source_axis)
     width = static_size(found.source, found.source_axis) or 0
-    return np.full(width, np.nan) if known is None else known
+    return np.full(width, np.nan) if known is None else np.where(np.isfinite(known), known, np.nan)
 
 
 def layer_constants(found: Layer, weights: Weights, facts: Facts) -> Constants:

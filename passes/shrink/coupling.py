@@ -23,10 +23,19 @@ def couple(graph: ir.Graph, carrier: int = 0) -> Axes:
             row.couple(node, axes)
         else:
             wall(node, axes)
+        _pin_the_rest(node, axes)
         _pin_captured(node, axes)
     for value in graph.outputs:
         axes.pin(value)
     return axes
+
+
+def _pin_the_rest(node: ir.Node, axes: Axes) -> None:
+    """An axis of a result that its rule said nothing of is not known to be cuttable."""
+    for value in node.outputs:
+        for axis in range(rank(value) or 0):
+            if not axes.has(value, axis):
+                axes.pin_axis(value, axis)
 
 
 def _pin_captured(node: ir.Node, axes: Axes) -> None:

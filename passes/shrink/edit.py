@@ -11,7 +11,7 @@ from prunedeploy.model import drop_unused
 from prunedeploy.passes.shrink.borders import Border, border
 from prunedeploy.passes.shrink.layers import Layer, bias_rows, contribution
 from prunedeploy.passes.shrink.plan import Absorption, Plan
-from prunedeploy.passes.shrink.rule import Keep, replace_input
+from prunedeploy.passes.shrink.rule import Keep, replace_input, unique_name
 from prunedeploy.passes.shrink.rules import rule
 from prunedeploy.types import Array
 
@@ -23,18 +23,19 @@ def apply(graph: ir.Graph, plan: Plan) -> None:
     for absorption in plan.absorptions:
         if absorption.into == "channel":
             _merge(absorption)
+    cut = {value for value, _, _ in plan.keep.items()}
     for node in graph:
         row = rule(node)
-        if row is not None and row.edit is not None:
+        if row is not None and row.edit is not None and cut & {*node.inputs, *node.outputs}:
             row.edit(node, plan.keep)
     for layer in plan.layers:
         if layer.depthwise:
             _narrow_groups(layer, plan.keep)
     for value in list(graph.initializers.values()):
         _slice_initializer(value, plan.keep)
+    _update_shapes(plan.keep)
     for layer, bias in biases:
         _set_bias(graph, layer, bias)
-    _update_shapes(plan.keep)
     for layer, found in maps:
         _add_map(graph, layer, found)
     drop_unused(graph)
@@ -109,21 +110,23 @@ def _add_map(graph: ir.Graph, layer: Layer, found: Border) -> None:
     for axis, repeat in enumerate(found.repeats, start=2):
         if found.table.shape[axis] == 1:
             continue  # all positions alike: broadcast
-        gather = ir.node("Gather", [add.inputs[1]], {"axis": axis}, name=f"{add.name}.{axis}")
+        gather = ir.node("Gather", [add.inputs[1]], {"axis": axis})
+        gather.name = unique_name(graph, f"{add.name}.{axis}")
         graph.insert_before(add, gather)
         replace_input(gather, 1, repeat, f"{layer.weight.name}.borders.{axis}")
-        gather.outputs[0].name = f"{layer.result.name}.{gather.name}"
+        gather.outputs[0].name = unique_name(graph, f"{gather.name}.repeated")
         add.replace_input_with(1, gather.outputs[0])
 
 
 def _follow(graph: ir.Graph, layer: Layer, what: str) -> ir.Node:
     """An addition behind the layer that all its readers read instead, its second operand open."""
     result = layer.result
-    add = ir.node("Add", [result], name=f"{layer.node.name or result.name}.{what}")
+    add = ir.node("Add", [result])
+    add.name = unique_name(graph, f"{layer.node.name or result.name}.{what}")
     total = add.outputs[0]
     total.shape, total.type = result.shape, result.type
     result.replace_all_uses_with(total, replace_graph_outputs=True)
-    total.name, result.name = result.name, f"{result.name}.before_{what}"
+    total.name, result.name = result.name, unique_name(graph, f"{result.name}.before_{what}")
     add.replace_input_with(0, result)
     graph.insert_after(layer.node, add)
     return add

@@ -97,8 +97,15 @@ def _sane(found: Layer) -> bool:
         found.weight.const_value is not None
         and width is not None
         and static_size(found.source, found.source_axis) is not None
-        and (bias is None or (bias.const_value is not None and bias.const_value.size in (1, width)))
+        and (bias is None or _is_row(bias, width))
     )
+
+
+def _is_row(bias: ir.Value, width: int) -> bool:
+    """Known, and one number for each output channel, or one for all."""
+    sizes = [static_size(bias, axis) for axis in range(rank(bias) or 0)]
+    row = all(size == 1 for size in sizes[:-1]) and sizes[-1:] == [width]
+    return bias.const_value is not None and (row or bias.const_value.size == 1)
 
 
 def _convolution(node: ir.Node) -> Layer | None:
@@ -170,13 +177,13 @@ class Weights:
 
     def _look(self, layer: Layer) -> Mask:
         rows = layer.rows()
-        bound = self._zero.bound(rows, rows.shape[1] * rows.shape[2])
         used = np.zeros(rows.shape[:2], bool)
         step = max(1, CHUNK // max(1, rows.shape[1] * rows.shape[2]))
         dropped = 0.0
         for first in range(0, len(rows), step):
             size = np.abs(rows[first : first + step])
-            used[first : first + step] = (size > bound).any(axis=2)
+            bound = self._zero.bounds(size)
+            used[first : first + step] = (size > bound[:, None, None]).any(axis=2)
             unused = size[~used[first : first + step]]
             dropped = max(dropped, float(unused.max(initial=0.0)))
         if dropped:

@@ -25,7 +25,10 @@ Mask = NDArray[np.bool_]
 
 # Why a channel without weights stays, in the words of the report.
 CARRIES = "constants other than zero meet zero padding: one channel must carry them"
-JOINED = "joined, in a sum or a depthwise convolution, with channels that are not constant"
+JOINED = "joined, in a sum or a grouped convolution, with channels that are not constant"
+
+# A carrier this much smaller than what is merged into it would blow rounding up.
+CONDITION = 2.0**-6
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ def products_of(graph: ir.Graph, facts: Facts) -> list[tuple[ir.Value, int, Mask
 
     Whether anybody reads the product is not asked: these indices count as live.
     """
-    products = [n for n in graph if n.op_type in PRODUCTS and layer(n) is None]
+    ours = [node for node in graph if node.domain in ("", "ai.onnx")]
+    products = [node for node in ours if node.op_type in PRODUCTS and layer(node) is None]
     return [place for node in products for place in summed(node, facts)]
 
 
@@ -65,7 +69,8 @@ def absorbed(found: Layer, facts: Facts) -> Mask:
 
 def mergeable(found: Layer) -> bool:
     """Whether columns of this layer's weight may be changed: it is not shared, nor grouped."""
-    return found.groups == 1 and found.spatial and len(found.weight.uses()) == 1
+    own = len(found.weight.uses()) == 1 and not found.weight.is_graph_output()
+    return found.groups == 1 and found.spatial and own
 
 
 def mark(
@@ -121,7 +126,8 @@ def choose_carriers(
                 continue
             staying = kept.live[axes.roots(found.source, found.source_axis)]
             known = np.nan_to_num(channel_constants(found, facts))
-            held = np.where(staying, np.abs(known), 0.0)
+            size = np.abs(known)
+            held = np.where(staying & (size >= CONDITION * np.abs(values).max()), size, 0.0)
             if held.any():
                 chosen[index] = int(held.argmax())
             else:

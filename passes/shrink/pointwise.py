@@ -15,12 +15,17 @@ from prunedeploy.passes.shrink.zero import SUBNORMAL, UNIT
 
 ELEMENTWISE = (
     *("Abs", "Acos", "Acosh", "Add", "Asin", "Asinh", "Atan", "Atanh", "Cast", "CastLike"),
-    *("Ceil", "Celu", "Clip", "Cos", "Cosh", "Div", "Elu", "Erf", "Exp", "Floor", "Gelu"),
-    *("HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Max", "Mean", "Min", "Mish"),
-    *("Mul", "Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid"),
-    *("Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tan"),
-    *("Tanh", "ThresholdedRelu", "Equal", "Greater", "GreaterOrEqual", "Less"),
-    *("LessOrEqual", "Not", "And", "Or", "Xor", "IsNaN", "IsInf"),
+    *("Celu", "Clip", "Cos", "Cosh", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid"),
+    *("HardSwish", "Identity", "LeakyRelu", "Log", "Max", "Mean", "Min", "Mish", "Mul", "Neg"),
+    *("PRelu", "Pow", "Reciprocal", "Relu", "Selu", "Sigmoid", "Sin", "Sinh", "Softplus"),
+    *("Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tan", "Tanh"),
+)
+# A constant that a runtime rounds differently in its last place may fall on the other side of a
+# jump: these are coupled, but what they make of constants is not taken as known.
+JUMPING = (
+    *("And", "BitShift", "Ceil", "Equal", "Floor", "Greater", "GreaterOrEqual", "IsInf", "IsNaN"),
+    *("Less", "LessOrEqual", "Mod", "Not", "Or", "Round", "Shrink", "Sign", "ThresholdedRelu"),
+    "Xor",
 )
 
 
@@ -36,7 +41,11 @@ def couple_elementwise(node: ir.Node, axes: Axes) -> None:
         size = static_size(result, axis)
         aligned = [(value, axis - width + (rank(value) or 0)) for value in inputs]
         aligned = [(value, position) for value, position in aligned if position >= 0]
-        whole = [pair for pair in aligned if static_size(*pair) == size and size is not None]
+        if any(static_size(*pair) is None for pair in aligned):
+            for value, position in [*aligned, (result, axis)]:
+                axes.pin_axis(value, position, "an axis of unknown length")
+            continue
+        whole = [pair for pair in aligned if static_size(*pair) == size]
         for value, position in aligned:
             if (value, position) not in whole:
                 axes.pin_axis(value, position)  # repeated along the axis, or of dynamic length
@@ -61,6 +70,8 @@ def elementwise_constants(node: ir.Node, facts: Facts) -> None:
     inputs = [value for value in node.inputs if value is not None]
     if width is None or any(rank(value) is None for value in inputs):
         return
+    if result.dtype is None or not result.dtype.is_floating_point():
+        return  # integers jump too
     for axis in range(width):
         size = static_size(result, axis)
         if size is None:
@@ -79,7 +90,8 @@ def elementwise_constants(node: ir.Node, facts: Facts) -> None:
 def _annihilated(node: ir.Node, inputs: list[ir.Value], known: list[Constants]) -> Mask:
     """Where one operand makes the result zero, whatever the other is."""
     if node.op_type == "Mul":
-        return np.asarray((np.array(known) == 0).any(axis=0))
+        values = np.array(known)
+        return np.asarray((values == 0).any(axis=0) & ~np.isinf(values).any(axis=0))
     if node.op_type == "Div":
         divisor = constant_array(inputs[1])
         if divisor is not None and divisor.all():
@@ -94,7 +106,6 @@ def _run(node: ir.Node, known: dict[str, Constants]) -> Constants:
         outputs: list[Any] = list(single_node(node, graph.opset_imports).run(None, dict(known)))
     result: Constants = np.array(outputs[0], np.float64)
     result[np.isnan(np.array(list(known.values()))).any(axis=0)] = np.nan
-    result[~np.isfinite(result)] = np.nan
     return result
 
 
@@ -120,7 +131,8 @@ def couple_first(node: ir.Node, axes: Axes) -> None:
     BatchNormalization, InstanceNormalization's channel axis, Dropout.
     """
     source, result = node.inputs[0], node.outputs[0]
-    if source is None or rank(source) is None or rank(result) != rank(source):
+    vague = any(value is not None and rank(value) is None for value in node.inputs)
+    if source is None or vague or rank(result) != rank(source) or read_besides(node):
         wall(node, axes)
         return
     for axis in range(rank(source) or 0):
@@ -128,8 +140,11 @@ def couple_first(node: ir.Node, axes: Axes) -> None:
     for vector in node.inputs[1:]:
         if vector is not None and rank(vector) == 1:
             axes.assign(vector, 0, axes.of(source, 1))
-    for extra in node.outputs[1:]:
-        axes.pin(extra)
+
+
+def read_besides(node: ir.Node) -> bool:
+    """Whether anybody reads the results after the first: masks, indices, statistics."""
+    return any(value.uses() or value.is_graph_output() for value in node.outputs[1:])
 
 
 def couple_instance_norm(node: ir.Node, axes: Axes) -> None:
@@ -147,6 +162,8 @@ def batch_norm_constants(node: ir.Node, facts: Facts) -> None:
     A channel whose ``a`` counts as zero holds its bias whatever comes in (network slimming).
     """
     source = node.inputs[0]
+    if node.attributes.get_int("training_mode", False) or read_besides(node):
+        return
     vectors = [constant_array(value) for value in node.inputs[1:5]]
     if source is None or len(vectors) < 4 or any(vector is None for vector in vectors):
         return
@@ -184,7 +201,7 @@ def couple_softmax(node: ir.Node, axes: Axes) -> None:
     """The axis that is normalised cannot be cut; the others pass. LayerNormalization likewise."""
     source, result = node.inputs[0], node.outputs[0]
     width = rank(source) if source is not None else None
-    if source is None or width is None or rank(result) != width:
+    if source is None or width is None or rank(result) != width or read_besides(node):
         wall(node, axes)
         return
     version = node.graph.opset_imports.get("", 0) if node.graph is not None else 0

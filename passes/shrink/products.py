@@ -71,7 +71,7 @@ def couple_product(node: ir.Node, axes: Axes) -> None:
             here.append((node.outputs[0], result.index(letter)))
         _couple_letter(here, axes)
     if len(values) > len(operands):
-        axes.pin_axis(node.outputs[0], 1, f"{node.op_type} ({node.name}) with an addend")
+        axes.pin(node.outputs[0], f"{node.op_type} ({node.name}) with an addend")
 
 
 def _couple_letter(places: list[tuple[ir.Value, int]], axes: Axes) -> None:

@@ -53,13 +53,22 @@ def wall(node: ir.Node, axes: Axes) -> None:
             axes.pin(value, f"{operator} ({node.name})")
 
 
+def unique_name(graph: ir.Graph, name: str) -> str:
+    """``name``, or with a number behind it if a node or value is called so already."""
+    taken = {node.name for node in graph} | set(graph.initializers)
+    taken |= {value.name for node in graph for value in (*node.inputs, *node.outputs) if value}
+    numbered, count = name, 1
+    while numbered in taken:
+        count += 1
+        numbered = f"{name}.{count}"
+    return numbered
+
+
 def replace_input(node: ir.Node, index: int, array: NDArray[np.generic], hint: str) -> None:
     """Give ``node`` its own new initializer in place of an input; others may share the old one."""
     graph = node.graph
     assert graph is not None
-    name = f"{hint}.{node.name or node.outputs[0].name}"
-    while name in graph.initializers:
-        name += "_"
+    name = unique_name(graph, f"{hint}.{node.name or node.outputs[0].name}")
     value = ir.Value(
         name=name,
         shape=ir.Shape(array.shape),

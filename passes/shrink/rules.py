@@ -13,6 +13,7 @@ from prunedeploy.passes.shrink import joins, pointwise, products, selections, sh
 from prunedeploy.passes.shrink.rule import Rule
 
 _POINTWISE = Rule(pointwise.couple_elementwise, pointwise.elementwise_constants)
+_JUMPING = Rule(pointwise.couple_elementwise)
 _POOL = Rule(windows.couple_pool, windows.pool_constants)
 _REDUCE = Rule(windows.couple_reduce, windows.reduce_constants)
 _PRODUCT = Rule(products.couple_product, products.product_constants)
@@ -25,6 +26,7 @@ _NORMALISE = Rule(pointwise.couple_softmax)
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(pointwise.ELEMENTWISE, _POINTWISE),
+    **dict.fromkeys(pointwise.JUMPING, _JUMPING),
     "BatchNormalization": Rule(pointwise.couple_first, pointwise.batch_norm_constants),
     "Dropout": Rule(pointwise.couple_first, pointwise.first_constants),
     "InstanceNormalization": Rule(

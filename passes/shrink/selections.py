@@ -27,8 +27,10 @@ def _along(node: ir.Node) -> Selection | None:
     return None if select is None else select(node, source, width)
 
 
-def _split(node: ir.Node, _: ir.Value, width: int) -> Selection | None:
+def _split(node: ir.Node, source: ir.Value, width: int) -> Selection | None:
     axis = node.attributes.get_int("axis", 0) % width
+    if static_size(source, axis) is None:
+        return None
     sizes = [static_size(value, axis) for value in node.outputs]
     if any(size is None for size in sizes):
         return None

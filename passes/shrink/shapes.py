@@ -147,7 +147,7 @@ def _couple_splits(node: ir.Node, axes: Axes) -> set[int]:
 def couple_reshape(node: ir.Node, axes: Axes) -> None:
     """Flattened channels are cut as blocks of features, split ones by one of their parts."""
     source, result, found = node.inputs[0], node.outputs[0], moves(node)
-    rewritable = node.op_type != "Reshape" or constant_array(node.inputs[1]) is not None
+    rewritable = _rewritable(node)
     if source is None or found is None or not rewritable:
         wall(node, axes)
         return
@@ -168,6 +168,17 @@ def couple_reshape(node: ir.Node, axes: Axes) -> None:
                 axes.pin_axis(source, before, f"{node.op_type} ({node.name})")
     for axis in set(range(rank(source) or 0)) - {before for before, *_ in found} - divided:
         axes.pin_axis(source, axis, f"{node.op_type} ({node.name})")
+
+
+def _rewritable(node: ir.Node) -> bool:
+    """Whether the node says what it does once an axis is shorter.
+
+    A Squeeze without axes drops whatever has come to be of length one.
+    """
+    given = constant_array(node.inputs[1]) if len(node.inputs) > 1 else None
+    if node.op_type == "Squeeze":
+        return given is not None or "axes" in node.attributes
+    return node.op_type != "Reshape" or given is not None
 
 
 def _whole(source: ir.Value, sources: Moves) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy.passes.shrink.axes import Axes, rank, static_size
+from prunedeploy.passes.shrink.axes import Axes, rank
 from prunedeploy.passes.shrink.facts import Facts, constant_array
+from prunedeploy.passes.shrink.pointwise import read_besides
 from prunedeploy.passes.shrink.rule import wall
 
 KEEPS_CONSTANTS = ("ReduceMean", "ReduceMax", "ReduceMin")
@@ -15,7 +16,10 @@ KEEPS_CONSTANTS = ("ReduceMean", "ReduceMax", "ReduceMin")
 def couple_pool(node: ir.Node, axes: Axes) -> None:
     """Batch and channels pass, the window's axes stay whole."""
     source, result = node.inputs[0], node.outputs[0]
-    if source is None or rank(source) is None or rank(result) != rank(source):
+    if source is None or rank(source) is None or read_besides(node):
+        wall(node, axes)
+        return
+    if rank(result) != rank(source):
         wall(node, axes)
         return
     for axis in range(rank(source) or 0):
@@ -24,8 +28,6 @@ def couple_pool(node: ir.Node, axes: Axes) -> None:
         else:
             axes.pin_axis(source, axis)
             axes.pin_axis(result, axis)
-    for extra in node.outputs[1:]:
-        axes.pin(extra)
 
 
 def pool_constants(node: ir.Node, facts: Facts) -> None:
@@ -105,16 +107,25 @@ def couple_resize(node: ir.Node, axes: Axes) -> None:
         wall(node, axes)
         return
     for axis in range(rank(source) or 0):
-        if axis < 2 and static_size(source, axis) == static_size(result, axis):
+        if axis < 2 and _scale(node, axis) == 1.0:
             axes.assign(result, axis, axes.of(source, axis))
         else:
             axes.pin_axis(source, axis)
             axes.pin_axis(result, axis)
 
 
+def _scale(node: ir.Node, axis: int) -> float | None:
+    """How much longer the axis becomes, None where that is not known."""
+    given = node.inputs[-1] if len(node.inputs) > 1 else None
+    scales = constant_array(given) if given is not None else None
+    if scales is None:
+        scales = np.array(node.attributes.get_floats("scales", []))
+    return float(scales[axis]) if axis < scales.size else None
+
+
 def resize_constants(node: ir.Node, facts: Facts) -> None:
     """Interpolation weights add up to one, so a constant stays what it is."""
     source, result = node.inputs[0], node.outputs[0]
     crops = node.attributes.get_string("coordinate_transformation_mode", "").startswith("tf_crop")
-    if source is not None and not crops and static_size(source, 1) == static_size(result, 1):
+    if source is not None and not crops and _scale(node, 1) == 1.0:
         facts.learn(result, 1, facts.of(source, 1))

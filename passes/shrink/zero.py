@@ -2,18 +2,19 @@
 
 Training leaves dead channels as tiny or denormal values (about 1e-41), never as exact zeros: a
 weight under decay shrinks for ever. A weight counts as zero when its largest possible
-contribution cannot change any float32 result of its layer:
+contribution cannot change any float32 result of its row, the sum it belongs to:
 
 * it is subnormal in float32, below 2**-126: against an activation as large as 2**64 it adds less
-  than 2**-62, far below the rounding of any sum that matters; many machines flush it to zero
-  anyway;
+  than 2**-62, and many machines flush it to zero anyway. This takes it that nothing behind the
+  layer multiplies by 1e30 or asks for a sign;
 * or it is at most u**2 * s / n, where u = 2**-24 is float32's rounding unit, s the largest weight
-  of the layer and n the number of weights in one output's sum. Even if the channels read through
-  all n such weights are 1/u times as large as the channel read through the largest one, which is
-  as far apart as float32 can hold in one sum, together they add less than half a unit in the last
-  place of that one product.
+  of the row and n the number of weights in it. Even if the channels read through all n such
+  weights are 1/u times as large as the channel read through the largest one, which is as far
+  apart as float32 can hold in one sum, together they add less than half a unit in the last place
+  of that one product.
 
-A user who knows more about the network can raise the bound with ``--zero-threshold``.
+In float64 both bounds are those of float64. A user who knows more about the network can raise the
+bound with ``--zero-threshold``.
 """
 
 from __future__ import annotations
@@ -35,10 +36,15 @@ class Zero:
 
     threshold: float = 0.0
 
-    def bound(self, weight: Array, terms: int) -> float:
-        """The largest magnitude that counts as zero; ``terms`` is the length of the sums."""
-        largest = float(max(weight.max(), -weight.min())) if weight.size else 0.0
-        return max(self.threshold, SUBNORMAL, UNIT * UNIT * largest / max(terms, 1))
+    def bounds(self, sizes: Array) -> NDArray[np.float64]:
+        """The largest magnitude that counts as zero in each row of ``sizes`` [rows, ...]."""
+        flat = sizes.reshape(len(sizes), -1)
+        double = sizes.dtype == np.float64
+        unit = 2.0**-53 if double else UNIT
+        largest = flat.max(axis=1, initial=0.0).astype(np.float64)
+        relative = unit * unit * largest / max(flat.shape[1], 1)
+        subnormal = 2.0**-1022 if double else SUBNORMAL
+        return np.asarray(np.maximum(relative, max(self.threshold, subnormal)))
 
     def scalars(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Channel constants, with those that count as zero set to zero (NaN stays NaN)."""

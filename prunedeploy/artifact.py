@@ -170,10 +170,23 @@ def newest_result(folder: Path) -> Path:
 
 def _source(model: str | Path | None, tell: Progress) -> Path:
     if model is not None:
-        return Path(model)
+        return _onnx(Path(model))
     source = newest_result(Path())
     tell(f"taking {source}, the newest result of shrink here")
     return source
+
+
+def _onnx(path: Path) -> Path:
+    """``path``, unless it is a checkpoint: those go through shrink first."""
+    from prunedeploy.checkpoint import kind
+
+    try:
+        is_checkpoint = path.is_file() and path.suffix != ".onnx" and kind(path) != "onnx"
+    except UserError:  # it is neither: reading it as a model says what is wrong
+        return path
+    if is_checkpoint:
+        raise UserError(f"{path} is a checkpoint, not a model: run `prunedeploy shrink {path}`")
+    return path
 
 
 def _read_sidecar(path: Path) -> ShrinkResult | None:
@@ -189,7 +202,7 @@ def _dense(source: Path, baseline: str | Path | None, tell: Progress) -> Path | 
     if baseline is not None:
         if not Path(baseline).is_file():
             raise UserError(f"no such baseline: {baseline}")
-        return Path(baseline)
+        return _onnx(Path(baseline))
     result = _read_sidecar(source.with_suffix(".json"))
     if result is None or not source.is_file():
         return None

@@ -274,7 +274,9 @@ def _on_data(
         if index:
             here = _refuse_other(engine, compare(dense, outputs))
             worst.append(_worse(differences[index], here))
-        accuracies.append(_accuracy(_predictions(dense), _predictions(outputs), images.labels))
+        predictions = _predictions(outputs)
+        _check_labels(images, max(a.shape[1] for a in outputs.values() if a.ndim == 2))
+        accuracies.append(_accuracy(_predictions(dense), predictions, images.labels))
     return accuracies, worst
 
 
@@ -311,6 +313,12 @@ def _predictions(outputs: Outputs) -> Array:
         if array.ndim == 2 and array.shape[1] > 1:
             return np.asarray(array.argmax(1))
     raise UserError("labelled data needs an output of shape batch x classes: there is none")
+
+
+def _check_labels(images: Labelled, classes: int) -> None:
+    low, high = int(images.labels.min()), int(images.labels.max())
+    if low < 0 or high >= classes:
+        raise UserError(f"labels run from {low} to {high}, the network has {classes} classes")
 
 
 def _accuracy(dense: Array, found: Array, labels: Array) -> Accuracy:

@@ -48,38 +48,50 @@ def to_model(module: torch.nn.Module, input_shape: Sequence[int]) -> ir.Model:
     """The same in memory; the weights are shared with ``module``, not copied."""
     import torch
 
-    parameter = next(module.parameters(), torch.zeros(0))
+    dtype = next(module.parameters(), torch.zeros(0)).dtype
     # two samples: torch takes a batch of one for a constant, and a batch must not be
-    example = torch.zeros((2, *input_shape[1:]), dtype=parameter.dtype)
-    _try_run(module, example)
+    example = _example(module, (2, *input_shape[1:]), dtype)
+    if isinstance(example, str):
+        # perhaps a network of one fixed batch, as torch.export makes them
+        example = _example(module, tuple(input_shape), dtype)
+        if isinstance(example, str):
+            shape = ",".join(map(str, input_shape))
+            raise UserError(
+                f"the network does not run on an input of shape {shape} ({example}): "
+                "give its shape with --input-shape"
+            )
+        return _export(module, example, None)
     if isinstance(module, torch.jit.ScriptModule):
         return _export_script(module, example)
     dynamic = {0: torch.export.Dim("batch", min=1, max=1 << 16)}
     try:
         program = _export(module, example, (dynamic,))
-        shape = program.graph.inputs[0].shape
-        if shape is not None and not isinstance(shape[0], int):
+        dims = program.graph.inputs[0].shape
+        if dims is not None and not isinstance(dims[0], int):
             return program
     except torch.onnx.OnnxExporterError:
         pass
     # the batch size is part of the network's code, so it is the one that was asked for
-    return _export(module, torch.zeros(tuple(input_shape), dtype=parameter.dtype), None)
+    return _export(module, torch.zeros(tuple(input_shape), dtype=dtype), None)
 
 
-def _try_run(module: torch.nn.Module, example: torch.Tensor) -> None:
-    """Run once, so that a wrong input shape is told from a network that cannot be exported."""
+def _example(
+    module: torch.nn.Module, shape: tuple[int, ...], dtype: torch.dtype
+) -> torch.Tensor | str:
+    """An input that the module was seen to run on, or why it does not.
+
+    So a wrong input shape is told from a network that cannot be exported.
+    """
     import torch
 
     try:
+        example = torch.zeros(shape, dtype=dtype)
         with torch.no_grad():
             module(example)
-    except (RuntimeError, ValueError, TypeError) as error:
-        shape = ",".join(str(n) for n in (1, *example.shape[1:]))
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"the network does not run on an input of shape {shape} ({reason}): "
-            "give its shape with --input-shape"
-        ) from None
+    except Exception as error:  # the network's own code may raise anything
+        lines = str(error).strip().splitlines()
+        return lines[0] if lines else type(error).__name__
+    return example
 
 
 def _export(
@@ -138,12 +150,16 @@ def _export_script(module: torch.jit.ScriptModule, example: torch.Tensor) -> ir.
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The exporter's progress and its warnings about absent libraries are not for our users."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    silent = io.StringIO()
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(silent),
+            contextlib.redirect_stderr(silent),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(before)

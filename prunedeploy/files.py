@@ -13,7 +13,7 @@ import shutil
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # of a read-only folder: the first error says so already
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -102,6 +103,22 @@ def _exchange(one: Path, other: Path) -> None:
     aside.rename(one)
 
 
+def check_place(path: Path) -> None:
+    """See that a file could be written to ``path``, before the work that it is to hold.
+
+    Raises:
+        UserError: it could not.
+    """
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder")
+    temporary = _beside(path)
+    try:
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
 def sha256(path: Path) -> str:
     """The file's SHA-256, in hexadecimal."""
     with path.open("rb") as file:
@@ -122,13 +139,13 @@ def from_json(cls: type[T], text: str) -> T:
     """
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"not a {cls.__name__} file: {error}") from None
     if not isinstance(data, dict) or data.pop("type", None) != cls.__name__:
         raise UserError(f"not a {cls.__name__} file: it says something else of itself")
     try:
         return typing.cast(T, _build(cls, data))
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(f"not a {cls.__name__} file of this version: {error}") from None
 
 

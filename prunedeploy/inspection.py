@@ -125,7 +125,12 @@ def _inspect_checkpoint(path: Path, arch: str | None, trust: bool, mask: Path | 
 
 
 def _parameters(tensors: Mapping[str, torch.Tensor]) -> int:
-    return sum(t.numel() for t in tensors.values() if t.is_floating_point())
+    """Learned numbers: what a BatchNorm only counted and averaged is none."""
+    return sum(
+        t.numel()
+        for name, t in tensors.items()
+        if t.is_floating_point() and not name.endswith(("running_mean", "running_var"))
+    )
 
 
 def _inspection(

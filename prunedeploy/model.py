@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -72,9 +73,16 @@ def specs(model: ir.Model) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ..
     return tuple(spec(v) for v in inputs), tuple(spec(v) for v in model.graph.outputs)
 
 
-def stats(path: Path) -> ModelStats:
-    """Parameters, non-zeros and MACs of the model at ``path``, and its bytes on disk."""
+def stats(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> ModelStats:
+    """Parameters, non-zeros and MACs of the model at ``path``, and its bytes on disk.
+
+    ``shapes`` gives dynamic inputs the sizes that MACs are counted for; a layer whose result has
+    no known size counts none.
+    """
     model = load(path)
+    for value in model.graph.inputs:
+        if shapes is not None and (given := shapes.get(str(value.name))) is not None:
+            value.shape = ir.Shape(given)
     infer_shapes(model)
     beside = path.with_name(path.name + ".data")
     size = path.stat().st_size + (beside.stat().st_size if beside.is_file() else 0)

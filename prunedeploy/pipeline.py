@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -72,14 +73,16 @@ def shrink(
     begin = time.perf_counter()
     say = progress or (lambda _: None)
     source = Path(model) if isinstance(model, str | Path) else IN_MEMORY
+    if not 0.0 <= zero_threshold < float("inf"):
+        raise UserError(f"a zero threshold of {zero_threshold} makes no sense: give a small number")
     target = _output(source, output)
     say(f"loading {source}")
     loaded = _load(model, source, arch, input_shape, trust, mask, say)
     program = loaded.program
     _refuse_nan(program)
-    feeds = _feeds(program, loaded.shape)
     say("running the model as it is")
-    expected = _run(program, feeds)
+    feeds, expected = _reference(program, loaded.shape)
+    shapes = {name: array.shape for name, array in feeds.items()}
     with contextlib.ExitStack() as stack:
         dense = source
         if not _is_onnx(source):
@@ -88,7 +91,7 @@ def shrink(
             models.save(program, dense_file, dense.name)
         else:
             dense_file = source
-        before = models.stats(dense_file)
+        before = models.stats(dense_file, shapes)
         steps = (*passes.DEFAULT[:-1], passes.ShrinkChannels(zero_threshold))
         reports = passes.run(program, steps, feeds, say)
         say("writing")
@@ -104,7 +107,7 @@ def shrink(
             arch=loaded.arch,
             found=loaded.found,
             before=before,
-            after=models.stats(model_file),
+            after=models.stats(model_file, shapes),
             difference=difference,
             passes=reports,
             seconds=time.perf_counter() - begin,
@@ -124,11 +127,24 @@ def _output(source: Path, output: str | Path | None) -> Path:
     target = Path(output) if output is not None else Path(f"{source.stem}.shrunk.onnx")
     if target.suffix != ".onnx":
         raise UserError(f"the output {target} should end in .onnx")
-    if target.resolve() == source.resolve():
+    if os.path.realpath(target) == os.path.realpath(source):
         raise UserError(f"{target} is the input: name another output with -o")
     if not target.parent.is_dir():
         raise UserError(f"cannot write {target}: {target.parent} is not a folder")
+    _refuse_foreign(target.with_suffix(".json"))
     return target
+
+
+def _refuse_foreign(record: Path) -> None:
+    """Only a record of ours is replaced: the name may be that of somebody's configuration."""
+    if not record.exists():
+        return
+    try:
+        files.from_json(ShrinkResult, record.read_text())
+    except (OSError, UnicodeDecodeError, UserError):
+        raise UserError(
+            f"{record} would be replaced, and is not a record of shrink: name another output"
+        ) from None
 
 
 def _load(
@@ -213,15 +229,37 @@ def _feeds(program: ir.Model, shape: Sequence[int] | None) -> dict[str, Array]:
     return verify.random_feeds(inputs)
 
 
+def _reference(
+    program: ir.Model, shape: Sequence[int] | None
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Inputs to verify on, and what the model makes of them.
+
+    Raises:
+        UserError: an output holds no finite number, whatever the sign of the inputs: nothing
+            could be compared.
+    """
+    feeds = _feeds(program, shape)
+    outputs = _run(program, feeds)
+    if not _comparable(outputs):
+        feeds = {name: np.abs(array) for name, array in feeds.items()}
+        outputs = _run(program, feeds)
+    if not _comparable(outputs):
+        raise UserError("the model's outputs are not finite on random inputs: nothing to verify")
+    return feeds, outputs
+
+
+def _comparable(outputs: dict[str, Array]) -> bool:
+    floats = [array for array in outputs.values() if array.dtype.kind == "f" and array.size]
+    return all(np.isfinite(array).any() for array in floats)
+
+
 def _run(program: ir.Model, feeds: dict[str, Array]) -> dict[str, Array]:
     evaluator = Evaluator(program)
     try:
         return evaluator.run(feeds)
-    except UserError:
-        raise
-    except Exception as error:
+    except UserError as error:
+        inputs, _ = models.specs(program)
+        if all(isinstance(dim, int) for spec in inputs for dim in spec.shape[1:]):
+            raise
         shapes = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise UserError(
-            f"the model does not run on {shapes} ({reason}): give its shape with --input-shape"
-        ) from error
+        raise UserError(f"{error}; it was given {shapes}: see --input-shape") from error

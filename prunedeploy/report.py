@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -41,6 +42,8 @@ def report(results: Sequence[str | Path | Result], output: str | Path | None = N
         results = [results]
     if not results:
         raise UserError("nothing to report: name the JSON files that shrink and bench wrote")
+    if output is not None and any(_same_file(x, output) for x in results):
+        raise UserError(f"{output} is one of the results: name another file to write")
     records = [x if isinstance(x, Result) else read(Path(x)) for x in results]
     shrunk = [x for x in records if isinstance(x, ShrinkResult)]
     timed = [x for x in records if isinstance(x, BenchResult)]
@@ -54,6 +57,10 @@ def report(results: Sequence[str | Path | Result], output: str | Path | None = N
         with atomic_path(Path(output)) as file:
             file.write_text(text)
     return text
+
+
+def _same_file(result: str | Path | Result, output: str | Path) -> bool:
+    return isinstance(result, str | Path) and os.path.realpath(result) == os.path.realpath(output)
 
 
 def read(path: Path) -> Result:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import ml_dtypes
 import numpy as np
 
 from prunedeploy.errors import UserError
@@ -47,11 +48,20 @@ def random_feeds(
             for axis, dim in enumerate(spec.shape)
         ]
         kind = np.dtype(spec.dtype)
-        if kind.kind == "f":
+        if _is_floating(kind):
             feeds[spec.name] = random.standard_normal(shape).astype(kind)
         else:
             feeds[spec.name] = random.integers(0, 2, shape).astype(kind)
     return feeds
+
+
+def _is_floating(dtype: np.dtype[np.generic]) -> bool:
+    """NumPy files bfloat16, float8 and their like under void."""
+    try:
+        ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
+    except ValueError:
+        return False
+    return dtype.kind != "c"
 
 
 def compare(

@@ -89,6 +89,19 @@ def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Array]) -> N
             wanted = " x ".join(map(str, spec.shape)) or "a scalar"
             found = " x ".join(map(str, array.shape)) or "a scalar"
             raise UserError(f"input {spec.name!r} takes {wanted}, found {found}")
+    _check_same(inputs, feeds)
+
+
+def _check_same(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Array]) -> None:
+    """Dynamic sizes of one name, the batch of several inputs, are one size."""
+    sizes: dict[str, int] = {}
+    for spec in inputs:
+        for dim, size in zip(spec.shape, np.shape(feeds[spec.name]), strict=True):
+            if isinstance(dim, str) and dim != "?" and sizes.setdefault(dim, size) != size:
+                raise UserError(
+                    f"{dim} is {size} in input {spec.name!r} and {sizes[dim]} in another: "
+                    "give all inputs the same"
+                )
 
 
 def _fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:

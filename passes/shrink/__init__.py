@@ -77,10 +77,10 @@ def _taken(plan: Plan) -> list[Note]:
         count = int(np.count_nonzero(absorption.constants))
         reason = f"constants of input channels went into {INTO[absorption.into]}"
         notes.append(Note(absorption.layer.name, "info", reason, count))
+    asked = plan.facts.zero.threshold > 0.0
+    why = "as --zero-threshold asks" if asked else "no float32 result can tell"
     for weight, size in plan.weights.bounds.items():
-        if size > 0.0:
-            reason = f"weights up to {size:.1e} count as zero: no float32 result can tell"
-            notes.append(Note(weight, "info", reason))
+        notes.append(Note(weight, "info", f"weights up to {size:.1e} count as zero: {why}"))
     return notes
 
 

@@ -8,6 +8,7 @@ line; 130 interrupted with Ctrl-C; 141 the reader of a pipe went away. A bug kee
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
 import warnings
@@ -23,6 +24,7 @@ _ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPE
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    logging.getLogger("onnx_ir").setLevel(logging.CRITICAL)  # it logs what we say in our own words
     if not sys.warnoptions:  # a library's warnings are for its callers; -W brings them back
         warnings.simplefilter("ignore")
     try:

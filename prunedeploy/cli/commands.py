@@ -197,8 +197,10 @@ def bench(
     """
     import prunedeploy as api
     from prunedeploy.cli import show
-    from prunedeploy.files import atomic_path, to_json
+    from prunedeploy.files import atomic_path, check_place, to_json
 
+    if output is not None:
+        check_place(output)
     with working("measuring") as progress:
         result = api.bench(
             engines,

@@ -2,49 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import numpy as np
 import onnx_ir as ir
 import pytest
 from net import Net
+from shrinking import residual, shrink, tail
 
 from prunedeploy import model as models
 from prunedeploy import verify
 from prunedeploy.evaluate import Evaluator
-from prunedeploy.passes import PassError, ShrinkChannels, run
-from prunedeploy.passes.shrink import layers
-from prunedeploy.types import PassResult
-
-
-@dataclass
-class Shrunk:
-    model: ir.Model
-    result: PassResult
-    widths: dict[str, int]  # weight name -> output channels
-
-
-def shrink(model: ir.Model, **options: float) -> Shrunk:
-    """Run the pass under the runner (checker, idempotence) and compare in float64."""
-    feeds = verify.random_feeds(models.specs(model)[0], batch=3, seed=7)
-    before = Evaluator(model).run(feeds)
-    (report,) = run(model, (ShrinkChannels(**options),), feeds)
-    after = Evaluator(model).run(feeds)
-    difference = verify.compare(before, after, tolerance=1e-12)
-    assert difference.passed, difference
-    widths = {
-        name: value.const_value.shape[0]
-        for name, value in model.graph.initializers.items()
-        if name.endswith(".weight")
-    }
-    return Shrunk(model, report.result, widths)
-
-
-def tail(net: Net, x: str, channels: int) -> ir.Model:
-    """A padded convolution and a head behind ``x``, so that something reads it."""
-    y = net.conv(x, (channels, 4), name="tail")
-    pooled = net.node("Flatten", net.node("GlobalAveragePool", net.node("Relu", y)))
-    return net.model(net.linear(pooled, (4, 3)))
+from prunedeploy.passes import ShrinkChannels
 
 
 def test_chain_of_dead_channels() -> None:
@@ -176,16 +143,6 @@ def test_unread_channels_go_and_what_feeds_only_them() -> None:
     assert shrink(model).widths == {"a.weight": 6, "b.weight": 4, "c.weight": 4}
 
 
-def residual(
-    dead_a: list[int], dead_b: list[int], bias: float = 0.0, size: int | str = "side"
-) -> tuple[Net, str]:
-    net = Net(size=size)
-    x = net.node("Relu", net.conv("input", (5, 8), dead=dead_a, dead_bias=bias, name="stem"))
-    y = net.node("Relu", net.conv(x, (8, 6), dead=[0, 2], dead_bias=bias, name="inner"))
-    z = net.conv(y, (6, 8), dead=dead_b, dead_bias=bias, name="outer")
-    return net, net.node("Relu", net.node("Add", x, z))
-
-
 @pytest.mark.parametrize("size", [7, "side"])
 @pytest.mark.parametrize("bias", [0.0, 0.6])
 def test_residual_sum_loses_what_every_branch_lacks(bias: float, size: int | str) -> None:
@@ -299,66 +256,6 @@ def test_batch_norm_with_zero_scale_is_a_constant() -> None:
     y = net.node("BatchNormalization", x, *[net.weight(v) for v in vectors])
     found = shrink(net.model(net.conv(net.node("Relu", y), (8, 4), kernel=1, name="b")))
     assert found.widths["a.weight"] == 6
-
-
-def test_option_a_shortcut_pads_fewer_channels() -> None:
-    net = Net(size=8)
-    x = net.node("Relu", net.conv("input", (5, 4), dead=[2], dead_bias=0.0, name="a"))
-    y = net.conv(x, (4, 8), dead=[0, 4, 7], dead_bias=0.0, strides=[2, 2], name="b")
-    ends = net.weight(np.array([2**62, 2**62]))
-    index = [net.weight(np.array(v)) for v in ([0, 0], [2, 3], [2, 2])]
-    cut = net.node("Slice", x, index[0], ends, index[1], index[2])
-    pads = net.weight(np.array([0, 2, 0, 0, 0, 2, 0, 0]))
-    shortcut = net.node("Pad", cut, pads)
-    found = shrink(tail(net, net.node("Relu", net.node("Add", y, shortcut)), 8))
-    # 0 and 7 are padding above a dead row; 4 is channel 2 of the shortcut, dead in both
-    assert found.widths["b.weight"] == 5
-    assert found.widths["a.weight"] == 3
-
-
-@pytest.mark.parametrize("mode", ["split", "slice", "gather"])
-def test_selections_count_again(mode: str) -> None:
-    net = Net()
-    x = net.node("Relu", net.conv("input", (5, 8), dead=[0, 1, 6], dead_bias=0.0, name="a"))
-    if mode == "split":
-        left, right = net.node("Split", x, outputs=2, axis=1, num_outputs=2)
-    elif mode == "slice":
-        bounds = [net.weight(np.array([v])) for v in (0, 4, 8, 1)]
-        left = net.node("Slice", x, bounds[0], bounds[1], bounds[3])
-        right = net.node("Slice", x, bounds[1], bounds[2], bounds[3])
-    else:
-        left = net.node("Gather", x, net.weight(np.array([3, 1, 2, 0])), axis=1)
-        right = net.node("Gather", x, net.weight(np.array([4, 7, -2, 5])), axis=1)
-    a = net.conv(left, (4, 3), name="left")
-    b = net.conv(right, (4, 3), name="right")
-    found = shrink(net.model(net.node("Add", a, b)))
-    assert found.widths == {"a.weight": 5, "left.weight": 3, "right.weight": 3}
-
-
-@pytest.mark.parametrize("form", ["scalar", "matrix", "nd"])
-def test_gathers_from_another_axis_let_channels_pass(form: str) -> None:
-    net = Net()
-    x = net.node("Relu", net.conv("input", (5, 8), dead=[0, 1, 6], dead_bias=0.0, name="a"))
-    if form == "nd":
-        x = net.node("Transpose", x, perm=[2, 3, 0, 1])
-        picked = net.node("GatherND", x, net.weight(np.array([[[0, 1], [2, 3]]])))
-        y = net.node("Transpose", picked, perm=[2, 3, 0, 1])
-    else:
-        index = np.array(2) if form == "scalar" else np.array([[0, 1], [2, 2]])
-        y = net.node("Gather", x, net.weight(index), axis=3)
-        shape = net.weight(np.array([0, 8, 7, -1]))
-        y = net.node("Reshape", y, shape)
-    z = net.node("Where", net.weight(np.array(True)), y, net.weight(np.array(0.0)))
-    found = shrink(net.model(net.conv(z, (8, 3), kernel=1, name="b")))
-    assert found.widths == {"a.weight": 5, "b.weight": 3}
-
-
-def test_split_of_an_old_opset_keeps_its_attribute() -> None:
-    net = Net(opset=11)
-    x = net.node("Relu", net.conv("input", (5, 8), dead=[0, 1, 6], dead_bias=0.0, name="a"))
-    left, right = net.node("Split", x, outputs=2, axis=1, split=[3, 5])
-    a, b = net.conv(left, (3, 3), name="left"), net.conv(right, (5, 3), name="right")
-    assert shrink(net.model(net.node("Add", a, b))).widths["a.weight"] == 5
 
 
 @pytest.mark.parametrize("operator", ["Softmax", "ReduceMean", "LayerNormalization", "odd"])
@@ -499,55 +396,3 @@ def test_captured_by_a_subgraph_is_out_of_reach() -> None:
         "If", net.weight(np.array(True)), then_branch=branch("Relu"), else_branch=branch("Neg")
     )
     assert not ShrinkChannels()(net.model(y)).changed
-
-
-def _padding_forgotten(node: ir.Node) -> layers.Layer | None:
-    found = convolution(node)
-    return replace(found, uniform=True) if found is not None else None
-
-
-convolution = layers.READERS["Conv"]
-SHRINK = "prunedeploy.passes.shrink."
-BROKEN_TWINS: dict[str, tuple[str, object]] = {
-    "constants are dropped": (SHRINK + "plan._absorption", lambda *_: None),
-    "nothing is merged": (SHRINK + "edit._merge", lambda _: None),
-    "no map is added": (SHRINK + "edit._add_map", lambda *_: None),
-    "every row is a constant": (
-        SHRINK + "layers.Weights.touching",
-        lambda self, layer, channels: np.zeros(len(self.used(layer)), bool),
-    ),
-    "nobody reads anything": (
-        SHRINK + "layers.Weights.needed",
-        lambda self, layer, rows: np.zeros(layer.source.shape[1], bool),
-    ),
-    "sums are not coupled": (
-        SHRINK + "axes.Axes.tie",
-        lambda self, left, right: None,
-    ),
-}
-
-
-@pytest.mark.parametrize("name", BROKEN_TWINS)
-def test_broken_twin_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The runner catches a pass with one of its pieces broken, on networks that need the piece."""
-    monkeypatch.setattr(*BROKEN_TWINS[name])
-
-    def three_networks() -> None:
-        for bias in (0.6, 0.0):
-            for size in (7, "side"):
-                net, x = residual([1, 4, 7], [1, 4, 5], bias, size)
-                shrink(tail(net, x, 8))
-        net = Net()
-        x = net.conv("input", (5, 8), dead=[1, 4], dead_bias=0.4, name="a")
-        shrink(net.model(net.conv(net.node("Sigmoid", x), (8, 4), kernel=1, name="b")))
-
-    with pytest.raises(PassError):
-        three_networks()
-
-
-def test_broken_twin_that_forgets_padding_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(layers.READERS, "Conv", _padding_forgotten)
-    net = Net()
-    x = net.node("Relu", net.conv("input", (5, 8), dead=[1, 4, 5], dead_bias=0.7, name="a"))
-    with pytest.raises(PassError, match="changed the outputs"):
-        shrink(tail(net, x, 8))

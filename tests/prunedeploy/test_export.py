@@ -76,3 +76,23 @@ def test_torchscript_program(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
         found = evaluator.run({"input": x.numpy()})["output"]
         assert np.abs(found - module(x).detach().numpy()).max() < 1e-5
     assert capfd.readouterr() == ("", "")
+
+
+class Picky(Small):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[0] == 1, "one at a time"
+        return super().forward(x)
+
+
+def test_exported_program_of_a_fixed_batch(tmp_path: Path) -> None:
+    module = torch.export.export(Small().eval(), (torch.zeros(1, 3, 8, 8),)).module()
+    for each in (module, Picky().eval()):
+        evaluator = Evaluator(export(each, (1, 3, 8, 8), tmp_path / "a.onnx"))
+        assert evaluator.inputs[0].shape == (1, 3, 8, 8)
+
+
+def test_whatever_the_network_raises_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="one at a time"):
+        export(Picky().eval(), (2, 3, 8, 8), tmp_path / "a.onnx")
+    with pytest.raises(UserError, match="does not run on an input of shape 1,3,999999,999999"):
+        export(Small().eval(), (1, 3, 999999, 999999), tmp_path / "a.onnx")

@@ -165,3 +165,30 @@ def test_model_local_functions_are_inlined(folder: Path) -> None:
     """
     onnx.save(onnx.parser.parse_model(text), folder / "net.onnx")
     assert pipeline.shrink("net.onnx").difference.passed
+
+
+def test_outputs_that_are_never_finite_are_not_called_the_same(folder: Path) -> None:
+    net = Net(dtype=np.float32)
+    onnx_models.save(net.model(net.node("Log", net.conv("input", (5, 4)))), folder / "a.onnx")
+    assert pipeline.shrink("a.onnx").difference.passed  # some are finite
+    net = Net(dtype=np.float32)
+    y = net.node("Sqrt", net.node("Sub", net.node("Neg", net.node("Abs", "input")), "one"))
+    net.weight(np.array(1.0), "one")
+    onnx_models.save(net.model(y), folder / "b.onnx")
+    with pytest.raises(UserError, match="nothing to verify"):
+        pipeline.shrink("b.onnx")
+
+
+def test_a_json_of_somebody_else_is_not_replaced(folder: Path) -> None:
+    onnx_models.save(network(), folder / "net.onnx")
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"config\.json would be replaced"):
+        pipeline.shrink("net.onnx", "config.onnx")
+    assert (folder / "config.json").read_text() == "{}"
+
+
+def test_macs_of_dynamic_sizes_are_those_of_the_shape_given(folder: Path) -> None:
+    net = Net(channels=3, size="side", dtype=np.float32)
+    onnx_models.save(net.model(net.conv("input", (3, 4))), folder / "net.onnx")
+    result = pipeline.shrink("net.onnx", input_shape=(1, 3, 16, 16))
+    assert result.before.macs == 4 * 16 * 16 * 27

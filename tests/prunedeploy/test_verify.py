@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -67,3 +68,17 @@ def test_random_feeds_are_reproducible_and_shaped() -> None:
     assert feeds["x"].dtype == np.float32
     assert set(np.unique(feeds["i"])) <= {0, 1}
     assert np.array_equal(feeds["x"], verify.random_feeds(specs, batch=5, seed=1, size=6)["x"])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"])
+def test_random_feeds_of_narrow_floats_are_normal(dtype: str) -> None:
+    feed = verify.random_feeds((TensorSpec("x", dtype, (2, 64)),))["x"]
+    assert feed.dtype == np.dtype(dtype)
+    assert feed.astype(np.float32).min() < -0.5
+    assert len(np.unique(feed.astype(np.float32))) > 10
+
+
+def test_random_feeds_of_narrow_integers() -> None:
+    feed = verify.random_feeds((TensorSpec("x", "int4", (2, 64)),))["x"]
+    assert feed.dtype == ml_dtypes.int4
+    assert set(np.unique(feed.astype(np.int32))) == {0, 1}

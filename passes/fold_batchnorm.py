@@ -19,7 +19,7 @@ import onnx_ir as ir
 from prunedeploy import model as models
 from prunedeploy.passes.shrink.facts import constant_array
 from prunedeploy.passes.shrink.layers import Layer, bias_rows, layer
-from prunedeploy.passes.shrink.pointwise import read_besides
+from prunedeploy.passes.shrink.pointwise import EPSILON, read_besides
 from prunedeploy.passes.shrink.rule import replace_input
 from prunedeploy.types import Note, PassResult
 
@@ -78,7 +78,7 @@ def _fold(node: ir.Node, before: Layer) -> None:
     scale, bias, mean, var = (
         np.asarray(constant_array(value), np.float64) for value in node.inputs[1:5]
     )
-    slope = scale / np.sqrt(var + node.attributes.get_float("epsilon", 1e-5))
+    slope = scale / np.sqrt(var + node.attributes.get_float("epsilon", EPSILON))
     tensor = before.weight.const_value
     assert tensor is not None
     array = tensor.numpy()

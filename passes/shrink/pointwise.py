@@ -29,6 +29,9 @@ JUMPING = (
 )
 
 
+EPSILON = float(np.float32(1e-5))  # of a BatchNormalization that names none, as ONNX stores it
+
+
 def couple_elementwise(node: ir.Node, axes: Axes) -> None:
     """Aligned axes of all operands and the result are cut together; see ONNX broadcasting."""
     result = node.outputs[0]
@@ -168,7 +171,7 @@ def batch_norm_constants(node: ir.Node, facts: Facts) -> None:
     if source is None or len(vectors) < 4 or any(vector is None for vector in vectors):
         return
     scale, bias, mean, var = (np.asarray(vector, np.float64) for vector in vectors)
-    slope = scale / np.sqrt(var + node.attributes.get_float("epsilon", 1e-5))
+    slope = scale / np.sqrt(var + node.attributes.get_float("epsilon", EPSILON))
     known = facts.of(source, 1)
     known = np.full(len(slope), np.nan) if known is None else known
     bound = max(facts.zero.threshold, SUBNORMAL, UNIT * UNIT * np.abs(slope).max(initial=0.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,7 +36,10 @@ def _onnxruntime() -> Any:
 def _first_line(error: Exception) -> str:
     """The reason without the prefix ``[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : ``."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
-    return line.split(" : ", 3)[-1] if line.startswith("[ONNXRuntimeError]") else line
+    line = line.split(" : ", 3)[-1] if line.startswith("[ONNXRuntimeError]") else line
+    # where the file lay while it was built, and a place in onnxruntime's own source
+    line = re.sub(r"^Load model from .*? failed:\s*", "", line)
+    return re.sub(r"\S*/onnxruntime_src/.*\) (?=[A-Z])", "", line)
 
 
 class OrtSession:
@@ -55,7 +59,7 @@ class OrtSession:
                 str(path), settings, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its errors have no common base but Exception
-            raise UserError(f"onnxruntime cannot open {path}: {_first_line(error)}") from error
+            raise UserError(f"onnxruntime cannot open the model: {_first_line(error)}") from error
         self.inputs, self.outputs = engine.manifest.inputs, engine.manifest.outputs
         self.provider = ", ".join(self._inner.get_providers())
         self._names = [spec.name for spec in self.outputs]

@@ -94,11 +94,11 @@ def _slice_initializer(value: ir.Value, keep: Keep) -> None:
 
 def _set_bias(graph: ir.Graph, layer: Layer, bias: Array) -> None:
     """A bias of the layer's own; a MatMul, which has none, is followed by an addition."""
-    if layer.bias_input is not None:
-        replace_input(layer.node, layer.bias_input, bias, f"{layer.weight.name}.bias")
-        return
-    add = _follow(graph, layer, "bias")
-    replace_input(add, 1, bias, f"{layer.weight.name}.bias")
+    if layer.bias_input is None:
+        node, index = _follow(graph, layer, "bias"), 1
+    else:
+        node, index = layer.node, layer.bias_input
+    replace_input(node, index, bias, f"{layer.weight.name}.bias")
 
 
 def _add_map(graph: ir.Graph, layer: Layer, found: Border) -> None:

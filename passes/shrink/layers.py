@@ -13,12 +13,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from prunedeploy.passes.shrink.axes import rank, static_size
+from prunedeploy.passes.shrink.axes import Mask, rank, static_size
 from prunedeploy.passes.shrink.facts import Constants
 from prunedeploy.passes.shrink.zero import Zero
 from prunedeploy.types import Array
-
-Mask = NDArray[np.bool_]
 
 CHUNK = 1 << 24  # elements looked at in one go, so that temporaries stay small
 

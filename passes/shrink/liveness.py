@@ -1,8 +1,8 @@
 """What must stay: one walk backward from the outputs, repeated until nothing new is marked.
 
 A label is live when an output of the network can tell its value: it is pinned, or some live row
-of a layer reads it through a weight that is not zero and it is not a constant which that row's
-bias can take over. Everything that is never marked can go, cycles through residual sums included
+of a layer reads it through a weight that is not zero and it is not a constant which that layer
+can take over. Everything that is never marked can go, cycles through residual sums included
 (this is the marking of a garbage collector, not a count of readers).
 """
 
@@ -14,14 +14,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from prunedeploy.passes.shrink.axes import Axes
+from prunedeploy.passes.shrink.axes import Axes, Mask
 from prunedeploy.passes.shrink.constants import channel_constants
 from prunedeploy.passes.shrink.facts import Facts
 from prunedeploy.passes.shrink.layers import Layer, Weights, layer
 from prunedeploy.passes.shrink.products import PRODUCTS, summed
-
-Mask = NDArray[np.bool_]
-
 
 # Why a channel without weights stays, in the words of the report.
 CARRIES = "constants other than zero meet zero padding: one channel must carry them"
@@ -105,12 +102,11 @@ def choose_carriers(
 ) -> tuple[Kept, dict[int, int]]:
     """Live labels once every padded layer that needs one has a channel to carry its constants.
 
-    Zero padding meets a constant c != 0, and the map has no fixed size: no bias and no map can
-    stand for it at the borders. All such
-    channels of a layer merge into one of them, k: W[:, k] += sum_j W[:, j] c_j / c_k, exact for
-    every size and padding. A channel that stays anyway is taken where there is one; otherwise
-    the one that serves most of the waiting layers, then the largest constant, so that the
-    division is well conditioned.
+    Zero padding meets a constant c != 0, and the map has no fixed size: neither a bias nor a map
+    can stand for it at the borders. All such channels of a layer merge into one of them, k:
+    W[:, k] += sum_j W[:, j] c_j / c_k, exact for every size and padding. A channel that stays
+    anyway is taken where one is large enough; otherwise the one that serves most of the waiting
+    layers, then the largest constant, so that the division is well conditioned.
 
     Returns:
         What is live, and the carrying input channel of each layer (by index into ``layers``).

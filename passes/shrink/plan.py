@@ -7,9 +7,8 @@ from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from prunedeploy.passes.shrink.axes import Axes
+from prunedeploy.passes.shrink.axes import Axes, Mask
 from prunedeploy.passes.shrink.constants import channel_constants, find_constants
 from prunedeploy.passes.shrink.coupling import couple
 from prunedeploy.passes.shrink.facts import Constants, Facts
@@ -17,8 +16,6 @@ from prunedeploy.passes.shrink.layers import Layer, Weights
 from prunedeploy.passes.shrink.liveness import Kept, choose_carriers, layers_of, products_of
 from prunedeploy.passes.shrink.rule import Keep
 from prunedeploy.passes.shrink.zero import Zero
-
-Mask = NDArray[np.bool_]
 
 ALONE = "a tensor cannot have no channel at all"
 

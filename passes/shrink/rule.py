@@ -9,10 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from prunedeploy.passes.shrink.axes import Axes
+from prunedeploy.passes.shrink.axes import Axes, Mask
 from prunedeploy.passes.shrink.facts import Facts
-
-Mask = NDArray[np.bool_]
 
 
 class Keep:

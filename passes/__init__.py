@@ -5,26 +5,68 @@ from __future__ import annotations
 from prunedeploy.passes._pass import Pass, PassError, run
 from prunedeploy.passes.fold_batchnorm import FoldBatchNorm
 from prunedeploy.passes.fold_constants import FoldConstants
+from prunedeploy.passes.fuse_layernorm import FuseLayerNorm
+from prunedeploy.passes.group_norm import PlainGroupNorm
+from prunedeploy.passes.merge_channels import MergeChannels
+from prunedeploy.passes.remove_dead_branches import RemoveDeadBranches
 from prunedeploy.passes.remove_identity import RemoveIdentity
+from prunedeploy.passes.scatter_branches import ScatterBranches
+from prunedeploy.passes.select_before_split import SelectBeforeSplit
 from prunedeploy.passes.shrink import ShrinkChannels
+from prunedeploy.passes.simplify_gathers import SimplifyGathers
 from prunedeploy.passes.simplify_reshapes import SimplifyReshapes
+from prunedeploy.passes.tabulate_maps import TabulateMaps
 
-DEFAULT: tuple[Pass, ...] = (
-    RemoveIdentity(),
-    FoldConstants(),
-    FoldBatchNorm(),
-    SimplifyReshapes(),
-    ShrinkChannels(),
-)
+
+def before_cuts(zero_threshold: float = 0.0) -> tuple[Pass, ...]:
+    """What runs before channels are cut."""
+    return (
+        RemoveIdentity(),
+        FoldConstants(),
+        TabulateMaps(),
+        FoldBatchNorm(),
+        SimplifyGathers(),
+        SimplifyReshapes(),
+        SelectBeforeSplit(),
+        FuseLayerNorm(),
+        PlainGroupNorm(),
+        RemoveDeadBranches(zero_threshold),
+        MergeChannels(),
+    )
+
+
+def after_cuts(zero_threshold: float = 0.0, target: str = "host") -> tuple[Pass, ...]:
+    """What is left once no channel can be cut, and worth doing only where ``target`` gains."""
+    return (ScatterBranches(target, zero_threshold),)
+
+
+def default(zero_threshold: float = 0.0, target: str = "host") -> tuple[Pass, ...]:
+    """The passes in order; weights up to ``zero_threshold`` count as zero (``shrink/zero.py``)."""
+    cut = ShrinkChannels(zero_threshold)
+    return (*before_cuts(zero_threshold), cut, *after_cuts(zero_threshold, target))
+
+
+DEFAULT = default()
 
 __all__ = [
     "DEFAULT",
     "FoldBatchNorm",
     "FoldConstants",
+    "FuseLayerNorm",
+    "MergeChannels",
     "Pass",
     "PassError",
+    "PlainGroupNorm",
+    "RemoveDeadBranches",
     "RemoveIdentity",
+    "ScatterBranches",
+    "SelectBeforeSplit",
     "ShrinkChannels",
+    "SimplifyGathers",
     "SimplifyReshapes",
+    "TabulateMaps",
+    "after_cuts",
+    "before_cuts",
+    "default",
     "run",
 ]

@@ -65,12 +65,12 @@ def _refuse(node: ir.Node, before: Layer | None) -> str | None:
         return "its parameters are not constants"
     if len(before.result.uses()) > 1 or before.result.is_graph_output():
         return "the layer's result has other readers"
+    if before.weight.const_value is None:
+        return "the layer's weights are quantised"
     if len(before.weight.uses()) > 1 or before.weight.is_graph_output():
         return "the layer's weights are shared"
     if before.bias_input is None or before.scale != 1.0 or before.result_axis != 1:
         return "the layer has no bias of its own"
-    if before.groups > 1 and before.weight_out != 0:
-        return "grouped transposed convolution"
     return None
 
 
@@ -82,9 +82,11 @@ def _fold(node: ir.Node, before: Layer) -> None:
     tensor = before.weight.const_value
     assert tensor is not None
     array = tensor.numpy()
-    along = [1] * array.ndim
-    along[before.weight_out] = -1
-    folded = (array * slope.reshape(along)).astype(array.dtype)
+    folded = np.empty_like(array)
+    for group, factors in enumerate(slope.reshape(before.groups, -1)):
+        source = before.group_of(array, group).astype(np.float64)
+        along = factors.reshape(-1, *[1] * (array.ndim - 1))
+        before.group_of(folded, group)[...] = source * along
     rows = slope * (bias_rows(before) - mean) + bias
     before.weight.const_value = ir.tensor(folded, name=before.weight.name)
     assert before.bias_input is not None

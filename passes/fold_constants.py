@@ -17,10 +17,14 @@ from onnx_ir.passes import common
 from onnxscript import optimizer
 
 from prunedeploy import model as models
+from prunedeploy.passes.shrink.facts import constant_array
 from prunedeploy.passes.shrink.rule import replace_input
+from prunedeploy.passes.shrink.targets import name_lengths
 from prunedeploy.types import Note, PassResult
 
 REPEATING = ("Expand", "Gather", "Tile")
+SMALL = 1 << 13  # elements that need no second thought
+LARGEST = 1 << 28  # elements of a constant that is computed here
 
 
 @dataclass(frozen=True)
@@ -32,22 +36,39 @@ class FoldConstants:
 
     def __call__(self, model: ir.Model) -> PassResult:
         """Edit ``model`` in place."""
-        before = len(model.graph)
-        lifted = common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
-        changed = lifted(model).modified
-        models.infer_shapes(model)
-        changed |= bool(optimizer.fold_constants(model, should_fold=_worth_it).modified)
-        changed |= lifted(model).modified
-        models.infer_shapes(model)
-        targets = sum(_fix_target(node) for node in model.graph)
-        common.RemoveUnusedNodesPass()(model)
-        gone = before - len(model.graph)
+        before = sum(1 for _ in model.graph.all_nodes())
+        changed, lengths, targets = False, 0, 0
+        while True:  # a target that is known makes lengths known, and with them what was computed
+            folded, known, fixed = _round(model)
+            changed, lengths, targets = changed or folded, lengths + known, targets + fixed
+            if not (folded or known or fixed):
+                break
+        gone = before - sum(1 for _ in model.graph.all_nodes())
         notes = []
         if gone:
             notes.append(Note("graph", "taken", "nodes folded into initializers", gone))
         if targets:
             notes.append(Note("graph", "taken", "computed reshape targets made constant", targets))
-        return PassResult(changed or gone > 0 or targets > 0, tuple(notes))
+        if lengths:
+            notes.append(Note("graph", "taken", "lengths of axes that are known", lengths))
+        return PassResult(changed or gone + targets + lengths > 0, tuple(notes))
+
+
+def _round(model: ir.Model) -> tuple[bool, int, int]:
+    """Whether something was folded, how many lengths came to be known, how many targets."""
+    before = sum(1 for _ in model.graph.all_nodes())
+    lifted = common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
+    changed = lifted(model).modified
+    models.infer_shapes(model)
+    lengths = sum(_fix_length(node) for node in list(model.graph))
+    changed |= _fold(model)
+    changed |= lifted(model).modified
+    models.infer_shapes(model)
+    name_lengths(model.graph)
+    targets = sum(_fix_target(node) for node in model.graph)
+    common.RemoveUnusedNodesPass()(model)
+    fewer = before > sum(1 for _ in model.graph.all_nodes())
+    return changed or fewer, lengths, targets
 
 
 def _same(one: int | ir.SymbolicDim, other: int | ir.SymbolicDim) -> bool:
@@ -55,11 +76,30 @@ def _same(one: int | ir.SymbolicDim, other: int | ir.SymbolicDim) -> bool:
     return one == other and (isinstance(one, int) or one.value is not None)
 
 
+def _fold(model: ir.Model) -> bool:
+    limits = {"input_size_limit": LARGEST, "output_size_limit": LARGEST}
+    return bool(optimizer.fold_constants(model, should_fold=_worth_it, **limits).modified)
+
+
 def _worth_it(node: ir.Node) -> bool | None:
-    """Not where the node only repeats what it is given: folding would make the file larger."""
-    sizes = [_elements(value) for value in (*node.inputs, node.outputs[0]) if value is not None]
-    if node.op_type in REPEATING and None not in sizes and sizes[0] != sizes[-1]:
-        return bool((sizes[-1] or 0) <= (sizes[0] or 0))
+    """Not where it would make the file larger; None leaves the folder to its own rules.
+
+    That is where a node repeats what it is given, writes it in a wider type, or where others read
+    a large operand too, which then stays beside what is made of it.
+    """
+    given = [value for value in node.inputs if value is not None]
+    sizes = [_elements(value) for value in (*given, node.outputs[0])]
+    made, result = sizes[-1], node.outputs[0]
+    if node.op_type == "ConstantOfShape":
+        return made is not None and made <= SMALL
+    if node.op_type in REPEATING and None not in sizes and sizes[0] != made:
+        return bool((made or 0) <= (sizes[0] or 0))
+    large = [value for value, size in zip(given, sizes, strict=False) if (size or 0) > SMALL]
+    if any(len(value.uses()) > 1 or value.is_graph_output() for value in large):
+        return False
+    if made is not None and made > SMALL and result.dtype is not None:
+        read = sum((_elements(v) or 0) * v.dtype.itemsize for v in given if v.dtype is not None)
+        return None if made * result.dtype.itemsize <= read else False
     return None
 
 
@@ -67,6 +107,36 @@ def _elements(value: ir.Value) -> int | None:
     if value.shape is None or not value.shape.is_static():
         return None
     return math.prod(value.shape.numpy())
+
+
+def _fix_length(node: ir.Node) -> bool:
+    """Make a Gather or Slice of known lengths out of a Shape a constant; True if it is one now."""
+    shape = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+    if node.op_type not in ("Gather", "Slice") or shape is None or shape.op_type != "Shape":
+        return False
+    source, result, graph = shape.inputs[0], node.outputs[0], node.graph
+    given = [constant_array(value) for value in node.inputs[1:]]
+    if source is None or source.shape is None or any(g is None for g in given) or graph is None:
+        return False
+    first = shape.attributes.get_int("start", 0)
+    asked = list(source.shape)[first : shape.attributes.get_int("end", len(source.shape))]
+    dims = np.array([dim if isinstance(dim, int) else -1 for dim in asked], np.int64)
+    if node.op_type == "Gather":
+        found = np.asarray(dims[np.asarray(given[0], np.int64)])
+    elif len(given) < 2 or any(g is None or g.size != 1 for g in given):
+        return False  # bounds are attributes before opset 10
+    else:
+        numbers = [int(g.item()) for g in given if g is not None]
+        start, end, step = numbers[0], numbers[1], numbers[3] if len(numbers) > 3 else 1
+        if step < 1:
+            return False
+        found = dims[start:end:step]
+    inside = any(use.node.graph is not graph for use in result.uses())
+    if (found < 0).any() or result.is_graph_output() or inside:
+        return False
+    for use in list(result.uses()):
+        replace_input(use.node, use.idx, found, "length")
+    return True
 
 
 def _fix_target(node: ir.Node) -> bool:

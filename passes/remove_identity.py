@@ -24,13 +24,13 @@ class RemoveIdentity:
 
     def __call__(self, model: ir.Model) -> PassResult:
         """Edit ``model`` in place."""
-        before = len(model.graph)
+        before = sum(1 for _ in model.graph.all_nodes())
         for node in list(model.graph):
             if _passes_on(node):
                 _as_identity(node)
         common.IdentityEliminationPass()(model)
         common.RemoveUnusedNodesPass()(model)
-        gone = before - len(model.graph)
+        gone = before - sum(1 for _ in model.graph.all_nodes())
         notes = (Note("graph", "taken", "nodes that change nothing", gone),) if gone else ()
         return PassResult(gone > 0, notes)
 

@@ -69,6 +69,8 @@ def _chain(middle: ir.Node) -> Chain | None:
         return None
     last, source = uses[0].node, first.inputs[0] if first.inputs else None
     values = (middle.inputs[0], middle.outputs[0])
+    if not first.graph is middle.graph is last.graph:
+        return None  # one of them is in a subgraph
     hidden = not any(value.is_graph_output() for value in values)
     if {first.op_type, last.op_type} != {"Reshape"} or source is None or not hidden:
         return None

@@ -68,6 +68,26 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)  # what was replaced, once in place
 
 
+@contextmanager
+def atomic_group(path: Path) -> Iterator[Path]:
+    """The same for a file and those that it refers to by name: ``path``'s name in a fresh folder.
+
+    All files that the block leaves in that folder move to that of ``path``, ``path`` itself last.
+    """
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder")
+    folder = _beside(path)
+    try:
+        folder.mkdir()
+        yield folder / path.name
+        for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
+            file.replace(path.parent / file.name)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _put(temporary: Path, path: Path) -> None:
     """Rename a folder to ``path``; what is there already changes places with it."""
     while True:
@@ -119,10 +139,14 @@ def check_place(path: Path) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def sha256(path: Path) -> str:
-    """The file's SHA-256, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256(*paths: Path) -> str:
+    """The SHA-256 of a file, or of several one after the other, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 def to_json(record: Any) -> str:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx_ir import external_data
 
+from prunedeploy import files, input_range
 from prunedeploy.errors import UserError
 from prunedeploy.types import Dim, ModelStats, TensorSpec
 
-# ONNX allows 2 GiB in one protobuf; past it the weights go to a file beside the model.
-PROTOBUF_LIMIT = 2**31 - 2**20
+# ONNX allows 2 GiB in one protobuf, and writing one takes several times its size in memory: from
+# here on the weights go to a file beside the model.
+PROTOBUF_LIMIT = 2**29
 
 
 def load(path: Path) -> ir.Model:
@@ -40,22 +45,59 @@ def load(path: Path) -> ir.Model:
     return model
 
 
-def save(model: ir.Model, path: Path, name: str = "") -> None:
-    """Write ``model`` to ``path``.
+def save(model: ir.Model, path: Path) -> None:
+    """Write ``model`` to ``path``, apart from whatever files its weights came from.
 
-    Weights that one protobuf cannot hold go to a file ``name + '.data'`` beside it, where
-    ``name`` (by default that of ``path``) is what the model will be called in the end.
+    Weights too large for one protobuf go to a file of the same name and ``.data`` beside it.
     """
     if weight_bytes(model) > PROTOBUF_LIMIT:
-        ir.save(model, path, external_data=f"{name or path.name}.data")
-    else:
-        ir.save(model, path)
+        ir.save(model, path, external_data=f"{path.name}.data")
+        return
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            [value.const_value] = external_data.convert_tensors_from_external([value.const_value])
+    ir.save(model, path)
+
+
+def data_files(path: Path) -> list[Path]:
+    """The files beside the model at ``path`` that hold its weights; none for most models."""
+    try:
+        graph = onnx.load_model(path, load_external_data=False).graph
+    except Exception:  # not a model: it has no such files, and whoever loads it says so
+        return []
+    locations = {
+        entry.value
+        for tensor in graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return [path.parent / location for location in sorted(locations)]
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of the model at ``path``, with the weights that lie in files beside it."""
+    return files.sha256(path, *data_files(path))
+
+
+def release(tensor: object) -> None:
+    """Let go of the memory behind a weight that is mapped from a file.
+
+    Its arrays stay valid: what is touched again is read again. Without it, going once through
+    the weights of a large model would make all of it resident.
+    """
+    if isinstance(tensor, ir.ExternalTensor) and tensor.raw is not None:
+        tensor.raw.madvise(mmap.MADV_DONTNEED)
 
 
 def weight_bytes(model: ir.Model) -> int:
     """Bytes of all initializers."""
-    values = model.graph.initializers.values()
-    return sum(v.const_value.nbytes for v in values if v.const_value is not None)
+    return sum(v.const_value.nbytes for v in _initializers(model) if v.const_value is not None)
+
+
+def _initializers(model: ir.Model) -> list[ir.Value]:
+    """Those of subgraphs too."""
+    return [value for graph in model.graphs() for value in graph.initializers.values()]
 
 
 def spec(value: ir.Value) -> TensorSpec:
@@ -69,8 +111,10 @@ def spec(value: ir.Value) -> TensorSpec:
 
 def specs(model: ir.Model) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """What a caller feeds, and gets. Initializers that are also listed as inputs are not fed."""
+    ranges = input_range.of(model)
     inputs = [v for v in model.graph.inputs if v.name not in model.graph.initializers]
-    return tuple(spec(v) for v in inputs), tuple(spec(v) for v in model.graph.outputs)
+    fed = tuple(replace(spec(v), range=ranges.get(str(v.name))) for v in inputs)
+    return fed, tuple(spec(v) for v in model.graph.outputs)
 
 
 def stats(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> ModelStats:
@@ -84,14 +128,14 @@ def stats(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Mo
         if shapes is not None and (given := shapes.get(str(value.name))) is not None:
             value.shape = ir.Shape(given)
     infer_shapes(model)
-    beside = path.with_name(path.name + ".data")
-    size = path.stat().st_size + (beside.stat().st_size if beside.is_file() else 0)
+    size = sum(file.stat().st_size for file in (path, *data_files(path)))
     parameters = nonzero = 0
-    for value in model.graph.initializers.values():
+    for value in _initializers(model):
         tensor = value.const_value
         if tensor is not None and tensor.dtype.is_floating_point():
             parameters += math.prod(tensor.shape.numpy())
             nonzero += int(np.count_nonzero(tensor.numpy()))
+            release(tensor)
     return ModelStats(parameters, nonzero, sum(map(node_macs, model.graph)), size)
 
 
@@ -106,7 +150,25 @@ def infer_shapes(model: ir.Model) -> None:
     """Fill in the shapes of all values, in place, without copying the weights."""
     from onnx_ir.passes.common import ShapeInferencePass
 
-    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    infer = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
+    infer(model)
+    while _pass_shapes_on(model.graph):
+        infer(model)
+
+
+def _pass_shapes_on(graph: ir.Graph) -> bool:
+    """Shapes of results that onnx leaves open: those of operators it defines by functions.
+
+    The first of a chain only, since the shapes behind it are not known before it is.
+    """
+    changed = False
+    for node in graph:
+        source, result = node.inputs[0] if node.inputs else None, node.outputs[0]
+        keeps = node.op_type in ("GroupNormalization", "MeanVarianceNormalization")
+        if keeps and not node.domain and result.shape is None and source is not None:
+            result.shape, result.type = source.shape, source.type
+            changed |= source.shape is not None
+    return changed
 
 
 def node_macs(node: ir.Node) -> int:

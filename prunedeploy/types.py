@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -14,12 +14,28 @@ Dim = int | str  # a fixed size, or the name of a dynamic one
 
 
 @dataclass(frozen=True)
+class InputRange:
+    """What an input's elements lie within, bounds included: one number for all, or one a channel.
+
+    Channels are the indices of axis 1. A bound may be infinite.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class TensorSpec:
-    """Name, NumPy dtype name and shape of one input or output of a model."""
+    """Name, NumPy dtype name and shape of one input or output of a model.
+
+    ``range`` is what an input was stated to lie within when the model was shrunk: outside it the
+    model is not known to compute what the original does.
+    """
 
     name: str
     dtype: str
     shape: tuple[Dim, ...]
+    range: InputRange | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +138,9 @@ class ShrinkResult:
     """What ``prunedeploy.shrink`` did. ``dense`` is the exported model before the passes.
 
     ``mean`` and ``std`` are how pixels in [0, 1] are normalised before they reach the network,
-    where its recipe says; 0 and 1 for one that brings its own normalisation.
+    where its recipe says; 0 and 1 for one that brings its own normalisation. Where
+    ``input_ranges`` names an input, the two models are the same within that range only. ``align``
+    is the multiple of channels that dead ones were kept for, 1 for none.
     """
 
     source: Path
@@ -139,6 +157,10 @@ class ShrinkResult:
     seconds: float
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    input_ranges: dict[str, InputRange] = field(default_factory=dict)
+    align: int = 1
+    pt: Path | None = None  # the torch.export program, where one was asked for
+    state_dict: Path | None = None  # the sliced state_dict with its plan, likewise
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,18 @@ networks whose outputs are in the thousands.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ml_dtypes
 import numpy as np
 
 from prunedeploy.errors import UserError
-from prunedeploy.types import Array, Difference, TensorSpec
+from prunedeploy.types import Array, Difference, InputRange, TensorSpec
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 # A float32 sum of n products carries a relative error near sqrt(n) * 2**-24; the longest sums of
 # the networks we meet (25,000 terms, some 100 layers deep) reach 1e-6 to 4e-6 of the range when
@@ -27,15 +33,25 @@ TOLERANCE: dict[str, float] = {
     "bfloat16": 5e-2,
 }
 
+# What may vary in an output that is one number, as far as arithmetic goes: 64 units in the last
+# place, that is 64 * 2**-53 and so on.
+ROUNDING: dict[str, float] = {
+    "float64": 2.0**-47,
+    "float32": 2.0**-18,
+    "float16": 2.0**-5,
+    "bfloat16": 2.0**-2,
+}
+
 
 def random_feeds(
     inputs: tuple[TensorSpec, ...], batch: int = 2, seed: int = 0, size: int = 32
 ) -> dict[str, Array]:
-    """Inputs drawn from N(0, 1); integers from {0, 1}.
+    """Inputs drawn from N(0, 1); bytes from all there are, other integers from {0, 1}; what has a
+    range, evenly from within it.
 
     Args:
-        inputs: what the model takes. Its first dimension is ``batch`` where it is dynamic, every
-            other dynamic dimension is ``size``.
+        inputs: what the model takes, and within what range. Its first dimension is ``batch``
+            where it is dynamic, every other dynamic dimension is ``size``.
         batch: samples per input.
         seed: the same seed gives the same arrays.
         size: length of dynamic dimensions other than the first.
@@ -48,11 +64,36 @@ def random_feeds(
             for axis, dim in enumerate(spec.shape)
         ]
         kind = np.dtype(spec.dtype)
-        if _is_floating(kind):
+        if spec.range is not None and kind.kind != "b":
+            feeds[spec.name] = _within(spec.range, shape, kind, random)
+        elif _is_floating(kind):
             feeds[spec.name] = random.standard_normal(shape).astype(kind)
         else:
-            feeds[spec.name] = random.integers(0, 2, shape).astype(kind)
+            # bytes are data, pixels say; wider integers are indices, which must exist
+            few = kind not in (np.uint8, np.int8)
+            least, most = (0, 1) if few else (np.iinfo(kind).min, np.iinfo(kind).max)
+            feeds[spec.name] = random.integers(least, most + 1, shape).astype(kind)
     return feeds
+
+
+def _within(
+    limits: InputRange, shape: list[int], kind: np.dtype[np.generic], random: np.random.Generator
+) -> Array:
+    """Drawn evenly; where one bound is infinite, at the distance of an N(0, 1) from the other.
+
+    A tenth of the elements lie on each bound: that is where proofs from ranges are tight.
+    """
+    aside = [1, -1, *[1] * (len(shape) - 2)] if len(limits.low) > 1 else [1] * len(shape)
+    low, high = (np.broadcast_to(np.reshape(x, aside), shape) for x in (limits.low, limits.high))
+    normal = np.abs(random.standard_normal(shape))
+    least = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high - normal, -normal))
+    most = np.where(np.isfinite(high), high, np.where(np.isfinite(low), low + normal, normal))
+    where = random.uniform(-0.125, 1.125, shape).clip(0, 1)
+    drawn = least + where * (most - least)
+    if kind.kind in "iu":
+        drawn, least, most = np.floor(drawn + 0.5), np.ceil(least), np.floor(most)
+    found: Array = np.clip(drawn, least, most).astype(kind)
+    return found
 
 
 def _is_floating(dtype: np.dtype[np.generic]) -> bool:
@@ -106,8 +147,9 @@ def _output_difference(expected: Array, found: Array) -> tuple[float, float]:
         return 0.0, 0.0
     finite = left[np.isfinite(left)]
     span = float(finite.max() - finite.min()) if finite.size else 0.0
-    # an output that never varies has no range: its size stands in
-    scale = span or (float(np.abs(finite).max()) if finite.size else 0.0) or 1.0
+    size = float(np.abs(finite).max()) if finite.size else 0.0
+    # an output that varies by no more than rounding has no range: its size stands in
+    scale = (span if span > ROUNDING.get(expected.dtype.name, 0.0) * size else size) or 1.0
     return absolute, absolute / scale
 
 
@@ -116,3 +158,23 @@ def _changed_predictions(expected: Array, found: Array) -> int:
     if expected.ndim != 2 or expected.shape[1] < 2:
         return 0
     return int(np.count_nonzero(expected.argmax(1) != found.argmax(1)))
+
+
+def exactly(
+    difference: Difference,
+    reference: Path | ir.Model,
+    candidate: ir.Model,
+    feeds: Mapping[str, Array],
+) -> Difference:
+    """``difference``, or where it is too large, how far the two models are in float64.
+
+    A deep network may make more of float32's rounding than the tolerance allows, whichever way it
+    is computed. In float64 that is gone, and what is left is the difference between the models.
+    """
+    from prunedeploy.evaluate import Evaluator
+
+    if difference.passed:
+        return difference
+    wide = [Evaluator(model, float64=True).run(feeds) for model in (reference, candidate)]
+    found = compare(wide[0], wide[1], difference.tolerance)
+    return replace(found, where=f"{found.where} (in float64)")

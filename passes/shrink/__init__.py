@@ -1,9 +1,10 @@
 """Exact shrink: remove every channel whose absence no output can tell.
 
-Three analyses, each a file of its own: ``constants`` (forward: channels that hold one value for
-every input), ``liveness`` (backward: channels that nobody reads) and ``coupling`` (channels that
-must go together). ``plan`` draws the conclusion, ``edit`` carries it out, and the operators are
-rows of the table in ``rules`` and ``layers``. The whole repeats until nothing more goes.
+Three analyses, each a file of its own: ``constants`` (forward: channels that hold one value, or
+one map, for every input), ``liveness`` (backward: channels that nobody reads) and ``coupling``
+(channels that must go together). ``plan`` draws the conclusion, ``edit`` carries it out, and the
+operators are rows of the table in ``rules`` and ``layers``. The whole repeats until nothing more
+goes; then ``lowering`` writes down the norms whose statistics are still those of the old width.
 """
 
 from __future__ import annotations
@@ -13,11 +14,19 @@ from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import common
 
+from prunedeploy import input_range
 from prunedeploy import model as models
+from prunedeploy.passes.shrink.align import reason
 from prunedeploy.passes.shrink.edit import apply
-from prunedeploy.passes.shrink.liveness import JOINED
+from prunedeploy.passes.shrink.lowering import lower
 from prunedeploy.passes.shrink.plan import Plan, make_plan
+from prunedeploy.passes.shrink.recurrent import drop_zero_states
+from prunedeploy.passes.shrink.refusals import refused
+from prunedeploy.passes.shrink.settings import Borders, Settings
+from prunedeploy.passes.shrink.subgraphs import own_weights, settle_names, share_opsets
+from prunedeploy.passes.shrink.targets import name_lengths
 from prunedeploy.passes.shrink.zero import Zero
 from prunedeploy.types import Note, PassResult
 
@@ -33,13 +42,26 @@ class ShrinkChannels:
     """Cut channels that are dead, constant or unread, exactly.
 
     ``zero_threshold`` raises what counts as zero above the bound in ``zero.py``; the result is
-    then as exact as the weights below the threshold are unimportant.
+    then as exact as the weights below the threshold are unimportant. ``convolution_overhead`` is
+    what one convolution more costs, in multiply-accumulates: where the groups of a convolution
+    lose different channels it keeps some that are dead, for there to be fewer convolutions; 0
+    removes everything.
+
+    What the inputs lie within is taken from the model, where it says (see ``input_range``): what
+    follows from it holds for such inputs only.
+
+    ``align`` keeps as many dead channels as make a layer's output channels a multiple of it (see
+    ``align.py``); ``borders`` says whether constants that meet zero padding become a map or one
+    channel, where both can be (see ``borders.py``).
 
     Needs the shapes of all values; an operator without a rule keeps all that it touches, and a
     note says what that cost.
     """
 
     zero_threshold: float = 0.0
+    align: int = 1
+    borders: Borders = "map"
+    convolution_overhead: float = 0.0
     name: ClassVar[str] = "shrink-channels"
 
     @property
@@ -49,21 +71,49 @@ class ShrinkChannels:
 
     def __call__(self, model: ir.Model) -> PassResult:
         """Edit ``model`` in place until nothing more can go."""
+        changed = bool(model.functions)
+        common.InlinePass()(model)
+        share_opsets(model)
+        models.infer_shapes(model)
+        changed |= drop_zero_states(model) | own_weights(model)
+        notes: list[Note] = []
+        for graph in list(model.graphs()):
+            cut, found = self._shrink(model, graph)
+            changed |= cut
+            notes += found
+        return PassResult(changed, tuple(notes))
+
+    def _shrink(self, model: ir.Model, graph: ir.Graph) -> tuple[bool, list[Note]]:
+        """One graph, the model's own or that of a body."""
         notes: list[Note] = []
         changed, carrier, idle = False, 0, 0
+        settings = Settings(
+            Zero(self.zero_threshold),
+            input_range.of(model),
+            self.align,
+            self.borders,
+            self.convolution_overhead,
+        )
         while True:
             models.infer_shapes(model)
-            plan = make_plan(model.graph, Zero(self.zero_threshold), carrier)
+            name_lengths(graph)
+            plan = make_plan(graph, settings, carrier)
             if plan.keep.items():
                 changed, idle = True, 0
                 notes += _taken(plan)
-                apply(model.graph, plan)
+                apply(graph, plan)
+                settle_names(model)
                 continue
             idle += 1
             if idle >= plan.axes.carriers:  # every choice of carrier has nothing left to cut
                 break
             carrier = (carrier + 1) % plan.axes.carriers
-        return PassResult(changed, (*notes, *_refused(plan)))
+        left = [*_aligned(plan, self.align), *refused(plan, graph)]
+        if lowered := lower(graph):
+            notes += lowered
+            models.drop_unused(graph)
+            models.infer_shapes(model)
+        return changed, [*notes, *left]
 
 
 def _taken(plan: Plan) -> list[Note]:
@@ -73,10 +123,22 @@ def _taken(plan: Plan) -> list[Note]:
         if stays is not None:
             gone = int((~stays).sum())
             notes.append(Note(layer.name, "taken", f"{gone} of {len(stays)} output channels", gone))
+    for found in plan.recurrents:
+        stays = plan.keep.of(found.r, 2)
+        if stays is not None:
+            gone = int((~stays).sum())
+            notes.append(Note(found.name, "taken", f"{gone} of {found.units} hidden units", gone))
     for absorption in plan.absorptions:
-        count = int(np.count_nonzero(absorption.constants))
         reason = f"constants of input channels went into {INTO[absorption.into]}"
-        notes.append(Note(absorption.layer.name, "info", reason, count))
+        if absorption.maps is not None:
+            reason = "known maps of input channels went into a map added to the result"
+        notes.append(Note(absorption.layer.name, "info", reason, absorption.count))
+    for node, value, axis, fixed in plan.ranges.proved:
+        stays = plan.keep.of(value, axis)
+        gone = int((fixed & ~stays).sum()) if stays is not None else 0
+        if gone:
+            reason = "channels hold a constant, by the range of what comes in"
+            notes.append(Note(f"{node.op_type} ({node.name})", "info", reason, gone))
     asked = plan.facts.zero.threshold > 0.0
     why = "as --zero-threshold asks" if asked else "no float32 result can tell"
     for weight, size in plan.weights.bounds.items():
@@ -84,17 +146,14 @@ def _taken(plan: Plan) -> list[Note]:
     return notes
 
 
-def _refused(plan: Plan) -> list[Note]:
-    """Output channels without a weight that stay nevertheless, by what needs them."""
-    notes: list[Note] = []
+def _aligned(plan: Plan, multiple: int) -> list[Note]:
+    """The layers that keep dead channels only to be a multiple wide."""
+    kept = np.array(sorted(plan.aligned), np.int64)
+    notes = []
     for layer in plan.layers:
-        dead = ~plan.weights.used(layer).any(axis=1)
-        if not dead.any():
-            continue
-        roots = plan.axes.roots(layer.result, layer.result_axis)[dead]
-        reasons = [plan.reasons.get(root, JOINED) for root in roots.tolist()]
-        for reason in dict.fromkeys(reasons):
-            notes.append(Note(layer.name, "refused", reason, reasons.count(reason)))
+        count = int(np.isin(plan.axes.roots(layer.result, layer.result_axis), kept).sum())
+        if count and not layer.depthwise:
+            notes.append(Note(layer.name, "info", reason(multiple), count))
     return notes
 
 

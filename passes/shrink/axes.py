@@ -21,28 +21,36 @@ INTERFACE = "part of the network's inputs or outputs"
 class Axes:
     """The labels of all axes of a graph, the ties between them, and what pins them.
 
-    Where an axis is split in parts only one part can carry labels: ``carrier`` says which, and
-    ``carriers`` is how many choices the graph turned out to offer.
+    Where an axis is split in parts, or several are merged, only one of them can carry labels:
+    ``carrier`` says which, and ``carriers`` is how many choices the graph turned out to offer.
     """
 
     def __init__(self, carrier: int = 0) -> None:
         self.carrier = carrier
         self.carriers = 1
         self._parent = np.zeros(1024, np.int64)
+        self._copies = np.zeros(1024, bool)  # by representative: nothing but copies so far
         self._count = 0
         self._labels: dict[tuple[ir.Value, int], Labels] = {}
         self._walls: dict[str, int] = {}  # name of what pins -> a label of its own
         self.pinned: dict[int, str] = {}  # representative of a pinned label -> what pins it
+        self.asked: set[tuple[ir.Value, int]] = set()  # axes that a rule spoke of
+        self.at = INTERFACE  # what pins where no reason is given: the operator being coupled
 
     def __len__(self) -> int:
         return self._count
 
-    def fresh(self, size: int) -> Labels:
-        """``size`` new labels, tied to nothing."""
+    def fresh(self, size: int, copies: bool = False) -> Labels:
+        """``size`` new labels, tied to nothing; ``copies`` of one another, where a value repeats.
+
+        See ``are_copies``.
+        """
         first, self._count = self._count, self._count + size
         if self._count > len(self._parent):
             self._parent = np.resize(self._parent, 2 * self._count)
+            self._copies = np.resize(self._copies, 2 * self._count)
         self._parent[first : self._count] = np.arange(first, self._count)
+        self._copies[first : self._count] = copies
         return np.arange(first, self._count)
 
     def find(self, labels: Labels) -> Labels:
@@ -56,17 +64,30 @@ class Axes:
             roots = above
 
     def tie(self, left: Labels, right: Labels) -> None:
-        """Index by index, ``left`` and ``right`` are cut together from now on."""
-        for a, b in zip(self.find(left).tolist(), self.find(right).tolist(), strict=True):
-            low, high = sorted((self._root(a), self._root(b)))
-            self._parent[high] = low
-            if low != high and high in self.pinned:
-                self.pinned.setdefault(low, self.pinned.pop(high))
+        """Index by index, ``left`` and ``right`` are cut together from now on.
 
-    def _root(self, label: int) -> int:
-        while (above := int(self._parent[label])) != label:
-            label = above
-        return label
+        Two that are pinned already are left apart, so that each keeps the name of what pins it.
+        """
+        if len(left) != len(right):
+            raise ValueError(f"{len(left)} labels cannot be tied to {len(right)}")
+        while True:
+            one, other = self.find(left), self.find(right)
+            apart = (one != other) & ~(self.is_pinned(one) & self.is_pinned(other))
+            if not apart.any():
+                return
+            low, high = np.minimum(one, other)[apart], np.maximum(one, other)[apart]
+            # a root that is to go below several takes the smallest: the rest follow next time
+            np.minimum.at(self._parent, high, low)
+            np.logical_and.at(self._copies, self.find(high), self._copies[high])
+            self._move_pins(high)
+
+    def _move_pins(self, gone: Labels) -> None:
+        """What pinned a label that is no representative any more pins the one above."""
+        if not self.pinned:
+            return
+        for root in {int(label) for label in gone}.intersection(self.pinned):
+            wall = self.pinned.pop(root)
+            self.pinned.setdefault(int(self.find(np.array([root]))[0]), wall)
 
     def has(self, value: ir.Value, axis: int) -> bool:
         """Whether the axis carries labels yet."""
@@ -77,6 +98,7 @@ class Axes:
         size = static_size(value, axis)
         if size is None:
             return np.zeros(0, np.int64)
+        self.asked.add((value, axis))
         if (value, axis) not in self._labels:
             self._labels[value, axis] = self.fresh(size)
         return self._labels[value, axis]
@@ -91,6 +113,7 @@ class Axes:
         A dynamic axis cannot be cut, nor can what shares its labels: both are pinned.
         """
         size = static_size(value, axis)
+        self.asked.add((value, axis))
         if size != len(labels):
             self.pin_labels(labels, "an axis of unknown length")
             if size is not None:
@@ -104,21 +127,25 @@ class Axes:
         """True for labels that are never cut."""
         return np.isin(self.find(labels), np.fromiter(self.pinned, np.int64, len(self.pinned)))
 
-    def pin_labels(self, labels: Labels, wall: str = INTERFACE) -> None:
-        """Never cut these; ``wall`` names what is at fault."""
-        if len(labels):
-            self.tie(labels, np.full(len(labels), self._wall(wall)))
+    def are_copies(self, labels: Labels) -> Mask:
+        """True for labels that stand for copies alone: no channel of the network is behind them."""
+        return self._copies[self.find(labels)]
 
-    def pin(self, value: ir.Value, wall: str = INTERFACE) -> None:
+    def pin_labels(self, labels: Labels, wall: str | None = None) -> None:
+        """Never cut these; ``wall`` names what is at fault, if it is not ``at``."""
+        if len(labels):
+            self.tie(labels, np.full(len(labels), self._wall(wall or self.at)))
+
+    def pin(self, value: ir.Value, wall: str | None = None) -> None:
         """Never cut any axis of ``value``."""
         for axis in range(rank(value) or 0):
             self.pin_axis(value, axis, wall)
 
-    def pin_axis(self, value: ir.Value, axis: int, wall: str = INTERFACE) -> None:
+    def pin_axis(self, value: ir.Value, axis: int, wall: str | None = None) -> None:
         """Never cut this axis of ``value``."""
         size = static_size(value, axis)
         if size is not None:
-            self.assign(value, axis, np.full(size, self._wall(wall)))
+            self.assign(value, axis, np.full(size, self._wall(wall or self.at)))
 
     def _wall(self, name: str) -> int:
         if name not in self._walls:

@@ -1,4 +1,4 @@
-"""Which channels hold the same value for every input: one walk forward."""
+"""Which channels hold the same for every input, one value or a map: one walk forward."""
 
 from __future__ import annotations
 
@@ -8,19 +8,37 @@ import onnx_ir as ir
 from prunedeploy.passes.shrink.axes import static_size
 from prunedeploy.passes.shrink.facts import Constants, Facts
 from prunedeploy.passes.shrink.layers import Layer, Weights, bias_rows, contribution, layer
+from prunedeploy.passes.shrink.maps import find_maps
+from prunedeploy.passes.shrink.range_moves import bound
+from prunedeploy.passes.shrink.ranges import Ranges
 from prunedeploy.passes.shrink.rules import rule
 from prunedeploy.passes.shrink.zero import Zero
 
 
-def find_constants(graph: ir.Graph, weights: Weights, zero: Zero) -> Facts:
-    """The constants of all values, nodes in topological order."""
+def find_constants(
+    graph: ir.Graph,
+    weights: Weights,
+    zero: Zero,
+    ranges: Ranges | None = None,
+    maps: bool = True,
+) -> Facts:
+    """The constants and known maps of all values, nodes in topological order.
+
+    ``ranges`` holds what is known of the inputs, and afterwards what follows from it. Without
+    ``maps`` all that is found holds for any size that the graph could be given.
+    """
     facts = Facts(zero)
+    ranges = Ranges(graph) if ranges is None else ranges
     for node in graph:
         found, row = layer(node), rule(node)
         if found is not None:
             facts.learn(found.result, found.result_axis, layer_constants(found, weights, facts))
         elif row is not None and row.constants is not None:
             row.constants(node, facts)
+        bound(node, found, weights, ranges)
+        ranges.prove(node, facts)
+        if maps and (found is not None or row is not None):
+            find_maps(node, found, weights, facts)
     return facts
 
 

@@ -4,30 +4,52 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from prunedeploy.passes.shrink.axes import Axes, Labels, rank, static_size
+from prunedeploy.passes.shrink.axes import INTERFACE, Axes, Labels, rank, static_size
 from prunedeploy.passes.shrink.layers import Layer, layer
 from prunedeploy.passes.shrink.rule import wall
 from prunedeploy.passes.shrink.rules import rule
+from prunedeploy.passes.shrink.subgraphs import pin_captured, pin_outside
 
 
-def couple(graph: ir.Graph, carrier: int = 0) -> Axes:
-    """The labels of all axes of ``graph``, nodes in topological order; see ``Axes.carrier``."""
+def couple(graph: ir.Graph, carrier: int = 0, alike: bool = False) -> Axes:
+    """The labels of all axes of ``graph``, nodes in topological order; see ``Axes.carrier``.
+
+    ``alike`` says that all groups of a convolution are to lose the same channels.
+    """
     axes = Axes(carrier)
     for value in graph.inputs:
         axes.pin(value)
+    pin_outside(graph, axes)
     for node in graph:
+        axes.asked.clear()
+        axes.at = f"{node.op_type} ({node.name})"
         found, row = layer(node), rule(node)
         if found is not None:
-            couple_layer(found, axes)
+            couple_layer(found, axes, alike)
         elif row is not None:
             row.couple(node, axes)
         else:
             wall(node, axes)
+        _pin_unasked(node, axes)
         _pin_the_rest(node, axes)
-        _pin_captured(node, axes)
+        pin_captured(node, axes)
+    axes.at = INTERFACE
     for value in graph.outputs:
         axes.pin(value)
     return axes
+
+
+def _pin_unasked(node: ir.Node, axes: Axes) -> None:
+    """An axis of an operand that its rule said nothing of is read: indices, sizes, scales.
+
+    Shape is the exception: it reads the lengths that its rule names and nothing else.
+    """
+    if node.op_type == "Shape":
+        return
+    for value in node.inputs:
+        for axis in range((rank(value) or 0) if value is not None else 0):
+            if value is not None and (value, axis) not in axes.asked:
+                axes.pin_axis(value, axis)
 
 
 def _pin_the_rest(node: ir.Node, axes: Axes) -> None:
@@ -38,22 +60,15 @@ def _pin_the_rest(node: ir.Node, axes: Axes) -> None:
                 axes.pin_axis(value, axis)
 
 
-def _pin_captured(node: ir.Node, axes: Axes) -> None:
-    """Whatever a subgraph reads or computes from the outside is out of reach."""
-    for value in (*node.inputs, *node.outputs):
-        if value is not None and any(use.node.graph is not node.graph for use in value.uses()):
-            axes.pin(value, "a subgraph")
-
-
-def couple_layer(found: Layer, axes: Axes) -> None:
+def couple_layer(found: Layer, axes: Axes, alike: bool = False) -> None:
     """Input channels with the weight's columns, output channels with its rows and bias."""
     channels = axes.of(found.source, found.source_axis)
     if found.depthwise:
-        each = (static_size(found.result, found.result_axis) or 0) // len(channels)
-        rows = channels.repeat(each)
-        axes.assign(found.weight, found.weight_out, rows)
-    elif found.groups > 1:
-        rows = _couple_grouped(found, axes)
+        rows = channels
+        axes.assign(found.weight, 0, rows)
+    elif found.grouped:
+        both = alike or found.alike
+        rows = _couple_alike(found, axes) if both else _couple_grouped(found, axes)
     else:
         axes.assign(found.weight, found.weight_in, channels)
         rows = axes.of(found.weight, found.weight_out)
@@ -67,13 +82,34 @@ def couple_layer(found: Layer, axes: Axes) -> None:
 
 
 def _couple_grouped(found: Layer, axes: Axes) -> Labels:
-    """All groups of a convolution keep the same width: the same positions go in each."""
+    """Groups are cut apart, each as if it were a convolution of its own (see groups.py).
+
+    The layer gets new weights then. Where others share them, their channels go together, so that
+    they go on sharing.
+    """
+    channels = axes.of(found.source, found.source_axis)
+    rows = axes.of(found.result, found.result_axis)
+    others = {use.node for use in found.weight.uses()} - {found.node}
+    for other in filter(None, map(layer, others)):
+        if other.groups == found.groups:
+            axes.tie(axes.of(other.source, other.source_axis), channels)
+            axes.tie(axes.of(other.result, other.result_axis), rows)
+    axes.pin(found.weight)
+    return rows
+
+
+def _couple_alike(found: Layer, axes: Axes) -> Labels:
+    """The same positions go in each group, so that the layer keeps its weight and its groups."""
     channels = axes.of(found.source, found.source_axis).reshape(found.groups, -1)
-    rows = axes.of(found.weight, found.weight_out)
+    rows = axes.of(found.result, found.result_axis)
     for labels in (channels, rows.reshape(found.groups, -1)):
         for group in labels[1:]:
             axes.tie(labels[0], group)
-    axes.assign(found.weight, found.weight_in, channels[0])
+    outward = found.weight_out == 0  # else transposed: [in channels, out channels of a group, ...]
+    axes.assign(found.weight, found.weight_in, channels[0] if outward else channels.reshape(-1))
+    axes.assign(
+        found.weight, found.weight_out, rows if outward else rows[: len(rows) // found.groups]
+    )
     return rows
 
 

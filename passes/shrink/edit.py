@@ -7,23 +7,31 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy.model import drop_unused
-from prunedeploy.passes.shrink.borders import Border, border
+from prunedeploy.model import drop_unused, release
+from prunedeploy.passes.shrink.borders import Border, border, map_border
+from prunedeploy.passes.shrink.groups import regroup, regroupings
 from prunedeploy.passes.shrink.layers import Layer, bias_rows, contribution
 from prunedeploy.passes.shrink.plan import Absorption, Plan
-from prunedeploy.passes.shrink.rule import Keep, replace_input, unique_name
+from prunedeploy.passes.shrink.rule import Keep, naming, replace_input, unique_name
 from prunedeploy.passes.shrink.rules import rule
+from prunedeploy.passes.shrink.tables import feed
 from prunedeploy.types import Array
 
 
 def apply(graph: ir.Graph, plan: Plan) -> None:
     """Change ``graph`` in place."""
+    with naming(graph):
+        _apply(graph, plan)
+
+
+def _apply(graph: ir.Graph, plan: Plan) -> None:
     biases = [(a.layer, _new_bias(a, plan.keep)) for a in plan.absorptions if a.into == "bias"]
     maps = [(a.layer, _new_map(a, plan.keep)) for a in plan.absorptions if a.into == "map"]
     for absorption in plan.absorptions:
         if absorption.into == "channel":
             _merge(absorption)
     cut = {value for value, _, _ in plan.keep.items()}
+    regrouped = regroupings(plan.layers, plan.keep)
     for node in graph:
         row = rule(node)
         if row is not None and row.edit is not None and cut & {*node.inputs, *node.outputs}:
@@ -38,6 +46,7 @@ def apply(graph: ir.Graph, plan: Plan) -> None:
         _set_bias(graph, layer, bias)
     for layer, found in maps:
         _add_map(graph, layer, found)
+    regroup(graph, regrouped)
     drop_unused(graph)
 
 
@@ -52,21 +61,24 @@ def _new_bias(absorption: Absorption, keep: Keep) -> Array:
 
 
 def _new_map(absorption: Absorption, keep: Keep) -> Border:
-    """What the constants add at each position to the rows that stay."""
-    found = border(absorption.layer, absorption.constants)
-    stays = keep.of(absorption.layer.result, absorption.layer.result_axis)
+    """What constants and known maps add at each position to the rows that stay."""
+    layer, maps = absorption.layer, absorption.maps
+    found = border(layer, absorption.constants) if maps is None else map_border(layer, maps)
+    stays = keep.of(layer.result, layer.result_axis)
     return found if stays is None else replace(found, table=found.table[:, stays])
 
 
 def _merge(absorption: Absorption) -> None:
     """W[:, k] += sum_j W[:, j] c_j / c_k: channel k now carries all the constants."""
-    layer, carrier = absorption.layer, absorption.carrier
+    layer = absorption.layer
     tensor = layer.weight.const_value
     assert tensor is not None
     array = np.array(tensor.numpy())
-    view = np.moveaxis(array, (layer.weight_out, layer.weight_in), (0, 1))
-    columns = np.flatnonzero(absorption.constants)
-    factors = absorption.constants[columns] / absorption.carrier_constant
+    width = len(absorption.constants) // layer.groups
+    first = absorption.group * width
+    view, carrier = layer.group_of(array, absorption.group), absorption.carrier - first
+    columns = np.flatnonzero(absorption.constants[first : first + width])
+    factors = absorption.constants[first + columns] / absorption.carrier_constant
     added = np.einsum("ok...,k->o...", view[:, columns].astype(np.float64), factors)
     view[:, carrier] = view[:, carrier].astype(np.float64) + added
     layer.weight.const_value = ir.tensor(array, name=layer.weight.name)
@@ -87,6 +99,7 @@ def _slice_initializer(value: ir.Value, keep: Keep) -> None:
         stays = keep.of(value, axis)
         if stays is not None:
             array = np.compress(stays, tensor.numpy() if array is None else array, axis=axis)
+    release(tensor)
     if array is not None:
         value.const_value = ir.tensor(array, dtype=tensor.dtype, name=value.name)
         value.shape = ir.Shape(array.shape)
@@ -106,16 +119,8 @@ def _add_map(graph: ir.Graph, layer: Layer, found: Border) -> None:
     dtype = layer.weight.dtype
     assert dtype is not None
     add = _follow(graph, layer, "borders")
-    replace_input(add, 1, found.table.astype(dtype.numpy()), f"{layer.weight.name}.borders")
-    for axis, repeat in enumerate(found.repeats, start=2):
-        if found.table.shape[axis] == 1:
-            continue  # all positions alike: broadcast
-        gather = ir.node("Gather", [add.inputs[1]], {"axis": axis})
-        gather.name = unique_name(graph, f"{add.name}.{axis}")
-        graph.insert_before(add, gather)
-        replace_input(gather, 1, repeat, f"{layer.weight.name}.borders.{axis}")
-        gather.outputs[0].name = unique_name(graph, f"{gather.name}.repeated")
-        add.replace_input_with(1, gather.outputs[0])
+    table = found.table.astype(dtype.numpy())
+    feed(add, 1, table, found.repeats, f"{layer.weight.name}.borders")
 
 
 def _follow(graph: ir.Graph, layer: Layer, what: str) -> ir.Node:

@@ -7,14 +7,16 @@ lie, in padding and in groups. ``Layer`` says where; everything else is written 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from prunedeploy.model import release
 from prunedeploy.passes.shrink.axes import Mask, rank, static_size
 from prunedeploy.passes.shrink.facts import Constants
+from prunedeploy.passes.shrink.quantised import dequantised
 from prunedeploy.passes.shrink.zero import Zero
 from prunedeploy.types import Array
 
@@ -42,11 +44,17 @@ class Layer:
     uniform: bool = True
     scale: float = 1.0  # of the products (Gemm's alpha)
     spatial: bool = False  # the other axes are swept by a window
+    takes_bias: bool = True  # constants may go into the bias
+    takes_map: bool = True  # constants under padding may be added to the result as a map
+    alike: bool = False  # all groups lose the same channels
 
     @property
     def name(self) -> str:
         """The parameter the weight came from, as the user knows it."""
-        return str(self.weight.name).removesuffix(".weight")
+        stored = self.weight
+        if stored.const_value is None and (scaling := stored.producer()) is not None:
+            stored = scaling.inputs[0] or stored
+        return str(stored.name).removesuffix(".weight")
 
     @property
     def bias(self) -> ir.Value | None:
@@ -58,24 +66,48 @@ class Layer:
     @property
     def mappable(self) -> bool:
         """Whether what a constant adds at each position can be written down (see borders.py)."""
+        if not self.spatial or (self.node.op_type == "ConvTranspose" and _derives_pads(self.node)):
+            return False
         axes = range(2, len(self.result.shape or ()))
         values = (self.source, self.result)
-        return self.node.op_type == "Conv" and all(
-            static_size(value, axis) is not None for value in values for axis in axes
-        )
+        steady = all(static_size(value, axis) is not None for value in values for axis in axes)
+        return self.takes_map and steady
 
     @property
     def depthwise(self) -> bool:
-        """Whether every group reads one channel only."""
-        return self.groups > 1 and static_size(self.weight, self.weight_in) == 1
+        """Whether every group reads one channel and writes one: the two are cut together."""
+        return self.groups > 1 and self.groups == static_size(
+            self.source, self.source_axis
+        ) == static_size(self.result, self.result_axis)
+
+    @property
+    def grouped(self) -> bool:
+        """Whether there are groups, of any other widths: those are cut apart (see groups.py)."""
+        return self.groups > 1 and not self.depthwise
 
     def rows(self) -> Array:
         """The weight as [out channels, in channels of a group, taps]; a view where possible."""
-        assert self.weight.const_value is not None
-        array = np.moveaxis(
-            self.weight.const_value.numpy(), (self.weight_out, self.weight_in), (0, 1)
-        )
-        return array.reshape(*array.shape[:2], -1)
+        array = weight_array(self.weight)
+        assert array is not None
+        if self.weight_out == 0 or self.groups == 1:
+            array = np.moveaxis(array, (self.weight_out, self.weight_in), (0, 1))
+            return array.reshape(*array.shape[:2], -1)
+        # transposed, [in channels, out channels of a group, taps]: the groups lie along the former
+        groups, outs = self.groups, array.shape[1]
+        split = array.reshape(groups, array.shape[0] // groups, outs, -1).swapaxes(1, 2)
+        return split.reshape(groups * outs, *split.shape[2:])
+
+    def group_of(self, array: Array, group: int) -> Array:
+        """One group's part of the weight, as a view [out channels, in channels, ...]."""
+        if self.groups > 1:  # they lie along the first axis, transposed or not
+            size = len(array) // self.groups
+            array = array[group * size : (group + 1) * size]
+        return np.moveaxis(array, (self.weight_out, self.weight_in), (0, 1))
+
+
+def weight_array(value: ir.Value) -> Array | None:
+    """What an initializer holds, or what is dequantised from one of integers."""
+    return dequantised(value) if value.const_value is None else value.const_value.numpy()
 
 
 def layer(node: ir.Node) -> Layer | None:
@@ -84,7 +116,8 @@ def layer(node: ir.Node) -> Layer | None:
     found = read(node) if read is not None else None
     if found is None or not _sane(found):
         return None
-    return found
+    # weights that are dequantised stay as they are stored, so their groups cannot be cut apart
+    return replace(found, alike=found.weight.const_value is None)
 
 
 def _sane(found: Layer) -> bool:
@@ -92,18 +125,38 @@ def _sane(found: Layer) -> bool:
     bias = found.bias
     width = static_size(found.result, found.result_axis)
     return (
-        found.weight.const_value is not None
+        weight_array(found.weight) is not None
         and width is not None
         and static_size(found.source, found.source_axis) is not None
         and (bias is None or _is_row(bias, width))
+        and (found.groups == 1 or _divides(found))
     )
+
+
+def _divides(found: Layer) -> bool:
+    """Whether the channels are as many as the groups and the weight say."""
+    ins, outs = (
+        static_size(found.source, found.source_axis),
+        static_size(found.result, found.result_axis),
+    )
+    in_weight, out_weight = (
+        static_size(found.weight, found.weight_in),
+        static_size(found.weight, found.weight_out),
+    )
+    if found.weight_out == 0:
+        in_weight = (in_weight or 0) * found.groups
+    else:
+        out_weight = (out_weight or 0) * found.groups
+    whole = ins == in_weight and outs == out_weight
+    return whole and not (ins or 0) % found.groups and not (outs or 0) % found.groups
 
 
 def _is_row(bias: ir.Value, width: int) -> bool:
     """Known, and one number for each output channel, or one for all."""
     sizes = [static_size(bias, axis) for axis in range(rank(bias) or 0)]
     row = all(size == 1 for size in sizes[:-1]) and sizes[-1:] == [width]
-    return bias.const_value is not None and (row or bias.const_value.size == 1)
+    array = weight_array(bias)
+    return array is not None and (row or array.size == 1)
 
 
 def _convolution(node: ir.Node) -> Layer | None:
@@ -122,10 +175,17 @@ def _convolution(node: ir.Node) -> Layer | None:
 
 def _transposed_convolution(node: ir.Node) -> Layer | None:
     source, weight, result = node.inputs[0], node.inputs[1], node.outputs[0]
-    if source is None or weight is None or node.attributes.get_int("group", 1) != 1:
+    if source is None or weight is None:
         return None
+    groups = node.attributes.get_int("group", 1)
     # strides and borders give positions different numbers of taps
-    return Layer(node, source, 1, weight, 0, 1, result, 1, 2, uniform=False, spatial=True)
+    return Layer(node, source, 1, weight, 0, 1, result, 1, 2, groups, uniform=False, spatial=True)
+
+
+def _derives_pads(node: ir.Node) -> bool:
+    """Whether a transposed convolution's pads follow from the size asked for: runtimes differ."""
+    auto = node.attributes.get_string("auto_pad", "NOTSET")
+    return auto.startswith("SAME") or bool(node.attributes.get_ints("output_shape", []))
 
 
 def _gemm(node: ir.Node) -> Layer | None:
@@ -163,12 +223,12 @@ class Weights:
 
     def __init__(self, zero: Zero) -> None:
         self._zero = zero
-        self._used: dict[tuple[ir.Value, int], Mask] = {}
+        self._used: dict[tuple[ir.Value, int, int], Mask] = {}
         self.bounds: dict[str, float] = {}  # weight -> largest magnitude among those taken as zero
 
     def used(self, layer: Layer) -> Mask:
         """[out channels, in channels of a group]: True where some tap is not zero."""
-        key = (layer.weight, layer.weight_out)
+        key = (layer.weight, layer.weight_out, layer.groups)
         if key not in self._used:
             self._used[key] = self._look(layer)
         return self._used[key]
@@ -184,6 +244,7 @@ class Weights:
             used[first : first + step] = (size > bound[:, None, None]).any(axis=2)
             unused = size[~used[first : first + step]]
             dropped = max(dropped, float(unused.max(initial=0.0)))
+        release(layer.weight.const_value)
         if dropped:
             self.bounds[str(layer.weight.name)] = dropped
         return used
@@ -226,7 +287,8 @@ def contribution(layer: Layer, constants: Constants) -> Constants:
 def bias_rows(layer: Layer) -> Constants:
     """The bias as one number a row."""
     width = static_size(layer.result, layer.result_axis) or 0
-    if layer.bias is None or layer.bias.const_value is None:
+    array = None if layer.bias is None else weight_array(layer.bias)
+    if array is None:
         return np.zeros(width)
-    flat = layer.bias.const_value.numpy().astype(np.float64).reshape(-1)
+    flat = array.astype(np.float64).reshape(-1)
     return np.broadcast_to(flat, (width,))

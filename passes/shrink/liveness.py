@@ -18,11 +18,16 @@ from prunedeploy.passes.shrink.axes import Axes, Mask
 from prunedeploy.passes.shrink.constants import channel_constants
 from prunedeploy.passes.shrink.facts import Facts
 from prunedeploy.passes.shrink.layers import Layer, Weights, layer
-from prunedeploy.passes.shrink.products import PRODUCTS, summed
+from prunedeploy.passes.shrink.maps import mapped
+from prunedeploy.passes.shrink.rule import Reads
+from prunedeploy.passes.shrink.rules import rule
 
 # Why a channel without weights stays, in the words of the report.
 CARRIES = "constants other than zero meet zero padding: one channel must carry them"
-JOINED = "joined, in a sum or a grouped convolution, with channels that are not constant"
+JOINED = (
+    "joined, in a sum, a grouped convolution or the groups of a norm, "
+    "with channels that are not constant"
+)
 
 # A carrier this much smaller than what is merged into it would blow rounding up.
 CONDITION = 2.0**-6
@@ -41,33 +46,46 @@ def layers_of(graph: ir.Graph) -> list[Layer]:
     return [found for node in graph if (found := layer(node)) is not None]
 
 
-def products_of(graph: ir.Graph, facts: Facts) -> list[tuple[ir.Value, int, Mask]]:
-    """What products of two computed tensors sum over: value, axis, the indices that add something.
+def inner_layers_of(graph: ir.Graph) -> list[Layer]:
+    """What operators with several weights, recurrent ones, read through each of them."""
+    rows = ((node, rule(node)) for node in graph)
+    return [
+        found
+        for node, row in rows
+        if row is not None and row.layers is not None
+        for found in row.layers(node)
+    ]
 
-    Whether anybody reads the product is not asked: these indices count as live.
-    """
-    ours = [node for node in graph if node.domain in ("", "ai.onnx")]
-    products = [node for node in ours if node.op_type in PRODUCTS and layer(node) is None]
-    return [place for node in products for place in summed(node, facts)]
+
+def reads_of(graph: ir.Graph, facts: Facts) -> list[tuple[str, Reads]]:
+    """What operators without weights need of the axes they mix, by the operator's name."""
+    found = []
+    for node in graph:
+        row = rule(node)
+        if row is not None and row.reads is not None and layer(node) is None:
+            found.append((f"{node.op_type} ({node.name})", row.reads(node, facts)))
+    return found
 
 
 def absorbed(found: Layer, facts: Facts) -> Mask:
-    """Input channels at a constant that need not be read.
+    """Input channels at a constant or a known map that need not be read.
 
     Zeros, and where a constant adds the same everywhere, any constant: the bias takes it. Where
     the layer pads, constants other than zero can be added as a map (see borders), or, for maps of
-    dynamic size, merged into one of them (see carriers).
+    dynamic size, merged into one of them (see carriers). What known maps come to is always a map.
     """
     known = channel_constants(found, facts)
-    if found.uniform or found.mappable or mergeable(found):
-        return ~np.isnan(known)
-    return np.asarray(known == 0)
+    maps = mapped(found.source, facts) if found.mappable else np.False_
+    if found.takes_bias if found.uniform else found.mappable or mergeable(found):
+        return ~np.isnan(known) | maps
+    return np.asarray((known == 0) | maps)
 
 
 def mergeable(found: Layer) -> bool:
-    """Whether columns of this layer's weight may be changed: it is not shared, nor grouped."""
+    """Whether columns of this layer's weight may be changed: it is not shared, nor depthwise."""
     own = len(found.weight.uses()) == 1 and not found.weight.is_graph_output()
-    return found.groups == 1 and found.spatial and own
+    stored = found.weight.const_value is not None  # as it is, not as integers
+    return not found.depthwise and found.spatial and own and stored
 
 
 def mark(
@@ -99,23 +117,24 @@ def mark(
 
 def choose_carriers(
     layers: list[Layer], axes: Axes, weights: Weights, facts: Facts
-) -> tuple[Kept, dict[int, int]]:
+) -> tuple[Kept, dict[tuple[int, int], int]]:
     """Live labels once every padded layer that needs one has a channel to carry its constants.
 
     Zero padding meets a constant c != 0, and the map has no fixed size: neither a bias nor a map
     can stand for it at the borders. All such channels of a layer merge into one of them, k:
-    W[:, k] += sum_j W[:, j] c_j / c_k, exact for every size and padding. A channel that stays
-    anyway is taken where one is large enough; otherwise the one that serves most of the waiting
-    layers, then the largest constant, so that the division is well conditioned.
+    W[:, k] += sum_j W[:, j] c_j / c_k, exact for every size and padding; in a grouped convolution
+    once a group. A channel that stays anyway is taken where one is large enough; otherwise the one
+    that serves most of the waiting layers, then the largest constant, so that the division is well
+    conditioned.
 
     Returns:
-        What is live, and the carrying input channel of each layer (by index into ``layers``).
+        What is live, and the carrying input channel by layer (index into ``layers``) and group.
     """
     carriers: set[int] = set()
     while True:
         kept = mark(layers, axes, weights, facts, carriers)
-        chosen: dict[int, int] = {}
-        waiting: dict[int, NDArray[np.float64]] = {}
+        chosen: dict[tuple[int, int], int] = {}
+        waiting: dict[tuple[int, int], NDArray[np.float64]] = {}
         for index, found in enumerate(layers):
             values = _merging(found, axes, weights, facts, kept)
             if values is None:
@@ -123,14 +142,24 @@ def choose_carriers(
             staying = kept.live[axes.roots(found.source, found.source_axis)]
             known = np.nan_to_num(channel_constants(found, facts))
             size = np.abs(known)
-            held = np.where(staying & (size >= CONDITION * np.abs(values).max()), size, 0.0)
-            if held.any():
-                chosen[index] = int(held.argmax())
-            else:
-                waiting[index] = values
+            for group, inside in enumerate(groups_of(found, values)):
+                if not inside.any():
+                    continue
+                large = size >= CONDITION * np.abs(inside).max()
+                held = groups_of(found, np.where(staying & large, size, 0.0))[group]
+                if held.any():
+                    chosen[index, group] = int(held.argmax())
+                else:
+                    waiting[index, group] = inside
         if not waiting:
             return kept, chosen
         carriers.add(_most_wanted(waiting, layers, axes))
+
+
+def groups_of(found: Layer, values: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Numbers of the input channels, once a group: those of the group, 0 elsewhere."""
+    inside = np.arange(len(values)) // (len(values) // found.groups)
+    return [np.where(inside == group, values, 0.0) for group in range(found.groups)]
 
 
 def _merging(
@@ -146,9 +175,11 @@ def _merging(
     return values if values.any() else None
 
 
-def _most_wanted(waiting: dict[int, NDArray[np.float64]], layers: list[Layer], axes: Axes) -> int:
+def _most_wanted(
+    waiting: dict[tuple[int, int], NDArray[np.float64]], layers: list[Layer], axes: Axes
+) -> int:
     served: dict[int, tuple[int, float]] = {}
-    for index, values in waiting.items():
+    for (index, _), values in waiting.items():
         found = layers[index]
         roots = axes.roots(found.source, found.source_axis)
         for root in np.unique(roots[values != 0]).tolist():

@@ -2,37 +2,62 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy.passes.shrink.axes import Axes, Mask
+from prunedeploy.passes.shrink.align import padding, reason
+from prunedeploy.passes.shrink.axes import Axes, Labels, Mask
+from prunedeploy.passes.shrink.classes import macs_of_pair, padded
 from prunedeploy.passes.shrink.constants import channel_constants, find_constants
 from prunedeploy.passes.shrink.coupling import couple
-from prunedeploy.passes.shrink.facts import Constants, Facts
+from prunedeploy.passes.shrink.facts import Constants, Facts, Maps
 from prunedeploy.passes.shrink.layers import Layer, Weights
-from prunedeploy.passes.shrink.liveness import Kept, choose_carriers, layers_of, products_of
+from prunedeploy.passes.shrink.liveness import (
+    Kept,
+    choose_carriers,
+    groups_of,
+    inner_layers_of,
+    layers_of,
+    mergeable,
+    reads_of,
+)
+from prunedeploy.passes.shrink.maps import mapped, spread
+from prunedeploy.passes.shrink.ranges import Ranges
+from prunedeploy.passes.shrink.recurrent import Recurrent, recurrent
 from prunedeploy.passes.shrink.rule import Keep
-from prunedeploy.passes.shrink.zero import Zero
+from prunedeploy.passes.shrink.settings import Settings
 
 ALONE = "a tensor cannot have no channel at all"
+FEEDS = "a group of a convolution cannot read no channel at all"
+EQUAL = "groups of a convolution are kept equally wide, as fewer convolutions are faster"
 
 
 @dataclass(frozen=True)
 class Absorption:
     """Constants that a layer takes over when the input channels that held them go.
 
-    ``constants`` holds them by input channel, 0 elsewhere. They go into the layer's bias, onto
-    its result as a map that knows the borders, or into one input channel, the ``carrier``.
+    ``constants`` holds them by input channel, 0 elsewhere; ``maps``, where there are any, what
+    these and the channels with known maps hold, [channels, ...]. They go into the layer's bias,
+    onto its result as a map that knows the borders, or into one input channel, the ``carrier`` of
+    its group.
     """
 
     layer: Layer
     constants: Constants
     into: Literal["bias", "map", "channel"]
+    group: int = 0
     carrier: int = 0
     carrier_constant: float = 1.0
+    maps: Maps | None = None
+
+    @property
+    def count(self) -> int:
+        """How many channels it stands for."""
+        held = self.constants if self.maps is None else self.maps
+        return int(held.reshape(len(held), -1).any(axis=1).sum())
 
 
 @dataclass(frozen=True)
@@ -46,60 +71,167 @@ class Plan:
     weights: Weights
     facts: Facts
     reasons: dict[int, str]
+    ranges: Ranges
+    aligned: frozenset[int]  # representatives of labels that stay for the sake of alignment
+    recurrents: tuple[Recurrent, ...] = ()
 
 
-def make_plan(graph: ir.Graph, zero: Zero, carrier: int = 0) -> Plan:
-    """Constants, coupling and liveness of ``graph``, and what follows from the three.
+@dataclass(frozen=True)
+class Analysis:
+    """What is known of a graph before anything is decided.
+
+    ``inner`` are the layers inside of operators with several weights (recurrent ones).
+    """
+
+    axes: Axes
+    weights: Weights
+    facts: Facts
+    layers: tuple[Layer, ...]
+    inner: tuple[Layer, ...]
+    kept: Kept
+    carriers: dict[tuple[int, int], int]
+    ranges: Ranges
+    recurrents: tuple[Recurrent, ...]
+
+
+def analyse(graph: ir.Graph, settings: Settings, carrier: int = 0) -> Analysis:
+    """Constants, coupling and liveness of ``graph``.
 
     ``carrier`` is the part that carries labels where an axis is split (see ``Axes``).
     """
-    weights = Weights(zero)
-    axes = couple(graph, carrier)
-    facts = find_constants(graph, weights, zero)
+    weights = Weights(settings.zero)
+    axes = couple(graph, carrier, alike=settings.limits is not None)
+    ranges = Ranges(graph, settings.stated)
+    # maps hold for the sizes of this graph; a module may be called with others
+    facts = find_constants(graph, weights, settings.zero, ranges, maps=settings.limits is None)
     layers = layers_of(graph)
-    for value, axis, adds in products_of(graph, facts):
-        axes.pin_labels(axes.of(value, axis)[adds], "summed over in a product of two tensors")
-    kept, carriers = choose_carriers(layers, axes, weights, facts)
-    stays = _leave_one(axes, kept)
-    cut = {(v, axis): stays[roots] for v, axis, roots in axes.items() if not stays[roots].all()}
-    keep = Keep(cut)
+    if settings.borders == "channel":
+        layers = [replace(found, takes_map=not mergeable(found)) for found in layers]
+    if settings.limits is not None:
+        settings.limits.pin(axes, graph)
+        layers = [settings.limits.limit(layer) for layer in layers]
+    for name, reads in reads_of(graph, facts):
+        for value, axis, needed in reads:
+            axes.pin_labels(axes.of(value, axis)[needed], f"mixed with others by {name}")
+    inner = inner_layers_of(graph)
+    kept, carriers = choose_carriers([*layers, *inner], axes, weights, facts)
+    recurrents = tuple(each for node in graph if (each := recurrent(node)) and each.results)
+    return Analysis(
+        axes, weights, facts, tuple(layers), tuple(inner), kept, carriers, ranges, recurrents
+    )
+
+
+def make_plan(graph: ir.Graph, settings: Settings, carrier: int = 0) -> Plan:
+    """What follows for ``graph``: whatever is not live goes, as far as tensors keep a channel."""
+    found = analyse(graph, settings, carrier)
+    axes, weights, layers = found.axes, found.weights, list(found.layers)
+    grouped = [layer for layer in layers if layer.grouped]
+    stays = _leave_some(axes, found.kept, grouped, settings.overhead)
+    aligned: set[int] = set()
+    while settings.align > 1 and (more := padding(layers, axes, weights, stays, settings.align)):
+        aligned |= more
+        # live, and all that they read
+        axes.pinned.update(dict.fromkeys(more, reason(settings.align)))
+        kept, carriers = choose_carriers([*layers, *found.inner], axes, weights, found.facts)
+        found = replace(found, kept=kept, carriers=carriers)
+        stays = _leave_some(axes, kept, grouped, settings.overhead)
+    return conclude(found, stays, frozenset(aligned))
+
+
+def conclude(found: Analysis, stays: Mask, aligned: frozenset[int] = frozenset()) -> Plan:
+    """The plan that cuts every label which does not stay; all that are live must."""
+    items = found.axes.items()
+    cut = {(value, axis): stays[roots] for value, axis, roots in items if not stays[roots].all()}
+    keep, facts, weights = Keep(cut), found.facts, found.weights
     absorptions = [
-        found
-        for index, layer in enumerate(layers)
-        if (found := _absorption(layer, carriers.get(index), keep, facts, weights)) is not None
+        absorption
+        for index, layer in enumerate(found.layers)
+        for absorption in _absorptions(layer, index, found.carriers, keep, facts, weights)
     ]
-    return Plan(keep, tuple(absorptions), tuple(layers), axes, weights, facts, kept.reasons)
+    return Plan(
+        keep,
+        tuple(absorptions),
+        found.layers,
+        found.axes,
+        weights,
+        facts,
+        found.kept.reasons,
+        found.ranges,
+        aligned,
+        found.recurrents,
+    )
 
 
-def _leave_one(axes: Axes, kept: Kept) -> Mask:
-    """No axis may lose all its indices: the first one stays, with all that is tied to it."""
+def _leave_some(axes: Axes, kept: Kept, grouped: list[Layer], overhead: float) -> Mask:
+    """What is live, and what must be there for every tensor and every group to hold something."""
     stays = kept.live.copy()
     axis_roots = [roots for _, _, roots in axes.items() if len(roots)]
-    changed = True
-    while changed:
-        changed = False
+    before = -1
+    while (count := int(stays.sum())) != before:
+        before = count
         for roots in axis_roots:
-            if not stays[roots].any():
-                stays[roots[0]] = changed = True
-                kept.reasons.setdefault(int(roots[0]), ALONE)
+            _leave(1, roots, stays, kept, ALONE)
+        for layer in grouped:
+            sources = axes.roots(layer.source, layer.source_axis).reshape(layer.groups, -1)
+            results = axes.roots(layer.result, layer.result_axis).reshape(layer.groups, -1)
+            groups = np.flatnonzero(stays[results].any(axis=1))
+            for group in groups:
+                _leave(1, sources[group], stays, kept, FEEDS)
+            if overhead:
+                widths = np.stack([stays[r[groups]].sum(axis=1) for r in (sources, results)], 1)
+                wanted = padded(widths, macs_of_pair(layer), overhead).tolist()
+                for group, (ins, outs) in zip(groups, wanted, strict=True):
+                    _leave(ins, sources[group], stays, kept, EQUAL)
+                    _leave(outs, results[group], stays, kept, EQUAL)
     return stays
 
 
-def _absorption(
-    layer: Layer, carrier: int | None, keep: Keep, facts: Facts, weights: Weights
-) -> Absorption | None:
+def _leave(least: int, roots: Labels, stays: Mask, kept: Kept, why: str) -> None:
+    """So many of these stay at least, the first ones, with all that is tied to them."""
+    for root in roots.tolist():
+        if stays[roots].sum() >= least:
+            return
+        if not stays[root]:
+            stays[root] = True
+            kept.reasons.setdefault(root, why)
+
+
+def _absorptions(
+    layer: Layer,
+    index: int,
+    carriers: dict[tuple[int, int], int],
+    keep: Keep,
+    facts: Facts,
+    weights: Weights,
+) -> list[Absorption]:
+    """What the layer takes over: one bias, one map, or into one channel a group."""
     stays = keep.of(layer.source, layer.source_axis)
     if stays is None or layer.depthwise:
-        return None
+        return []
     known = np.nan_to_num(channel_constants(layer, facts))
     going = np.where(stays, 0.0, known)
+    if layer.uniform or layer.mappable:
+        biases = [Absorption(layer, going, "bias")] if layer.uniform and going.any() else []
+        under_padding = np.zeros_like(going) if layer.uniform else going
+        return [*biases, *_maps(layer, under_padding, ~stays, facts, weights)]
     if not going.any():
-        return None
-    if layer.uniform:
-        return Absorption(layer, going, "bias")
-    if layer.mappable:
-        reads = layer.groups > 1 or weights.used(layer)[:, going != 0].any()
-        return Absorption(layer, going, "map") if reads else None
-    if carrier is None:
-        return None  # no live row reads them
-    return Absorption(layer, going, "channel", carrier, float(known[carrier]))
+        return []
+    # a group without a carrier has no live row that reads them
+    return [
+        Absorption(layer, inside, "channel", group, carrier, float(known[carrier]))
+        for group, inside in enumerate(groups_of(layer, going))
+        if (carrier := carriers.get((index, group))) is not None
+    ]
+
+
+def _maps(
+    layer: Layer, constants: Constants, gone: Mask, facts: Facts, weights: Weights
+) -> list[Absorption]:
+    """What the layer takes over as a map: constants that meet its padding, and known maps."""
+    held, maps = constants != 0, facts.maps(layer.source) if layer.mappable else None
+    if maps is not None:
+        known = mapped(layer.source, facts) & gone
+        maps = np.where(spread(known, layer.source), maps, spread(constants, layer.source))
+        maps, held = maps if known.any() else None, held | known
+    reads = layer.groups > 1 or weights.used(layer)[:, held].any()
+    return [Absorption(layer, constants, "map", maps=maps)] if held.any() and reads else []

@@ -65,8 +65,9 @@ def couple_elementwise(node: ir.Node, axes: Axes) -> None:
 def elementwise_constants(node: ir.Node, facts: Facts) -> None:
     """The operator itself, run on the constants.
 
-    Zero times anything and zero divided by anything known not to be zero is zero, whatever the
-    other operand holds: the network is taken to compute finite numbers, as everywhere here.
+    Zero times anything is zero, whatever the other operand holds, and so is zero divided by
+    anything known not to be zero, or by what all indices of the axis share (the root of a mean
+    over them): the network is taken to compute finite numbers, as everywhere here.
     """
     result = node.outputs[0]
     width = rank(result)
@@ -81,7 +82,7 @@ def elementwise_constants(node: ir.Node, facts: Facts) -> None:
             continue
         found = [facts.aligned(v, axis - width + (rank(v) or 0), size) for v in inputs]
         known = [np.full(size, np.nan) if f is None else f for f in found]
-        zero = _annihilated(node, inputs, known)
+        zero = _annihilated(node, inputs, known, axis - width)
         if all(f is not None for f in found):
             names = [str(value.name) for value in inputs]
             constants = _run(node, dict(zip(names, known, strict=True)))
@@ -90,14 +91,19 @@ def elementwise_constants(node: ir.Node, facts: Facts) -> None:
             facts.learn(result, axis, np.where(zero, 0.0, np.nan))
 
 
-def _annihilated(node: ir.Node, inputs: list[ir.Value], known: list[Constants]) -> Mask:
-    """Where one operand makes the result zero, whatever the other is."""
+def _annihilated(node: ir.Node, inputs: list[ir.Value], known: list[Constants], axis: int) -> Mask:
+    """Where one operand makes the result zero, whatever the other is; ``axis`` from the end."""
     if node.op_type == "Mul":
         values = np.array(known)
         return np.asarray((values == 0).any(axis=0) & ~np.isinf(values).any(axis=0))
     if node.op_type == "Div":
         divisor = constant_array(inputs[1])
         if divisor is not None and divisor.all():
+            return np.asarray(known[0] == 0)
+        # were it zero, no index of the axis would hold a finite number
+        position = axis + (rank(inputs[1]) or 0)
+        shared = position < 0 or static_size(inputs[1], position) == 1
+        if divisor is None and shared and len(known[0]) > 1:
             return np.asarray(known[0] == 0)
     return np.zeros(len(known[0]), bool)
 
@@ -180,16 +186,19 @@ def batch_norm_constants(node: ir.Node, facts: Facts) -> None:
 
 
 def instance_norm_constants(node: ir.Node, facts: Facts) -> None:
-    """A channel of zeros becomes its bias.
+    """A channel of zeros becomes its bias, and so does every channel whose scale is zero.
 
     A constant other than zero is left alone: in float32 its mean is off by rounding, which the
     division by sqrt(epsilon) makes 300 times larger.
     """
     source = node.inputs[0]
     known = facts.of(source, 1) if source is not None else None
-    bias = constant_array(node.inputs[2])
-    if known is not None and bias is not None:
-        facts.learn(node.outputs[0], 1, np.where(known == 0, bias.astype(np.float64), np.nan))
+    scale, bias = constant_array(node.inputs[1]), constant_array(node.inputs[2])
+    if bias is not None:
+        flat = np.zeros(bias.shape, bool) if scale is None else scale == 0
+        if known is not None:
+            flat |= known == 0
+        facts.learn(node.outputs[0], 1, np.where(flat, bias.astype(np.float64), np.nan))
 
 
 def first_constants(node: ir.Node, facts: Facts) -> None:
@@ -201,22 +210,18 @@ def first_constants(node: ir.Node, facts: Facts) -> None:
 
 
 def couple_softmax(node: ir.Node, axes: Axes) -> None:
-    """The axis that is normalised cannot be cut; the others pass. LayerNormalization likewise."""
+    """The axis that is normalised cannot be cut; the others pass."""
     source, result = node.inputs[0], node.outputs[0]
     width = rank(source) if source is not None else None
     if source is None or width is None or rank(result) != width or read_besides(node):
         wall(node, axes)
         return
     version = node.graph.opset_imports.get("", 0) if node.graph is not None else 0
-    from_axis_on = version < 13 or node.op_type in ("LayerNormalization", "RMSNormalization")
     axis = node.attributes.get_int("axis", 1 if version < 13 else -1) % width
     for position in range(width):
-        mixed = position >= axis if from_axis_on else position == axis
+        mixed = position >= axis if version < 13 else position == axis
         if mixed:
             axes.pin_axis(source, position, f"{node.op_type} ({node.name})")
             axes.pin_axis(result, position)
         else:
             axes.assign(result, position, axes.of(source, position))
-    for value in (*node.inputs[1:], *node.outputs[1:]):
-        if value is not None:
-            axes.pin(value)

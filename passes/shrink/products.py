@@ -11,11 +11,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy.passes.shrink.axes import Axes, Mask, rank, static_size
+from prunedeploy.passes.shrink.axes import Axes, rank, static_size
 from prunedeploy.passes.shrink.facts import Facts
-from prunedeploy.passes.shrink.rule import wall
+from prunedeploy.passes.shrink.rule import Reads, wall
 
-PRODUCTS = ("Einsum", "Gemm", "MatMul")
+ELLIPSIS = "..."
 
 # index letters of each operand's axes, and of the result's
 Indices = tuple[list[str], str]
@@ -45,10 +45,28 @@ def _einsum(node: ir.Node) -> Indices | None:
     equation = node.attributes.get_string("equation", "").replace(" ", "")
     before, arrow, after = equation.partition("->")
     operands = before.split(",")
-    repeated = any(len(set(operand)) < len(operand) for operand in operands)
-    if not arrow or "." in equation or repeated or len(operands) != len(node.inputs):
+    if not arrow:  # letters that appear once, in alphabetical order, behind what was not named
+        once = [letter for letter in before if letter.isalpha() and before.count(letter) == 1]
+        after = (ELLIPSIS if ELLIPSIS in before else "") + "".join(sorted(once))
+    ranks = [rank(value) if value is not None else None for value in node.inputs]
+    if len(operands) != len(ranks) or None in ranks:
+        return None
+    missing = [
+        (r or 0) - len(o.replace(ELLIPSIS, "")) for o, r in zip(operands, ranks, strict=True)
+    ]
+    operands = [_spelt(o, m) for o, m in zip(operands, missing, strict=True)]
+    spread = [m for o, m in zip(before.split(","), missing, strict=True) if ELLIPSIS in o]
+    after = _spelt(after, max(spread, default=0))
+    named = all(len(o) == r for o, r in zip(operands, ranks, strict=True))
+    repeated = any(len(set(letters)) < len(letters) for letters in [*operands, after])
+    if repeated or not named or not set(after) <= set("".join(operands)):
         return None
     return operands, after
+
+
+def _spelt(letters: str, count: int) -> str:
+    """The axes of an ellipsis as digits, counted from the last one, as they are aligned."""
+    return letters.replace(ELLIPSIS, "".join(map(str, reversed(range(max(count, 0))))))
 
 
 def couple_product(node: ir.Node, axes: Axes) -> None:
@@ -87,23 +105,43 @@ def _couple_letter(places: list[tuple[ir.Value, int]], axes: Axes) -> None:
 
 
 def product_constants(node: ir.Node, facts: Facts) -> None:
-    """A zero slice of one operand is a zero slice of the result."""
+    """A zero slice of one operand is a zero slice of the result.
+
+    Behind a softmax any constant of the other operand stays what it is: its shares add up to one.
+    """
     found = indices(node)
     if found is None or len(node.inputs) > 2:
         return
     operands, result = found
+    shares = _adds_up_to_one(node, operands, result)
     for axis, letter in enumerate(result):
         size = static_size(node.outputs[0], axis)
-        zero = np.zeros(size or 0, bool)
+        constants = np.full(size or 0, np.nan)
         for value, letters in zip(node.inputs, operands, strict=True):
             known = _along(value, letters, letter, facts)
-            if known is not None and len(known) == size:
-                zero |= known == 0
-        if zero.any():
-            facts.learn(node.outputs[0], axis, np.where(zero, 0.0, np.nan))
+            if known is None or len(known) != size:
+                continue
+            constants = np.where(known == 0, 0.0, constants)
+            if shares and value is node.inputs[1]:
+                constants = np.where(np.isfinite(known), known, constants)
+        facts.learn(node.outputs[0], axis, constants)
 
 
-def summed(node: ir.Node, facts: Facts) -> list[tuple[ir.Value, int, Mask]]:
+def _adds_up_to_one(node: ir.Node, operands: list[str], result: str) -> bool:
+    """Whether the first operand is normalised over the one index that is summed over."""
+    first = node.inputs[0]
+    producer = first.producer() if first is not None else None
+    summed_letters = set("".join(operands)) - set(result)
+    if node.op_type == "Gemm" or producer is None or producer.op_type != "Softmax":
+        return False
+    opsets = producer.graph.opset_imports if producer.graph is not None else {}
+    if opsets.get("", 0) < 13:  # it normalised all axes from one on, taken together
+        return False
+    axis = producer.attributes.get_int("axis", -1) % len(operands[0])
+    return len(operands) == 2 and summed_letters == {operands[0][axis]} <= set(operands[1])
+
+
+def summed(node: ir.Node, facts: Facts) -> Reads:
     """The axes summed over, and which of their indices add something to the result."""
     found = indices(node)
     if found is None:

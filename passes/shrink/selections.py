@@ -8,13 +8,21 @@ from numpy.typing import NDArray
 
 from prunedeploy.passes.shrink.axes import Axes, Labels, rank, static_size
 from prunedeploy.passes.shrink.facts import Facts, constant_array
-from prunedeploy.passes.shrink.rule import Keep, replace_input, wall
+from prunedeploy.passes.shrink.rule import (
+    Keep,
+    Reads,
+    pin_parameters,
+    replace_input,
+    unique_name,
+    wall,
+)
+from prunedeploy.types import Array
 
 # a result, its axis, and the indices of the source it takes (None where they are not known)
 Selection = list[tuple[ir.Value, int, NDArray[np.int64] | None]]
 
 
-def _along(node: ir.Node) -> Selection | None:
+def along(node: ir.Node) -> Selection | None:
     """For Split, Slice and Gather: each result with its axis and the indices it takes.
 
     A Slice yields one entry an axis; axes it leaves alone are not listed. None: not known.
@@ -41,41 +49,64 @@ def _split(node: ir.Node, source: ir.Value, width: int) -> Selection | None:
 
 
 def _slice(node: ir.Node, source: ir.Value, width: int) -> Selection | None:
-    given = [constant_array(value) for value in node.inputs[1:]]
-    if len(given) < 2 or any(g is None for g in given):
-        return None
-    arrays = [[int(number) for number in np.asarray(g).reshape(-1)] for g in given]
-    starts, ends = arrays[0], arrays[1]
-    along = arrays[2] if len(arrays) > 2 else list(range(len(starts)))
-    steps = arrays[3] if len(arrays) > 3 else [1] * len(starts)
+    bounds = slice_bounds(node)
+    if bounds is None:
+        along = _sliced_axes(node, width)
+        return None if along is None else [(node.outputs[0], axis, None) for axis in along]
     found: Selection = []
-    for start, end, axis, step in zip(starts, ends, along, steps, strict=True):
+    for start, end, axis, step in zip(*(bound.tolist() for bound in bounds), strict=True):
         size = static_size(source, axis)
-        indices = np.arange(size)[slice(start, _end(end, step), step)] if size is not None else None
+        indices = np.arange(size)[slice(start, end, step)] if size is not None else None
         found.append((node.outputs[0], axis % width, indices))
     return found
 
 
-def _end(end: int, step: int) -> int | None:
-    # ONNX writes "to the very first element, backwards" as a large negative number
-    return None if step < 0 and end < -(2**31) else end
+def slice_bounds(node: ir.Node) -> list[NDArray[np.int64]] | None:
+    """Starts, ends, axes and steps of a Slice, as long as one another; None if any is computed."""
+    given: list[Array | None]
+    if len(node.inputs) > 1:
+        given = [constant_array(value) for value in node.inputs[1:]]
+        absent = [value is None for value in node.inputs[1:]]
+    else:  # attributes, before opset 10
+        listed = [node.attributes.get_ints(name, None) for name in ("starts", "ends", "axes")]
+        given = [None if numbers is None else np.array(numbers) for numbers in listed]
+        absent = [numbers is None for numbers in listed]
+    defaults: list[Array] = []
+    if len(given) >= 2 and given[0] is not None:
+        count = given[0].size
+        defaults = [np.arange(count), np.ones(count)]
+    for position, default in enumerate(defaults, start=2):
+        if position >= len(given):
+            given.append(default)
+        elif absent[position]:
+            given[position] = default
+    if len(given) != 4 or any(array is None for array in given):
+        return None
+    return [np.asarray(array).reshape(-1).astype(np.int64) for array in given]
+
+
+def _sliced_axes(node: ir.Node, width: int) -> list[int] | None:
+    """The axes that a Slice with computed bounds works along, where at least they are known."""
+    array = constant_array(node.inputs[3]) if len(node.inputs) > 3 else None
+    return None if array is None else [int(axis) % width for axis in array.reshape(-1)]
 
 
 def _gather(node: ir.Node, source: ir.Value, width: int) -> Selection | None:
     indices = constant_array(node.inputs[1])
     axis = node.attributes.get_int("axis", 0) % width
     size = static_size(source, axis)
-    if indices is None or indices.ndim != 1 or size is None:
+    if indices is None or indices.ndim != 1 or not size:
         return None
     return [(node.outputs[0], axis, indices.astype(np.int64) % size)]
 
 
 def couple_selection(node: ir.Node, axes: Axes) -> None:
     """The indices taken keep their labels; the other axes pass."""
-    source, found = node.inputs[0], _along(node)
+    source, found = node.inputs[0], along(node)
     if source is None or found is None:
         wall(node, axes)
         return
+    pin_parameters(node, axes)
     chosen = {axis for _, axis, _ in found}
     for result in node.outputs:
         for axis in set(range(rank(source) or 0)) - chosen:
@@ -83,6 +114,7 @@ def couple_selection(node: ir.Node, axes: Axes) -> None:
     for result, axis, indices in found:
         labels: Labels = axes.of(source, axis)
         if indices is None:
+            axes.pin_axis(source, axis, f"{node.op_type} ({node.name})")
             axes.pin_axis(result, axis)
         else:
             axes.assign(result, axis, labels[indices])
@@ -90,7 +122,7 @@ def couple_selection(node: ir.Node, axes: Axes) -> None:
 
 def selection_constants(node: ir.Node, facts: Facts) -> None:
     """Constants go with the indices taken."""
-    source, found = node.inputs[0], _along(node)
+    source, found = node.inputs[0], along(node)
     if source is None or found is None:
         return
     chosen = {axis for _, axis, _ in found}
@@ -106,11 +138,11 @@ def selection_constants(node: ir.Node, facts: Facts) -> None:
 
 
 def edit_selection(node: ir.Node, keep: Keep) -> None:
-    """Positions are counted again among what is left; a Slice of one axis becomes a Gather.
+    """Positions are counted again among what is left.
 
     Only where something was cut along the axis: other slices are left as they are.
     """
-    source, found = node.inputs[0], _along(node)
+    source, found = node.inputs[0], along(node)
     assert source is not None
     for result, axis, indices in found or []:
         mask, left = keep.of(source, axis), keep.of(result, axis)
@@ -123,7 +155,7 @@ def edit_selection(node: ir.Node, keep: Keep) -> None:
         elif node.op_type == "Slice":
             _edit_slice(node, axis, positions)
     if node.op_type == "Split" and found and keep.of(source, found[0][1]) is not None:
-        _set_split(node, [_kept(value, axis, keep) for value, axis, _ in found])
+        set_split(node, [_kept(value, axis, keep) for value, axis, _ in found])
 
 
 def _kept(value: ir.Value, axis: int, keep: Keep) -> int:
@@ -131,7 +163,7 @@ def _kept(value: ir.Value, axis: int, keep: Keep) -> int:
     return (static_size(value, axis) or 0) if mask is None else int(mask.sum())
 
 
-def _set_split(node: ir.Node, sizes: list[int]) -> None:
+def set_split(node: ir.Node, sizes: list[int]) -> None:
     """The parts' sizes: an attribute before opset 13, an input from then on."""
     if node.graph is not None and node.graph.opset_imports.get("", 13) < 13:
         node.attributes["split"] = ir.AttrInt64s("split", sizes)
@@ -141,42 +173,111 @@ def _set_split(node: ir.Node, sizes: list[int]) -> None:
 
 
 def _edit_slice(node: ir.Node, axis: int, positions: NDArray[np.int64]) -> None:
-    """Bounds for the new positions, which coupling has made contiguous."""
-    source = node.inputs[0]
-    width = (rank(source) if source is not None else None) or 1
-    starts, ends = (np.array(constant_array(node.inputs[i])) for i in (1, 2))
-    given = constant_array(node.inputs[3]) if len(node.inputs) > 3 else None
-    along = range(starts.size) if given is None else [int(number) % width for number in given]
-    where = list(along).index(axis)
-    starts[where], ends[where] = positions[0], positions[-1] + 1
-    replace_input(node, 1, starts, "starts")
-    replace_input(node, 2, ends, "ends")
+    """Bounds for the new positions; where they are not evenly spaced the axis is gathered."""
+    source, bounds = node.inputs[0], slice_bounds(node)
+    assert source is not None
+    assert bounds is not None
+    width = rank(source) or 1
+    where = [int(number) % width for number in bounds[2]].index(axis)
+    steps = np.diff(positions)
+    if len(steps) and (steps != steps[0]).any():
+        if bounds[2].size == 1 and len(node.inputs) > 1:
+            _become_gather(node, axis, positions)
+            return
+        _gather_before(node, axis, positions)
+        positions, steps = np.arange(len(positions)), steps[:0] + 1
+    step = int(steps[0]) if len(steps) else 1
+    first, last = (int(positions[0]), int(positions[-1])) if len(positions) else (0, -1)
+    end = last + 1 if step > 0 else (last - 1 if last else np.iinfo(np.int32).min)
+    for bound, number in zip(bounds, (first, end, axis, step), strict=True):
+        bound[where] = number
+    _set_bounds(node, bounds)
+
+
+def _set_bounds(node: ir.Node, bounds: list[NDArray[np.int64]]) -> None:
+    """Write the bounds where this version of Slice has them, all of one type."""
+    names = ("starts", "ends", "axes", "steps")
+    if len(node.inputs) == 1:
+        for name, bound in zip(names[:3], bounds, strict=False):
+            node.attributes[name] = ir.AttrInt64s(name, bound.tolist())
+        return
+    count = 4 if len(node.inputs) > 4 or (bounds[3] != 1).any() else 3
+    for index, (name, bound) in enumerate(zip(names[:count], bounds, strict=False), start=1):
+        replace_input(node, index, bound, name)
+
+
+def _become_gather(node: ir.Node, axis: int, positions: NDArray[np.int64]) -> None:
+    node.op_type = "Gather"
+    node.attributes["axis"] = ir.AttrInt64("axis", axis)
+    node.resize_inputs(2)
+    replace_input(node, 1, positions, "indices")
+
+
+def _gather_before(node: ir.Node, axis: int, positions: NDArray[np.int64]) -> None:
+    """``node`` reads these positions of its first input's axis only."""
+    source, graph = node.inputs[0], node.graph
+    assert source is not None
+    assert graph is not None
+    gather = ir.node("Gather", [source], {"axis": axis})
+    gather.name = unique_name(graph, f"{node.name or node.outputs[0].name}.gather")
+    gather.outputs[0].type = source.type
+    graph.insert_before(node, gather)
+    replace_input(gather, 1, positions, "indices")
+    gather.outputs[0].name = unique_name(graph, f"{gather.name}.taken")
+    node.replace_input_with(0, gather.outputs[0])
 
 
 def couple_gather(node: ir.Node, axes: Axes) -> None:
-    """A list of known indices is a selection; otherwise the axis gathered from stays whole.
+    """A list of known indices is a selection; computed ones keep the axis they index whole.
 
+    Known indices in another shape, a scalar or a table, need what they name (see ``gathered``).
     The other axes pass, those behind it moved by the rank of the indices less one.
     """
     passing = _gather_passes(node)
-    if passing is None or _along(node) is not None:
+    if passing is None or along(node) is not None:
         couple_selection(node, axes)
         return
     source, result = node.inputs[0], node.outputs[0]
     assert source is not None
+    pin_parameters(node, axes)
     before = {a for a, _ in passing}
     for axis in set(range(rank(source) or 0)) - before:
-        axes.pin_axis(source, axis, f"{node.op_type} ({node.name})")
+        if _table(node) is None:
+            axes.pin_axis(source, axis, f"{node.op_type} ({node.name})")
+        axes.of(source, axis)  # free otherwise, but for what ``gathered`` says
     for axis in set(range(rank(result) or 0)) - {a for _, a in passing}:
         axes.pin_axis(result, axis)
     for axis, position in passing:
         axes.assign(result, position, axes.of(source, axis))
 
 
+def _table(node: ir.Node) -> tuple[int, NDArray[np.int64]] | None:
+    """The axis and the known indices of a Gather whose indices are no list."""
+    source, indices = node.inputs[0], constant_array(node.inputs[1])
+    width = rank(source) if source is not None else None
+    if node.op_type != "Gather" or indices is None or indices.ndim == 1 or not width:
+        return None
+    assert source is not None
+    axis = node.attributes.get_int("axis", 0) % width
+    size = static_size(source, axis)
+    return (axis, indices.astype(np.int64) % size) if size else None
+
+
+def gathered(node: ir.Node, _: Facts) -> Reads:
+    """What a scalar index or a table of indices takes must be there, whoever reads it."""
+    table, source = _table(node), node.inputs[0]
+    if table is None or source is None:
+        return []
+    axis, indices = table
+    needed = np.zeros(static_size(source, axis) or 0, bool)
+    needed[indices.reshape(-1)] = True
+    return [(source, axis, needed)]
+
+
 def gather_constants(node: ir.Node, facts: Facts) -> None:
     """Constants along the axes that pass."""
     passing, source = _gather_passes(node), node.inputs[0]
-    if passing is None or source is None or _along(node) is not None:
+    if passing is None or source is None or along(node) is not None:
         selection_constants(node, facts)
         return
     for axis, position in passing:
@@ -204,17 +305,12 @@ def _gather_passes(node: ir.Node) -> list[tuple[int, int]] | None:
 
 
 def edit_gather(node: ir.Node, keep: Keep) -> None:
-    """Positions are counted again, for a selection; nothing otherwise."""
-    if node.op_type == "Gather" and _along(node) is not None:
+    """Positions are counted again."""
+    table, source = _table(node), node.inputs[0]
+    if table is not None:
+        axis, indices = table
+        mask = keep.of(source, axis)
+        if mask is not None:
+            replace_input(node, 1, (np.cumsum(mask) - 1)[indices], "indices")
+    elif along(node) is not None:
         edit_selection(node, keep)
-
-
-def couple_slice(node: ir.Node, axes: Axes) -> None:
-    """As a selection; with steps other than one the axis cannot be cut evenly and stays whole."""
-    steps = constant_array(node.inputs[4]) if len(node.inputs) > 4 else None
-    found, source = _along(node), node.inputs[0]
-    if source is not None and found is not None and steps is not None:
-        for (_, axis, _), step in zip(found, np.asarray(steps).reshape(-1), strict=True):
-            if int(step) != 1:
-                axes.pin_axis(source, axis, f"Slice ({node.name}) with steps")
-    couple_selection(node, axes)

@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 
 from prunedeploy.passes.shrink.axes import Axes, rank, static_size
 from prunedeploy.passes.shrink.facts import Facts, constant_array
-from prunedeploy.passes.shrink.rule import Keep, replace_input, wall
+from prunedeploy.passes.shrink.rule import Keep, pin_parameters, wall
+from prunedeploy.passes.shrink.selections import slice_bounds
+from prunedeploy.passes.shrink.targets import entries, retarget, rewritable
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 Sizes = list[int | None]  # of the axes in order, None where dynamic
-Moves = list[tuple[int, int, int, int]]  # axis before, axis after, repeat each, tile all
+Move = tuple[int, int, int, int]  # axis before, axis after, repeat each, tile all
+Moves = list[Move]
 
 
 def _sizes(value: ir.Value | None) -> Sizes | None:
@@ -32,7 +35,7 @@ def moves(node: ir.Node) -> Moves | None:
     are not in the list.
     """
     before, after = _sizes(node.inputs[0]), _sizes(node.outputs[0])
-    pairs = groups(before, after) if before is not None and after is not None else None
+    pairs = _pairs(node)
     if before is None or after is None or pairs is None:
         return None
     found: Moves = []
@@ -47,6 +50,32 @@ def moves(node: ir.Node) -> Moves | None:
                 repeat = tile = 1
             found.append((axis, wide[0], repeat, tile))
     return found
+
+
+def _pairs(node: ir.Node) -> list[tuple[list[int], list[int]]] | None:
+    """The groups of a reshape; several dynamic dimensions must be the same ones, in front."""
+    source, result = node.inputs[0], node.outputs[0]
+    before, after = _sizes(source), _sizes(result)
+    if source is None or source.shape is None or result.shape is None:
+        return None
+    if before is None or after is None:
+        return None
+    same = 0
+    if before.count(None) > 1 and 0 not in (*before, *after):
+        for one, other in zip(source.shape, result.shape, strict=False):
+            if not _equal(one, other):
+                break
+            same += 1
+    found = groups(before[same:], after[same:])
+    if found is None:
+        return None
+    moved = [([a + same for a in left], [b + same for b in right]) for left, right in found]
+    return [([axis], [axis]) for axis in range(same)] + moved
+
+
+def _equal(one: int | ir.SymbolicDim, other: int | ir.SymbolicDim) -> bool:
+    """Two unnamed dimensions are equal as objects, and still may be any two numbers."""
+    return one == other and (isinstance(one, int) or one.value is not None)
 
 
 def groups(before: Sizes, after: Sizes) -> list[tuple[list[int], list[int]]] | None:
@@ -102,7 +131,7 @@ def _count(sizes: Sizes, axes: list[int]) -> float:
 def splits(node: ir.Node) -> list[tuple[int, list[int]]]:
     """Axes that a reshape splits: the axis before, and those after that are longer than one."""
     before, after = _sizes(node.inputs[0]), _sizes(node.outputs[0])
-    pairs = groups(before, after) if before is not None and after is not None else None
+    pairs = _pairs(node)
     if before is None or after is None or pairs is None:
         return []
     found = []
@@ -144,41 +173,120 @@ def _couple_splits(node: ir.Node, axes: Axes) -> set[int]:
     return done
 
 
+def blocks(node: ir.Node) -> list[tuple[int, int]]:
+    """First axes, before and after, of runs in which one of the two is a multiple of the other.
+
+    Channels and maps become groups of channels and whatever fills a group, and back again: what
+    GroupNormalization is written with.
+    """
+    before, after = _sizes(node.inputs[0]), _sizes(node.outputs[0])
+    pairs = groups(before, after) if before is not None and after is not None else None
+    if before is None or after is None or pairs is None:
+        return []
+    found = []
+    for left, right in pairs:
+        left, right = [a for a in left if before[a] != 1], [a for a in right if after[a] != 1]
+        if min(len(left), len(right)) < 2:
+            continue
+        one, other = before[left[0]], after[right[0]]
+        if one and other and (one % other == 0 or other % one == 0):
+            found.append((left[0], right[0]))
+    return found
+
+
+def _couple_blocks(node: ir.Node, axes: Axes) -> set[int]:
+    """Tie the channels of each group; the axes that were coupled."""
+    done = set()
+    source, result = node.inputs[0], node.outputs[0]
+    assert source is not None
+    for before, after in blocks(node):
+        labels, size = axes.of(source, before), static_size(result, after) or 0
+        if len(labels) > size:
+            parts = labels.reshape(size, -1)
+            for column in parts.T[1:]:
+                axes.tie(parts[:, 0], column)
+            axes.assign(result, after, parts[:, 0])
+        else:
+            axes.assign(result, after, labels.repeat(size // len(labels)))
+        done |= {before}
+    return done
+
+
+def _block_constants(node: ir.Node, facts: Facts) -> None:
+    """A group is constant where its channels hold the same; channels are what their group is."""
+    source, result = node.inputs[0], node.outputs[0]
+    for before, after in blocks(node):
+        known = facts.of(source, before) if source is not None else None
+        size = static_size(result, after)
+        if known is None or size is None:
+            continue
+        if len(known) > size:
+            parts = known.reshape(size, -1)
+            same = (parts == parts[:, :1]).all(axis=1)
+            facts.learn(result, after, np.where(same, parts[:, 0], np.nan))
+        else:
+            facts.learn(result, after, known.repeat(size // len(known)))
+
+
 def couple_reshape(node: ir.Node, axes: Axes) -> None:
     """Flattened channels are cut as blocks of features, split ones by one of their parts."""
     source, result, found = node.inputs[0], node.outputs[0], moves(node)
-    rewritable = _rewritable(node)
-    if source is None or found is None or not rewritable:
+    if source is None or found is None or not _says_what(node):
         wall(node, axes)
         return
-    divided = _couple_splits(node, axes)
+    pin_parameters(node, axes)
+    divided = _couple_splits(node, axes) | _couple_blocks(node, axes)
     for axis in range(rank(result) or 0):
         if axes.has(result, axis) and not any(move[1] == axis for move in found):
             continue
         sources = [move for move in found if move[1] == axis]
-        cuttable = [m for m in sources if not axes.is_pinned(axes.of(source, m[0])).all()]
-        if len(cuttable) == 1 and _whole(source, sources):
-            before, _, repeat, tile = cuttable[0]
+        carrying = _carrying(source, sources, axes) if _whole(source, sources) else None
+        if carrying is not None:
+            before, _, repeat, tile = carrying
             axes.assign(result, axis, np.tile(np.repeat(axes.of(source, before), repeat), tile))
         else:
             axes.pin_axis(result, axis)
-            cuttable = []
         for before, *_ in sources:
-            if not cuttable or before != cuttable[0][0]:
+            if carrying is None or before != carrying[0]:
                 axes.pin_axis(source, before, f"{node.op_type} ({node.name})")
     for axis in set(range(rank(source) or 0)) - {before for before, *_ in found} - divided:
         axes.pin_axis(source, axis, f"{node.op_type} ({node.name})")
+    if node.op_type == "Reshape" and len(node.inputs) > 1:
+        for axis, free in enumerate(rewritable(node.inputs[1])):
+            if not free:
+                axes.pin_axis(result, axis, f"Reshape ({node.name}) to a computed length")
 
 
-def _rewritable(node: ir.Node) -> bool:
+def _carrying(source: ir.Value, merged: Moves, axes: Axes) -> Move | None:
+    """The one of the axes merged that carries labels, by ``axes.carrier``; None: all are pinned.
+
+    Copies give way: heads of keys, each repeated for the queries that share it, are cut by head.
+    So do axes of length one, of which nothing can go: where all queries share one head of keys,
+    its copies are cut.
+    """
+    found = [move for move in merged if not axes.is_pinned(axes.of(source, move[0])).all()]
+    wide = [move for move in found if static_size(source, move[0]) != 1]
+    channels = [move for move in wide if not axes.are_copies(axes.of(source, move[0])).all()]
+    choices = channels or wide or found
+    axes.carriers = max(axes.carriers, len(choices))
+    return choices[min(axes.carrier, len(choices) - 1)] if choices else None
+
+
+def _says_what(node: ir.Node) -> bool:
     """Whether the node says what it does once an axis is shorter.
 
-    A Squeeze without axes drops whatever has come to be of length one.
+    A Squeeze without axes drops whatever has come to be of length one; a target shape must be
+    known entry by entry, so that it can be rewritten.
     """
     given = constant_array(node.inputs[1]) if len(node.inputs) > 1 else None
     if node.op_type == "Squeeze":
         return given is not None or "axes" in node.attributes
-    return node.op_type != "Reshape" or given is not None
+    if node.op_type != "Reshape" or given is not None:
+        return True
+    if len(node.inputs) < 2:
+        return False  # an attribute, before opset 5
+    asked = entries(node.inputs[1])
+    return asked is not None and len(asked) == len(rewritable(node.inputs[1]))
 
 
 def _whole(source: ir.Value, sources: Moves) -> bool:
@@ -189,6 +297,7 @@ def _whole(source: ir.Value, sources: Moves) -> bool:
 def reshape_constants(node: ir.Node, facts: Facts) -> None:
     """Constants follow their channel."""
     source = node.inputs[0]
+    _block_constants(node, facts)
     for before, after, repeat, tile in moves(node) or []:
         known = facts.of(source, before) if source is not None else None
         if known is not None and not np.isnan(known).all():
@@ -204,18 +313,22 @@ def reshape_constants(node: ir.Node, facts: Facts) -> None:
 
 
 def edit_reshape(node: ir.Node, keep: Keep) -> None:
-    """The target shape names fewer features."""
-    if node.op_type != "Reshape":
+    """The target shape names fewer features.
+
+    A zero, which copies the length of the source's axis at its place, is written out where either
+    axis was cut: the two need not be the same channels.
+    """
+    if node.op_type != "Reshape" or len(node.inputs) < 2:
         return
-    shape = constant_array(node.inputs[1])
-    assert shape is not None
-    target = shape.astype(np.int64).copy()
-    for axis in range(len(target)):
-        mask = keep.of(node.outputs[0], axis)
-        if mask is not None and target[axis] > 0:
-            target[axis] = int(mask.sum())
-    if (target != shape).any():
-        replace_input(node, 1, target, "shape")
+    source, result = node.inputs[0], node.outputs[0]
+    sizes = {}
+    for axis, asked in enumerate(entries(node.inputs[1]) or []):
+        mask, size = keep.of(result, axis), static_size(result, axis)
+        copied = asked == 0 and keep.of(source, axis) is not None
+        if size is not None and asked != -1 and (mask is not None or copied):
+            sizes[axis] = size if mask is None else int(mask.sum())
+    if sizes:
+        retarget(node, 1, sizes)
 
 
 def couple_transpose(node: ir.Node, axes: Axes) -> None:
@@ -252,13 +365,22 @@ def couple_shape(node: ir.Node, axes: Axes) -> None:
     first = node.attributes.get_int("start", 0)
     end = node.attributes.get_int("end", width)
     asked = list(range(width))[first:end]
-    gathers = [use.node for use in node.outputs[0].uses()]
-    if (
-        gathers
-        and not node.outputs[0].is_graph_output()
-        and all(g.op_type == "Gather" and constant_array(g.inputs[1]) is not None for g in gathers)
-    ):
-        indices = [np.asarray(constant_array(g.inputs[1])).reshape(-1) for g in gathers]
-        asked = [asked[int(i)] for array in indices for i in array]
+    readers = [use.node for use in node.outputs[0].uses()]
+    picked = [_picked(reader, node.outputs[0], len(asked)) for reader in readers]
+    if readers and not node.outputs[0].is_graph_output() and None not in picked:
+        asked = [asked[index] for indices in picked for index in indices or []]
     for axis in asked:
         axes.pin_axis(source, axis, f"Shape ({node.name})")
+
+
+def _picked(reader: ir.Node, shape: ir.Value, count: int) -> list[int] | None:
+    """The entries of a shape that a Gather or Slice of it takes; None where that is not known."""
+    if not reader.inputs or reader.inputs[0] is not shape:
+        return None
+    if reader.op_type == "Slice" and (bounds := slice_bounds(reader)) is not None:
+        start, end, _, step = (bound.tolist() for bound in bounds)
+        return list(range(count))[slice(start[0], end[0], step[0])] if len(start) == 1 else None
+    if reader.op_type != "Gather" or (array := constant_array(reader.inputs[1])) is None:
+        return None
+    indices = [int(index) for index in array.reshape(-1)]
+    return indices if all(-count <= index < count for index in indices) else None

@@ -1,0 +1,261 @@
+"""Grouped convolutions whose groups lose different channels.
+
+Each group is cut as a convolution of its own would be. What is left of the groups is put together
+again: those with as many input and as many output channels as one another are one grouped
+convolution, and there are as many convolutions, side by side between a Split and a Concat, as
+there are pairs of widths. A group that lost its outputs is gone. The convolutions need their
+channels in an order of their own: ``reorder`` moves it into the weights before and behind, and a
+Gather does where that cannot be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from prunedeploy.passes.shrink.axes import Labels, Mask, static_size
+from prunedeploy.passes.shrink.layers import Layer
+from prunedeploy.passes.shrink.reorder import Copies, reorder
+from prunedeploy.passes.shrink.rule import Keep, names, unused
+from prunedeploy.passes.shrink.selections import set_split
+from prunedeploy.types import Array
+
+
+@dataclass(frozen=True)
+class Regrouping:
+    """A grouped layer about to be cut: its whole weight, and what each group keeps.
+
+    ``rows`` is [out channels, in channels of a group, taps]; ``reads`` and ``writes`` are
+    [groups, channels of a group].
+    """
+
+    layer: Layer
+    rows: Array
+    reads: Mask
+    writes: Mask
+
+    def classes(self) -> dict[tuple[int, int], list[int]]:
+        """The groups that stay, by how many channels they read and write."""
+        found: dict[tuple[int, int], list[int]] = {}
+        widths = zip(self.reads.sum(axis=1).tolist(), self.writes.sum(axis=1).tolist(), strict=True)
+        for group, (ins, outs) in enumerate(widths):
+            if outs:
+                found.setdefault((ins, outs), []).append(group)
+        return found
+
+
+@dataclass(frozen=True)
+class Part:
+    """One convolution: its weight, and which channels (of those that are left) it takes and makes.
+
+    ``origin`` names the weight uniquely among all that are cut from the same one.
+    """
+
+    weight: Array
+    groups: int
+    takes: Labels
+    makes: Labels
+    origin: bytes
+
+
+def regroupings(layers: Iterable[Layer], keep: Keep) -> list[Regrouping]:
+    """The grouped layers that lose channels, and how; to be asked before weights are cut."""
+    found = []
+    for layer in layers:
+        if not layer.grouped or layer.alike:
+            continue
+        reads = keep.of(layer.source, layer.source_axis)
+        writes = keep.of(layer.result, layer.result_axis)
+        if reads is None and writes is None:
+            continue
+        ins, outs = (
+            static_size(value, axis) or 0
+            for value, axis in (
+                (layer.source, layer.source_axis),
+                (layer.result, layer.result_axis),
+            )
+        )
+        reads = np.ones(ins, bool) if reads is None else reads
+        writes = np.ones(outs, bool) if writes is None else writes
+        shape = (layer.groups, -1)
+        found.append(Regrouping(layer, layer.rows(), reads.reshape(shape), writes.reshape(shape)))
+    return found
+
+
+def regroup(graph: ir.Graph, found: list[Regrouping]) -> None:
+    """Carry out what ``regroupings`` found, once sources, results and biases are cut."""
+    copies: Copies = {}
+    parted = []
+    for each in found:
+        parts = _parts(each)
+        if len(parts) == 1:
+            _narrow(graph, each.layer, parts[0], copies)
+        else:
+            parted.append((each.layer, parts))
+    for layer, parts in parted:
+        _replace(graph, layer, parts, copies)
+
+
+def _parts(found: Regrouping) -> list[Part]:
+    """One convolution a class, groups in their order within it."""
+    sources, results = (
+        (np.cumsum(mask) - 1).reshape(mask.shape) for mask in (found.reads, found.writes)
+    )
+    rows = found.rows.reshape(*found.writes.shape, *found.rows.shape[1:])
+    parts = []
+    for (ins, outs), groups in found.classes().items():
+        reads, writes = found.reads[groups], found.writes[groups]
+        taps = rows.shape[-1]
+        weight = rows[groups][writes].reshape(len(groups), outs, -1, taps)
+        columns = np.broadcast_to(reads[:, None], weight.shape[:3])
+        weight = weight[columns].reshape(len(groups), outs, ins, taps)
+        origin = b"|".join((np.array(groups).tobytes(), reads.tobytes(), writes.tobytes()))
+        parts.append(
+            Part(
+                _as_stored(found.layer, weight),
+                len(groups),
+                sources[groups][reads],
+                results[groups][writes],
+                origin,
+            )
+        )
+    return parts
+
+
+def _as_stored(layer: Layer, weight: Array) -> Array:
+    """[groups, outs, ins, taps] as the operator wants it, the kernel's axes restored."""
+    kernel = [int(d) for d in list(layer.weight.shape or ())[2:] if isinstance(d, int)]
+    groups, outs, ins, _ = weight.shape
+    if layer.weight_out == 0:
+        return weight.reshape(groups * outs, ins, *kernel)
+    return weight.swapaxes(1, 2).reshape(groups * ins, outs, *kernel)
+
+
+def _narrow(graph: ir.Graph, layer: Layer, part: Part, copies: Copies) -> None:
+    """All groups that stay are alike: the convolution stays one, with fewer groups."""
+    taken, node = names(graph), layer.node
+    node.attributes["group"] = ir.AttrInt64("group", part.groups)
+    own = len(layer.weight.uses()) == 1 and not layer.weight.is_graph_output()
+    name = "" if own else unused(f"{layer.name}.narrow.weight", taken)
+    node.replace_input_with(1, _weight(graph, layer, part, copies, name))
+    if len(part.takes) != static_size(layer.source, layer.source_axis):
+        gather = _gather(graph, layer.source, part.takes, node, taken)
+        node.replace_input_with(0, gather)
+
+
+def _replace(graph: ir.Graph, layer: Layer, parts: list[Part], copies: Copies) -> None:
+    """Split, a convolution a part, Concat, in the place of one node."""
+    node, result = layer.node, layer.result
+    takes = np.concatenate([part.takes for part in parts])
+    makes = np.concatenate([part.makes for part in parts])
+    whole = len(takes) == static_size(layer.source, layer.source_axis)
+    ordered = whole and reorder(graph, layer.source, 1, takes, node, copies)
+    silent = reorder(graph, result, 1, makes, node, copies)
+    taken = names(graph)
+    if ordered:
+        sources = _split(graph, layer, [len(part.takes) for part in parts], taken)
+    else:
+        sources = [_gather(graph, layer.source, part.takes, node, taken) for part in parts]
+    results = [
+        _convolution(graph, layer, part, source, copies, f"{layer.name}.part{number}", taken)
+        for number, (part, source) in enumerate(zip(parts, sources, strict=True))
+    ]
+    joined = _add(graph, node, "Concat", results, {"axis": 1}, layer.result, len(makes), taken)
+    if not silent:
+        joined = _gather(graph, joined, np.argsort(makes), node, taken)
+    name = result.name
+    result.replace_all_uses_with(joined, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    joined.name = name
+
+
+def _convolution(
+    graph: ir.Graph,
+    layer: Layer,
+    part: Part,
+    source: ir.Value,
+    copies: Copies,
+    name: str,
+    taken: set[str],
+) -> ir.Value:
+    """The node of one part, its result [batch, what it makes, ...]."""
+    node = layer.node
+    weight = _weight(graph, layer, part, copies, unused(f"{name}.weight", taken))
+    inputs = [source, weight]
+    if layer.bias is not None and layer.bias.const_value is not None:
+        bias = layer.bias.const_value.numpy()[part.makes]
+        inputs.append(_initializer(graph, unused(f"{name}.bias", taken), bias))
+    attributes = dict(node.attributes) | {"group": ir.AttrInt64("group", part.groups)}
+    return _add(graph, node, node.op_type, inputs, attributes, layer.result, len(part.makes), taken)
+
+
+def _weight(graph: ir.Graph, layer: Layer, part: Part, copies: Copies, name: str) -> ir.Value:
+    """The part's weight; layers that shared one weight and were cut alike share it again.
+
+    Without a name the layer's own weight is replaced, under its name.
+    """
+    key = (layer.weight, -1, part.origin)
+    if key not in copies:
+        if name:
+            copies[key] = _initializer(graph, name, part.weight)
+        else:
+            layer.weight.const_value = ir.tensor(part.weight, name=layer.weight.name)
+            layer.weight.shape = ir.Shape(part.weight.shape)
+            copies[key] = layer.weight
+    return copies[key]
+
+
+def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    value = ir.Value(
+        name=name,
+        shape=ir.Shape(array.shape),
+        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+        const_value=ir.tensor(np.ascontiguousarray(array), name=name),
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def _split(graph: ir.Graph, layer: Layer, sizes: list[int], taken: set[str]) -> list[ir.Value]:
+    node = ir.node(
+        "Split", [layer.source], {"axis": 1}, num_outputs=len(sizes), name=unused("split", taken)
+    )
+    graph.insert_before(layer.node, node)
+    for value, size in zip(node.outputs, sizes, strict=True):
+        _describe(value, layer.source, size, unused(f"{layer.source.name}.part", taken))
+    set_split(node, sizes)
+    return list(node.outputs)
+
+
+def _gather(
+    graph: ir.Graph, source: ir.Value, indices: Labels, before: ir.Node, taken: set[str]
+) -> ir.Value:
+    index = _initializer(graph, unused(f"{source.name}.indices", taken), indices.astype(np.int64))
+    inputs = [source, index]
+    return _add(graph, before, "Gather", inputs, {"axis": 1}, source, len(indices), taken)
+
+
+def _add(
+    graph: ir.Graph,
+    before: ir.Node,
+    op_type: str,
+    inputs: list[ir.Value],
+    attributes: dict[str, int] | dict[str, ir.Attr],
+    like: ir.Value,
+    width: int,
+    taken: set[str],
+) -> ir.Value:
+    """A node before another; its result is as ``like`` with ``width`` channels."""
+    node = ir.node(op_type, inputs, attributes, name=unused(f"{before.name}.{op_type}", taken))
+    graph.insert_before(before, node)
+    _describe(node.outputs[0], like, width, unused(f"{like.name}.{op_type.lower()}", taken))
+    return node.outputs[0]
+
+
+def _describe(value: ir.Value, like: ir.Value, width: int, name: str) -> None:
+    dims = list(like.shape or ())
+    dims[1] = width
+    value.shape, value.type, value.name = ir.Shape(dims), like.type, name

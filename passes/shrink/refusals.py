@@ -1,0 +1,129 @@
+"""What stays although nothing would miss it, by what needs it: the notes of refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx_ir as ir
+
+from prunedeploy.passes.shrink.axes import Mask, rank, static_size
+from prunedeploy.passes.shrink.layers import Layer
+from prunedeploy.passes.shrink.liveness import JOINED
+from prunedeploy.passes.shrink.plan import Plan
+from prunedeploy.types import Note
+
+UNREAD = "no layer reads them, and yet they stay: "
+READ = "joined, in a sum, a grouped convolution or a split in parts, with channels that are read"
+
+# Operators that may add a border of another number: padding that is counted or appended.
+PADDING = ("AveragePool", "Pad")
+
+
+def refused(plan: Plan, graph: ir.Graph) -> list[Note]:
+    """Channels that nothing feeds or that nobody reads, and that stay nevertheless."""
+    borders = _borders(plan, graph)
+    notes: list[Note] = []
+    for layer in plan.layers:
+        dead = ~plan.weights.used(layer).any(axis=1)
+        roots = plan.axes.roots(layer.result, layer.result_axis)[dead]
+        notes += _notes(layer.name, _reasons(plan, roots.tolist(), borders))
+    for found in plan.recurrents:
+        known = plan.facts.of(found.results[0], (rank(found.results[0]) or 0) - 1)
+        if known is not None:
+            roots = plan.axes.roots(found.r, 2)[known == 0]
+            notes += _notes(found.name, _reasons(plan, roots.tolist(), borders))
+    return notes + _unread(plan, graph)
+
+
+def _reasons(plan: Plan, roots: list[int], borders: dict[int, str]) -> list[str]:
+    """Why each label stays; alignment has a note of its own."""
+    reasons = [plan.reasons.get(root, JOINED) for root in roots if root not in plan.aligned]
+    left = [root for root in roots if root not in plan.aligned]
+    return [
+        borders.get(root, why) if why == JOINED else why
+        for root, why in zip(left, reasons, strict=True)
+    ]
+
+
+def _notes(where: str, reasons: list[str]) -> Iterable[Note]:
+    for why in dict.fromkeys(reasons):
+        yield Note(where, "refused", why, reasons.count(why))
+
+
+def _borders(plan: Plan, graph: ir.Graph) -> dict[int, str]:
+    """Labels whose constant ends where it meets padding: by label, the reason."""
+    found: dict[int, str] = {}
+    for node in graph:
+        source = node.inputs[0] if node.op_type in PADDING else None
+        if source is None or rank(source) is None or (rank(source) or 0) < 2:
+            continue
+        before, after = _constant(plan, source, 1), _constant(plan, node.outputs[0], 1)
+        kept = plan.axes.roots(node.outputs[0], 1)
+        lost = set(plan.axes.roots(source, 1)[before].tolist()) - set(kept[after].tolist())
+        why = f"constants meet the padding of {node.op_type} ({node.name}): the border differs"
+        found.update(dict.fromkeys(lost & set(kept.tolist()), why))
+    return found
+
+
+def _constant(plan: Plan, value: ir.Value, axis: int) -> Mask:
+    """True for the indices that are known to hold a constant."""
+    known, size = plan.facts.of(value, axis), len(plan.axes.roots(value, axis))
+    return np.zeros(size, bool) if known is None or len(known) != size else ~np.isnan(known)
+
+
+def _unread(plan: Plan, graph: ir.Graph) -> list[Note]:
+    """Output channels with weights that no layer behind has a column for."""
+    unread = _without_columns(plan, graph)
+    notes: list[Note] = []
+    for layer in plan.layers:
+        mask = unread.get((layer.result, layer.result_axis))
+        if mask is None or layer.depthwise:
+            continue
+        mask = mask & plan.weights.used(layer).any(axis=1)
+        roots = plan.axes.roots(layer.result, layer.result_axis)[mask].tolist()
+        reasons = [why if why != JOINED else READ for why in _reasons(plan, roots, {})]
+        notes += _notes(layer.name, [UNREAD + why for why in reasons])
+    return notes
+
+
+def _without_columns(plan: Plan, graph: ir.Graph) -> dict[tuple[ir.Value, int], Mask]:
+    """For the axes of all values, the indices that no layer behind reads.
+
+    An operator hands an axis on where its result has one with the same labels; where it has none,
+    whatever it does counts as reading.
+    """
+    layers = {layer.node: layer for layer in plan.layers}
+    found: dict[tuple[ir.Value, int], Mask] = {}
+    for node in reversed(list(graph)):
+        for value in node.outputs:
+            for axis in range(rank(value) or 0):
+                if value.is_graph_output() or not value.uses() or not static_size(value, axis):
+                    continue
+                masks = [_by(use.node, value, axis, plan, layers, found) for use in value.uses()]
+                found[value, axis] = np.all(masks, axis=0)
+    return found
+
+
+def _by(
+    node: ir.Node,
+    value: ir.Value,
+    axis: int,
+    plan: Plan,
+    layers: dict[ir.Node, Layer],
+    found: dict[tuple[ir.Value, int], Mask],
+) -> Mask:
+    """The indices that one reader, and all behind it, have no use for."""
+    roots, layer = plan.axes.roots(value, axis), layers.get(node)
+    if layer is not None and not layer.depthwise:
+        if value is not layer.source or axis != layer.source_axis:
+            return np.zeros(len(roots), bool)
+        every = np.ones(plan.weights.used(layer).shape[0], bool)
+        return ~plan.weights.needed(layer, every)
+    on = [
+        found.get((result, at), np.zeros(len(roots), bool))
+        for result in node.outputs
+        for at in range(rank(result) or 0)
+        if np.array_equal(plan.axes.roots(result, at), roots)
+    ]
+    return np.asarray(np.all(on, axis=0)) if on else np.zeros(len(roots), bool)

@@ -1,0 +1,197 @@
+"""LSTM, GRU and RNN as the ONNX operators define them, in NumPy, one step at a time.
+
+``onnx.reference`` passes over the lengths of sequences, clipping and activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from prunedeploy.types import Array
+
+# of one direction: inputs of one step, gates x (rows for W and R), states -> states
+Step = Callable[[Array, tuple[Any, ...]], tuple[Any, ...]]
+
+
+def _sigmoid(x: Any) -> Any:
+    return 0.5 * (1 + np.tanh(0.5 * x))
+
+
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "relu": lambda x: np.maximum(x, 0),
+    "sigmoid": _sigmoid,
+    "softsign": lambda x: x / (1 + np.abs(x)),
+    "tanh": np.tanh,
+}
+
+
+def _activations(node: ir.Node, direction: int, usual: list[str]) -> list[Callable[[Any], Any]]:
+    """Those of one direction, those of the gates behind the clip, as ONNX Runtime has it."""
+    names = list(node.attributes.get_strings("activations", [])) or usual * (direction + 1)
+    chosen = [name.lower() for name in names[direction * len(usual) :][: len(usual)]]
+    unknown = [name for name in chosen if name not in ACTIVATIONS]
+    if unknown or len(chosen) < len(usual):
+        raise ValueError(f"activations {list(names)} are not supported")
+    limit = node.attributes.get_float("clip", np.inf)
+    clipped = [_clipped(ACTIVATIONS[name], limit) for name in chosen[:2]]
+    return [*clipped, *(ACTIVATIONS[name] for name in chosen[2:])]  # a cell's content is not
+
+
+def _clipped(activation: Callable[[Any], Any], limit: float) -> Callable[[Any], Any]:
+    return lambda x: activation(np.clip(x, -limit, limit))
+
+
+def _sweep(step: Step, x: Array, states: tuple[Any, ...], lengths: Array) -> tuple[Array, ...]:
+    """States after every step [T, B, H], zero past the end of a sequence, and the last ones."""
+    outputs = np.zeros((len(x), *states[0].shape), x.dtype)
+    for time, inputs in enumerate(x):
+        within = np.greater(lengths, time)[:, None]
+        fresh = step(inputs, states)
+        states = tuple(np.where(within, new, old) for new, old in zip(fresh, states, strict=True))
+        outputs[time] = np.where(within, states[0], 0)
+    return outputs, *states
+
+
+def _reversed(x: Array, lengths: Array) -> Array:
+    """Every sequence back to front, what pads it left in place."""
+    turned = x.copy()
+    for index, length in enumerate(lengths.tolist()):
+        turned[:length, index] = x[:length, index][::-1]
+    return turned
+
+
+def _run(
+    node: ir.Node,
+    x: Array,
+    w: Array,
+    r: Array,
+    lengths: Array | None,
+    initial: list[Array | None],
+    make: Callable[[int], Step],
+) -> tuple[Array, ...]:
+    """All directions: Y and the last states, in the layout that is asked for."""
+    units = node.attributes.get_int("hidden_size", r.shape[2])
+    if units != r.shape[2]:
+        raise ValueError(f"hidden_size is {units}, the weights have {r.shape[2]} units")
+    batch_first = bool(node.attributes.get_int("layout", 0))
+    if batch_first:
+        x = np.swapaxes(x, 0, 1)
+        initial = [None if state is None else np.swapaxes(state, 0, 1) for state in initial]
+    backward = node.attributes.get_string("direction", "forward")
+    ends = np.full(x.shape[1], len(x)) if lengths is None else lengths
+    zeros = np.zeros((len(w), x.shape[1], r.shape[2]), x.dtype)
+    states = [zeros if state is None else state for state in initial]
+    found = []
+    for direction in range(len(w)):
+        turned = backward == "reverse" or direction == 1
+        inputs = _reversed(x, ends) if turned else x
+        start = tuple(state[direction] for state in states)
+        outputs, *last = _sweep(make(direction), inputs, start, ends)
+        found.append([_reversed(outputs, ends) if turned else outputs, *last])
+    results = [
+        np.stack(parts, 1 if i == 0 else 0) for i, parts in enumerate(zip(*found, strict=True))
+    ]
+    if batch_first:
+        moved = [np.transpose(results[0], (2, 0, 1, 3))]
+        results = moved + [np.swapaxes(state, 0, 1) for state in results[1:]]
+    return tuple(results)
+
+
+def _halves(b: Array | None, r: Array, direction: int) -> tuple[Any, Any]:
+    """Biases of W and of R."""
+    if b is None:
+        return np.zeros(r.shape[1], r.dtype), np.zeros(r.shape[1], r.dtype)
+    return b[direction, : r.shape[1]], b[direction, r.shape[1] :]
+
+
+def lstm(
+    node: ir.Node,
+    x: Array,
+    w: Array,
+    r: Array,
+    b: Array | None = None,
+    lengths: Array | None = None,
+    h: Array | None = None,
+    c: Array | None = None,
+    p: Array | None = None,
+) -> tuple[Array, ...]:
+    """Gates in the order i, o, f, c; peepholes i, o, f."""
+    coupled = node.attributes.get_int("input_forget", 0)
+
+    def make(direction: int) -> Step:
+        bias = sum(_halves(b, r, direction))
+        peep = np.zeros(3 * r.shape[2], r.dtype) if p is None else p[direction]
+        pi, po, pf = np.split(peep, 3)
+        f, g, k = _activations(node, direction, ["Sigmoid", "Tanh", "Tanh"])
+
+        def step(inputs: Array, states: tuple[Any, ...]) -> tuple[Any, ...]:
+            hidden, cell = states
+            total = inputs @ w[direction].T + hidden @ r[direction].T + bias
+            it, ot, ft, ct = np.split(total, 4, axis=-1)
+            enter = f(it + pi * cell)
+            forget = 1 - enter if coupled else f(ft + pf * cell)
+            cell = forget * cell + enter * g(ct)
+            return f(ot + po * cell) * k(cell), cell
+
+        return step
+
+    return _run(node, x, w, r, lengths, [h, c], make)
+
+
+def gru(
+    node: ir.Node,
+    x: Array,
+    w: Array,
+    r: Array,
+    b: Array | None = None,
+    lengths: Array | None = None,
+    h: Array | None = None,
+) -> tuple[Array, ...]:
+    """Gates in the order z, r, h."""
+    after = node.attributes.get_int("linear_before_reset", 0)
+
+    def make(direction: int) -> Step:
+        wb, rb = (np.split(half, 3) for half in _halves(b, r, direction))
+        wz, wr, wh = np.split(w[direction], 3)
+        rz, rr, rh = np.split(r[direction], 3)
+        f, g = _activations(node, direction, ["Sigmoid", "Tanh"])
+
+        def step(inputs: Array, states: tuple[Any, ...]) -> tuple[Any, ...]:
+            (hidden,) = states
+            z = f(inputs @ wz.T + hidden @ rz.T + wb[0] + rb[0])
+            reset = f(inputs @ wr.T + hidden @ rr.T + wb[1] + rb[1])
+            inside = hidden if after else reset * hidden
+            recalled = inside @ rh.T + rb[2]
+            recalled = reset * recalled if after else recalled
+            return ((1 - z) * g(inputs @ wh.T + recalled + wb[2]) + z * hidden,)
+
+        return step
+
+    return _run(node, x, w, r, lengths, [h], make)
+
+
+def rnn(
+    node: ir.Node,
+    x: Array,
+    w: Array,
+    r: Array,
+    b: Array | None = None,
+    lengths: Array | None = None,
+    h: Array | None = None,
+) -> tuple[Array, ...]:
+    """One gate."""
+
+    def make(direction: int) -> Step:
+        bias = sum(_halves(b, r, direction))
+        (f,) = _activations(node, direction, ["Tanh"])
+
+        def step(inputs: Array, states: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (f(inputs @ w[direction].T + states[0] @ r[direction].T + bias),)
+
+        return step
+
+    return _run(node, x, w, r, lengths, [h], make)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from prunedeploy.pipeline import shrink
     from prunedeploy.report import report
     from prunedeploy.runtimes._runtime import Session
+    from prunedeploy.to_torch.slices import SlicePlan, apply_plan
     from prunedeploy.types import (
         Accuracy,
         BenchResult,
@@ -44,6 +45,7 @@ _PUBLIC = {
     "load": "prunedeploy.checkpoint",
     "export": "prunedeploy.export",
     "shrink": "prunedeploy.pipeline",
+    "apply_plan": "prunedeploy.to_torch.slices",
     "build": "prunedeploy.artifact",
     "open": "prunedeploy.artifact",
     "bench": "prunedeploy.bench",
@@ -52,6 +54,7 @@ _PUBLIC = {
     "Checkpoint": "prunedeploy.checkpoint",
     "Inspection": "prunedeploy.inspection",
     "Session": "prunedeploy.runtimes._runtime",
+    "SlicePlan": "prunedeploy.to_torch.slices",
     "UserError": "prunedeploy.errors",
     "MissingExtra": "prunedeploy.errors",
     "Accuracy": "prunedeploy.types",
@@ -73,6 +76,7 @@ __all__ = [  # noqa: RUF022 - in the order of the main job
     "load",
     "export",
     "shrink",
+    "apply_plan",
     "build",
     "open",
     "bench",
@@ -81,6 +85,7 @@ __all__ = [  # noqa: RUF022 - in the order of the main job
     "Checkpoint",
     "Inspection",
     "Session",
+    "SlicePlan",
     "UserError",
     "MissingExtra",
     "Accuracy",

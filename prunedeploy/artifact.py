@@ -64,9 +64,9 @@ def build(
             runtime=builder.name,
             target=row.name,
             files={name: sha256(folder / name) for name in files},
-            model_sha256=sha256(source),
+            model_sha256=_model_sha256(source),
             baseline=os.path.relpath(dense.resolve(), place.resolve()) if dense else None,
-            baseline_sha256=sha256(dense) if dense else None,
+            baseline_sha256=_model_sha256(dense) if dense else None,
             inputs=inputs,
             outputs=outputs,
             versions=_versions() | builder.versions(),
@@ -135,7 +135,7 @@ def baseline_of(engine: Engine) -> Path | None:
     path = Path(os.path.normpath(engine.path.resolve() / manifest.baseline))
     if not path.is_file():
         raise UserError(f"the dense baseline {path} is gone: name one with --baseline")
-    if sha256(path) != manifest.baseline_sha256:
+    if _model_sha256(path) != manifest.baseline_sha256:
         raise UserError(f"{path} is not the dense baseline any more: name one with --baseline")
     return path
 
@@ -208,11 +208,11 @@ def _dense(source: Path, baseline: str | Path | None, tell: Progress) -> Path | 
         return None
     # as recorded, or beside the model where all of it was moved
     places = (result.dense, source.with_name(result.dense.name))
-    if result.model_sha256 != sha256(source):
+    if result.model_sha256 != _model_sha256(source):
         tell(f"no dense baseline recorded: {source} is not what shrink wrote")
         return None
     for dense in places:
-        if dense.is_file() and sha256(dense) == result.dense_sha256:
+        if dense.is_file() and _model_sha256(dense) == result.dense_sha256:
             return dense
     tell(f"no dense baseline recorded: {result.dense} is not what shrink wrote")
     return None
@@ -265,6 +265,16 @@ def _plain(name: str, folder: Path) -> str:
     if parts.is_absolute() or ".." in parts.parts:
         raise UserError(f"{folder} is not an engine: its manifest names {name}")
     return name
+
+
+def _model_sha256(path: Path) -> str:
+    """With the weights in files beside it; no hash at all where one of them is gone."""
+    from prunedeploy import model  # imports onnx, which opening an engine does not need
+
+    try:
+        return model.sha256(path)
+    except FileNotFoundError:
+        return ""
 
 
 def _specs(source: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prunedeploy import artifact, labelled, targets
+from prunedeploy import artifact, input_range, labelled, targets
 from prunedeploy.artifact import Progress
 from prunedeploy.environment import environment
 from prunedeploy.errors import UserError
@@ -27,7 +27,16 @@ from prunedeploy.labelled import Labelled
 from prunedeploy.memory import peak_bytes
 from prunedeploy.runtimes._runtime import Session
 from prunedeploy.statistics import ratio
-from prunedeploy.types import Accuracy, Array, BenchResult, Difference, Engine, Measurement
+from prunedeploy.types import (
+    Accuracy,
+    Array,
+    BenchResult,
+    Difference,
+    Engine,
+    InputRange,
+    Measurement,
+    TensorSpec,
+)
 from prunedeploy.verify import compare, random_feeds
 
 Outputs = dict[str, Array]
@@ -89,13 +98,14 @@ def bench(
             stack.enter_context(artifact.open(engine, used, shared=True)) for engine in everything
         ]
         tell("comparing outputs")
-        differences = _differences(everything, sessions, batch, seed)
+        inputs = _shared_inputs(everything)
+        differences = _differences(everything, sessions, inputs, batch, seed)
         accuracies: list[Accuracy | None] = [None] * len(everything)
         if images is not None:
             tell(f"computing {len(images.labels)} labelled images")
             accuracies, differences = _on_data(everything, sessions, images, differences)
         tell(f"timing {rounds} rounds")
-        feeds = random_feeds(dense.manifest.inputs, batch, seed)
+        feeds = random_feeds(inputs, batch, seed)
         samples = interleave(sessions, feeds, rounds, warmup, seed)
         measured = [
             Measurement(
@@ -241,11 +251,29 @@ def _outputs(session: Session, batches: Iterable[Mapping[str, Array]]) -> Output
     return {k: np.concatenate([np.atleast_1d(run[k]) for run in runs]) for k in runs[0]}
 
 
+def _shared_inputs(engines: Sequence[Engine]) -> tuple[TensorSpec, ...]:
+    """What the baseline takes, within the ranges that all engines were made for.
+
+    Raises:
+        UserError: no input lies within the ranges of all.
+    """
+    found: dict[str, InputRange] = {}
+    for spec in (spec for engine in engines for spec in engine.manifest.inputs):
+        if spec.range is not None:
+            found[spec.name] = input_range.meet(spec.name, found.get(spec.name), spec.range)
+    return tuple(
+        dataclasses.replace(spec, range=found.get(spec.name)) for spec in engines[0].manifest.inputs
+    )
+
+
 def _differences(
-    engines: Sequence[Engine], sessions: Sequence[Session], batch: int, seed: int
+    engines: Sequence[Engine],
+    sessions: Sequence[Session],
+    inputs: tuple[TensorSpec, ...],
+    batch: int,
+    seed: int,
 ) -> list[Difference]:
     """Of every candidate from the baseline, and of the baseline from the reference evaluator."""
-    inputs = engines[0].manifest.inputs
     count = -(-COMPARED // batch)
     batches = [random_feeds(inputs, batch, seed + index) for index in range(count)]
     dense = _outputs(sessions[0], batches)

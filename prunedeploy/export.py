@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunedeploy.errors import UserError
-from prunedeploy.files import atomic_path
+from prunedeploy.files import atomic_group
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -39,13 +39,19 @@ def export(module: torch.nn.Module, input_shape: Sequence[int], path: Path) -> P
     from prunedeploy import model as models
 
     program = to_model(module, input_shape)
-    with atomic_path(Path(path)) as temporary:
-        models.save(program, temporary, Path(path).name)
+    with atomic_group(Path(path)) as temporary:
+        models.save(program, temporary)
     return Path(path)
 
 
-def to_model(module: torch.nn.Module, input_shape: Sequence[int]) -> ir.Model:
-    """The same in memory; the weights are shared with ``module``, not copied."""
+def to_model(
+    module: torch.nn.Module, input_shape: Sequence[int], *, optimize: bool = True
+) -> ir.Model:
+    """The same in memory; the weights are shared with ``module``, not copied.
+
+    Without ``optimize`` the exporter folds nothing: every weight is the module's own, and every
+    BatchNorm stands for itself.
+    """
     import torch
 
     dtype = next(module.parameters(), torch.zeros(0)).dtype
@@ -60,19 +66,19 @@ def to_model(module: torch.nn.Module, input_shape: Sequence[int]) -> ir.Model:
                 f"the network does not run on an input of shape {shape} ({example}): "
                 "give its shape with --input-shape"
             )
-        return _export(module, example, None)
+        return _export(module, example, None, optimize)
     if isinstance(module, torch.jit.ScriptModule):
         return _export_script(module, example)
     dynamic = {0: torch.export.Dim("batch", min=1, max=1 << 16)}
     try:
-        program = _export(module, example, (dynamic,))
+        program = _export(module, example, (dynamic,), optimize)
         dims = program.graph.inputs[0].shape
         if dims is not None and not isinstance(dims[0], int):
             return program
     except torch.onnx.OnnxExporterError:
         pass
     # the batch size is part of the network's code, so it is the one that was asked for
-    return _export(module, torch.zeros(tuple(input_shape), dtype=dtype), None)
+    return _export(module, torch.zeros(tuple(input_shape), dtype=dtype), None, optimize)
 
 
 def _example(
@@ -95,7 +101,10 @@ def _example(
 
 
 def _export(
-    module: torch.nn.Module, example: torch.Tensor, dynamic: tuple[object, ...] | None
+    module: torch.nn.Module,
+    example: torch.Tensor,
+    dynamic: tuple[object, ...] | None,
+    optimize: bool,
 ) -> ir.Model:
     import torch
 
@@ -109,6 +118,7 @@ def _export(
                 opset_version=OPSET,
                 dynamic_shapes=dynamic,
                 dynamo=True,
+                optimize=optimize,
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +20,10 @@ from prunedeploy.sparsity import TINY
 
 if TYPE_CHECKING:
     import torch
+
+    from prunedeploy.hints import Hint
+
+DATA_BATCH = 50  # images computed together, where the model leaves it open
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,10 @@ class Outlook:
 
 @dataclass(frozen=True)
 class Inspection:
-    """All of it. A weight whose size is below ``zero_below`` counts as zero (float32 denormal)."""
+    """All of it. A weight whose size is below ``zero_below`` counts as zero (float32 denormal).
+
+    ``hints`` are channels that were constant on the data given; nothing is removed for them.
+    """
 
     source: Path
     kind: Literal["model", "checkpoint"]
@@ -65,25 +72,71 @@ class Inspection:
     totals: Totals
     layers: tuple[Layer, ...]
     outlook: tuple[Outlook, ...]
+    hints: tuple[Hint, ...] = ()
 
 
 def inspect(
-    path: Path | str, arch: str | None = None, trust: bool = False, mask: Path | str | None = None
+    path: Path | str,
+    arch: str | None = None,
+    trust: bool = False,
+    mask: Path | str | None = None,
+    *,
+    data: Path | str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> Inspection:
     """Measure the zeros of every weight in the checkpoint or ONNX model at ``path``.
 
     A checkpoint whose architecture is neither named nor recognised is measured from its weights
     alone: then a depthwise convolution is not told from one with a single input channel.
 
+    Args:
+        path: the checkpoint or model.
+        arch: of a checkpoint, where it cannot be recognised.
+        trust: allow a checkpoint to run code while it is loaded.
+        mask: a file of masks that goes with the checkpoint.
+        data: an .npz file with ``images`` and ``labels``: lists channels that are constant on all
+            of them, though not for every input.
+        mean: per channel, for uint8 images; known for a recognised checkpoint.
+        std: the same.
+
     Raises:
-        UserError: the file cannot be read, or needs code to run and ``trust`` is False.
+        UserError: the file cannot be read, or needs code to run and ``trust`` is False; the data
+            do not fit.
     """
     from prunedeploy.checkpoint import kind
 
     path = Path(path)
-    if kind(path) == "onnx":
-        return _inspect_model(path)
-    return _inspect_checkpoint(path, arch, trust, None if mask is None else Path(mask))
+    masks = None if mask is None else Path(mask)
+    whole = kind(path) == "onnx"
+    found = _inspect_model(path) if whole else _inspect_checkpoint(path, arch, trust, masks)
+    if data is None:
+        return found
+    if (mean is None) != (std is None):
+        raise UserError("give both mean and std, or neither")
+    given = (mean, std) if mean is not None and std is not None else None
+    return replace(found, hints=_hints(path, arch, trust, masks, Path(data), given))
+
+
+def _hints(
+    path: Path,
+    arch: str | None,
+    trust: bool,
+    mask: Path | None,
+    data: Path,
+    normalisation: tuple[Sequence[float], Sequence[float]] | None,
+) -> tuple[Hint, ...]:
+    from prunedeploy import labelled, pipeline
+    from prunedeploy import model as models
+    from prunedeploy.hints import hints
+
+    loaded = pipeline.load(path, arch=arch, trust=trust, mask=mask)
+    if normalisation is None and loaded.mean:
+        normalisation = loaded.mean, loaded.std
+    images = labelled.load(data, models.specs(loaded.program)[0], normalisation)
+    first = images.spec.shape[0]
+    size = first if isinstance(first, int) else min(DATA_BATCH, len(images.labels))
+    return hints(loaded.program, images.batches(size))
 
 
 def _inspect_model(path: Path) -> Inspection:

@@ -90,6 +90,8 @@ def load(
     channels = arranged.shape[1] if arranged is not None else 0
     if len(mean) not in (1, channels) or len(mean) != len(std) or not all(std):
         raise UserError(f"mean and std must be 1 or {channels} numbers each, std not zero")
+    if not np.isfinite([*mean, *std]).all():
+        raise UserError("mean and std must be finite numbers")
     return Labelled(images, labels, spec, mean, std)
 
 

@@ -6,24 +6,28 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy import checkpoint, files, passes, verify
+from prunedeploy import checkpoint, files, passes, targets, verify
+from prunedeploy import input_range as input_ranges
 from prunedeploy import model as models
 from prunedeploy.errors import UserError
 from prunedeploy.evaluate import Evaluator
 from prunedeploy.export import to_model
+from prunedeploy.input_range import Stated
 from prunedeploy.passes.shrink.liveness import layers_of
-from prunedeploy.types import Array, ShrinkResult
+from prunedeploy.to_torch import Outputs, write_program, write_state
+from prunedeploy.types import Array, PassReport, ShrinkResult
 
 if TYPE_CHECKING:
     import onnx
     import onnx_graphsurgeon as gs
+    from torch import nn
 
 Progress = Callable[[str], None]
 IN_MEMORY = Path("in memory")
@@ -39,6 +43,8 @@ class Loaded:
     arch: str | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    module: nn.Module | None = None  # of a checkpoint
+    buffers: frozenset[str] = frozenset()  # names of what it does not train
 
 
 def shrink(
@@ -50,6 +56,11 @@ def shrink(
     trust: bool = False,
     mask: str | Path | None = None,
     zero_threshold: float = 0.0,
+    input_range: Stated | None = None,
+    align: int | Literal["auto"] = 1,
+    target: str = "host",
+    pt: str | Path | None = None,
+    state_dict: str | Path | None = None,
     progress: Progress | None = None,
 ) -> ShrinkResult:
     """Load, export, run the passes, verify, write.
@@ -64,6 +75,15 @@ def shrink(
         trust: allow a checkpoint to run code while it is loaded.
         mask: a file of masks that goes with the checkpoint.
         zero_threshold: weights up to this size count as zero (see ``passes/shrink/zero.py``).
+        input_range: what inputs lie within: (low, high), numbers or one a channel; by name where
+            there are several inputs; or "recipe", pixels in [0, 1] as the recipe normalises them.
+            The result is the same network within it only; the model's metadata says so.
+        align: keep dead channels where they make a layer's output channels a multiple of this;
+            "auto": where that makes ``target`` faster, measured if it is this machine.
+        target: a name of ``targets.TARGETS``, for ``align``.
+        pt: also write the shrunken network there as a torch.export program (``.pt2``).
+        state_dict: also write there the smaller state_dict of the checkpoint's own module, and
+            the plan for ``apply_plan``; only for checkpoints.
         progress: told what is being done.
 
     Raises:
@@ -75,35 +95,61 @@ def shrink(
     source = Path(model) if isinstance(model, str | Path) else IN_MEMORY
     if not 0.0 <= zero_threshold < float("inf"):
         raise UserError(f"a zero threshold of {zero_threshold} makes no sense: give a small number")
-    target = _output(source, output)
+    machine = _machine(align, target)
+    place = _output(source, output)
+    if state_dict is not None and (source == IN_MEMORY or _is_onnx(source)):
+        raise UserError("a state_dict needs a torch checkpoint, this is an ONNX model: take --pt")
+    beside = [place.with_suffix(suffix) for suffix in (".json", ".dense.onnx")]
+    back = Outputs.at((source, place, *beside), pt, state_dict)
     say(f"loading {source}")
     loaded = _load(model, source, arch, input_shape, trust, mask, say)
-    program = loaded.program
+    program, module = loaded.program, loaded.module if state_dict is not None else None
+    loaded = replace(loaded, module=None)  # its weights are the program's, until passes change them
     _refuse_nan(program)
+    ranges = input_ranges.resolve(input_range, models.specs(program)[0], loaded.mean, loaded.std)
+    input_ranges.attach(program, ranges)
     say("running the model as it is")
     feeds, expected = _reference(program, loaded.shape)
     shapes = {name: array.shape for name, array in feeds.items()}
     with contextlib.ExitStack() as stack:
         dense = source
         if not _is_onnx(source):
-            dense = target.with_suffix(".dense.onnx")
-            dense_file = stack.enter_context(files.atomic_path(dense))
-            models.save(program, dense_file, dense.name)
+            dense = place.with_suffix(".dense.onnx")
+            dense_file = stack.enter_context(files.atomic_group(dense))
+            models.save(program, dense_file)
         else:
             dense_file = source
         before = models.stats(dense_file, shapes)
-        steps = (*passes.DEFAULT[:-1], passes.ShrinkChannels(zero_threshold))
-        reports = passes.run(program, steps, feeds, say)
+        if back.state_dict is not None:
+            say("slicing the module")
+            assert module is not None
+            assert loaded.shape is not None
+            file = stack.enter_context(files.atomic_path(back.state_dict))
+            plain = _prepare(to_model(module, loaded.shape, optimize=False))
+            write_state(file, module, plain, feeds, zero_threshold, loaded.arch)
+            del module, plain
+        reports = passes.run(program, passes.before_cuts(zero_threshold), feeds, say)
+        step = passes.ShrinkChannels(zero_threshold, align if isinstance(align, int) else 1)
+        if align == "auto":
+            step, report = _choose(program, machine, loaded.shape, zero_threshold, say)
+            reports += (report,)
+        steps = (step, *passes.after_cuts(zero_threshold, target))
+        reports += passes.run(program, steps, feeds, say)
         say("writing")
-        difference = verify.compare(expected, _run(program, feeds))
-        model_file = stack.enter_context(files.atomic_path(target))
-        models.save(program, model_file, target.name)
+        outputs = _run(program, feeds)
+        difference = verify.compare(expected, outputs)
+        difference = verify.exactly(difference, dense_file, program, feeds)
+        if back.pt is not None:
+            file = stack.enter_context(files.atomic_path(back.pt))
+            write_program(file, program, feeds, outputs, loaded.buffers)
+        model_file = stack.enter_context(files.atomic_group(place))
+        models.save(program, model_file)
         result = ShrinkResult(
             source=source,
-            model=target,
+            model=place,
             dense=dense,
-            model_sha256=files.sha256(model_file),
-            dense_sha256=files.sha256(dense_file),
+            model_sha256=models.sha256(model_file),
+            dense_sha256=models.sha256(dense_file),
             arch=loaded.arch,
             found=loaded.found,
             before=before,
@@ -113,10 +159,36 @@ def shrink(
             seconds=time.perf_counter() - begin,
             mean=loaded.mean,
             std=loaded.std,
+            input_ranges=ranges,
+            align=step.align,
+            pt=back.pt,
+            state_dict=back.state_dict,
         )
-        record = stack.enter_context(files.atomic_path(target.with_suffix(".json")))
+        record = stack.enter_context(files.atomic_path(place.with_suffix(".json")))
         record.write_text(files.to_json(result))
     return result
+
+
+def _machine(align: int | str, name: str) -> targets.Target:
+    if align != "auto" and (not isinstance(align, int) or align < 1):
+        raise UserError(f"channels cannot be aligned to {align!r}: give a number from 1, or auto")
+    return targets.by_name(name)
+
+
+def _choose(
+    program: ir.Model,
+    machine: targets.Target,
+    shape: Sequence[int] | None,
+    zero_threshold: float,
+    say: Progress,
+) -> tuple[passes.ShrinkChannels, PassReport]:
+    """What ``--align auto`` decides on, as a pass that changes nothing and says why."""
+    from prunedeploy import alignment  # measuring imports what shrinking alone does not need
+
+    begin = time.perf_counter()
+    feeds = _feeds(program, shape, batch=1)
+    step, result = alignment.choose(program, machine, feeds, zero_threshold, say)
+    return step, PassReport("align-channels", result, time.perf_counter() - begin, None)
 
 
 def _is_onnx(source: Path) -> bool:
@@ -147,6 +219,17 @@ def _refuse_foreign(record: Path) -> None:
         ) from None
 
 
+def load(
+    source: Path, *, arch: str | None = None, trust: bool = False, mask: Path | None = None
+) -> Loaded:
+    """A checkpoint or an ONNX file as a model ready for the passes.
+
+    Raises:
+        UserError: it cannot be read or exported.
+    """
+    return _load(source, source, arch, None, trust, mask, lambda _: None)
+
+
 def _load(
     model: str | Path | onnx.ModelProto | gs.Graph,
     source: Path,
@@ -166,7 +249,9 @@ def _load(
         raise UserError(f"the input shape of {source} is not known: give it with --input-shape")
     say(f"exporting {found.arch or source} at {'x'.join(map(str, shape))}")
     program = _prepare(to_model(found.module, shape))
-    return Loaded(program, shape, found.found, found.arch, *_normalisation(found, shape[1]))
+    buffers = frozenset(name for name, _ in found.module.named_buffers())
+    mean, std = _normalisation(found, shape[1])
+    return Loaded(program, shape, found.found, found.arch, mean, std, found.module, buffers)
 
 
 def _normalisation(
@@ -214,19 +299,19 @@ def _refuse_nan(program: ir.Model) -> None:
             continue
         # the sum is not finite when one weight is not: no temporary of the weight's size
         array = tensor.numpy()
-        if np.isfinite(array.sum(dtype=np.float64)):
-            continue
-        if np.isnan(array).any() or (value in weights and np.isinf(array).any()):
+        if not np.isfinite(array.sum(dtype=np.float64)) and (
+            np.isnan(array).any() or (value in weights and np.isinf(array).any())
+        ):
             raise UserError(f"weight {name} holds NaN or infinity: the checkpoint is broken")
+        models.release(tensor)
 
 
-def _feeds(program: ir.Model, shape: Sequence[int] | None) -> dict[str, Array]:
+def _feeds(program: ir.Model, shape: Sequence[int] | None, batch: int = 2) -> dict[str, Array]:
     inputs, _ = models.specs(program)
     if shape is not None and inputs:
         wanted = tuple(inputs[0].shape[:1]) + tuple(shape[1:])
-        first = type(inputs[0])(inputs[0].name, inputs[0].dtype, wanted)
-        inputs = (first, *inputs[1:])
-    return verify.random_feeds(inputs)
+        inputs = (replace(inputs[0], shape=wanted), *inputs[1:])
+    return verify.random_feeds(inputs, batch)
 
 
 def _reference(
@@ -241,7 +326,8 @@ def _reference(
     feeds = _feeds(program, shape)
     outputs = _run(program, feeds)
     if not _comparable(outputs):
-        feeds = {name: np.abs(array) for name, array in feeds.items()}
+        stated = {spec.name for spec in models.specs(program)[0] if spec.range is not None}
+        feeds = {k: array if k in stated else np.abs(array) for k, array in feeds.items()}
         outputs = _run(program, feeds)
     if not _comparable(outputs):
         raise UserError("the model's outputs are not finite on random inputs: nothing to verify")

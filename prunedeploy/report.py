@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prunedeploy.errors import UserError
 from prunedeploy.files import atomic_path, from_json
+from prunedeploy.input_range import claim
 from prunedeploy.statistics import summary
 from prunedeploy.types import (
     BenchResult,
@@ -124,6 +125,8 @@ def _shrunk(result: ShrinkResult) -> str:
         _table(("", "dense", "shrunk", "shrunk / dense"), rows),
         f"Largest difference of the two: {_difference(result.difference)}.",
     ]
+    if result.input_ranges:
+        lines.append(f"The two are the same network {_cell(claim(result.input_ranges))}.")
     if result.found:
         lines.append("In the checkpoint: " + "; ".join(map(_cell, result.found)) + ".")
     return "\n\n".join(lines)

@@ -15,6 +15,7 @@ from prunedeploy.errors import UserError
 
 # Flags as the kernel writes them; "neon" goes by "asimd" on AArch64.
 ISA_FLAGS = {"avx2": "avx2", "fma": "fma", "avx512": "avx512f", "neon": "asimd"}
+LANES = {"avx512": 16, "avx2": 8, "neon": 4}  # float32 numbers in a vector, the widest first
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,16 @@ class Target:
     """A machine: what its engines may rely on.
 
     ``runtimes`` are those it can have, best first, whether or not they are written yet;
-    ``board`` is how the device tree names a board that has to be this very one.
+    ``board`` is how the device tree names a board that has to be this very one; ``multiple`` is
+    what its engines like the number of channels to be a multiple of: the block of ONNX Runtime's
+    convolutions, as many float32 numbers as a vector register holds, or the tensor cores' 8 in
+    float16.
+
+    ``macs_per_second`` and ``bytes_per_second`` are what passes weigh work against memory by (see
+    ``passes/scatter_branches.py``); 0 where not known. Those of x86 were measured on one core of an
+    AMD EPYC with AVX-512 (``benchmarks/scatter.py``), AVX2 at half its width; others are peaks of
+    data sheets, two operations a MAC: Jetson Nano 472 GFLOP/s in fp16 and 25.6 GB/s, RTX 2080 Ti
+    13.4 TFLOP/s in fp32 and 616 GB/s.
     """
 
     name: str
@@ -33,13 +43,39 @@ class Target:
     runtimes: tuple[str, ...] = ("ort",)
     aliases: tuple[str, ...] = ()
     board: str = ""
+    multiple: int = 1
+    macs_per_second: float = 0.0
+    bytes_per_second: float = 0.0
 
 
 TARGETS: tuple[Target, ...] = (
     Target("host", "this machine", "detected", runtimes=("ort", "null")),
-    Target("x86-avx2", "x86-64 with AVX2 and FMA", "x86_64", ("avx2", "fma")),
-    Target("x86-avx512", "x86-64 with AVX-512", "x86_64", ("avx2", "fma", "avx512")),
-    Target("raspberry-pi-5", "4 Cortex-A76", "aarch64", ("neon",), board="Raspberry Pi 5"),
+    Target(
+        "x86-avx2",
+        "x86-64 with AVX2 and FMA",
+        "x86_64",
+        ("avx2", "fma"),
+        multiple=8,
+        macs_per_second=25e9,
+        bytes_per_second=28e9,
+    ),
+    Target(
+        "x86-avx512",
+        "x86-64 with AVX-512",
+        "x86_64",
+        ("avx2", "fma", "avx512"),
+        multiple=16,
+        macs_per_second=50e9,
+        bytes_per_second=28e9,
+    ),
+    Target(
+        "raspberry-pi-5",
+        "4 Cortex-A76",
+        "aarch64",
+        ("neon",),
+        board="Raspberry Pi 5",
+        multiple=4,
+    ),
     Target(
         "jetson-nano",
         "4 Cortex-A57 and a Maxwell GPU",
@@ -49,6 +85,9 @@ TARGETS: tuple[Target, ...] = (
         ("tensorrt", "ort"),
         ("jetson",),
         "Jetson Nano",
+        multiple=8,
+        macs_per_second=236e9,
+        bytes_per_second=25.6e9,
     ),
     Target(
         "jetson-orin",
@@ -58,8 +97,19 @@ TARGETS: tuple[Target, ...] = (
         "8.7",
         ("tensorrt", "ort"),
         board="Orin",
+        multiple=8,
     ),
-    Target("rtx2080ti", "a Turing GPU", "x86_64", (), "7.5", ("tensorrt",)),
+    Target(
+        "rtx2080ti",
+        "a Turing GPU",
+        "x86_64",
+        (),
+        "7.5",
+        ("tensorrt",),
+        multiple=8,
+        macs_per_second=6.7e12,
+        bytes_per_second=616e9,
+    ),
 )
 
 
@@ -138,7 +188,15 @@ def host_isa(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
 
 def _detected(row: Target) -> Target:
     what = f"{row.what}, {cores()} cores"
-    return dataclasses.replace(row, what=what, arch=platform.machine(), isa=host_isa())
+    isa = host_isa()
+    lanes = next((count for name, count in LANES.items() if name in isa), 1)
+    found = dataclasses.replace(row, what=what, arch=platform.machine(), isa=isa, multiple=lanes)
+    for like in TARGETS:  # the figures of the last row whose instruction sets it has
+        alike = like.arch == found.arch and like.isa and not like.board
+        if alike and set(like.isa) <= set(isa):
+            macs, moved = like.macs_per_second, like.bytes_per_second
+            found = dataclasses.replace(found, macs_per_second=macs, bytes_per_second=moved)
+    return found
 
 
 def _board() -> str:

@@ -105,7 +105,7 @@ class Ort:
         target: Target,  # noqa: ARG002 - the file is the same for every machine
         directory: Path,
     ) -> tuple[str, ...]:
-        """Copy the model; weights in a file beside it move along."""
+        """Copy the model; weights in files beside it come along."""
         import onnx_ir as ir
 
         from prunedeploy.model import load, save
@@ -113,7 +113,7 @@ class Ort:
         loaded = load(model)
         constants = [value.const_value for value in loaded.graph.initializers.values()]
         if any(isinstance(constant, ir.ExternalTensor) for constant in constants):
-            save(ir.external_data.load_to_model(loaded), directory / PAYLOAD)
+            save(loaded, directory / PAYLOAD)
         else:
             shutil.copyfile(model, directory / PAYLOAD)
         return tuple(sorted(path.name for path in directory.iterdir()))

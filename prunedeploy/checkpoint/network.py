@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from prunedeploy import models
 from prunedeploy.checkpoint import selection
@@ -100,6 +101,8 @@ def from_factory(arch: str, state: State) -> tuple[nn.Module, list[str]]:
     if not any(name.rpartition(".")[2] == "indexes" for name in wanted):
         note = selection.expand(state)
     state = _best_variant(state, lambda names: names & wanted.keys())
+    _grant_biases(module, state)
+    wanted = shapes_of(module.state_dict())
     missing = [
         name
         for name in wanted
@@ -115,6 +118,14 @@ def from_factory(arch: str, state: State) -> tuple[nn.Module, list[str]]:
     _match_kernels(state, wanted)
     models.fit(module, shapes_of(state))
     return _filled(module, state), [note] if note else []
+
+
+def _grant_biases(module: nn.Module, state: State) -> None:
+    """A bias for layers that the factory makes without: a slice plan may have given them one."""
+    for name, layer in module.named_modules():
+        key = f"{name}.bias"
+        if key in state and isinstance(layer, nn.Linear | _ConvNd) and layer.bias is None:
+            layer.register_parameter("bias", nn.Parameter(torch.zeros_like(state[key])))
 
 
 def from_pickle(module: nn.Module) -> nn.Module:

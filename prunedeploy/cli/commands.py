@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from prunedeploy.cli.progress import working
+
+if TYPE_CHECKING:
+    from prunedeploy.input_range import Bounds
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Arch = Annotated[
@@ -17,6 +20,10 @@ Arch = Annotated[
 Trust = Annotated[bool, typer.Option("--trust", help="Let the checkpoint run the code it carries.")]
 Mask = Annotated[Path | None, typer.Option(metavar="FILE", help="Masks kept in a separate file.")]
 Threads = Annotated[int, typer.Option(min=0, help="Threads; 0 leaves it to the runtime.")]
+Mean = Annotated[
+    str | None, typer.Option(metavar="R,G,B", help="Of pixels in [0, 1]; that of the network.")
+]
+Std = Annotated[str | None, typer.Option(metavar="R,G,B", help="The same.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", metavar="PATH")]
 
 app = typer.Typer(
@@ -63,6 +70,12 @@ def inspect(
     arch: Arch = None,
     mask: Mask = None,
     trust: Trust = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.npz", help="Images: which channels never vary on them?"),
+    ] = None,
+    mean: Mean = None,
+    std: Std = None,
     json: Json = False,
 ) -> None:
     """What is sparse in a checkpoint or a model, and how.
@@ -78,7 +91,15 @@ def inspect(
     from prunedeploy.cli import show
 
     with working(f"reading {source}"):
-        result = api.inspect(source, arch=arch, trust=trust, mask=mask)
+        result = api.inspect(
+            source,
+            arch=arch,
+            trust=trust,
+            mask=mask,
+            data=data,
+            mean=None if mean is None else _parse_floats(mean),
+            std=None if std is None else _parse_floats(std),
+        )
     show.result(result, show.inspection, json)
 
 
@@ -94,6 +115,27 @@ def shrink(
     zero_threshold: Annotated[
         float, typer.Option(min=0.0, help="Weights up to this size count as zero: not exact.")
     ] = 0.0,
+    input_range: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LOW,HIGH|recipe",
+            help="What inputs lie within, and the result holds for; NAME=LOW,HIGH for several.",
+        ),
+    ] = None,
+    align: Annotated[
+        str,
+        typer.Option(
+            metavar="N|auto", help="Keep dead channels up to multiples of N, or where it pays."
+        ),
+    ] = "1",
+    target: Annotated[str, typer.Option(help="Machine to align for; see: targets.")] = "host",
+    pt: Annotated[
+        Path | None, typer.Option(metavar="OUT.pt2", help="Also write a torch.export program.")
+    ] = None,
+    state_dict: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT.pt", help="Also write the sliced state_dict, with its plan."),
+    ] = None,
     trust: Trust = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Every refusal.")] = False,
     json: Json = False,
@@ -109,6 +151,7 @@ def shrink(
     Examples:
       prunedeploy shrink resnet56-pruned.pt
       prunedeploy shrink net.pt --arch mypackage.nets:small --input-shape 1,3,64,64 -o small.onnx
+      prunedeploy shrink net.pt --pt small.pt2 --state-dict small.pt    # back to PyTorch
     """
     import prunedeploy as api
     from prunedeploy.cli import show
@@ -123,6 +166,11 @@ def shrink(
             trust=trust,
             mask=mask,
             zero_threshold=zero_threshold,
+            input_range=_parse_ranges(input_range or []),
+            align=_parse_align(align),
+            target=target,
+            pt=pt,
+            state_dict=state_dict,
             progress=progress,
         )
     show.result(result, lambda r: show.shrinking(r, verbose), json)
@@ -176,10 +224,8 @@ def bench(
     data: Annotated[
         Path | None, typer.Option(metavar="FILE.npz", help="Labelled images: count answers too.")
     ] = None,
-    mean: Annotated[
-        str | None, typer.Option(metavar="R,G,B", help="Of pixels in [0, 1]; that of the network.")
-    ] = None,
-    std: Annotated[str | None, typer.Option(metavar="R,G,B", help="The same.")] = None,
+    mean: Mean = None,
+    std: Std = None,
     rounds: Annotated[
         int, typer.Option(min=1, help="Timed runs of each, in turn with the others.")
     ] = 100,
@@ -302,3 +348,30 @@ def _parse_floats(text: str) -> tuple[float, ...]:
         return tuple(map(float, text.split(",")))
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a list of numbers like 0.5,0.5,0.5") from None
+
+
+def _parse_ranges(given: list[str]) -> str | tuple[float, float] | dict[str, Bounds] | None:
+    """One range for the only input or "recipe"; with names, one for each."""
+    if not given or given == ["recipe"]:
+        return given[0] if given else None
+    if len(given) == 1 and "=" not in given[0]:
+        return _parse_range(given[0])
+    named = [text.rpartition("=") for text in given]
+    if not all(name for name, _, _ in named) or len({name for name, _, _ in named}) < len(named):
+        raise typer.BadParameter("write each range once, as NAME=LOW,HIGH, for several inputs")
+    return {name: _parse_range(text) for name, _, text in named}
+
+
+def _parse_range(text: str) -> tuple[float, float]:
+    numbers = _parse_floats(text)
+    if len(numbers) != 2:
+        raise typer.BadParameter(f"{text!r} is not a range; write it as 0,1, or say recipe")
+    return numbers[0], numbers[1]
+
+
+def _parse_align(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f"{text!r} is neither a number from 1 nor auto")
+    return int(text)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prunedeploy.cli.tables import count, ratio, share, size, table
+from prunedeploy.input_range import claim
 from prunedeploy.types import BenchResult, Difference, Engine, Note, ShrinkResult
 
 if TYPE_CHECKING:
@@ -69,6 +70,13 @@ def inspection(found: Inspection) -> None:
         ((x.engine, x.gain) for x in found.outlook),
         left=frozenset({0, 1}),
     )
+    if found.hints:
+        print()
+        print(
+            f"constant on these {found.hints[0].samples:,} samples, though not proved for others:"
+        )
+        for hint in found.hints:
+            print(f"  {len(hint.channels)} of {hint.of} channels that {hint.reader} reads")
 
 
 def _layer_row(layer: Layer) -> tuple[str, ...]:
@@ -116,6 +124,9 @@ def shrinking(done: ShrinkResult, verbose: bool) -> None:
     print(f"{done.source}{arch} -> {done.model} in {done.seconds:.1f} s")
     for line in done.found:
         print(f"  {line}")
+    for what, path in (("torch program", done.pt), ("state_dict and plan", done.state_dict)):
+        if path is not None:
+            print(f"  {what} -> {path}")
     before, after = done.before, done.after
     rows = [
         _change("parameters", before.parameters, after.parameters),
@@ -132,6 +143,8 @@ def shrinking(done: ShrinkResult, verbose: bool) -> None:
     table(("", "before", "after", "ratio"), rows)
     print()
     print(f"largest difference from {done.dense}: {difference(done.difference)}")
+    if done.input_ranges:
+        print(f"the same network {claim(done.input_ranges)}")
     print()
     rows = [
         (x.name, "changed" if x.result.changed else "nothing to do", f"{x.seconds:.2f} s")

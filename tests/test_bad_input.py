@@ -21,6 +21,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from signals import listen
 
 from prunedeploy.cli import main
 from prunedeploy.models import by_name
@@ -389,7 +390,12 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, name: str) -> None:
     before = sorted(tmp_path.rglob("*"))
     line = [sys.executable, "-m", "prunedeploy", name, "net.onnx"]
     process = subprocess.Popen(
-        line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        line,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=listen,
     )
     deadline = time.monotonic() + 60
     while sorted(tmp_path.rglob("*")) == before:  # until it begins to write

@@ -96,7 +96,10 @@ def test_flatten_with_a_computed_batch_gets_a_constant_target() -> None:
     model = net.model(net.linear(net.node("Reshape", "input", target), (245, 3)))
     _, operators = apply(model, FoldConstants())
     assert operators == ["Reshape", "Gemm"]
-    assert list(model.graph[0].inputs[1].const_value.numpy()) == [-1, 245]
+    assert list(model.graph[0].inputs[1].const_value.numpy()) == [
+        0,
+        245,
+    ]  # the batch is the source's own
 
 
 def test_nothing_to_fold() -> None:
@@ -155,3 +158,62 @@ def test_runner_trusts_no_pass(each: Pass, message: str) -> None:
     net = Net()
     with pytest.raises(PassError, match=message):
         apply(net.model(net.conv("input", (5, 5))), each)
+
+
+@pytest.mark.parametrize("operator", ["Gather", "Slice"])
+def test_chains_behind_known_lengths_and_filled_tensors_fold(operator: str) -> None:
+    """Shape of an axis of fixed length, arithmetic on it, ConstantOfShape of the result."""
+    net = Net(size=7)
+    given = [net.weight(np.array([n])) for n in ((1,) if operator == "Gather" else (1, 2))]
+    length = net.node(operator, net.node("Shape", "input"), *given)
+    sides = net.weight(np.array([1, 1]))
+    shape = net.node("Concat", net.weight(np.array([1])), length, sides, axis=0)
+    filled = net.node("Cast", net.node("ConstantOfShape", shape), to=11)
+    filled = net.node("Exp", filled)
+    result, operators = apply(net.model(net.node("Add", "input", filled)), FoldConstants())
+    assert result.changed
+    assert "initializers" in result.notes[0].reason
+    assert operators == ["Add"]
+
+
+@pytest.mark.parametrize("readers", [1, 2])
+def test_large_constants_fold_unless_both_forms_would_stay(readers: int) -> None:
+    net = Net(channels=4, size=60)
+    w = net.weight(net.random.standard_normal((1, 4, 60, 60)))
+    if readers == 2:
+        total = net.node("Add", net.node("Mul", "input", w), net.node("Exp", w))
+        assert not apply(net.model(total), FoldConstants())[0].changed
+        return
+    result, operators = apply(
+        net.model(net.node("Add", "input", net.node("Exp", w))), FoldConstants()
+    )
+    assert result.changed
+    assert operators == ["Add"]
+
+
+def test_a_large_filled_tensor_is_not_written_out() -> None:
+    net = Net(channels=4, size=60)
+    filled = net.node("ConstantOfShape", net.weight(np.array([1, 4, 60, 60])))
+    total = net.node("Add", "input", net.node("Cast", filled, to=11))
+    assert "ConstantOfShape" in apply(net.model(total), FoldConstants())[1]
+
+
+def test_the_length_of_a_dynamic_axis_is_not_known() -> None:
+    net = Net()
+    length = net.node("Gather", net.node("Shape", "input"), net.weight(np.array([0, 1])))
+    model = net.model(net.node("Cast", length, to=11))
+    assert not FoldConstants()(model).changed
+
+
+def test_what_a_fixed_target_makes_known_is_folded_too() -> None:
+    net = Net(channels=4, size=6)
+    shape = net.node("Shape", "input", start=0, end=1)
+    rest = net.weight(np.array([4, 36]))
+    target = net.node("Concat", net.node("Reshape", shape, net.weight([-1])), rest, axis=0)
+    x = net.node("Reshape", "input", target)
+    mean = net.node("ReduceMean", x, net.weight([2]), keepdims=1)
+    ones = net.node("Concat", shape, net.weight(np.array([4, 1])), axis=0)
+    y = net.node("Add", net.node("Expand", mean, ones), net.weight(0.5))
+    model = net.model(net.node("Mul", x, net.node("Sqrt", net.node("Abs", y))))
+    _, operators = apply(model, FoldConstants())
+    assert "Shape" not in operators

@@ -111,7 +111,25 @@ def test_scattered_rows_stay() -> None:
 
 
 @torch.no_grad()
+def test_dimensions_at_a_constant_keep_it_when_averaged() -> None:
+    block = Block(fused=False)
+    rows = [head * SIZE + 3 for head in range(HEADS)]
+    kill(block, "v", rows)
+    block.attention.part(2)[1][rows] = -0.4
+    assert removed(block) == pytest.approx(2 * HEADS, abs=2)
+
+
+@torch.no_grad()
 def test_neurons_at_a_constant() -> None:
     block = Block(fused=False)
     block.up.weight[::4] = 0  # GELU of their biases flows on
     assert removed(block) == pytest.approx(2 * WIDTH, abs=2)
+
+
+@torch.no_grad()
+def test_values_at_a_constant_pass_the_softmax() -> None:
+    block = Block(fused=False)
+    weight, bias = block.attention.part(2)
+    weight[: 2 * SIZE] = 0
+    bias[: 2 * SIZE] = 0.7  # which two heads hold, whatever is attended to
+    assert removed(block) == pytest.approx(2 * 4 * SIZE, abs=2)

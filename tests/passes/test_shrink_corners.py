@@ -175,3 +175,18 @@ def test_infinite_bounds_are_no_broken_weights(tmp_path: object) -> None:
     net = Net()
     x = net.node("Clip", dead(net, bias=0.5), "", net.weight(np.array(np.inf)))
     assert width(shrink(net.model(net.conv(x, (8, 4), kernel=1, name="b")))) == 6
+
+
+def test_rounding_of_an_ill_conditioned_network_is_not_taken_for_a_mistake() -> None:
+    """Large constants are taken off again by a norm: float32 keeps few digits, float64 enough."""
+    net = Net(channels=5, size=7, dtype=np.float32)
+    x = net.conv("input", (5, 8), dead=[1, 4], dead_bias=3000.0, kernel=1, name="a")
+    flat = net.conv(x, (8, 6), kernel=1, name="b")
+    given = [net.weight(np.ones(6)), net.weight(np.zeros(6))]
+    y = net.node("InstanceNormalization", flat, *given)
+    model = net.model(y)
+    feeds = verify.random_feeds(models.specs(model)[0])
+    (report,) = passes.run(model, (passes.ShrinkChannels(),), feeds)
+    assert report.difference is not None
+    assert report.difference.passed
+    assert report.difference.where.endswith("(in float64)")

@@ -60,9 +60,31 @@ def test_gathers_from_another_axis_let_channels_pass(form: str) -> None:
     assert found.widths == {"a.weight": 5, "b.weight": 3}
 
 
+def test_computed_indices_are_read() -> None:
+    net = Net()
+    x = net.node("Relu", net.conv("input", (5, 8), dead=[0, 1, 6], dead_bias=0.0, name="a"))
+    offsets, rows = net.weight(np.array([[0, 1, 2, 3]])), net.weight(np.array([[1], [0], [2]]))
+    y = net.node("Gather", x, net.node("Add", offsets, rows), axis=3)
+    y = net.node("Reshape", y, net.weight(np.array([0, 8, 7, 12])))
+    found = shrink(net.model(net.conv(y, (8, 3), kernel=1, name="b")))
+    assert found.widths == {"a.weight": 5, "b.weight": 3}
+
+
 def test_split_of_an_old_opset_keeps_its_attribute() -> None:
     net = Net(opset=11)
     x = net.node("Relu", net.conv("input", (5, 8), dead=[0, 1, 6], dead_bias=0.0, name="a"))
     left, right = net.node("Split", x, outputs=2, axis=1, split=[3, 5])
     a, b = net.conv(left, (3, 3), name="left"), net.conv(right, (5, 3), name="right")
     assert shrink(net.model(net.node("Add", a, b))).widths["a.weight"] == 5
+
+
+def test_a_refusal_names_the_operator_that_pins() -> None:
+    net = Net()
+    x = net.conv("input", (5, 8), dead=[0, 1], dead_bias=0.0, name="a")
+    y = net.node("InstanceNormalization", net.node("Transpose", x, perm=[0, 2, 1, 3]), *(
+        net.weight(np.linspace(1.0, 2.0, 7)) for _ in range(2)
+    ))  # fmt: skip
+    found = shrink(net.model(net.node("Transpose", y, perm=[0, 2, 1, 3])))
+    reasons = {note.reason for note in found.result.notes if note.status == "refused"}
+    assert len(reasons) == 1
+    assert reasons.pop().startswith("InstanceNormalization")

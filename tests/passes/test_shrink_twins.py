@@ -22,7 +22,7 @@ def _padding_forgotten(node: ir.Node) -> layers.Layer | None:
 convolution = layers.READERS["Conv"]
 SHRINK = "prunedeploy.passes.shrink."
 BROKEN_TWINS: dict[str, tuple[str, object]] = {
-    "constants are dropped": (SHRINK + "plan._absorption", lambda *_: None),
+    "constants are dropped": (SHRINK + "plan._absorptions", lambda *_: []),
     "nothing is merged": (SHRINK + "edit._merge", lambda _: None),
     "no map is added": (SHRINK + "edit._add_map", lambda *_: None),
     "every row is a constant": (

@@ -9,11 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from signals import listen
 
 from prunedeploy import artifact
 from prunedeploy.errors import UserError
@@ -210,13 +212,13 @@ except UserError as error:
 """
 
 
-def start(model: str, seconds: float, **options) -> subprocess.Popen[str]:
+def start(model: str, seconds: float, prepare: Callable[[], None] = listen) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", BUILD, model, str(seconds)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **options,
+        preexec_fn=prepare,
     )
 
 
@@ -252,7 +254,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(folder, shrunk, leftovers):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 
-    child = start("out.dense.onnx", 0, preexec_fn=limit)
+    child = start("out.dense.onnx", 0, limit)
     _, error = child.communicate(timeout=60)
     assert child.returncode == 1
     assert error.count("\n") == 1
@@ -359,6 +361,18 @@ def test_weights_in_a_file_beside_the_model_move_along(folder, shrunk):
     shutil.rmtree("far")
     expected = run(artifact.build("out.onnx", output="plain"))
     np.testing.assert_array_equal(run("e"), expected)
+
+
+def test_a_baseline_whose_weights_are_gone_is_none(folder, shrunk):
+    dense = onnx.load(shrunk.dense)
+    (folder / "far").mkdir()
+    beside = {"save_as_external_data": True, "size_threshold": 0, "location": "w.bin"}
+    onnx.save(dense, "far/dense.onnx", **beside)
+    engine = artifact.build("out.onnx", baseline="far/dense.onnx", output="e")
+    assert artifact.baseline_of(engine) is not None
+    (folder / "far" / "w.bin").unlink()
+    with pytest.raises(UserError, match="is not the dense baseline any more"):
+        artifact.baseline_of(engine)
 
 
 def test_an_engine_that_moved_still_runs(folder, shrunk):

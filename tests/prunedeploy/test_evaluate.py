@@ -5,6 +5,7 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from net import Net
@@ -86,6 +87,16 @@ def test_transposed_convolutions(attributes: dict[str, object]) -> None:
     net = Net(channels=4, size=5, dtype=np.float32)
     w = net.weight(net.random.standard_normal((4, 3, 3, 3)))
     assert both(net, net.node("ConvTranspose", "input", w, **attributes)).passed
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 7, 7), (2, 5, 3, 7), (2, 9, 7, 4), (1, 1, 1, 1)])
+def test_gather_elements(shape: tuple[int, ...]) -> None:
+    net = Net(batch=2)
+    indices = net.random.integers(-5, 5, shape)
+    assert both(net, str(net.node("GatherElements", "input", net.weight(indices), axis=1))).passed
+    table = net.weight(net.random.standard_normal((1, 20)))
+    picked = net.node("GatherElements", table, net.weight(np.array([[3, -1, 3]])), axis=1)
+    assert both(net, str(picked)).passed
 
 
 def test_subgraph_reads_from_outside() -> None:
@@ -319,3 +330,30 @@ def test_a_missing_feed_is_named() -> None:
     net = Net(channels=3)
     with pytest.raises(UserError, match="its input input"):
         Evaluator(net.model(str(net.node("Relu", "input")))).run({})
+
+
+@pytest.mark.parametrize("opset", [13, 18])
+def test_quantised_networks_of_older_opsets(opset: int) -> None:
+    net = Net(dtype=np.float32, opset=opset)
+    w = net.weight(net.random.integers(-9, 9, (4, 5, 3, 3)).astype(np.int8))
+    scales, zeros = np.linspace(0.01, 0.1, 4, dtype=np.float32), np.arange(4, dtype=np.int8)
+    w = net.node("DequantizeLinear", w, net.weight(scales), net.weight(zeros), axis=0)
+    step, zero = net.weight(np.array(0.05)), net.weight(np.array(120, np.uint8))
+    x = net.node("QuantizeLinear", "input", step, zero)
+    x = net.node("DequantizeLinear", x, step, zero)
+    assert both(net, net.node("Conv", x, w)).passed
+
+
+@pytest.mark.parametrize("size", [7, 8])
+@pytest.mark.parametrize(("kernel", "stride", "pad"), [(3, 1, 1), (3, 2, 0), (2, 2, 0), (3, 2, 1)])
+def test_max_pool_with_ceil_mode_is_that_of_onnxruntime(
+    size: int, kernel: int, stride: int, pad: int
+) -> None:
+    net = Net(channels=2, size=size, dtype=np.float32)
+    attributes = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4}
+    model = net.model(net.node("MaxPool", "input", ceil_mode=1, **attributes))
+    feeds = verify.random_feeds(models.specs(model)[0])
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
+    (expected,) = session.run(None, feeds)
+    (found,) = Evaluator(model).run(feeds).values()
+    assert np.array_equal(found, expected)

@@ -245,3 +245,53 @@ def test_masks_count_as_zeros(tmp_path: Path) -> None:
     mask[0] = 0
     torch.save({"a.weight_orig": torch.ones(4, 4), "a.weight_mask": mask}, tmp_path / "net.pt")
     assert inspect(tmp_path / "net.pt").totals.dead_outputs == 1
+
+
+def test_hints_from_data(tmp_path: Path) -> None:
+    """Of six channels one is dead, one never fires on these images, and one on none at all."""
+    random = np.random.default_rng(0)
+    a = np.abs(random.standard_normal((6, 3, 3, 3))).astype(np.float32)
+    a[0] = 0
+    bias = np.array([0.5, -9.0, 0, 0, 0, 0], np.float32)  # a sum of 27 weights can exceed 9
+    a[5] *= -1  # pixels are not negative
+    nodes = [
+        helper.make_node("Conv", ["x", "a", "b"], ["c"]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Conv", ["r", "d"], ["y"]),
+    ]
+    d = rand(4, 6, 1, 1)
+    model = save(tmp_path / "m.onnx", nodes, {"a": a, "b": bias, "d": d}, 3)
+    images = random.uniform(0, 0.2, (7, 3, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", images=images, labels=np.zeros(7, np.int64))
+    before = model.read_bytes()
+    assert inspect(model).hints == ()
+    (hint,) = inspect(model, data=tmp_path / "data.npz").hints
+    assert (hint.reader, hint.channels, hint.of, hint.samples) == ("d", (1, 5), 6, 7)
+    assert model.read_bytes() == before
+
+    proto = onnx.load(model)  # with the range stated, the last one is proved and no longer a hint
+    text = '{"x": {"low": [0], "high": [1]}}'
+    helper.set_model_props(proto, {"prunedeploy.input_range": text})
+    onnx.save(proto, model)
+    (hint,) = inspect(model, data=tmp_path / "data.npz").hints
+    assert hint.channels == (1,)
+
+
+def test_hints_need_fitting_data(tmp_path: Path) -> None:
+    node = helper.make_node("Conv", ["x", "w"], ["y"])
+    model = save(tmp_path / "m.onnx", [node], {"w": rand(4, 3, 3, 3)}, 3)
+    with pytest.raises(UserError, match="no such file"):
+        inspect(model, data=tmp_path / "none.npz")
+    with pytest.raises(UserError, match="both mean and std"):
+        inspect(model, data=tmp_path / "none.npz", mean=(0.5,))
+
+
+def test_hints_for_a_checkpoint(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = by_name("resnet20").factory()
+    module.layer1[0].bn1.bias.data[:2] = -50.0
+    torch.save(module.state_dict(), tmp_path / "net.pt")
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
+    np.savez(tmp_path / "data.npz", images=images, labels=np.zeros(3, np.int64))
+    found = inspect(tmp_path / "net.pt", data=tmp_path / "data.npz").hints
+    assert any(x.reader == "layer1.0.conv2" and x.channels[:2] == (0, 1) for x in found)

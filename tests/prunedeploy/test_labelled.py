@@ -92,6 +92,8 @@ def test_pixels_without_a_known_normalisation(tmp_path):
         load(path, COLOUR, ((0.5, 0.5), (0.5, 0.5)))
     with pytest.raises(UserError, match="std not zero"):
         load(path, COLOUR, ((0.5,), (0.0,)))
+    with pytest.raises(UserError, match="finite"):
+        load(path, COLOUR, ((0.5,), (float("nan"),)))
 
 
 def test_several_inputs(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from net import Net
 
@@ -68,3 +69,49 @@ def test_invalid_model_is_refused() -> None:
     model.graph[0].attributes["group"] = models.ir.AttrString("group", "two")
     with pytest.raises(UserError, match="not valid ONNX"):
         models.check(model)
+
+
+@pytest.fixture
+def external(tmp_path: Path) -> Path:
+    """A model whose weights lie in a file beside it."""
+    net = Net(channels=5)
+    path = tmp_path / "net.onnx"
+    ir.save(net.model(net.conv("input", (5, 40))), path, external_data="weights.bin")
+    return path
+
+
+def test_a_copy_of_a_model_does_not_need_the_files_of_the_original(
+    external: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "elsewhere" / "copy.onnx"
+    copy.parent.mkdir()
+    models.save(models.load(external), copy)
+    (tmp_path / "weights.bin").unlink()
+    assert models.data_files(copy) == []
+    assert models.load(copy).graph.initializers["conv0.weight"].const_value.numpy().any()
+
+
+def test_large_weights_go_to_a_file_beside_the_model(
+    external: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "PROTOBUF_LIMIT", 1000)
+    copy = tmp_path / "copy.onnx"
+    models.save(models.load(external), copy)
+    assert models.data_files(copy) == [tmp_path / "copy.onnx.data"]
+    assert models.stats(copy).file_bytes > models.weight_bytes(models.load(copy))
+
+
+def test_the_hash_of_a_model_covers_its_weights(external: Path, tmp_path: Path) -> None:
+    before = models.sha256(external)
+    weights = tmp_path / "weights.bin"
+    data = bytearray(weights.read_bytes())
+    data[7] ^= 1
+    weights.write_bytes(data)
+    assert models.sha256(external) != before
+
+
+def test_released_weights_can_still_be_read(external: Path) -> None:
+    tensor = models.load(external).graph.initializers["conv0.weight"].const_value
+    before = tensor.numpy().copy()
+    models.release(tensor)
+    assert (tensor.numpy() == before).all()

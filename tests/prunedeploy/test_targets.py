@@ -99,3 +99,13 @@ def test_self_check_says_why_a_runtime_fails(monkeypatch):
     row = next(row for row in targets.self_check() if row.runtime == "ort")
     assert row.status == "FAIL"
     assert "pip install 'prunedeploy[cpu]'" in row.reason
+
+
+def test_the_host_takes_the_figures_of_its_instruction_sets(monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    for isa, like in ((("avx2", "fma"), "x86-avx2"), (("avx2", "fma", "avx512"), "x86-avx512")):
+        monkeypatch.setattr(targets, "host_isa", lambda isa=isa: isa)
+        row = next(row for row in targets.TARGETS if row.name == like)
+        assert targets.by_name("host").macs_per_second == row.macs_per_second > 0
+    monkeypatch.setattr(targets, "host_isa", lambda: ())
+    assert targets.by_name("host").macs_per_second == 0

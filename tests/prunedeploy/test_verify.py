@@ -82,3 +82,15 @@ def test_random_feeds_of_narrow_integers() -> None:
     feed = verify.random_feeds((TensorSpec("x", "int4", (2, 64)),))["x"]
     assert feed.dtype == ml_dtypes.int4
     assert set(np.unique(feed.astype(np.int32))) == {0, 1}
+
+
+def test_random_bytes_are_data_of_all_sizes() -> None:
+    feed = verify.random_feeds((TensorSpec("x", "uint8", (2, 512)),))["x"]
+    assert feed.min() < 16
+    assert feed.max() > 240
+
+
+def test_an_output_that_varies_by_rounding_alone_has_no_range() -> None:
+    reference = {"y": np.array([1.0, 1.0 + 2**-52])}
+    assert verify.compare(reference, {"y": np.array([1.0, 1.0])}).max_rel < 1e-15
+    assert verify.compare(reference, {"y": np.array([1.0, 1.1])}).max_rel > 0.09

@@ -21,7 +21,7 @@ class Shrunk:
     widths: dict[str, int]  # weight name -> output channels
 
 
-def shrink(model: ir.Model, **options: float) -> Shrunk:
+def shrink(model: ir.Model, **options: float | str) -> Shrunk:
     """Run the pass under the runner (checker, idempotence) and compare in float64."""
     feeds = verify.random_feeds(models.specs(model)[0], batch=3, seed=7)
     before = Evaluator(model).run(feeds)

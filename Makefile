@@ -20,7 +20,7 @@ demo: $(VENV)/.demo
 	@PATH="$(abspath $(BIN)):$$PATH" examples/demo.sh
 
 test: $(VENV)/.test
-	@$(BIN)/pytest $(PYTEST)
+	@$(BIN)/pytest -n auto $(PYTEST)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -212,7 +212,9 @@ except UserError as error:
 """
 
 
-def start(model: str, seconds: float, prepare: Callable[[], None] = listen) -> subprocess.Popen[str]:
+def start(
+    model: str, seconds: float, prepare: Callable[[], None] = listen
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", BUILD, model, str(seconds)],
         stdout=subprocess.PIPE,

@@ -1,0 +1,88 @@
+/* block: PD_ROWS output rows that share their offsets: each vector of the tile that is loaded
+ * serves all of them. Dense layers, and dense patches of sparse ones.
+ *
+ * A template like rows.h, with PD_ROWS. A visit is a block: `row` its first row, `count` its
+ * columns. The weights of a column lie side by side, PD_ROWS of them; rows beyond the layer's last
+ * have zeros there and are not stored. With PD_SHARED the next visit reads the same offsets. */
+#include "conv.h"
+
+#define PD_FULL (PD_EIGHTS * 8 / PD_LANES)
+#define PD_HALF (PD_EIGHTS * 8 % PD_LANES != 0)
+
+static __attribute__((noinline)) void PD_NAME(
+    const pd_visit *visits, uint32_t count, uint32_t first, const void *offsets,
+    const float *weights, const float *tile, float *sums, const pd_store_to *to) {
+    const uint16_t *offset = (const uint16_t *)offsets;
+    const int size = PD_PIECES * PD_EIGHTS * 8;
+    for (uint32_t i = 0; i < count; i++) {
+        const uint32_t begin = visits[i].row;
+        const int flags = visits[i].flags, n = visits[i].count;
+        const int rows = to->rows - (int)begin < PD_ROWS ? to->rows - (int)begin : PD_ROWS;
+        pd_vec all[PD_ROWS][PD_PIECES][PD_FULL + 1];
+        pd_half half[PD_ROWS][PD_PIECES];
+#pragma GCC unroll 32
+        for (int m = 0; m < PD_ROWS; m++) {
+            const float *sum = sums + (uint64_t)(begin - first + m) * size;
+            const float bias = flags & PD_FIRST && m < rows ? to->bias[begin + m] : 0;
+#pragma GCC unroll 32
+            for (int r = 0; r < PD_PIECES; r++) {
+#pragma GCC unroll 32
+                for (int v = 0; v < PD_FULL; v++)
+                    all[m][r][v] = flags & PD_FIRST
+                        ? pd_splat(bias) : pd_loadu(sum + r * PD_EIGHTS * 8 + v * PD_LANES);
+                if (PD_HALF)
+                    half[m][r] = flags & PD_FIRST ? pd_half_splat(bias)
+                        : pd_half_load(sum + r * PD_EIGHTS * 8 + PD_FULL * PD_LANES);
+            }
+        }
+        for (int k = 0; k < n; k++, weights += PD_ROWS) {
+            const float *from = tile + ((uint32_t)offset[k] << PD_SHIFT);
+#pragma GCC unroll 32
+            for (int r = 0; r < PD_PIECES; r++) {
+                pd_vec x[PD_FULL + 1];
+                pd_half y = {0};
+#pragma GCC unroll 32
+                for (int v = 0; v < PD_FULL; v++)
+                    x[v] = pd_loadu(from + r * PD_PITCH + v * PD_LANES);
+                if (PD_HALF) y = pd_half_load(from + r * PD_PITCH + PD_FULL * PD_LANES);
+#pragma GCC unroll 32
+                for (int m = 0; m < PD_ROWS; m++) {
+#pragma GCC unroll 32
+                    for (int v = 0; v < PD_FULL; v++) all[m][r][v] += pd_splat(weights[m]) * x[v];
+                    if (PD_HALF) half[m][r] += weights[m] * y;
+                }
+            }
+        }
+        if (!(flags & PD_SHARED)) offset += n;
+#pragma GCC unroll 32
+        for (int m = 0; m < PD_ROWS; m++) {
+            const uint32_t row = begin + m;
+            pd_vec (*a)[PD_FULL + 1] = all[m];
+            pd_half *b = half[m];
+            if (flags & PD_LAST) {
+                if (m >= rows) continue;
+#include "finish.h"
+            } else {
+                float *sum = sums + (uint64_t)(row - first) * size;
+#pragma GCC unroll 32
+                for (int r = 0; r < PD_PIECES; r++) {
+#pragma GCC unroll 32
+                    for (int v = 0; v < PD_FULL; v++)
+                        pd_storeu(sum + r * PD_EIGHTS * 8 + v * PD_LANES, a[r][v]);
+                    if (PD_HALF)
+                        pd_half_store(sum + r * PD_EIGHTS * 8 + PD_FULL * PD_LANES, b[r]);
+                }
+            }
+        }
+    }
+}
+
+#undef PD_FULL
+#undef PD_HALF
+#undef PD_NAME
+#undef PD_ROWS
+#undef PD_PIECES
+#undef PD_PITCH
+#undef PD_EIGHTS
+#undef PD_SHIFT
+#undef PD_ACT

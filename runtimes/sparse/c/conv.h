@@ -1,0 +1,209 @@
+/* A convolution as a sum of shifted planes, tile by tile: what is the same for every kernel.
+ *
+ * Pixels of the output are cut into tiles. A *flat* tile is a run of pixels of the plane (1x1
+ * windows); a *window* tile is whole rows of one image, its input copied with its halo and its
+ * border of zeros into the thread's scratch, strides taken apart into phases, so that every tap
+ * reads at a constant distance. Input channels are cut into panels that stay in the first-level
+ * cache; output rows into groups, so that threads can share a tile. A kernel (rows.h, block.h)
+ * computes the rows of one group from one panel. */
+#ifndef PD_CONV_H
+#define PD_CONV_H
+
+#include "pd.h"
+
+/* One output row within one panel: how many non-zeros, and whether the row begins or ends here. */
+typedef struct {
+    uint32_t row;
+    uint16_t count;
+    uint16_t flags;
+} pd_visit;
+
+enum { PD_FIRST = 1, PD_LAST = 2, PD_SHARED = 4 };
+
+/* The visits of one group of rows in one panel, as offsets into the constants of the engine. */
+typedef struct {
+    uint32_t visits, first; /* how many, and the first group of rows' row */
+    uint64_t visit, offset, weight; /* bytes */
+} pd_part;
+
+/* Channels [begin, end) of the input. */
+typedef struct {
+    int32_t begin, end;
+} pd_panel;
+
+/* One phase of a channel's halo in the packed tile: element (i, j) is the input's pixel
+ * (row + i * row_step, column + j * column_step), zero outside of it. */
+typedef struct {
+    int32_t row, row_step, rows, column, column_step, width, place;
+} pd_phase;
+
+typedef struct {
+    int32_t rows, tiles, groups, panels;
+    int32_t pixels;           /* of the whole plane of y */
+    int32_t tile;             /* flat: pixels of a tile; window: rows of a tile */
+    int32_t images, height, width;         /* of x */
+    int32_t out_height, out_width;         /* of y */
+    int32_t row_step;         /* stride of the window's rows */
+    int32_t packed;           /* 0: flat tiles are read where they lie */
+    int32_t channel;          /* elements of a packed channel */
+    int32_t phases;           /* 0 for flat tiles */
+    uint64_t x_stride, y_stride, residual_stride;
+    uint64_t phase, panel, part, bias;     /* bytes into the constants */
+    float low, high;          /* of the activation */
+} pd_conv;
+
+/* Where a kernel writes: row r of the layer at y + r * y_stride, `rows` pieces of `width`. */
+typedef struct {
+    const float *bias;
+    const float *residual;
+    float *y;
+    uint64_t y_stride, residual_stride;
+    int32_t rows, pieces, width; /* `rows` of the whole layer */
+    float low, high;
+} pd_store_to;
+
+typedef void (*pd_kernel)(const pd_visit *visits, uint32_t count, uint32_t first,
+                          const void *offsets, const float *weights, const float *tile,
+                          float *sums, const pd_store_to *to);
+
+#if PD_LANES == 16 /* half a vector: rows of 7, tiles of 56 */
+typedef float pd_half __attribute__((vector_size(32), may_alias));
+typedef float pd_half_u __attribute__((vector_size(32), aligned(4), may_alias));
+#else /* tiles are whole vectors: never used */
+typedef pd_vec pd_half;
+typedef pd_vec_u pd_half_u;
+#endif
+
+PD_INLINE pd_half pd_half_splat(float x) { return x - (pd_half){0}; }
+PD_INLINE pd_half pd_half_load(const float *p) { return *(const pd_half_u *)p; }
+PD_INLINE void pd_half_store(float *p, pd_half v) { *(pd_half_u *)p = v; }
+
+/* `count` elements (at most a vector), exactly. */
+PD_INLINE void pd_store_part(float *to, pd_vec v, int count) {
+#if PD_LANES == 16
+    _mm512_mask_storeu_ps(to, (__mmask16)((1u << count) - 1), (__m512)v);
+#else
+    float all[PD_LANES];
+    pd_storeu(all, v);
+    for (int i = 0; i < count; i++) to[i] = all[i];
+#endif
+}
+
+#if PD_LANES == 16
+PD_INLINE void pd_copy_row(float *to, const float *from, int begin, int end, int width) {
+    for (int j = 0; j < width; j += 16) {
+        int low = begin > j ? begin - j : 0, high = end < j + 16 ? end - j : 16;
+        __mmask16 mask = high > low ? (__mmask16)((0xffffu >> (16 - (high - low))) << low) : 0;
+        _mm512_storeu_ps(to + j, _mm512_maskz_loadu_ps(mask, from + j));
+    }
+}
+#else
+PD_INLINE void pd_copy_row(float *to, const float *from, int begin, int end, int width) {
+    for (int j = 0; j < begin; j++) to[j] = 0;
+    if (end > begin) memcpy(to + begin, from + begin, sizeof(float) * (size_t)(end - begin));
+    for (int j = end > begin ? end : begin; j < width; j++) to[j] = 0;
+}
+#endif
+
+/* One phase of one channel. `width` is a multiple of 16, the columns behind the phase are zero. */
+static void pd_pack_phase(float *to, const float *plane, const pd_phase *f, int row, int height,
+                          int width) {
+    int step = f->column_step;
+    /* the columns j whose pixel column + j * step lies in the input */
+    int begin = f->column < 0 ? (-f->column + step - 1) / step : 0;
+    int end = (width - f->column + step - 1) / step;
+    if (end > f->width) end = f->width;
+    for (int i = 0; i < f->rows; i++, to += f->width) {
+        int from = row + f->row + i * f->row_step;
+        if (from < 0 || from >= height || end <= begin) {
+            memset(to, 0, sizeof(float) * (size_t)f->width);
+            continue;
+        }
+        const float *source = plane + (ptrdiff_t)from * width + f->column;
+        if (step == 1) {
+            pd_copy_row(to, source, begin, end, f->width);
+        } else {
+            for (int j = 0; j < begin; j++) to[j] = 0;
+            if (step == 2) {
+                for (int j = begin; j < end; j++) to[j] = source[2 * j];
+            } else {
+                for (int j = begin; j < end; j++) to[j] = source[(ptrdiff_t)step * j];
+            }
+            for (int j = end; j < f->width; j++) to[j] = 0;
+        }
+    }
+}
+
+/* The panel's channels of one tile, into the thread's scratch. */
+static void pd_pack(float *to, const pd_work *w, const pd_conv *c, const float *x, pd_panel p,
+                    int tile) {
+    if (!c->phases) {
+        int begin = tile * c->tile;
+        int size = c->pixels - begin < c->tile ? c->pixels - begin : c->tile;
+        const float *from = x + (uint64_t)p.begin * c->x_stride + begin;
+        for (int k = p.begin; k < p.end; k++, to += c->channel, from += c->x_stride) {
+            for (int j = 0; j < size; j += PD_LANES) pd_store(to + j, pd_loadu(from + j));
+        }
+        return;
+    }
+    const pd_phase *phases = (const pd_phase *)(w->weights + c->phase);
+    int bands = (c->out_height + c->tile - 1) / c->tile;
+    int row = tile % bands * c->tile * c->row_step;
+    const float *image = x + (uint64_t)(tile / bands) * (uint64_t)(c->height * c->width);
+    for (int k = p.begin; k < p.end; k++, to += c->channel) {
+        const float *plane = image + (uint64_t)k * c->x_stride;
+        for (int f = 0; f < c->phases; f++) {
+            pd_pack_phase(to + phases[f].place, plane, &phases[f], row, c->height, c->width);
+        }
+    }
+}
+
+/* Where tile `tile` of the result goes. */
+static void pd_place(pd_store_to *to, const pd_conv *c, float *y, const float *residual, int tile) {
+    int begin;
+    if (!c->phases) {
+        begin = tile * c->tile;
+        to->pieces = 1;
+        to->width = c->pixels - begin < c->tile ? c->pixels - begin : c->tile;
+    } else {
+        int bands = (c->out_height + c->tile - 1) / c->tile;
+        int row = tile % bands * c->tile;
+        begin = (tile / bands * c->out_height + row) * c->out_width;
+        to->pieces = c->out_height - row < c->tile ? c->out_height - row : c->tile;
+        to->width = c->out_width;
+    }
+    to->y = y + begin;
+    to->residual = residual ? residual + begin : 0;
+}
+
+/* This thread's share of a layer. Scratch: the packed panel, then the sums of unfinished rows. */
+static void pd_conv_run(const pd_work *w, const pd_conv *c, const float *x, float *y,
+                        const float *residual, pd_kernel kernel, uint64_t sums) {
+    const pd_panel *panels = (const pd_panel *)(w->weights + c->panel);
+    const pd_part *parts = (const pd_part *)(w->weights + c->part);
+    pd_store_to to = {(const float *)(w->weights + c->bias), 0, 0, c->y_stride,
+                      c->residual_stride, c->rows, 0, 0, c->low, c->high};
+    int begin, end;
+    pd_share(w, c->tiles * c->groups, &begin, &end);
+    while (begin < end) {
+        int tile = begin / c->groups, group = begin % c->groups;
+        int last = end - tile * c->groups < c->groups ? end - tile * c->groups : c->groups;
+        pd_place(&to, c, y, residual, tile);
+        for (int p = 0; p < c->panels; p++) {
+            const float *from = x + (uint64_t)panels[p].begin * c->x_stride + tile * c->tile;
+            if (c->packed) {
+                pd_pack(w->scratch, w, c, x, panels[p], tile);
+                from = w->scratch;
+            }
+            for (int g = group; g < last; g++) {
+                const pd_part *part = &parts[g * c->panels + p];
+                kernel((const pd_visit *)(w->weights + part->visit), part->visits,
+                       parts[group * c->panels].first, w->weights + part->offset,
+                       (const float *)(w->weights + part->weight), from, w->scratch + sums, &to);
+            }
+        }
+        begin = tile * c->groups + last;
+    }
+}
+
+#endif

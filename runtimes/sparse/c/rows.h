@@ -1,0 +1,78 @@
+/* rows: scattered non-zeros. One output row at a time; every non-zero (weight, offset) adds the
+ * tile's plane at the offset, times the weight, to the row's vectors of sums, all in registers.
+ *
+ * A template, included once an instance. Define before: PD_NAME; PD_PIECES rows of pixels, PD_PITCH
+ * elements apart in the tile, each of PD_EIGHTS times 8 pixels; PD_SHIFT: offsets count units of
+ * 1 << PD_SHIFT elements; PD_ACT(v) where the activation is more than a clamp. */
+#include "conv.h"
+
+#define PD_FULL (PD_EIGHTS * 8 / PD_LANES)        /* whole vectors of a piece */
+#define PD_HALF (PD_EIGHTS * 8 % PD_LANES != 0)   /* and one of half the width */
+
+static __attribute__((noinline)) void PD_NAME(
+    const pd_visit *visits, uint32_t count, uint32_t first, const void *offsets,
+    const float *weights, const float *tile, float *sums, const pd_store_to *to) {
+    const uint16_t *offset = (const uint16_t *)offsets;
+    const int size = PD_PIECES * PD_EIGHTS * 8;
+    for (uint32_t i = 0; i < count; i++) {
+        const uint32_t row = visits[i].row;
+        const int flags = visits[i].flags, n = visits[i].count;
+        pd_vec a[PD_PIECES][PD_FULL + 1];
+        pd_half b[PD_PIECES];
+        float *sum = sums + (uint64_t)(row - first) * size;
+        if (flags & PD_FIRST) {
+            const float bias = to->bias[row];
+#pragma GCC unroll 32
+            for (int r = 0; r < PD_PIECES; r++) {
+#pragma GCC unroll 32
+                for (int v = 0; v < PD_FULL; v++) a[r][v] = pd_splat(bias);
+                if (PD_HALF) b[r] = pd_half_splat(bias);
+            }
+        } else {
+#pragma GCC unroll 32
+            for (int r = 0; r < PD_PIECES; r++) {
+#pragma GCC unroll 32
+                for (int v = 0; v < PD_FULL; v++)
+                    a[r][v] = pd_loadu(sum + r * PD_EIGHTS * 8 + v * PD_LANES);
+                if (PD_HALF)
+                    b[r] = pd_half_load(sum + r * PD_EIGHTS * 8 + PD_FULL * PD_LANES);
+            }
+        }
+        for (int k = 0; k < n; k++) {
+            const float *from = tile + ((uint32_t)offset[k] << PD_SHIFT);
+            const float weight = weights[k];
+            const pd_vec by = pd_splat(weight);
+#pragma GCC unroll 32
+            for (int r = 0; r < PD_PIECES; r++) {
+#pragma GCC unroll 32
+                for (int v = 0; v < PD_FULL; v++)
+                    a[r][v] += by * pd_loadu(from + r * PD_PITCH + v * PD_LANES);
+                if (PD_HALF)
+                    b[r] += weight * pd_half_load(from + r * PD_PITCH + PD_FULL * PD_LANES);
+            }
+        }
+        offset += n;
+        weights += n;
+        if (!(flags & PD_LAST)) {
+#pragma GCC unroll 32
+            for (int r = 0; r < PD_PIECES; r++) {
+#pragma GCC unroll 32
+                for (int v = 0; v < PD_FULL; v++)
+                    pd_storeu(sum + r * PD_EIGHTS * 8 + v * PD_LANES, a[r][v]);
+                if (PD_HALF)
+                    pd_half_store(sum + r * PD_EIGHTS * 8 + PD_FULL * PD_LANES, b[r]);
+            }
+            continue;
+        }
+#include "finish.h"
+    }
+}
+
+#undef PD_FULL
+#undef PD_HALF
+#undef PD_NAME
+#undef PD_PIECES
+#undef PD_PITCH
+#undef PD_EIGHTS
+#undef PD_SHIFT
+#undef PD_ACT

@@ -1,0 +1,147 @@
+"""Which way to cut a layer, from its shape and a simple model of the machine.
+
+The model counts cycles of one core as micro-benchmarks showed them on x86 with AVX-512 (loads that
+cross a cache line cost twice, a visit has a fixed cost, copies cost two cycles a vector). It only
+has to rank: ``tune`` measures the best few where the machine is at hand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from prunedeploy.runtimes.sparse.plan import Conv
+from prunedeploy.runtimes.sparse.tiling import MOST_OFFSET, Tiling, geometry, is_flat, pixels
+
+LANES = {"avx512": 16, "avx2": 8, "neon": 4, "generic": 4, "scalar": 1}
+SUMS = {"avx512": 28, "avx2": 12, "neon": 24, "generic": 12, "scalar": 12}  # vectors of sums
+L1 = 28 * 1024  # bytes of a 32 KiB cache that a panel may fill
+DENSE = 0.4  # from this density on blocks are worth considering
+
+
+def tiling(step: Conv, isa: str, threads: int = 2) -> Tiling:
+    """The best by the model."""
+    return ranked(step, isa, threads)[0]
+
+
+def ranked(step: Conv, isa: str, threads: int = 2) -> list[Tiling]:
+    """Every candidate, the best by the model first."""
+    return sorted(candidates(step, isa, threads), key=lambda way: cycles(step, way, isa, threads))
+
+
+def density(step: Conv) -> float:
+    """Share of the weights that are not zero."""
+    return float(np.count_nonzero(step.weight)) / max(step.weight.size, 1)
+
+
+def candidates(step: Conv, isa: str, threads: int) -> Iterator[Tiling]:
+    """All ways that are worth a thought."""
+    for way in _shapes(step, isa):
+        layout = geometry(step, way)
+        size = 1 if layout.flat and not way.packed else layout.channel
+        reach = MOST_OFFSET * layout.unit // max(layout.channel, 1) - 1
+        channels = step.x.shape[1]
+        per_channel = 4 * (way.eighths * 8 if layout.flat else size)
+        for budget in (L1 // 2, L1, 3 * L1, 16 * L1):
+            panel = min(max(budget // per_channel, 1), reach, channels)
+            if panel < 1:
+                continue
+            yield Tiling(
+                way.kernel,
+                way.pieces,
+                way.eighths,
+                panel,
+                _groups(layout.tiles, threads, step.weight.shape[0]),
+                way.packed,
+                way.copies,
+                way.rows,
+            )
+            if panel == channels:
+                break
+
+
+def _groups(tiles: int, threads: int, rows: int) -> int:
+    """Groups of rows so that no thread waits long for another."""
+    if threads == 1:
+        return 1
+    for count in (1, 2, 4):
+        pieces = tiles * count
+        if -(-pieces // threads) * threads <= 1.07 * pieces:
+            return min(count, max(rows // 4, 1))
+    return min(4, max(rows // 4, 1))
+
+
+def _shapes(step: Conv, isa: str) -> Iterator[Tiling]:
+    """Kernels and tiles, panels and groups still open."""
+    lanes = max(LANES[isa], 8)
+    sums = SUMS[isa] * LANES[isa] // 8 if LANES[isa] >= 8 else SUMS[isa] // 2  # in eights
+    kernels: list[tuple[str, int]] = [("rows", 1)]
+    if density(step) >= DENSE:
+        kernels = [("block", rows) for rows in (4, 6, 8, 12, 14)]
+    for kernel, rows in kernels:
+        most = max(sums // rows, 1)
+        if is_flat(step):
+            yield from _flat_shapes(step, kernel, rows, most)
+        else:
+            yield from _window_shapes(step, kernel, rows, most, lanes)
+
+
+def _flat_shapes(step: Conv, kernel: str, rows: int, most: int) -> Iterator[Tiling]:
+    count = -(-pixels(step) // 8)
+    widths = range(1, most + 1) if kernel == "block" else range(2, most + 1)
+    for eighths in widths:
+        waste = -(-count // eighths) * eighths / count
+        if waste > 1.25 and eighths > 2:
+            continue
+        for packed in (False, True):
+            yield Tiling(kernel, 1, eighths, 1, packed=packed, rows=rows)  # type: ignore[arg-type]
+
+
+def _window_shapes(step: Conv, kernel: str, rows: int, most: int, lanes: int) -> Iterator[Tiling]:
+    height, width = step.y.shape[2:]
+    eighths = -(-width // 8)
+    if width > 8 and lanes > 8 and eighths % 2 and eighths > most:
+        eighths += 1
+    if eighths > most:
+        return
+    for pieces in range(1, most // eighths + 1):
+        bands = -(-height // pieces)
+        if pieces > 1 and -(-height // bands) != pieces:
+            continue  # a smaller one has as many bands
+        for copies in (False, True) if kernel == "rows" and step.weight.shape[3] > 1 else (False,):
+            yield Tiling(kernel, pieces, eighths, 1, copies=copies, rows=rows)  # type: ignore[arg-type]
+
+
+def cycles(step: Conv, way: Tiling, isa: str, threads: int) -> float:
+    """What one thread of ``threads`` would need, roughly."""
+    layout = geometry(step, way)
+    outputs, channels = step.weight.shape[0], step.x.shape[1]
+    panels = -(-channels // way.channels)
+    lanes = LANES[isa]
+    vectors = way.pieces * way.eighths * 8 / lanes
+    nonzeros = (
+        np.count_nonzero(step.weight) / way.rows if way.rows == 1 else (step.weight.size / way.rows)
+    )
+    aligned = layout.flat or way.copies or step.weight.shape[3] == 1
+    load = 1.0 if aligned else (1.3 if way.eighths % 2 and way.pieces * way.eighths < 16 else 1.55)
+    bytes_of_panel = 4 * way.channels * (way.eighths * 8 if layout.flat else layout.channel)
+    load *= 1.0 if bytes_of_panel <= L1 * 1.1 else 1.35 if bytes_of_panel <= 3 * L1 else 1.5
+    if layout.flat and not way.packed:
+        load *= 1.1  # a page and a set of the cache a channel
+    if way.rows > 1:
+        inner = way.rows * vectors + vectors * load * 0.5 + way.rows * 0.5
+    else:
+        inner = vectors * load + 0.9
+    visits = math.ceil(outputs / way.rows) * panels
+    visit = 14 + way.rows * vectors * (3.0 if panels > 1 else 2.0)
+    copied = 0.0
+    if way.packed or not layout.flat:
+        per_channel = layout.channel if not layout.flat else way.eighths * 8
+        copied = channels * per_channel / lanes * (2.5 if step.strides[1] == 1 else 6.0)
+    items = layout.tiles * way.groups
+    share = -(-items // threads) / items
+    shared_tiles = -(-items // threads) / way.groups
+    tiles = layout.tiles * share
+    return tiles * (nonzeros * inner + visits * visit) + math.ceil(shared_tiles) * copied

@@ -1,0 +1,135 @@
+"""How a convolution is cut: into tiles of pixels, panels of input channels, groups of rows.
+
+A *flat* tile is a run of pixels of the plane, for windows of 1x1 with stride 1. A *window* tile is
+whole rows of one image; its input is copied with its halo, strides taken apart into phases, so that
+the tap (kh, kw) of output pixel (i, j) lies at a constant distance from (i, j). See c/conv.h.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from prunedeploy.runtimes.sparse.plan import UNIT, Conv
+
+EIGHT = 8  # pixels: widths of tiles count in eights, half a vector of AVX-512
+MOST_OFFSET = 2**16  # offsets are 16 bits
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """The free choices of one layer; what is best is measured (``tune``).
+
+    Args:
+        kernel: "rows" computes one output row at a time, "block" ``rows`` of them.
+        pieces: rows of pixels in a tile; 1 for flat tiles.
+        eighths: pixels of a piece, in eights.
+        channels: input channels in a panel.
+        groups: groups of output rows that threads may share a tile by.
+        packed: flat tiles are copied together first; window tiles always are.
+        copies: window tiles hold a copy for every column of the window, so that all loads are
+            aligned.
+        rows: output rows of a block.
+    """
+
+    kernel: Literal["rows", "block"]
+    pieces: int
+    eighths: int
+    channels: int
+    groups: int = 1
+    packed: bool = True
+    copies: bool = False
+    rows: int = 1
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of a channel's halo in a packed tile; see pd_phase in c/conv.h."""
+
+    row: int
+    row_step: int
+    rows: int
+    column: int
+    column_step: int
+    width: int
+    place: int
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What follows from a layer's shape and its ``Tiling``.
+
+    ``taps[kh][kw]`` is the place of a tap in a packed channel, in elements; ``channel`` the size
+    of one; ``pitch`` the distance of a piece's rows; ``unit`` what offsets count in.
+    """
+
+    flat: bool
+    tiles: int
+    tile: int
+    pitch: int
+    channel: int
+    unit: int
+    phases: tuple[Phase, ...]
+    taps: tuple[tuple[int, ...], ...]
+
+
+def is_flat(step: Conv) -> bool:
+    """Whether every output pixel reads the same pixel of the input alone."""
+    return step.weight.shape[2:] == (1, 1) and step.strides == (1, 1) and not any(step.pads)
+
+
+def pixels(step: Conv) -> int:
+    """Pixels of a plane of the result, over the whole batch."""
+    images, _, height, width = step.y.shape
+    return images * height * width
+
+
+def geometry(step: Conv, tiling: Tiling) -> Geometry:
+    """Lay out a tile of ``step``."""
+    return _flat(step, tiling) if is_flat(step) else _window(step, tiling)
+
+
+def _flat(step: Conv, tiling: Tiling) -> Geometry:
+    size = tiling.eighths * EIGHT
+    channel = -(-size // UNIT) * UNIT if tiling.packed else step.x.strides[1]
+    tiles = -(-pixels(step) // size)
+    return Geometry(True, tiles, size, 0, channel, UNIT, (), ((0,),))
+
+
+def _window(step: Conv, tiling: Tiling) -> Geometry:
+    kernel_height, kernel_width = step.weight.shape[2:]
+    row_step, column_step = step.strides
+    top, left = step.pads[:2]
+    images, _, height, width = step.y.shape
+    # rows and columns of the window, as phase and distance in steps
+    down = [divmod(k * step.dilations[0], row_step) for k in range(kernel_height)]
+    across = [divmod(k * step.dilations[1], column_step) for k in range(kernel_width)]
+    if tiling.copies:  # each column of the window is a phase of its own
+        starts = [k * step.dilations[1] for k in range(kernel_width)]
+        places = [(k, 0) for k in range(kernel_width)]
+    else:
+        starts = sorted({phase for _, phase in across})
+        places = [(starts.index(phase), steps) for steps, phase in across]
+    reach = max(steps for _, steps in places)
+    pitch = _pitch(width + reach, tiling)
+    used_rows = sorted({phase for _, phase in down})
+    phases, place, where = [], 0, {}
+    for row_phase in used_rows:
+        rows = tiling.pieces + max(steps for steps, phase in down if phase == row_phase)
+        for number, start in enumerate(starts):
+            where[row_phase, number] = place
+            phases.append(
+                Phase(row_phase - top, row_step, rows, start - left, column_step, pitch, place)
+            )
+            place += rows * pitch
+    taps = tuple(
+        tuple(where[phase, number] + steps * pitch + shift for number, shift in places)
+        for steps, phase in down
+    )
+    bands = -(-height // tiling.pieces)
+    return Geometry(False, images * bands, tiling.pieces, pitch, place, 1, tuple(phases), taps)
+
+
+def _pitch(width: int, tiling: Tiling) -> int:
+    """Rows start on a vector's boundary; the last vector of a row may read beyond its pixels."""
+    return -(-max(width, tiling.eighths * EIGHT) // UNIT) * UNIT

@@ -89,49 +89,77 @@ PD_INLINE void pd_store_part(float *to, pd_vec v, int count) {
 #endif
 }
 
+/* The rows i of a phase whose pixel row + i * step lies in the input, and likewise its columns. */
+PD_INLINE void pd_inside(int first, int step, int count, int size, int *begin, int *end) {
+    *begin = first < 0 ? (-first + step - 1) / step : 0;
+    *end = first < size ? (size - first + step - 1) / step : 0;
+    if (*end > count) *end = count;
+    if (*begin > *end) *begin = *end;
+}
+
 #if PD_LANES == 16
-PD_INLINE void pd_copy_row(float *to, const float *from, int begin, int end, int width) {
-    for (int j = 0; j < width; j += 16) {
-        int low = begin > j ? begin - j : 0, high = end < j + 16 ? end - j : 16;
-        __mmask16 mask = high > low ? (__mmask16)((0xffffu >> (16 - (high - low))) << low) : 0;
-        _mm512_storeu_ps(to + j, _mm512_maskz_loadu_ps(mask, from + j));
+/* One vector of every row of a phase; bits of `mask` and `reads` say what lies in the input. */
+PD_INLINE void pd_pack_column(float *to, const float *from, ptrdiff_t pitch, int step, int above,
+                              int inside, int rows, ptrdiff_t to_pitch, int low, int high) {
+    const __mmask16 mask = high > low ? (__mmask16)((0xffffu >> (16 - (high - low))) << low) : 0;
+    const uint32_t reads = high > low
+        ? (uint32_t)((1ull << (2 * high - 1)) - 1) & ~(uint32_t)((1ull << (2 * low)) - 1) : 0;
+    const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    int i = 0;
+    for (; i < above; i++, to += to_pitch) _mm512_storeu_ps(to, _mm512_setzero_ps());
+    if (step == 1) {
+        for (; i < inside; i++, to += to_pitch, from += pitch)
+            _mm512_storeu_ps(to, _mm512_maskz_loadu_ps(mask, from));
+    } else if (step == 2) {
+        for (; i < inside; i++, to += to_pitch, from += pitch) {
+            const __m512 a = _mm512_maskz_loadu_ps((__mmask16)reads, from);
+            const __m512 b = _mm512_maskz_loadu_ps((__mmask16)(reads >> 16), from + 16);
+            _mm512_storeu_ps(to, _mm512_permutex2var_ps(a, even, b));
+        }
+    } else {
+        for (; i < inside; i++, to += to_pitch, from += pitch)
+            for (int j = 0; j < 16; j++)
+                to[j] = j >= low && j < high ? from[(ptrdiff_t)step * j] : 0;
     }
+    for (; i < rows; i++, to += to_pitch) _mm512_storeu_ps(to, _mm512_setzero_ps());
 }
 #else
-PD_INLINE void pd_copy_row(float *to, const float *from, int begin, int end, int width) {
+PD_INLINE void pd_copy_row(float *restrict to, const float *restrict from, int step, int begin,
+                           int end, int width) {
     for (int j = 0; j < begin; j++) to[j] = 0;
-    if (end > begin) memcpy(to + begin, from + begin, sizeof(float) * (size_t)(end - begin));
-    for (int j = end > begin ? end : begin; j < width; j++) to[j] = 0;
+    if (step == 1) {
+        for (int j = begin; j < end; j++) to[j] = from[j];
+    } else {
+        for (int j = begin; j < end; j++) to[j] = from[(ptrdiff_t)step * j];
+    }
+    for (int j = end; j < width; j++) to[j] = 0;
 }
 #endif
 
-/* One phase of one channel. `width` is a multiple of 16, the columns behind the phase are zero. */
+/* One phase of one channel, zero where it lies outside of the input. */
 static void pd_pack_phase(float *to, const float *plane, const pd_phase *f, int row, int height,
                           int width) {
-    int step = f->column_step;
-    /* the columns j whose pixel column + j * step lies in the input */
-    int begin = f->column < 0 ? (-f->column + step - 1) / step : 0;
-    int end = (width - f->column + step - 1) / step;
-    if (end > f->width) end = f->width;
+    int above, inside, begin, end;
+    pd_inside(row + f->row, f->row_step, f->rows, height, &above, &inside);
+    pd_inside(f->column, f->column_step, f->width, width, &begin, &end);
+    const ptrdiff_t pitch = (ptrdiff_t)f->row_step * width;
+    const float *from = plane + (row + f->row + above * f->row_step) * (ptrdiff_t)width + f->column;
+#if PD_LANES == 16
+    for (int j = 0; j < f->width; j += 16) {
+        const int low = begin > j ? begin - j : 0, high = end < j + 16 ? end - j : 16;
+        pd_pack_column(to + j, from + (ptrdiff_t)f->column_step * j, pitch, f->column_step, above,
+                       inside, f->rows, f->width, low > 16 ? 16 : low, high);
+    }
+#else
     for (int i = 0; i < f->rows; i++, to += f->width) {
-        int from = row + f->row + i * f->row_step;
-        if (from < 0 || from >= height || end <= begin) {
+        if (i < above || i >= inside) {
             memset(to, 0, sizeof(float) * (size_t)f->width);
-            continue;
-        }
-        const float *source = plane + (ptrdiff_t)from * width + f->column;
-        if (step == 1) {
-            pd_copy_row(to, source, begin, end, f->width);
         } else {
-            for (int j = 0; j < begin; j++) to[j] = 0;
-            if (step == 2) {
-                for (int j = begin; j < end; j++) to[j] = source[2 * j];
-            } else {
-                for (int j = begin; j < end; j++) to[j] = source[(ptrdiff_t)step * j];
-            }
-            for (int j = end; j < f->width; j++) to[j] = 0;
+            pd_copy_row(to, from, f->column_step, begin, end, f->width);
+            from += pitch;
         }
     }
+#endif
 }
 
 /* The panel's channels of one tile, into the thread's scratch. */

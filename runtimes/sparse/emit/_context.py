@@ -59,12 +59,14 @@ class Code:
 class Context:
     """Where a plan's memory and constants are, in words of C.
 
-    ``tuned`` maps a step's name to what the tuner chose for it (see ``tune``).
+    ``threads`` is how many the engine is expected to run with; ``tuned`` maps a step's name to
+    what the tuner chose for it (see ``tune``).
     """
 
     plan: Plan
     constants: Constants
     isa: str
+    threads: int = 2
     tuned: dict[str, Any] = field(default_factory=dict)
 
     def pointer(self, view: View) -> str:

@@ -1,0 +1,122 @@
+"""Layers cut into tiles: streams among the constants, an instance of a kernel, and the call."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from prunedeploy.runtimes.sparse.emit._activation import act, bounds, literal
+from prunedeploy.runtimes.sparse.emit._context import Code, Context
+from prunedeploy.runtimes.sparse.plan import Conv
+from prunedeploy.runtimes.sparse.streams import Part, Streams, dense_streams, streams
+from prunedeploy.runtimes.sparse.tiling import Geometry, Phase, Tiling, geometry, pixels
+from prunedeploy.types import Array
+
+SHIFT = {1: 0, 16: 4}  # log2 of what offsets count in
+
+
+def emit(step: Conv, context: Context, tiling: Tiling) -> Code:
+    """``step`` cut as ``tiling`` says."""
+    layout = geometry(step, tiling)
+    pack = dense_streams if tiling.kernel == "block" else streams
+    packed = pack(step, tiling, layout)
+    kernel, top = _kernel(step, tiling, layout)
+    size = _panel_elements(tiling, layout, packed)
+    residual = "0" if step.residual is None else context.pointer(step.residual)
+    body = (
+        f"static const pd_conv layer = {_record(step, context, tiling, layout, packed)};\n"
+        f"pd_conv_run(w, &layer, {context.pointer(step.x)}, {context.pointer(step.y)}, {residual}, "
+        f"{kernel}, {size});"
+    )
+    sums = packed.rows_of_group * tiling.groups * tiling.pieces * tiling.eighths * 8
+    return Code(body, (top,), ("conv.h", "math.h"), size + (sums if len(packed.panels) > 1 else 0))
+
+
+def _kernel(step: Conv, tiling: Tiling, layout: Geometry) -> tuple[str, str]:
+    """The name of the kernel's instance, and the text that makes it."""
+    settings = {
+        "PIECES": tiling.pieces,
+        "EIGHTS": tiling.eighths,
+        "PITCH": layout.pitch,
+        "SHIFT": SHIFT[layout.unit],
+    }
+    if tiling.kernel == "block":
+        settings = {"ROWS": tiling.rows, **settings}
+    name = f"pd_{tiling.kernel}_" + "_".join(str(value) for value in settings.values())
+    function = act(step)
+    if function:
+        numbers = "_".join(literal(x) for x in step.activation.numbers)
+        name += f"_{step.activation.op}" + "".join(c if c.isalnum() else "_" for c in numbers)
+    lines = [f"#define PD_NAME {name}"]
+    lines += [f"#define PD_{key} {value}" for key, value in settings.items()]
+    lines += [f"#define PD_ACT(v) {function}"] if function else []
+    return name, "\n".join([*lines, f'#include "{tiling.kernel}.h"'])
+
+
+def _panel_elements(tiling: Tiling, layout: Geometry, packed: Streams) -> int:
+    """Scratch of a packed panel, with what the last vectors read behind it."""
+    if layout.flat and not tiling.packed:
+        return 0
+    widest = max(end - begin for begin, end in packed.panels)
+    return -(-(widest * layout.channel + tiling.eighths * 8 + 16) // 16) * 16
+
+
+def _record(step: Conv, context: Context, tiling: Tiling, layout: Geometry, packed: Streams) -> str:
+    store = context.constants.add
+    images, _, height, width = step.x.shape
+    parts = [_part(part, context) for group in packed.parts for part in group]
+    low, high = bounds(step)
+    fields = {
+        "rows": step.weight.shape[0],
+        "tiles": layout.tiles,
+        "groups": tiling.groups,
+        "panels": len(packed.panels),
+        "pixels": pixels(step),
+        "tile": layout.tile,
+        "images": images,
+        "height": height,
+        "width": width,
+        "out_height": step.y.shape[2],
+        "out_width": step.y.shape[3],
+        "row_step": step.strides[0],
+        "packed": int(tiling.packed or not layout.flat),
+        "channel": layout.channel,
+        "phases": len(layout.phases),
+        "x_stride": step.x.strides[1],
+        "y_stride": step.y.strides[1],
+        "residual_stride": 0 if step.residual is None else step.residual.strides[1],
+        "phase": store(phases(layout.phases)),
+        "panel": store(np.array(packed.panels, np.int32)),
+        "part": store(np.array(parts, PART)),
+        "bias": store(step.bias.astype(np.float32)),
+        "low": low,
+        "high": high,
+    }
+    return "{" + ", ".join(f".{key} = {value}" for key, value in fields.items()) + "}"
+
+
+PART = np.dtype(
+    [
+        ("visits", "<u4"),
+        ("first", "<u4"),
+        ("visit", "<u8"),
+        ("offset", "<u8"),
+        ("weight", "<u8"),
+    ]
+)
+
+
+def phases(found: tuple[Phase, ...]) -> Array:
+    """The table of pd_phase."""
+    rows = [(f.row, f.row_step, f.rows, f.column, f.column_step, f.width, f.place) for f in found]
+    return np.array(rows or [(0,) * 7], np.int32)
+
+
+def _part(part: Part, context: Context) -> tuple[int, ...]:
+    store = context.constants.add
+    return (
+        len(part.visits),
+        part.first,
+        store(part.visits),
+        store(part.offsets),
+        store(part.weights),
+    )

@@ -1,4 +1,7 @@
-"""Passes: model to model, exact. One a file; ``default()`` has them in the order they run."""
+"""Passes: model to model, exact. One a file; ``default()`` has them in the order they run.
+
+``LowerOpset`` is not among the default ones: it is for targets with an older parser.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from prunedeploy.passes.fold_constants import FoldConstants
 from prunedeploy.passes.fuse_layernorm import FuseLayerNorm
 from prunedeploy.passes.group_norm import PlainGroupNorm
 from prunedeploy.passes.merge_channels import MergeChannels
+from prunedeploy.passes.opset import LowerOpset
 from prunedeploy.passes.remove_dead_branches import RemoveDeadBranches
 from prunedeploy.passes.remove_identity import RemoveIdentity
 from prunedeploy.passes.scatter_branches import ScatterBranches
@@ -53,6 +57,7 @@ __all__ = [
     "FoldBatchNorm",
     "FoldConstants",
     "FuseLayerNorm",
+    "LowerOpset",
     "MergeChannels",
     "Pass",
     "PassError",

@@ -1,0 +1,72 @@
+"""What a version of an operator does not have: attributes, inputs, types."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+Schema = onnx.defs.OpSchema
+
+
+def schema(op: str, opset: int) -> Schema | None:
+    """The operator's definition in ``opset``, None where it has none."""
+    try:
+        return onnx.defs.get_schema(op, opset, "")
+    except onnx.defs.SchemaError:
+        return None
+
+
+def shed(node: ir.Node, newer: Schema, older: Schema) -> str | None:
+    """Drop what the older version lacks where it says nothing; or why it cannot be dropped."""
+    for name, attribute in list(node.attributes.items()):
+        if name in older.attributes or name not in newer.attributes:
+            continue
+        default = newer.attributes[name].default_value
+        says = onnx.helper.get_attribute_value(default) if default.name else None
+        held = attribute.value
+        if (held.encode() if isinstance(held, str) else held) != says and not _ones(name, held):
+            return f"{name}={held} is new in opset {newer.since_version}"
+        del node.attributes[name]
+    while node.inputs and node.inputs[-1] is None:
+        node.resize_inputs(len(node.inputs) - 1)
+    if len(node.inputs) > older.max_input:
+        return (
+            f"its input {newer.inputs[older.max_input].name} is new in opset {newer.since_version}"
+        )
+    return None
+
+
+def _ones(name: str, held: object) -> bool:
+    """Dilations have no default in the schema: all ones is what their absence means."""
+    return name == "dilations" and isinstance(held, list | tuple) and set(held) == {1}
+
+
+def lacking(node: ir.Node, opset: int) -> str | None:
+    """Why ``node`` is not an operator of ``opset`` as it stands, None when it is."""
+    found = schema(node.op_type, opset)
+    if found is None:
+        return f"{node.op_type} is not an operator of opset {opset}"
+    for name in node.attributes:
+        if name not in found.attributes:
+            return f"{name} is not an attribute of {node.op_type} in opset {opset}"
+    outputs = [each for each in node.outputs if each.name]
+    if len(node.inputs) > found.max_input or len(outputs) > found.max_output:
+        return f"it has more inputs or outputs than {node.op_type} in opset {opset}"
+    return _types(node, found, opset)
+
+
+def _types(node: ir.Node, found: Schema, opset: int) -> str | None:
+    allowed = {rule.type_param_str: rule.allowed_type_strs for rule in found.type_constraints}
+    bound: dict[str, str] = {}
+    for values, formals in ((node.inputs, found.inputs), (node.outputs, found.outputs)):
+        for index, value in enumerate(values):
+            formal = formals[min(index, len(formals) - 1)]
+            if value is None or not isinstance(value.type, ir.TensorType):
+                continue
+            kind = f"tensor({value.type.dtype.name.lower()})"
+            if kind not in allowed.get(formal.type_str, [formal.type_str]):
+                return f"{node.op_type} takes no {kind[7:-1]} in opset {opset}"
+            same = formal.is_homogeneous and formal.type_str in allowed
+            if same and bound.setdefault(formal.type_str, kind) != kind:
+                return f"{node.op_type} takes one type, not two, in opset {opset}"
+    return None

@@ -75,7 +75,6 @@ def _groups(tiles: int, threads: int, rows: int) -> int:
 
 def _shapes(step: Conv, isa: str) -> Iterator[Tiling]:
     """Kernels and tiles, panels and groups still open."""
-    lanes = max(LANES[isa], 8)
     sums = SUMS[isa] * LANES[isa] // 8 if LANES[isa] >= 8 else SUMS[isa] // 2  # in eights
     kernels: list[tuple[str, int]] = [("rows", 1)]
     if density(step) >= DENSE:
@@ -85,7 +84,7 @@ def _shapes(step: Conv, isa: str) -> Iterator[Tiling]:
         if is_flat(step):
             yield from _flat_shapes(step, kernel, rows, most)
         else:
-            yield from _window_shapes(step, kernel, rows, most, lanes)
+            yield from _window_shapes(step, kernel, rows, most)
 
 
 def _flat_shapes(step: Conv, kernel: str, rows: int, most: int) -> Iterator[Tiling]:
@@ -99,14 +98,21 @@ def _flat_shapes(step: Conv, kernel: str, rows: int, most: int) -> Iterator[Tili
             yield Tiling(kernel, 1, eighths, 1, packed=packed, rows=rows)  # type: ignore[arg-type]
 
 
-def _window_shapes(step: Conv, kernel: str, rows: int, most: int, lanes: int) -> Iterator[Tiling]:
-    height, width = step.y.shape[2:]
-    eighths = -(-width // 8)
-    if width > 8 and lanes > 8 and eighths % 2 and eighths > most:
-        eighths += 1
-    if eighths > most:
-        return
-    for pieces in range(1, most // eighths + 1):
+def _window_shapes(step: Conv, kernel: str, rows: int, most: int) -> Iterator[Tiling]:
+    width = step.y.shape[3]
+    whole = -(-width // 8)
+    bands = -(-whole // most)
+    while bands <= whole:
+        eighths = -(-whole // bands)
+        yield from _pieces(step, kernel, rows, most // eighths, eighths)
+        if bands > 1 or eighths * 2 <= most:
+            return
+        bands += 1  # a row does not leave room for a second one: half rows may be better
+
+
+def _pieces(step: Conv, kernel: str, rows: int, most: int, eighths: int) -> Iterator[Tiling]:
+    height = step.y.shape[2]
+    for pieces in range(1, most + 1):
         bands = -(-height // pieces)
         if pieces > 1 and -(-height // bands) != pieces:
             continue  # a smaller one has as many bands

@@ -59,6 +59,7 @@ class Phase:
 class Geometry:
     """What follows from a layer's shape and its ``Tiling``.
 
+    A tile is ``tile`` pixels where flat, else ``tile`` rows of ``columns`` pixels.
     ``taps[kh][kw]`` is the place of a tap in a packed channel, in elements; ``channel`` the size
     of one; ``pitch`` the distance of a piece's rows; ``unit`` what offsets count in.
     """
@@ -66,6 +67,7 @@ class Geometry:
     flat: bool
     tiles: int
     tile: int
+    columns: int
     pitch: int
     channel: int
     unit: int
@@ -93,7 +95,7 @@ def _flat(step: Conv, tiling: Tiling) -> Geometry:
     size = tiling.eighths * EIGHT
     channel = -(-size // UNIT) * UNIT if tiling.packed else step.x.strides[1]
     tiles = -(-pixels(step) // size)
-    return Geometry(True, tiles, size, 0, channel, UNIT, (), ((0,),))
+    return Geometry(True, tiles, size, size, 0, channel, UNIT, (), ((0,),))
 
 
 def _window(step: Conv, tiling: Tiling) -> Geometry:
@@ -111,7 +113,8 @@ def _window(step: Conv, tiling: Tiling) -> Geometry:
         starts = sorted({phase for _, phase in across})
         places = [(starts.index(phase), steps) for steps, phase in across]
     reach = max(steps for _, steps in places)
-    pitch = _pitch(width + reach, tiling)
+    columns = min(width, tiling.eighths * EIGHT)
+    pitch = -(-(columns + reach) // UNIT) * UNIT  # rows start on a vector's boundary
     used_rows = sorted({phase for _, phase in down})
     phases, place, where = [], 0, {}
     for row_phase in used_rows:
@@ -126,10 +129,5 @@ def _window(step: Conv, tiling: Tiling) -> Geometry:
         tuple(where[phase, number] + steps * pitch + shift for number, shift in places)
         for steps, phase in down
     )
-    bands = -(-height // tiling.pieces)
-    return Geometry(False, images * bands, tiling.pieces, pitch, place, 1, tuple(phases), taps)
-
-
-def _pitch(width: int, tiling: Tiling) -> int:
-    """Rows start on a vector's boundary; the last vector of a row may read beyond its pixels."""
-    return -(-max(width, tiling.eighths * EIGHT) // UNIT) * UNIT
+    tiles = images * -(-height // tiling.pieces) * -(-width // columns)
+    return Geometry(False, tiles, tiling.pieces, columns, pitch, place, 1, tuple(phases), taps)

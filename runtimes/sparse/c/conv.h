@@ -40,10 +40,10 @@ typedef struct {
 typedef struct {
     int32_t rows, tiles, groups, panels;
     int32_t pixels;           /* of the whole plane of y */
-    int32_t tile;             /* flat: pixels of a tile; window: rows of a tile */
+    int32_t tile, columns;    /* flat: pixels of a tile; window: its rows and its columns */
     int32_t images, height, width;         /* of x */
     int32_t out_height, out_width;         /* of y */
-    int32_t row_step;         /* stride of the window's rows */
+    int32_t row_step, column_step;         /* strides of the window */
     int32_t packed;           /* 0: flat tiles are read where they lie */
     int32_t channel;          /* elements of a packed channel */
     int32_t phases;           /* 0 for flat tiles */
@@ -52,13 +52,15 @@ typedef struct {
     float low, high;          /* of the activation */
 } pd_conv;
 
-/* Where a kernel writes: row r of the layer at y + r * y_stride, `rows` pieces of `width`. */
+/* Where a kernel writes: row r of the layer at y + r * y_stride, in pieces. */
 typedef struct {
     const float *bias;
     const float *residual;
     float *y;
     uint64_t y_stride, residual_stride;
-    int32_t rows, pieces, width; /* `rows` of the whole layer */
+    int32_t rows;                 /* of the whole layer */
+    int32_t pieces, width, pitch; /* pixels of a piece, and from one piece to the next */
+    int32_t spill;                /* a vector may reach into the next piece */
     float low, high;
 } pd_store_to;
 
@@ -137,13 +139,14 @@ PD_INLINE void pd_copy_row(float *restrict to, const float *restrict from, int s
 #endif
 
 /* One phase of one channel, zero where it lies outside of the input. */
-static void pd_pack_phase(float *to, const float *plane, const pd_phase *f, int row, int height,
-                          int width) {
+static void pd_pack_phase(float *to, const float *plane, const pd_phase *f, int row, int column,
+                          int height, int width) {
     int above, inside, begin, end;
-    pd_inside(row + f->row, f->row_step, f->rows, height, &above, &inside);
-    pd_inside(f->column, f->column_step, f->width, width, &begin, &end);
+    row += f->row, column += f->column;
+    pd_inside(row, f->row_step, f->rows, height, &above, &inside);
+    pd_inside(column, f->column_step, f->width, width, &begin, &end);
     const ptrdiff_t pitch = (ptrdiff_t)f->row_step * width;
-    const float *from = plane + (row + f->row + above * f->row_step) * (ptrdiff_t)width + f->column;
+    const float *from = plane + (row + above * f->row_step) * (ptrdiff_t)width + column;
 #if PD_LANES == 16
     for (int j = 0; j < f->width; j += 16) {
         const int low = begin > j ? begin - j : 0, high = end < j + 16 ? end - j : 16;
@@ -162,6 +165,19 @@ static void pd_pack_phase(float *to, const float *plane, const pd_phase *f, int 
 #endif
 }
 
+/* Where a window tile begins in the result. */
+typedef struct {
+    int image, row, column;
+} pd_spot;
+
+PD_INLINE pd_spot pd_spot_of(const pd_conv *c, int tile) {
+    const int across = (c->out_width + c->columns - 1) / c->columns;
+    const int down = (c->out_height + c->tile - 1) / c->tile;
+    const pd_spot at = {tile / across / down, tile / across % down * c->tile,
+                        tile % across * c->columns};
+    return at;
+}
+
 /* The panel's channels of one tile, into the thread's scratch. */
 static void pd_pack(float *to, const pd_work *w, const pd_conv *c, const float *x, pd_panel p,
                     int tile) {
@@ -175,13 +191,13 @@ static void pd_pack(float *to, const pd_work *w, const pd_conv *c, const float *
         return;
     }
     const pd_phase *phases = (const pd_phase *)(w->weights + c->phase);
-    int bands = (c->out_height + c->tile - 1) / c->tile;
-    int row = tile % bands * c->tile * c->row_step;
-    const float *image = x + (uint64_t)(tile / bands) * (uint64_t)(c->height * c->width);
+    const pd_spot at = pd_spot_of(c, tile);
+    const float *image = x + (uint64_t)at.image * (uint64_t)(c->height * c->width);
     for (int k = p.begin; k < p.end; k++, to += c->channel) {
         const float *plane = image + (uint64_t)k * c->x_stride;
         for (int f = 0; f < c->phases; f++) {
-            pd_pack_phase(to + phases[f].place, plane, &phases[f], row, c->height, c->width);
+            pd_pack_phase(to + phases[f].place, plane, &phases[f], at.row * c->row_step,
+                          at.column * c->column_step, c->height, c->width);
         }
     }
 }
@@ -192,13 +208,15 @@ static void pd_place(pd_store_to *to, const pd_conv *c, float *y, const float *r
     if (!c->phases) {
         begin = tile * c->tile;
         to->pieces = 1;
-        to->width = c->pixels - begin < c->tile ? c->pixels - begin : c->tile;
+        to->width = to->pitch = c->pixels - begin < c->tile ? c->pixels - begin : c->tile;
+        to->spill = 0;
     } else {
-        int bands = (c->out_height + c->tile - 1) / c->tile;
-        int row = tile % bands * c->tile;
-        begin = (tile / bands * c->out_height + row) * c->out_width;
-        to->pieces = c->out_height - row < c->tile ? c->out_height - row : c->tile;
-        to->width = c->out_width;
+        const pd_spot at = pd_spot_of(c, tile);
+        begin = (at.image * c->out_height + at.row) * c->out_width + at.column;
+        to->pieces = c->out_height - at.row < c->tile ? c->out_height - at.row : c->tile;
+        to->width = c->out_width - at.column < c->columns ? c->out_width - at.column : c->columns;
+        to->pitch = c->out_width;
+        to->spill = c->columns >= c->out_width;
     }
     to->y = y + begin;
     to->residual = residual ? residual + begin : 0;
@@ -210,7 +228,7 @@ static void pd_conv_run(const pd_work *w, const pd_conv *c, const float *x, floa
     const pd_panel *panels = (const pd_panel *)(w->weights + c->panel);
     const pd_part *parts = (const pd_part *)(w->weights + c->part);
     pd_store_to to = {(const float *)(w->weights + c->bias), 0, 0, c->y_stride,
-                      c->residual_stride, c->rows, 0, 0, c->low, c->high};
+                      c->residual_stride, c->rows, 0, 0, 0, 0, c->low, c->high};
     int begin, end;
     pd_share(w, c->tiles * c->groups, &begin, &end);
     while (begin < end) {

@@ -1,8 +1,8 @@
 /* The end of a row: add the residual, apply the activation, store. Included by the kernels, inside
  * the function: `row`, the sums a[piece][vector] and b[piece], `to`.
  *
- * A vector may reach beyond its piece: what it overwrites is the next piece's, stored after it;
- * the last ones are stored exactly, for behind them lies another thread's tile. */
+ * Where pieces follow each other a vector may reach beyond its own: what it overwrites is the next
+ * one's, stored after it. The last is stored exactly, for behind it lies another thread's tile. */
 {
     float *y = to->y + row * to->y_stride;
     const float *other = to->residual ? to->residual + row * to->residual_stride : 0;
@@ -10,7 +10,8 @@
 #pragma GCC unroll 32
     for (int r = 0; r < PD_PIECES; r++) {
         if (r >= to->pieces) break;
-        const int at = r * to->width, room = (to->pieces - r) * to->width;
+        const int at = r * to->pitch;
+        const int room = to->spill ? (to->pieces - r) * to->width : to->width;
 #pragma GCC unroll 32
         for (int v = 0; v < PD_FULL; v++) {
             const int left = to->width - v * PD_LANES;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -131,8 +133,12 @@ def test_the_model_weighs_work_against_memory() -> None:
     assert scatter_branches.cost(targets.Target("n", "", ""), *many) is None
 
 
-def test_targets_without_figures_never_scatter() -> None:
-    result = ScatterBranches("raspberry-pi-5")(block(0.4))
+def test_targets_without_figures_never_scatter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.toml").write_text('[plain]\narch = "riscv64"')
+    monkeypatch.setenv("PRUNEDEPLOY_TARGETS", str(tmp_path / "own.toml"))
+    result = ScatterBranches("plain")(block(0.4))
     assert not result.changed
     assert "no cost figures" in result.notes[0].reason
 

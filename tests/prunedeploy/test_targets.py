@@ -8,6 +8,7 @@ import pytest
 from prunedeploy import targets
 from prunedeploy.errors import UserError
 from prunedeploy.runtimes import RUNTIMES
+from prunedeploy.targets import machine
 
 X86_V3 = "processor\t: 0\nflags\t\t: fpu sse2 avx2 fma\n"
 X86_V4 = "flags : fpu avx2 fma avx512f avx512vl\n"
@@ -61,11 +62,51 @@ def test_another_machine_is_refused_in_one_line():
     here = dataclasses.replace(row, arch=platform.machine())
     assert targets.refuse(here, "auto") is None
     assert "not a Board" in (targets.why_not_here(dataclasses.replace(here, board="Board")) or "")
-    assert "GPU" in (targets.why_not_here(dataclasses.replace(here, compute_capability="9")) or "")
+
+
+def test_gpus(monkeypatch):
+    """What the driver would say; without one there is none."""
+    row = targets.Target("far", "", platform.machine(), compute_capability="7.5")
+    monkeypatch.setattr(machine, "gpus", lambda: ())
+    assert "no CUDA GPU here" in (targets.why_not_here(row) or "")
+    assert targets.by_name("host").compute_capability is None
+    monkeypatch.setattr(machine, "gpus", lambda: ("9.0",))
+    assert "the GPU here is of 9.0, not 7.5" in (targets.why_not_here(row) or "")
+    assert "tensorrt" in targets.by_name("host").runtimes
+    assert targets.by_name("host").runtimes[0] == "ort"
+    monkeypatch.setattr(machine, "gpus", lambda: ("9.0", "7.5"))
+    assert targets.why_not_here(row) is None
+
+
+def test_the_driver_is_asked():
+    assert all(float(capability) >= 3 for capability in targets.gpus())
+
+
+@pytest.mark.parametrize("row", targets.TARGETS[1:], ids=lambda row: row.name)
+def test_rows_are_complete_and_plausible(row):
+    assert row.source
+    assert row.multiple > 1
+    assert row.bytes_per_second > 1e10
+    assert {peak.precision for peak in row.peaks} <= set(targets.PRECISIONS)
+    assert row.peak("float16") >= 1.9 * row.peak("float32")
+    assert row.peak("none") == 0
+    if row.toolchain is not None:
+        assert set(row.toolchain.precisions) <= set(targets.PRECISIONS)
+        assert 11 <= row.toolchain.opset <= 25
+    if row.peaks and row.compute_capability:
+        assert row.sparse_tensor_cores == (float(row.compute_capability) >= 8.0)
+
+
+def test_the_limits_of_a_jetson_nano():
+    row = targets.by_name("jetson")
+    assert row.toolchain == targets.Toolchain(
+        "TensorRT 8.2", 13, 7, ("float32", "float16"), "3.6", "2.27"
+    )
+    assert row.peak("int8") == 0
 
 
 def test_an_instruction_set_that_is_missing(monkeypatch):
-    monkeypatch.setattr(targets, "host_isa", lambda: ("avx2", "fma"))
+    monkeypatch.setattr(machine, "host_isa", lambda: ("avx2", "fma"))
     row = targets.Target("v4", "", platform.machine(), ("avx2", "avx512"))
     assert "lacks avx512" in (targets.why_not_here(row) or "")
 
@@ -82,7 +123,10 @@ def test_self_check_runs_every_runtime():
     rows = targets.self_check()
     host = {row.runtime: row for row in rows if row.target == "host"}
     assert set(host) == set(RUNTIMES)
-    assert {row.status for row in host.values()} == {"PASS"}
+    tried = [row for row in host.values() if row.status != "-"]
+    assert {row.status for row in tried} == {"PASS"}
+    assert {"ort", "null"} <= {row.runtime for row in tried}
+    assert all(row.reason for row in host.values())
     assert "onnxruntime" in host["ort"].reason
     assert {row.target for row in rows} == {row.name for row in targets.TARGETS}
     assert {row.status for row in rows if row.target != "host"} == {"-"}
@@ -104,8 +148,8 @@ def test_self_check_says_why_a_runtime_fails(monkeypatch):
 def test_the_host_takes_the_figures_of_its_instruction_sets(monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     for isa, like in ((("avx2", "fma"), "x86-avx2"), (("avx2", "fma", "avx512"), "x86-avx512")):
-        monkeypatch.setattr(targets, "host_isa", lambda isa=isa: isa)
+        monkeypatch.setattr(machine, "host_isa", lambda isa=isa: isa)
         row = next(row for row in targets.TARGETS if row.name == like)
         assert targets.by_name("host").macs_per_second == row.macs_per_second > 0
-    monkeypatch.setattr(targets, "host_isa", lambda: ())
+    monkeypatch.setattr(machine, "host_isa", lambda: ())
     assert targets.by_name("host").macs_per_second == 0

@@ -1,0 +1,78 @@
+"""The machines that engines are built for, one row each, and which of them is this one."""
+
+from __future__ import annotations
+
+import difflib
+
+from prunedeploy.errors import UserError
+from prunedeploy.targets.check import Check, self_check
+from prunedeploy.targets.machine import cores, detected, gpus, host_isa, why_not_here
+from prunedeploy.targets.row import ISA_FLAGS, LANES, PRECISIONS, Peak, Target, Toolchain
+from prunedeploy.targets.table import TARGETS
+from prunedeploy.targets.user import user_targets
+
+__all__ = [
+    "ISA_FLAGS",
+    "LANES",
+    "PRECISIONS",
+    "TARGETS",
+    "Check",
+    "Peak",
+    "Target",
+    "Toolchain",
+    "by_name",
+    "cores",
+    "gpus",
+    "host_isa",
+    "refuse",
+    "self_check",
+    "targets",
+    "why_not_here",
+]
+
+
+def targets() -> tuple[Target, ...]:
+    """Every row of the table, the host's filled in with what this machine is, then the user's.
+
+    Raises:
+        UserError: the user's file cannot be read (see ``targets/user.py``).
+    """
+    rows = (detected(row) if row.name == "host" else row for row in TARGETS)
+    return (*rows, *user_targets())
+
+
+def by_name(name: str) -> Target:
+    """The target called ``name``, or known by it as an alias.
+
+    Raises:
+        UserError: there is none; the nearest names are given.
+    """
+    rows = targets()
+    for row in rows:
+        if name == row.name or name in row.aliases:
+            return row
+    names = [alias for row in rows for alias in (row.name, *row.aliases)]
+    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(names)}"
+    raise UserError(f"there is no target {name!r}: {hint}")
+
+
+def refuse(target: Target, runtime: str) -> str | None:
+    """Why no engine of ``runtime`` for ``target`` can be built here, in one line, or None.
+
+    ``runtime`` "auto" stands for any that the target can have.
+    """
+    from prunedeploy.runtimes import RUNTIMES
+    from prunedeploy.runtimes import by_name as runtime_by_name
+
+    if runtime == "auto":
+        reason = why_not_here(target)
+        if reason is None and not set(target.runtimes) & set(RUNTIMES):
+            reason = f"none of {target.name}'s runtimes is there yet: {', '.join(target.runtimes)}"
+        return reason
+    if runtime not in RUNTIMES:
+        known = f"choose from auto, {', '.join(RUNTIMES)}"
+        return f"there is no runtime {runtime!r} yet: {known}"
+    if runtime not in (*target.runtimes, "null"):
+        return f"{target.name} cannot have {runtime}: it takes {', '.join(target.runtimes)}"
+    return runtime_by_name(runtime).refuse(target)

@@ -1,0 +1,196 @@
+"""The table of targets.
+
+Figures are peaks of the data sheet that ``source`` names, at the clock it gives, and what a machine
+reaches is less; those of x86 were measured on one core of an AMD EPYC with AVX-512
+(``benchmarks/scatter.py``), AVX2 at half its width.
+"""
+
+from __future__ import annotations
+
+from prunedeploy.targets.row import Peak, Target, Toolchain
+
+GPU_RUNTIMES = ("tensorrt", "ort-tensorrt", "ort-cuda")  # on a server or a PC
+RTX_RUNTIMES = ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "ort-cuda")  # sm_75, 80, 86, 89, 120
+
+# The nano is at the end of its road: JetPack 4.6 is the last for it, TensorRT 8.2 the one it has.
+JETPACK_4 = Toolchain("TensorRT 8.2", 13, 7, ("float32", "float16"), python="3.6", glibc="2.27")
+JETPACK_6 = Toolchain(
+    "TensorRT 10.3", 20, 9, ("float32", "tf32", "float16", "int8"), python="3.10", glibc="2.35"
+)
+TURING = Toolchain("TensorRT 10", 20, 10, ("float32", "float16", "int8"))
+AMPERE = Toolchain("TensorRT 10", 20, 10, ("float32", "tf32", "bfloat16", "float16", "int8"))
+
+
+def _peaks(**operations: float) -> tuple[Peak, ...]:
+    return tuple(Peak(precision, number) for precision, number in operations.items())
+
+
+def _server(
+    name: str, what: str, capability: str, runtimes: tuple[str, ...], **rest: object
+) -> Target:
+    """A GPU in an x86 machine, whatever its processor."""
+    return Target(name, what, "x86_64", (), capability, runtimes, multiple=8, **rest)  # type: ignore[arg-type]
+
+
+TARGETS: tuple[Target, ...] = (
+    Target("host", "this machine", "detected", runtimes=("ort", "null")),
+    Target(
+        "x86-avx2",
+        "x86-64 with AVX2 and FMA",
+        "x86_64",
+        ("avx2", "fma"),
+        multiple=8,
+        macs_per_second=25e9,
+        bytes_per_second=28e9,
+        source="one core, measured: benchmarks/scatter.py",
+    ),
+    Target(
+        "x86-avx512",
+        "x86-64 with AVX-512",
+        "x86_64",
+        ("avx2", "fma", "avx512"),
+        multiple=16,
+        macs_per_second=50e9,
+        bytes_per_second=28e9,
+        source="one core, measured: benchmarks/scatter.py",
+    ),
+    Target(
+        "raspberry-pi-5",
+        "4 Cortex-A76",
+        "aarch64",
+        ("neon",),
+        board="Raspberry Pi 5",
+        multiple=4,
+        cores=4,
+        # two 128-bit pipes of FMA at 2.4 GHz; LPDDR4X-4267, 32 bits wide
+        peaks=_peaks(float32=154e9, float16=307e9),
+        macs_per_second=77e9,
+        bytes_per_second=17.1e9,
+        source="Arm Cortex-A76 Software Optimization Guide; Raspberry Pi 5 product brief",
+    ),
+    Target(
+        "jetson-nano",
+        "4 Cortex-A57 and a Maxwell GPU",
+        "aarch64",
+        ("neon",),
+        "5.3",
+        ("tensorrt", "ort"),
+        ("jetson",),
+        "Jetson Nano",
+        multiple=8,
+        cores=4,
+        peaks=_peaks(float32=236e9, float16=472e9),
+        macs_per_second=236e9,
+        bytes_per_second=25.6e9,
+        source="NVIDIA Jetson Nano data sheet DS-09366: 128 cores at 921.6 MHz, LPDDR4 25.6 GB/s",
+        toolchain=JETPACK_4,
+    ),
+    Target(
+        "jetson-orin",
+        "Cortex-A78AE and an Ampere GPU (figures: AGX Orin 64 GB)",
+        "aarch64",
+        ("neon",),
+        "8.7",
+        ("tensorrt", "ort"),
+        board="Orin",
+        multiple=8,
+        cores=12,
+        peaks=_peaks(float32=5.3e12, float16=42.5e12, int8=85e12),
+        macs_per_second=2.65e12,
+        bytes_per_second=204.8e9,
+        source="NVIDIA Jetson AGX Orin Series technical brief v1.2, GPU alone, halved for density",
+        sparse_tensor_cores=True,
+        toolchain=JETPACK_6,
+    ),
+    _server(
+        "rtx2080ti",
+        "a Turing GPU",
+        "7.5",
+        RTX_RUNTIMES,
+        peaks=_peaks(float32=13.4e12, float16=53.8e12, int8=215e12),
+        macs_per_second=6.7e12,
+        bytes_per_second=616e9,
+        source="NVIDIA Turing architecture whitepaper WP-09183; float16 with float32 sums",
+        toolchain=TURING,
+    ),
+    _server(
+        "t4",
+        "a Turing GPU of data centres",
+        "7.5",
+        RTX_RUNTIMES,
+        peaks=_peaks(float32=8.1e12, float16=65e12, int8=130e12),
+        macs_per_second=4.05e12,
+        bytes_per_second=320e9,
+        source="NVIDIA T4 data sheet",
+        toolchain=TURING,
+    ),
+    _server(
+        "a100",
+        "an Ampere GPU of data centres (SXM, 80 GB)",
+        "8.0",
+        RTX_RUNTIMES,
+        peaks=_peaks(
+            float64=9.7e12,
+            float32=19.5e12,
+            tf32=156e12,
+            bfloat16=312e12,
+            float16=312e12,
+            int8=624e12,
+        ),
+        macs_per_second=9.75e12,
+        bytes_per_second=2039e9,
+        source="NVIDIA A100 data sheet",
+        sparse_tensor_cores=True,
+        toolchain=AMPERE,
+    ),
+    _server(
+        "l4",
+        "an Ada GPU of data centres",
+        "8.9",
+        RTX_RUNTIMES,
+        peaks=_peaks(float32=30.3e12, tf32=60e12, bfloat16=121e12, float16=121e12, int8=242.5e12),
+        macs_per_second=15.15e12,
+        bytes_per_second=300e9,
+        source="NVIDIA L4 data sheet, halved for density",
+        sparse_tensor_cores=True,
+        toolchain=AMPERE,
+    ),
+    _server(
+        "h100",
+        "a Hopper GPU (SXM, 80 GB)",
+        "9.0",
+        GPU_RUNTIMES,
+        peaks=_peaks(
+            float64=34e12,
+            float32=67e12,
+            tf32=494.5e12,
+            bfloat16=989.5e12,
+            float16=989.5e12,
+            int8=1979e12,
+        ),
+        macs_per_second=33.5e12,
+        bytes_per_second=3350e9,
+        source="NVIDIA H100 data sheet, halved for density",
+        sparse_tensor_cores=True,
+        toolchain=AMPERE,
+    ),
+    _server(
+        "h200",
+        "a Hopper GPU (SXM, 141 GB)",
+        "9.0",
+        GPU_RUNTIMES,
+        peaks=_peaks(
+            float64=34e12,
+            float32=67e12,
+            tf32=494.5e12,
+            bfloat16=989.5e12,
+            float16=989.5e12,
+            int8=1979e12,
+        ),
+        macs_per_second=33.5e12,
+        bytes_per_second=4800e9,
+        source="NVIDIA H200 data sheet, halved for density",
+        sparse_tensor_cores=True,
+        toolchain=AMPERE,
+    ),
+)

@@ -1,0 +1,172 @@
+"""The user's own targets, from a TOML file: one table a machine.
+
+The file is the one that ``PRUNEDEPLOY_TARGETS`` names, else ``prunedeploy.targets.toml`` in the
+current folder where there is one:
+
+    [camera]
+    what = "the camera's board"
+    like = "jetson-orin"            # takes the rest from that row; else arch is needed
+    cores = 6
+    bytes-per-second = 68e9
+    peaks = { float32 = 1.3e12, float16 = 10e12 }
+    toolchain = { name = "TensorRT 8.6", opset = 17, ir-version = 8, precisions = ["float16"] }
+
+Keys are the fields of ``Target`` and ``Toolchain`` with hyphens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prunedeploy.errors import UserError
+from prunedeploy.targets.row import ISA_FLAGS, PRECISIONS, Peak, Target, Toolchain
+from prunedeploy.targets.table import TARGETS
+
+VARIABLE = "PRUNEDEPLOY_TARGETS"
+FILE = Path("prunedeploy.targets.toml")
+
+TEXT, COUNT, NUMBER, TEXTS = "a text", "a whole number", "a number", "a list of texts"
+TARGET_KEYS = {
+    "what": TEXT,
+    "like": TEXT,
+    "arch": TEXT,
+    "isa": TEXTS,
+    "compute-capability": TEXT,
+    "runtimes": TEXTS,
+    "aliases": TEXTS,
+    "board": TEXT,
+    "multiple": COUNT,
+    "macs-per-second": NUMBER,
+    "bytes-per-second": NUMBER,
+    "cores": COUNT,
+    "peaks": "a table of numbers",
+    "source": TEXT,
+    "sparse-tensor-cores": "true or false",
+    "toolchain": "a table",
+}
+TOOLCHAIN_KEYS = {
+    "name": TEXT,
+    "opset": COUNT,
+    "ir-version": COUNT,
+    "precisions": TEXTS,
+    "python": TEXT,
+    "glibc": TEXT,
+}
+
+
+def user_targets() -> tuple[Target, ...]:
+    """The rows of the user's file; none without one.
+
+    Raises:
+        UserError: the file is named but not there, is not TOML, or says what makes no sense.
+    """
+    named = os.environ.get(VARIABLE)
+    path = Path(named) if named else FILE
+    if not named and not path.is_file():
+        return ()
+    return read(path)
+
+
+def read(path: Path) -> tuple[Target, ...]:
+    """The rows of the file at ``path``."""
+    try:
+        tables = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UserError(f"cannot read targets from {path}: {reason}") from None
+    taken = {name for row in TARGETS for name in (row.name, *row.aliases)}
+    rows: list[Target] = []
+    for name, table in tables.items():
+        where = f"{path}, target {name}"
+        if not isinstance(table, dict):
+            raise UserError(f"{path}: {name} stands outside of a target: put it below a [name]")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
+            raise UserError(f"{where}: a name is of small letters, digits and -")
+        row = _row(where, name, table)
+        for each in (row.name, *row.aliases):
+            if each in taken:
+                raise UserError(f"{where}: there is a target {each} already: take another name")
+            taken.add(each)
+        rows.append(row)
+    return tuple(rows)
+
+
+def _row(where: str, name: str, table: Mapping[str, Any]) -> Target:
+    _check_keys(where, table, TARGET_KEYS)
+    values = {key.replace("-", "_"): _value(value) for key, value in table.items()}
+    base = Target(name, name, "")
+    if (like := values.pop("like", None)) is not None:
+        known = {row.name: row for row in TARGETS if row.name != "host"}
+        if like not in known:
+            raise UserError(f"{where}: like is {like!r}: choose from {', '.join(known)}")
+        base = dataclasses.replace(known[like], name=name, aliases=(), board="")
+    if "peaks" in values:
+        values["peaks"] = _peaks(f"{where}, peaks", table["peaks"])
+    if "toolchain" in values:
+        values["toolchain"] = _toolchain(f"{where}, toolchain", table["toolchain"], base.toolchain)
+    row = dataclasses.replace(base, **values)
+    _check_row(where, row)
+    return row
+
+
+def _check_row(where: str, row: Target) -> None:
+    if not row.arch:
+        raise UserError(f'{where}: arch is missing: give it ("x86_64", "aarch64"), or like')
+    if strange := [isa for isa in row.isa if isa not in ISA_FLAGS]:
+        raise UserError(f"{where}: isa {strange[0]!r}: choose from {', '.join(ISA_FLAGS)}")
+    if row.compute_capability is not None and not re.fullmatch(r"\d+\.\d", row.compute_capability):
+        raise UserError(
+            f'{where}: compute-capability {row.compute_capability!r}: write it as "8.7"'
+        )
+    if row.multiple < 1 or min(row.cores, row.macs_per_second, row.bytes_per_second) < 0:
+        raise UserError(f"{where}: multiple begins at 1, and no other number is negative")
+    if not row.runtimes:
+        raise UserError(f"{where}: runtimes is empty: name one at least")
+
+
+def _peaks(where: str, table: Mapping[str, Any]) -> tuple[Peak, ...]:
+    _check_keys(where, table, dict.fromkeys(PRECISIONS, NUMBER))
+    if low := [name for name, number in table.items() if number <= 0]:
+        raise UserError(f"{where}: {low[0]} is {table[low[0]]}: operations a second are positive")
+    return tuple(Peak(name, float(number)) for name, number in table.items())
+
+
+def _toolchain(where: str, table: Mapping[str, Any], base: Toolchain | None) -> Toolchain:
+    _check_keys(where, table, TOOLCHAIN_KEYS)
+    values = {key.replace("-", "_"): _value(value) for key, value in table.items()}
+    if base is None:
+        needed = ("name", "opset", "ir-version", "precisions")
+        if missing := [key for key in needed if key not in table]:
+            raise UserError(f"{where}: {missing[0]} is missing: give {', '.join(needed)}")
+        return Toolchain(**values)
+    return dataclasses.replace(base, **values)
+
+
+def _value(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _check_keys(where: str, table: Mapping[str, Any], keys: Mapping[str, str]) -> None:
+    for key, value in table.items():
+        if key not in keys:
+            near = difflib.get_close_matches(key, keys, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(keys)}"
+            raise UserError(f"{where}: there is no key {key!r}: {hint}")
+        if not _is(value, keys[key]):
+            raise UserError(f"{where}: {key} should be {keys[key]}, found {value!r}")
+
+
+def _is(value: Any, kind: str) -> bool:
+    if kind == TEXTS:
+        return isinstance(value, list) and all(isinstance(x, str) for x in value)
+    if kind in (COUNT, NUMBER):
+        plain = int if kind == COUNT else int | float
+        return isinstance(value, plain) and not isinstance(value, bool)
+    return isinstance(value, str if kind == TEXT else bool if kind == "true or false" else dict)

@@ -1,0 +1,55 @@
+"""Lowering: an ONNX model to a plan, or the operator that is in the way.
+
+read     ONNX -> Graph: operators on whole tensors of known shape   importer, operators/
+fuse     fewer operators that compute the same                      fuse/
+place    Graph -> steps on strided views of buffers                 place, layout, emit
+memory   buffers -> offsets in one arena                            runtimes/sparse/memory
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import onnx_ir as ir
+
+from prunedeploy.runtimes.sparse.lower.fuse import fuse
+from prunedeploy.runtimes.sparse.lower.importer import RefusedError, read
+from prunedeploy.runtimes.sparse.lower.operators import TABLE
+from prunedeploy.runtimes.sparse.lower.place import Placer
+from prunedeploy.runtimes.sparse.lower.prepare import prepare
+from prunedeploy.runtimes.sparse.memory import allocate
+from prunedeploy.runtimes.sparse.plan import Plan
+
+NO_SIZES: Mapping[str, int] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a model has no plan."""
+
+    operator: str
+    node: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.operator} ({self.node}): {self.reason}"
+
+
+def lower(model: ir.Model, batch: int, sizes: Mapping[str, int] = NO_SIZES) -> Plan | Refusal:
+    """The plan for ``batch`` samples, memory planned.
+
+    Args:
+        model: float32; it is not changed.
+        batch: what the first axis of the inputs is, where the model leaves it open.
+        sizes: the other axes that the model leaves open, by name.
+    """
+    try:
+        prepared = prepare(model)
+        graph, inputs = read(prepared, batch, sizes, TABLE)
+        fuse(graph)
+        names = [str(value.name) for value in prepared.graph.outputs]
+        return allocate(Placer(graph).plan(inputs, names, batch))
+    except RefusedError as refused:
+        return Refusal(refused.operator, refused.node, refused.reason)

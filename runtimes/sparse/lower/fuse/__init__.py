@@ -1,0 +1,26 @@
+"""Fewer operators that compute the same: each module one rewriting of the graph, in this order."""
+
+from __future__ import annotations
+
+from prunedeploy.runtimes.sparse.lower.fuse import (
+    affine,
+    epilogue,
+    maps,
+    moves,
+    norms,
+    products,
+)
+from prunedeploy.runtimes.sparse.lower.graph import Graph
+
+
+def fuse(graph: Graph) -> None:
+    """Rewrite ``graph`` in place."""
+    graph.prune()
+    moves.fold(graph)
+    affine.fold(graph)
+    norms.recognise(graph)
+    maps.merge(graph)
+    products.absorb(graph)
+    maps.simplify(graph)
+    epilogue.fold(graph)
+    graph.prune()

@@ -1,0 +1,155 @@
+"""Pools and Resize."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunedeploy.runtimes.sparse.lower.graph import PoolOp, ResizeOp, Tensor
+from prunedeploy.runtimes.sparse.lower.importer import Call, Importer
+from prunedeploy.runtimes.sparse.lower.operators.geometry import window
+
+Taps = tuple[tuple[int, int, float], ...]
+
+
+def _pool(call: Call) -> Tensor:
+    x = call.real(0)
+    if x.rank not in (3, 4):
+        raise call.refuse(f"pools over {x.rank - 2} axes are not known")
+    kind = "max" if call.node.op_type == "MaxPool" else "average"
+    kernel = call.sequence("kernel_shape", [])
+    space = window(call, kernel)
+    whole = tuple(kernel) == x.shape[2:] and not any(space.pads)
+    if whole and math.prod(space.out) == 1 and set(space.dilations) == {1}:
+        return call.build.reduce(x, "max" if kind == "max" else "mean", range(2, x.rank))
+    op = PoolOp(
+        call.build.name,
+        [x],
+        Tensor((*x.shape[:2], *space.out)),
+        "max" if kind == "max" else "average",
+        space.kernel,
+        space.strides,
+        space.pads,
+        space.dilations,
+        bool(call.integer("count_include_pad", 0)),
+    )
+    return call.build.add(op)
+
+
+def _global(kind: str) -> Importer:
+    def pool(call: Call) -> Tensor:
+        return call.build.reduce(call.real(0), kind, range(2, call.x.rank))
+
+    return pool
+
+
+def resize(call: Call) -> Tensor:
+    """Nearest and linear interpolation of the spatial axes."""
+    old = call.node.op_type == "Upsample" or call.opset < 11
+    x, mode = call.real(0), call.string("mode", "nearest")
+    if x.rank not in (3, 4):
+        raise call.refuse(f"{x.rank - 2} spatial axes are not known")
+    if mode not in ("nearest", "linear", "bilinear"):
+        raise call.refuse(f"mode {mode} is not known")
+    if call.integer("antialias", 0):
+        raise call.refuse("antialias is not known")
+    scales, shape = _scales(call, 1 if old else 2)
+    if shape[:2] != x.shape[:2]:
+        raise call.refuse("it resizes the batch or the channels")
+    transform = "asymmetric" if old else call.string("coordinate_transformation_mode", "half_pixel")
+    if transform not in COORDINATES:
+        raise call.refuse(f"coordinate_transformation_mode {transform} is not known")
+    rounding = "floor" if old else call.string("nearest_mode", "round_prefer_floor")
+    taps = []
+    for axis in range(2, x.rank):
+        ends = (np.float32(x.shape[axis] - 1), np.float32(max(shape[axis] - 1, 1)))
+        at = COORDINATES[transform](np.arange(shape[axis]), np.float32(scales[axis]), *ends)
+        nearest = mode == "nearest"
+        taps.append(
+            _nearest(at, x.shape[axis], rounding) if nearest else _linear(at, x.shape[axis])
+        )
+    rows: Taps = taps[0] if x.rank == 4 else ((0, 0, 0.0),)
+    return call.build.add(ResizeOp(call.build.name, [x], Tensor(shape), rows, taps[-1]))
+
+
+def _scales(call: Call, index: int) -> tuple[list[float], tuple[int, ...]]:
+    """A factor an axis, and the shape of the result."""
+    x, axes = call.x, call.sequence("axes", list(range(call.x.rank)))
+    factors = call.constant(index, "scales")
+    sizes = call.constant(index + 1, "sizes")
+    given = call.node.attributes.get("scales")
+    if call.string("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise call.refuse("it keeps the aspect ratio")
+    scales, shape = [1.0] * x.rank, list(x.shape)
+    if sizes is not None and sizes.size:
+        for axis, size in zip(axes, sizes.reshape(-1), strict=True):
+            shape[axis], scales[axis] = int(size), float(size) / x.shape[axis]
+        return scales, tuple(shape)
+    if factors is None and given is not None:
+        factors = np.asarray(given.as_floats(), np.float32)
+    if factors is None or not factors.size:
+        raise call.refuse("it has neither scales nor sizes")
+    for axis, factor in zip(axes, factors.reshape(-1), strict=True):
+        shape[axis], scales[axis] = math.floor(x.shape[axis] * float(factor)), float(factor)
+    return scales, tuple(shape)
+
+
+Coordinates = NDArray[Any]
+
+
+def _asymmetric(index: Coordinates, scale: np.float32, *_: np.float32) -> Coordinates:
+    return index.astype(np.float32) / scale
+
+
+def _half(index: Coordinates, scale: np.float32, *_: np.float32) -> Coordinates:
+    return (index.astype(np.float32) + np.float32(0.5)) / scale - np.float32(0.5)
+
+
+def _pytorch(index: Coordinates, scale: np.float32, *_: np.float32) -> Coordinates:
+    return _half(index, scale) if len(index) > 1 else np.zeros(1, np.float32)
+
+
+def _align(index: Coordinates, _: np.float32, last: np.float32, end: np.float32) -> Coordinates:
+    return index.astype(np.float32) * last / end
+
+
+# In float32, as ONNX Runtime has it: what is rounded to the nearest depends on it.
+COORDINATES: dict[str, Callable[..., Coordinates]] = {
+    "asymmetric": _asymmetric,
+    "half_pixel": _half,
+    "pytorch_half_pixel": _pytorch,
+    "align_corners": _align,
+}
+ROUNDINGS: dict[str, Callable[[float], float]] = {
+    "round_prefer_floor": lambda at: math.ceil(at - 0.5),
+    "round_prefer_ceil": lambda at: math.floor(at + 0.5),
+    "floor": math.floor,
+    "ceil": math.ceil,
+}
+
+
+def _nearest(at: Coordinates, size: int, rounding: str) -> Taps:
+    found = [min(max(int(ROUNDINGS[rounding](float(c))), 0), size - 1) for c in at]
+    return tuple((index, index, 0.0) for index in found)
+
+
+def _linear(at: Coordinates, size: int) -> Taps:
+    found = []
+    for coordinate in np.clip(at, 0, size - 1):
+        index = int(coordinate)
+        found.append((index, min(index + 1, size - 1), float(coordinate - np.float32(index))))
+    return tuple(found)
+
+
+TABLE: dict[str, Importer] = {
+    "MaxPool": _pool,
+    "AveragePool": _pool,
+    "GlobalAveragePool": _global("mean"),
+    "GlobalMaxPool": _global("max"),
+    "Resize": resize,
+    "Upsample": resize,
+}

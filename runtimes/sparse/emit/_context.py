@@ -47,12 +47,14 @@ class Code:
     once; each does its share (``pd_share``). ``top`` is what has to stand before it at file level
     (tables, instances of kernels); the same text is written once however many steps bring it.
     ``headers`` are files of ``c/`` to include. ``scratch`` is float32 elements of ``w->scratch``.
+    ``choice`` says in a word or two how the step is computed, for reports.
     """
 
     body: str
     top: tuple[str, ...] = ()
     headers: tuple[str, ...] = ()
     scratch: int = 0
+    choice: str = ""
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prunedeploy.runtimes.sparse.lower.fuse import (
     affine,
+    chains,
     epilogue,
     maps,
     moves,
@@ -16,6 +17,7 @@ from prunedeploy.runtimes.sparse.lower.graph import Graph
 def fuse(graph: Graph) -> None:
     """Rewrite ``graph`` in place."""
     graph.prune()
+    chains.straighten(graph)
     moves.fold(graph)
     affine.fold(graph)
     norms.recognise(graph)

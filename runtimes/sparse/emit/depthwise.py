@@ -44,7 +44,7 @@ def emit(step: Conv, context: Context) -> Code:
         f"{residual}, {weights}, {len(taps)}, {len(step.weight) // step.groups}, {name});"
     )
     scratch = layout.channel + TALL * layout.pitch + 64
-    return Code(body, ("\n".join(top),), ("conv.h", "math.h"), -(-scratch // 16) * 16)
+    return Code(body, ("\n".join(top),), ("conv.h", "functions.h"), -(-scratch // 16) * 16)
 
 
 def _layout(step: Conv) -> Geometry:

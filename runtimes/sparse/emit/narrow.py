@@ -53,7 +53,7 @@ for (int row = begin * {ROWS}; row < end * {ROWS} && row < {rows}; row += {ROWS}
             y[(row + r) * {pixels(step)} + j] = s;
         }}
 }}"""
-    return Code(body, (), ("math.h", "narrow.h") if function else ("narrow.h",))
+    return Code(body, (), ("functions.h", "narrow.h") if function else ("narrow.h",))
 
 
 def _row_pitch(sparse: bool, step: Conv) -> int:

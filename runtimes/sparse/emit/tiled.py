@@ -11,7 +11,7 @@ from prunedeploy.runtimes.sparse.streams import Part, Streams, dense_streams, st
 from prunedeploy.runtimes.sparse.tiling import Geometry, Phase, Tiling, geometry, pixels
 from prunedeploy.types import Array
 
-SHIFT = {1: 0, 16: 4}  # log2 of what offsets count in
+LOG_UNIT = {1: 0, 16: 4}  # log2 of what offsets count in
 
 
 def emit(step: Conv, context: Context, tiling: Tiling) -> Code:
@@ -28,7 +28,7 @@ def emit(step: Conv, context: Context, tiling: Tiling) -> Code:
         f"{kernel}, {size});"
     )
     sums = packed.rows_of_group * tiling.groups * tiling.pieces * tiling.eighths * 8
-    return Code(body, (top,), ("conv.h", "math.h"), size + (sums if len(packed.panels) > 1 else 0))
+    return Code(body, (top,), ("conv.h", "functions.h"), size + (sums if len(packed.panels) > 1 else 0))
 
 
 def _kernel(step: Conv, tiling: Tiling, layout: Geometry) -> tuple[str, str]:
@@ -37,7 +37,7 @@ def _kernel(step: Conv, tiling: Tiling, layout: Geometry) -> tuple[str, str]:
         "PIECES": tiling.pieces,
         "EIGHTS": tiling.eighths,
         "PITCH": layout.pitch,
-        "SHIFT": SHIFT[layout.unit],
+        "LOG_UNIT": LOG_UNIT[layout.unit],
     }
     if tiling.kernel == "block":
         settings = {"ROWS": tiling.rows, **settings}

@@ -1,0 +1,217 @@
+"""The sparse engine against ONNX Runtime and DeepSparse on the CPU, in Markdown.
+
+    python benchmarks/cpu.py [--deepsparse ENV/bin/python] [--models resnet50,bert]
+        [--sparsity 90,95] [--batch 1,16] [--threads 2,1] [--rounds 50] [--again]
+
+Scattered zeros in every convolution and linear layer but the first and the last, fp32, the same
+file for all; ratios are to ONNX Runtime, which ignores zeros, at the same batch and threads, with
+a 95 % interval. What was measured before stands in the results file and is not measured again
+unless ``--again`` says so; ``--rounds 0`` only prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cpu_models
+import race
+from race import BASELINE, OURS, PEER, Results, Row, Settings
+
+from prunedeploy.errors import UserError
+
+RESULTS = Path(__file__).parent / "results" / "cpu.json"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A row of the table: ratios that are required, and those that are the goal, by batch."""
+
+    model: str
+    sparsity: float
+    required: dict[int, float]
+    goal: dict[int, float]
+
+
+TABLE = (
+    Wanted("resnet50", 0.80, {1: 2.5, 16: 3.0}, {1: 3.5, 16: 4.0}),
+    Wanted("resnet50", 0.90, {1: 4.0, 16: 4.8}, {1: 6.0, 16: 7.0}),
+    Wanted("resnet50", 0.95, {1: 5.0, 16: 6.5}, {1: 8.0, 16: 9.0}),
+    Wanted("mobilenet_v1_real", 0.90, {1: 3.0, 16: 3.5}, {1: 5.0, 16: 5.0}),
+    Wanted("mobilenet_v1", 0.90, {1: 3.0, 16: 3.5}, {1: 5.0, 16: 5.0}),
+    Wanted("mobilenet_v2", 0.90, {1: 2.0, 16: 2.7}, {1: 4.0, 16: 4.0}),
+    Wanted("resnet18", 0.90, {1: 4.0, 16: 4.5}, {1: 6.0, 16: 7.0}),
+    Wanted("vgg16_cifar", 0.90, {1: 4.0, 16: 5.5}, {1: 7.0, 16: 8.0}),
+    Wanted("bert", 0.90, {1: 4.0, 16: 4.0}, {1: 6.0, 16: 6.0}),
+    Wanted("resnet50", 0.00, {1: 0.8, 16: 0.8}, {1: 1.0, 16: 1.05}),
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What of the table is to be measured."""
+
+    models: tuple[str, ...]
+    sparsity: tuple[float, ...]
+    batch: tuple[int, ...]
+    threads: tuple[int, ...]
+
+    def takes(self, wanted: Wanted) -> bool:
+        """Whether ``wanted`` is part of it."""
+        return wanted.model in self.models and wanted.sparsity in self.sparsity
+
+
+def measure(choice: Choice, settings: Settings, path: Path, again: bool) -> Results:
+    """Measure what is missing, every row written as soon as it is there."""
+    results = race.read(path)
+    for wanted in filter(choice.takes, TABLE):
+        for batch in choice.batch:
+            done = set() if again else {row.key for row in results.rows if _whole(row, settings)}
+            left = [
+                count
+                for count in choice.threads
+                if (wanted.model, wanted.sparsity, batch, count) not in done
+            ]
+            if not left:
+                continue
+            try:
+                for row in race.measure(wanted.model, wanted.sparsity, batch, left, settings):
+                    results = results.put(row)
+                    race.write(results, path)
+                    print(progress(row), file=sys.stderr, flush=True)
+            except UserError as error:  # one network that cannot be measured is not all
+                where = f"{wanted.model}, {wanted.sparsity:.0%}, batch {batch}"
+                print(f"{where}: {error}", file=sys.stderr, flush=True)
+    return results
+
+
+def _whole(row: Row, settings: Settings) -> bool:
+    """All who are to take part did, in as many rounds."""
+    needed = {BASELINE, *([OURS] if settings.ours else []), *([PEER] if settings.peer else [])}
+    return needed <= row.times.keys() and all(
+        len(time.samples_us) >= settings.rounds for time in row.times.values()
+    )
+
+
+def progress(row: Row) -> str:
+    """One line about a row."""
+    parts = [f"{row.model} {row.sparsity:.0%} batch {row.batch} threads {row.threads}:"]
+    for name, time in row.times.items():
+        ratio = time.ratio
+        against = f" ({ratio.value:.2f}, {ratio.low:.2f} to {ratio.high:.2f})" if ratio else ""
+        off = f" off by {time.difference:.1e}" if time.difference is not None else ""
+        parts.append(f"{name} {time.ms:.2f} ms{against}{off};")
+    return " ".join(parts)
+
+
+def render(results: Results, threads: int, batches: Iterable[int]) -> Iterator[str]:
+    """The table for one number of threads."""
+    rows = {row.key: row for row in results.rows}
+    columns = list(batches)
+    heads = [
+        f"ONNX Runtime, ms | DeepSparse | required | goal | **ours, batch {batch}**"
+        for batch in columns
+    ]
+    yield f"| {threads} thread{'s' * (threads > 1)} | zeros | {' | '.join(heads)} |"
+    yield f"|---|---:|{'---:|' * 5 * len(columns)}"
+    for wanted in TABLE:
+        found = [rows.get((wanted.model, wanted.sparsity, batch, threads)) for batch in columns]
+        if not any(found):
+            continue
+        cells = [
+            f"{_ms(row)} | {_ratio(row, PEER)} | {wanted.required[batch]:g} | "
+            f"{wanted.goal[batch]:g} | {_ours(row, wanted, batch)}"
+            for row, batch in zip(found, columns, strict=True)
+        ]
+        title = cpu_models.NETWORKS[wanted.model].title
+        yield f"| {title} | {wanted.sparsity:.0%} | {' | '.join(cells)} |"
+
+
+def _ms(row: Row | None) -> str:
+    return f"{row.times[BASELINE].ms:.2f}" if row is not None else ""
+
+
+def _ratio(row: Row | None, name: str) -> str:
+    time = row.times.get(name) if row is not None else None
+    if time is None or time.ratio is None:
+        return ""
+    return f"{time.ratio.value:.2f} ({time.ratio.low:.2f} to {time.ratio.high:.2f})"
+
+
+def _ours(row: Row | None, wanted: Wanted, batch: int) -> str:
+    """Bold from the required ratio on, with a star from the goal on."""
+    time = row.times.get(OURS) if row is not None else None
+    if time is None or time.ratio is None:
+        return ""
+    text = _ratio(row, OURS)
+    if time.ratio.value < wanted.required[batch]:
+        return text
+    return f"**{text}**" + " ★" * (time.ratio.value >= wanted.goal[batch])
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Comma-separated counts."""
+    return tuple(int(each) for each in text.split(","))
+
+
+def shares(text: str) -> tuple[float, ...]:
+    """Comma-separated percentages, as fractions."""
+    return tuple(round(float(each) / 100, 6) for each in text.split(","))
+
+
+def settings_from(options: argparse.Namespace) -> Settings:
+    """What ``arguments`` asked for."""
+    return Settings(
+        rounds=options.rounds,
+        peer=options.deepsparse.absolute() if options.deepsparse else None,
+        ours=not options.peers_only,
+        cache=options.cache,
+    )
+
+
+def arguments(description: str, results: Path) -> argparse.ArgumentParser:
+    """Those that every benchmark of the sparse engine takes."""
+    parser = argparse.ArgumentParser(description=description)
+    environment = os.environ.get("DEEPSPARSE_PYTHON")
+    parser.add_argument(
+        "--deepsparse",
+        type=Path,
+        default=Path(environment) if environment else None,
+        help="the Python of its environment (requirements-deepsparse.txt); $DEEPSPARSE_PYTHON",
+    )
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--cache", type=Path, default=cpu_models.CACHE, help="for the networks")
+    parser.add_argument("--results", type=Path, default=results)
+    parser.add_argument("--again", action="store_true", help="measure what was measured before")
+    parser.add_argument("--peers-only", action="store_true", help="without the sparse engine")
+    return parser
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = arguments("the sparse engine against ONNX Runtime and DeepSparse", RESULTS)
+    names = ",".join(dict.fromkeys(wanted.model for wanted in TABLE))
+    parser.add_argument("--models", default=names)
+    parser.add_argument("--sparsity", type=shares, default=(0.0, 0.8, 0.9, 0.95))
+    parser.add_argument("--batch", type=numbers, default=(1, 16))
+    parser.add_argument("--threads", type=numbers, default=(2, 1))
+    options = parser.parse_args()
+    models = tuple(options.models.split(","))
+    if unknown := [name for name in models if name not in cpu_models.NETWORKS]:
+        parser.error(f"no network {unknown[0]!r}: choose from {', '.join(cpu_models.NETWORKS)}")
+    choice = Choice(models, options.sparsity, options.batch, options.threads)
+    if options.rounds:
+        results = measure(choice, settings_from(options), options.results, options.again)
+    else:
+        results = race.read(options.results)
+    for threads in choice.threads:
+        print()
+        print("\n".join(render(results, threads, (1, 16))))
+
+
+if __name__ == "__main__":
+    main()

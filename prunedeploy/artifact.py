@@ -15,12 +15,14 @@ from prunedeploy.errors import UserError
 from prunedeploy.files import atomic_directory, from_json, sha256, to_json
 from prunedeploy.runtimes import RUNTIMES
 from prunedeploy.runtimes import by_name as runtime_by_name
-from prunedeploy.runtimes._runtime import OpenOptions, Runtime, Session
+from prunedeploy.runtimes._runtime import BuildOptions, OpenOptions, Runtime, Session
 from prunedeploy.types import Difference, Engine, Manifest, ShrinkResult, TensorSpec
 
 MANIFEST = "manifest.json"
 MOST_THREADS = 256  # runtimes start every thread they are asked for, whatever the machine has
 DENSE_SUFFIX = ".dense.onnx"  # OUT.onnx, OUT.dense.onnx and OUT.json are one result of shrink
+
+DEFAULT = BuildOptions()
 
 Progress = Callable[[str], None]
 
@@ -32,6 +34,8 @@ def build(
     output: str | Path | None = None,
     baseline: str | Path | None = None,
     progress: Progress | None = None,
+    *,
+    options: BuildOptions = DEFAULT,
 ) -> Engine:
     """Build an engine and put it in place once it computes what the model computes.
 
@@ -44,6 +48,7 @@ def build(
         baseline: the dense model to compare speed with; when None, the one that ``shrink``
             recorded beside the model, if it did.
         progress: told in words what was chosen and what is being done.
+        options: batch sizes, threads and tuning, for runtimes that build ahead of time.
 
     Raises:
         UserError: no such model, target or runtime; the target is not at hand; the engine
@@ -59,20 +64,26 @@ def build(
     inputs, outputs = _specs(source)
     tell(f"building {place} with {builder.name}")
     with atomic_directory(place) as folder:
-        files = builder.build(source, row, folder)
+        payload = builder.build(source, row, folder, replace(options, tell=tell))
         manifest = Manifest(
             runtime=builder.name,
             target=row.name,
-            files={name: sha256(folder / name) for name in files},
+            files={name: sha256(folder / name) for name in payload.files},
             model_sha256=_model_sha256(source),
             baseline=os.path.relpath(dense.resolve(), place.resolve()) if dense else None,
             baseline_sha256=_model_sha256(dense) if dense else None,
             inputs=inputs,
             outputs=outputs,
-            versions=_versions() | builder.versions(),
+            versions=_versions() | builder.versions() | payload.versions,
             difference=None,
+            batches=payload.batches,
+            threads=payload.threads,
+            arch=payload.arch,
+            isa=payload.isa,
         )
-        if builder.computes:
+        if builder.computes and (reason := targets.why_not_here(row)):
+            tell(f"never compared with its model: {reason.partition(';')[0]}")
+        elif builder.computes:
             tell("comparing its outputs with the reference's")
             difference = _difference(source, builder, Engine(folder, manifest, ""))
             manifest = replace(manifest, difference=difference)
@@ -288,10 +299,15 @@ def _difference(source: Path, builder: Runtime, engine: Engine) -> Difference:
     from prunedeploy.evaluate import Evaluator
     from prunedeploy.verify import compare, random_feeds
 
-    feeds = random_feeds(engine.manifest.inputs)
+    reference = Evaluator(source)
     with builder.open(engine, OpenOptions()) as session:
-        found = session.run(feeds)
-    difference = compare(Evaluator(source).run(feeds), found)
+        differences = [
+            compare(reference.run(feeds), session.run(feeds))
+            for size in _sizes(engine.manifest, getattr(session, "cuts", False))
+            for feeds in [random_feeds(engine.manifest.inputs, size)]
+        ]
+    # NaN is the worst of all
+    difference = max(differences, key=lambda x: (x.max_rel != x.max_rel, x.max_rel))
     if not difference.passed:
         raise UserError(
             f"the {builder.name} engine computes something else than {source}: "
@@ -299,6 +315,14 @@ def _difference(source: Path, builder: Runtime, engine: Engine) -> Difference:
             f"{difference.tolerance:.0e} is allowed; nothing was written"
         )
     return difference
+
+
+def _sizes(manifest: Manifest, cuts: bool) -> tuple[int, ...]:
+    """The batches to compare: every one it was built for, and one in pieces where it does that."""
+    if not manifest.batches:
+        return (2,)
+    pieces = [2 * min(manifest.batches)] if cuts else []
+    return tuple(sorted({*manifest.batches, *pieces}))
 
 
 def _versions() -> dict[str, str]:

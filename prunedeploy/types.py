@@ -100,6 +100,8 @@ class Manifest:
     ``files`` maps each file of the engine to its sha256; ``versions`` each library that took
     part to its version. ``model_sha256`` is the model the engine was built from, ``baseline``
     the dense model it is to be compared with (a path, relative to the engine where possible).
+    ``batches`` are the batch sizes it was built for, empty where it takes any, ``threads`` how many
+    it was cut for; ``arch`` and ``isa`` are what compiled code in it needs.
     """
 
     runtime: str
@@ -112,6 +114,10 @@ class Manifest:
     outputs: tuple[TensorSpec, ...]
     versions: dict[str, str]
     difference: Difference | None  # None: never compared, so never to be timed
+    batches: tuple[int, ...] = ()
+    threads: int = 0
+    arch: str = ""
+    isa: str = ""
 
 
 @dataclass(frozen=True)
@@ -202,6 +208,35 @@ class Ratio:
 
 
 @dataclass(frozen=True)
+class StepTime:
+    """One step of a compiled engine: the median of its times, and what it has to do.
+
+    ``flops`` are those of non-zero weights; ``bytes`` all that it reads and writes, once.
+    ``choice`` is how the runtime computes it.
+    """
+
+    name: str
+    kind: str
+    choice: str
+    seconds: float
+    flops: int
+    bytes: int
+    weights: int
+    nonzeros: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where the time of an engine goes; a batch that is computed in pieces has the steps of all."""
+
+    name: str
+    batch: int
+    threads: int
+    rounds: int
+    steps: tuple[StepTime, ...]
+
+
+@dataclass(frozen=True)
 class BenchResult:
     """One interleaved run: the dense baseline and every candidate, in turn."""
 
@@ -210,3 +245,4 @@ class BenchResult:
     ratios: tuple[Ratio, ...]  # one a candidate
     environment: dict[str, str]
     kind: Literal["measured"] = "measured"
+    profiles: tuple[Profile, ...] = ()

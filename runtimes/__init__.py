@@ -10,6 +10,7 @@ from prunedeploy.runtimes._runtime import Runtime
 
 RUNTIMES: dict[str, str] = {
     "ort": "prunedeploy.runtimes.ort:Ort",
+    "sparse": "prunedeploy.runtimes.sparse.engine:Sparse",
     "null": "prunedeploy.runtimes.null:Null",
 }
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from prunedeploy.errors import UserError
 from prunedeploy.targets import Target
 from prunedeploy.types import Array, Engine, TensorSpec
+
+
+def silent(message: str) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,37 @@ class OpenOptions:
 
     threads: int = 0
     shared: bool = False
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What an engine is to be built for, where the runtime builds ahead of time.
+
+    ``batches`` are the batch sizes, empty for the model's own or 1; ``threads`` how many it will
+    mostly run with, 0 for all cores; ``tune`` how long to measure which way to compute each layer.
+    ``tell`` is told in words what is being done.
+    """
+
+    batches: tuple[int, ...] = ()
+    threads: int = 0
+    tune: Literal["none", "quick", "full"] = "quick"
+    tell: Callable[[str], None] = silent
+
+
+@dataclass(frozen=True)
+class Payload:
+    """What a build left: the names of its files, and what the manifest records beside them.
+
+    ``batches`` are the batch sizes an engine was built for, empty where it takes any; ``isa`` and
+    ``arch`` what its code needs, empty where it holds none.
+    """
+
+    files: tuple[str, ...]
+    versions: dict[str, str] = field(default_factory=dict)
+    batches: tuple[int, ...] = ()
+    threads: int = 0
+    arch: str = ""
+    isa: str = ""
 
 
 class Session(Protocol):
@@ -58,8 +94,12 @@ class Runtime(Protocol):
         """The libraries that take part, and their versions."""
         ...
 
-    def build(self, model: Path, target: Target, directory: Path) -> tuple[str, ...]:
-        """Write the payload for ``model`` (an ONNX file) into ``directory``; return file names."""
+    def build(self, model: Path, target: Target, directory: Path, options: BuildOptions) -> Payload:
+        """Write the payload for ``model`` (an ONNX file) into ``directory``.
+
+        Raises:
+            UserError: the runtime cannot compute this model, or not with these options.
+        """
         ...
 
     def open(self, engine: Engine, options: OpenOptions) -> AbstractContextManager[Session]:
@@ -109,3 +149,29 @@ def _fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
         found == dim if isinstance(dim, int) else found > 0
         for found, dim in zip(shape, spec.shape, strict=True)
     )
+
+
+@lru_cache(maxsize=256)
+def split(batch: int, batches: tuple[int, ...]) -> tuple[int, ...] | None:
+    """``batch`` as a sum of ``batches``, the largest as often as it fits; None: it is no such sum.
+
+    Without ``batches``, for engines that take any, it is one piece.
+    """
+    if not batches:
+        return (batch,)
+    pieces: list[int] = []
+    for size in sorted(batches, reverse=True):
+        pieces += [size] * ((batch - sum(pieces)) // size)
+    return tuple(pieces) if sum(pieces) == batch else _fewest(batch, batches)
+
+
+def _fewest(batch: int, batches: Sequence[int]) -> tuple[int, ...] | None:
+    """The same by trying all ways, for 6 of 5 and 3."""
+    best: list[tuple[int, ...] | None] = [(), *[None] * batch]
+    for total in range(1, batch + 1):
+        ways = (best[total - size] for size in batches if size <= total)
+        rest = min((way for way in ways if way is not None), key=len, default=None)
+        if rest is not None:
+            size = next(s for s in batches if s <= total and best[total - s] == rest)
+            best[total] = tuple(sorted((*rest, size), reverse=True))
+    return best[batch]

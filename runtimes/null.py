@@ -8,7 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from prunedeploy.runtimes._runtime import OpenOptions, Session, check_feeds
+from prunedeploy.runtimes._runtime import (
+    BuildOptions,
+    OpenOptions,
+    Payload,
+    Session,
+    check_feeds,
+)
 from prunedeploy.targets import Target
 from prunedeploy.types import Array, Engine, TensorSpec
 
@@ -54,9 +60,9 @@ class Null:
         """No library takes part."""
         return {}
 
-    def build(self, model: Path, target: Target, directory: Path) -> tuple[str, ...]:
+    def build(self, model: Path, target: Target, directory: Path, options: BuildOptions) -> Payload:
         """Write nothing."""
-        return ()
+        return Payload(())
 
     @contextmanager
     def open(self, engine: Engine, options: OpenOptions) -> Iterator[Session]:

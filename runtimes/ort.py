@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 
 from prunedeploy.errors import MissingExtra, UserError
-from prunedeploy.runtimes._runtime import OpenOptions, Session, check_feeds
+from prunedeploy.runtimes._runtime import (
+    BuildOptions,
+    OpenOptions,
+    Payload,
+    Session,
+    check_feeds,
+)
 from prunedeploy.targets import Target, why_not_here
 from prunedeploy.types import Array, Engine
 
@@ -104,8 +110,11 @@ class Ort:
         model: Path,
         target: Target,  # noqa: ARG002 - the file is the same for every machine
         directory: Path,
-    ) -> tuple[str, ...]:
+        options: BuildOptions,
+    ) -> Payload:
         """Copy the model; weights in files beside it come along."""
+        if options.batches:
+            raise UserError("ort takes batches of any size: --batch is for --runtime sparse")
         import onnx_ir as ir
 
         from prunedeploy.model import load, save
@@ -116,7 +125,7 @@ class Ort:
             save(loaded, directory / PAYLOAD)
         else:
             shutil.copyfile(model, directory / PAYLOAD)
-        return tuple(sorted(path.name for path in directory.iterdir()))
+        return Payload(tuple(sorted(path.name for path in directory.iterdir())))
 
     @contextmanager
     def open(self, engine: Engine, options: OpenOptions) -> Iterator[Session]:

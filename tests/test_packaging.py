@@ -82,7 +82,9 @@ def test_nothing_else_is_in_the_wheel(names: set[str]) -> None:
         for path in (ROOT / folder).rglob("*.py")
     }
     extra = {name for name in names - sources if ".dist-info/" not in name}
-    assert extra == {"prunedeploy/py.typed"}
+    kernels = {path.name for path in (ROOT / "runtimes" / "sparse" / "c").iterdir()}
+    data = {f"prunedeploy/runtimes/sparse/c/{name}" for name in kernels}
+    assert extra == {"prunedeploy/py.typed", *data}
 
 
 def test_metadata(wheel: Path, names: set[str]) -> None:

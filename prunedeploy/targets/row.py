@@ -45,7 +45,8 @@ class Target:
     ``board`` is how the device tree names a board that has to be this very one; ``multiple`` is
     what its engines like the number of channels to be a multiple of: the block of ONNX Runtime's
     convolutions, as many float32 numbers as a vector register holds, or the tensor cores' 8 in
-    float16. ``cores`` are those of its CPU, 0 where that is not part of the target.
+    float16. ``cores`` are those of its CPU, 0 where that is not part of the target; ``cpu`` is what
+    gcc calls one of them, for ``-mcpu``.
 
     ``peaks`` and ``bytes_per_second`` are of the whole machine (of its GPU, where it has one),
     ``source`` says where they are from. ``macs_per_second`` is what passes weigh work against
@@ -69,6 +70,7 @@ class Target:
     source: str = ""
     sparse_tensor_cores: bool = False  # that take 2:4 sparse weights
     toolchain: Toolchain | None = None  # None: as new as what is installed here
+    cpu: str = ""
 
     def peak(self, precision: str) -> float:
         """Operations a second in ``precision``; 0 where not known or not possible."""

@@ -50,6 +50,7 @@ TARGET_KEYS = {
     "source": TEXT,
     "sparse-tensor-cores": "true or false",
     "toolchain": "a table",
+    "cpu": TEXT,
 }
 TOOLCHAIN_KEYS = {
     "name": TEXT,

@@ -181,7 +181,7 @@ def test_a_build_that_raises_leaves_the_previous_engine(
 ):
     kept = artifact.build("out.onnx", output="e")
 
-    def fail(self, model, target, directory):
+    def fail(self, model, target, directory, options):
         (directory / "half").write_text("half")
         raise failure
 
@@ -199,8 +199,8 @@ from prunedeploy import artifact
 from prunedeploy.errors import UserError
 from prunedeploy.runtimes.ort import Ort
 real = Ort.build
-def slow(self, model, target, directory):
-    files = real(self, model, target, directory)
+def slow(self, model, target, directory, options):
+    files = real(self, model, target, directory, options)
     print("building", flush=True)
     time.sleep(float(sys.argv[2]))
     return files

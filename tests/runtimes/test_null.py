@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from prunedeploy.errors import UserError
+from prunedeploy.runtimes._runtime import BuildOptions
 from prunedeploy.runtimes.null import Null, NullSession
 from prunedeploy.types import TensorSpec
 
@@ -28,5 +29,6 @@ def test_it_checks_inputs_as_every_runtime_does():
 def test_it_builds_nothing(tmp_path):
     from prunedeploy.targets import by_name
 
-    assert Null().build(tmp_path / "m.onnx", by_name("host"), tmp_path) == ()
+    built = Null().build(tmp_path / "m.onnx", by_name("host"), tmp_path, BuildOptions())
+    assert built.files == ()
     assert list(tmp_path.iterdir()) == []

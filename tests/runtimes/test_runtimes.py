@@ -15,8 +15,8 @@ def test_every_name_leads_to_its_runtime(name):
 
 
 def test_an_unknown_name():
-    with pytest.raises(UserError, match="choose from auto, ort, null"):
-        by_name("sparse")
+    with pytest.raises(UserError, match="choose from auto, ort, sparse, null"):
+        by_name("dense")
 
 
 def test_the_table_imports_no_runtime():

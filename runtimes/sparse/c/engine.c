@@ -1,0 +1,223 @@
+/* Sessions: memory, threads, and the steps one after the other. Compiled for any processor of the
+ * architecture, so that one which lacks the instructions of the steps is told so. */
+#define _GNU_SOURCE
+#include "engine.h"
+#include "threads.h"
+
+#include <sys/mman.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#define PD_API __attribute__((visibility("default")))
+#define PD_PAGE 65536 /* a multiple of every page size there is */
+#define PD_HUGE (2u << 20)
+
+struct pd_session {
+    pthread_mutex_t running;
+    pd_pool pool;
+    unsigned char *memory; /* arena, then the scratch of every thread */
+    size_t size;
+    int *errors; /* one a thread */
+    double *seconds; /* one a step, of all plans */
+    int profiling;
+    /* of the run that is going on */
+    const pd_plan *plan;
+    double *times;
+    const void *const *inputs;
+    void *const *outputs;
+};
+
+static size_t pd_round(size_t size, size_t to) { return (size + to - 1) / to * to; }
+
+static const pd_plan *pd_find(int batch) {
+    for (int i = 0; i < pd_this_model.batches; i++)
+        if (pd_plans[i].batch == batch) return &pd_plans[i];
+    return 0;
+}
+
+/* Where the times of a plan's steps begin; for one past the last plan: how many there are. */
+static size_t pd_first_time(const pd_plan *plan) {
+    size_t count = 0;
+    for (const pd_plan *before = pd_plans; before < plan; before++) count += (size_t)before->count;
+    return count;
+}
+
+/* -- the processor ------------------------------------------------------------------------------- */
+
+#if defined(__x86_64__)
+static int pd_cpu_has(const char *isa) {
+    unsigned a, b, c, d, low, high;
+    if (strcmp(isa, "avx2") && strcmp(isa, "avx512")) return 1;
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
+    if ((c & (1u << 12 | 1u << 27)) != (1u << 12 | 1u << 27)) return 0; /* FMA, OSXSAVE */
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if ((low & 6) != 6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    if (!(b & 1u << 5)) return 0; /* AVX2 */
+    const unsigned wide = 1u << 16 | 1u << 17 | 1u << 28 | 1u << 30 | 1u << 31; /* F DQ CD BW VL */
+    return !strcmp(isa, "avx2") || ((low & 0xe6) == 0xe6 && (b & wide) == wide);
+}
+#else
+static int pd_cpu_has(const char *isa) {
+    (void)isa; /* every AArch64 has NEON */
+    return 1;
+}
+#endif
+
+/* -- memory -------------------------------------------------------------------------------------- */
+
+/* Zeroed memory; in huge pages, where it is large and the system has them. */
+static unsigned char *pd_map(size_t size) {
+    const size_t align = size >= PD_HUGE ? PD_HUGE : PD_PAGE;
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+    unsigned char *all = mmap(0, size + align, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (all == MAP_FAILED) return 0;
+    unsigned char *begin = (unsigned char *)pd_round((size_t)all, align);
+    const size_t before = (size_t)(begin - all);
+    if (before) munmap(all, before);
+    if (align > before) munmap(begin + size, align - before);
+#ifdef MADV_HUGEPAGE
+    if (align == PD_HUGE) madvise(begin, size, MADV_HUGEPAGE);
+#endif
+    return begin;
+}
+
+static void pd_free(pd_session *s) {
+    if (s->memory) munmap(s->memory, s->size);
+    free(s->errors);
+    free(s->seconds);
+    free(s);
+}
+
+static size_t pd_scratch_begin(void) { return pd_round(pd_this_model.arena, PD_PAGE); }
+
+static size_t pd_scratch_step(void) { return pd_round(pd_scratch + 64, PD_PAGE); }
+
+/* -- running ------------------------------------------------------------------------------------- */
+
+static void pd_all_steps(void *context, int thread) {
+    pd_session *s = context;
+    unsigned char *scratch = s->memory + pd_scratch_begin() + (size_t)thread * pd_scratch_step();
+    const pd_work work = {
+        .arena = (float *)s->memory,
+        .inputs = s->inputs,
+        .outputs = s->outputs,
+        .weights = pd_weights,
+        .scratch = (float *)scratch,
+        .thread = thread,
+        .threads = s->pool.threads,
+        .error = &s->errors[thread * 32], /* a line of its own */
+    };
+    double begin = thread == 0 && s->times ? pd_now() : 0;
+    for (int i = 0; i < s->plan->count; i++) {
+        s->plan->step[i](&work);
+        pd_barrier(&s->pool);
+        if (thread == 0 && s->times) {
+            const double end = pd_now();
+            s->times[i] = end - begin;
+            begin = end;
+        }
+    }
+}
+
+static int pd_run_locked(pd_session *s) {
+    int code = PD_OK;
+    for (int i = 0; i < s->pool.threads; i++) s->errors[i * 32] = PD_OK;
+    s->times = s->profiling ? s->seconds + pd_first_time(s->plan) : 0;
+    pd_pool_run(&s->pool);
+    for (int i = 0; i < s->pool.threads; i++)
+        if (s->errors[i * 32]) code = s->errors[i * 32];
+    return code;
+}
+
+/* -- what pd_engine.h promises -------------------------------------------------------------------- */
+
+PD_API const pd_model *pd_info(void) { return &pd_this_model; }
+
+PD_API int pd_create(pd_session **session, int threads) {
+    if (!session || threads < 0 || threads > PD_MOST_THREADS) return PD_BAD_ARGUMENT;
+    *session = 0;
+    if (!pd_cpu_has(pd_this_model.isa)) return PD_BAD_CPU;
+    if (threads == 0) threads = pd_processors();
+    pd_session *s = 0;
+    if (posix_memalign((void **)&s, 128, sizeof *s)) return PD_NO_MEMORY;
+    memset(s, 0, sizeof *s);
+    s->size = pd_scratch_begin() + (size_t)threads * pd_scratch_step();
+    if (s->size >= PD_HUGE) s->size = pd_round(s->size, PD_HUGE);
+    s->memory = pd_map(s->size);
+    s->errors = calloc((size_t)threads, 32 * sizeof *s->errors);
+    s->seconds = calloc(pd_first_time(pd_plans + pd_this_model.batches) + 1, sizeof *s->seconds);
+    if (!s->memory || !s->errors || !s->seconds) {
+        pd_free(s);
+        return PD_NO_MEMORY;
+    }
+    if (!pd_pool_start(&s->pool, threads, pd_all_steps, s)) {
+        pd_free(s);
+        return PD_NO_THREAD;
+    }
+    pthread_mutex_init(&s->running, 0);
+    *session = s;
+    return PD_OK;
+}
+
+PD_API int pd_run(pd_session *s, int batch, const void *const *inputs, void *const *outputs) {
+    if (!s || (!inputs && pd_this_model.inputs) || !outputs) return PD_BAD_ARGUMENT;
+    for (int i = 0; i < pd_this_model.inputs; i++)
+        if (!inputs[i]) return PD_BAD_ARGUMENT;
+    for (int i = 0; i < pd_this_model.outputs; i++)
+        if (!outputs[i]) return PD_BAD_ARGUMENT;
+    const pd_plan *plan = pd_find(batch);
+    if (!plan) return PD_BAD_BATCH;
+    pthread_mutex_lock(&s->running);
+    s->plan = plan;
+    s->inputs = inputs;
+    s->outputs = outputs;
+    const int code = pd_run_locked(s);
+    pthread_mutex_unlock(&s->running);
+    return code;
+}
+
+PD_API void pd_destroy(pd_session *s) {
+    if (!s) return;
+    pd_pool_stop(&s->pool);
+    pthread_mutex_destroy(&s->running);
+    pd_free(s);
+}
+
+PD_API const char *pd_error(int code) {
+    switch (code) {
+    case PD_OK: return "no error";
+    case PD_NO_MEMORY: return "out of memory";
+    case PD_NO_THREAD: return "the system starts no more threads";
+    case PD_BAD_ARGUMENT: return "a null pointer, or an impossible number of threads";
+    case PD_BAD_BATCH: return "the engine was not built for this batch size";
+    case PD_BAD_INDEX: return "an input holds an index that its table does not have";
+    case PD_BAD_CPU: return "this processor lacks instructions that the engine was built with";
+    default: return "unknown error";
+    }
+}
+
+PD_API const char *const *pd_steps(int batch, int *count) {
+    const pd_plan *plan = pd_find(batch);
+    if (count) *count = plan ? plan->count : 0;
+    return plan ? plan->name : 0;
+}
+
+PD_API int pd_set_profiling(pd_session *s, int on) {
+    if (!s) return PD_BAD_ARGUMENT;
+    pthread_mutex_lock(&s->running);
+    s->profiling = on;
+    pthread_mutex_unlock(&s->running);
+    return PD_OK;
+}
+
+PD_API int pd_profile(pd_session *s, int batch, double *seconds, int count) {
+    if (!s || (!seconds && count > 0)) return PD_BAD_ARGUMENT;
+    const pd_plan *plan = pd_find(batch);
+    if (!plan) return PD_BAD_BATCH;
+    pthread_mutex_lock(&s->running);
+    for (int i = 0; i < count && i < plan->count; i++) seconds[i] = s->seconds[pd_first_time(plan) + (size_t)i];
+    pthread_mutex_unlock(&s->running);
+    return PD_OK;
+}

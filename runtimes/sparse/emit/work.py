@@ -1,0 +1,70 @@
+"""How much a step has to do: what reports hold measured times against."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from prunedeploy.runtimes.sparse.plan import (
+    Conv,
+    Lookup,
+    Map,
+    MatMul,
+    Norm,
+    Pool,
+    Reduce,
+    Softmax,
+    Step,
+    View,
+    reads,
+    writes,
+)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one run of a step.
+
+    ``flops`` counts a multiplication and an addition for every non-zero weight and pixel it meets,
+    and one operation an element and instruction elsewhere. ``bytes`` are those of all elements
+    read and written once, weights as they are, zeros left out.
+    """
+
+    flops: int
+    bytes: int
+    weights: int = 0
+    nonzeros: int = 0
+
+
+def work(step: Step) -> Work:
+    """What ``step`` has to do."""
+    moved = 4 * sum(map(_touched, (*reads(step), *writes(step))))
+    match step:
+        case Conv():
+            nonzeros = int(np.count_nonzero(step.weight))
+            pixels = math.prod(step.y.shape) // max(step.y.shape[1], 1)
+            moved += 4 * (nonzeros + step.bias.size)
+            return Work(2 * nonzeros * pixels, moved, int(step.weight.size), nonzeros)
+        case MatMul():
+            return Work(2 * step.y.size * step.a.shape[-1], moved)
+        case Map():
+            return Work(step.y.size * len(step.code), moved)
+        case Pool():
+            return Work(step.y.size * math.prod(step.kernel), moved)
+        case Reduce():
+            return Work(step.x.size, moved)
+        case Softmax():
+            return Work(4 * step.y.size, moved)
+        case Norm():
+            return Work(6 * step.y.size, moved)
+        case Lookup():
+            return Work(0, 4 * step.indices.size + 8 * step.y.size)
+        case _:
+            return Work(0, moved)
+
+
+def _touched(view: View) -> int:
+    """Elements of memory: a broadcast axis counts once."""
+    return math.prod(n for n, stride in zip(view.shape, view.strides, strict=True) if stride)

@@ -1,0 +1,319 @@
+"""Sessions of compiled engines: the C interface of ``c/pd_engine.h``, with NumPy in and out."""
+
+from __future__ import annotations
+
+import _ctypes
+import ctypes
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunedeploy.errors import UserError
+from prunedeploy.runtimes._runtime import check_feeds, split
+from prunedeploy.types import Array, TensorSpec
+
+ABI = 1  # PD_ABI of c/pd_engine.h
+
+_seen: dict[str, list[tuple[int, ...]]] = {}  # files that were loaded under a path
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("dtype", ctypes.c_char_p),
+        ("rank", ctypes.c_int),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+    )
+
+
+class _Model(ctypes.Structure):
+    _fields_ = (
+        ("abi", ctypes.c_int),
+        ("version", ctypes.c_char_p),
+        ("isa", ctypes.c_char_p),
+        ("inputs", ctypes.c_int),
+        ("input", ctypes.POINTER(_Tensor)),
+        ("outputs", ctypes.c_int),
+        ("output", ctypes.POINTER(_Tensor)),
+        ("batches", ctypes.c_int),
+        ("batch", ctypes.POINTER(ctypes.c_int)),
+        ("threads", ctypes.c_int),
+        ("arena", ctypes.c_size_t),
+        ("weights", ctypes.c_size_t),
+    )
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output as the library describes it; the batch is -1."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def sized(self, batch: int) -> tuple[int, ...]:
+        """Its shape for ``batch`` samples."""
+        return tuple(batch if dim == -1 else dim for dim in self.shape)
+
+    @property
+    def batched(self) -> bool:
+        """Whether its first axis is the batch."""
+        return self.shape[:1] == (-1,)
+
+
+class Library:
+    """A compiled engine, loaded.
+
+    Raises:
+        UserError: it cannot be loaded here, or is of another version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._lib = ctypes.CDLL(_spelling(path))
+            self._functions()
+        except (OSError, AttributeError) as error:
+            reason = str(error).splitlines()[0].replace("/./", "/")
+            raise UserError(f"cannot load the engine: {reason}; build it again here") from None
+        model = self._lib.pd_info().contents
+        if model.abi != ABI:
+            self.close()
+            raise UserError(
+                f"{path} has interface {model.abi}, this version needs {ABI}: build it again"
+            )
+        self.isa: str = model.isa.decode()
+        self.inputs = _tensors(model.input, model.inputs)
+        self.outputs = _tensors(model.output, model.outputs)
+        self.batches = tuple(model.batch[: model.batches])
+
+    def _functions(self) -> None:
+        lib, p, i = self._lib, ctypes.c_void_p, ctypes.c_int
+        lib.pd_info.restype = ctypes.POINTER(_Model)
+        lib.pd_create.argtypes = [ctypes.POINTER(p), i]
+        lib.pd_run.argtypes = [p, i, ctypes.POINTER(p), ctypes.POINTER(p)]
+        lib.pd_destroy.argtypes = [p]
+        lib.pd_destroy.restype = None
+        lib.pd_error.argtypes = [i]
+        lib.pd_error.restype = ctypes.c_char_p
+        lib.pd_steps.argtypes = [i, ctypes.POINTER(i)]
+        lib.pd_steps.restype = ctypes.POINTER(ctypes.c_char_p)
+        lib.pd_set_profiling.argtypes = [p, i]
+        lib.pd_profile.argtypes = [p, i, ctypes.POINTER(ctypes.c_double), i]
+
+    def create(self, threads: int) -> ctypes.c_void_p:
+        """A session of the library."""
+        session = ctypes.c_void_p()
+        if code := self._lib.pd_create(ctypes.byref(session), threads):
+            raise UserError(f"cannot start the engine: {self.error(code)}")
+        return session
+
+    def run(
+        self, session: ctypes.c_void_p, batch: int, inputs: list[int], outputs: list[int]
+    ) -> None:
+        """One batch, from and to these addresses."""
+        pointers = [(ctypes.c_void_p * len(x))(*x) for x in (inputs, outputs)]
+        if code := self._lib.pd_run(session, batch, *pointers):
+            raise UserError(f"the engine cannot compute this: {self.error(code)}")
+
+    def error(self, code: int) -> str:
+        """What ``code`` means."""
+        return str(self._lib.pd_error(code).decode())
+
+    def profiling(self, session: ctypes.c_void_p, on: bool) -> None:
+        """Whether runs note the times of their steps."""
+        self._lib.pd_set_profiling(session, int(on))
+
+    def times(self, session: ctypes.c_void_p, batch: int) -> list[float]:
+        """Seconds of every step in the last run of ``batch``."""
+        count = ctypes.c_int()
+        self._lib.pd_steps(batch, ctypes.byref(count))
+        seconds = (ctypes.c_double * count.value)()
+        self._lib.pd_profile(session, batch, seconds, count)
+        return list(seconds)
+
+    def destroy(self, session: ctypes.c_void_p) -> None:
+        """End a session."""
+        self._lib.pd_destroy(session)
+
+    def close(self) -> None:
+        """Unload it, once for every time it was loaded."""
+        _ctypes.dlclose(self._lib._handle)
+
+
+def _spelling(path: Path) -> str:
+    """``path`` so written that the loader opens what is there now.
+
+    It returns a library that is open already for the same name, even where another file has taken
+    that name since; it only compares files where the names differ.
+    """
+    status = path.stat()
+    files = _seen.setdefault(str(path), [])
+    key = (status.st_dev, status.st_ino, status.st_mtime_ns)
+    if key not in files:
+        files.append(key)
+    return str(path.parent.absolute()) + "/." * files.index(key) + f"/{path.name}"
+
+
+def _tensors(first: Any, count: int) -> tuple[Tensor, ...]:
+    return tuple(
+        Tensor(t.name.decode(), t.dtype.decode(), tuple(t.shape[: t.rank])) for t in first[:count]
+    )
+
+
+class SparseSession:
+    """One session of a library; safe to use from several threads, which then take turns."""
+
+    def __init__(
+        self,
+        library: Library,
+        threads: int,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+    ) -> None:
+        self.inputs, self.outputs = inputs, outputs
+        self.provider = library.isa
+        self._library = library
+        self._session: ctypes.c_void_p | None = library.create(threads)
+        self._process = os.getpid()
+        self._turn = threading.Lock()
+        # a batch the engine was not built for is computed in pieces that it was
+        self.cuts = any(t.batched for t in library.inputs) and all(
+            t.batched for t in library.outputs
+        )
+
+    def run(
+        self, feeds: Mapping[str, Array], out: Mapping[str, Array] | None = None
+    ) -> dict[str, Array]:
+        """Every output by name.
+
+        Arrays in C order and of the machine's byte order are read where they lie, others copied
+        first. A batch that the engine was not built for is computed in pieces that it was.
+
+        Args:
+            feeds: an array for every input.
+            out: arrays for some or all outputs, which are then written and returned; new ones
+                are made for the others.
+
+        Raises:
+            UserError: a name, dtype, shape or batch that the engine does not take; an array in
+                ``out`` that cannot be written in place; the session is closed.
+        """
+        check_feeds(self.inputs, feeds)
+        arrays = [
+            np.require(feeds[tensor.name], np.dtype(tensor.dtype), ("C", "A"))
+            for tensor in self._library.inputs
+        ]
+        batch = self._batch(arrays)
+        pieces = self._pieces(batch)
+        results = self._results(batch, out or {}, arrays)
+        with self._turn:
+            session = self._checked()
+            begin = 0
+            for size in pieces:
+                inputs = _addresses(self._library.inputs, arrays, begin)
+                outputs = _addresses(self._library.outputs, results, begin)
+                self._library.run(session, size, inputs, outputs)
+                begin += size
+        found = {t.name: array for t, array in zip(self._library.outputs, results, strict=True)}
+        return {spec.name: found[spec.name] for spec in self.outputs}
+
+    def profile(self, feeds: Mapping[str, Array], rounds: int = 20) -> dict[int, list[list[float]]]:
+        """Seconds of every step in ``rounds`` runs, by the batch it is cut into."""
+        arrays = [np.asarray(feeds[tensor.name]) for tensor in self._library.inputs]
+        pieces = self._pieces(self._batch(arrays))
+        found: dict[int, list[list[float]]] = {size: [] for size in pieces}
+        self.run(feeds)
+        self._library.profiling(self._checked(), True)
+        try:
+            for _ in range(rounds):
+                self.run(feeds)
+                with self._turn:
+                    for size, samples in found.items():
+                        samples.append(self._library.times(self._checked(), size))
+        finally:
+            self._library.profiling(self._checked(), False)
+        return found
+
+    def close(self) -> None:
+        """Let go of memory and threads, whoever still holds this object."""
+        with self._turn:
+            session, self._session = self._session, None
+            # the threads of a session do not follow into a child process: nothing to end there
+            if session is not None and self._process == os.getpid():
+                self._library.destroy(session)
+
+    def _checked(self) -> ctypes.c_void_p:
+        if self._session is None:
+            raise UserError("the session is closed: run it inside its with block")
+        if self._process != os.getpid():
+            raise UserError(
+                "the session was opened before this process was forked: open the engine in here"
+            )
+        return self._session
+
+    def _batch(self, arrays: Sequence[Array]) -> int:
+        for tensor, array in zip(self._library.inputs, arrays, strict=True):
+            if array.shape != tensor.sized(len(array) if tensor.batched else 1):
+                wanted = " x ".join("batch" if dim == -1 else str(dim) for dim in tensor.shape)
+                found = " x ".join(map(str, array.shape))
+                raise UserError(f"input {tensor.name!r} takes {wanted}, found {found}")
+        batched = [
+            len(array)
+            for tensor, array in zip(self._library.inputs, arrays, strict=True)
+            if tensor.batched
+        ]
+        return batched[0] if batched else self._library.batches[0]
+
+    def _pieces(self, batch: int) -> tuple[int, ...]:
+        built = self._library.batches
+        pieces = (batch,) if batch in built else split(batch, built)
+        if pieces is None or (len(pieces) > 1 and not self.cuts):
+            sizes = ", ".join(map(str, built))
+            raise UserError(
+                f"the engine was built for batches of {sizes}, found {batch}: "
+                f"build it again with --batch {batch}"
+            )
+        return pieces
+
+    def _results(
+        self, batch: int, out: Mapping[str, Array], arrays: Sequence[Array]
+    ) -> list[Array]:
+        names = [tensor.name for tensor in self._library.outputs]
+        if unknown := [name for name in out if name not in names]:
+            raise UserError(f"no output is called {unknown[0]!r}: it gives {', '.join(names)}")
+        results: list[Array] = []
+        for tensor in self._library.outputs:
+            shape = tensor.sized(batch)
+            given = out.get(tensor.name)
+            if given is None:
+                results.append(np.empty(shape, tensor.dtype))
+                continue
+            _check_out(tensor, shape, given)
+            if any(np.may_share_memory(given, other) for other in (*arrays, *results)):
+                raise UserError(f"the array for output {tensor.name!r} overlaps another one")
+            results.append(given)
+        return results
+
+
+def _check_out(tensor: Tensor, shape: tuple[int, ...], array: Array) -> None:
+    flags = getattr(array, "flags", None)
+    if flags is None or array.dtype != np.dtype(tensor.dtype) or array.shape != shape:
+        wanted = " x ".join(map(str, shape)) or "a scalar"
+        raise UserError(f"output {tensor.name!r} needs a {tensor.dtype} array of {wanted}")
+    if not (flags.c_contiguous and flags.writeable and flags.aligned):
+        raise UserError(
+            f"the array for output {tensor.name!r} must be writable, aligned and in C order"
+        )
+
+
+def _addresses(tensors: Sequence[Tensor], arrays: Sequence[Array], begin: int) -> list[int]:
+    """Where sample ``begin`` of each array starts."""
+    return [
+        array.__array_interface__["data"][0] + (begin * array.strides[0] if tensor.batched else 0)
+        for tensor, array in zip(tensors, arrays, strict=True)
+    ]

@@ -13,7 +13,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from prunedeploy.runtimes.sparse.plan import Conv
-from prunedeploy.runtimes.sparse.tiling import MOST_OFFSET, Tiling, geometry, is_flat, pixels
+from prunedeploy.runtimes.sparse.tiling import (
+    MOST_OFFSET,
+    Tiling,
+    geometry,
+    is_direct,
+    is_flat,
+    pixels,
+)
 
 LANES = {"avx512": 16, "avx2": 8, "neon": 4, "generic": 4, "scalar": 1}
 SUMS = {"avx512": 28, "avx2": 12, "neon": 24, "generic": 12, "scalar": 12}  # vectors of sums
@@ -94,7 +101,7 @@ def _flat_shapes(step: Conv, kernel: str, rows: int, most: int) -> Iterator[Tili
         waste = -(-count // eighths) * eighths / count
         if waste > 1.25 and eighths > 2:
             continue
-        for packed in (False, True):
+        for packed in (False, True) if is_direct(step) else (True,):
             yield Tiling(kernel, 1, eighths, 1, packed=packed, rows=rows)  # type: ignore[arg-type]
 
 

@@ -1,6 +1,6 @@
 """How a convolution is cut: into tiles of pixels, panels of input channels, groups of rows.
 
-A *flat* tile is a run of pixels of the plane, for windows of 1x1 with stride 1. A *window* tile is
+A *flat* tile is a run of pixels of the plane, for windows of 1x1. A *window* tile is
 whole rows of one image; its input is copied with its halo, strides taken apart into phases, so that
 the tap (kh, kw) of output pixel (i, j) lies at a constant distance from (i, j). See c/conv.h.
 """
@@ -76,8 +76,13 @@ class Geometry:
 
 
 def is_flat(step: Conv) -> bool:
-    """Whether every output pixel reads the same pixel of the input alone."""
-    return step.weight.shape[2:] == (1, 1) and step.strides == (1, 1) and not any(step.pads)
+    """Whether every output pixel reads one pixel of the input, and none the border."""
+    return step.weight.shape[2:] == (1, 1) and not any(step.pads)
+
+
+def is_direct(step: Conv) -> bool:
+    """Whether that is the pixel of the same place: tiles can be read where they lie."""
+    return is_flat(step) and step.strides == (1, 1)
 
 
 def pixels(step: Conv) -> int:

@@ -36,7 +36,7 @@ static __attribute__((noinline)) void PD_NAME(
             }
         }
         for (int k = 0; k < n; k++, weights += PD_ROWS) {
-            const float *from = tile + ((uint32_t)offset[k] << PD_SHIFT);
+            const float *from = tile + ((uint32_t)offset[k] << PD_LOG_UNIT);
 #pragma GCC unroll 32
             for (int r = 0; r < PD_PIECES; r++) {
                 pd_vec x[PD_FULL + 1];
@@ -84,5 +84,5 @@ static __attribute__((noinline)) void PD_NAME(
 #undef PD_PIECES
 #undef PD_PITCH
 #undef PD_EIGHTS
-#undef PD_SHIFT
+#undef PD_LOG_UNIT
 #undef PD_ACT

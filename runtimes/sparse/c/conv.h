@@ -138,6 +138,26 @@ PD_INLINE void pd_copy_row(float *restrict to, const float *restrict from, int s
 }
 #endif
 
+/* to[j] = from[j * step] for j < count. */
+PD_INLINE void pd_take(float *restrict to, const float *restrict from, int step, int count) {
+#if PD_LANES == 16
+    if (step == 2) {
+        const __m512i even =
+            _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+        for (int j = 0; j < count; j += 16) {
+            const int left = count - j < 16 ? count - j : 16;
+            const uint32_t reads = (uint32_t)((1ull << (2 * left - 1)) - 1);
+            const __m512 a = _mm512_maskz_loadu_ps((__mmask16)reads, from + 2 * j);
+            const __m512 b = _mm512_maskz_loadu_ps((__mmask16)(reads >> 16), from + 2 * j + 16);
+            _mm512_mask_storeu_ps(to + j, (__mmask16)((1u << left) - 1),
+                                  _mm512_permutex2var_ps(a, even, b));
+        }
+        return;
+    }
+#endif
+    for (int j = 0; j < count; j++) to[j] = from[(ptrdiff_t)step * j];
+}
+
 /* One phase of one channel, zero where it lies outside of the input. */
 static void pd_pack_phase(float *to, const float *plane, const pd_phase *f, int row, int column,
                           int height, int width) {
@@ -178,12 +198,32 @@ PD_INLINE pd_spot pd_spot_of(const pd_conv *c, int tile) {
     return at;
 }
 
+/* A flat tile of a layer with strides: pixels [begin, begin + size) of the result. */
+static void pd_pack_strided(float *to, const pd_conv *c, const float *x, pd_panel p, int begin,
+                            int size) {
+    for (int at = 0; at < size;) {
+        const int row = (begin + at) / c->out_width, column = (begin + at) % c->out_width;
+        const int left = c->out_width - column < size - at ? c->out_width - column : size - at;
+        const uint64_t first = (uint64_t)(row / c->out_height) * (uint64_t)(c->height * c->width)
+            + (uint64_t)(row % c->out_height * c->row_step * c->width + column * c->column_step);
+        const float *from = x + (uint64_t)p.begin * c->x_stride + first;
+        float *place = to + at;
+        for (int k = p.begin; k < p.end; k++, place += c->channel, from += c->x_stride)
+            pd_take(place, from, c->column_step, left);
+        at += left;
+    }
+}
+
 /* The panel's channels of one tile, into the thread's scratch. */
 static void pd_pack(float *to, const pd_work *w, const pd_conv *c, const float *x, pd_panel p,
                     int tile) {
     if (!c->phases) {
         int begin = tile * c->tile;
         int size = c->pixels - begin < c->tile ? c->pixels - begin : c->tile;
+        if (c->row_step > 1 || c->column_step > 1) {
+            pd_pack_strided(to, c, x, p, begin, size);
+            return;
+        }
         const float *from = x + (uint64_t)p.begin * c->x_stride + begin;
         for (int k = p.begin; k < p.end; k++, to += c->channel, from += c->x_stride) {
             for (int j = 0; j < size; j += PD_LANES) pd_store(to + j, pd_loadu(from + j));

@@ -2,8 +2,8 @@
  * tile's plane at the offset, times the weight, to the row's vectors of sums, all in registers.
  *
  * A template, included once an instance. Define before: PD_NAME; PD_PIECES rows of pixels, PD_PITCH
- * elements apart in the tile, each of PD_EIGHTS times 8 pixels; PD_SHIFT: offsets count units of
- * 1 << PD_SHIFT elements; PD_ACT(v) where the activation is more than a clamp. */
+ * elements apart in the tile, each of PD_EIGHTS times 8 pixels; PD_LOG_UNIT: offsets count units of
+ * 1 << PD_LOG_UNIT elements; PD_ACT(v) where the activation is more than a clamp. */
 #include "conv.h"
 
 #define PD_FULL (PD_EIGHTS * 8 / PD_LANES)        /* whole vectors of a piece */
@@ -39,7 +39,7 @@ static __attribute__((noinline)) void PD_NAME(
             }
         }
         for (int k = 0; k < n; k++) {
-            const float *from = tile + ((uint32_t)offset[k] << PD_SHIFT);
+            const float *from = tile + ((uint32_t)offset[k] << PD_LOG_UNIT);
             const float weight = weights[k];
             const pd_vec by = pd_splat(weight);
 #pragma GCC unroll 32
@@ -74,5 +74,5 @@ static __attribute__((noinline)) void PD_NAME(
 #undef PD_PIECES
 #undef PD_PITCH
 #undef PD_EIGHTS
-#undef PD_SHIFT
+#undef PD_LOG_UNIT
 #undef PD_ACT

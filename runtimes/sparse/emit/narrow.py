@@ -7,7 +7,7 @@ import numpy as np
 from prunedeploy.runtimes.sparse.emit._activation import act, bounds
 from prunedeploy.runtimes.sparse.emit._context import Code, Context
 from prunedeploy.runtimes.sparse.plan import UNIT, Conv
-from prunedeploy.runtimes.sparse.tiling import is_flat, pixels
+from prunedeploy.runtimes.sparse.tiling import is_direct, pixels
 from prunedeploy.types import Array
 
 SPARSE = 0.35  # density up to which single non-zeros beat whole rows
@@ -16,7 +16,7 @@ ROWS = 4  # rows computed at once
 
 def suits(step: Conv) -> bool:
     """Whether ``step`` is such a layer; its planes then lie packed."""
-    return is_flat(step) and step.groups == 1 and pixels(step) < UNIT
+    return is_direct(step) and step.groups == 1 and pixels(step) < UNIT
 
 
 def emit(step: Conv, context: Context) -> Code:

@@ -1,0 +1,281 @@
+"""Choose every layer's tiling by measuring the model's best few on this machine.
+
+Layers of one shape, density and epilogue are one *case*; a case that was measured before is read
+from the cache. What is measured is one engine-like run: the caches hold something else before it,
+and the slowest thread's share counts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from prunedeploy.files import atomic_path
+from prunedeploy.runtimes.sparse import choose
+from prunedeploy.runtimes.sparse.compile import Toolchain, build_library
+from prunedeploy.runtimes.sparse.emit import depthwise, narrow, tiled
+from prunedeploy.runtimes.sparse.emit._context import Code, Constants, Context
+from prunedeploy.runtimes.sparse.emit.project import Project, closure
+from prunedeploy.runtimes.sparse.plan import GUARD, Buffer, Conv, Plan, planar, planar_size
+from prunedeploy.runtimes.sparse.tiling import Tiling
+from prunedeploy.types import Array
+
+Effort = Literal["none", "quick", "full"]
+CANDIDATES: dict[str, int] = {"quick": 8, "full": 48}  # measured a case
+ROUNDS: dict[str, int] = {"quick": 5, "full": 15}  # of which the fastest counts
+VARIANTS = 2  # candidates of the same tile that "quick" measures, of other panels
+FLUSH = 1 << 20  # floats read between two runs: more than the caches of one core hold
+
+VISIBLE = '__attribute__((visibility("default")))'
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The tiling of every step by name, and how many cases were measured, not remembered."""
+
+    tilings: dict[str, Tiling]
+    measured: int
+
+
+def tune(
+    plan: Plan,
+    tools: Toolchain,
+    threads: int,
+    effort: Effort = "quick",
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Tuned:
+    """Tilings for all layers of ``plan`` that are cut into tiles.
+
+    Args:
+        plan: of one batch.
+        tools: the compiler, for this machine unless effort is "none".
+        threads: how many threads the engine is expected to run with.
+        effort: "none" takes the model's word; "quick" and "full" measure so many of its best.
+        cache: folder of remembered measurements; the user's cache when None.
+        progress: told what is being measured.
+    """
+    steps = [step for step in plan.steps if isinstance(step, Conv) and _is_tiled(step)]
+    isa = tools.isa
+    if effort == "none":
+        return Tuned({step.name: choose.tiling(step, isa, threads) for step in steps}, 0)
+    store = _Store(cache or _cache_folder(), isa, threads)
+    cases: dict[str, list[Conv]] = {}
+    for step in steps:
+        cases.setdefault(store.key(step, effort), []).append(step)
+    unknown = {key: group[0] for key, group in cases.items() if store.get(key) is None}
+    if unknown:
+        (progress or (lambda _: None))(f"measuring {len(unknown)} kinds of layers")
+        store.update(_measure(unknown, tools, threads, effort))
+    found = {step.name: store.get(key) for key, group in cases.items() for step in group}
+    return Tuned({name: way for name, way in found.items() if way is not None}, len(unknown))
+
+
+def _is_tiled(step: Conv) -> bool:
+    return not narrow.suits(step) and not depthwise.suits(step)
+
+
+# -- what was measured before ----------------------------------------------------------------------
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "prunedeploy"
+
+
+class _Store:
+    """Tilings by case, in one JSON file a machine, instruction set and set of kernels."""
+
+    def __init__(self, folder: Path, isa: str, threads: int) -> None:
+        self._threads = threads
+        self._path = folder / f"tilings-{_machine(isa)}.json"
+        self._known: dict[str, Any] = {}
+        try:
+            self._known = json.loads(self._path.read_text())
+        except (OSError, ValueError):  # none yet, or not ours any more
+            self._known = {}
+
+    def key(self, step: Conv, effort: Effort) -> str:
+        """All that speed depends on, but for the values of the weights."""
+        share = round(choose.density(step), 2 if choose.density(step) > 0.1 else 3)
+        parts = (
+            step.x.shape, step.y.shape, step.weight.shape, step.strides, step.pads,
+            step.dilations, step.groups, step.residual is not None, step.activation.op, share,
+            self._threads, effort,
+        )  # fmt: skip
+        return repr(parts).replace(" ", "")
+
+    def get(self, key: str) -> Tiling | None:
+        try:
+            return Tiling(**self._known[key])
+        except (KeyError, TypeError):
+            return None
+
+    def update(self, found: Mapping[str, Tiling]) -> None:
+        self._known |= {key: asdict(way) for key, way in found.items()}
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(self._path) as file:
+                file.write_text(json.dumps(self._known, indent=0, sort_keys=True))
+        except OSError:
+            pass  # a cache that cannot be written is none
+
+
+def _machine(isa: str) -> str:
+    """This processor, and the kernels as they are: other kernels have other best tilings."""
+    kernels = closure(["rows.h", "block.h"])
+    digest = hashlib.sha256(repr(sorted(kernels.items())).encode())
+    digest.update(Path(choose.__file__).read_bytes())
+    for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+        if line.startswith(("model name", "cpu family", "model\t", "CPU part")):
+            digest.update(line.encode())
+            if line.startswith("model name"):
+                break
+    return f"{isa}-{digest.hexdigest()[:16]}"
+
+
+# -- measuring -------------------------------------------------------------------------------------
+
+
+def _diverse(ways: Iterable[Tiling], effort: Effort) -> list[Tiling]:
+    found: list[Tiling] = []
+    for way in ways:
+        tile = (way.kernel, way.pieces, way.eighths, way.packed, way.copies, way.rows)
+        same = sum(
+            tile == (x.kernel, x.pieces, x.eighths, x.packed, x.copies, x.rows) for x in found
+        )
+        if effort == "full" or same < VARIANTS:
+            found.append(way)
+        if len(found) == CANDIDATES[effort]:
+            break
+    return found
+
+
+def _measure(
+    cases: Mapping[str, Conv], tools: Toolchain, threads: int, effort: Effort
+) -> dict[str, Tiling]:
+    """The fastest tiling of each case; all are compiled at once, so that instances are shared."""
+    constants, codes, trials, isa = Constants(), [], [], tools.isa
+    for key, case in cases.items():
+        step, plan = _alone(case)
+        context = Context(plan, constants, isa, threads)
+        for way in _diverse(choose.ranked(step, isa, threads), effort):
+            trials.append((key, way, plan.arena))
+            codes.append(tiled.emit(step, context, way))
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "trials.so"
+        files = _sources(codes)
+        files |= closure(["pd.h", "rows.h", "block.h", "functions.h"])
+        build_library(Project(files, b"", isa, (), {}), library, tools)
+        seconds = _run(library, codes, [size for *_, size in trials], constants, threads, effort)
+    best: dict[str, tuple[float, Tiling]] = {}
+    for (key, way, _), time in zip(trials, seconds, strict=True):
+        if key not in best or time < best[key][0]:
+            best[key] = (time, way)
+    return {key: way for key, (_, way) in best.items()}
+
+
+def _alone(step: Conv) -> tuple[Conv, Plan]:
+    """``step`` with memory of its own."""
+    from dataclasses import replace
+
+    shapes = [step.x.shape, step.y.shape] + ([step.y.shape] if step.residual else [])
+    buffers = tuple(Buffer("arena", planar_size(shape, 1)) for shape in shapes)
+    offsets, end = [], GUARD
+    for buffer in buffers:
+        offsets.append(end)
+        end += -(-(buffer.size + GUARD) // 16) * 16
+    views = [planar(index, shape, 1) for index, shape in enumerate(shapes)]
+    moved = replace(
+        step, x=views[0], y=views[1], residual=views[2] if step.residual is not None else None
+    )
+    return moved, Plan(step.x.shape[0], buffers, (moved,), (), (), tuple(offsets), end)
+
+
+def _sources(codes: Sequence[Code]) -> dict[str, str]:
+    """Two files of about the same number of trials, for two compilers at once."""
+    files = {}
+    for part in range(2):
+        chosen = list(range(part, len(codes), 2))
+        lines = ['#include "pd.h"']
+        lines += [f'#include "{name}"' for name in _unique(codes[i].headers for i in chosen)]
+        lines += _unique(codes[i].top for i in chosen)
+        for index in chosen:
+            lines.append(
+                f"{VISIBLE} void trial{index}(const pd_work *w) {{\n{codes[index].body}\n}}"
+            )
+        files[f"trials{part}.c"] = "\n".join(lines)
+    return files
+
+
+def _unique(groups: Iterable[tuple[str, ...]]) -> list[str]:
+    return list(dict.fromkeys(text for group in groups for text in group))
+
+
+class _Work(ctypes.Structure):
+    _fields_ = [
+        ("arena", ctypes.c_void_p),
+        ("inputs", ctypes.c_void_p),
+        ("outputs", ctypes.c_void_p),
+        ("weights", ctypes.c_void_p),
+        ("scratch", ctypes.c_void_p),
+        ("thread", ctypes.c_int),
+        ("threads", ctypes.c_int),
+        ("error", ctypes.c_void_p),
+    ]
+
+
+def _run(
+    library: Path,
+    codes: Sequence[Code],
+    arenas: Sequence[int],
+    constants: Constants,
+    threads: int,
+    effort: Effort,
+) -> list[float]:
+    """Seconds of every trial: the fastest round, the slowest thread's share."""
+    import time
+
+    loaded = ctypes.CDLL(str(library))
+    weights = _aligned(np.frombuffer(constants.data(), np.uint8))
+    arena = _aligned(np.ones(max(arenas) + GUARD, np.float32))
+    scratch = _aligned(np.zeros(max(code.scratch for code in codes) + GUARD, np.float32))
+    other = np.ones(FLUSH, np.float32)
+    found = []
+    for index in range(len(codes)):
+        function = getattr(loaded, f"trial{index}")
+        worst = 0.0
+        for thread in range(threads):
+            work = _Work(
+                arena.ctypes.data, 0, 0, weights.ctypes.data, scratch.ctypes.data, thread, threads
+            )
+            best = float("inf")
+            for _ in range(ROUNDS[effort]):
+                other.sum()
+                start = time.perf_counter()
+                function(ctypes.byref(work))
+                best = min(best, time.perf_counter() - start)
+            worst = max(worst, best)
+        found.append(worst)
+    del loaded
+    return found
+
+
+def _aligned(array: Array) -> Array:
+    """A copy that starts on a page."""
+    raw = np.empty(array.nbytes + 4096, np.uint8)
+    start = -raw.ctypes.data % 4096
+    place = raw[start : start + array.nbytes].view(array.dtype)
+    place[...] = array
+    return place

@@ -1,6 +1,6 @@
 """Passes: model to model, exact. One a file; ``default()`` has them in the order they run.
 
-``LowerOpset`` is not among the default ones: it is for targets with an older parser.
+``LowerOpset`` and ``ToFloat16`` are not among the default ones: they are for targets that need them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from prunedeploy.passes.shrink import ShrinkChannels
 from prunedeploy.passes.simplify_gathers import SimplifyGathers
 from prunedeploy.passes.simplify_reshapes import SimplifyReshapes
 from prunedeploy.passes.tabulate_maps import TabulateMaps
+from prunedeploy.passes.to_float16 import ToFloat16
 
 
 def before_cuts(zero_threshold: float = 0.0) -> tuple[Pass, ...]:
@@ -70,6 +71,7 @@ __all__ = [
     "SimplifyGathers",
     "SimplifyReshapes",
     "TabulateMaps",
+    "ToFloat16",
     "after_cuts",
     "before_cuts",
     "default",

@@ -149,7 +149,7 @@ def peer(
     """DeepSparse on ``model``, for as long as the context lasts."""
     with tempfile.TemporaryDirectory(prefix="prunedeploy-") as name:
         folder = Path(name)
-        np.savez(folder / "inputs.npz", **{key: np.asarray(array) for key, array in feeds.items()})
+        np.savez(folder / "inputs.npz", allow_pickle=False, **feeds)
         files = [model, folder / "inputs.npz", folder / "outputs.npz"]
         with (folder / "log").open("w") as log:
             process = subprocess.Popen(

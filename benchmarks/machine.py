@@ -1,0 +1,101 @@
+"""What this machine can do at most: FMA, and bytes read and written by cache, in Markdown.
+
+    python benchmarks/machine.py [--threads 1,2] [--seconds 0.05]
+
+A small C program (``machine.c``), compiled for the host when it is needed, measures the rates that
+``layers.py`` holds every layer against. Nothing else may run meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from prunedeploy import targets
+from prunedeploy.errors import UserError
+
+SOURCE = Path(__file__).with_name("machine.c")
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+LEVELS = ("L1", "L2", "L3", "DRAM")
+USUAL = {1: 1 << 15, 2: 1 << 20, 3: 1 << 25}  # bytes, where the system tells nothing
+COMPILERS = ("cc", "gcc", "clang")
+FLAGS = ("-std=gnu11", "-O3", "-march=native", "-ffp-contract=fast", "-pthread")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Rates of ``threads`` together: GFLOP/s from registers and from L1, GB/s by level."""
+
+    threads: int
+    fma: float
+    fma_load: float
+    read: tuple[float, ...]
+    write: tuple[float, ...]
+
+
+def measure(threads: int, seconds: float = 0.05) -> Machine:
+    """Compile and run.
+
+    Raises:
+        UserError: there is no C compiler.
+    """
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if compiler is None:
+        raise UserError("no C compiler: install gcc or clang")
+    with tempfile.TemporaryDirectory(prefix="prunedeploy-") as folder:
+        program = f"{folder}/machine"
+        subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", program], check=True)
+        command = [program, str(threads), str(seconds), *map(str, _sizes(threads))]
+        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found: dict[str, list[float]] = {}
+    for line in lines.splitlines():
+        name, value = line.split()
+        found.setdefault(name, []).append(float(value))
+    rates = (tuple(found[name]) for name in ("read", "write"))
+    return Machine(threads, found["fma"][0], found["fma_load"][0], *rates)
+
+
+def _sizes(threads: int) -> tuple[int, ...]:
+    """Bytes of each thread that lie well within a level, the last ones well beyond all."""
+    cache = _caches()
+    first, second, third = (cache.get(level, USUAL[level]) for level in (1, 2, 3))
+    # the third level is shared, and whoever else runs has a part of it
+    return first // 2, second // 2, third // 4 // threads, max(4 * third // threads, 1 << 26)
+
+
+def _caches() -> dict[int, int]:
+    found = {}
+    for folder in CACHES.glob("index*"):
+        if (folder / "type").read_text().strip() != "Instruction":
+            size = (folder / "size").read_text().strip()
+            found[int((folder / "level").read_text())] = int(size.removesuffix("K")) << 10
+    return found
+
+
+def _head(machine: Machine) -> str:
+    return f"{machine.threads} thread{'s' * (machine.threads > 1)}"
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description="the peaks of this machine")
+    usual = ",".join(map(str, sorted({1, targets.cores()})))
+    parser.add_argument("--threads", default=usual)
+    parser.add_argument("--seconds", type=float, default=0.05)
+    options = parser.parse_args()
+    machines = [measure(int(count), options.seconds) for count in options.threads.split(",")]
+    print(f"| | {' | '.join(map(_head, machines))} |")
+    print(f"|---|{'---:|' * len(machines)}")
+    print(f"| FMA, registers, GFLOP/s | {' | '.join(f'{m.fma:.0f}' for m in machines)} |")
+    print(f"| FMA, an operand in L1 | {' | '.join(f'{m.fma_load:.0f}' for m in machines)} |")
+    for way in ("read", "write"):
+        cells = (" / ".join(f"{rate:.0f}" for rate in getattr(m, way)) for m in machines)
+        print(f"| {way} {' / '.join(LEVELS)}, GB/s | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """Passes: model to model, exact. One a file; ``default()`` has them in the order they run.
 
-``LowerOpset`` and ``ToFloat16`` are not among the default ones: they are for targets that need them.
+``LowerOpset`` and ``ToFloat16`` are not among the default ones: only some targets need them.
 """
 
 from __future__ import annotations

@@ -70,12 +70,8 @@ def measure(choice: Choice, settings: Settings, path: Path, again: bool) -> Resu
     results = race.read(path)
     for wanted in filter(choice.takes, TABLE):
         for batch in choice.batch:
-            done = set() if again else {row.key for row in results.rows if _whole(row, settings)}
-            left = [
-                count
-                for count in choice.threads
-                if (wanted.model, wanted.sparsity, batch, count) not in done
-            ]
+            keys = [(wanted.model, wanted.sparsity, batch, count) for count in choice.threads]
+            left = [key[-1] for key in keys if again or not results.has(key, settings)]
             if not left:
                 continue
             try:
@@ -87,14 +83,6 @@ def measure(choice: Choice, settings: Settings, path: Path, again: bool) -> Resu
                 where = f"{wanted.model}, {wanted.sparsity:.0%}, batch {batch}"
                 print(f"{where}: {error}", file=sys.stderr, flush=True)
     return results
-
-
-def _whole(row: Row, settings: Settings) -> bool:
-    """All who are to take part did, in as many rounds."""
-    needed = {BASELINE, *([OURS] if settings.ours else []), *([PEER] if settings.peer else [])}
-    return needed <= row.times.keys() and all(
-        len(time.samples_us) >= settings.rounds for time in row.times.values()
-    )
 
 
 def progress(row: Row) -> str:
@@ -169,6 +157,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
         rounds=options.rounds,
         peer=options.deepsparse.absolute() if options.deepsparse else None,
         ours=not options.peers_only,
+        tune=options.tune,
         cache=options.cache,
     )
 
@@ -184,6 +173,7 @@ def arguments(description: str, results: Path) -> argparse.ArgumentParser:
         help="the Python of its environment (requirements-deepsparse.txt); $DEEPSPARSE_PYTHON",
     )
     parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--tune", choices=("none", "quick", "full"), default="quick")
     parser.add_argument("--cache", type=Path, default=cpu_models.CACHE, help="for the networks")
     parser.add_argument("--results", type=Path, default=results)
     parser.add_argument("--again", action="store_true", help="measure what was measured before")

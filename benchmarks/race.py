@@ -23,7 +23,7 @@ from prunedeploy.bench import interleave
 from prunedeploy.environment import environment
 from prunedeploy.errors import UserError
 from prunedeploy.files import atomic_path, from_json, to_json
-from prunedeploy.runtimes._runtime import Session
+from prunedeploy.runtimes._runtime import Session, Tuning
 from prunedeploy.statistics import ratio
 from prunedeploy.types import Array, Engine, Ratio, TensorSpec
 from prunedeploy.verify import compare, random_feeds
@@ -31,6 +31,7 @@ from prunedeploy.verify import compare, random_feeds
 WORKER = Path(__file__).with_name("deepsparse_worker.py")
 PEER_TOLERANCE = 1e-3  # of the output's range: other algorithms, but the same network
 WARMUP = 5
+Key = tuple[str, float, int, int]  # model, sparsity, batch, threads
 BASELINE, OURS, PEER = "onnxruntime", "prunedeploy", "deepsparse"
 
 
@@ -41,6 +42,7 @@ class Settings:
     rounds: int = 50
     peer: Path | None = None
     ours: bool = True
+    tune: Tuning = "quick"
     cache: Path = cpu_models.CACHE
 
 
@@ -72,7 +74,7 @@ class Row:
     environment: dict[str, str]
 
     @property
-    def key(self) -> tuple[str, float, int, int]:
+    def key(self) -> Key:
         """What tells it from other rows."""
         return self.model, self.sparsity, self.batch, self.threads
 
@@ -87,6 +89,14 @@ class Results:
         """With ``row`` in the place of the one that it measures anew."""
         kept = {each.key: each for each in self.rows} | {row.key: row}
         return Results(tuple(kept[key] for key in sorted(kept)))
+
+    def has(self, key: Key, settings: Settings) -> bool:
+        """Whether ``key`` was measured with all who are to take part, in as many rounds."""
+        times = next((row.times for row in self.rows if row.key == key), {})
+        needed = [BASELINE] + [OURS] * settings.ours + [PEER] * (settings.peer is not None)
+        return all(
+            name in times and len(times[name].samples_us) >= settings.rounds for name in needed
+        )
 
 
 def read(path: Path) -> Results:
@@ -169,19 +179,24 @@ def peer(
 def measure(
     name: str, sparsity: float, batch: int, threads: Iterable[int], settings: Settings
 ) -> Iterator[Row]:
-    """One row for each number of threads, of engines that are built once."""
+    """One row for each number of threads, each of a sparse engine that is built for it."""
     model = cpu_models.fixed(name, sparsity, batch, settings.cache)
+    older = cpu_models.older(name, sparsity, batch, settings.cache) if settings.peer else None
     with tempfile.TemporaryDirectory(prefix="prunedeploy-") as folder:
         engines = {BASELINE: artifact.build(model, "host", "ort", Path(folder) / "dense.engine")}
-        seconds = None
-        if settings.ours:
-            start = time.perf_counter()
-            engines[OURS] = artifact.build(model, "host", "sparse", Path(folder) / "sparse.engine")
-            seconds = time.perf_counter() - start
-        older = cpu_models.older(name, sparsity, batch, settings.cache) if settings.peer else None
         for count in threads:
+            seconds = None
+            if settings.ours:
+                start = time.perf_counter()
+                engines[OURS] = build(model, count, settings, Path(folder) / "sparse.engine")
+                seconds = round(time.perf_counter() - start, 1)
             times = _race(engines, older, batch, count, settings)
             yield Row(name, sparsity, batch, count, times, seconds, environment())
+
+
+def build(model: Path, threads: int, settings: Settings, place: Path) -> Engine:
+    """The sparse engine of ``model``, compared with the reference as any user's is."""
+    return artifact.build(model, "host", "sparse", place, threads=threads, tune=settings.tune)
 
 
 def _race(

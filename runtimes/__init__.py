@@ -12,6 +12,7 @@ RUNTIMES: dict[str, str] = {
     "ort": "prunedeploy.runtimes.ort:Ort",
     "sparse": "prunedeploy.runtimes.sparse.engine:Sparse",
     "null": "prunedeploy.runtimes.null:Null",
+    "tensorrt-rtx": "prunedeploy.runtimes.tensorrt_rtx:TensorRTRtx",
 }
 
 

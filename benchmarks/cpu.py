@@ -163,8 +163,8 @@ def settings_from(options: argparse.Namespace) -> Settings:
 
 
 def arguments(description: str, results: Path) -> argparse.ArgumentParser:
-    """Those that every benchmark of the sparse engine takes."""
-    parser = argparse.ArgumentParser(description=description)
+    """Those of every benchmark that runs peers and remembers what it measured."""
+    parser = race.arguments(description)
     environment = os.environ.get("DEEPSPARSE_PYTHON")
     parser.add_argument(
         "--deepsparse",
@@ -172,9 +172,6 @@ def arguments(description: str, results: Path) -> argparse.ArgumentParser:
         default=Path(environment) if environment else None,
         help="the Python of its environment (requirements-deepsparse.txt); $DEEPSPARSE_PYTHON",
     )
-    parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--tune", choices=("none", "quick", "full"), default="quick")
-    parser.add_argument("--cache", type=Path, default=cpu_models.CACHE, help="for the networks")
     parser.add_argument("--results", type=Path, default=results)
     parser.add_argument("--again", action="store_true", help="measure what was measured before")
     parser.add_argument("--peers-only", action="store_true", help="without the sparse engine")

@@ -72,8 +72,8 @@ def render(results: Results, batches: Sequence[int], threads: int) -> Iterator[s
         yield f"| {density:.0%} | {' | '.join(cells)} |"
     yield ""
     for name, points in lines:
-        density = begins_to_win(points)
-        where = "nowhere" if density is None else f"with at most {density:.0%} of the weights left"
+        begins = begins_to_win(points)
+        where = "nowhere" if begins is None else f"with at most {begins:.0%} of the weights left"
         yield f"{name} is faster than ONNX Runtime {where}."
 
 
@@ -105,7 +105,7 @@ def plot(results: Results, batches: Sequence[int], threads: int, path: Path) -> 
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(max(drawn, default=1) * 1.08, min(drawn, default=0.02) / 1.08)
-    axes.set_xticks([x for x in (1, 0.8, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02) if x in drawn])
+    axes.set_xticks([x for x in (1, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02) if x in drawn])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0%}"))
     ticks = [tick for tick in (0.25, 0.5, 1, 2, 4, 8, 16) if tick <= 2 * max(ratios)]
     axes.set_yticks([tick for tick in ticks if tick >= min(ratios) / 2])

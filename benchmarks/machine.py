@@ -28,9 +28,13 @@ FLAGS = ("-std=gnu11", "-O3", "-march=native", "-ffp-contract=fast", "-pthread")
 
 @dataclass(frozen=True)
 class Machine:
-    """Rates of ``threads`` together: GFLOP/s from registers and from L1, GB/s by level."""
+    """Rates of ``threads`` together: GFLOP/s from registers and from L1, GB/s by level.
+
+    ``clock`` is one core's, in GHz.
+    """
 
     threads: int
+    clock: float
     fma: float
     fma_load: float
     read: tuple[float, ...]
@@ -56,7 +60,8 @@ def measure(threads: int, seconds: float = 0.05) -> Machine:
         name, value = line.split()
         found.setdefault(name, []).append(float(value))
     rates = (tuple(found[name]) for name in ("read", "write"))
-    return Machine(threads, found["fma"][0], found["fma_load"][0], *rates)
+    clock = round(found["cycles"][0] / threads, 2)
+    return Machine(threads, clock, found["fma"][0], found["fma_load"][0], *rates)
 
 
 def _sizes(threads: int) -> tuple[int, ...]:
@@ -90,6 +95,7 @@ def main() -> None:
     machines = [measure(int(count), options.seconds) for count in options.threads.split(",")]
     print(f"| | {' | '.join(map(_head, machines))} |")
     print(f"|---|{'---:|' * len(machines)}")
+    print(f"| clock, GHz | {' | '.join(f'{m.clock:.2f}' for m in machines)} |")
     print(f"| FMA, registers, GFLOP/s | {' | '.join(f'{m.fma:.0f}' for m in machines)} |")
     print(f"| FMA, an operand in L1 | {' | '.join(f'{m.fma_load:.0f}' for m in machines)} |")
     for way in ("read", "write"):

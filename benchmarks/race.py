@@ -7,16 +7,17 @@ sits in a process of its own (``deepsparse_worker.py``) and reports its own time
 
 from __future__ import annotations
 
-import subprocess
+import argparse
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import cpu_models
 import numpy as np
+from deepsparse_session import Peer, peer
 
 from prunedeploy import artifact
 from prunedeploy.bench import interleave
@@ -25,10 +26,9 @@ from prunedeploy.errors import UserError
 from prunedeploy.files import atomic_path, from_json, to_json
 from prunedeploy.runtimes._runtime import Session, Tuning
 from prunedeploy.statistics import ratio
-from prunedeploy.types import Array, Engine, Ratio, TensorSpec
+from prunedeploy.types import Array, Engine, Ratio
 from prunedeploy.verify import compare, random_feeds
 
-WORKER = Path(__file__).with_name("deepsparse_worker.py")
 PEER_TOLERANCE = 1e-3  # of the output's range: other algorithms, but the same network
 WARMUP = 5
 Key = tuple[str, float, int, int]  # model, sparsity, batch, threads
@@ -111,69 +111,13 @@ def write(results: Results, path: Path) -> None:
         temporary.write_text(to_json(results))
 
 
-class Peer:
-    """DeepSparse's process, as a session."""
-
-    provider = PEER
-
-    def __init__(self, process: subprocess.Popen[str], folder: Path, like: Session) -> None:
-        self._process, self._folder = process, folder
-        self.inputs: tuple[TensorSpec, ...] = like.inputs
-        self.outputs: tuple[TensorSpec, ...] = like.outputs
-        self.version = self._answer()
-        self.own_ns: list[int] = []
-
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:  # noqa: ARG002 - it has them
-        """Compute; the outputs stay there, the time is remembered."""
-        self.own_ns.append(int(self._ask("run")))
-        return {}
-
-    def computed(self) -> dict[str, Array]:
-        """Its outputs."""
-        self._ask("outputs")
-        with np.load(self._folder / "outputs.npz") as arrays:
-            return dict(arrays)
-
-    def _ask(self, question: str) -> str:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(f"{question}\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # what it died of stands in its own output
-        return self._answer()
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        answer = self._process.stdout.readline().strip()
-        if not answer:
-            log = (self._folder / "log").read_text(errors="replace").strip().splitlines()
-            raise UserError(f"DeepSparse ended: {log[-1] if log else 'it says nothing'}")
-        return answer
-
-
-@contextmanager
-def peer(
-    python: Path, model: Path, feeds: Mapping[str, Array], batch: int, threads: int, like: Session
-) -> Iterator[Peer]:
-    """DeepSparse on ``model``, for as long as the context lasts."""
-    with tempfile.TemporaryDirectory(prefix="prunedeploy-") as name:
-        folder = Path(name)
-        np.savez(folder / "inputs.npz", allow_pickle=False, **feeds)
-        files = [model, folder / "inputs.npz", folder / "outputs.npz"]
-        with (folder / "log").open("w") as log:
-            process = subprocess.Popen(
-                [str(x) for x in (python, WORKER, *files, batch, threads)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        try:
-            yield Peer(process, folder, like)
-        finally:
-            process.kill()
-            process.communicate()
+def arguments(description: str) -> argparse.ArgumentParser:
+    """Those of every benchmark of the sparse engine."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--tune", choices=("none", "quick", "full"), default="quick")
+    parser.add_argument("--cache", type=Path, default=cpu_models.CACHE, help="for the networks")
+    return parser
 
 
 def measure(

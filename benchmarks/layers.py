@@ -1,0 +1,164 @@
+"""Where the time of a sparse engine goes, layer by layer, against what this machine can do.
+
+    python benchmarks/layers.py [--model resnet50] [--sparsity 90] [--batch 1] [--threads 1]
+        [--rounds 50] [-o results/layers.md]
+
+Times are medians from the runtime's own profiler. Each layer is held against four bounds, from the
+peaks that ``machine.py`` measures in the same minute:
+
+- FMA: all multiplications of its tiles, an operand of each in L1;
+- L2: that operand read from L2, where the panel of a tile is larger than L1;
+- rows: a fixed number of cycles each time a row meets a panel;
+- L3 or DRAM: every element of its tensors and weights moved once.
+
+The largest is what limits the layer; "reached" is that bound's share of the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cpu_models
+import machine
+import race
+from cpu import shares
+from machine import Machine
+
+from prunedeploy import artifact, targets
+from prunedeploy import model as models
+from prunedeploy.errors import UserError
+from prunedeploy.profiling import profiles_of
+from prunedeploy.runtimes.sparse.compile import toolchain
+from prunedeploy.runtimes.sparse.lower import Refusal, lower
+from prunedeploy.runtimes.sparse.plan import Conv, Step
+from prunedeploy.runtimes.sparse.tiling import Tiling, geometry
+from prunedeploy.runtimes.sparse.tune import tune
+from prunedeploy.types import StepTime
+from prunedeploy.verify import random_feeds
+
+VISIT = 14.0  # cycles of a row that meets a panel, beside its multiplications
+L1, L3 = 1 << 15, 1 << 25  # bytes
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A step and how it is cut, where it is cut into tiles."""
+
+    step: Step
+    way: Tiling | None
+
+
+def bounds(time: StepTime, cut: Cut, peaks: Machine) -> dict[str, float]:
+    """Seconds that each part of the machine needs at least for one step."""
+    found = {"FMA": time.flops / peaks.fma_load / 1e9}
+    level = 2 if time.bytes <= L3 else 3
+    found["L3" if level == 2 else "DRAM"] = time.bytes / peaks.read[level] / 1e9
+    if not isinstance(cut.step, Conv) or cut.way is None:
+        return found
+    way, layout = cut.way, geometry(cut.step, cut.way)
+    pixels = 8 * way.pieces * way.eighths * layout.tiles  # with those beyond the edges
+    computed = time.nonzeros if way.kernel == "rows" else time.weights
+    found["FMA"] = 2.0 * computed * pixels / peaks.fma_load / 1e9
+    channel = 32 * way.eighths if layout.flat else 4 * layout.channel
+    if way.channels * channel > L1:
+        loads = computed / (1 if way.kernel == "rows" else way.rows)
+        found["L2"] = 4.0 * loads * pixels / peaks.read[1] / 1e9
+    outputs, channels = cut.step.weight.shape[0], cut.step.x.shape[1]
+    visits = -(-outputs // way.rows) * -(-channels // way.channels) * layout.tiles
+    found["rows"] = visits * VISIT / (peaks.clock * peaks.threads) / 1e9
+    return found
+
+
+def render(times: Sequence[StepTime], cuts: Sequence[Cut], peaks: Machine) -> Iterator[str]:
+    """A line a step, and the sum."""
+    total = sum(time.seconds for time in times)
+    flops = sum(time.flops for time in times)
+    yield "| layer | computed as | ms | share | non-zero | GFLOP/s | of peak | limit | reached |"
+    yield "|---|---|---:|---:|---:|---:|---:|---|---:|"
+    for time, cut in zip(times, cuts, strict=True):
+        limit, least = max(bounds(time, cut, peaks).items(), key=lambda each: each[1])
+        rate = time.flops / time.seconds / 1e9
+        cells = (
+            f"{time.seconds * 1e3:.3f}",
+            f"{time.seconds / total:.1%}",
+            f"{time.nonzeros / time.weights:.0%}" if time.weights else "",
+            f"{rate:.1f}",
+            f"{rate / peaks.fma:.0%}",
+            limit,
+            f"{least / time.seconds:.0%}",
+        )
+        yield f"| {time.name} | {described(time, cut)} | {' | '.join(cells)} |"
+    rate = flops / total / 1e9
+    yield f"| all | | {total * 1e3:.3f} | | | {rate:.1f} | {rate / peaks.fma:.0%} | | |"
+
+
+def described(time: StepTime, cut: Cut) -> str:
+    """Kernel, tile and panel."""
+    way = cut.way
+    if way is None:
+        return time.choice or time.kind
+    rows = f" of {way.rows}" if way.kernel == "block" else ""
+    how = ", copies" if way.copies else "" if way.packed else ", in place"
+    size = f"{way.pieces} x {8 * way.eighths}"
+    return f"{way.kernel}{rows}, tile {size}, panel {way.channels}{how}"
+
+
+def profiled(
+    name: str, sparsity: float, batch: int, threads: int, settings: race.Settings
+) -> tuple[tuple[StepTime, ...], list[Cut]]:
+    """The median time of every step of a fresh engine, and how it is cut."""
+    path = cpu_models.fixed(name, sparsity, batch, settings.cache)
+    plan = lower(models.load(path), batch)
+    if isinstance(plan, Refusal):
+        raise UserError(f"the sparse runtime cannot compute {plan}")
+    with tempfile.TemporaryDirectory(prefix="prunedeploy-") as folder:
+        engine = race.build(path, threads, settings, Path(folder) / "sparse.engine")
+        # what the build has measured is remembered, so this is what it was built with
+        tools = toolchain(targets.by_name("host"))
+        ways = tune(plan, tools, threads, settings.tune).tilings
+        with artifact.open(engine, threads, shared=True) as session:
+            feeds = random_feeds(engine.manifest.inputs, batch)
+            rounds = settings.rounds
+            (profile,) = profiles_of([engine], [session], feeds, batch, threads, rounds)
+    steps = {step.name: step for step in plan.steps}
+    return profile.steps, [Cut(steps[t.name], ways.get(t.name)) for t in profile.steps]
+
+
+def heading(options: argparse.Namespace, peaks: Machine) -> str:
+    """What was measured, and on what."""
+    title = cpu_models.NETWORKS[options.model].title
+    threads = f"{options.threads} thread{'s' * (options.threads > 1)}"
+    rates = " / ".join(f"{rate:.0f}" for rate in peaks.read)
+    return (
+        f"{title}, {options.sparsity[0]:.0%} zeros, batch {options.batch}, {threads}, median of "
+        f"{options.rounds}. Peak {peaks.fma:.0f} GFLOP/s ({peaks.fma_load:.0f} with an operand in "
+        f"L1) at {peaks.clock:.2f} GHz; reads {' / '.join(machine.LEVELS)} {rates} GB/s.\n"
+    )
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = race.arguments("a table per layer")
+    parser.add_argument("--model", default="resnet50", choices=cpu_models.NETWORKS)
+    parser.add_argument("--sparsity", type=shares, default=(0.9,))
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("-o", "--output", type=Path, help="also write the table here")
+    options = parser.parse_args()
+    peaks = machine.measure(options.threads)
+    settings = race.Settings(rounds=options.rounds, tune=options.tune, cache=options.cache)
+    times, cuts = profiled(
+        options.model, options.sparsity[0], options.batch, options.threads, settings
+    )
+    text = "\n".join([heading(options, peaks), *render(times, cuts, peaks)])
+    print(text)
+    if options.output is not None:
+        options.output.write_text(f"{text}\n")
+
+
+if __name__ == "__main__":
+    main()

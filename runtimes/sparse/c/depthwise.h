@@ -1,8 +1,9 @@
 /* depthwise: every output channel reads one input channel. The taps' weights stay in registers, and
  * four rows of pixels are computed at once, so that a loaded vector serves all windows it is in.
  *
- * A template: PD_NAME; PD_COUNT taps at the places PD_TAPS in the packed channel, whose rows are
- * PD_PITCH apart; PD_ACT(v) where the activation is more than a clamp. */
+ * A template: PD_NAME; PD_COUNT taps; PD_PITCH from one row of the packed channel to the next;
+ * PD_BODY, which loads with PD_LOAD(place) and adds with PD_ADD(row, tap), each place once;
+ * PD_ACT(v) where the activation is more than a clamp. */
 #include "conv.h"
 
 #ifndef PD_DEPTHWISE_H
@@ -43,7 +44,6 @@ static void pd_depthwise_run(const pd_work *w, const pd_conv *c, const float *x,
 static __attribute__((noinline)) void PD_NAME(const float *tile, const float *weights, float bias,
                                               float *y, const float *residual, int rows, int width,
                                               float low, float high) {
-    static const int taps[PD_COUNT] = PD_TAPS;
     const pd_vec least = pd_splat(low), most = pd_splat(high), start = pd_splat(bias);
     (void)least, (void)most;
     pd_vec by[PD_COUNT];
@@ -55,12 +55,12 @@ static __attribute__((noinline)) void PD_NAME(const float *tile, const float *we
             pd_vec sum[PD_TALL];
 #pragma GCC unroll 8
             for (int r = 0; r < PD_TALL; r++) sum[r] = start;
-#pragma GCC unroll 64
-            for (int t = 0; t < PD_COUNT; t++) {
-#pragma GCC unroll 8
-                for (int r = 0; r < PD_TALL; r++)
-                    sum[r] += by[t] * pd_loadu(from + taps[t] + r * PD_PITCH);
-            }
+            pd_vec x;
+#define PD_LOAD(place) x = pd_loadu(from + (place)); PD_KEEP(x);
+#define PD_ADD(row, tap) sum[row] += by[tap] * x;
+            PD_BODY
+#undef PD_LOAD
+#undef PD_ADD
 #pragma GCC unroll 8
             for (int r = 0; r < PD_TALL; r++) {
                 if (row + r >= rows) break;
@@ -81,6 +81,6 @@ static __attribute__((noinline)) void PD_NAME(const float *tile, const float *we
 
 #undef PD_NAME
 #undef PD_COUNT
-#undef PD_TAPS
+#undef PD_BODY
 #undef PD_PITCH
 #undef PD_ACT

@@ -64,6 +64,15 @@ PD_INLINE pd_vec pd_max(pd_vec a, pd_vec b) { return a > b || a != a ? a : b; }
 PD_INLINE pd_vec pd_min(pd_vec a, pd_vec b) { return a < b || a != a ? a : b; }
 #endif
 
+/* Hold a vector in a register: compilers would rather load it again for each use. */
+#if PD_LANES >= 8
+#define PD_KEEP(v) __asm__("" : "+v"(v))
+#elif PD_LANES == 4 && defined(__ARM_NEON)
+#define PD_KEEP(v) __asm__("" : "+w"(v))
+#else
+#define PD_KEEP(v) (void)0
+#endif
+
 /* What one thread needs to do its part of a step. */
 typedef struct {
     float *arena;                /* planned memory of the session, 64-byte aligned */

@@ -31,7 +31,7 @@ def emit(step: Conv, context: Context) -> Code:
     top = [
         f"#define PD_NAME {name}",
         f"#define PD_COUNT {len(taps)}",
-        f"#define PD_TAPS {{{', '.join(map(str, taps))}}}",
+        f"#define PD_BODY {_body(taps, layout.pitch)}",
         f"#define PD_PITCH {layout.pitch}",
         *([f"#define PD_ACT(v) {function}"] if function else []),
         '#include "depthwise.h"',
@@ -45,6 +45,15 @@ def emit(step: Conv, context: Context) -> Code:
     )
     scratch = layout.channel + TALL * layout.pitch + 64
     return Code(body, ("\n".join(top),), ("conv.h", "functions.h"), -(-scratch // 16) * 16)
+
+
+def _body(taps: list[int], pitch: int) -> str:
+    """Every place of ``TALL`` rows' windows loaded once, and added to all sums that it is in."""
+    uses: dict[int, list[str]] = {}
+    for row in range(TALL):
+        for tap, place in enumerate(taps):
+            uses.setdefault(place + row * pitch, []).append(f"PD_ADD({row}, {tap})")
+    return " ".join(f"PD_LOAD({place}) {' '.join(uses[place])}" for place in sorted(uses))
 
 
 def _layout(step: Conv) -> Geometry:

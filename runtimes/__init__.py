@@ -12,6 +12,8 @@ RUNTIMES: dict[str, str] = {
     "ort": "prunedeploy.runtimes.ort:Ort",
     "sparse": "prunedeploy.runtimes.sparse.engine:Sparse",
     "null": "prunedeploy.runtimes.null:Null",
+    "ort-cuda": "prunedeploy.runtimes.ort_gpu:OrtCuda",
+    "ort-tensorrt": "prunedeploy.runtimes.ort_gpu:OrtTensorRT",
     "tensorrt-rtx": "prunedeploy.runtimes.tensorrt_rtx:TensorRTRtx",
 }
 

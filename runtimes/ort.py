@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,17 @@ from prunedeploy.targets import Target, why_not_here
 from prunedeploy.types import Array, Engine
 
 PAYLOAD = "model.onnx"
+NO_ENTRIES: Mapping[str, str] = {}
 ERRORS_ONLY = 3  # severity from which onnxruntime writes to the terminal
 
 
-def _onnxruntime() -> Any:
+def library() -> Any:
+    """The module onnxruntime.
+
+    Raises:
+        MissingExtra: it is not installed.
+        UserError: it is there in part.
+    """
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
@@ -49,20 +56,32 @@ def _first_line(error: Exception) -> str:
 
 
 class OrtSession:
-    """One InferenceSession."""
+    """One InferenceSession.
 
-    def __init__(self, engine: Engine, options: OpenOptions) -> None:
-        onnxruntime = _onnxruntime()
+    ``providers`` as onnxruntime takes them, ``entries`` for the session's configuration; what
+    really computes is for the caller to check (``runtimes/ort_gpu.py``).
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        options: OpenOptions,
+        providers: Sequence[object] = ("CPUExecutionProvider",),
+        entries: Mapping[str, str] = NO_ENTRIES,
+    ) -> None:
+        onnxruntime = library()
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = ERRORS_ONLY
         settings.intra_op_num_threads = options.threads
         if options.shared:
             # idle worker threads otherwise spin on the cores that the next session needs
             settings.add_session_config_entry("session.force_spinning_stop", "1")
+        for key, value in entries.items():
+            settings.add_session_config_entry(key, value)
         path = engine.path / PAYLOAD
         try:
             self._inner: Any = onnxruntime.InferenceSession(
-                str(path), settings, providers=["CPUExecutionProvider"]
+                str(path), settings, providers=list(providers)
             )
         except Exception as error:  # its errors have no common base but Exception
             raise UserError(f"onnxruntime cannot open the model: {_first_line(error)}") from error
@@ -103,7 +122,7 @@ class Ort:
         Raises:
             MissingExtra: onnxruntime is not installed.
         """
-        return {"onnxruntime": str(_onnxruntime().__version__)}
+        return {"onnxruntime": str(library().__version__)}
 
     def build(
         self,

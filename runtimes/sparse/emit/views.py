@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from prunedeploy.runtimes.sparse.emit._context import Context
@@ -75,6 +75,11 @@ def nest(
         tuple(row[0] for row in merged),
         tuple(tuple(row[1 + n] for row in merged) for n in range(len(strides))),
     )
+
+
+def record(fields: Mapping[str, object]) -> str:
+    """A C initialiser."""
+    return "{" + ", ".join(f".{name} = {value}" for name, value in fields.items()) + "}"
 
 
 def over_read(context: Context, view: View) -> bool:

@@ -28,7 +28,8 @@ def emit(step: Conv, context: Context, tiling: Tiling) -> Code:
         f"{kernel}, {size});"
     )
     sums = packed.rows_of_group * tiling.groups * tiling.pieces * tiling.eighths * 8
-    return Code(body, (top,), ("conv.h", "functions.h"), size + (sums if len(packed.panels) > 1 else 0))
+    scratch = size + (sums if len(packed.panels) > 1 else 0)
+    return Code(body, (top,), ("conv.h", "functions.h"), scratch, str(tiling))
 
 
 def _kernel(step: Conv, tiling: Tiling, layout: Geometry) -> tuple[str, str]:

@@ -141,12 +141,12 @@ class Builder:
 
     def matmul(self, a: Tensor, b: Tensor) -> Tensor:
         """NumPy's matmul; a linear layer where one operand is a constant matrix."""
-        if a.rank == 1:
-            product = self.matmul(self.reshape(a, (1, *a.shape)), b)
-            return self.reshape(product, product.shape[:-2] + product.shape[-1:])
         if b.rank == 1:
             product = self.matmul(a, self.reshape(b, (*b.shape, 1)))
             return self.reshape(product, product.shape[:-1])
+        if a.rank == 1:
+            product = self.matmul(self.reshape(a, (1, *a.shape)), b)
+            return self.reshape(product, product.shape[:-2] + product.shape[-1:])
         lead = broadcast(a.shape[:-2], b.shape[:-2])
         shape = (*lead, a.shape[-2], b.shape[-1])
         if b.value is not None and math.prod(b.shape[:-2]) == 1:

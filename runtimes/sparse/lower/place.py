@@ -153,10 +153,10 @@ class Placer:
             return False
         if isinstance(producer, VIEWS):
             source = layout.backward(producer, home)
-            if source is not None and self._offer(producer.inputs[0], source):
-                return True
-            # if it comes to a copy, then to there
-        elif isinstance(producer, PLANAR) and not self._fits(producer, home):
+            taken = source is not None and self._offer(producer.inputs[0], source)
+            self.homes[tensor] = home  # used if it comes to a copy
+            return taken
+        if isinstance(producer, PLANAR) and not self._fits(producer, home):
             return False
         self.homes[tensor] = home
         return True

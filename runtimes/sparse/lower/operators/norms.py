@@ -82,10 +82,13 @@ def group_norm(call: Call) -> Tensor:
 
 
 def lp_norm(call: Call) -> Tensor:
-    """x divided by its norm along an axis."""
-    x, p = call.real(0), call.integer("p", 2)
-    total = call.build.reduce(x, "l1" if p == 1 else "l2", [call.axis(-1)])
-    return call.build.apply("div", x, total)
+    """x divided by its norm along an axis; 0 where that is 0."""
+    x, build = call.real(0), call.build
+    kind = "l1" if call.integer("p", 2) == 1 else "l2"
+    total = build.operand(build.reduce(x, kind, [call.axis(-1)]))
+    none = Expr("equal", (total, number(0.0)))
+    quotient = Expr("div", (build.operand(x), total))
+    return build.map(Expr("where", (none, number(0.0), quotient)), x.shape)
 
 
 def mean_variance(call: Call) -> Tensor:

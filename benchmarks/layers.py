@@ -3,15 +3,18 @@
     python benchmarks/layers.py [--model resnet50] [--sparsity 90] [--batch 1] [--threads 1]
         [--rounds 50] [-o results/layers.md]
 
-Times are medians from the runtime's own profiler. Each layer is held against four bounds, from the
-peaks that ``machine.py`` measures in the same minute:
+Times are medians from the runtime's own profiler. Each layer is held against bounds, from the peaks
+that ``machine.py`` measures in the same minute:
 
-- FMA: all multiplications of its tiles, an operand of each in L1;
-- L2: that operand read from L2, where the panel of a tile is larger than L1;
+- FMA: all multiplications of its non-zero weights, an operand of each in L1;
+- edges: those of whole tiles, where a quarter or more of that lies beyond the edges of the map;
+- latency: sums that wait for one another, where a tile has too few vectors to fill the time;
+- L2: the operand read from L2, where the panel of a tile is larger than L1;
 - rows: a fixed number of cycles each time a row meets a panel;
 - L3 or DRAM: every element of its tensors and weights moved once.
 
-The largest is what limits the layer; "reached" is that bound's share of the time.
+The largest is what limits the layer; "reached" is that bound's share of the time. What the bounds
+leave out: copies of tiles, threads that wait for each other, and the start of a step.
 """
 
 from __future__ import annotations
@@ -41,6 +44,8 @@ from prunedeploy.types import StepTime
 from prunedeploy.verify import random_feeds
 
 VISIT = 14.0  # cycles of a row that meets a panel, beside its multiplications
+LATENCY = 4.0  # cycles from one sum to the next
+EDGES = 1.25  # times the multiplications that count
 L1, L3 = 1 << 15, 1 << 25  # bytes
 
 
@@ -62,14 +67,17 @@ def bounds(time: StepTime, cut: Cut, peaks: Machine) -> dict[str, float]:
     way, layout = cut.way, geometry(cut.step, cut.way)
     pixels = 8 * way.pieces * way.eighths * layout.tiles  # with those beyond the edges
     computed = time.nonzeros if way.kernel == "rows" else time.weights
-    found["FMA"] = 2.0 * computed * pixels / peaks.fma_load / 1e9
+    cycle = 1e-9 / (peaks.clock * peaks.threads)
+    if (whole := 2 * computed * pixels) > EDGES * time.flops:
+        found["edges"] = whole / peaks.fma_load / 1e9
+    # the sums of all rows of a block go on side by side
+    found["latency"] = computed / way.rows * layout.tiles * LATENCY * cycle
     channel = 32 * way.eighths if layout.flat else 4 * layout.channel
     if way.channels * channel > L1:
-        loads = computed / (1 if way.kernel == "rows" else way.rows)
-        found["L2"] = 4.0 * loads * pixels / peaks.read[1] / 1e9
+        found["L2"] = 4.0 * computed / way.rows * pixels / peaks.read[1] / 1e9
     outputs, channels = cut.step.weight.shape[0], cut.step.x.shape[1]
     visits = -(-outputs // way.rows) * -(-channels // way.channels) * layout.tiles
-    found["rows"] = visits * VISIT / (peaks.clock * peaks.threads) / 1e9
+    found["rows"] = visits * VISIT * cycle
     return found
 
 

@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 PROJECT := pyproject.toml constraints.txt
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lint checkpoint clean
+.PHONY: help demo test test-gpu lint checkpoint clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo        shrink, build and measure the sparse checkpoint in examples/"
 	@echo "make test        run the tests (PYTEST='-m \"not slow\"' leaves out the slow ones)"
+	@echo "make test-gpu    only those that need a CUDA GPU, with the libraries for one"
 	@echo "make lint        ruff and mypy"
 	@echo "make checkpoint  train the checkpoint in examples/ again"
 	@echo "make clean       remove $(VENV) and everything made"
@@ -22,6 +23,12 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	@$(BIN)/pytest -n auto $(PYTEST)
 
+# In an environment of its own: onnxruntime and onnxruntime-gpu cannot be in one. One process, so
+# that no two tests share the GPU's memory and clocks.
+test-gpu:
+	@$(MAKE) --no-print-directory VENV=.venv-gpu .venv-gpu/.testgpu
+	@.venv-gpu/bin/pytest -m gpu $(PYTEST)
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -31,7 +38,15 @@ checkpoint: $(VENV)/.demo
 	$(BIN)/python examples/train_digits.py
 
 clean:
-	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-gpu out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.testgpu: $(VENV)/.torch
+	@echo "installing prunedeploy with onnxruntime-gpu and TensorRT into $(VENV)"
+	@$(PIP_INSTALL) --editable '.[gpu,rtx,tensorrt]' || \
+	  { echo "without TensorRT, which cannot be had here" >&2; \
+	    $(PIP_INSTALL) --editable '.[gpu,rtx]'; }
+	@$(PIP_INSTALL) pytest safetensors scikit-learn hypothesis build
+	@touch $@
 
 # One stamp for each set of extras. The install is editable, so that a changed source file needs
 # no new one.

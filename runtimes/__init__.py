@@ -14,6 +14,7 @@ RUNTIMES: dict[str, str] = {
     "null": "prunedeploy.runtimes.null:Null",
     "ort-cuda": "prunedeploy.runtimes.ort_gpu:OrtCuda",
     "ort-tensorrt": "prunedeploy.runtimes.ort_gpu:OrtTensorRT",
+    "tensorrt": "prunedeploy.runtimes.tensorrt:TensorRT",
     "tensorrt-rtx": "prunedeploy.runtimes.tensorrt_rtx:TensorRTRtx",
 }
 

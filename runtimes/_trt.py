@@ -19,6 +19,7 @@ import numpy as np
 from prunedeploy.errors import UserError
 from prunedeploy.runtimes._cuda import Device
 from prunedeploy.runtimes._runtime import check_feeds, split
+from prunedeploy.runtimes._trt_dialects import Dialect, network_flag
 from prunedeploy.types import Array, Engine
 
 PLAN, RECORD = "model.plan", "build.json"
@@ -27,18 +28,17 @@ MOST = 64  # samples that an engine for any batch takes at once; more go in piec
 
 @dataclass(frozen=True)
 class Built:
-    """A plan, and what is known of how it came about."""
+    """A plan, and how long it took."""
 
     plan: bytes
-    layers: str  # the inspector's JSON, empty where it cannot be asked
     seconds: float
 
 
 class Trt:
-    """One library of the two, under a name for messages."""
+    """One library of the two, under a name for messages, and the dialect it speaks."""
 
-    def __init__(self, library: Any, name: str) -> None:
-        self.library, self.name = library, name
+    def __init__(self, library: Any, name: str, row: Dialect) -> None:
+        self.library, self.name, self._row = library, name, row
         self.messages: list[str] = []
         self.logger = _logger(library, self.messages)
 
@@ -55,8 +55,7 @@ class Trt:
         """
         trt = self.library
         builder = trt.Builder(self.logger)
-        flags = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-        network = builder.create_network(0 if flags is None else 1 << int(flags))
+        network = builder.create_network(network_flag(self._row, trt))
         parser = trt.OnnxParser(network, self.logger)
         if not parser.parse_from_file(str(model)):
             raise UserError(f"{self.name} cannot read {model.name}: {_errors(parser)}")
@@ -70,7 +69,7 @@ class Trt:
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise UserError(f"{self.name} cannot build {model.name}: {self.reason()}")
-        return Built(bytes(plan), "", time.perf_counter() - begin)
+        return Built(bytes(plan), time.perf_counter() - begin)
 
     def _profile(self, builder: Any, config: Any, network: Any, sizes: tuple[int, ...]) -> None:
         """Batch sizes at least, mostly, at most; nothing to say for a network of fixed shapes."""
@@ -89,6 +88,14 @@ class Trt:
             profile.set_shape(tensor.name, *shapes)
         if dynamic:
             config.add_optimization_profile(profile)
+
+    def inspect(self, plan: bytes) -> str:
+        """The inspector's JSON of all layers; needs the GPU that the plan is for."""
+        engine = self.library.Runtime(self.logger).deserialize_cuda_engine(plan)
+        if engine is None:
+            raise UserError(f"{self.name} cannot open what it built: {self.reason()}")
+        form = self.library.LayerInformationFormat.JSON
+        return str(engine.create_engine_inspector().get_engine_information(form))
 
     def reason(self) -> str:
         """The last thing that the library complained of, in one line."""
@@ -121,13 +128,6 @@ class TrtSession:
             self._device.close()
             raise UserError(f"{trt.name} cannot run the engine: {trt.reason()}")
         self.provider = trt.name
-
-    def inspect(self) -> str:
-        """The inspector's JSON of all layers."""
-        inspector = self._engine.create_engine_inspector()
-        inspector.execution_context = self._context
-        form = self._trt.library.LayerInformationFormat.JSON
-        return str(inspector.get_engine_information(form))
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Every output by name, batches that the engine was not built for in pieces."""

@@ -18,6 +18,7 @@ from typing import Any
 from prunedeploy.errors import MissingExtra, UserError
 from prunedeploy.runtimes._runtime import BuildOptions, OpenOptions, Payload, Session
 from prunedeploy.runtimes._trt import Trt, TrtSession, write
+from prunedeploy.runtimes._trt_dialects import DIALECTS
 from prunedeploy.targets import Target, gpus
 from prunedeploy.types import Engine, Note
 
@@ -78,7 +79,7 @@ class TensorRTRtx:
                 config.set_compute_capability(kind, 0)
                 config.clear_flag(library.BuilderFlag.TF32)  # float32 is float32
 
-            built = Trt(library, NAME).build(model, options.batches, configure)
+            built = Trt(library, NAME, DIALECTS[-1]).build(model, options.batches, configure)
         record = {
             "compute_capability": capability,
             "precision": "float16" if notes else "as the model",
@@ -95,7 +96,7 @@ class TensorRTRtx:
         """A session on the GPU."""
         if not gpus():
             raise UserError(f"{NAME} engines open where a CUDA GPU is: there is none here")
-        session = TrtSession(Trt(_library(), NAME), engine)
+        session = TrtSession(Trt(_library(), NAME, DIALECTS[-1]), engine)
         try:
             yield session
         finally:

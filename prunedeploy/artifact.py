@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path, PurePosixPath
+from typing import get_args
 
 from prunedeploy import targets
 from prunedeploy.errors import UserError
 from prunedeploy.files import atomic_directory, from_json, sha256, to_json
 from prunedeploy.runtimes import RUNTIMES
 from prunedeploy.runtimes import by_name as runtime_by_name
-from prunedeploy.runtimes._runtime import BuildOptions, OpenOptions, Runtime, Session
+from prunedeploy.runtimes._runtime import (
+    BuildOptions,
+    OpenOptions,
+    Runtime,
+    Session,
+    Tuning,
+    silent,
+)
 from prunedeploy.types import Difference, Engine, Manifest, ShrinkResult, TensorSpec
 
 MANIFEST = "manifest.json"
 MOST_THREADS = 256  # runtimes start every thread they are asked for, whatever the machine has
 DENSE_SUFFIX = ".dense.onnx"  # OUT.onnx, OUT.dense.onnx and OUT.json are one result of shrink
-
-DEFAULT = BuildOptions()
 
 Progress = Callable[[str], None]
 
@@ -35,7 +41,9 @@ def build(
     baseline: str | Path | None = None,
     progress: Progress | None = None,
     *,
-    options: BuildOptions = DEFAULT,
+    batch: int | Sequence[int] = (),
+    threads: int = 0,
+    tune: Tuning = "quick",
 ) -> Engine:
     """Build an engine and put it in place once it computes what the model computes.
 
@@ -48,13 +56,17 @@ def build(
         baseline: the dense model to compare speed with; when None, the one that ``shrink``
             recorded beside the model, if it did.
         progress: told in words what was chosen and what is being done.
-        options: batch sizes, threads and tuning, for runtimes that build ahead of time.
+        batch: sizes to build for, where the runtime builds ahead of time (``sparse``); the
+            model's own or 1 when empty.
+        threads: how many such an engine will mostly run with; 0 for all cores of the target.
+        tune: whether such a runtime measures which way to compute each layer, and how long.
 
     Raises:
         UserError: no such model, target or runtime; the target is not at hand; the engine
             computes something else; ``output`` cannot be written or is not an engine.
     """
-    tell = progress or (lambda _: None)
+    tell = progress or silent
+    options = _options(batch, threads, tune, tell)
     source = _source(model, tell)
     row = targets.by_name(target)
     builder = _runtime(row, runtime)
@@ -64,7 +76,7 @@ def build(
     inputs, outputs = _specs(source)
     tell(f"building {place} with {builder.name}")
     with atomic_directory(place) as folder:
-        payload = builder.build(source, row, folder, replace(options, tell=tell))
+        payload = builder.build(source, row, folder, options)
         manifest = Manifest(
             runtime=builder.name,
             target=row.name,
@@ -89,6 +101,40 @@ def build(
             manifest = replace(manifest, difference=difference)
         (folder / MANIFEST).write_text(to_json(manifest))
     return Engine(place, manifest, sha256(place / MANIFEST))
+
+
+def emit_c(
+    model: str | Path | None = None,
+    target: str = "host",
+    output: str | Path | None = None,
+    progress: Progress | None = None,
+    *,
+    batch: int | Sequence[int] = (),
+    threads: int = 0,
+    tune: Tuning = "quick",
+) -> Path:
+    """Write the C project that a sparse engine is compiled from; arguments are those of ``build``.
+
+    Returns its folder, ``<model>.<target>.c`` in the current one where ``output`` is None.
+
+    Raises:
+        UserError: as ``build``; there is something at ``output`` already.
+    """
+    from prunedeploy.runtimes.sparse.engine import Sparse
+
+    tell = progress or silent
+    options = _options(batch, threads, tune, tell)
+    source = _source(model, tell)
+    row = targets.by_name(target)
+    if "sparse" not in row.runtimes:
+        raise UserError(f"{row.name} cannot have sparse: it takes {', '.join(row.runtimes)}")
+    place = Path(output or f"{source.stem}.{row.name}.c")
+    if place.exists() or place.is_symlink():
+        raise UserError(f"cannot write {place}: it is there already; name another or remove it")
+    tell(f"writing {place}")
+    with atomic_directory(place) as folder:
+        Sparse().emit(source, row, folder, options)
+    return place
 
 
 def read_engine(path: str | Path) -> Engine:
@@ -124,11 +170,7 @@ def open(
     Raises:
         UserError: not an engine, damaged, or its runtime cannot open it.
     """
-    most = max(MOST_THREADS, targets.cores())
-    if not 0 <= threads <= most:
-        raise UserError(
-            f"cannot compute with {threads} threads: give 1 to {most}, or 0 for the default"
-        )
+    _check_threads(threads)
     found = engine if isinstance(engine, Engine) else read_engine(engine)
     runtime = runtime_by_name(found.manifest.runtime)
     return runtime.open(found, OpenOptions(threads, shared))
@@ -177,6 +219,24 @@ def newest_result(folder: Path) -> Path:
             f"no result of `prunedeploy shrink` in {folder.resolve()}: name a model, or shrink one"
         )
     return max(found)[1]
+
+
+def _options(
+    batch: int | Sequence[int], threads: int, tune: Tuning, tell: Progress
+) -> BuildOptions:
+    if tune not in get_args(Tuning):
+        raise UserError(f"no such tuning: {tune!r}; choose from {', '.join(get_args(Tuning))}")
+    _check_threads(threads)
+    batches = (batch,) if isinstance(batch, int) else tuple(batch)
+    return BuildOptions(batches, threads, tune, tell)
+
+
+def _check_threads(threads: int) -> None:
+    most = max(MOST_THREADS, targets.cores())
+    if not 0 <= threads <= most:
+        raise UserError(
+            f"cannot compute with {threads} threads: give 1 to {most}, or 0 for the default"
+        )
 
 
 def _source(model: str | Path | None, tell: Progress) -> Path:
@@ -307,7 +367,12 @@ def _difference(source: Path, builder: Runtime, engine: Engine) -> Difference:
             for feeds in [random_feeds(engine.manifest.inputs, size)]
         ]
     # NaN is the worst of all
-    difference = max(differences, key=lambda x: (x.max_rel != x.max_rel, x.max_rel))
+    worst = max(differences, key=lambda x: (x.max_rel != x.max_rel, x.max_rel))
+    difference = replace(
+        worst,
+        samples=sum(x.samples for x in differences),
+        changed_predictions=sum(x.changed_predictions for x in differences),
+    )
     if not difference.passed:
         raise UserError(
             f"the {builder.name} engine computes something else than {source}: "

@@ -25,7 +25,8 @@ from prunedeploy.environment import environment
 from prunedeploy.errors import UserError
 from prunedeploy.labelled import Labelled
 from prunedeploy.memory import peak_bytes
-from prunedeploy.runtimes._runtime import Session
+from prunedeploy.profiling import check_profiling, profiles_of
+from prunedeploy.runtimes._runtime import Session, split
 from prunedeploy.statistics import ratio
 from prunedeploy.types import (
     Accuracy,
@@ -35,6 +36,7 @@ from prunedeploy.types import (
     Engine,
     InputRange,
     Measurement,
+    Profile,
     TensorSpec,
 )
 from prunedeploy.verify import compare, random_feeds
@@ -58,6 +60,7 @@ def bench(
     warmup: int = 10,
     seed: int = 0,
     progress: Progress | None = None,
+    profile: bool = False,
 ) -> BenchResult:
     """Measure engines against their dense baseline; nothing that differs from it is timed.
 
@@ -75,6 +78,7 @@ def bench(
         warmup: untimed runs of each engine before the first round.
         seed: of the random inputs, of the order in the rounds and of the interval.
         progress: told in words what is being done.
+        profile: also measure every step of the engines that can tell, compiled ones.
 
     Raises:
         UserError: an engine or the baseline is missing or damaged, takes another batch, is
@@ -97,6 +101,8 @@ def bench(
         sessions = [
             stack.enter_context(artifact.open(engine, used, shared=True)) for engine in everything
         ]
+        if profile:
+            check_profiling(candidates, sessions[1:])
         tell("comparing outputs")
         inputs = _shared_inputs(everything)
         differences = _differences(everything, sessions, inputs, batch, seed)
@@ -107,6 +113,9 @@ def bench(
         tell(f"timing {rounds} rounds")
         feeds = random_feeds(inputs, batch, seed)
         samples = interleave(sessions, feeds, rounds, warmup, seed)
+        profiles: tuple[Profile, ...] = ()
+        if profile:
+            profiles = profiles_of(candidates, sessions[1:], feeds, batch, used, rounds)
         measured = [
             Measurement(
                 name=name if engine is dense else engine.path.name,
@@ -125,7 +134,7 @@ def bench(
             )
         ]
     ratios = tuple(ratio(samples[0], times, seed) for times in samples[1:])
-    return BenchResult(measured[0], tuple(measured[1:]), ratios, environment())
+    return BenchResult(measured[0], tuple(measured[1:]), ratios, environment(), profiles=profiles)
 
 
 def interleave(
@@ -199,6 +208,12 @@ def _check_engines(engines: Sequence[Engine], batch: int) -> None:
             raise UserError(
                 f"{engine.path} is not the same network as its baseline: "
                 f"{_described(engine)} against {_described(engines[0])}"
+            )
+        if split(batch, manifest.batches) is None:
+            sizes = ", ".join(map(str, manifest.batches))
+            raise UserError(
+                f"{engine.path} was built for batches of {sizes}, not {batch}: "
+                f"use one of those, or build it again with --batch {batch}"
             )
         for spec in (*manifest.inputs, *dense.inputs):
             fixed = spec.shape[0] if spec.shape else batch

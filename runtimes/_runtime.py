@@ -15,6 +15,8 @@ from prunedeploy.errors import UserError
 from prunedeploy.targets import Target
 from prunedeploy.types import Array, Engine, TensorSpec
 
+Tuning = Literal["none", "quick", "full"]
+
 
 def silent(message: str) -> None:
     """Tell nobody."""
@@ -43,7 +45,7 @@ class BuildOptions:
 
     batches: tuple[int, ...] = ()
     threads: int = 0
-    tune: Literal["none", "quick", "full"] = "quick"
+    tune: Tuning = "quick"
     tell: Callable[[str], None] = silent
 
 

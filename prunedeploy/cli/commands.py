@@ -189,6 +189,19 @@ def build(
         Path | None,
         typer.Option(metavar="MODEL", help="Dense model to compare speed with; shrink's own."),
     ] = None,
+    batch: Annotated[
+        str, typer.Option(metavar="1,8,32", help="Batch sizes that a sparse engine computes.")
+    ] = "",
+    threads: Annotated[
+        int, typer.Option(min=0, help="Threads a sparse engine is cut for; 0: the target's cores.")
+    ] = 0,
+    tune: Annotated[
+        Literal["quick", "full", "none"],
+        typer.Option(help="How long to measure ways to compute its layers."),
+    ] = "quick",
+    emit: Annotated[
+        Literal["c"] | None, typer.Option(help="Write its C sources instead of an engine.")
+    ] = None,
     output: Output = None,
     json: Json = False,
 ) -> None:
@@ -198,6 +211,7 @@ def build(
     Examples:
       prunedeploy build
       prunedeploy build resnet56.shrunk.onnx --target host --runtime ort -o engine/
+      prunedeploy build resnet50.shrunk.onnx --runtime sparse --batch 1,16
     """
     import prunedeploy as api
     from prunedeploy.cli import show
@@ -207,8 +221,23 @@ def build(
 
         model = newest_result(Path())
         typer.echo(f"taking {model}, the newest result of shrink here", err=True)
+    sizes = _parse_batches(batch)
+    if emit is not None:
+        if runtime not in ("auto", "sparse"):
+            raise typer.BadParameter(f"{runtime} has no C sources: --emit is for --runtime sparse")
+        with working(f"reading {model}") as progress:
+            folder = api.emit_c(
+                model, target, output, progress, batch=sizes, threads=threads, tune=tune
+            )
+        show.result({"type": "Project", "path": str(folder)}, show.project, json)
+        return
     with working(f"reading {model}") as progress:
-        result = api.build(model, target, runtime, output, baseline, progress=progress)
+        result = api.build(
+            *(model, target, runtime, output, baseline, progress),
+            batch=sizes,
+            threads=threads,
+            tune=tune,
+        )
     show.result(result, show.engine, json)
 
 
@@ -229,6 +258,9 @@ def bench(
     rounds: Annotated[
         int, typer.Option(min=1, help="Timed runs of each, in turn with the others.")
     ] = 100,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Also time every step of sparse engines.")
+    ] = False,
     output: Output = None,
     json: Json = False,
 ) -> None:
@@ -258,6 +290,7 @@ def bench(
             std=None if std is None else _parse_floats(std),
             rounds=rounds,
             progress=progress,
+            profile=profile,
         )
     if output is not None:
         with atomic_path(output) as file:
@@ -340,6 +373,13 @@ def _parse_shape(text: str) -> tuple[int, ...]:
     parts = text.replace("x", ",").split(",")
     if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise typer.BadParameter(f"{text!r} is not a shape; write it as 1,3,224,224")
+    return tuple(map(int, parts))
+
+
+def _parse_batches(text: str) -> tuple[int, ...]:
+    parts = text.split(",") if text else []
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise typer.BadParameter(f"{text!r} are not batch sizes; write them as 1,8,32")
     return tuple(map(int, parts))
 
 

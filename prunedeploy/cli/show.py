@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from prunedeploy.cli.tables import count, ratio, share, size, table
 from prunedeploy.input_range import claim
-from prunedeploy.types import BenchResult, Difference, Engine, Note, ShrinkResult
+from prunedeploy.types import BenchResult, Difference, Engine, Note, Profile, ShrinkResult
 
 if TYPE_CHECKING:
     from prunedeploy.cli.arrays import RunResult
@@ -216,10 +216,18 @@ def engine(built: Engine) -> None:
         print(f"  takes {spec.name}: {spec.dtype} {_shape(spec.shape)}")
     for spec in manifest.outputs:
         print(f"  gives {spec.name}: {spec.dtype} {_shape(spec.shape)}")
+    if manifest.batches:
+        sizes = ", ".join(map(str, manifest.batches))
+        print(f"  for batches of {sizes}, {manifest.threads} threads, {manifest.isa}")
     if manifest.difference is None:
         print("  never compared with its model, so never to be timed")
     else:
         print(f"  largest difference from its model: {difference(manifest.difference)}")
+
+
+def project(found: dict[str, str]) -> None:
+    """Where the C project is, and what to do with it."""
+    print(f"{found['path']}: C sources; build them with: make -C {found['path']}")
 
 
 def _shape(dims: Iterable[int | str]) -> str:
@@ -260,6 +268,37 @@ def benchmark(done: BenchResult) -> None:
     print(
         f"{done.kind}: batch {base.batch}, threads {base.threads or 'left to the runtime'}, "
         f"{len(base.samples_ns)} runs of each in turn"
+    )
+    for found in done.profiles:
+        _profile(found)
+
+
+def _profile(found: Profile) -> None:
+    """A line a step: its time and its share of all, and what it computes in it."""
+    total = sum(step.seconds for step in found.steps)
+    rows = [
+        (
+            step.name,
+            step.choice or step.kind,
+            f"{1e3 * step.seconds:.3f}",
+            share(step.seconds / total) if total else "-",
+            f"{1e-9 * step.flops / step.seconds:.1f}" if step.flops and step.seconds else "-",
+            f"{1e-9 * step.bytes / step.seconds:.1f}" if step.seconds else "-",
+            share(step.nonzeros / step.weights) if step.weights else "-",
+        )
+        for step in found.steps
+    ]
+    print()
+    table(
+        ("step", "computed as", "ms", "share", "GFLOP/s", "GB/s", "non-zero"),
+        rows,
+        left=frozenset({0, 1}),
+    )
+    print()
+    print(
+        f"{found.name}: batch {found.batch}, threads {found.threads}, "
+        f"{1e3 * total:.3f} ms in {len(found.steps)} steps, medians of {found.rounds} runs; "
+        "GFLOP/s are of weights that are not zero"
     )
 
 

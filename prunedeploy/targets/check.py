@@ -35,7 +35,19 @@ def self_check() -> tuple[Check, ...]:
         if row.name != "host":
             reason = refuse(row, "auto") or "at hand: the host's runtimes serve it"
             checks.append(Check(row.name, ", ".join(row.runtimes), "-", reason))
+            if "sparse" in row.runtimes:
+                checks.append(Check(row.name, "sparse", "-", _compiler(row)))
     return tuple(checks)
+
+
+def _compiler(row: Target) -> str:
+    """What an engine of the sparse runtime would be compiled with."""
+    from prunedeploy.runtimes.sparse.compile import toolchain
+
+    try:
+        return f"compiled here with {toolchain(row)}"
+    except UserError as error:
+        return str(error)
 
 
 def _check(host: Target, runtime: str) -> Check:
@@ -48,7 +60,9 @@ def _check(host: Target, runtime: str) -> Check:
         try:
             model = _small_model(Path(folder) / "check.onnx")
             place = Path(folder) / "check.engine"
-            engine = artifact.build(model, "host", runtime, place)  # compares with the reference
+            engine = artifact.build(
+                model, "host", runtime, place, tune="none"
+            )  # compares with the reference
             with artifact.open(engine) as session:
                 provider = session.provider
         except UserError as error:
@@ -56,7 +70,8 @@ def _check(host: Target, runtime: str) -> Check:
     difference, versions = engine.manifest.difference, engine.manifest.versions
     if difference is None:
         return Check("host", runtime, "PASS", "opens; computes nothing")
-    libraries = " ".join(f"{k} {v}" for k, v in versions.items() if k == "onnxruntime")
+    ours = ("python", "prunedeploy", "onnx", "numpy")
+    libraries = " ".join(f"{k} {v}" for k, v in versions.items() if k not in ours)
     where = ", ".join(filter(None, (provider, libraries)))
     return Check("host", runtime, "PASS", f"{where}: difference {difference.max_rel:.1e}")
 

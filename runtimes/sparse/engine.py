@@ -7,6 +7,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,9 @@ class Sparse:
         try:
             _check_interface(engine, library)
             threads = options.threads or min(manifest.threads, targets.cores()) or 1
-            session = SparseSession(library, threads, manifest.inputs, manifest.outputs)
+            session = SparseSession(
+                library, threads, manifest.inputs, manifest.outputs, partial(read_layers, engine)
+            )
             try:
                 yield session
             finally:

@@ -6,7 +6,7 @@ import _ctypes
 import ctypes
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,8 +174,10 @@ class SparseSession:
         threads: int,
         inputs: tuple[TensorSpec, ...],
         outputs: tuple[TensorSpec, ...],
+        layers: Callable[[int], list[dict[str, Any]]],
     ) -> None:
         self.inputs, self.outputs = inputs, outputs
+        self.layers = layers  # what the steps of a batch size are
         self.provider = library.isa
         self._library = library
         self._session: ctypes.c_void_p | None = library.create(threads)

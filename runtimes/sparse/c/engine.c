@@ -98,6 +98,7 @@ static size_t pd_scratch_step(void) { return pd_round(pd_scratch + 64, PD_PAGE);
 
 static void pd_all_steps(void *context, int thread) {
     pd_session *s = context;
+    const pd_plan *plan = s->plan; /* after the last barrier the next run may have another one */
     unsigned char *scratch = s->memory + pd_scratch_begin() + (size_t)thread * pd_scratch_step();
     const pd_work work = {
         .arena = (float *)s->memory,
@@ -110,8 +111,8 @@ static void pd_all_steps(void *context, int thread) {
         .error = &s->errors[thread * 32], /* a line of its own */
     };
     double begin = thread == 0 && s->times ? pd_now() : 0;
-    for (int i = 0; i < s->plan->count; i++) {
-        s->plan->step[i](&work);
+    for (int i = 0; i < plan->count; i++) {
+        plan->step[i](&work);
         pd_barrier(&s->pool);
         if (thread == 0 && s->times) {
             const double end = pd_now();

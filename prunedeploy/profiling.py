@@ -1,0 +1,61 @@
+"""Where the time of a compiled engine goes, step by step, from the engine's own clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from prunedeploy.errors import UserError
+from prunedeploy.runtimes._runtime import Session
+from prunedeploy.types import Array, Engine, Profile, StepTime
+
+
+class _Profiled(Protocol):
+    """A session that can tell; ``layers`` describes the steps of a batch size in order."""
+
+    def profile(self, feeds: Mapping[str, Array], rounds: int) -> dict[int, list[list[float]]]: ...
+
+    def layers(self, batch: int) -> list[dict[str, Any]]: ...
+
+
+def check_profiling(engines: Sequence[Engine], sessions: Sequence[Session]) -> None:
+    """Refuse before anything is measured.
+
+    Raises:
+        UserError: none of the engines can tell how long its steps take.
+    """
+    if not any(hasattr(session, "profile") for session in sessions):
+        names = ", ".join(f"{x.path} is of {x.manifest.runtime}" for x in engines)
+        raise UserError(f"--profile needs an engine of the sparse runtime: {names}")
+
+
+def profiles_of(
+    engines: Sequence[Engine],
+    sessions: Sequence[Session],
+    feeds: Mapping[str, Array],
+    batch: int,
+    threads: int,
+    rounds: int,
+) -> tuple[Profile, ...]:
+    """Of every engine that can tell."""
+    return tuple(
+        Profile(
+            name=engine.path.name,
+            batch=batch,
+            threads=threads,
+            rounds=rounds,
+            steps=_steps(cast(_Profiled, session), feeds, rounds),
+        )
+        for engine, session in zip(engines, sessions, strict=True)
+        if hasattr(session, "profile")
+    )
+
+
+def _steps(session: _Profiled, feeds: Mapping[str, Array], rounds: int) -> tuple[StepTime, ...]:
+    return tuple(
+        StepTime(**layer, seconds=float(seconds))
+        for batch, samples in session.profile(feeds, rounds).items()
+        for layer, seconds in zip(session.layers(batch), np.median(samples, 0), strict=True)
+    )

@@ -60,12 +60,16 @@ class _Work(ctypes.Structure):
 
 @dataclass
 class Case:
-    """One step, its buffers, and what is in those that are not random."""
+    """One step, its buffers, and what is in those that are not random.
+
+    ``others`` are further steps of the plan, which say what else the buffers hold.
+    """
 
     step: plan.Step
     buffers: tuple[plan.Buffer, ...]
     feeds: dict[int, Array] = field(default_factory=dict)
     tolerance: float = 3e-6
+    others: tuple[plan.Step, ...] = ()
 
 
 class Memory:
@@ -114,7 +118,7 @@ def offsets(case: Case) -> tuple[tuple[int, ...], int]:
 def plan_of(case: Case) -> plan.Plan:
     """A plan of this step alone."""
     places, arena = offsets(case)
-    return plan.Plan(1, case.buffers, (case.step,), (), (), places, arena)
+    return plan.Plan(1, case.buffers, (case.step, *case.others), (), (), places, arena)
 
 
 def source(codes: Sequence[Code]) -> str:

@@ -60,11 +60,21 @@ PD_INLINE pd_vec pd_minimum(pd_vec a, pd_vec b) { return pd_where(pd_eq(b, b), p
 
 /* -- parts of vectors --------------------------------------------------------------------------- */
 
+#if PD_LANES == 8
+PD_INLINE __m256i pd_first(int count) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0));
+}
+#endif
+
 /* The first `count` elements (0 to PD_LANES), `fill` in the others; nothing else is read. */
 PD_INLINE pd_vec pd_load_n(const float *from, int count, float fill) {
 #if PD_LANES == 16
     const __mmask16 mask = (__mmask16)((1u << count) - 1);
     return (pd_vec)_mm512_mask_loadu_ps(_mm512_set1_ps(fill), mask, from);
+#elif PD_LANES == 8
+    const __m256i mask = pd_first(count);
+    return (pd_vec)_mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(from, mask),
+                                    _mm256_castsi256_ps(mask));
 #else
     float all[PD_LANES];
     for (int i = 0; i < PD_LANES; i++) all[i] = i < count ? from[i] : fill;
@@ -76,11 +86,24 @@ PD_INLINE pd_vec pd_load_n(const float *from, int count, float fill) {
 PD_INLINE void pd_store_n(float *to, pd_vec v, int count) {
 #if PD_LANES == 16
     _mm512_mask_storeu_ps(to, (__mmask16)((1u << count) - 1), (__m512)v);
+#elif PD_LANES == 8
+    _mm256_maskstore_ps(to, pd_first(count), (__m256)v);
 #else
     float all[PD_LANES];
     pd_storeu(all, v);
     for (int i = 0; i < count; i++) to[i] = all[i];
 #endif
+}
+
+/* The same for a whole vector, or a part where the count says so. */
+PD_INLINE pd_vec pd_take(const float *from, int count) {
+    if (count < PD_LANES) return pd_load_n(from, count, 0);
+    return pd_loadu(from);
+}
+
+PD_INLINE void pd_give(float *to, pd_vec v, int count) {
+    if (count < PD_LANES) pd_store_n(to, v, count);
+    else pd_storeu(to, v);
 }
 
 /* `count` elements that lie `stride` apart. */
@@ -99,6 +122,9 @@ PD_INLINE void pd_scatter(float *to, ptrdiff_t stride, pd_vec v, int count) {
 /* -- across a vector ---------------------------------------------------------------------------- */
 
 PD_INLINE float pd_sum_lanes(pd_vec v) {
+#if PD_LANES == 16
+    return _mm512_reduce_add_ps((__m512)v);
+#endif
     float all[PD_LANES];
     pd_storeu(all, v);
     for (int n = PD_LANES / 2; n > 0; n /= 2) {

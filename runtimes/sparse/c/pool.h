@@ -26,13 +26,10 @@ PD_INLINE pd_vec pd_pool_join(pd_vec a, pd_vec b, int max) {
 PD_INLINE void pd_pool_down(float *to, const float *from, ptrdiff_t step, int rows, int width,
                             int exact, int max) {
     for (int j = 0; j < width; j += PD_LANES) {
-        const int part = exact && width - j < PD_LANES ? width - j : PD_LANES;
+        const int part = exact ? width - j : PD_LANES;
         const float *at = from + j;
-        pd_vec v = part < PD_LANES ? pd_load_n(at, part, 0) : pd_loadu(at);
-        for (int i = 1; i < rows; i++) {
-            at += step;
-            v = pd_pool_join(v, part < PD_LANES ? pd_load_n(at, part, 0) : pd_loadu(at), max);
-        }
+        pd_vec v = pd_take(at, part);
+        for (int i = 1; i < rows; i++) v = pd_pool_join(v, pd_take(at += step, part), max);
         pd_storeu(to + j, v);
     }
 }
@@ -77,9 +74,7 @@ PD_INLINE void pd_pool_across(float *y, const float *row, const pd_pool *p, int 
             v = pd_pool_join(v, pd_loadu(row + at % step * p->pitch + at / step + j), max);
         }
         if (!max) v /= pd_loadu(p->column_counts + j) * rows;
-        const int left = p->out_width - j;
-        if (left >= PD_LANES) pd_storeu(y + j, v);
-        else pd_store_n(y + j, v, left);
+        pd_give(y + j, v, p->out_width - j);
     }
 }
 

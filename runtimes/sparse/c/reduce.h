@@ -66,7 +66,8 @@ PD_INLINE pd_vec pd_shift_by(pd_vec largest) {
 /* -- along rows --------------------------------------------------------------------------------- */
 
 PD_INLINE pd_vec pd_row_load(const float *from, ptrdiff_t step, int count, float fill) {
-    if (step == 1) return count < PD_LANES ? pd_load_n(from, count, fill) : pd_loadu(from);
+    if (step == 1 && count >= PD_LANES) return pd_loadu(from);
+    if (step == 1) return pd_load_n(from, count, fill);
     float all[PD_LANES];
     for (int i = 0; i < PD_LANES; i++) all[i] = i < count ? from[i * step] : fill;
     return pd_loadu(all);
@@ -104,8 +105,8 @@ PD_INLINE float pd_reduce_item(int kind, const pd_reduction *r, const float *fro
     pd_vec sum = pd_start(kind);
     for (int i = 0; i < outer; i++) {
         const float *row = from + pd_at(i, r->reduced, r->reduced_shape, r->reduced_x);
-        sum = r->inner_x == 1 ? pd_reduce_row(kind, sum, row, 1, r->inner, pd_splat(shift))
-                              : pd_reduce_row(kind, sum, row, r->inner_x, r->inner, pd_splat(shift));
+        if (r->inner_x == 1) sum = pd_reduce_row(kind, sum, row, 1, r->inner, pd_splat(shift));
+        else sum = pd_reduce_row(kind, sum, row, r->inner_x, r->inner, pd_splat(shift));
     }
     return pd_across(kind, sum);
 }

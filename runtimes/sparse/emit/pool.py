@@ -74,4 +74,5 @@ def _counts(step: Pool, axis: int) -> Array:
     low, high = (-before, size + after) if step.count_include_pad else (0, size)
     starts = np.arange(step.y.shape[2 + axis])[:, None] * stride - before
     taps = starts + np.arange(kernel) * step.dilations[axis]
-    return ((taps >= low) & (taps < high)).sum(1).astype(np.float32)
+    counts: Array = ((taps >= low) & (taps < high)).sum(1).astype(np.float32)
+    return counts

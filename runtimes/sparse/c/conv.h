@@ -139,7 +139,7 @@ PD_INLINE void pd_copy_row(float *restrict to, const float *restrict from, int s
 #endif
 
 /* to[j] = from[j * step] for j < count. */
-PD_INLINE void pd_take(float *restrict to, const float *restrict from, int step, int count) {
+PD_INLINE void pd_take_every(float *restrict to, const float *restrict from, int step, int count) {
 #if PD_LANES == 16
     if (step == 2) {
         const __m512i even =
@@ -209,7 +209,7 @@ static void pd_pack_strided(float *to, const pd_conv *c, const float *x, pd_pane
         const float *from = x + (uint64_t)p.begin * c->x_stride + first;
         float *place = to + at;
         for (int k = p.begin; k < p.end; k++, place += c->channel, from += c->x_stride)
-            pd_take(place, from, c->column_step, left);
+            pd_take_every(place, from, c->column_step, left);
         at += left;
     }
 }

@@ -1,6 +1,7 @@
 """Passes: model to model, exact. One a file; ``default()`` has them in the order they run.
 
-``LowerOpset`` and ``ToFloat16`` are not among the default ones: only some targets need them.
+``LowerOpset``, ``ToFloat16`` and ``Quantise`` are not among the default ones: they are for targets
+that need them, or at the user's word.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from prunedeploy.passes.fuse_layernorm import FuseLayerNorm
 from prunedeploy.passes.group_norm import PlainGroupNorm
 from prunedeploy.passes.merge_channels import MergeChannels
 from prunedeploy.passes.opset import LowerOpset
+from prunedeploy.passes.quantise import Quantise
 from prunedeploy.passes.remove_dead_branches import RemoveDeadBranches
 from prunedeploy.passes.remove_identity import RemoveIdentity
 from prunedeploy.passes.scatter_branches import ScatterBranches
@@ -63,6 +65,7 @@ __all__ = [
     "Pass",
     "PassError",
     "PlainGroupNorm",
+    "Quantise",
     "RemoveDeadBranches",
     "RemoveIdentity",
     "ScatterBranches",

@@ -19,6 +19,8 @@ class _Profiled(Protocol):
 
     def layers(self, batch: int) -> list[dict[str, Any]]: ...
 
+    def pieces(self, batch: int) -> tuple[int, ...]: ...
+
 
 def check_profiling(engines: Sequence[Engine], sessions: Sequence[Session]) -> None:
     """Refuse before anything is measured.
@@ -46,16 +48,21 @@ def profiles_of(
             batch=batch,
             threads=threads,
             rounds=rounds,
-            steps=_steps(cast(_Profiled, session), feeds, rounds),
+            steps=_steps(cast(_Profiled, session), feeds, batch, rounds),
         )
         for engine, session in zip(engines, sessions, strict=True)
         if hasattr(session, "profile")
     )
 
 
-def _steps(session: _Profiled, feeds: Mapping[str, Array], rounds: int) -> tuple[StepTime, ...]:
-    return tuple(
-        StepTime(**layer, seconds=float(seconds))
-        for batch, samples in session.profile(feeds, rounds).items()
-        for layer, seconds in zip(session.layers(batch), np.median(samples, 0), strict=True)
-    )
+def _steps(
+    session: _Profiled, feeds: Mapping[str, Array], batch: int, rounds: int
+) -> tuple[StepTime, ...]:
+    """Those of every size that the batch is cut into, as often as it has that piece."""
+    steps = []
+    for size, samples in session.profile(feeds, rounds).items():
+        often = session.pieces(batch).count(size)
+        for layer, seconds in zip(session.layers(size), np.median(samples, 0), strict=True):
+            more = {key: often * layer[key] for key in ("flops", "bytes")}
+            steps.append(StepTime(**{**layer, **more}, seconds=often * float(seconds)))
+    return tuple(steps)

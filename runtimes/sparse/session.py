@@ -211,7 +211,7 @@ class SparseSession:
             for tensor in self._library.inputs
         ]
         batch = self._batch(arrays)
-        pieces = self._pieces(batch)
+        pieces = self.pieces(batch)
         results = self._results(batch, out or {}, arrays)
         with self._turn:
             session = self._checked()
@@ -227,7 +227,7 @@ class SparseSession:
     def profile(self, feeds: Mapping[str, Array], rounds: int = 20) -> dict[int, list[list[float]]]:
         """Seconds of every step in ``rounds`` runs, by the batch it is cut into."""
         arrays = [np.asarray(feeds[tensor.name]) for tensor in self._library.inputs]
-        pieces = self._pieces(self._batch(arrays))
+        pieces = self.pieces(self._batch(arrays))
         found: dict[int, list[list[float]]] = {size: [] for size in pieces}
         self.run(feeds)
         self._library.profiling(self._checked(), True)
@@ -271,7 +271,8 @@ class SparseSession:
         ]
         return batched[0] if batched else self._library.batches[0]
 
-    def _pieces(self, batch: int) -> tuple[int, ...]:
+    def pieces(self, batch: int) -> tuple[int, ...]:
+        """The batch sizes that ``batch`` samples are computed in."""
         built = self._library.batches
         pieces = (batch,) if batch in built else split(batch, built)
         if pieces is None or (len(pieces) > 1 and not self.cuts):

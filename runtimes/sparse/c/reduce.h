@@ -6,7 +6,8 @@
 #include "functions.h"
 #include "nest.h"
 
-enum { PD_SUM, PD_MEAN, PD_MAX, PD_MIN, PD_PROD, PD_L1, PD_L2, PD_SUMSQUARE, PD_LOGSUMEXP };
+enum { PD_SUM, PD_MEAN, PD_MAX, PD_MIN, PD_PROD, PD_L1, PD_L2, PD_SUMSQUARE, PD_LOGSUMEXP,
+       PD_VARIANCE, PD_SHIFTED }; /* of the difference from `shift`: its squares, itself */
 enum { PD_BLOCK = 64 }; /* terms that are joined one by one */
 
 /* Loops that are kept, loops that are reduced, and the innermost of either. */
@@ -31,6 +32,8 @@ PD_INLINE pd_vec pd_term(int kind, pd_vec v, pd_vec shift) {
     if (kind == PD_L1) return pd_abs(v);
     if (kind == PD_L2 || kind == PD_SUMSQUARE) return v * v;
     if (kind == PD_LOGSUMEXP) return pd_exp(v - shift);
+    if (kind == PD_VARIANCE) return (v - shift) * (v - shift);
+    if (kind == PD_SHIFTED) return v - shift;
     return v;
 }
 
@@ -74,7 +77,9 @@ PD_INLINE pd_vec pd_row_load(const float *from, ptrdiff_t step, int count, float
 }
 
 PD_INLINE pd_vec pd_reduce_row(int kind, pd_vec sum, const float *from, ptrdiff_t step, int count,
-                               pd_vec shift) {
+                               float by) {
+    const float fill = kind == PD_VARIANCE || kind == PD_SHIFTED ? by : pd_neutral(kind);
+    const pd_vec shift = pd_splat(by);
     int i = 0;
     for (; i + 4 * PD_LANES <= count;) {
         const int room = count - i, block = PD_BLOCK * 4 * PD_LANES;
@@ -94,7 +99,7 @@ PD_INLINE pd_vec pd_reduce_row(int kind, pd_vec sum, const float *from, ptrdiff_
         sum = pd_join(kind, sum, pd_join(kind, part[0], part[2]));
     }
     for (; i < count; i += PD_LANES) {
-        const pd_vec x = pd_row_load(from + i * step, step, count - i, pd_neutral(kind));
+        const pd_vec x = pd_row_load(from + i * step, step, count - i, fill);
         sum = pd_join(kind, sum, pd_term(kind, x, shift));
     }
     return sum;
@@ -105,8 +110,8 @@ PD_INLINE float pd_reduce_item(int kind, const pd_reduction *r, const float *fro
     pd_vec sum = pd_start(kind);
     for (int i = 0; i < outer; i++) {
         const float *row = from + pd_at(i, r->reduced, r->reduced_shape, r->reduced_x);
-        if (r->inner_x == 1) sum = pd_reduce_row(kind, sum, row, 1, r->inner, pd_splat(shift));
-        else sum = pd_reduce_row(kind, sum, row, r->inner_x, r->inner, pd_splat(shift));
+        if (r->inner_x == 1) sum = pd_reduce_row(kind, sum, row, 1, r->inner, shift);
+        else sum = pd_reduce_row(kind, sum, row, r->inner_x, r->inner, shift);
     }
     return pd_across(kind, sum);
 }

@@ -1,0 +1,70 @@
+"""Layer, instance, group and RMS normalisation of planar and row-major tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from prunedeploy.runtimes.sparse.plan import Norm, View
+from prunedeploy.types import Array
+from tests.support.kernels import Case, Memory, check, supported
+
+
+def _norm(memory: Memory, x: View, y: View, axes: tuple[int, ...], varies: tuple[int, ...]) -> Case:
+    rng = np.random.default_rng(x.size)
+    shape = tuple(n if axis in varies else 1 for axis, n in enumerate(x.shape))
+    scale: Array | None = rng.standard_normal(shape).astype(np.float32)
+    bias: Array | None = rng.standard_normal(shape).astype(np.float32)
+    if x.size % 3 == 0:
+        bias = None
+    if x.size % 5 == 0:
+        scale = None
+    step = Norm("norm", x, y, axes, 1e-5, scale, bias, x.size % 2 == 0)
+    # the variance of a few that are nearly the same is what is left of their digits
+    few = np.prod([x.shape[axis] for axis in axes]) < 8
+    return memory.case(step, tolerance=1e-4 if few else 3e-6)
+
+
+def _cases() -> list[Case]:
+    cases = []
+    for tokens, width in [(1, 1), (1, 7), (17, 67), (128, 96), (64, 33), (200, 16)]:
+        for kind in range(4):  # tokens whose features are planes, or rows
+            memory = Memory()
+            shape = (2, tokens, width)
+            x = memory.planar(shape, 2) if kind % 2 == 0 else memory.rows(shape, "input")
+            y = memory.planar(shape, 2) if kind < 2 else memory.rows(shape)
+            if kind == 0 and tokens == 17:
+                y = x
+            cases.append(_norm(memory, x, y, (-1,), (2,)))
+    for shape in [(1, 3, 5, 7), (2, 67, 1, 4), (3, 2, 17, 16)]:
+        for axes, varies in [((2, 3), (1,)), ((1, 2, 3), (1, 2, 3)), ((1,), (1,)), ((3,), (3,))]:
+            memory = Memory()
+            cases.append(_norm(memory, memory.planar(shape), memory.planar(shape), axes, varies))
+    for groups, inside in [(2, 3), (4, 1), (1, 8)]:  # group normalisation: axes split by a view
+        memory = Memory()
+        x, y = (memory.planar((2, groups * inside, 5, 6)) for _ in range(2))
+        split = []
+        for view in (x, y):
+            n, c, h, w = view.strides
+            shape5 = (2, groups, inside, 5, 6)
+            split.append(View(view.buffer, shape5, (n, c * inside, c, h, w)))
+        cases.append(_norm(memory, split[0], split[1], (2, 3, 4), (1, 2)))
+    return cases
+
+
+@pytest.mark.parametrize("isa", supported())
+def test_normalisation_agrees_with_the_interpreter(isa: str) -> None:
+    check(_cases(), isa)
+
+
+def test_a_large_mean_does_not_spoil_the_variance() -> None:
+    cases = []
+    for planar in (True, False):
+        memory = Memory()
+        x = memory.planar((1, 40, 300), 2) if planar else memory.rows((1, 40, 300))
+        y = memory.rows((1, 40, 300))
+        data = np.random.default_rng(0).normal(1000, 1, memory.buffers[0].size).astype(np.float32)
+        # float32 holds 1000 +- 1 to 3e-5
+        case = memory.case(Norm("norm", x, y, (2,), 1e-5), {0: data}, tolerance=2e-5)
+        cases.append(case)
+    check(cases, supported()[0])

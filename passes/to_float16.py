@@ -24,7 +24,7 @@ from prunedeploy.passes.shrink.rule import names, unused
 from prunedeploy.types import Array, Difference, Note, PassResult
 
 HALF, SINGLE = ir.DataType.FLOAT16, ir.DataType.FLOAT
-RECORD = "prunedeploy.precision"  # in the model's metadata, once it is converted
+RECORD = verify.PRECISION
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,8 @@ def build(
             tell(f"never compared with its model: {reason.partition(';')[0]}")
         elif builder.computes:
             tell("comparing its outputs with the reference's")
-            difference = _difference(source, builder, Engine(folder, manifest, ""))
+            precision = payload.precision or _precision(source)
+            difference = _difference(source, builder, Engine(folder, manifest, ""), precision)
             manifest = replace(manifest, difference=difference)
         (folder / MANIFEST).write_text(to_json(manifest))
     return Engine(place, manifest, sha256(place / MANIFEST))
@@ -354,15 +355,24 @@ def _specs(source: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]
     return models.specs(models.load(source))
 
 
-def _difference(source: Path, builder: Runtime, engine: Engine) -> Difference:
+def _precision(source: Path) -> str:
+    """What the model was converted to (``ToFloat16``, ``Quantise``), empty for no such model."""
+    from prunedeploy import model as models
+    from prunedeploy.verify import PRECISION
+
+    return str(models.load(source).metadata_props.get(PRECISION, ""))
+
+
+def _difference(source: Path, builder: Runtime, engine: Engine, precision: str) -> Difference:
     """How far the engine is from the model in the reference evaluator; refuses what is too far."""
     from prunedeploy.evaluate import Evaluator
-    from prunedeploy.verify import compare, random_feeds
+    from prunedeploy.verify import compare, random_feeds, tolerance_of
 
+    tolerance = tolerance_of(precision)
     reference = Evaluator(source)
     with builder.open(engine, OpenOptions()) as session:
         differences = [
-            compare(reference.run(feeds), session.run(feeds))
+            compare(reference.run(feeds), session.run(feeds), tolerance)
             for size in _sizes(engine.manifest, getattr(session, "cuts", False))
             for feeds in [random_feeds(engine.manifest.inputs, size)]
         ]

@@ -294,7 +294,7 @@ def _differences(
     dense = _outputs(sessions[0], batches)
     found = [_refuse_other(engines[0], engines[0].manifest.difference)]
     for engine, session in zip(engines[1:], sessions[1:], strict=True):
-        found.append(_refuse_other(engine, compare(dense, _outputs(session, batches))))
+        found.append(_refuse_other(engine, _compare(engine, dense, _outputs(session, batches))))
     return found
 
 
@@ -315,12 +315,20 @@ def _on_data(
         outputs = {name: array[: len(images.labels)] for name, array in outputs.items()}
         dense = dense or outputs
         if index:
-            here = _refuse_other(engine, compare(dense, outputs))
+            here = _refuse_other(engine, _compare(engine, dense, outputs))
             worst.append(_worse(differences[index], here))
         predictions = _predictions(outputs)
         _check_labels(images, max(a.shape[1] for a in outputs.values() if a.ndim == 2))
         accuracies.append(_accuracy(_predictions(dense), predictions, images.labels))
     return accuracies, worst
+
+
+def _compare(
+    engine: Engine, dense: Mapping[str, Array], outputs: Mapping[str, Array]
+) -> Difference:
+    """With the tolerance that the engine was built under: one in float16 may be off by more."""
+    built = engine.manifest.difference
+    return compare(dense, outputs, built.tolerance if built is not None else None)
 
 
 def _refuse_other(engine: Engine, difference: Difference | None) -> Difference:

@@ -54,7 +54,8 @@ class Payload:
     """What a build left: the names of its files, and what the manifest records beside them.
 
     ``batches`` are the batch sizes an engine was built for, empty where it takes any; ``isa`` and
-    ``arch`` what its code needs, empty where it holds none.
+    ``arch`` what its code needs, empty where it holds none; ``precision`` what it computes in,
+    empty for that of the model.
     """
 
     files: tuple[str, ...]
@@ -63,6 +64,7 @@ class Payload:
     threads: int = 0
     arch: str = ""
     isa: str = ""
+    precision: str = ""
 
 
 class Session(Protocol):

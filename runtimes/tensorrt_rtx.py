@@ -85,7 +85,9 @@ class TensorRTRtx:
             "precision": "float16" if notes else "as the model",
             "notes": [f"{note.where}: {note.status}: {note.reason}" for note in notes],
         }
-        return Payload(write(directory, built, record), batches=options.batches)
+        precision = "float16" if notes else ""
+        files = write(directory, built, record)
+        return Payload(files, batches=options.batches, precision=precision)
 
     @contextmanager
     def open(

@@ -57,11 +57,19 @@ class Cut:
     way: Tiling | None
 
 
-def bounds(time: StepTime, cut: Cut, peaks: Machine) -> dict[str, float]:
-    """Seconds that each part of the machine needs at least for one step."""
+def bounds(time: StepTime, cut: Cut, peaks: Machine, total: int) -> dict[str, float]:
+    """Seconds that each part of the machine needs at least for one step.
+
+    Weights come from beyond the cache where ``total``, what a whole run touches, does not fit.
+    """
     found = {"FMA": time.flops / peaks.fma_load / 1e9}
-    level = 2 if time.bytes <= L3 else 3
-    found["L3" if level == 2 else "DRAM"] = time.bytes / peaks.read[level] / 1e9
+    weights = 4 * time.nonzeros
+    tensors = time.bytes - weights
+    moved = {"L3": 0.0, "DRAM": 0.0}
+    moved["L3" if total <= L3 else "DRAM"] += weights
+    moved["L3" if tensors <= L3 else "DRAM"] += tensors
+    slowest = "DRAM" if moved["DRAM"] > moved["L3"] / 4 else "L3"
+    found[slowest] = (moved["L3"] / peaks.read[2] + moved["DRAM"] / peaks.read[3]) / 1e9
     if not isinstance(cut.step, Conv) or cut.way is None:
         return found
     way, layout = cut.way, geometry(cut.step, cut.way)
@@ -81,14 +89,24 @@ def bounds(time: StepTime, cut: Cut, peaks: Machine) -> dict[str, float]:
     return found
 
 
+def limits(
+    times: Sequence[StepTime], cuts: Sequence[Cut], peaks: Machine
+) -> list[tuple[str, float]]:
+    """What limits every step, and the seconds that this needs."""
+    total = sum(time.bytes for time in times)
+    return [
+        max(bounds(time, cut, peaks, total).items(), key=lambda each: each[1])
+        for time, cut in zip(times, cuts, strict=True)
+    ]
+
+
 def render(times: Sequence[StepTime], cuts: Sequence[Cut], peaks: Machine) -> Iterator[str]:
-    """A line a step, and the sum."""
+    """A line a step, and the sum; then how much of the time each limit has."""
     total = sum(time.seconds for time in times)
-    flops = sum(time.flops for time in times)
     yield "| layer | computed as | ms | share | non-zero | GFLOP/s | of peak | limit | reached |"
     yield "|---|---|---:|---:|---:|---:|---:|---|---:|"
-    for time, cut in zip(times, cuts, strict=True):
-        limit, least = max(bounds(time, cut, peaks).items(), key=lambda each: each[1])
+    found = limits(times, cuts, peaks)
+    for time, cut, (limit, least) in zip(times, cuts, found, strict=True):
         rate = time.flops / time.seconds / 1e9
         cells = (
             f"{time.seconds * 1e3:.3f}",
@@ -100,8 +118,13 @@ def render(times: Sequence[StepTime], cuts: Sequence[Cut], peaks: Machine) -> It
             f"{least / time.seconds:.0%}",
         )
         yield f"| {time.name} | {described(time, cut)} | {' | '.join(cells)} |"
-    rate = flops / total / 1e9
+    rate = sum(time.flops for time in times) / total / 1e9
     yield f"| all | | {total * 1e3:.3f} | | | {rate:.1f} | {rate / peaks.fma:.0%} | | |"
+    by_limit: dict[str, float] = {}
+    for time, (limit, _) in zip(times, found, strict=True):
+        by_limit[limit] = by_limit.get(limit, 0.0) + time.seconds / total
+    parts = sorted(by_limit.items(), key=lambda each: -each[1])
+    yield "\nLimited by " + ", ".join(f"{name} {part:.0%}" for name, part in parts) + "."
 
 
 def described(time: StepTime, cut: Cut) -> str:

@@ -71,7 +71,8 @@ def run(
         difference = None
         if result.changed:
             before, outputs = outputs, _check(each, model, feeds)
-            difference = _compare(each, before, outputs)
+            narrow = model.metadata_props.get(verify.PRECISION, "")
+            difference = _compare(each, before, outputs, verify.tolerance_of(narrow))
             difference = verify.exactly(difference, original, model, feeds)
             if each.exact and not difference.passed:
                 raise PassError(f"pass {each.name} changed the outputs by {difference.max_rel:.1e}")
@@ -91,8 +92,14 @@ def _check(each: Pass, model: ir.Model, feeds: Mapping[str, Array]) -> dict[str,
         raise PassError(f"pass {each.name} broke the model: {error}") from error
 
 
-def _compare(each: Pass, before: Mapping[str, Array], after: Mapping[str, Array]) -> Difference:
+def _compare(
+    each: Pass,
+    before: Mapping[str, Array],
+    after: Mapping[str, Array],
+    tolerance: float | None,
+) -> Difference:
+    """``tolerance`` of a model in less than its outputs' type: its constants are rounded so too."""
     try:
-        return verify.compare(before, after)
+        return verify.compare(before, after, tolerance)
     except UserError as error:  # another shape: not the user's doing
         raise PassError(f"pass {each.name} broke the model: {error}") from error

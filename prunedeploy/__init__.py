@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from prunedeploy.errors import MissingExtra, UserError
     from prunedeploy.export import export
     from prunedeploy.inspection import Inspection, inspect
+    from prunedeploy.lowering import LowerResult, lower
     from prunedeploy.pipeline import shrink
     from prunedeploy.report import report
     from prunedeploy.runtimes._runtime import Session
@@ -52,6 +53,7 @@ _PUBLIC = {
     "bench": "prunedeploy.bench",
     "report": "prunedeploy.report",
     "inspect": "prunedeploy.inspection",
+    "lower": "prunedeploy.lowering",
     "Checkpoint": "prunedeploy.checkpoint",
     "Inspection": "prunedeploy.inspection",
     "Session": "prunedeploy.runtimes._runtime",
@@ -62,6 +64,7 @@ _PUBLIC = {
     "BenchResult": "prunedeploy.types",
     "Difference": "prunedeploy.types",
     "Engine": "prunedeploy.types",
+    "LowerResult": "prunedeploy.lowering",
     "Manifest": "prunedeploy.types",
     "Measurement": "prunedeploy.types",
     "ModelStats": "prunedeploy.types",
@@ -84,6 +87,7 @@ __all__ = [  # noqa: RUF022 - in the order of the main job
     "bench",
     "report",
     "inspect",
+    "lower",
     "Checkpoint",
     "Inspection",
     "Session",
@@ -94,6 +98,7 @@ __all__ = [  # noqa: RUF022 - in the order of the main job
     "BenchResult",
     "Difference",
     "Engine",
+    "LowerResult",
     "Manifest",
     "Measurement",
     "ModelStats",

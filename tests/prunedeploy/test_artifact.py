@@ -331,7 +331,7 @@ def test_threads_below_zero(folder, shrunk):
         ({"model": "out.json"}, "as ONNX"),
         ({"target": "jetson"}, "jetson-nano is not at hand"),
         ({"target": "jetsn"}, "did you mean jetson"),
-        ({"runtime": "tensorrt"}, "no runtime 'tensorrt' yet"),
+        ({"runtime": "tvm"}, "no runtime 'tvm' yet"),
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(folder, shrunk, options, message):

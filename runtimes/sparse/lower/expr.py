@@ -1,7 +1,7 @@
 """Functions of single elements as expressions: built, joined, made simpler, turned into code.
 
-Equal expressions of one ``Expr.make`` history are one object, so that shared parts are computed
-once. Leaves are numbers or tensors (any object; compared by identity).
+``rebuild`` makes equal parts of an expression one object, so that they are computed once. Leaves
+are numbers or tensors (any object; compared by identity).
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def tensor(leaf: Any) -> Expr:
 def leaves(expr: Expr) -> list[Any]:
     """The tensors that occur, each once, in order of occurrence."""
     found: dict[int, Any] = {}
-    for part in _parts(expr):
+    for part in parts(expr):
         if part.op == "tensor":
             found.setdefault(id(part.leaf), part.leaf)
     return list(found.values())
 
 
-def _parts(expr: Expr) -> list[Expr]:
+def parts(expr: Expr) -> list[Expr]:
     """Every distinct sub-expression, operands before what they are operands of."""
     order: list[Expr] = []
     seen: set[int] = set()
@@ -71,7 +71,7 @@ def rebuild(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
     """``expr`` with ``change`` applied to every part, from the leaves up; equal parts joined."""
     known: dict[Any, Expr] = {}
     new: dict[int, Expr] = {}
-    for part in _parts(expr):
+    for part in parts(expr):
         operands = tuple(new[id(operand)] for operand in part.operands)
         moved = part if operands == part.operands else Expr(part.op, operands, part.numbers)
         changed = change(moved)
@@ -96,16 +96,16 @@ def substitute(expr: Expr, table: Mapping[int, Expr]) -> Expr:
 
 def length(expr: Expr) -> int:
     """How many instructions it takes."""
-    return sum(1 for part in _parts(expr) if part.op not in ("tensor", "number"))
+    return sum(1 for part in parts(expr) if part.op not in ("tensor", "number"))
 
 
 def code(expr: Expr) -> tuple[list[Any], tuple[float, ...], tuple[Instr, ...]]:
     """The leaves, constants and instructions of a ``plan.Map``."""
-    parts = _parts(expr)
+    found = parts(expr)
     tensors = leaves(expr)
     place: dict[int, int] = {}
     constants: list[float] = []
-    for part in parts:
+    for part in found:
         if part.op == "tensor":
             place[id(part)] = next(i for i, leaf in enumerate(tensors) if leaf is part.leaf)
         elif part.op == "number":
@@ -113,7 +113,7 @@ def code(expr: Expr) -> tuple[list[Any], tuple[float, ...], tuple[Instr, ...]]:
             constants.append(part.leaf)
     base = len(tensors) + len(constants)
     instructions: list[Instr] = []
-    for part in parts:
+    for part in found:
         if id(part) not in place:
             place[id(part)] = base + len(instructions)
             operands = tuple(place[id(operand)] for operand in part.operands)

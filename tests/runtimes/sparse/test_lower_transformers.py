@@ -79,7 +79,7 @@ def test_an_encoder_copies_its_mask_and_nothing_in_its_layers(tmp_path: Path, ol
             "Lookup": 1,
             "Map": 2,  # the sum of the embeddings, and the mask
             "Norm": 5,
-            "Conv": 2 * 6 + 1,
+            "Conv": 2 * 4 + 1,  # queries, keys and values are one
             "MatMul": 4,
             "Softmax": 2,
         }
@@ -94,7 +94,7 @@ def test_a_vision_transformer(tmp_path: Path) -> None:
         found = steps(check(model, batch))
         # the image, the token and the patches into one tensor, the first token again
         assert found.pop("Copy") == (4 if batch == 1 else 5)
-        assert found == {"Conv": 14, "Map": 1, "Norm": 5, "MatMul": 4, "Softmax": 2}
+        assert found == {"Conv": 10, "Map": 1, "Norm": 5, "MatMul": 4, "Softmax": 2}
 
 
 def test_a_generator_of_any_length(tmp_path: Path) -> None:

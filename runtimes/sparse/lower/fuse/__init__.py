@@ -6,9 +6,11 @@ from prunedeploy.runtimes.sparse.lower.fuse import (
     affine,
     chains,
     epilogue,
+    lift,
     maps,
     moves,
     norms,
+    parallel,
     products,
 )
 from prunedeploy.runtimes.sparse.lower.graph import Graph
@@ -25,5 +27,7 @@ def fuse(graph: Graph) -> None:
     norms.recognise(graph)
     products.absorb(graph)
     maps.simplify(graph)
+    lift.lift(graph)
     epilogue.fold(graph)
+    parallel.join(graph)
     graph.prune()

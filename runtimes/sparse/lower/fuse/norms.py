@@ -228,7 +228,9 @@ def _take_in(graph: Graph) -> None:
         values = [computed[0], norm.output]
         if any(len(users[value]) > 1 or value in graph.outputs for value in values):
             continue
-        if _absorb(norm, op, computed[0]):
+        if not _absorb(norm, op, computed[0]):
+            continue
+        if op.expr.leaf is computed[0]:  # nothing else was in the Map
             last = chain[0] if chain else norm
             last.output = op.output
             producers[op.output] = last
@@ -237,11 +239,23 @@ def _take_in(graph: Graph) -> None:
 
 
 def _absorb(norm: NormOp, op: MapOp, x: Tensor) -> bool:
-    """x * a + b, x * a or x + b."""
-    inner, bias = _operand(op.expr, "add", x)
-    scaled, scale = _operand(inner, "mul", x)
-    if scaled.leaf is not x or (bias is None and scale is None):
-        return False
+    """The largest x * a + b, x * a or x + b inside ``op``, where x occurs nowhere else."""
+    for part in reversed(e.parts(op.expr)):
+        inner, bias = _operand(part, "add", x)
+        scaled, scale = _operand(inner, "mul", x)
+        if scaled.leaf is not x or (bias is None and scale is None):
+            continue
+        rest = _replace(op.expr, part, Expr("number", leaf=0.0))
+        if x in e.leaves(rest) or not _scale(norm, op, scale, bias):
+            return False
+        op.expr = _replace(op.expr, part, e.tensor(x))
+        op.inputs = e.leaves(op.expr)
+        return True
+    return False
+
+
+def _scale(norm: NormOp, op: MapOp, scale: Array | None, bias: Array | None) -> bool:
+    """Take a factor and a shift, of the shape of the Map's result or less, into the norm."""
     fine = _refined(norm.output.shape, op.output.shape)
     if fine is None or tuple(n for group in fine for n in group) != norm.output.shape:
         return False

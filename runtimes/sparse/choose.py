@@ -1,17 +1,15 @@
 """Which way to cut a layer, from its shape and a simple model of the machine.
 
-The model counts cycles of one core as micro-benchmarks showed them on x86 with AVX-512 (loads that
-cross a cache line cost twice, a visit has a fixed cost, copies cost two cycles a vector). It only
-has to rank: ``tune`` measures the best few where the machine is at hand.
+``cost`` ranks them; ``tune`` measures the best few where the machine is at hand.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
 
+from prunedeploy.runtimes.sparse.cost import LANES, cycles
 from prunedeploy.runtimes.sparse.plan import Conv
 from prunedeploy.runtimes.sparse.tiling import (
     MOST_OFFSET,
@@ -22,7 +20,6 @@ from prunedeploy.runtimes.sparse.tiling import (
     pixels,
 )
 
-LANES = {"avx512": 16, "avx2": 8, "neon": 4, "generic": 4, "scalar": 1}
 SUMS = {"avx512": 28, "avx2": 12, "neon": 24, "generic": 12, "scalar": 12}  # vectors of sums
 L1 = 28 * 1024  # bytes of a 32 KiB cache that a panel may fill
 DENSE = 0.4  # from this density on blocks are worth considering
@@ -125,36 +122,3 @@ def _pieces(step: Conv, kernel: str, rows: int, most: int, eighths: int) -> Iter
             continue  # a smaller one has as many bands
         for copies in (False, True) if kernel == "rows" and step.weight.shape[3] > 1 else (False,):
             yield Tiling(kernel, pieces, eighths, 1, copies=copies, rows=rows)  # type: ignore[arg-type]
-
-
-def cycles(step: Conv, way: Tiling, isa: str, threads: int) -> float:
-    """What one thread of ``threads`` would need, roughly."""
-    layout = geometry(step, way)
-    outputs, channels = step.weight.shape[0], step.x.shape[1]
-    panels = -(-channels // way.channels)
-    lanes = LANES[isa]
-    vectors = way.pieces * way.eighths * 8 / lanes
-    nonzeros = (
-        np.count_nonzero(step.weight) / way.rows if way.rows == 1 else (step.weight.size / way.rows)
-    )
-    aligned = layout.flat or way.copies or step.weight.shape[3] == 1
-    load = 1.0 if aligned else (1.3 if way.eighths % 2 and way.pieces * way.eighths < 16 else 1.55)
-    bytes_of_panel = 4 * way.channels * (way.eighths * 8 if layout.flat else layout.channel)
-    load *= 1.0 if bytes_of_panel <= L1 * 1.1 else 1.35 if bytes_of_panel <= 3 * L1 else 1.5
-    if layout.flat and not way.packed:
-        load *= 1.1  # a page and a set of the cache a channel
-    if way.rows > 1:
-        inner = way.rows * vectors + vectors * load * 0.5 + way.rows * 0.5
-    else:
-        inner = vectors * load + 0.9
-    visits = math.ceil(outputs / way.rows) * panels
-    visit = 14 + way.rows * vectors * (3.0 if panels > 1 else 2.0)
-    copied = 0.0
-    if way.packed or not layout.flat:
-        per_channel = layout.channel if not layout.flat else way.eighths * 8
-        copied = channels * per_channel / lanes * (2.5 if step.strides[1] == 1 else 6.0)
-    items = layout.tiles * way.groups
-    share = -(-items // threads) / items
-    shared_tiles = -(-items // threads) / way.groups
-    tiles = layout.tiles * share
-    return tiles * (nonzeros * inner + visits * visit) + math.ceil(shared_tiles) * copied

@@ -41,6 +41,13 @@ class Tiling:
     copies: bool = False
     rows: int = 1
 
+    def __str__(self) -> str:
+        """As reports name it: kernel, rows of a block, tile, panel."""
+        rows = f" {self.rows}" if self.rows > 1 else ""
+        how = "copies" if self.copies else "packed" if self.packed else "in place"
+        tile = f"{self.pieces}x{self.eighths * EIGHT}"
+        return f"{self.kernel}{rows} {tile} {how}, {self.channels} channels, {self.groups} groups"
+
 
 @dataclass(frozen=True)
 class Phase:

@@ -1,0 +1,76 @@
+"""A model of what a tiling costs, in cycles of one core.
+
+It only has to rank: ``tune`` measures its best few where the machine is at hand. The figures come
+from micro-benchmarks and whole layers on x86 with AVX-512 (see benchmarks/NOTES.md).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from prunedeploy.runtimes.sparse.plan import Conv
+from prunedeploy.runtimes.sparse.tiling import Geometry, Tiling, geometry
+
+LANES = {"avx512": 16, "avx2": 8, "neon": 4, "generic": 4, "scalar": 1}
+
+L1 = 36 * 1024  # bytes of a panel up to which its loads come from the first-level cache
+L2_LOADS = 0.75  # what loads cost more where the panel is far larger than that
+SPLIT = 0.95  # what a load costs more that crosses a cache line
+WEIGHT = 1.1  # of a non-zero: its weight spread over a vector, its offset
+VISIT = 8.0  # of a row in a panel, whatever its length
+SUM = 2.0  # of a vector of sums: stored at the end of a visit
+RESUMED = 1.5  # and, where a row goes on in the next panel, fetched again
+COPY = 1.5  # of a vector copied into a packed panel
+COPY_WINDOW = 3.0  # with its border of zeros
+COPY_STRIDED = 6.0  # every second element
+
+
+def cycles(step: Conv, way: Tiling, isa: str, threads: int) -> float:
+    """What the busiest thread of ``threads`` needs."""
+    layout = geometry(step, way)
+    lanes = LANES[isa]
+    panels = -(-step.x.shape[1] // way.channels)
+    inner = _inner(step, way, layout, lanes)
+    if way.kernel == "block":
+        columns = step.weight[0].size * math.ceil(len(step.weight) / way.rows)
+        visits = math.ceil(len(step.weight) / way.rows) * panels
+    else:
+        columns = np.count_nonzero(step.weight)
+        visits = min(len(step.weight) * panels, columns + len(step.weight))
+    vectors = way.rows * way.pieces * way.eighths * 8 / lanes
+    visit = VISIT + vectors * (SUM + (RESUMED if panels > 1 else 0))
+    computed = columns * inner + visits * visit
+    items = layout.tiles * way.groups
+    share = -(-items // threads)
+    copied = math.ceil(share / way.groups) * _copied(step, way, layout, lanes)
+    return share / way.groups * computed + copied
+
+
+def _inner(step: Conv, way: Tiling, layout: Geometry, lanes: int) -> float:
+    """Of one weight (or, in a block, one column) and a tile."""
+    whole, half = divmod(way.eighths * 8, lanes)
+    split = 0.0
+    if not layout.flat and not way.copies:
+        kernel = step.weight.shape[3]
+        split = SPLIT * (kernel - 1) / kernel * min(1.0, lanes / 16)
+    # rows of half a vector start on a line's first half: they never cross into the next
+    loads = way.pieces * (whole * (1 + split) + (0.5 if half else 0))
+    width = way.eighths * 8 if layout.flat else layout.channel
+    size = 4 * way.channels * width
+    loads *= 1 + L2_LOADS * max(0.0, 1 - L1 / size)
+    if way.kernel == "rows":
+        return loads + WEIGHT
+    vectors = way.pieces * way.eighths * 8 / lanes
+    return max(way.rows * vectors, loads + way.rows * 0.5) + 0.15 * loads + 0.5
+
+
+def _copied(step: Conv, way: Tiling, layout: Geometry, lanes: int) -> float:
+    """Of one tile's input."""
+    if layout.flat and not way.packed:
+        return 0.0
+    width = way.eighths * 8 if layout.flat else layout.channel
+    strided = max(step.strides) > 1
+    cost = COPY_STRIDED if strided else COPY if layout.flat else COPY_WINDOW
+    return step.x.shape[1] * width / max(lanes, 4) * cost

@@ -19,6 +19,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 
 from prunedeploy.errors import UserError
@@ -33,7 +35,10 @@ GLIBC = "2.27"  # what ziglang links against where the target names none: Ubuntu
 # Not -ffast-math: NaN and infinity have to do what they do in ONNX Runtime.
 OPTIMISE = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 COMMON = ("-std=gnu11", "-fPIC", "-fvisibility=hidden", "-pthread", "-ffile-prefix-map=./=")
-LINK = ("-shared", "-pthread", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-s")
+LINK = (
+    *("-shared", "-pthread", "-Wl,-soname,model.so", "-Wl,--build-id=none"),
+    *("-Wl,-z,noexecstack", "-s"),
+)
 
 ISA_FLAGS: dict[str, tuple[str, ...]] = {
     "avx512": (
@@ -87,61 +92,55 @@ def toolchain(target: Target) -> Toolchain:
     Raises:
         UserError: there is none, or the one that is named does not run.
     """
-    native = target.arch == platform.machine()
+    command = _command(target)
+    name, version = _identity(command)
+    return Toolchain(command, name, version, isa_of(target), _flags(target, name))
+
+
+def _command(target: Target) -> tuple[str, ...]:
     if named := os.environ.get("PRUNEDEPLOY_CC"):
-        command, name = tuple(shlex.split(named)), "$PRUNEDEPLOY_CC"
-    else:
-        found = next(filter(None, map(shutil.which, ("gcc", "clang"))), None) if native else None
-        if found is not None:
-            command, name = (found,), Path(found).name
-        elif importlib.util.find_spec("ziglang") is not None:
-            command, name = _zig(target), "ziglang"
-        else:
-            raise UserError(NONE if native else NO_CROSS.format(target=target.name))
-    version = _version(command, name)
-    if not os.environ.get("PRUNEDEPLOY_CC"):
-        return Toolchain(command, name, version, isa_of(target), _flags(target, name))
-    zig = any("zig" in part for part in command)
-    return Toolchain(
-        command,
-        "cc",
-        f"{version} ({named})",
-        isa_of(target),
-        _flags(target, "ziglang" if zig else ""),
-    )
-
-
-def _zig(target: Target) -> tuple[str, ...]:
+        return tuple(shlex.split(named))
+    native = target.arch == platform.machine()
+    for name in ("gcc", "clang") if native else ():
+        if found := shutil.which(name):
+            return (found,)
+    if importlib.util.find_spec("ziglang") is None:
+        raise UserError(NONE if native else NO_CROSS.format(target=target.name))
     named = target.toolchain.glibc if target.toolchain is not None else ""
     musl = target.name == "host" and platform.libc_ver()[0] != "glibc"
     triple = f"{target.arch}-linux-{'musl' if musl else f'gnu.{named or GLIBC}'}"
-    return (sys.executable, "-m", "ziglang", "cc", "-target", triple, "-fno-sanitize=undefined")
+    return (sys.executable, "-m", "ziglang", "cc", "-target", triple)
 
 
 def _flags(target: Target, name: str) -> tuple[str, ...]:
     """Of the instruction set, and the core where it is known."""
-    flags = ISA_FLAGS[isa_of(target)]
-    if not target.cpu:
-        return flags
-    core = target.cpu.replace("-", "_") if name == "ziglang" else target.cpu
-    return (*flags, f"-mcpu={core}")
+    isa = isa_of(target)
+    if name != "ziglang":
+        return (*ISA_FLAGS[isa], *([f"-mcpu={target.cpu}"] if target.cpu else []))
+    # zig takes single flags for changes to a processor, and 512-bit vectors for none of them
+    core = target.cpu.replace("-", "_") or ("skylake_avx512" if isa == "avx512" else "")
+    flags = ISA_FLAGS[isa] if isa != "avx512" else ("-mprefer-vector-width=512",)
+    return (*flags, *([f"-mcpu={core}"] if core else []), "-fno-sanitize=undefined")
 
 
-def _version(command: Sequence[str], name: str) -> str:
-    """What the compiler says of itself; also the proof that it starts."""
-    ask = ("version",) if name == "ziglang" else ("--version",)
-    start = command[: command.index("cc")] if name == "ziglang" else command
+@lru_cache(maxsize=16)
+def _identity(command: tuple[str, ...]) -> tuple[str, str]:
+    """What the compiler calls itself, and its version; also the proof that it starts."""
+    shown = shlex.join(command)
     try:
         said = subprocess.run(
-            [*start, *ask], capture_output=True, text=True, timeout=60, check=False
+            [*command, "--version"], capture_output=True, text=True, timeout=60, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise UserError(f"the C compiler {shlex.join(command)} does not run: {error}") from None
-    first = (said.stdout.strip() or said.stderr.strip() or "nothing").splitlines()[0]
-    if said.returncode != 0:
-        raise UserError(f"the C compiler {shlex.join(command)} does not run: {first}")
+        raise UserError(f"the C compiler {shown} does not run: {error}") from None
+    first = (said.stdout.strip() or said.stderr.strip() or "it says nothing").splitlines()[0]
+    if not said.stdout.strip():  # zig answers, and fails all the same
+        raise UserError(f"the C compiler {shown} does not run: {first}")
     numbers: list[str] = re.findall(r"\d+\.\d+(?:\.\d+)?", first)
-    return numbers[-1] if numbers else first
+    if "zig" in first and command[1:3] == ("-m", "ziglang"):
+        return "ziglang", metadata.version("ziglang")
+    name = "ziglang" if "zig" in first else "clang" if "clang" in first else "gcc"
+    return name, numbers[-1] if numbers else first
 
 
 # -- the run ---------------------------------------------------------------------------------------

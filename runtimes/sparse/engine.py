@@ -58,7 +58,7 @@ class Sparse:
     def build(self, model: Path, target: Target, directory: Path, options: BuildOptions) -> Payload:
         """Lower, emit, compile."""
         tools = compiling.toolchain(target)
-        project, threads = _project(model, target, tools, options)
+        project, threads = project_of(model, target, tools, options)
         options.tell(f"compiling with {tools}")
         compiling.build_library(project, directory / LIBRARY, tools)
         (directory / MODEL_HEADER).write_text(c_file(HEADER))
@@ -78,7 +78,7 @@ class Sparse:
             tools = compiling.toolchain(target)
         except UserError:  # then nothing is measured either
             tools = None
-        project, _ = _project(model, target, tools, options)
+        project, _ = project_of(model, target, tools, options)
         compiling.write(project, directory)
         (directory / LAYERS).write_text(layers_json(project))
         (directory / "Makefile").write_text(makefile(project, target))
@@ -127,7 +127,7 @@ def read_layers(engine: Engine, batch: int) -> list[dict[str, Any]]:
     return found
 
 
-def _project(
+def project_of(
     model: Path, target: Target, tools: compiling.Toolchain | None, options: BuildOptions
 ) -> tuple[Project, int]:
     """The C project, and the number of threads that it is cut for."""

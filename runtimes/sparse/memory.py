@@ -1,7 +1,7 @@
 """Static memory: every buffer of the arena gets its place before anything runs.
 
 A buffer lives from the first step that touches it to the last. Buffers that live at the same time
-never overlap, but for a Map that may write where it reads. The largest are placed first, each in
+never overlap, but for steps that may write where they read. The largest are placed first, each in
 the smallest gap that takes it (Pisarchyk and Lee, "Efficient Memory Management for Deep Neural
 Net Inference", 2020: greedy by size).
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from prunedeploy.runtimes.sparse.plan import GUARD, UNIT, Map, Plan, Step, View, reads, writes
+from prunedeploy.runtimes.sparse.plan import GUARD, UNIT, Conv, Map, Plan, Step, View, reads, writes
 
 
 @dataclass(frozen=True)
@@ -60,27 +60,36 @@ def lifetimes(plan: Plan) -> dict[int, Life]:
 
 
 def _share(plan: Plan, lives: dict[int, Life]) -> dict[int, int]:
-    """Buffers that lie where another one does: results of Maps that are computed in place."""
+    """Buffers that lie where another one does: results that are computed in place.
+
+    A Map may write where it reads, a Conv where its residual is.
+    """
     leaders: dict[int, int] = {}
     for index, step in enumerate(plan.steps):
-        if isinstance(step, Map):
+        if isinstance(step, Map | Conv):
             source = _in_place(step, index, plan, lives)
             if source is not None:
                 leaders[step.y.buffer] = source
     return leaders
 
 
-def _in_place(step: Map, index: int, plan: Plan, lives: dict[int, Life]) -> int | None:
+def _in_place(step: Map | Conv, index: int, plan: Plan, lives: dict[int, Life]) -> int | None:
     """A buffer that dies with this step, of which each element is read where it is written."""
     y = step.y
+    if isinstance(step, Map):
+        inputs = step.inputs
+    else:
+        inputs = (step.residual,) if step.residual is not None else ()
+        if any(view.buffer == step.x.buffer for view in inputs):
+            return None
     if y.buffer not in lives or lives[y.buffer].first != index:
         return None
-    for view in step.inputs:
+    for view in inputs:
         life = lives.get(view.buffer)
         if life is None or life.last != index or life.first == index:
             continue
         whole = plan.buffers[view.buffer].size == plan.buffers[y.buffer].size
-        alike = all(_alike(v, y) for v in step.inputs if v.buffer == view.buffer)
+        alike = all(_alike(v, y) for v in inputs if v.buffer == view.buffer)
         if whole and alike:
             return view.buffer
     return None

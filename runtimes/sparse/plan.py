@@ -145,7 +145,8 @@ class Activation:
 class Conv:
     """A convolution or linear layer with constant weights: the sum of shifted planes.
 
-    ``y = activation(conv(x) + bias + residual)``. ``x``, ``y`` and ``residual`` are planar views
+    ``y = activation(conv(x) + bias + residual)``; ``residual`` may lie where ``y`` does. All three
+    are planar views
     of shape [N, C, H, W], channels at axis 1, whatever they are in the graph: tokens of a linear
     layer are W of one image (N = H = 1), a convolution over sequences has H = 1.
 

@@ -256,7 +256,7 @@ static void pd_place(pd_store_to *to, const pd_conv *c, float *y, const float *r
         to->pieces = c->out_height - at.row < c->tile ? c->out_height - at.row : c->tile;
         to->width = c->out_width - at.column < c->columns ? c->out_width - at.column : c->columns;
         to->pitch = c->out_width;
-        to->spill = c->columns >= c->out_width;
+        to->spill = c->columns >= c->out_width && residual != y;
     }
     to->y = y + begin;
     to->residual = residual ? residual + begin : 0;

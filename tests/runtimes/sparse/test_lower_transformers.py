@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from encoders import Attention, Encoder, Generator, Vision
-from lowered import check, steps
+from lowered import Small, check, refusal, single, steps
 from torch import nn
 
 from prunedeploy.runtimes.sparse.plan import MatMul
@@ -112,3 +112,40 @@ def test_torch_attention(tmp_path: Path, older: bool) -> None:
     for batch in (1, 2):
         found = steps(check(model, batch))
         assert found == {"Copy": 1, "Conv": 2, "MatMul": 2, "Softmax": 1, "Map": 1, "Norm": 1}
+
+
+HEADS = {"q_num_heads": 4, "kv_num_heads": 4}
+ATTENTION: dict[str, tuple[list[Any], dict[str, Any]]] = {
+    "four axes": ([(2, 4, 5, 8), (2, 4, 6, 8), (2, 4, 6, 3)], {}),
+    "three axes": ([(2, 5, 32), (2, 6, 32), (2, 6, 12)], HEADS),
+    "scale": ([(2, 5, 32), (2, 5, 32), (2, 5, 32)], {**HEADS, "scale": 0.5}),
+    "shared keys": ([(2, 4, 5, 8), (2, 2, 6, 8), (2, 2, 6, 8)], {}),
+    "causal": ([(2, 4, 5, 8), (2, 4, 5, 8), (2, 4, 5, 8)], {"is_causal": 1}),
+    "mask": ([(2, 4, 5, 8), (2, 4, 6, 8), (2, 4, 6, 8), (5, 6)], {}),
+    "mask of heads": ([(2, 4, 5, 8), (2, 2, 6, 8), (2, 2, 6, 8), (2, 4, 5, 6)], {}),
+}
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention_as_one_operator(name: str) -> None:
+    inputs, attributes = ATTENTION[name]
+    plan = check(single("Attention", *inputs, opset=23, **attributes), 2)
+    found = steps(plan)
+    assert found.pop("Softmax") == 1
+    assert found == {"MatMul": 2}
+
+
+def test_attention_hides_what_a_truth_value_says() -> None:
+    net = Small(23)
+    names = [net.input(2, 4, n, 8) for n in (5, 6, 6)]
+    mask = net.input(5, 6, dtype=np.bool_)
+    model = net.model(net.node("Attention", *names, mask))
+    feeds = {name: net.normal(2, 4, n, 8) for name, n in zip(names, (5, 6, 6), strict=True)}
+    feeds[mask] = np.tri(5, 6, 1).astype(bool)
+    check(model, 2, feeds=feeds)
+
+
+def test_attention_to_the_past_is_refused() -> None:
+    shape = (2, 4, 5, 8)
+    model = single("Attention", shape, shape, shape, None, shape, shape, opset=23, outputs=3)
+    assert "past" in refusal(model, 2).reason

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from prunedeploy.runtimes.sparse.lower.importer import Importer
-from prunedeploy.runtimes.sparse.lower.operators import layers, norms, pointwise, shapes, windows
+from prunedeploy.runtimes.sparse.lower.operators import (
+    attention,
+    layers,
+    norms,
+    pointwise,
+    shapes,
+    windows,
+)
 
 TABLE: dict[str, Importer] = {
     **layers.TABLE,
@@ -11,4 +18,5 @@ TABLE: dict[str, Importer] = {
     **pointwise.TABLE,
     **norms.TABLE,
     **shapes.TABLE,
+    **attention.TABLE,
 }

@@ -114,7 +114,7 @@ def test_an_instruction_set_that_is_missing(monkeypatch):
 def test_runtimes_that_are_not_there():
     host = targets.by_name("host")
     assert "no runtime 'dense' yet" in (targets.refuse(host, "dense") or "")
-    row = dataclasses.replace(host, runtimes=("tensorrt",))
+    row = dataclasses.replace(host, runtimes=("tvm",))
     assert "none of host's runtimes" in (targets.refuse(row, "auto") or "")
     assert "cannot have ort" in (targets.refuse(row, "ort") or "")
 

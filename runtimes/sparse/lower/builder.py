@@ -93,7 +93,7 @@ class Builder:
 
     def floating(self, x: Tensor) -> Tensor:
         """``x`` as float32 in memory, whatever it stands for."""
-        if x.value is not None:
+        if x.value is not None and x.value.dtype != np.float32:
             return constant(x.value.astype(np.float32))
         if not x.raw:
             return x
@@ -130,6 +130,8 @@ class Builder:
 
     def linear(self, x: Tensor, weight: Array, bias: Array | None, channel: int) -> Tensor:
         """``weight`` [M, K] over axis ``channel`` of ``x``, which has K elements."""
+        if weight.shape[1] != x.shape[channel]:
+            raise ValueError(f"{weight.shape[1]} columns for {x.shape[channel]} features")
         rows = weight.shape[0]
         shape = list(x.shape)
         shape[channel] = rows
@@ -147,6 +149,8 @@ class Builder:
         if a.rank == 1:
             product = self.matmul(self.reshape(a, (1, *a.shape)), b)
             return self.reshape(product, product.shape[:-2] + product.shape[-1:])
+        if a.shape[-1] != b.shape[-2]:
+            raise ValueError(f"{list(a.shape)} times {list(b.shape)}")
         lead = broadcast(a.shape[:-2], b.shape[:-2])
         shape = (*lead, a.shape[-2], b.shape[-1])
         if b.value is not None and math.prod(b.shape[:-2]) == 1:

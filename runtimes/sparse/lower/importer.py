@@ -172,10 +172,12 @@ def _inputs(model: ir.Model, batch: int, sizes: Mapping[str, int]) -> dict[str, 
                     "input", name, f"the size of {axis_name or 'an axis'} is not given"
                 )
             shape.append(size)
-        if shape and isinstance(value.shape[0], int) and shape[0] != batch and len(values) == 1:
-            raise RefusedError("input", name, f"its batch is fixed at {shape[0]}, not {batch}")
         dtype = TYPES[value.dtype]
         found[name] = Tensor(tuple(shape), dtype, raw=dtype != "float32")
+    fixed = [dim for value in values for dim in list(value.shape or ())[:1]]
+    if fixed and all(isinstance(dim, int) and dim != batch for dim in fixed):
+        reason = f"its batch is fixed at {fixed[0]}, not {batch}"
+        raise RefusedError("input", str(values[0].name), reason)
     return found
 
 
@@ -195,7 +197,11 @@ def _import(
     elif importer is None:
         raise RefusedError(label(node), node.name or "?", "the sparse runtime does not know it")
     else:
-        made = importer(Call(node, arguments, build, opset))
+        call = Call(node, arguments, build, opset)
+        try:
+            made = importer(call)
+        except ValueError as error:  # sizes that do not fit: a batch fixed somewhere, mostly
+            raise call.refuse(f"its shapes do not fit: {error}") from error
         results = made if isinstance(made, tuple) else (made,)
     for index, output in enumerate(node.outputs):
         if index < len(results):
@@ -207,6 +213,8 @@ def _import(
 def _foldable(node: ir.Node, given: list[Tensor]) -> bool:
     if node.domain not in ("", "ai.onnx") or node.op_type.startswith("Random"):
         return False
+    if node.op_type == "Expand":
+        return False  # its own function repeats a constant without memory
     if any(
         a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
         for a in node.attributes.values()

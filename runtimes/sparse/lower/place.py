@@ -176,6 +176,9 @@ class Placer:
             found = layout.forward(op, source)
             if found is None:
                 found = self.moved(op, source)
+            elif min(found.strides, default=0) < 0:  # kernels go forwards, but for a Copy's source
+                backwards, found = found, self.result(op)
+                self.copy(op.name, backwards, found)
             self.views[op.output] = found
         else:
             emit.EMITTERS[type(op)](self, op)
@@ -234,13 +237,16 @@ class Placer:
         return layout.broadcast(self._constant(tensor, tuple(order)), y.shape)
 
     def _constant(self, tensor: Tensor, order: tuple[int, ...]) -> View:
-        """A constant whose axes lie in ``order``."""
+        """A constant whose axes lie in ``order``; what is repeated along an axis lies once."""
         assert tensor.value is not None
+        once = tuple(slice(1 if stride == 0 else None) for stride in tensor.value.strides)
+        value = tensor.value[once]
         if (tensor, order) not in self._constants:
-            flat = np.ascontiguousarray(tensor.value.transpose(order), np.float32).reshape(-1)
+            flat = np.ascontiguousarray(value.transpose(order), np.float32).reshape(-1)
             self._constants[tensor, order] = self.buffer("constant", flat.size, value=flat)
         buffer = self._constants[tensor, order]
-        return View(buffer, tensor.shape, Layout(order).strides(tensor.shape))
+        view = View(buffer, value.shape, Layout(order).strides(value.shape))
+        return layout.broadcast(view, tensor.shape)
 
     def planes(self, tensor: Tensor, axis: int) -> View:
         """A tensor as planes in the arena, copied unless it lies so."""

@@ -93,3 +93,17 @@ def test_dropout_that_drops_is_refused() -> None:
 def test_an_axis_that_is_not_there_is_refused() -> None:
     found = refusal(single("Gather", (2, 3), ints(5), axis=1), 2)
     assert found.reason == "an index lies outside of axis 1"
+
+
+def test_sizes_that_do_not_fit_are_refused() -> None:
+    found = refusal(single("Conv", ("n", 3, 5, 5), np.ones((2, 4, 3, 3), np.float32)), 2)
+    assert found.reason == "its weight [2, 4, 3, 3] does not fit 3 channels"
+    net = Small()
+    model = net.model(net.node("Add", net.input("n", 3), np.ones((2, 3), np.float32)))
+    assert "do not fit" in refusal(model, 3).reason  # a batch of two is fixed in a constant
+    check(model, 2)
+    net = Small()
+    transposed = net.node("Transpose", net.input("n", 2), perm=[1, 0])
+    model = net.model(net.node("MatMul", transposed, net.normal(3, 4)))
+    assert "[2, 2] times [3, 4]" in refusal(model, 2).reason
+    check(model, 3)

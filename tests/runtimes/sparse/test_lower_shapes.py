@@ -169,3 +169,30 @@ def test_a_pixel_shuffle_is_one_copy() -> None:
     x = net.conv(net.input(2, 3, 5, 4), 3, 8)
     plan = check(net.model(net.node("DepthToSpace", x, blocksize=2)), 2)
     assert steps(plan) == {"Copy": 2, "Conv": 1}
+
+
+def test_only_copies_go_backwards() -> None:
+    net = Small()
+    y = net.node("Slice", net.input(2, 6, 4), ints(-1), ints(-100), ints(1), ints(-1))
+    plan = check(net.model(net.node("Softmax", y, axis=1)), 2)
+    assert steps(plan) == {"Copy": 1, "Softmax": 1}
+
+
+def test_what_comes_out_twice_or_comes_in() -> None:
+    net = Small()
+    x = net.input(2, 3, 4)
+    y = net.node("Exp", x)
+    z = net.node("Reshape", y, ints(2, 12))
+    plan = check(net.model(y, z, net.node("Identity", y)), 2)
+    assert steps(plan) == {"Map": 1, "Copy": 2}
+    net = Small()
+    plan = check(net.model(net.node("Transpose", net.input(2, 3, 4))), 2)
+    assert steps(plan) == {"Copy": 1}
+
+
+def test_what_is_repeated_lies_once() -> None:
+    net = Small()
+    wide = net.node("Expand", net.normal(1, 1, 7), ints(64, 3, 7))
+    plan = check(net.model(net.node("Add", net.input(64, 3, 7), wide)), 64)
+    (constant,) = [buffer for buffer in plan.buffers if buffer.place == "constant"]
+    assert constant.size == 7

@@ -29,6 +29,8 @@ def conv(call: Call) -> Tensor:
     x, weight = call.real(0), _weight(call)
     if x.rank not in (3, 4):
         raise call.refuse(f"convolutions over {x.rank - 2} axes are not known")
+    if x.shape[1] != weight.shape[1] * call.integer("group", 1):
+        raise call.refuse(f"its weight {list(weight.shape)} does not fit {x.shape[1]} channels")
     space = window(call, list(weight.shape[2:]))
     taps = weight if x.rank == 4 else weight[:, :, None]
     op = ConvOp(
@@ -56,6 +58,8 @@ def conv_transpose(call: Call) -> Tensor:
     if x.rank not in (3, 4):
         raise call.refuse(f"convolutions over {x.rank - 2} axes are not known")
     groups, depth = call.integer("group", 1), x.shape[1]
+    if weight.shape[0] != depth or depth % groups:
+        raise call.refuse(f"its weight {list(weight.shape)} does not fit {depth} channels")
     space = _transposed(call, list(weight.shape[2:]))
     taps = weight if x.rank == 4 else weight[:, :, None]
     rows = taps.shape[1]

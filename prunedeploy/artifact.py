@@ -14,7 +14,6 @@ from typing import get_args
 from prunedeploy import targets
 from prunedeploy.errors import UserError
 from prunedeploy.files import atomic_directory, from_json, sha256, to_json
-from prunedeploy.runtimes import RUNTIMES
 from prunedeploy.runtimes import by_name as runtime_by_name
 from prunedeploy.runtimes._runtime import (
     BuildOptions,
@@ -50,7 +49,7 @@ def build(
     Args:
         model: an ONNX file; the newest result of ``shrink`` in the current folder when None.
         target: a name of ``targets.TARGETS``.
-        runtime: a name of ``RUNTIMES``; "auto" is the target's best one that is there.
+        runtime: a name of ``runtimes.RUNTIMES``; "auto" is the target's best one that is there.
         output: the engine's folder; ``<model>.<target>.<runtime>.engine`` in the current folder
             when None. An engine already there is replaced, anything else is refused.
         baseline: the dense model to compare speed with; when None, the one that ``shrink``
@@ -295,7 +294,7 @@ def _runtime(row: targets.Target, name: str) -> Runtime:
         raise UserError(reason)
     if name != "auto":
         return runtime_by_name(name)
-    return runtime_by_name(next(x for x in row.runtimes if x in RUNTIMES))
+    return runtime_by_name(next(x for x in row.runtimes if targets.refuse(row, x) is None))
 
 
 def _refuse_place(place: Path) -> None:

@@ -66,10 +66,13 @@ def refuse(target: Target, runtime: str) -> str | None:
     from prunedeploy.runtimes import by_name as runtime_by_name
 
     if runtime == "auto":
-        reason = why_not_here(target)
-        if reason is None and not set(target.runtimes) & set(RUNTIMES):
-            reason = f"none of {target.name}'s runtimes is there yet: {', '.join(target.runtimes)}"
-        return reason
+        if reason := why_not_here(target):
+            return reason
+        there = [name for name in target.runtimes if name in RUNTIMES]
+        reasons = [runtime_by_name(name).refuse(target) for name in there]
+        if not there:
+            return f"none of {target.name}'s runtimes is there yet: {', '.join(target.runtimes)}"
+        return None if None in reasons else reasons[0]
     if runtime not in RUNTIMES:
         known = f"choose from auto, {', '.join(RUNTIMES)}"
         return f"there is no runtime {runtime!r} yet: {known}"

@@ -5,7 +5,7 @@ import platform
 
 import pytest
 
-from prunedeploy import targets
+from prunedeploy import artifact, targets
 from prunedeploy.errors import UserError
 from prunedeploy.runtimes import RUNTIMES
 from prunedeploy.targets import machine
@@ -117,6 +117,19 @@ def test_runtimes_that_are_not_there():
     row = dataclasses.replace(host, runtimes=("tvm",))
     assert "none of host's runtimes" in (targets.refuse(row, "auto") or "")
     assert "cannot have ort" in (targets.refuse(row, "ort") or "")
+
+
+def test_auto_is_the_best_that_does_not_refuse(monkeypatch):
+    """A GPU is at hand, the library for it is not."""
+    monkeypatch.setattr(machine, "gpus", lambda: ("7.5",))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    row = dataclasses.replace(
+        targets.by_name("t4"), arch=platform.machine(), runtimes=("tensorrt",)
+    )
+    assert "pip install 'prunedeploy[tensorrt]'" in (targets.refuse(row, "auto") or "")
+    row = dataclasses.replace(row, runtimes=("tensorrt", "ort"))
+    assert targets.refuse(row, "auto") is None
+    assert artifact._runtime(row, "auto").name == "ort"
 
 
 def test_self_check_runs_every_runtime():

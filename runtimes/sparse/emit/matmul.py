@@ -51,11 +51,12 @@ def emit(step: MatMul, context: Context) -> Code:
         ]
     )
     leading = len(step.y.shape) - 2
-    views = [product.y, product.a, product.b, *([product.bias] if product.bias else [])]
+    # in the order of what is read: heads lie in planes, whose images are side by side
+    views = [product.a, product.b, product.y, *([product.bias] if product.bias else [])]
     loops = nest(step.y.shape[:leading], [view.strides[:leading] for view in views])
     block = _block(rows, height, depth, loops.size, context.threads)
     body = [loops.counts("shape")]
-    body += [loops.array(f"{'yabc'[n]}s", n) for n in range(len(views))]
+    body += [loops.array(f"{'abyc'[n]}s", n) for n in range(len(views))]
     fields = {
         "rank": loops.rank,
         "shape": "shape",

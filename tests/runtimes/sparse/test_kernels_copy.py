@@ -6,9 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
+from kernels import Case, Memory, check, permuted, supported
 
 from prunedeploy.runtimes.sparse.plan import Copy, View
-from tests.support.kernels import Case, Memory, check, permuted, supported
 
 SHAPES = [(1, 1, 1, 1), (2, 3, 5, 7), (1, 17, 33, 16), (3, 67, 1, 4), (5, 1, 40, 19)]
 
@@ -75,9 +75,14 @@ def _conversions() -> list[Case]:
     return cases
 
 
-@pytest.mark.parametrize("isa", supported())
-def test_copies_are_exact(isa: str) -> None:
+def sweep() -> list[Case]:
+    """What the kernels are swept over, also under sanitizers."""
     cases = _orders() + _tokens() + _borders() + _conversions()
     for case in cases:
         case.tolerance = 0
-    check(cases, isa)
+    return cases
+
+
+@pytest.mark.parametrize("isa", supported())
+def test_copies_are_exact(isa: str) -> None:
+    check(sweep(), isa)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from kernels import Case, Library, Memory, check, data_of, permuted, supported
 
 from prunedeploy.runtimes.sparse import plan
 from prunedeploy.runtimes.sparse.evaluate import OPERATIONS
 from prunedeploy.runtimes.sparse.plan import Copy, Instr, Map, View
 from prunedeploy.types import Array
-from tests.support.kernels import Case, Library, Memory, check, data_of, permuted, supported
 
 NUMBERS = {"clip": (-0.75, 1.25), "leakyrelu": (0.1,), "elu": (1.5,), "hardsigmoid": (0.2, 0.5)}
 EXACT = {"neg", "abs", "relu", "clip", "floor", "ceil", "round", "sign", "not", "identity"}
@@ -133,12 +133,17 @@ def _views() -> list[Case]:
     return cases
 
 
-@pytest.mark.parametrize("isa", supported())
-def test_code_over_views(isa: str) -> None:
+def sweep() -> list[Case]:
+    """What the kernels are swept over, also under sanitizers."""
     cases = _binary() + _views()
     for case in cases:
         case.tolerance = 1e-6
-    check(cases, isa)
+    return cases
+
+
+@pytest.mark.parametrize("isa", supported())
+def test_code_over_views(isa: str) -> None:
+    check(sweep(), isa)
 
 
 def test_the_rounding_of_a_plane_is_left_alone_where_it_is_not_one() -> None:

@@ -6,9 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
+from kernels import Case, Memory, check, permuted, supported
 
 from prunedeploy.runtimes.sparse.plan import MatMul, View
-from tests.support.kernels import Case, Memory, check, permuted, supported
 
 SIZES = [
     (1, 1, 1), (1, 67, 9), (17, 1, 5), (5, 3, 1), (16, 16, 16), (17, 33, 31), (2, 40, 70),
@@ -27,7 +27,8 @@ def _operand(memory: Memory, shape: tuple[int, ...], kind: int) -> View:
     return memory.planar(shape, -1) if kind == 2 else memory.planar(shape, 0)
 
 
-def _cases() -> list[Case]:
+def sweep() -> list[Case]:
+    """What the kernels are swept over, also under sanitizers."""
     cases = []
     rng = np.random.default_rng(0)
     kinds = list(itertools.product(range(3), repeat=2))
@@ -47,7 +48,7 @@ def _cases() -> list[Case]:
             strides = tuple(s * z for s, z in zip(bias.strides, zero, strict=True))
             bias = View(bias.buffer, shape, strides)
         cases.append(memory.case(MatMul("product", left, right, y, alpha, bias)))
-    return cases
+    return cases + _heads(1, 17, 3, 16) + _heads(2, 40, 2, 13) + _heads(8, 128, 2, 24)
 
 
 def _heads(batch: int, tokens: int, heads: int, size: int) -> list[Case]:
@@ -70,8 +71,7 @@ def _heads(batch: int, tokens: int, heads: int, size: int) -> list[Case]:
 
 @pytest.mark.parametrize("isa", supported())
 def test_products_agree_with_the_interpreter(isa: str) -> None:
-    cases = _cases() + _heads(1, 17, 3, 16) + _heads(2, 40, 2, 13) + _heads(8, 128, 2, 24)
-    check(cases, isa)
+    check(sweep(), isa)
 
 
 @pytest.mark.parametrize("isa", supported()[:1])

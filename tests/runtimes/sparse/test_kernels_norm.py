@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from kernels import Case, Memory, check, supported
 
 from prunedeploy.runtimes.sparse.plan import Norm, View
 from prunedeploy.types import Array
-from tests.support.kernels import Case, Memory, check, supported
 
 
 def _norm(memory: Memory, x: View, y: View, axes: tuple[int, ...], varies: tuple[int, ...]) -> Case:
@@ -25,7 +25,8 @@ def _norm(memory: Memory, x: View, y: View, axes: tuple[int, ...], varies: tuple
     return memory.case(step, tolerance=1e-4 if few else 3e-6)
 
 
-def _cases() -> list[Case]:
+def sweep() -> list[Case]:
+    """What the kernels are swept over, also under sanitizers."""
     cases = []
     for tokens, width in [(1, 1), (1, 7), (17, 67), (128, 96), (64, 33), (200, 16)]:
         for kind in range(4):  # tokens whose features are planes, or rows
@@ -54,7 +55,7 @@ def _cases() -> list[Case]:
 
 @pytest.mark.parametrize("isa", supported())
 def test_normalisation_agrees_with_the_interpreter(isa: str) -> None:
-    check(_cases(), isa)
+    check(sweep(), isa)
 
 
 def test_a_large_mean_does_not_spoil_the_variance() -> None:

@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 import pytest
+from kernels import Case, Memory, check, supported
 
 from prunedeploy.runtimes.sparse.plan import Pool
-from tests.support.kernels import Case, Memory, check, supported
 
 KINDS: tuple[Literal["max", "average"], ...] = ("max", "average")
 
@@ -40,7 +40,8 @@ def _case(
     return memory.case(Pool("pool", x, y, kind, kernel, strides, pads, dilations, include))
 
 
-def _cases() -> list[Case]:
+def sweep() -> list[Case]:
+    """What the kernels are swept over, also under sanitizers."""
     found = []
     maps = [(1, 1), (2, 2), (3, 5), (7, 7), (8, 17), (13, 16), (6, 35)]
     windows = [
@@ -63,7 +64,7 @@ def _cases() -> list[Case]:
 
 @pytest.mark.parametrize("isa", supported())
 def test_pools_agree_with_the_interpreter(isa: str) -> None:
-    check(_cases(), isa)
+    check(sweep(), isa)
 
 
 def test_nan_and_infinity_stay_where_they_are() -> None:

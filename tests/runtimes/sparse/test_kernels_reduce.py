@@ -6,9 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
+from kernels import Case, Memory, check, permuted, supported
 
 from prunedeploy.runtimes.sparse.plan import Reduce, View, row_major
-from tests.support.kernels import Case, Memory, check, permuted, supported
 
 KINDS = ("sum", "mean", "max", "min", "prod", "l1", "l2", "sumsquare", "logsumexp")
 SHAPES = [(1, 3, 7, 7), (2, 67, 1, 5), (3, 2, 17, 16), (5, 33, 4, 1)]
@@ -21,7 +21,8 @@ def _reduce(x: View, memory: Memory, kind: str, axes: tuple[int, ...], planes: b
     return memory.case(Reduce("reduce", x, y, kind, axes))  # type: ignore[arg-type]
 
 
-def _cases() -> list[Case]:
+def sweep() -> list[Case]:
+    """What the kernels are swept over, also under sanitizers."""
     cases = []
     for number, (shape, axes) in enumerate(itertools.product(SHAPES, AXES)):
         for kind in (KINDS[number % len(KINDS)], KINDS[(number * 2 + 3) % len(KINDS)], "mean"):
@@ -45,7 +46,7 @@ def _cases() -> list[Case]:
 
 @pytest.mark.parametrize("isa", supported())
 def test_reductions_agree_with_the_interpreter(isa: str) -> None:
-    check(_cases(), isa)
+    check(sweep(), isa)
 
 
 def test_the_error_of_long_sums_does_not_grow() -> None:

@@ -6,14 +6,15 @@ import itertools
 
 import numpy as np
 import pytest
+from kernels import Case, Memory, check, permuted, supported
 
 from prunedeploy.runtimes.sparse.plan import Softmax
-from tests.support.kernels import Case, Memory, check, permuted, supported
 
 SHAPES = [(1, 1, 1, 1), (2, 3, 5, 7), (1, 2, 17, 128), (3, 67, 1, 5), (1, 5, 66, 33)]
 
 
-def _cases() -> list[Case]:
+def sweep() -> list[Case]:
+    """What the kernels are swept over, also under sanitizers."""
     cases = []
     for number, (shape, axis, log) in enumerate(
         itertools.product(SHAPES, range(-1, 3), (False, True))
@@ -34,7 +35,7 @@ def _cases() -> list[Case]:
 
 @pytest.mark.parametrize("isa", supported())
 def test_softmax_agrees_with_the_interpreter(isa: str) -> None:
-    check(_cases(), isa)
+    check(sweep(), isa)
 
 
 @pytest.mark.parametrize("isa", supported()[:1])

@@ -25,8 +25,8 @@ enum {
     PD_NO_MEMORY = 1,
     PD_NO_THREAD = 2,    /* the system starts no more threads */
     PD_BAD_ARGUMENT = 3, /* a null pointer, or a number of threads that makes no sense */
-    PD_BAD_BATCH = 4,    /* the engine was not built for this batch: see pd_model.batch */
-    PD_BAD_INDEX = 5,    /* an input holds an index that its table does not have */
+    PD_BAD_INDEX = 4,    /* an input holds an index that its table does not have */
+    PD_BAD_BATCH = 5,    /* the engine was not built for this batch: see pd_model.batch */
     PD_BAD_CPU = 6       /* the processor lacks the instructions the engine was built with */
 };
 

@@ -148,6 +148,37 @@ def test_an_operator_that_is_not_known(tmp_path):
     assert [x.name for x in tmp_path.iterdir()] == ["m.onnx"]
 
 
+def _gather(path):
+    graph = onnx.parser.parse_graph(
+        """g (int64[b, 3] i, float[b, 3, 4] x) => (float[b, 3, 4] y) {
+            e = Gather(table, i)
+            y = Add(e, x)
+        }"""
+    )
+    table = np.arange(28, dtype=np.float32).reshape(7, 4)
+    graph.initializer.append(onnx.numpy_helper.from_array(table, "table"))
+    opsets = [onnx.helper.make_opsetid("", 20)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    return table
+
+
+def test_several_inputs_and_indices(tmp_path):
+    table = _gather(tmp_path / "m.onnx")
+    engine = build(tmp_path / "m.onnx", tmp_path / "e", batch=2, threads=3)
+    indices = np.array([[0, 6, 3], [-1, -7, 2]] * 2)
+    x = np.random.default_rng(0).standard_normal((4, 3, 4)).astype(np.float32)
+    with artifact.open(engine) as session:
+        np.testing.assert_array_equal(output(session, {"x": x, "i": indices}), table[indices] + x)
+        for bad in (7, -8, 2**40):
+            indices[3, 1] = bad
+            with pytest.raises(UserError, match="an index that its table does not have"):
+                session.run({"x": x, "i": indices})
+        with pytest.raises(UserError, match="b is 2 in input 'x' and 4 in another"):
+            session.run({"x": x[:2], "i": indices})
+        indices[3, 1] = 0  # the session is none the worse
+        np.testing.assert_array_equal(output(session, {"x": x, "i": indices}), table[indices] + x)
+
+
 # -- arrays to write to ----------------------------------------------------------------------------
 
 

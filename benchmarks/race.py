@@ -125,9 +125,10 @@ def measure(
 ) -> Iterator[Row]:
     """One row for each number of threads, each of a sparse engine that is built for it."""
     model = cpu_models.fixed(name, sparsity, batch, settings.cache)
+    liked = cpu_models.for_onnxruntime(name, sparsity, batch, settings.cache)
     older = cpu_models.older(name, sparsity, batch, settings.cache) if settings.peer else None
     with tempfile.TemporaryDirectory(prefix="prunedeploy-") as folder:
-        engines = {BASELINE: artifact.build(model, "host", "ort", Path(folder) / "dense.engine")}
+        engines = {BASELINE: artifact.build(liked, "host", "ort", Path(folder) / "dense.engine")}
         for count in threads:
             seconds = None
             if settings.ours:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from prunedeploy.runtimes.sparse.emit._activation import act, bounds
+from prunedeploy.runtimes.sparse.emit._activation import act, bounds, literal
 from prunedeploy.runtimes.sparse.emit._context import Code, Context
 from prunedeploy.runtimes.sparse.emit.tiled import phases
 from prunedeploy.runtimes.sparse.plan import Conv
@@ -12,6 +12,7 @@ from prunedeploy.runtimes.sparse.tiling import Geometry, Tiling, geometry, is_fl
 
 MOST_TAPS = 49  # unrolled in the kernel: 7 x 7
 TALL = 4  # rows of pixels computed at once, PD_TALL in C
+HEADERS = ("conv.h", "functions.h")
 BAND = 24 * 1024  # bytes of a packed channel, to stay in the first-level cache
 
 
@@ -23,37 +24,104 @@ def suits(step: Conv) -> bool:
 
 def emit(step: Conv, context: Context) -> Code:
     """One instance of the kernel for each kind of window and width."""
+    if context.isa == "avx512" and step.strides[1] in (1, 2):
+        return _masked(step, context)
     layout = _layout(step)
     taps = [place for row in layout.taps for place in row]
+    settings = {
+        "COUNT": str(len(taps)),
+        "BODY": _body(_places(taps, layout.pitch)),
+        "PITCH": str(layout.pitch),
+    }
     name = f"pd_depthwise_{layout.pitch}_" + "_".join(map(str, taps))
-    function = act(step)
-    name += f"_{step.activation.op}" if function else ""
-    top = [
-        f"#define PD_NAME {name}",
-        f"#define PD_COUNT {len(taps)}",
-        f"#define PD_BODY {_body(taps, layout.pitch)}",
-        f"#define PD_PITCH {layout.pitch}",
-        *([f"#define PD_ACT(v) {function}"] if function else []),
-        '#include "depthwise.h"',
-    ]
-    residual = "0" if step.residual is None else context.pointer(step.residual)
-    weights = context.constant(step.weight.reshape(len(step.weight), -1).astype(np.float32))
+    name, top = _instance(name, "depthwise.h", settings, step)
+    call = f"{_arguments(step, context)}, {name}"
     body = (
         f"static const pd_conv layer = {_record(step, context, layout)};\n"
-        f"pd_depthwise_run(w, &layer, {context.pointer(step.x)}, {context.pointer(step.y)}, "
-        f"{residual}, {weights}, {len(taps)}, {len(step.weight) // step.groups}, {name});"
+        f"pd_depthwise_run(w, &layer, {call});"
     )
     scratch = layout.channel + TALL * layout.pitch + 64
-    return Code(body, ("\n".join(top),), ("conv.h", "functions.h"), -(-scratch // 16) * 16)
+    return Code(body, (top,), HEADERS, -(-scratch // 16) * 16, "depthwise packed")
 
 
-def _body(taps: list[int], pitch: int) -> str:
-    """Every place of ``TALL`` rows' windows loaded once, and added to all sums that it is in."""
-    uses: dict[int, list[str]] = {}
+def _masked(step: Conv, context: Context) -> Code:
+    """Rows read where they lie, masked at the borders."""
+    height, width = step.weight.shape[2:]
+    columns = [k * step.dilations[1] - step.pads[1] for k in range(width)]
+    listed = ", ".join(map(str, columns))
+    settings = {
+        "COUNT": str(height * width),
+        "ACROSS": str(width),
+        "COLUMNS": f"{{{listed}}}",
+        "BODY": _body(_windows(step)),
+        "WIDTH": str(step.x.shape[3]),
+        "STEP": str(step.strides[1]),
+        "ROW_STEP": str(step.strides[0]),
+        "TOP": str(step.pads[0]),
+    }
+    numbers = (step.x.shape[3], *step.strides, *step.dilations, *step.pads[:2], height, width)
+    name, top = _instance(
+        "pd_depthwise_" + "_".join(map(str, numbers)), "depthwise_masked.h", settings, step
+    )
+    layer = _record(step, context, geometry(step, Tiling("rows", 1, 1, 1)))
+    call = f"{_arguments(step, context)}, columns, {width}, {name}"
+    body = (
+        f"static const int columns[] = {{{listed}}};\n"
+        f"static const pd_conv layer = {layer};\n"
+        f"pd_depthwise_run(w, &layer, {call});"
+    )
+    scratch = -(-step.y.shape[3] // 16) * width
+    return Code(body, (top,), HEADERS, -(-scratch // 16) * 16, "depthwise in place")
+
+
+def _instance(name: str, header: str, settings: dict[str, str], step: Conv) -> tuple[str, str]:
+    """The full name of a kernel's instance, and the text that makes it."""
+    function = act(step)
+    if function:
+        numbers = "_".join(map(literal, step.activation.numbers))
+        name += f"_{step.activation.op}" + "".join(c if c.isalnum() else "_" for c in numbers)
+        settings = {**settings, "ACT(v)": function}
+    lines = [f"#define PD_{key} {value}" for key, value in {"NAME": name, **settings}.items()]
+    return name, "\n".join([*lines, f'#include "{header}"'])
+
+
+def _arguments(step: Conv, context: Context) -> str:
+    residual = "0" if step.residual is None else context.pointer(step.residual)
+    weights = context.constant(step.weight.reshape(len(step.weight), -1).astype(np.float32))
+    taps = step.weight[0].size
+    return (
+        f"{context.pointer(step.x)}, {context.pointer(step.y)}, {residual}, {weights}, {taps}, "
+        f"{len(step.weight) // step.groups}"
+    )
+
+
+def _places(taps: list[int], pitch: int) -> dict[str, list[tuple[int, int]]]:
+    """What ``TALL`` rows' windows load, and the (row, tap) that each is for: places in a tile."""
+    uses: dict[int, list[tuple[int, int]]] = {}
     for row in range(TALL):
         for tap, place in enumerate(taps):
-            uses.setdefault(place + row * pitch, []).append(f"PD_ADD({row}, {tap})")
-    return " ".join(f"PD_LOAD({place}) {' '.join(uses[place])}" for place in sorted(uses))
+            uses.setdefault(place + row * pitch, []).append((row, tap))
+    return {str(place): uses[place] for place in sorted(uses)}
+
+
+def _windows(step: Conv) -> dict[str, list[tuple[int, int]]]:
+    """The same as rows below the first one's window, and columns of it."""
+    height, width = step.weight.shape[2:]
+    uses: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for row in range(TALL):
+        for tap in range(height * width):
+            down, across = divmod(tap, width)
+            below = row * step.strides[0] + down * step.dilations[0]
+            uses.setdefault((below, across), []).append((row, tap))
+    return {f"{below}, {across}": uses[below, across] for below, across in sorted(uses)}
+
+
+def _body(uses: dict[str, list[tuple[int, int]]]) -> str:
+    """Everything loaded once, and added to all sums that it is in."""
+    return " ".join(
+        f"PD_LOAD({place}) " + " ".join(f"PD_ADD({row}, {tap})" for row, tap in found)
+        for place, found in uses.items()
+    )
 
 
 def _layout(step: Conv) -> Geometry:

@@ -141,7 +141,10 @@ def main() -> None:
                 race.write(results, options.results)
                 print(progress(row), file=sys.stderr, flush=True)
     print("\n".join(render(results, options.batch, options.threads)))
-    plot(results, options.batch, options.threads, options.plot)
+    try:
+        plot(results, options.batch, options.threads, options.plot)
+    except ModuleNotFoundError as error:
+        parser.exit(1, f"no picture, {error.name} is missing: see requirements-plots.txt\n")
 
 
 if __name__ == "__main__":

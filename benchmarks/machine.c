@@ -2,8 +2,8 @@
  *
  *     machine THREADS SECONDS BYTES...
  *
- * Every thread works on memory of its own, as large as BYTES says. Prints, one a line, "fma",
- * "fma_load" in GFLOP/s, then "read" and "write" in GB/s for each BYTES: all threads together, the
+ * Every thread works on memory of its own, as large as BYTES says. Prints, one a line, "cycles"
+ * in GHz, "fma", "fma_load" in GFLOP/s, then "read" and "write" in GB/s for each BYTES: all threads together, the
  * best of several repetitions of SECONDS (of processor time) each.
  */
 #include <pthread.h>
@@ -47,6 +47,19 @@ typedef double work(void *memory, size_t bytes); /* returns operations, or bytes
 #define READ(n) sum##n |= from[i + n];
 #define WRITE(n) to[i + n] = value;
 #define USED(n) HIDE(sum##n);
+
+#define ADD(n) sum += one; __asm__ volatile("" : "+r"(sum));
+
+/* Additions that wait for one another take a cycle each. */
+static double cycles(void *memory, size_t bytes) {
+    (void)memory, (void)bytes;
+    size_t sum = 0, one = 1;
+    __asm__ volatile("" : "+r"(one));
+    for (int i = 0; i < INNER; i++) {
+        EACH(ADD)
+    }
+    return (double)CHAINS * INNER;
+}
 
 static double fma_registers(void *memory, size_t bytes) {
     (void)memory, (void)bytes;
@@ -155,6 +168,7 @@ static double best(work *run, size_t bytes, int threads, double seconds) {
 int main(int count, char **arguments) {
     int threads = atoi(arguments[1]);
     double seconds = atof(arguments[2]);
+    printf("cycles %.3f\n", best(cycles, 4096, threads, seconds));
     printf("fma %.1f\n", best(fma_registers, 4096, threads, seconds));
     printf("fma_load %.1f\n", best(fma_load, strtoull(arguments[3], NULL, 10), threads, seconds));
     for (int i = 3; i < count; i++) {

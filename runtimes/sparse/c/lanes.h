@@ -133,6 +133,19 @@ PD_INLINE float pd_sum_lanes(pd_vec v) {
     return all[0];
 }
 
+/* The largest, where none is NaN. */
+PD_INLINE float pd_most_lanes(pd_vec v) {
+#if PD_LANES == 16
+    return _mm512_reduce_max_ps((__m512)v);
+#endif
+    float all[PD_LANES];
+    pd_storeu(all, v);
+    for (int n = PD_LANES / 2; n > 0; n /= 2) {
+        for (int i = 0; i < n; i++) all[i] = all[i] > all[i + n] ? all[i] : all[i + n];
+    }
+    return all[0];
+}
+
 PD_INLINE float pd_product_lanes(pd_vec v) {
     float all[PD_LANES];
     pd_storeu(all, v);

@@ -10,7 +10,8 @@ typedef struct {
     int images, channels, height, width, out_height, out_width;
     int kernel_height, kernel_width, row_step, column_step, row_dilation, column_dilation;
     int top, left;
-    int pitch;                 /* elements of a padded row, or of one phase of it */
+    int pitch;                 /* elements of a padded row, or of one phase of it: room for vectors */
+    int reach;                 /* elements of a padded row that windows read */
     int exact;                 /* x may not be read beyond its end */
     ptrdiff_t x_image, x_channel, x_row, y_image, y_channel, y_row;
     const float *row_counts, *column_counts; /* average: elements in a window are their product */
@@ -35,13 +36,14 @@ PD_INLINE void pd_pool_down(float *to, const float *from, ptrdiff_t step, int ro
 }
 
 /* Every `step`th element, from each of the first `step`: phases one after the other. */
-PD_INLINE void pd_pool_part(float *to, const float *from, int step, int pitch) {
+PD_INLINE void pd_pool_part(float *to, const float *from, int step, int pitch, int reach) {
+    const int count = (reach + step - 1) / step;
     if (step != 2) {
         for (int f = 0; f < step; f++)
-            for (int j = 0; j < pitch; j++) to[f * pitch + j] = from[f + j * step];
+            for (int j = 0; j < count; j++) to[f * pitch + j] = from[f + j * step];
         return;
     }
-    for (int j = 0; j < pitch; j += PD_LANES) {
+    for (int j = 0; j < count; j += PD_LANES) {
 #if PD_LANES == 16
         const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4,
                                               2, 0);
@@ -83,31 +85,28 @@ PD_INLINE void pd_pool_planes(const pd_work *w, const pd_pool *p, const float *x
                               int height, int width, int row_step, int column_step,
                               int row_dilation, int column_dilation) {
     const float fill = max ? -__builtin_inff() : 0.0f;
-    const int padded = column_step * p->pitch;
-    float *row = w->scratch, *parts = column_step > 1 ? row + padded + 2 * PD_UNIT : row;
+    float *row = w->scratch, *parts = column_step > 1 ? row + column_step * p->pitch : row;
     float *data = row + p->left;
     int begin, end;
     pd_share(w, p->images * p->channels * p->out_height, &begin, &end);
+    int i = begin % p->out_height, plane = begin / p->out_height;
     for (int j = 0; j < p->left; j++) row[j] = fill;
-    for (int item = begin; item < end; item++) {
-        const int i = item % p->out_height, plane = item / p->out_height;
+    for (int item = begin; item < end; plane++, i = 0) {
         const int image = plane % p->images, channel = plane / p->images;
         const float *from = x + channel * p->x_channel + image * p->x_image;
-        float *to = y + channel * p->y_channel + image * p->y_image + i * p->y_row;
-        int first = i * row_step - p->top, last = first + (height - 1) * row_dilation + 1;
-        if (first < 0) first += (-first + row_dilation - 1) / row_dilation * row_dilation;
-        if (last > p->height) last = p->height;
-        const int rows = last > first ? (last - first + row_dilation - 1) / row_dilation : 0;
-        int filled = 0;
-        if (rows) {
-            pd_pool_down(data, from + first * p->x_row, row_dilation * p->x_row, rows, p->width,
-                         p->exact, max);
-            filled = p->width;
+        float *to = y + channel * p->y_channel + image * p->y_image;
+        for (; i < p->out_height && item < end; i++, item++) {
+            int first = i * row_step - p->top, last = first + (height - 1) * row_dilation + 1;
+            if (first < 0) first += (-first + row_dilation - 1) / row_dilation * row_dilation;
+            if (last > p->height) last = p->height;
+            const int rows = last > first ? (last - first + row_dilation - 1) / row_dilation : 0;
+            if (rows) pd_pool_down(data, from + first * p->x_row, row_dilation * p->x_row, rows,
+                                   p->width, p->exact, max);
+            for (int j = p->left + (rows ? p->width : 0); j < p->reach; j++) row[j] = fill;
+            if (column_step > 1) pd_pool_part(parts, row, column_step, p->pitch, p->reach);
+            pd_pool_across(to + i * p->y_row, parts, p, width, column_step, column_dilation,
+                           max ? 1.0f : p->row_counts[i], max);
         }
-        for (int j = p->left + filled; j < padded; j++) row[j] = fill;
-        if (column_step > 1) pd_pool_part(parts, row, column_step, p->pitch);
-        pd_pool_across(to, parts, p, width, column_step, column_dilation,
-                       max ? 1.0f : p->row_counts[i], max);
     }
 }
 

@@ -32,7 +32,8 @@ PD_INLINE void pd_softmax_row(const float *x, float *y, int count, int log) {
     pd_vec most = pd_splat(low);
     for (int i = 0; i < whole; i += PD_LANES) most = pd_max(pd_loadu(x + i), most);
     if (left) most = pd_max(pd_load_n(x + whole, left, low), most);
-    const pd_vec largest = pd_splat(pd_max_lanes(most));
+    /* with a NaN among them every result becomes NaN, whatever is the largest */
+    const pd_vec largest = pd_splat(pd_most_lanes(most));
     pd_vec sum = pd_splat(0);
     for (int i = 0; i < whole; i += PD_LANES) {
         const pd_vec shifted = pd_loadu(x + i) - largest, power = pd_exp_nonpositive(shifted);

@@ -25,16 +25,17 @@ def emit(step: Pool, context: Context) -> Code:
         f"const pd_pool p = {record(_fields(step, context) | counts)};\n"
         f"pd_pool_{step.kind}(w, &p, {context.pointer(step.x)}, {context.pointer(step.y)});"
     )
-    row = step.strides[1] * pitch + 2 * UNIT
-    return Code(body, (), ("pool.h",), row * (2 if step.strides[1] > 1 else 1), step.kind)
+    rows = 2 if step.strides[1] > 1 else 1
+    return Code(body, (), ("pool.h",), rows * step.strides[1] * pitch, step.kind)
 
 
 def _pitch(step: Pool) -> int:
-    """Elements of a phase of a padded row: all that is read, by whole vectors, and all of x."""
+    """Elements of a phase of a padded row: room for all that is read, and for all of x."""
     vectors = -(-step.y.shape[3] // UNIT) * UNIT
     reach = (step.kernel[1] - 1) * step.dilations[1] // step.strides[1]
-    held = -(-(step.pads[1] + step.x.shape[3]) // step.strides[1])
-    return -(-(max(vectors + reach, held) + 1) // UNIT) * UNIT
+    # x is written, and taken apart, by whole vectors
+    held = -(-(step.pads[1] + step.x.shape[3] + UNIT) // step.strides[1]) + UNIT
+    return -(-max(vectors + reach + 1, held) // UNIT) * UNIT
 
 
 def _fields(step: Pool, context: Context) -> dict[str, object]:
@@ -57,6 +58,7 @@ def _fields(step: Pool, context: Context) -> dict[str, object]:
         "top": step.pads[0],
         "left": step.pads[1],
         "pitch": _pitch(step),
+        "reach": (y.shape[3] - 1) * step.strides[1] + (step.kernel[1] - 1) * step.dilations[1] + 1,
         "exact": int(not over_read(context, x)),
         "x_image": x.strides[0],
         "x_channel": x.strides[1],

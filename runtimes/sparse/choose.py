@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from prunedeploy.runtimes.sparse import blocks
 from prunedeploy.runtimes.sparse.cost import LANES, cycles
 from prunedeploy.runtimes.sparse.plan import Conv
 from prunedeploy.runtimes.sparse.tiling import (
@@ -22,6 +23,8 @@ from prunedeploy.runtimes.sparse.tiling import (
 
 SUMS = {"avx512": 28, "avx2": 12, "neon": 24, "generic": 12, "scalar": 12}  # vectors of sums
 L1 = 28 * 1024  # bytes of a 32 KiB cache that a panel may fill
+SMALL = 16  # images narrower than this may be laid out flat
+BLOCKS = 0.2  # share of the non-zeros from which on blocks of equal columns are
 DENSE = 0.4  # from this density on blocks are worth considering
 
 
@@ -47,7 +50,7 @@ def candidates(step: Conv, isa: str, threads: int) -> Iterator[Tiling]:
         size = 1 if layout.flat and not way.packed else layout.channel
         reach = MOST_OFFSET * layout.unit // max(layout.channel, 1) - 1
         channels = step.x.shape[1]
-        per_channel = 4 * (way.eighths * 8 if layout.flat else size)
+        per_channel = 4 * (way.eighths * 8 if layout.flat and not way.im2col else size)
         for budget in (L1 // 2, L1, 3 * L1, 16 * L1):
             panel = min(max(budget // per_channel, 1), reach, channels)
             if panel < 1:
@@ -61,6 +64,7 @@ def candidates(step: Conv, isa: str, threads: int) -> Iterator[Tiling]:
                 way.packed,
                 way.copies,
                 way.rows,
+                way.im2col,
             )
             if panel == channels:
                 break
@@ -83,23 +87,35 @@ def _shapes(step: Conv, isa: str) -> Iterator[Tiling]:
     kernels: list[tuple[str, int]] = [("rows", 1)]
     if density(step) >= DENSE:
         kernels = [("block", rows) for rows in (4, 6, 8, 12, 14)]
+    if blocks.share(step) >= BLOCKS:
+        kernels += [("mixed", rows) for rows in (4, 6, 8, 12, 14)]
     for kernel, rows in kernels:
         most = max(sums // rows, 1)
         if is_flat(step):
             yield from _flat_shapes(step, kernel, rows, most)
         else:
             yield from _window_shapes(step, kernel, rows, most)
+            if step.y.shape[3] < SMALL:
+                yield from _im2col_shapes(step, kernel, rows, most)
 
 
 def _flat_shapes(step: Conv, kernel: str, rows: int, most: int) -> Iterator[Tiling]:
     count = -(-pixels(step) // 8)
-    widths = range(1, most + 1) if kernel == "block" else range(2, most + 1)
+    widths = range(2, most + 1) if kernel == "rows" else range(1, most + 1)
     for eighths in widths:
         waste = -(-count // eighths) * eighths / count
         if waste > 1.25 and eighths > 2:
             continue
         for packed in (False, True) if is_direct(step) else (True,):
             yield Tiling(kernel, 1, eighths, 1, packed=packed, rows=rows)  # type: ignore[arg-type]
+
+
+def _im2col_shapes(step: Conv, kernel: str, rows: int, most: int) -> Iterator[Tiling]:
+    count = -(-pixels(step) // 8)
+    for eighths in range(1, most + 1):
+        waste = -(-count // eighths) * eighths / count
+        if waste <= 1.25 or eighths == 1:
+            yield Tiling(kernel, 1, eighths, 1, rows=rows, im2col=True)  # type: ignore[arg-type]
 
 
 def _window_shapes(step: Conv, kernel: str, rows: int, most: int) -> Iterator[Tiling]:

@@ -7,9 +7,11 @@ from micro-benchmarks and whole layers on x86 with AVX-512 (see benchmarks/NOTES
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
+from prunedeploy.runtimes.sparse import blocks
 from prunedeploy.runtimes.sparse.plan import Conv
 from prunedeploy.runtimes.sparse.tiling import Geometry, Tiling, geometry
 
@@ -24,6 +26,7 @@ SUM = 2.0  # of a vector of sums: stored at the end of a visit
 RESUMED = 1.5  # and, where a row goes on in the next panel, fetched again
 COPY = 1.5  # of a vector copied into a packed panel
 COPY_WINDOW = 3.0  # with its border of zeros
+COPY_GATHER = 18.0  # element by element
 COPY_STRIDED = 6.0  # every second element
 
 
@@ -33,7 +36,13 @@ def cycles(step: Conv, way: Tiling, isa: str, threads: int) -> float:
     lanes = LANES[isa]
     panels = -(-step.x.shape[1] // way.channels)
     inner = _inner(step, way, layout, lanes)
-    if way.kernel == "block":
+    if way.kernel == "mixed":
+        work = blocks.work(step, way.rows)
+        single = replace(way, kernel="rows", rows=1)
+        # rows for themselves count as part of a block's column
+        columns = work.columns + work.nonzeros * _inner(step, single, layout, lanes) / inner
+        visits = (work.chunks + work.rows / way.rows) * panels
+    elif way.kernel == "block":
         columns = step.weight[0].size * math.ceil(len(step.weight) / way.rows)
         visits = math.ceil(len(step.weight) / way.rows) * panels
     else:
@@ -57,7 +66,7 @@ def _inner(step: Conv, way: Tiling, layout: Geometry, lanes: int) -> float:
         split = SPLIT * (kernel - 1) / kernel * min(1.0, lanes / 16)
     # rows of half a vector start on a line's first half: they never cross into the next
     loads = way.pieces * (whole * (1 + split) + (0.5 if half else 0))
-    width = way.eighths * 8 if layout.flat else layout.channel
+    width = way.eighths * 8 if layout.flat and not way.im2col else layout.channel
     size = 4 * way.channels * width
     loads *= 1 + L2_LOADS * max(0.0, 1 - L1 / size)
     if way.kernel == "rows":
@@ -70,6 +79,8 @@ def _copied(step: Conv, way: Tiling, layout: Geometry, lanes: int) -> float:
     """Of one tile's input."""
     if layout.flat and not way.packed:
         return 0.0
+    if way.im2col:
+        return step.x.shape[1] * layout.channel / max(lanes, 4) * COPY_GATHER
     width = way.eighths * 8 if layout.flat else layout.channel
     strided = max(step.strides) > 1
     cost = COPY_STRIDED if strided else COPY if layout.flat else COPY_WINDOW

@@ -21,7 +21,8 @@ class Tiling:
     """The free choices of one layer; what is best is measured (``tune``).
 
     Args:
-        kernel: "rows" computes one output row at a time, "block" ``rows`` of them.
+        kernel: "rows" computes one output row at a time, "block" ``rows`` of them; "mixed" has
+            both, with blocks of rows from anywhere in the layer.
         pieces: rows of pixels in a tile; 1 for flat tiles.
         eighths: pixels of a piece, in eights.
         channels: input channels in a panel.
@@ -29,10 +30,12 @@ class Tiling:
         packed: flat tiles are copied together first; window tiles always are.
         copies: window tiles hold a copy for every column of the window, so that all loads are
             aligned.
+        im2col: tiles of windows are flat too, with a copy for every tap: small images, whose rows
+            do not fill a vector, then lie one behind the other.
         rows: output rows of a block.
     """
 
-    kernel: Literal["rows", "block"]
+    kernel: Literal["rows", "block", "mixed"]
     pieces: int
     eighths: int
     channels: int
@@ -40,11 +43,13 @@ class Tiling:
     packed: bool = True
     copies: bool = False
     rows: int = 1
+    im2col: bool = False
 
     def __str__(self) -> str:
         """As reports name it: kernel, rows of a block, tile, panel."""
         rows = f" {self.rows}" if self.rows > 1 else ""
-        how = "copies" if self.copies else "packed" if self.packed else "in place"
+        how = "im2col" if self.im2col else "copies" if self.copies else "packed"
+        how = how if self.packed else "in place"
         tile = f"{self.pieces}x{self.eighths * EIGHT}"
         return f"{self.kernel}{rows} {tile} {how}, {self.channels} channels, {self.groups} groups"
 
@@ -100,7 +105,9 @@ def pixels(step: Conv) -> int:
 
 def geometry(step: Conv, tiling: Tiling) -> Geometry:
     """Lay out a tile of ``step``."""
-    return _flat(step, tiling) if is_flat(step) else _window(step, tiling)
+    if is_flat(step):
+        return _flat(step, tiling)
+    return _im2col(step, tiling) if tiling.im2col else _window(step, tiling)
 
 
 def _flat(step: Conv, tiling: Tiling) -> Geometry:
@@ -108,6 +115,17 @@ def _flat(step: Conv, tiling: Tiling) -> Geometry:
     channel = -(-size // UNIT) * UNIT if tiling.packed else step.x.strides[1]
     tiles = -(-pixels(step) // size)
     return Geometry(True, tiles, size, size, 0, channel, UNIT, (), ((0,),))
+
+
+def _im2col(step: Conv, tiling: Tiling) -> Geometry:
+    size = tiling.eighths * EIGHT
+    place = -(-size // UNIT) * UNIT  # of one tap
+    height, width = step.weight.shape[2:]
+    taps = tuple(
+        tuple((row * width + column) * place for column in range(width)) for row in range(height)
+    )
+    tiles, channel = -(-pixels(step) // size), height * width * place
+    return Geometry(True, tiles, size, size, 0, channel, UNIT, (), taps)
 
 
 def _window(step: Conv, tiling: Tiling) -> Geometry:

@@ -13,14 +13,14 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from prunedeploy.files import atomic_path
-from prunedeploy.runtimes.sparse import choose
+from prunedeploy.runtimes.sparse import blocks, choose
 from prunedeploy.runtimes.sparse.compile import Toolchain, build_library
 from prunedeploy.runtimes.sparse.emit import depthwise, narrow, tiled
 from prunedeploy.runtimes.sparse.emit._context import Code, Constants, Context
@@ -112,7 +112,7 @@ class _Store:
         parts = (
             step.x.shape, step.y.shape, step.weight.shape, step.strides, step.pads,
             step.dilations, step.groups, step.residual is not None, step.activation.op, share,
-            self._threads, effort,
+            round(blocks.share(step), 2), self._threads, effort,
         )  # fmt: skip
         return repr(parts).replace(" ", "")
 
@@ -134,7 +134,7 @@ class _Store:
 
 def _machine(isa: str) -> str:
     """This processor, and the kernels as they are: other kernels have other best tilings."""
-    kernels = closure(["rows.h", "block.h"])
+    kernels = closure(["rows.h", "block.h", "mixed.h"])
     digest = hashlib.sha256(repr(sorted(kernels.items())).encode())
     digest.update(Path(choose.__file__).read_bytes())
     for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
@@ -148,18 +148,31 @@ def _machine(isa: str) -> str:
 # -- measuring -------------------------------------------------------------------------------------
 
 
-def _diverse(ways: Iterable[Tiling], effort: Effort) -> list[Tiling]:
+def _diverse(ways: Sequence[Tiling], effort: Effort) -> list[Tiling]:
+    """The best of every kernel, for the model knows too little to prefer one to another."""
+    kernels = _unique((way.kernel,) for way in ways)
+    return [
+        way
+        for kernel in kernels
+        for way in _best([way for way in ways if way.kernel == kernel], effort)
+    ]
+
+
+def _best(ways: Iterable[Tiling], effort: Effort) -> list[Tiling]:
     found: list[Tiling] = []
     for way in ways:
-        tile = (way.kernel, way.pieces, way.eighths, way.packed, way.copies, way.rows)
-        same = sum(
-            tile == (x.kernel, x.pieces, x.eighths, x.packed, x.copies, x.rows) for x in found
-        )
+        tile = _tile(way)
+        same = sum(tile == _tile(other) for other in found)
         if effort == "full" or same < VARIANTS:
             found.append(way)
         if len(found) == CANDIDATES[effort]:
             break
     return found
+
+
+def _tile(way: Tiling) -> Tiling:
+    """``way`` without its panel."""
+    return replace(way, channels=0)
 
 
 def _measure(
@@ -176,7 +189,7 @@ def _measure(
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "trials.so"
         files = _sources(codes)
-        files |= closure(["pd.h", "rows.h", "block.h", "functions.h"])
+        files |= closure(["pd.h", "rows.h", "block.h", "mixed.h", "functions.h"])
         build_library(Project(files, b"", isa, (), {}), library, tools)
         seconds = _run(library, codes, [size for *_, size in trials], constants, threads, effort)
     best: dict[str, tuple[float, Tiling]] = {}
@@ -188,8 +201,6 @@ def _measure(
 
 def _alone(step: Conv) -> tuple[Conv, Plan]:
     """``step`` with memory of its own."""
-    from dataclasses import replace
-
     shapes = [step.x.shape, step.y.shape] + ([step.y.shape] if step.residual else [])
     buffers = tuple(Buffer("arena", planar_size(shape, 1)) for shape in shapes)
     offsets, end = [], GUARD

@@ -47,8 +47,9 @@ typedef struct {
     int32_t packed;           /* 0: flat tiles are read where they lie */
     int32_t channel;          /* elements of a packed channel */
     int32_t phases;           /* 0 for flat tiles */
+    int32_t taps;             /* of im2col: copies of a channel; 0 elsewhere */
     uint64_t x_stride, y_stride, residual_stride;
-    uint64_t phase, panel, part, bias;     /* bytes into the constants */
+    uint64_t phase, panel, part, bias, gather; /* bytes into the constants */
     float low, high;          /* of the activation */
 } pd_conv;
 
@@ -198,6 +199,33 @@ PD_INLINE pd_spot pd_spot_of(const pd_conv *c, int tile) {
     return at;
 }
 
+/* A copy for every tap: `gather` holds, for each tap and pixel of the result, the input's pixel
+ * under it, or -1 outside of the image. */
+static void pd_pack_im2col(float *to, const pd_work *w, const pd_conv *c, const float *x,
+                           pd_panel p, int begin, int size) {
+    const int32_t *gather = (const int32_t *)(w->weights + c->gather);
+    const int pixels = (c->pixels + PD_UNIT - 1) / PD_UNIT * PD_UNIT;
+    const int place = c->channel / c->taps;
+    for (int k = p.begin; k < p.end; k++) {
+        const float *plane = x + (uint64_t)k * c->x_stride;
+        for (int t = 0; t < c->taps; t++, to += place) {
+            const int32_t *from = gather + (ptrdiff_t)t * pixels + begin;
+#if PD_LANES == 16
+            for (int j = 0; j < size; j += 16) {
+                const int left = size - j < 16 ? size - j : 16;
+                const __m512i index = _mm512_loadu_si512(from + j);
+                const __mmask16 inside =
+                    (__mmask16)(~_mm512_movepi32_mask(index) & ((1u << left) - 1));
+                _mm512_storeu_ps(to + j, _mm512_mask_i32gather_ps(_mm512_setzero_ps(), inside,
+                                                                  index, plane, 4));
+            }
+#else
+            for (int j = 0; j < size; j++) to[j] = from[j] < 0 ? 0 : plane[from[j]];
+#endif
+        }
+    }
+}
+
 /* A flat tile of a layer with strides: pixels [begin, begin + size) of the result. */
 static void pd_pack_strided(float *to, const pd_conv *c, const float *x, pd_panel p, int begin,
                             int size) {
@@ -220,6 +248,10 @@ static void pd_pack(float *to, const pd_work *w, const pd_conv *c, const float *
     if (!c->phases) {
         int begin = tile * c->tile;
         int size = c->pixels - begin < c->tile ? c->pixels - begin : c->tile;
+        if (c->taps) {
+            pd_pack_im2col(to, w, c, x, p, begin, size);
+            return;
+        }
         if (c->row_step > 1 || c->column_step > 1) {
             pd_pack_strided(to, c, x, p, begin, size);
             return;

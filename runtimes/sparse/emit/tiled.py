@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
+from prunedeploy.runtimes.sparse.blocks import mixed_streams
 from prunedeploy.runtimes.sparse.emit._activation import act, bounds, literal
 from prunedeploy.runtimes.sparse.emit._context import Code, Context
-from prunedeploy.runtimes.sparse.plan import Conv
+from prunedeploy.runtimes.sparse.plan import UNIT, Conv
 from prunedeploy.runtimes.sparse.streams import Part, Streams, dense_streams, streams
 from prunedeploy.runtimes.sparse.tiling import Geometry, Phase, Tiling, geometry, pixels
 from prunedeploy.types import Array
 
+STREAMS = {"rows": streams, "block": dense_streams, "mixed": mixed_streams}
 LOG_UNIT = {1: 0, 16: 4}  # log2 of what offsets count in
 
 
 def emit(step: Conv, context: Context, tiling: Tiling) -> Code:
     """``step`` cut as ``tiling`` says."""
     layout = geometry(step, tiling)
-    pack = dense_streams if tiling.kernel == "block" else streams
-    packed = pack(step, tiling, layout)
+    packed = STREAMS[tiling.kernel](step, tiling, layout)
     kernel, top = _kernel(step, tiling, layout)
     size = _panel_elements(tiling, layout, packed)
     residual = "0" if step.residual is None else context.pointer(step.residual)
@@ -40,7 +41,7 @@ def _kernel(step: Conv, tiling: Tiling, layout: Geometry) -> tuple[str, str]:
         "PITCH": layout.pitch,
         "LOG_UNIT": LOG_UNIT[layout.unit],
     }
-    if tiling.kernel == "block":
+    if tiling.kernel != "rows":
         settings = {"ROWS": tiling.rows, **settings}
     name = f"pd_{tiling.kernel}_" + "_".join(str(value) for value in settings.values())
     function = act(step)
@@ -87,10 +88,12 @@ def _record(step: Conv, context: Context, tiling: Tiling, layout: Geometry, pack
         "x_stride": step.x.strides[1],
         "y_stride": step.y.strides[1],
         "residual_stride": 0 if step.residual is None else step.residual.strides[1],
+        "taps": step.weight[0, 0].size if tiling.im2col else 0,
         "phase": store(phases(layout.phases)),
         "panel": store(np.array(packed.panels, np.int32)),
         "part": store(np.array(parts, PART)),
         "bias": store(step.bias.astype(np.float32)),
+        "gather": store(_gather(step)) if tiling.im2col else 0,
         "low": low,
         "high": high,
     }
@@ -112,6 +115,23 @@ def phases(found: tuple[Phase, ...]) -> Array:
     """The table of pd_phase."""
     rows = [(f.row, f.row_step, f.rows, f.column, f.column_step, f.width, f.place) for f in found]
     return np.array(rows or [(0,) * 7], np.int32)
+
+
+def _gather(step: Conv) -> Array:
+    """For each tap and pixel of the result the input's pixel under it, -1 outside of the image."""
+    images, _, height, width = step.x.shape
+    _, _, rows, columns = step.y.shape
+    kernel_height, kernel_width = step.weight.shape[2:]
+    down = np.arange(kernel_height)[:, None] * step.dilations[0] - step.pads[0]
+    across = np.arange(kernel_width)[:, None] * step.dilations[1] - step.pads[1]
+    row = (down + np.arange(rows) * step.strides[0])[:, None, None, :, None]
+    column = (across + np.arange(columns) * step.strides[1])[None, :, None, None, :]
+    image = np.arange(images)[None, None, :, None, None] * (height * width)
+    index = image + row * width + column
+    outside = (row < 0) | (row >= height) | (column < 0) | (column >= width)
+    index = np.where(outside, -1, index).reshape(kernel_height * kernel_width, -1)
+    padding = -index.shape[1] % UNIT
+    return np.pad(index, ((0, 0), (0, padding)), constant_values=-1).astype(np.int32)
 
 
 def _part(part: Part, context: Context) -> tuple[int, ...]:

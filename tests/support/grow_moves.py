@@ -103,8 +103,9 @@ def reversed_(garden: Garden, op: str) -> Value:
 def norm_pool(garden: Garden, op: str) -> Value:
     source = garden.layered(4)
     batch, channels, height, width = source.shape
-    name = garden.one(op, source, kernel_shape=[2, 2])
-    return garden.add(name, (batch, channels, height - 1, width - 1))
+    kernel = [min(2, height), min(2, width)]  # no window fits a smaller map
+    name = garden.one(op, source, kernel_shape=kernel)
+    return garden.add(name, (batch, channels, height - kernel[0] + 1, width - kernel[1] + 1))
 
 
 def _first(garden: Garden, source: Value) -> str:

@@ -126,6 +126,45 @@ def test_shapes_of_dynamic_sizes() -> None:
     computed(net.model(*outputs))
 
 
+@pytest.mark.parametrize(
+    "op",
+    [
+        *("ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin"),
+        *("ReduceProd", "ReduceSum", "ReduceSumSquare"),
+    ],
+)
+def test_reduction_over_no_axis(op: str) -> None:
+    net = Net(channels=4, size=6)
+    computed(net.model(net.node(op, "input", noop_with_empty_axes=1)))
+
+
+def test_arithmetic_on_shapes() -> None:
+    """What exporters write to count the features of a map."""
+    net = Net(channels=4, size=6)
+    ints = lambda *numbers: net.weight(np.array(numbers, np.int64))  # noqa: E731
+    batch, rest = net.node("Split", net.node("Shape", "input"), ints(1, 3), outputs=2)
+    count = net.node("Reshape", net.node("ReduceProd", rest, keepdims=0), ints(1))
+    flat = net.node("Reshape", "input", net.node("Concat", batch, count, axis=0))
+    mean = net.node("Div", "input", net.node("Cast", net.node("ReduceSum", rest), to=11))
+    computed(net.model(flat, mean))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "attributes", "message"),
+    [
+        ((3, 4, 12, 12), {"nearest_mode": "floor"}, "nearest, floor"),
+        ((3, 8, 12, 12), {}, "samples or channels"),
+    ],
+)
+def test_resizing_that_torch_lacks(
+    sizes: tuple[int, ...], attributes: dict[str, str], message: str
+) -> None:
+    net = Net(channels=4, size=6, batch=3)
+    target = net.weight(np.array(sizes, np.int64))
+    with pytest.raises(UserError, match=message):
+        computed(net.model(net.node("Resize", "input", "", "", target, **attributes)))
+
+
 def test_unknown_operators_are_named() -> None:
     net = Net()
     with pytest.raises(UserError, match=r"odd::Frobnicate \(node Frobnicate_0\) has no torch"):

@@ -234,6 +234,10 @@ class Weights:
             self._used[key] = self._look(layer)
         return self._used[key]
 
+    def forget(self) -> None:
+        """Let go of what was looked up: a quarter of the weights' own size."""
+        self._used.clear()
+
     def _look(self, layer: Layer) -> Mask:
         rows = layer.rows()
         used = np.zeros(rows.shape[:2], bool)

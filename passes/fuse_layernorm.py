@@ -29,8 +29,9 @@ class FuseLayerNorm:
     """Replace the pattern by LayerNormalization where the opset has it.
 
     Left as they are: half precision, which the operator computes in float32; an epsilon that
-    float32, in which the operator holds it, would round; axes that are not the last ones, or of
-    unknown length; a pattern whose middle somebody else reads.
+    float32, in which the operator holds it, would round, or of more axes than what is normalised;
+    axes that are not the last ones, or of unknown length; a pattern whose middle somebody else
+    reads.
     """
 
     name: ClassVar[str] = "fuse-layernorm"
@@ -86,6 +87,8 @@ def _match(root: ir.Node) -> Pattern | None:
         return None
     if not number > 0 or float(np.float32(number)) != number:
         return None
+    if (rank(epsilon) or 0) > (rank(source) or 0):
+        return None  # it would give the result more axes
     subtractions = [node for value in spread if (node := value.producer()) is not None]
     nodes = [*means, *subtractions, power, variance, added, root, *ends[1:]]
     scale, bias, nodes = _affine(nodes, source, axis)

@@ -22,11 +22,15 @@ from onnx.reference import ReferenceEvaluator
 from prunedeploy import model as models
 from prunedeploy.errors import UserError
 from prunedeploy.kernels import KERNELS
+from prunedeploy.loops import body_model, loop
 from prunedeploy.types import Array
 
 # Operators whose older versions compute the same; the reference begins with these.
 NO_OLDER = {"DequantizeLinear": 19}
 NARROW = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
+
+# A node's results, from its inputs and all values by name.
+Step = Callable[[list[Any], Mapping[str, Any]], Any]
 
 
 class Evaluator:
@@ -92,7 +96,7 @@ class Evaluator:
             return array.astype(np.float64)
         return array
 
-    def _step(self, node: ir.Node) -> Callable[[list[Any], Mapping[str, Any]], Any]:
+    def _step(self, node: ir.Node) -> Step:
         opsets = _opsets(self._model.opset_imports)
         kernel = None if node.domain else KERNELS.get(node.op_type)
         if node.op_type == "BatchNormalization" and opsets.get("", 0) < 7:
@@ -117,7 +121,23 @@ class Evaluator:
 
         if kernel is None:  # so that an unknown operator is named at once
             fallback = single_node(node, opsets)
+        return self._loop(node, opsets, step) if _is_loop(node) else step
+
+    def _loop(self, node: ir.Node, opsets: Mapping[str, int], otherwise: Step) -> Step:
+        """Run the body here; ``otherwise`` where the loop is about more than arrays."""
+        captured = list(dict.fromkeys(_captured(node)))
+        inside = Evaluator(body_model(node, captured, opsets), float64=self._float64)
+
+        def step(inputs: list[Any], values: Mapping[str, Any]) -> Any:
+            outer = {name: values[name] for name in captured}
+            found = loop(node, inside.run, outer, *inputs)
+            return otherwise(inputs, values) if found is None else found
+
         return step
+
+
+def _is_loop(node: ir.Node) -> bool:
+    return node.op_type == "Loop" and node.domain in ("", "ai.onnx") and len(node.inputs) > 1
 
 
 def _label(node: ir.Node) -> str:

@@ -101,6 +101,7 @@ class ShrinkChannels:
             if plan.keep.items():
                 changed, idle = True, 0
                 notes += _taken(plan)
+                plan.weights.forget()
                 apply(graph, plan)
                 settle_names(model)
                 continue
@@ -108,6 +109,7 @@ class ShrinkChannels:
             if idle >= plan.axes.carriers:  # every choice of carrier has nothing left to cut
                 break
             carrier = (carrier + 1) % plan.axes.carriers
+            plan.weights.forget()
         left = [*_aligned(plan, self.align), *refused(plan, graph)]
         if lowered := lower(graph):
             notes += lowered

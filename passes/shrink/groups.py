@@ -11,7 +11,7 @@ Gather does where that cannot be.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -92,11 +92,18 @@ def regroup(graph: ir.Graph, found: list[Regrouping]) -> None:
     for each in found:
         parts = _parts(each)
         if len(parts) == 1:
-            _narrow(graph, each.layer, parts[0], copies)
+            _narrow(graph, _as_it_is(each.layer), parts[0], copies)
         else:
             parted.append((each.layer, parts))
     for layer, parts in parted:
-        _replace(graph, layer, parts, copies)
+        _replace(graph, _as_it_is(layer), parts, copies)
+
+
+def _as_it_is(layer: Layer) -> Layer:
+    """The layer with what its node reads by now: a sum or a Concat may have come before it."""
+    source = layer.node.inputs[0]
+    assert source is not None
+    return replace(layer, source=source)
 
 
 def _parts(found: Regrouping) -> list[Part]:

@@ -121,11 +121,12 @@ def layer(node: ir.Node) -> Layer | None:
 
 
 def _sane(found: Layer) -> bool:
-    """Weights known and channel axes of fixed length, so that there is something to cut."""
-    bias = found.bias
+    """Weights known, some at all, and channel axes of fixed length: there is something to cut."""
+    bias, weight = found.bias, weight_array(found.weight)
     width = static_size(found.result, found.result_axis)
     return (
-        weight_array(found.weight) is not None
+        weight is not None
+        and bool(weight.size)
         and width is not None
         and static_size(found.source, found.source_axis) is not None
         and (bias is None or _is_row(bias, width))
@@ -233,6 +234,10 @@ class Weights:
             self._used[key] = self._look(layer)
         return self._used[key]
 
+    def forget(self) -> None:
+        """Let go of what was looked up: a quarter of the weights' own size."""
+        self._used.clear()
+
     def _look(self, layer: Layer) -> Mask:
         rows = layer.rows()
         used = np.zeros(rows.shape[:2], bool)
@@ -241,7 +246,8 @@ class Weights:
         for first in range(0, len(rows), step):
             size = np.abs(rows[first : first + step])
             bound = self._zero.bounds(size)
-            used[first : first + step] = (size > bound[:, None, None]).any(axis=2)
+            # what is no number compares with nothing, and is not zero
+            used[first : first + step] = ~(size <= bound[:, None, None]).all(axis=2)
             unused = size[~used[first : first + step]]
             dropped = max(dropped, float(unused.max(initial=0.0)))
         release(layer.weight.const_value)

@@ -41,7 +41,9 @@ class Zero:
         flat = sizes.reshape(len(sizes), -1)
         double = sizes.dtype == np.float64
         unit = 2.0**-53 if double else UNIT
+        # beside a weight that is infinite or no number, nothing is small
         largest = flat.max(axis=1, initial=0.0).astype(np.float64)
+        largest = np.where(np.isfinite(largest), largest, 0.0)
         relative = unit * unit * largest / max(flat.shape[1], 1)
         subnormal = 2.0**-1022 if double else SUBNORMAL
         return np.asarray(np.maximum(relative, max(self.threshold, subnormal)))

@@ -38,8 +38,11 @@ def _listed(node: ir.Node, inputs: tuple[Value, ...], name: str, at: int) -> lis
     return ints(inputs[at]) if len(inputs) > at and inputs[at] is not None else None
 
 
-def _reshape(node: ir.Node, x: Tensor, *rest: Value) -> Tensor:
+def _reshape(node: ir.Node, x: Any, *rest: Value) -> Any:
     target = _listed(node, (x, *rest), "shape", 1) or []
+    if isinstance(x, Known) and all(isinstance(n, int) and n for n in target):
+        return known(x.array.reshape(target))
+    x = tensor(x)
     if not node.attributes.get_int("allowzero", False):
         target = [x.shape[i] if isinstance(n, int) and n == 0 else n for i, n in enumerate(target)]
     return x.reshape(target)
@@ -83,9 +86,13 @@ def _concat(node: ir.Node, *inputs: Any) -> Any:
     return torch.cat([tensor(x) for x in inputs], axis)  # type: ignore[misc]
 
 
-def _split(node: ir.Node, x: Tensor, *rest: Value) -> tuple[Tensor, ...]:
+def _split(node: ir.Node, x: Any, *rest: Value) -> tuple[Any, ...]:
     axis = node.attributes.get_int("axis", 0)
     sizes = _listed(node, (x, *rest), "split", 1)
+    if isinstance(x, Known):
+        each = -(-x.array.shape[axis] // len(node.outputs))
+        ends = np.cumsum(sizes or [each] * len(node.outputs))[:-1]
+        return tuple(map(known, np.split(x.array, ends, axis)))
     if sizes is None:
         count = len(node.outputs)
         return torch.split(x, -(-int(x.shape[axis]) // count), axis)
@@ -191,13 +198,22 @@ def _range(_: ir.Node, *bounds: Value) -> Any:
     return torch.arange(start, limit, step)
 
 
-def _reduction(function: Callable[..., Tensor]) -> Operator:
-    def run(node: ir.Node, x: Tensor, *rest: Value) -> Tensor:
+def _reduction(
+    function: Callable[..., Tensor],
+    alone: Callable[[Tensor], Tensor] = lambda x: x,
+    on_known: Callable[..., Any] | None = None,
+) -> Operator:
+    """``alone`` is what becomes of a number that is reduced by itself, over no axis."""
+
+    def run(node: ir.Node, x: Any, *rest: Value) -> Any:
         axes = _listed(node, (x, *rest), "axes", 1)
-        if not axes and node.attributes.get_int("noop_with_empty_axes", False):
-            return x
-        axes = axes_of(axes or range(x.dim()), x.dim())
-        return function(x, axes, bool(node.attributes.get_int("keepdims", True)))
+        keep = bool(node.attributes.get_int("keepdims", True))
+        none = not axes and node.attributes.get_int("noop_with_empty_axes", False)
+        if isinstance(x, Known) and on_known is not None and not none:
+            over = axes_of(axes or range(x.array.ndim), x.array.ndim)
+            return known(on_known(x.array, axis=tuple(over), keepdims=keep))
+        x = tensor(x)
+        return alone(x) if none else function(x, axes_of(axes or range(x.dim()), x.dim()), keep)
 
     return run
 
@@ -209,7 +225,7 @@ def _product(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 
 
 def _resize(node: ir.Node, x: Tensor, *rest: Value) -> Tensor:
-    """Nearest and linear as torch has them too; every other form is refused."""
+    """Nearest and linear of maps, as torch has them too; every other form is refused."""
     text = node.attributes.get_string
     mode = text("mode", "nearest")
     where = text("coordinate_transformation_mode", "half_pixel")
@@ -221,15 +237,17 @@ def _resize(node: ir.Node, x: Tensor, *rest: Value) -> Tensor:
         sizes = [n * int(f) for n, f in zip(x.shape, factors, strict=True)]
     if "axes" in node.attributes or text("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise CannotExpress("resizing of chosen axes")
-    target = sizes[2:]
+    if any(isinstance(n, int) and n != x.shape[i] for i, n in enumerate(sizes[:2])):
+        raise CannotExpress("resizing of samples or channels")
+    target, rounding = sizes[2:], text("nearest_mode", "round_prefer_floor")
     if mode == "nearest":
-        plain = where == "asymmetric" and text("nearest_mode", "round_prefer_floor") == "floor"
+        plain = where == "asymmetric" and rounding == "floor"
         whole = all(
             isinstance(new, int) and isinstance(old, int) and new % old == 0
             for new, old in zip(target, x.shape[2:], strict=True)
         )
-        if not plain and not (whole and where == "half_pixel"):
-            raise CannotExpress(f"nearest with coordinates {where}")
+        if not plain and not (whole and where == "half_pixel" and rounding.startswith("round")):
+            raise CannotExpress(f"nearest, {rounding}, with coordinates {where}")
         return F.interpolate(x, size=target, mode="nearest")
     linear = {3: "linear", 4: "bilinear", 5: "trilinear"}.get(x.dim())
     corners = where == "align_corners"
@@ -246,15 +264,17 @@ LAYOUTS: dict[str, Operator] = {
     "Gather": _gather,
     "Pad": _pad,
     "Range": _range,
-    "ReduceL1": _reduction(lambda x, axes, keep: x.abs().sum(axes, keepdim=keep)),
-    "ReduceL2": _reduction(lambda x, axes, keep: (x * x).sum(axes, keepdim=keep).sqrt()),
+    "ReduceL1": _reduction(lambda x, axes, keep: x.abs().sum(axes, keepdim=keep), torch.abs),
+    "ReduceL2": _reduction(lambda x, axes, keep: (x * x).sum(axes, keepdim=keep).sqrt(), torch.abs),
     "ReduceLogSumExp": _reduction(lambda x, axes, keep: torch.logsumexp(x, axes, keepdim=keep)),
     "ReduceMax": _reduction(lambda x, axes, keep: x.amax(axes, keepdim=keep)),
     "ReduceMean": _reduction(lambda x, axes, keep: x.mean(axes, keepdim=keep)),
     "ReduceMin": _reduction(lambda x, axes, keep: x.amin(axes, keepdim=keep)),
-    "ReduceProd": _reduction(_product),
-    "ReduceSum": _reduction(lambda x, axes, keep: x.sum(axes, keepdim=keep)),
-    "ReduceSumSquare": _reduction(lambda x, axes, keep: (x * x).sum(axes, keepdim=keep)),
+    "ReduceProd": _reduction(_product, on_known=np.prod),
+    "ReduceSum": _reduction(lambda x, axes, keep: x.sum(axes, keepdim=keep), on_known=np.sum),
+    "ReduceSumSquare": _reduction(
+        lambda x, axes, keep: (x * x).sum(axes, keepdim=keep), torch.square
+    ),
     "Reshape": _reshape,
     "Resize": _resize,
     "Shape": _shape,
@@ -265,6 +285,13 @@ LAYOUTS: dict[str, Operator] = {
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
 }
+
+# Those that know what to do with a first input that is known; the others get a tensor.
+TAKES_KNOWN = (
+    *("Concat", "ConstantOfShape", "Expand", "Gather", "Range", "Reshape", "Shape", "Slice"),
+    *("Split", "Squeeze", "Unsqueeze"),
+    *(name for name in LAYOUTS if name.startswith("Reduce")),
+)
 
 ON_KNOWN: dict[str, Callable[..., Any]] = {
     "Add": lambda x, y: x + y,

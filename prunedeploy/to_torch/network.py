@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from prunedeploy.errors import UserError
 from prunedeploy.passes.shrink.liveness import layers_of
-from prunedeploy.to_torch.layouts import LAYOUTS, ON_KNOWN
+from prunedeploy.to_torch.layouts import LAYOUTS, ON_KNOWN, TAKES_KNOWN
 from prunedeploy.to_torch.operators import OPERATORS
-from prunedeploy.to_torch.values import CannotExpress, Known, Value, known, tensors
+from prunedeploy.to_torch.values import CannotExpress, Known, Value, known, tensor, tensors
 
 LONGEST = 4096  # elements of a constant that an operator may ask to know beforehand
 
@@ -96,6 +96,8 @@ def _operator(node: ir.Node) -> Callable[[ir.Node, list[Value]], Any]:
 
     def run(node: ir.Node, inputs: list[Value]) -> Any:
         if layout is not None:
+            if inputs and isinstance(inputs[0], Known) and node.op_type not in TAKES_KNOWN:
+                inputs = [tensor(inputs[0]), *inputs[1:]]
             return layout(node, *inputs)
         if on_known is not None and all(map(_integers, inputs)) and not _to_float(node):
             return known(on_known(*(v.array for v in inputs if isinstance(v, Known))))

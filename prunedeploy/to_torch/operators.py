@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from prunedeploy.to_torch.recurrent import ORDER, recurrent
 from prunedeploy.to_torch.values import CannotExpress
 from prunedeploy.torch_kernels import TORCH
 
@@ -206,6 +207,7 @@ _UNARY = (
 OPERATORS: dict[str, Operator] = {
     **{name.capitalize(): _unary(getattr(torch, name)) for name in _UNARY},
     **{name: _window(name) for name in TORCH},
+    **dict.fromkeys(ORDER, recurrent),
     "Add": _fold(torch.add),
     "And": _fold(torch.logical_and),
     "ArgMax": _arg(torch.argmax),

@@ -98,7 +98,11 @@ def test_what_reads_on_is_not_touched() -> None:
 
 
 @pytest.mark.parametrize(
-    "case", ["opset", "epsilon", "axes", "keepdims", "cube", "another", "read", "unknown", "half"]
+    "case",
+    [
+        *("opset", "epsilon", "rank", "axes", "keepdims", "cube", "another", "read", "unknown"),
+        "half",
+    ],
 )
 def test_what_is_left_as_it_is(case: str) -> None:
     net = Net(opset=16 if case == "opset" else 20, size="side" if case == "unknown" else 7)
@@ -111,8 +115,9 @@ def test_what_is_left_as_it_is(case: str) -> None:
     other = net.node("Sub", x, net.node("Neg", centre)) if case == "another" else spread
     power = net.node("Pow", other, net.weight([3.0 if case == "cube" else 2.0]))
     square = net.node("Abs", mean(net, power, axes)) if case == "cube" else mean(net, power, axes)
-    epsilon = 1e-5 if case == "epsilon" else EPSILON
-    root = net.node("Sqrt", net.node("Add", square, net.weight(np.array(epsilon))))
+    epsilon = np.array(1e-5 if case == "epsilon" else EPSILON)
+    epsilon = epsilon.reshape(1, 1, 1, 1, 1) if case == "rank" else epsilon
+    root = net.node("Sqrt", net.node("Add", square, net.weight(epsilon)))
     y = net.node("Div", spread, root)
     if case == "keepdims":
         net = Net()

@@ -13,6 +13,9 @@ from net import Net
 from prunedeploy import model as models
 from prunedeploy import passes, verify
 from prunedeploy.evaluate import Evaluator
+from prunedeploy.passes.shrink.layers import Weights
+from prunedeploy.passes.shrink.liveness import layers_of
+from prunedeploy.passes.shrink.zero import Zero
 
 
 def shrink(model: ir.Model) -> ir.Model:
@@ -190,3 +193,32 @@ def test_rounding_of_an_ill_conditioned_network_is_not_taken_for_a_mistake() -> 
     assert report.difference is not None
     assert report.difference.passed
     assert report.difference.where.endswith("(in float64)")
+
+
+def test_beside_an_infinite_weight_nothing_counts_as_zero() -> None:
+    net = Net()
+    y = dead(net)
+    net.weights["a.weight"][2, 0, 1, 1] = np.inf
+    net.weights["a.weight"][3, 0, 1, 1] = np.nan
+    (found,) = layers_of(net.model(y).graph)
+    used = Weights(Zero()).used(found)
+    assert used[2].all()
+    assert used[3].all()
+    assert not used[1].any()
+
+
+def test_layer_without_any_weight() -> None:
+    net = Net(size=8)
+    pooled = net.node("Flatten", net.node("GlobalAveragePool", dead(net)))
+    none = net.node("MatMul", pooled, net.weight(np.zeros((8, 0))))
+    nothing = net.node("MatMul", none, net.weight(np.zeros((0, 3))))
+    model = shrink(net.model(net.node("Add", nothing, net.linear(pooled, (8, 3)))))
+    assert [node.op_type for node in model.graph].count("Conv") == 1
+
+
+def test_joined_with_a_part_that_is_empty() -> None:
+    net = Net(size=8)
+    x = dead(net)
+    nothing = net.node("Slice", x, *(net.weight(np.array([n])) for n in (0, 0, 1)))
+    y = net.conv(net.node("Concat", x, nothing, axis=1), (8, 4), kernel=1, name="b")
+    assert width(shrink(net.model(y, nothing))) == 6

@@ -94,6 +94,35 @@ def test_constants_into_groups(bias: float, size: int | str, left: int) -> None:
     assert found.widths["a.weight"] == left
 
 
+@pytest.mark.parametrize("operator", ["Conv", "ConvTranspose"])
+def test_what_is_added_right_before_the_groups_reaches_them(operator: str) -> None:
+    """A map of constants under padding, with no activation between."""
+    net = Net()
+    x = net.conv("input", (5, 6), dead=[1, 4], dead_bias=0.8, name="a")
+    y = net.conv(x, (6, 8), name="b")
+    if operator == "Conv":
+        z = net.conv(y, (8, 8), group=4, dead=[2], name="g")
+    else:
+        weights = net.random.standard_normal((8, 2, 2, 2))
+        weights[2:4, 1] = 0
+        z = net.node(operator, y, net.weight(weights, "g.weight"), strides=[2, 2], group=4)
+    found = shrink(net.model(net.conv(z, (8, 4), name="c")))
+    assert found.widths["a.weight"] == 4
+    assert len(grouped(found)) == 3
+    assert "Add" in operators(found)
+
+
+@pytest.mark.parametrize("dead", [[0], [0, 5], [0, 1]])
+def test_groups_right_behind_groups(dead: list[int]) -> None:
+    net = Net()
+    x = net.conv("input", (5, 8), dead=[3], dead_bias=0.8, name="a")
+    y = net.conv(x, (8, 8), group=4, dead=dead, dead_bias=0.5, name="g")
+    z = net.conv(y, (8, 8), group=2, dead=[6], dead_bias=0.4, name="h")
+    found = shrink(net.model(net.conv(z, (8, 4), name="b")))
+    assert found.widths["a.weight"] < 8
+    assert len(grouped(found)) >= 3
+
+
 def test_order_that_cannot_be_moved_is_gathered() -> None:
     """The image is read as it comes, and the result is the network's."""
     net = Net(channels=8)

@@ -113,6 +113,39 @@ def test_subgraph_reads_from_outside() -> None:
     assert both(net, str(y)).passed
 
 
+@pytest.mark.parametrize("condition", [True, False, None])
+def test_loop(condition: bool | None) -> None:
+    """Without a condition it runs; what is scanned gets an axis of its own."""
+    net = Net(channels=3, dtype=np.float32)
+    x = str(net.node("Relu", "input"))
+
+    def info(name: str, kind: int, shape: list[int] | None) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    scanned = [] if condition is False else [info("each", TensorProto.FLOAT, None)]
+    body = helper.make_graph(
+        [
+            helper.make_node("Mul", ["state", x], ["each"]),
+            helper.make_node("Cast", ["step"], ["number"], to=TensorProto.FLOAT),
+            helper.make_node("Add", ["each", "number"], ["next"]),
+            helper.make_node("Less", ["number", "three"], ["go"]),
+        ],
+        "body",
+        [
+            info("step", TensorProto.INT64, []),
+            info("before", TensorProto.BOOL, []),
+            info("state", TensorProto.FLOAT, None),
+        ],
+        [info("go", TensorProto.BOOL, []), info("next", TensorProto.FLOAT, None), *scanned],
+    )
+    net.weight(np.array(3.0), "three")
+    given = "" if condition is None else net.weight(np.array(condition))
+    count = net.weight(np.array(7))
+    found = net.node("Loop", count, given, x, outputs=1 + len(scanned), body=body)
+    outputs = [found] if isinstance(found, str) else found
+    assert both(net, *outputs).passed
+
+
 def test_float64_is_the_exact_answer() -> None:
     net = Net(channels=3, dtype=np.float32)
     model = net.model(net.conv("input", (3, 4)))

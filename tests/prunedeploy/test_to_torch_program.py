@@ -126,6 +126,86 @@ def test_shapes_of_dynamic_sizes() -> None:
     computed(net.model(*outputs))
 
 
+@pytest.mark.parametrize(
+    "op",
+    [
+        *("ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin"),
+        *("ReduceProd", "ReduceSum", "ReduceSumSquare"),
+    ],
+)
+def test_reduction_over_no_axis(op: str) -> None:
+    net = Net(channels=4, size=6)
+    computed(net.model(net.node(op, "input", noop_with_empty_axes=1)))
+
+
+def test_arithmetic_on_shapes() -> None:
+    """What exporters write to count the features of a map."""
+    net = Net(channels=4, size=6)
+    ints = lambda *numbers: net.weight(np.array(numbers, np.int64))  # noqa: E731
+    batch, rest = net.node("Split", net.node("Shape", "input"), ints(1, 3), outputs=2)
+    count = net.node("Reshape", net.node("ReduceProd", rest, keepdims=0), ints(1))
+    flat = net.node("Reshape", "input", net.node("Concat", batch, count, axis=0))
+    mean = net.node("Div", "input", net.node("Cast", net.node("ReduceSum", rest), to=11))
+    computed(net.model(flat, mean))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "attributes", "message"),
+    [
+        ((3, 4, 12, 12), {"nearest_mode": "floor"}, "nearest, floor"),
+        ((3, 8, 12, 12), {}, "samples or channels"),
+    ],
+)
+def test_resizing_that_torch_lacks(
+    sizes: tuple[int, ...], attributes: dict[str, str], message: str
+) -> None:
+    net = Net(channels=4, size=6, batch=3)
+    target = net.weight(np.array(sizes, np.int64))
+    with pytest.raises(UserError, match=message):
+        computed(net.model(net.node("Resize", "input", "", "", target, **attributes)))
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize(
+    ("op", "gates", "attributes"),
+    [
+        ("LSTM", 4, {}),
+        ("LSTM", 4, {"activations": ["Sigmoid", "Tanh", "Tanh"]}),
+        ("GRU", 3, {"linear_before_reset": 1}),
+        ("RNN", 1, {}),
+        ("RNN", 1, {"activations": ["Relu"]}),
+    ],
+)
+def test_recurrent(op: str, gates: int, attributes: dict[str, object], direction: str) -> None:
+    net, count = Net(channels=4, size=6), 2 if direction == "bidirectional" else 1
+    steps = net.node("Reshape", "input", net.weight(np.array([0, 4, 36], np.int64)))
+    steps = net.node("Transpose", steps, perm=[2, 0, 1])
+    shapes = [(count, gates * 5, 4), (count, gates * 5, 5), (count, 2 * gates * 5)]
+    given = [net.weight(net.random.standard_normal(shape)) for shape in shapes]
+    if "activations" in attributes:
+        attributes = {"activations": list(attributes["activations"]) * count}  # type: ignore[call-overload]
+    states = [net.weight(net.random.standard_normal((count, 3, 5)))] * (2 if op == "LSTM" else 1)
+    for inputs in ([steps, *given[:2]], [steps, *given, "", *states]):
+        outputs = 3 if op == "LSTM" else 2
+        found = net.node(
+            op, *inputs, outputs=outputs, hidden_size=5, direction=direction, **attributes
+        )
+        computed(net.model(*found))
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"clip": 1.0}, {"activations": ["Sigmoid", "Relu"]}, {"linear_before_reset": 0}]
+)
+def test_recurrent_that_torch_lacks(attributes: dict[str, object]) -> None:
+    net = Net(channels=4, size=6)
+    steps = net.node("Reshape", "input", net.weight(np.array([0, 4, 36], np.int64)))
+    given = [net.weight(net.random.standard_normal(shape)) for shape in ((1, 6, 36), (1, 6, 2))]
+    attributes = {"hidden_size": 2, "linear_before_reset": 1, **attributes}
+    y, _ = net.node("GRU", steps, *given, outputs=2, **attributes)
+    with pytest.raises(UserError, match="GRU"):
+        computed(net.model(y))
+
+
 def test_unknown_operators_are_named() -> None:
     net = Net()
     with pytest.raises(UserError, match=r"odd::Frobnicate \(node Frobnicate_0\) has no torch"):

@@ -85,11 +85,12 @@ def extreme(garden: Garden, op: str) -> Value:
 
 def top(garden: Garden, op: str) -> Value:
     source = garden.layered(4)
-    values, indices = garden.node(op, source, garden.ints(2), outputs=2, axis=3)
+    count = min(2, source.shape[3])
+    values, indices = garden.node(op, source, garden.ints(count), outputs=2, axis=3)
     name = garden.one("Add", values, garden.one("Cast", indices, to=11))
     if garden.choose.random() < 0.5:
         name = values
-    return garden.add(name, (*source.shape[:3], 2))
+    return garden.add(name, (*source.shape[:3], count))
 
 
 def reversed_(garden: Garden, op: str) -> Value:
@@ -103,8 +104,9 @@ def reversed_(garden: Garden, op: str) -> Value:
 def norm_pool(garden: Garden, op: str) -> Value:
     source = garden.layered(4)
     batch, channels, height, width = source.shape
-    name = garden.one(op, source, kernel_shape=[2, 2])
-    return garden.add(name, (batch, channels, height - 1, width - 1))
+    kernel = [min(2, height), min(2, width)]  # no window fits a smaller map
+    name = garden.one(op, source, kernel_shape=kernel)
+    return garden.add(name, (batch, channels, height - kernel[0] + 1, width - kernel[1] + 1))
 
 
 def _first(garden: Garden, source: Value) -> str:

@@ -36,6 +36,8 @@ def cycles(step: Conv, way: Tiling, isa: str, threads: int) -> float:
     lanes = LANES[isa]
     panels = -(-step.x.shape[1] // way.channels)
     inner = _inner(step, way, layout, lanes)
+    columns: float
+    visits: float
     if way.kernel == "mixed":
         work = blocks.work(step, way.rows)
         single = replace(way, kernel="rows", rows=1)
@@ -46,7 +48,7 @@ def cycles(step: Conv, way: Tiling, isa: str, threads: int) -> float:
         columns = step.weight[0].size * math.ceil(len(step.weight) / way.rows)
         visits = math.ceil(len(step.weight) / way.rows) * panels
     else:
-        columns = np.count_nonzero(step.weight)
+        columns = int(np.count_nonzero(step.weight))
         visits = min(len(step.weight) * panels, columns + len(step.weight))
     vectors = way.rows * way.pieces * way.eighths * 8 / lanes
     visit = VISIT + vectors * (SUM + (RESUMED if panels > 1 else 0))

@@ -62,7 +62,8 @@ class _Work(ctypes.Structure):
 class Case:
     """One step, its buffers, and what is in those that are not random.
 
-    ``others`` are further steps of the plan, which say what else the buffers hold.
+    ``others`` are further steps of the plan, which say what else the buffers hold; ``tuned`` is how
+    steps are computed, by name, where it is not left to the emitter.
     """
 
     step: plan.Step
@@ -70,6 +71,7 @@ class Case:
     feeds: dict[int, Array] = field(default_factory=dict)
     tolerance: float = 3e-6
     others: tuple[plan.Step, ...] = ()
+    tuned: dict[str, Any] = field(default_factory=dict)
 
 
 class Memory:
@@ -142,7 +144,8 @@ class Library:
         constants = Constants()
         name = "generic" if isa == "scalar" else isa
         self.codes = [
-            emitter(case.step)(case.step, Context(plan_of(case), constants, name)) for case in cases
+            emitter(case.step)(case.step, Context(plan_of(case), constants, name, tuned=case.tuned))
+            for case in cases
         ]
         self.weights = aligned(np.frombuffer(constants.data(), np.uint8))
         with tempfile.TemporaryDirectory() as name:

@@ -7,6 +7,7 @@
     float *y = to->y + row * to->y_stride;
     const float *other = to->residual ? to->residual + row * to->residual_stride : 0;
     const pd_vec low = pd_splat(to->low), high = pd_splat(to->high);
+    (void)low, (void)high; /* PD_ACT needs neither */
 #pragma GCC unroll 32
     for (int r = 0; r < PD_PIECES; r++) {
         if (r >= to->pieces) break;

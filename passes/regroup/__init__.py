@@ -1,0 +1,8 @@
+"""Blocks in sparse weight matrices: those that regrouping left, and those that can be made."""
+
+from __future__ import annotations
+
+from prunedeploy.passes.regroup.blocks import Block
+from prunedeploy.passes.regroup.recover import recover
+
+__all__ = ["Block", "recover"]

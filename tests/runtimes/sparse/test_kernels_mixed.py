@@ -1,0 +1,146 @@
+"""Blocks of rows from anywhere in a layer, and rows beside them, in one stream."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from block_weights import blocks_at, filled, scattered
+from kernels import Case, Memory, check, supported
+
+from prunedeploy.runtimes.sparse import blocks, streams
+from prunedeploy.runtimes.sparse.plan import Activation, Conv
+from prunedeploy.runtimes.sparse.tiling import Tiling, geometry, is_flat
+from prunedeploy.types import Array
+
+SIZES = [  # of blocks, in layers of 37 rows
+    [(8, 20), (11, 25)],
+    [(4, 1), (1, 30), (5, 7), (2, 3)],  # single columns, single rows
+    [(37, 40)],
+    [],  # an empty layer
+    [(16, 18), (16, 18), (3, 4)],
+]
+
+
+def _case(
+    weight: Array,
+    size: tuple[int, int, int],
+    way: Tiling,
+    strides: int = 1,
+    groups: int = 1,
+    residual: bool = False,
+    activation: Activation = Activation(),  # noqa: B008 - it is frozen
+) -> Case:
+    images, height, width = size
+    outputs, _, kernel, _ = weight.shape
+    pad = kernel // 2
+    out = [(extent + 2 * pad - kernel) // strides + 1 for extent in (height, width)]
+    memory = Memory()
+    x = memory.planar((images, weight.shape[1] * groups, height, width))
+    y = memory.planar((images, outputs, *out))
+    step = Conv(
+        "layer",
+        x,
+        y,
+        weight,
+        np.linspace(-1, 1, outputs, dtype=np.float32),
+        (strides, strides),
+        (pad,) * 4,
+        groups=groups,
+        residual=memory.planar((images, outputs, *out)) if residual else None,
+        activation=activation,
+    )
+    assert is_flat(step) or not way.im2col or way.pieces == 1
+    return memory.case(step, tuned={"layer": way})
+
+
+def sweep() -> list[Case]:
+    """Windows and flat tiles, one panel and several, one group of rows and several."""
+    cases = []
+    for number, sizes in enumerate(SIZES):
+        taps = (37, 6, 3, 3) if number % 2 else (37, 48, 1, 1)
+        columns = int(np.prod(taps[1:]))
+        weight = filled(taps, blocks_at(37, columns, sizes, number), number)
+        for rest in (0.0, 0.05):
+            full = scattered(weight, rest, number) if rest else weight
+            flat = taps[2] == 1
+            for rows, channels, groups in ((4, 64, 1), (8, 5, 2), (6, 2, 3)):
+                way = Tiling("mixed", 1 if flat else 2, 1 + rows % 3, channels, groups, rows=rows)
+                cases.append(
+                    _case(
+                        full,
+                        (1 + number % 2, 5, 7),
+                        way,
+                        strides=2 if rows == 6 else 1,
+                        residual=rows == 8,
+                        activation=Activation("relu" if groups == 1 else "silu"),
+                    )
+                )
+    return cases
+
+
+def _grouped() -> Case:
+    """Two groups of channels: rows of both with the same columns in their own are two blocks."""
+    half = filled((10, 4, 3, 3), blocks_at(10, 36, [(8, 12)], 1), 1)
+    weight = np.concatenate([half, half])
+    return _case(weight, (1, 6, 6), Tiling("mixed", 2, 1, 5, rows=4), groups=2)
+
+
+@pytest.mark.parametrize("isa", supported())
+def test_mixed_agrees_with_the_interpreter(isa: str) -> None:
+    check([*sweep(), _grouped()] if isa == supported()[0] else [*sweep()[::4], _grouped()], isa)
+
+
+def test_chunks_take_the_blocks_and_leave_the_rest() -> None:
+    weight = filled((37, 48, 1, 1), blocks_at(37, 48, [(9, 20), (11, 25), (2, 30)], 3), 3)
+    step = _case(weight, (1, 5, 7), Tiling("mixed", 1, 1, 48, rows=4)).step
+    assert isinstance(step, Conv)
+    # 9 = 4 + 4 + 1 left over, 11 = 4 + 4 + 3 filled up; two rows are too few for a block
+    assert blocks.work(step, 4) == blocks.Work(
+        columns=2 * 20 + 3 * 25, chunks=5, nonzeros=20 + 2 * 30, rows=37 - 8 - 11
+    )
+    assert blocks.share(step) == (9 * 20 + 11 * 25) / np.count_nonzero(weight)
+
+
+def test_every_non_zero_is_stored_once() -> None:
+    weight = scattered(filled((37, 6, 3, 3), blocks_at(37, 54, SIZES[0], 5), 5), 0.1, 5)
+    way = Tiling("mixed", 2, 1, 2, 2, rows=4)
+    step = _case(weight, (1, 6, 6), way).step
+    assert isinstance(step, Conv)
+    found = blocks.mixed_streams(step, way, geometry(step, way))
+    stored = np.concatenate([part.weights for group in found.parts for part in group])
+    np.testing.assert_array_equal(np.sort(stored[stored != 0]), np.sort(weight[weight != 0]))
+    chunks = sum(
+        int((part.visits["flags"] & blocks.BLOCK != 0).sum())
+        for group in found.parts
+        for part in group
+    )
+    assert chunks > 3
+
+
+@pytest.mark.parametrize("broken", ["shared", "last", "place"])
+def test_a_broken_twin_is_found(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = blocks.mixed_streams
+
+    def twin(*arguments: object) -> streams.Streams:
+        found = whole(*arguments)  # type: ignore[arg-type]
+        for part in (part for group in found.parts for part in group):
+            visits = part.visits
+            if broken == "shared":  # the next block reads its own offsets
+                visits["flags"] &= ~np.uint16(streams.SHARED)
+            elif broken == "last":  # the last row of a block goes on
+                visits["flags"][4:5] &= ~np.uint16(streams.LAST)
+            elif visits.size > 2:  # two rows change places
+                visits["row"][1:3] = visits["row"][2:0:-1]
+        return found
+
+    monkeypatch.setitem(_streams(), "mixed", twin)
+    weight = filled((37, 6, 3, 3), blocks_at(37, 54, SIZES[0], 5), 5)
+    case = _case(weight, (1, 6, 6), Tiling("mixed", 2, 1, 6, rows=4))
+    with pytest.raises(AssertionError):
+        check([case], supported()[0])
+
+
+def _streams() -> dict[str, object]:
+    from prunedeploy.runtimes.sparse.emit import tiled
+
+    return tiled.STREAMS  # type: ignore[return-value]

@@ -8,7 +8,7 @@
 
 enum { PD_SUM, PD_MEAN, PD_MAX, PD_MIN, PD_PROD, PD_L1, PD_L2, PD_SUMSQUARE, PD_LOGSUMEXP,
        PD_VARIANCE, PD_SHIFTED }; /* of the difference from `shift`: its squares, itself */
-enum { PD_BLOCK = 64 }; /* terms that are joined one by one */
+enum { PD_TERMS = 64 }; /* terms that are joined one by one */
 
 /* Loops that are kept, loops that are reduced, and the innermost of either. */
 typedef struct {
@@ -82,7 +82,7 @@ PD_INLINE pd_vec pd_reduce_row(int kind, pd_vec sum, const float *from, ptrdiff_
     const pd_vec shift = pd_splat(by);
     int i = 0;
     for (; i + 4 * PD_LANES <= count;) {
-        const int room = count - i, block = PD_BLOCK * 4 * PD_LANES;
+        const int room = count - i, block = PD_TERMS * 4 * PD_LANES;
         const int end = i + (room < block ? room : block) / (4 * PD_LANES) * (4 * PD_LANES);
         pd_vec part[4];
 #pragma GCC unroll 4
@@ -147,8 +147,8 @@ PD_INLINE void pd_reduce_planes(int kind, const pd_reduction *r, const float *fr
     for (int v = 0; v < vectors; v++) sum[v] = middle[v] = pd_start(kind);
     for (int i = 0; i < outer; i++) {
         const float *at = from + pd_at(i, r->reduced ? last : 0, r->reduced_shape, r->reduced_x);
-        for (int first = 0; first < inner; first += PD_BLOCK) {
-            const int end = inner - first < PD_BLOCK ? inner : first + PD_BLOCK;
+        for (int first = 0; first < inner; first += PD_TERMS) {
+            const int end = inner - first < PD_TERMS ? inner : first + PD_TERMS;
             pd_vec part[4];
             for (int v = 0; v < vectors; v++) part[v] = pd_start(kind);
             for (int k = first; k < end; k++, at += step) {
@@ -159,7 +159,7 @@ PD_INLINE void pd_reduce_planes(int kind, const pd_reduction *r, const float *fr
                 }
             }
             for (int v = 0; v < vectors; v++) middle[v] = pd_join(kind, middle[v], part[v]);
-            if (++blocks % PD_BLOCK) continue;
+            if (++blocks % PD_TERMS) continue;
             for (int v = 0; v < vectors; v++) {
                 sum[v] = pd_join(kind, sum[v], middle[v]);
                 middle[v] = pd_start(kind);

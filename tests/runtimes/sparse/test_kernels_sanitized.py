@@ -123,7 +123,7 @@ def _program(cases: Sequence[Case], isa: str, constants: Constants) -> str:
     return "\n".join(lines)
 
 
-STEP = int(os.environ.get("PRUNEDEPLOY_SWEEP", "5"))  # every so many cases; 1: all
+STEP = int(os.environ.get("PRUNEDEPLOY_SWEEP", "9"))  # every so many cases; 1: all
 
 
 @pytest.mark.slow

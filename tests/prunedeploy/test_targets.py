@@ -141,6 +141,9 @@ def test_self_check_runs_every_runtime():
     assert {"ort", "null"} <= {row.runtime for row in tried}
     assert all(row.reason for row in host.values())
     assert "onnxruntime" in host["ort"].reason
+    compiled = [row.reason for row in rows if row.runtime == "sparse" and row.target != "host"]
+    assert len(compiled) == sum("sparse" in row.runtimes for row in targets.TARGETS) - 1
+    assert all("compiled here with" in reason or "pip install" in reason for reason in compiled)
     assert {row.target for row in rows} == {row.name for row in targets.TARGETS}
     assert {row.status for row in rows if row.target != "host"} == {"-"}
 

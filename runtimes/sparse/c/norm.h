@@ -61,21 +61,69 @@ static inline void pd_norm_rows(const pd_work *w, const pd_norm *n, const float 
 
 /* -- down planes -------------------------------------------------------------------------------- */
 
+/* The sums of the differences from `from`'s first plane, and of their squares, in one pass. */
+PD_INLINE void pd_moments(const pd_reduction *r, const float *from, pd_vec *sum, pd_vec *squares,
+                          int vectors, int count) {
+    const int last = r->reduced - 1, inner = r->reduced_shape[last];
+    const int outer = pd_items(last, r->reduced_shape);
+    const ptrdiff_t step = r->reduced_x[last];
+    pd_vec first[4];
+    for (int v = 0; v < vectors; v++) {
+        first[v] = pd_take(from + v * PD_LANES, count - v * PD_LANES);
+        sum[v] = squares[v] = pd_splat(0);
+    }
+    for (int i = 0; i < outer; i++) {
+        const float *at = from + pd_at(i, last, r->reduced_shape, r->reduced_x);
+        for (int begin = 0; begin < inner; begin += PD_TERMS) {
+            const int end = inner - begin < PD_TERMS ? inner : begin + PD_TERMS;
+            pd_vec one[4], two[4];
+            for (int v = 0; v < vectors; v++) one[v] = two[v] = pd_splat(0);
+            for (int k = begin; k < end; k++, at += step) {
+                for (int v = 0; v < vectors; v++) {
+                    const pd_vec d = pd_take(at + v * PD_LANES, count - v * PD_LANES) - first[v];
+                    one[v] += d;
+                    two[v] += d * d;
+                }
+            }
+            for (int v = 0; v < vectors; v++) sum[v] += one[v], squares[v] += two[v];
+        }
+    }
+    for (int v = 0; v < vectors; v++) sum[v] = sum[v] / r->count, squares[v] = squares[v] / r->count;
+}
+
+/* The mean and the variance of each column. Where the first plane is far from the mean, too many
+ * digits of the squares are lost: then the variance gets a pass of its own. */
+PD_INLINE void pd_norm_moments(const pd_norm *n, const float *x, pd_vec *mean, pd_vec *variance,
+                               int vectors, int count) {
+    const pd_reduction *r = &n->r;
+    if (n->centre) {
+        pd_vec shift[4], far = pd_splat(0);
+        pd_moments(r, x, shift, variance, vectors, count);
+        for (int v = 0; v < vectors; v++) {
+            const int some = count - v * PD_LANES;
+            mean[v] = pd_take(x + v * PD_LANES, some) + shift[v];
+            variance[v] -= shift[v] * shift[v];
+            const pd_mask close = pd_le(shift[v] * shift[v], variance[v] * 16.0f);
+            float marks[PD_LANES];
+            pd_storeu(marks, pd_where(close, pd_splat(0), pd_splat(1)));
+            far = pd_max(far, pd_take(marks, some));
+        }
+        if (pd_most_lanes(far) == 0) return;
+    } else {
+        for (int v = 0; v < vectors; v++) mean[v] = pd_splat(0);
+    }
+    pd_reduce_planes(PD_VARIANCE, r, x, variance, mean, vectors, count);
+    for (int v = 0; v < vectors; v++) variance[v] = variance[v] / r->count;
+}
+
 PD_INLINE void pd_norm_group(const pd_norm *n, const float *x, float *y, const float *scale,
                              const float *bias, int vectors, int count) {
     const pd_reduction *r = &n->r;
     const int last = r->reduced - 1, inner = r->reduced_shape[last];
     const int outer = pd_items(last, r->reduced_shape);
     pd_vec mean[4], by[4];
-    for (int v = 0; v < vectors; v++) mean[v] = pd_splat(0);
-    if (n->centre) {
-        pd_vec sum[4], first[4];
-        for (int v = 0; v < vectors; v++) first[v] = pd_take(x + v * PD_LANES, count - v * PD_LANES);
-        pd_reduce_planes(PD_SHIFTED, r, x, sum, first, vectors, count);
-        for (int v = 0; v < vectors; v++) mean[v] = first[v] + sum[v] / r->count;
-    }
-    pd_reduce_planes(PD_VARIANCE, r, x, by, mean, vectors, count);
-    for (int v = 0; v < vectors; v++) by[v] = 1.0f / pd_sqrt(by[v] / r->count + n->epsilon);
+    pd_norm_moments(n, x, mean, by, vectors, count);
+    for (int v = 0; v < vectors; v++) by[v] = 1.0f / pd_sqrt(by[v] + n->epsilon);
     for (int i = 0; i < outer; i++) {
         const float *from = x + pd_at(i, last, r->reduced_shape, r->reduced_x);
         float *to = y + pd_at(i, last, r->reduced_shape, n->reduced_y);

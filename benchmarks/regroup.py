@@ -1,0 +1,190 @@
+"""Regrouped layers: with blocks, with rows only, repacked for ONNX Runtime, and dense, in one run.
+
+    python benchmarks/regroup.py [--batch 1,8] [--threads 1] [--rounds 30] [--networks vgg16,...]
+        [--layers] [-o results/regroup.json]
+
+Networks are those of the 33 real block lists (``regroup_models.py``) with maps of CIFAR's sizes.
+All engines of a row run in turn on the same input; whichever differs from the dense one is not
+timed. "Rows only" is the sparse runtime as it was before it knew blocks: rows where a layer is
+sparse, dense tiles where it is not. ``--layers`` also measures each layer as a model of its own,
+where changes of the memory's order at both ends count too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import race
+import regroup_models as nets
+
+from prunedeploy import artifact
+from prunedeploy.bench import interleave
+from prunedeploy.environment import environment
+from prunedeploy.errors import UserError
+from prunedeploy.files import atomic_path, to_json
+from prunedeploy.runtimes.sparse import choose
+from prunedeploy.statistics import ratio
+from prunedeploy.types import Engine, Ratio
+from prunedeploy.verify import compare, random_feeds
+
+RESULTS = Path(__file__).parent / "results" / "regroup.json"
+DENSE, ROWS, BLOCKS, REPACKED = "dense", "rows", "blocks", "repacked"
+WARMUP = 5
+
+
+@dataclass(frozen=True)
+class Time:
+    """Microseconds a round; how many times faster than dense; off by so much of the range."""
+
+    samples_us: tuple[float, ...]
+    ratio: Ratio | None = None
+    difference: float | None = None
+
+    @property
+    def ms(self) -> float:
+        """The median."""
+        return float(np.median(self.samples_us)) / 1e3
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model: a network, or a layer of one."""
+
+    model: str
+    batch: int
+    threads: int
+    density: float
+    times: dict[str, Time]
+
+
+@dataclass(frozen=True)
+class Results:
+    """All rows of one run."""
+
+    rows: tuple[Row, ...]
+    environment: dict[str, str]
+
+
+@contextmanager
+def without_blocks(folder: Path) -> Iterator[None]:
+    """The tuner knows no blocks, and remembers in ``folder`` what it measures meanwhile."""
+    threshold, cache = choose.BLOCKS, os.environ.get("XDG_CACHE_HOME")
+    choose.BLOCKS = float("inf")
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    try:
+        yield
+    finally:
+        choose.BLOCKS = threshold
+        if cache is None:
+            del os.environ["XDG_CACHE_HOME"]
+        else:
+            os.environ["XDG_CACHE_HOME"] = cache
+
+
+def engines(
+    model: Path, threads: int, folder: Path, options: argparse.Namespace
+) -> dict[str, Engine]:
+    """One of each kind, the dense one first."""
+    settings = race.Settings(tune=options.tune)
+    found = {DENSE: artifact.build(model, "host", "ort", folder / "dense.engine")}
+    with without_blocks(options.cache / "rows"):
+        found[ROWS] = race.build(model, threads, settings, folder / "rows.engine")
+    found[BLOCKS] = race.build(model, threads, settings, folder / "blocks.engine")
+    return found
+
+
+def measure(name: str, batch: int, options: argparse.Namespace, density: float) -> Row:
+    """All engines of a model in turn."""
+    layers = {layer.name: layer for layer in nets.LAYERS}
+    threads = options.threads
+    with tempfile.TemporaryDirectory(prefix="prunedeploy-") as temporary, ExitStack() as stack:
+        folder = Path(temporary)
+        path = folder / "model.onnx"
+        if name in layers:
+            nets.write_layer(layers[name], batch, path)
+        else:
+            nets.write_network(name, batch, path)
+        sessions = {
+            key: stack.enter_context(artifact.open(engine, threads, shared=True))
+            for key, engine in engines(path, threads, folder, options).items()
+        }
+        feeds = random_feeds(sessions[DENSE].inputs, batch)
+        expected = sessions[DENSE].run(feeds)
+        differences = {}
+        for key, session in sessions.items():
+            found = compare(expected, session.run(feeds))
+            if not found.passed:
+                raise UserError(f"{name}: {key} is off by {found.max_rel:.1e}; not timed")
+            differences[key] = found.max_rel
+        samples = interleave(list(sessions.values()), feeds, options.rounds, WARMUP)
+    times = {
+        key: Time(
+            tuple(round(each / 1e3, 1) for each in taken),
+            None if key == DENSE else ratio(samples[0], taken),
+            differences[key],
+        )
+        for key, taken in zip(sessions, samples, strict=True)
+    }
+    return Row(name, batch, threads, density, times)
+
+
+def render(rows: tuple[Row, ...]) -> Iterator[str]:
+    """A line a model."""
+    kinds = list(rows[0].times)
+    heads = [f"{kind}, ms" for kind in kinds] + [f"{kind}, times" for kind in kinds[1:]]
+    yield f"| model | batch | threads | non-zero | {' | '.join(heads)} |"
+    yield "|---|---:|---:|---:|" + "---:|" * len(heads)
+    for row in rows:
+        cells = [f"{time.ms:.3f}" for time in row.times.values()]
+        for time in list(row.times.values())[1:]:
+            assert time.ratio is not None
+            cells.append(f"{time.ratio.value:.2f} ({time.ratio.low:.2f} to {time.ratio.high:.2f})")
+        name = nets.NETWORKS.get(row.model, row.model)
+        yield (
+            f"| {name} | {row.batch} | {row.threads} | {row.density:.1%} | {' | '.join(cells)} |"
+        )
+
+
+def wanted(options: argparse.Namespace) -> Iterator[tuple[str, float]]:
+    """Models and the density of their weights."""
+    blocks = nets.block_lists()
+    for network in options.networks:
+        layers = [layer for layer in nets.LAYERS if layer.network == network]
+        counts = {x.name: sum(block.size for block in blocks[x.name]) for x in layers}
+        sizes = {x.name: int(np.prod(x.shape)) for x in layers}
+        yield network, sum(counts.values()) / sum(sizes.values())
+        if options.layers:
+            for name, count in counts.items():
+                yield name, count / sizes[name]
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = race.arguments(__doc__ or "")
+    parser.add_argument("--networks", type=lambda x: x.split(","), default=list(nets.NETWORKS))
+    parser.add_argument("--batch", type=lambda x: [int(n) for n in x.split(",")], default=[1, 8])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--layers", action="store_true", help="each layer for itself, too")
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    rows: list[Row] = []
+    for batch in options.batch:
+        for name, density in wanted(options):
+            rows.append(measure(name, batch, options, density))
+            print("\n".join(list(render(tuple(rows)))[-1:]), file=sys.stderr, flush=True)
+    results = Results(tuple(rows), environment())
+    with atomic_path(options.output) as temporary:
+        temporary.write_text(to_json(results))
+    print("\n".join(render(results.rows)))
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prunedeploy.artifact import build, open
     from prunedeploy.bench import bench
+    from prunedeploy.bundle.write import write_bundle
     from prunedeploy.checkpoint import Checkpoint, load
     from prunedeploy.errors import MissingExtra, UserError
     from prunedeploy.export import export
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from prunedeploy.pipeline import shrink
     from prunedeploy.report import report
     from prunedeploy.runtimes._runtime import Session
+    from prunedeploy.serving.onnxruntime_op import onnxruntime_library, onnxruntime_model
     from prunedeploy.to_torch.slices import SlicePlan, apply_plan
     from prunedeploy.types import (
         Accuracy,
@@ -49,11 +51,14 @@ _PUBLIC = {
     "apply_plan": "prunedeploy.to_torch.slices",
     "build": "prunedeploy.artifact",
     "emit_c": "prunedeploy.artifact",
+    "write_bundle": "prunedeploy.bundle.write",
     "open": "prunedeploy.artifact",
     "bench": "prunedeploy.bench",
     "report": "prunedeploy.report",
     "inspect": "prunedeploy.inspection",
     "lower": "prunedeploy.lowering",
+    "onnxruntime_library": "prunedeploy.serving.onnxruntime_op",
+    "onnxruntime_model": "prunedeploy.serving.onnxruntime_op",
     "Checkpoint": "prunedeploy.checkpoint",
     "Inspection": "prunedeploy.inspection",
     "Session": "prunedeploy.runtimes._runtime",
@@ -83,11 +88,14 @@ __all__ = [  # noqa: RUF022 - in the order of the main job
     "apply_plan",
     "build",
     "emit_c",
+    "write_bundle",
     "open",
     "bench",
     "report",
     "inspect",
     "lower",
+    "onnxruntime_library",
+    "onnxruntime_model",
     "Checkpoint",
     "Inspection",
     "Session",

@@ -84,6 +84,8 @@ def test_nothing_else_is_in_the_wheel(names: set[str]) -> None:
     extra = {name for name in names - sources if ".dist-info/" not in name}
     kernels = {path.name for path in (ROOT / "runtimes" / "sparse" / "c").iterdir()}
     data = {f"prunedeploy/runtimes/sparse/c/{name}" for name in kernels}
+    ops = {path.name for path in (ROOT / "prunedeploy" / "serving" / "ort").iterdir()}
+    data |= {f"prunedeploy/serving/ort/{name}" for name in ops}
     assert extra == {"prunedeploy/py.typed", *data}
 
 

@@ -1,0 +1,1 @@
+"""Engines inside the servers that are there already: ONNX Runtime, Triton, MLServer."""

@@ -1,0 +1,166 @@
+"""Sparse engines inside ONNX Runtime: a custom-op library, and models of one node.
+
+The library is compiled at first use and kept in the user's cache: an engine then needs no second
+library beside it, and one library serves all engines, whatever instructions they are built with.
+It needs the C library alone; it finds ONNX Runtime through the pointers that it is given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prunedeploy import artifact, targets
+from prunedeploy.errors import UserError
+from prunedeploy.files import atomic_path
+from prunedeploy.runtimes.sparse import compile as compiling
+from prunedeploy.runtimes.sparse.engine import LIBRARY
+from prunedeploy.types import Engine, TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+DOMAIN, OP = "prunedeploy", "SparseEngine"
+SOURCES = Path(__file__).parent / "ort"
+ENGINE_HEADER = "pd_engine.h"
+FILES = ("engine_op.c", "engine_file.h", "ort_abi.h")
+FLAGS = (
+    *("-std=gnu11", "-O2", "-fPIC", "-fvisibility=hidden", "-pthread", "-shared"),
+    # stays loaded: sessions may outlive the options that registered it
+    *("-Wl,-soname,prunedeploy_ort.so", "-Wl,-z,nodelete", "-Wl,--build-id=none", "-s"),
+)
+TIMEOUT = 300.0  # seconds
+LARGEST = 2_000_000_000  # bytes in one file of protobuf, with room for the rest
+IR_VERSION, OPSET = 8, 17  # what every ONNX Runtime that the library takes reads
+
+
+def onnxruntime_library(target: str = "host") -> Path:
+    """The custom-op library for ONNX Runtime 1.17 or newer: register it with a session's options.
+
+    ``options.register_custom_ops_library(str(path))`` in Python, RegisterCustomOpsLibrary in C. It
+    is compiled at first use, by the compiler that builds sparse engines, and kept in
+    ``$XDG_CACHE_HOME/prunedeploy`` (``~/.cache/prunedeploy``); copy it to wherever it is to run.
+
+    Args:
+        target: the machine it is for, a name of ``targets.TARGETS``.
+
+    Raises:
+        UserError: no such target, no compiler for it, or the cache cannot be written.
+    """
+    row = targets.by_name(target)
+    tools = compiling.toolchain(row)
+    texts = {name: (SOURCES / name).read_text() for name in FILES}
+    texts[ENGINE_HEADER] = (_engine_sources() / ENGINE_HEADER).read_text()
+    said = [*tools.command, tools.version, *FLAGS, *(x for item in texts.items() for x in item)]
+    digest = hashlib.sha256("\0".join(said).encode()).hexdigest()[:16]
+    place = _cache() / f"onnxruntime-{row.arch}-{digest}.so"
+    if not place.is_file():
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {place.parent}: {error.strerror}; set XDG_CACHE_HOME to a folder"
+            ) from None
+        with atomic_path(place) as file:
+            _compile(tools, file)
+    return place
+
+
+def onnxruntime_model(
+    engine: str | Path | Engine,
+    output: str | Path,
+    *,
+    embed: bool = True,
+    threads: int = 0,
+    sessions: int = 0,
+) -> Path:
+    """Write an ONNX model whose only node is a sparse engine.
+
+    Its inputs and outputs are the engine's. ONNX Runtime runs it once ``onnxruntime_library`` is
+    registered; what is in it is a program, to be trusted like one.
+
+    Args:
+        engine: an engine's folder, or one that was read.
+        output: the file to write.
+        embed: hold the engine's bytes; else its path, which has to stay valid where the model runs.
+        threads: how many a run computes with; 0: what the engine was cut for.
+        sessions: runs that may go on at once, others wait; 0: what keeps the processors busy.
+
+    Raises:
+        UserError: not a sparse engine, too large to embed, or ``output`` cannot be written.
+    """
+    import onnx
+
+    found = engine if isinstance(engine, Engine) else artifact.read_engine(engine)
+    if found.manifest.runtime != "sparse":
+        raise UserError(
+            f"{found.path} is an engine of {found.manifest.runtime}: the custom op is for sparse "
+            "engines, build one with --runtime sparse"
+        )
+    library = found.path / LIBRARY
+    if embed and library.stat().st_size > LARGEST:
+        raise UserError(f"{library} is too large for one ONNX file: take embed=False")
+    place = Path(output)
+    where: dict[str, Any] = {"path": str(found.path.resolve())}
+    if embed:
+        where = {"engine": library.read_bytes()}
+    node = onnx.helper.make_node(
+        OP,
+        [spec.name for spec in found.manifest.inputs],
+        [spec.name for spec in found.manifest.outputs],
+        name="engine",
+        domain=DOMAIN,
+        **where,
+        threads=threads,
+        sessions=sessions,
+    )
+    graph = onnx.helper.make_graph(
+        [node],
+        "engine",
+        [_value(spec) for spec in found.manifest.inputs],
+        [_value(spec) for spec in found.manifest.outputs],
+    )
+    model = onnx.helper.make_model(
+        graph,
+        producer_name="prunedeploy",
+        ir_version=IR_VERSION,
+        opset_imports=[
+            onnx.helper.make_opsetid("", OPSET),
+            onnx.helper.make_opsetid(DOMAIN, 1),
+        ],
+    )
+    onnx.helper.set_model_props(model, {"prunedeploy.engine": found.sha256})
+    with atomic_path(place) as file:
+        file.write_bytes(model.SerializeToString())
+    return place
+
+
+def _value(spec: TensorSpec) -> onnx.ValueInfoProto:
+    import numpy as np
+    import onnx
+
+    kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype))
+    return onnx.helper.make_tensor_value_info(spec.name, kind, list(spec.shape))
+
+
+def _engine_sources() -> Path:
+    return Path(compiling.__file__).parent / "c"
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prunedeploy"
+
+
+def _compile(tools: compiling.Toolchain, output: Path) -> None:
+    source, include = str(SOURCES / FILES[0]), f"-I{_engine_sources()}"
+    command = [*tools.command, *FLAGS, include, source, "-o", str(output), "-ldl"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{tools} took longer than {TIMEOUT:.0f} s: name another one") from None
+    if said.returncode != 0:
+        raise RuntimeError(f"{shlex.join(command)} failed:\n{said.stderr}")

@@ -65,13 +65,13 @@ def build(
             computes something else; ``output`` cannot be written or is not an engine.
     """
     tell = progress or silent
-    options = _options(batch, threads, tune, tell)
-    source = _source(model, tell)
+    options = options_of(batch, threads, tune, tell)
+    source = source_of(model, tell)
     row = targets.by_name(target)
     builder = _runtime(row, runtime)
     place = Path(output or f"{source.stem}.{row.name}.{builder.name}.engine")
     _refuse_place(place)
-    dense = _dense(source, baseline, tell)
+    dense = dense_of(source, baseline, tell)
     inputs, outputs = _specs(source)
     tell(f"building {place} with {builder.name}")
     with atomic_directory(place) as folder:
@@ -123,8 +123,8 @@ def emit_c(
     from prunedeploy.runtimes.sparse.engine import Sparse
 
     tell = progress or silent
-    options = _options(batch, threads, tune, tell)
-    source = _source(model, tell)
+    options = options_of(batch, threads, tune, tell)
+    source = source_of(model, tell)
     row = targets.by_name(target)
     if "sparse" not in row.runtimes:
         raise UserError(f"{row.name} cannot have sparse: it takes {', '.join(row.runtimes)}")
@@ -145,6 +145,7 @@ def read_engine(path: str | Path) -> Engine:
     """
     folder = Path(path)
     if not folder.is_dir():
+        _refuse_bundle(folder)
         what = "is a file, not an engine's folder" if folder.exists() else "does not exist"
         raise UserError(f"{folder} {what}: build one with `prunedeploy build`")
     manifest = _manifest(folder)
@@ -221,9 +222,10 @@ def newest_result(folder: Path) -> Path:
     return max(found)[1]
 
 
-def _options(
+def options_of(
     batch: int | Sequence[int], threads: int, tune: Tuning, tell: Progress
 ) -> BuildOptions:
+    """What a build is to go by, refused where it makes no sense."""
     if tune not in get_args(Tuning):
         raise UserError(f"no such tuning: {tune!r}; choose from {', '.join(get_args(Tuning))}")
     _check_threads(threads)
@@ -239,7 +241,8 @@ def _check_threads(threads: int) -> None:
         )
 
 
-def _source(model: str | Path | None, tell: Progress) -> Path:
+def source_of(model: str | Path | None, tell: Progress) -> Path:
+    """The model's file: the one named, or the newest result of shrink here."""
     if model is not None:
         return _onnx(Path(model))
     source = newest_result(Path())
@@ -268,7 +271,7 @@ def _read_sidecar(path: Path) -> ShrinkResult | None:
         return None
 
 
-def _dense(source: Path, baseline: str | Path | None, tell: Progress) -> Path | None:
+def dense_of(source: Path, baseline: str | Path | None, tell: Progress) -> Path | None:
     """The dense baseline: the one named, or the one that shrink recorded beside ``source``."""
     if baseline is not None:
         if not Path(baseline).is_file():
@@ -323,11 +326,20 @@ def _manifest(folder: Path) -> Manifest:
     try:
         text = (folder / MANIFEST).read_text()
     except (OSError, UnicodeDecodeError):
+        _refuse_bundle(folder)
         raise UserError(f"{folder} is not an engine: it has no readable {MANIFEST}") from None
     try:
         return from_json(Manifest, text)
     except UserError as error:
         raise UserError(f"{folder} is not an engine: {MANIFEST} is {error}") from None
+
+
+def _refuse_bundle(path: Path) -> None:
+    """A device bundle, folder or archive, is not taken for an engine that was measured."""
+    from prunedeploy.bundle.record import is_bundle, refusal
+
+    if is_bundle(path):
+        raise UserError(refusal(path))
 
 
 def _plain(name: str, folder: Path) -> str:

@@ -202,19 +202,30 @@ def build(
     emit: Annotated[
         Literal["c"] | None, typer.Option(help="Write its C sources instead of an engine.")
     ] = None,
+    archive: Annotated[
+        bool, typer.Option("--archive", help="Write a device bundle as a .tar.gz.")
+    ] = False,
+    inputs: Annotated[
+        Path | None,
+        typer.Option("--input", metavar="FILE.npy", help="What a device bundle is checked with."),
+    ] = None,
     output: Output = None,
     json: Json = False,
 ) -> None:
     """Build an engine for a machine from an ONNX model.
+
+    For a target that is not at hand it writes a device bundle, with all that is needed to build
+    and to measure engines there.
 
     \b
     Examples:
       prunedeploy build
       prunedeploy build resnet56.shrunk.onnx --target host --runtime ort -o engine/
       prunedeploy build resnet50.shrunk.onnx --runtime sparse --batch 1,16
+      prunedeploy build resnet50.shrunk.onnx --target jetson --archive
     """
     import prunedeploy as api
-    from prunedeploy.cli import show
+    from prunedeploy.cli import device, show
 
     if model is None:
         from prunedeploy.artifact import newest_result
@@ -231,6 +242,11 @@ def build(
             )
         show.result({"type": "Project", "path": str(folder)}, show.project, json)
         return
+    if runtime == "auto" and device.is_elsewhere(target):
+        device.write(*(model, target, output, baseline, sizes, threads, inputs, archive), json=json)
+        return
+    if archive or inputs is not None:
+        raise typer.BadParameter("--archive and --input are for targets that are not at hand")
     with working(f"reading {model}") as progress:
         result = api.build(
             *(model, target, runtime, output, baseline, progress),

@@ -1,0 +1,99 @@
+"""The models of a bundle, as the device's TensorRT takes them, and trtexec's words for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from prunedeploy.bundle.record import ModelFile, Plan, Tensor
+from prunedeploy.errors import UserError
+from prunedeploy.lowering import Precision, lower
+from prunedeploy.runtimes._trt_dialects import Dialect, dialect, trtexec_arguments
+from prunedeploy.targets import Target
+from prunedeploy.types import Array
+
+FOLDER, BUILT = "models", "built"
+WORKSPACE = 1024  # MiB of scratch memory where the default is too little: 16 MiB in 8.2
+PRECISIONS: tuple[Precision, ...] = ("float32", "float16")
+
+
+def write(
+    sources: Mapping[str, Path],
+    target: Target,
+    folder: Path,
+    feeds: Mapping[str, Array],
+    tell: Callable[[str], None],
+) -> tuple[tuple[ModelFile, ...], tuple[str, ...]]:
+    """Every source in every precision of the target into ``folder``, and what could not be.
+
+    Args:
+        sources: ONNX files by what they are: "model", "baseline".
+        target: whose toolchain says what it takes.
+        folder: the bundle's; files go into ``FOLDER`` in it.
+        feeds: the recorded inputs, on which the difference is measured.
+        tell: told what is being done.
+    """
+    (folder / FOLDER).mkdir()
+    found: list[ModelFile] = []
+    notes: list[str] = []
+    for of, source, precision in _wanted(sources, target):
+        name = f"{of}.{precision}"
+        tell(f"writing {name} for {target.name}")
+        file = f"{FOLDER}/{name}.onnx"
+        try:
+            done = lower(
+                source, folder / file, target=target.name, precision=precision, feeds=feeds
+            )
+        except UserError as error:
+            notes.append(f"no {name}: {error}")
+            continue
+        found.append(
+            ModelFile(name, file, of, precision, done.opset, done.ir_version, done.difference)
+        )
+    return tuple(found), tuple(notes)
+
+
+def _wanted(sources: Mapping[str, Path], target: Target) -> Iterator[tuple[str, Path, Precision]]:
+    limits = target.toolchain
+    for of, source in sources.items():
+        for precision in PRECISIONS:
+            if precision == "float32" or (limits and precision in limits.precisions):
+                yield of, source, precision
+
+
+def plans(
+    models: tuple[ModelFile, ...], inputs: tuple[Tensor, ...], target: Target, batch: int
+) -> tuple[Plan, ...]:
+    """What trtexec is to do on the target; nothing where that has no TensorRT."""
+    if target.toolchain is None or "tensorrt" not in target.runtimes:
+        return ()
+    row = dialect(target.toolchain.name.rpartition(" ")[2] + (".0" * _is_major(target)))
+    return tuple(_plan(model, inputs, row, batch, target) for model in models)
+
+
+def _is_major(target: Target) -> bool:
+    """ "TensorRT 10" names no minor version."""
+    return target.toolchain is not None and "." not in target.toolchain.name
+
+
+def _plan(
+    model: ModelFile, inputs: tuple[Tensor, ...], row: Dialect, batch: int, target: Target
+) -> Plan:
+    plan = f"{BUILT}/{model.name}.plan"
+    dynamic = [x for x in inputs if any(isinstance(dim, str) for dim in x.shape)]
+    sizes = {x.name: [dim if isinstance(dim, int) else batch for dim in x.shape] for x in dynamic}
+    arguments = trtexec_arguments(
+        row,
+        model.file,
+        plan,
+        float16=model.precision == "float16",
+        sparse=target.sparse_tensor_cores and row.typed != "never",
+        shapes={name: [size] * 3 for name, size in sizes.items()},
+        workspace=WORKSPACE if row.since < (8, 4) else 0,
+    )
+    arguments.append("--skipInference" if row.since >= (10, 0) else "--buildOnly")
+    run = [f"--loadEngine={plan}", "--warmUp=500"]
+    if sizes:
+        shapes = (f"{name}:{'x'.join(map(str, size))}" for name, size in sizes.items())
+        run.append(f"--shapes={','.join(shapes)}")
+    return Plan(model.name, plan, model.of, model.precision, tuple(arguments), tuple(run))

@@ -1,0 +1,226 @@
+"""Writes a device bundle: all that a machine needs which is not at hand."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from prunedeploy import artifact, targets, verify
+from prunedeploy import model as models
+from prunedeploy.bundle import archive as archives
+from prunedeploy.bundle import models as model_files
+from prunedeploy.bundle import sparse as sparse_part
+from prunedeploy.bundle.readme import readme
+from prunedeploy.bundle.record import ARCHIVE, FOLDER, MANIFEST, Bundle, SparsePart, Tensor, Written
+from prunedeploy.bundle.record import read as read_bundle
+from prunedeploy.errors import UserError
+from prunedeploy.evaluate import Evaluator
+from prunedeploy.files import atomic_directory, atomic_path, sha256, to_json
+from prunedeploy.runtimes._runtime import BuildOptions, check_feeds, silent
+from prunedeploy.targets import Target
+from prunedeploy.types import Array, TensorSpec
+
+KIND = "device bundle: nothing in it was built or measured on the device"
+RUNS = 4  # batches of random inputs to record, where no inputs are given
+DEVICE_FILES = ("build.sh", "bench.py", "state.py", "trt.py")
+
+
+def write_bundle(
+    model: str | Path | None = None,
+    target: str = "jetson-nano",
+    output: str | Path | None = None,
+    baseline: str | Path | None = None,
+    progress: artifact.Progress | None = None,
+    *,
+    batch: int | Sequence[int] = (),
+    threads: int = 0,
+    inputs: Mapping[str, Array] | None = None,
+    archive: bool = False,
+) -> Written:
+    """Write what ``target`` needs to build and to measure engines of ``model`` itself.
+
+    Args:
+        model: an ONNX file; the newest result of ``shrink`` in the current folder when None.
+        target: a name of ``targets.TARGETS``.
+        output: the folder, ``<model>.<target>.bundle`` in the current one when None; a name that
+            ends in .tar.gz makes an archive.
+        baseline: the dense model to measure beside it; when None, the one that ``shrink`` recorded.
+        progress: told in words what is being done.
+        batch: batch sizes of the sparse engine; the largest is measured.
+        threads: how many the sparse engine will mostly run with; 0 for all cores of the target.
+        inputs: inputs to record the outputs of and to measure with, random ones when None.
+        archive: write an archive, whatever ``output`` is called.
+
+    Raises:
+        UserError: no such model or target; the target can have nothing of it; ``output`` is there
+            and is not a bundle.
+    """
+    tell = progress or silent
+    source = artifact.source_of(model, tell)
+    row = targets.by_name(target)
+    place = Path(output or f"{source.stem}.{row.name}{FOLDER}{ARCHIVE * archive}")
+    packed = archive or place.name.endswith(ARCHIVE)
+    _refuse_place(place)
+    options = artifact.options_of(batch, threads, "none", tell)
+    dense = artifact.dense_of(source, baseline, tell)
+    tell(f"writing {place}")
+    if not packed:
+        with atomic_directory(place) as folder:
+            bundle = _write(folder, source, dense, row, options, inputs)
+        return Written(place, bundle, sha256(place / MANIFEST))
+    with atomic_path(place) as file:
+        folder = file.with_name(f"{file.name}.folder")
+        try:
+            folder.mkdir()
+            bundle = _write(folder, source, dense, row, options, inputs)
+            archives.pack(folder, file, place.name.removesuffix(ARCHIVE))
+            digest = sha256(folder / MANIFEST)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    return Written(place, bundle, digest)
+
+
+def _write(
+    folder: Path,
+    source: Path,
+    dense: Path | None,
+    row: Target,
+    options: BuildOptions,
+    given: Mapping[str, Array] | None,
+) -> Bundle:
+    """The bundle's files into ``folder``."""
+    inputs, outputs = models.specs(models.load(source))
+    batch = _batch(inputs, options.batches)
+    feeds = dict(given) if given is not None else verify.random_feeds(inputs, RUNS * batch)
+    check_feeds(inputs, feeds)
+    runs = _runs(inputs, feeds, batch)
+    options.tell("computing the outputs that it is to be compared with")
+    recorded = Evaluator(source).run(feeds)
+    tensors = _record(folder / "check", inputs, outputs, feeds, recorded)
+    sources = {"model": source} | ({"baseline": dense} if dense is not None else {})
+    written, notes = model_files.write(sources, row, folder, feeds, options.tell)
+    sparse, why = _sparse(folder / "sparse", source, row, replace(options, batches=(batch,)))
+    plans = model_files.plans(written, tensors[0], row, batch)
+    if sparse is None and not plans:
+        raise UserError(f"there is nothing that {row.name} could run: {'; '.join((*notes, *why))}")
+    for name in DEVICE_FILES:
+        shutil.copyfile(sparse_part.DEVICE / name, folder / name)
+    (folder / "build.sh").chmod(0o755)
+    bundle = Bundle(
+        kind=KIND,
+        target=row.name,
+        arch=row.arch,
+        system=row.toolchain.name if row.toolchain is not None else "",
+        model=source.name,
+        model_sha256=models.sha256(source),
+        baseline_sha256=models.sha256(dense) if dense is not None else None,
+        batch=batch,
+        runs=runs,
+        inputs=tensors[0],
+        outputs=tensors[1],
+        tolerances={"float32": verify.TOLERANCE["float32"], **verify.NARROW_TOLERANCE},
+        models=written,
+        plans=plans,
+        sparse=sparse,
+        notes=(*notes, *why),
+        versions={
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in ("prunedeploy", "onnx", "numpy")},
+        },
+        files={},
+    )
+    (folder / "README.md").write_text(readme(bundle))
+    names = sorted(x.relative_to(folder).as_posix() for x in folder.rglob("*") if x.is_file())
+    bundle = replace(bundle, files={name: sha256(folder / name) for name in names})
+    (folder / MANIFEST).write_text(to_json(bundle))
+    sums = {**bundle.files, MANIFEST: sha256(folder / MANIFEST)}
+    (folder / "SHA256SUMS").write_text("".join(f"{x}  {name}\n" for name, x in sums.items()))
+    return bundle
+
+
+def _sparse(
+    folder: Path, source: Path, row: Target, options: BuildOptions
+) -> tuple[SparsePart | None, tuple[str, ...]]:
+    """The sparse engine, or why there is none."""
+    if "sparse" not in row.runtimes:
+        return None, ()
+    try:
+        found = sparse_part.write(source, row, folder, options)
+    except UserError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        return None, (f"no sparse engine: {error}",)
+    return found, (found.why,) if found.why else ()
+
+
+def _batch(inputs: tuple[TensorSpec, ...], wanted: tuple[int, ...]) -> int:
+    """The one batch size that is measured."""
+    first = inputs[0].shape[0] if inputs and inputs[0].shape else 1
+    if isinstance(first, str):
+        return max(wanted, default=1)
+    if set(wanted) - {first}:
+        raise UserError(f"the model takes batches of {first} only: leave out --batch")
+    return first
+
+
+def _runs(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Array], batch: int) -> int:
+    """How many batches the inputs are."""
+    if not inputs or not inputs[0].shape or isinstance(inputs[0].shape[0], int):
+        return 1
+    samples = len(feeds[inputs[0].name])
+    if samples % batch:
+        raise UserError(f"{samples} inputs are no multiple of the batch of {batch}: give others")
+    return samples // batch
+
+
+def _record(
+    folder: Path,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    feeds: Mapping[str, Array],
+    recorded: Mapping[str, Array],
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Inputs and outputs as .npy files, and the table of them that the runner reads."""
+    folder.mkdir()
+    lines: list[str] = []
+    found: list[tuple[Tensor, ...]] = []
+    for what, specs, arrays in (("input", inputs, feeds), ("output", outputs, recorded)):
+        tensors = []
+        for index, spec in enumerate(specs):
+            if set(spec.name) & set("\t\n"):
+                raise UserError(f"{what} {spec.name!r} has a tab or a line break in its name")
+            name = f"{what}_{index}.npy"
+            np.save(folder / name, np.ascontiguousarray(arrays[spec.name]))
+            lines.append(f"{what}\t{spec.name}\t{name}\n")
+            tensors.append(Tensor(spec.name, spec.dtype, spec.shape, f"check/{name}"))
+        found.append(tuple(tensors))
+    (folder / "tensors.txt").write_text("".join(lines))
+    return found[0], found[1]
+
+
+def _refuse_place(place: Path) -> None:
+    """Only a bundle of ours that the device has left nothing in may be replaced."""
+    if place.is_symlink():
+        raise UserError(f"cannot write {place}: it is a symbolic link; name the folder itself")
+    if not place.exists():
+        return
+    try:
+        ours = {
+            MANIFEST,
+            "SHA256SUMS",
+            *(x.partition("/")[0] for x in read_bundle(place).bundle.files),
+        }
+    except UserError:
+        raise UserError(
+            f"cannot write {place}: what is there is not a bundle; name another"
+        ) from None
+    if place.is_dir() and (strange := sorted({x.name for x in place.iterdir()} - ours)):
+        raise UserError(
+            f"cannot write {place}: {strange[0]} in it is not the bundle's and would be lost; "
+            "move it away"
+        )

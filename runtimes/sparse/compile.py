@@ -25,9 +25,9 @@ from pathlib import Path
 
 from prunedeploy.errors import UserError
 from prunedeploy.runtimes.sparse.emit.project import GENERAL, WEIGHTS, Project
+from prunedeploy.runtimes.sparse.engine import LIBRARY as LIBRARY
 from prunedeploy.targets import Target
 
-LIBRARY = "model.so"
 JOBS = 2  # compilers at once
 TIMEOUT = 900.0  # seconds for all of a project
 GLIBC = "2.27"  # what ziglang links against where the target names none: Ubuntu 18.04's

@@ -12,8 +12,8 @@ from engines import network
 
 from prunedeploy.runtimes._runtime import BuildOptions
 from prunedeploy.runtimes.sparse import compile as compiling
+from prunedeploy.runtimes.sparse.build import project_of
 from prunedeploy.runtimes.sparse.emit.project import SOURCES
-from prunedeploy.runtimes.sparse.engine import project_of
 from prunedeploy.targets import by_name
 
 POOL = r"""

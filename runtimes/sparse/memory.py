@@ -125,8 +125,3 @@ def _gap(taken: Sequence[tuple[int, Life]], size: int) -> int:
             best, best_room = end, room
         end = max(end, offset + life.size)
     return end if best is None else best
-
-
-def touched(step: Step) -> tuple[View, ...]:
-    """All views of a step."""
-    return (*reads(step), *writes(step))

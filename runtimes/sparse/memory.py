@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from prunedeploy.runtimes.sparse.plan import GUARD, UNIT, Conv, Map, Plan, Step, View, reads, writes
+from prunedeploy.runtimes.sparse.plan import GUARD, UNIT, Conv, Map, Plan, View, reads, writes
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from prunedeploy.bundle.record import SparsePart
 from prunedeploy.errors import UserError
 from prunedeploy.runtimes._runtime import BuildOptions
 from prunedeploy.runtimes.sparse import compile as compiling
+from prunedeploy.runtimes.sparse.build import layers_json, project_of
 from prunedeploy.runtimes.sparse.emit.project import HEADER, c_file
-from prunedeploy.runtimes.sparse.engine import LAYERS, Sparse, layers_json, project_of
+from prunedeploy.runtimes.sparse.engine import LAYERS, Sparse
 from prunedeploy.targets import Target
 
 DEVICE = Path(__file__).parent / "device"

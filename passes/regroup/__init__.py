@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prunedeploy.passes.regroup.blocks import Block
+from prunedeploy.passes.regroup.find import Regrouped, Rule, regroup
 from prunedeploy.passes.regroup.recover import recover
 
-__all__ = ["Block", "recover"]
+__all__ = ["Block", "Regrouped", "Rule", "recover", "regroup"]

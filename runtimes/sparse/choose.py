@@ -11,7 +11,7 @@ import numpy as np
 
 from prunedeploy.runtimes.sparse import blocks
 from prunedeploy.runtimes.sparse.cost import LANES, cycles
-from prunedeploy.runtimes.sparse.plan import Conv
+from prunedeploy.runtimes.sparse.plan import UNIT, Conv
 from prunedeploy.runtimes.sparse.tiling import (
     MOST_OFFSET,
     Tiling,
@@ -110,7 +110,8 @@ def _flat_shapes(step: Conv, kernel: str, rows: int, most: int) -> Iterator[Tili
         waste = -(-count // eighths) * eighths / count
         if waste > 1.25 and eighths > 2:
             continue
-        for packed in (False, True) if is_direct(step) else (True,):
+        in_place = is_direct(step) and step.x.strides[1] % UNIT == 0
+        for packed in (False, True) if in_place else (True,):
             yield Tiling(kernel, 1, eighths, 1, packed=packed, rows=rows)  # type: ignore[arg-type]
 
 

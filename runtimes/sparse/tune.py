@@ -30,7 +30,7 @@ from prunedeploy.runtimes.sparse.tiling import Tiling, inside
 from prunedeploy.types import Array
 
 Effort = Literal["none", "quick", "full"]
-CANDIDATES: dict[str, int] = {"quick": 8, "full": 48}  # measured a case
+CANDIDATES: dict[str, int] = {"quick": 12, "full": 48}  # measured a case
 ROUNDS: dict[str, int] = {"quick": 7, "full": 15}  # of which the fastest counts
 VARIANTS = 2  # candidates of the same tile that "quick" measures, of other panels
 FLUSH = 1 << 20  # floats read between two runs: more than the caches of one core hold

@@ -16,6 +16,7 @@ from prunedeploy.runtimes.sparse.emit.project import HEADER, Options, Project, c
 from prunedeploy.runtimes.sparse.engine import LAYERS, LIBRARY
 from prunedeploy.runtimes.sparse.makefile import makefile, readme
 from prunedeploy.runtimes.sparse.plan import Plan
+from prunedeploy.runtimes.sparse.split import samples
 from prunedeploy.runtimes.sparse.tune import tune
 from prunedeploy.targets import Target
 from prunedeploy.types import TensorSpec
@@ -72,12 +73,18 @@ def project_of(
     loaded: ir.Model = models.load(model)
     inputs, outputs = models.specs(loaded)
     threads = options.threads or target.cores or targets.cores()
-    plans = [_lower(loaded, batch) for batch in _batches(inputs, options.batches)]
+    plans = [_plan(loaded, batch, threads) for batch in _batches(inputs, options.batches)]
     _check_batched(plans, outputs)
     tuned: list[dict[str, Any]] = []
     if tools is not None and options.tune != "none" and targets.why_not_here(target) is None:
         tuned = [
-            tune(plan, tools, threads, options.tune, progress=options.tell).tilings
+            tune(
+                plan,
+                tools,
+                threads if plan.repeats == 1 else 1,
+                options.tune,
+                progress=options.tell,
+            ).tilings
             for plan in plans
         ]
     written = Options(
@@ -89,6 +96,20 @@ def project_of(
         tuned=tuned,
     )
     return emit_project(plans, written), threads
+
+
+def _plan(model: Any, batch: int, threads: int) -> Plan:
+    """For the whole batch, or for each sample of it."""
+    whole = _lower(model, batch)
+    return samples(whole, _lower(model, 1), threads) if batch > 1 and _is_open(model) else whole
+
+
+def _is_open(model: Any) -> bool:
+    """Whether the model leaves the batch of its inputs open."""
+    return all(
+        value.shape is not None and len(value.shape) and not isinstance(value.shape[0], int)
+        for value in model.graph.inputs
+    )
 
 
 def _lower(model: Any, batch: int) -> Plan:

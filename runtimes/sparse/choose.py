@@ -11,14 +11,16 @@ import numpy as np
 
 from prunedeploy.runtimes.sparse import blocks
 from prunedeploy.runtimes.sparse.cost import LANES, cycles
-from prunedeploy.runtimes.sparse.plan import Conv
+from prunedeploy.runtimes.sparse.plan import UNIT, Conv
 from prunedeploy.runtimes.sparse.tiling import (
     MOST_OFFSET,
     Tiling,
     geometry,
+    inside,
     is_direct,
     is_flat,
     pixels,
+    row_size,
 )
 
 SUMS = {"avx512": 28, "avx2": 12, "neon": 24, "generic": 12, "scalar": 12}  # vectors of sums
@@ -95,7 +97,7 @@ def _shapes(step: Conv, isa: str) -> Iterator[Tiling]:
             yield from _flat_shapes(step, kernel, rows, most)
         else:
             yield from _window_shapes(step, kernel, rows, most)
-            if step.y.shape[3] < SMALL:
+            if row_size(step) < SMALL:
                 yield from _im2col_shapes(step, kernel, rows, most)
 
 
@@ -103,10 +105,13 @@ def _flat_shapes(step: Conv, kernel: str, rows: int, most: int) -> Iterator[Tili
     count = -(-pixels(step) // 8)
     widths = range(2, most + 1) if kernel == "rows" else range(1, most + 1)
     for eighths in widths:
+        if not is_direct(step) and eighths * 8 % inside(step):
+            continue  # strides take whole pixels
         waste = -(-count // eighths) * eighths / count
         if waste > 1.25 and eighths > 2:
             continue
-        for packed in (False, True) if is_direct(step) else (True,):
+        in_place = is_direct(step) and step.x.strides[1] % UNIT == 0
+        for packed in (False, True) if in_place else (True,):
             yield Tiling(kernel, 1, eighths, 1, packed=packed, rows=rows)  # type: ignore[arg-type]
 
 
@@ -119,8 +124,10 @@ def _im2col_shapes(step: Conv, kernel: str, rows: int, most: int) -> Iterator[Ti
 
 
 def _window_shapes(step: Conv, kernel: str, rows: int, most: int) -> Iterator[Tiling]:
-    width = step.y.shape[3]
-    whole = -(-width // 8)
+    if inside(step) > 1:
+        yield from _pixel_shapes(step, kernel, rows, most)
+        return
+    whole = -(-row_size(step) // 8)
     bands = -(-whole // most)
     while bands <= whole:
         eighths = -(-whole // bands)
@@ -130,11 +137,21 @@ def _window_shapes(step: Conv, kernel: str, rows: int, most: int) -> Iterator[Ti
         bands += 1  # a row does not leave room for a second one: half rows may be better
 
 
+def _pixel_shapes(step: Conv, kernel: str, rows: int, most: int) -> Iterator[Tiling]:
+    """Pixels are vectors: tiles of any number of columns and rows of them."""
+    pixel, width = -(-inside(step) // 8), step.y.shape[3]
+    for bands in range(1, width + 1):
+        columns = -(-width // bands)
+        if columns * pixel <= most and -(-width // columns) == bands:
+            yield from _pieces(step, kernel, rows, most // (columns * pixel), columns * pixel)
+
+
 def _pieces(step: Conv, kernel: str, rows: int, most: int, eighths: int) -> Iterator[Tiling]:
     height = step.y.shape[2]
     for pieces in range(1, most + 1):
         bands = -(-height // pieces)
         if pieces > 1 and -(-height // bands) != pieces:
             continue  # a smaller one has as many bands
-        for copies in (False, True) if kernel == "rows" and step.weight.shape[3] > 1 else (False,):
+        shifted = kernel == "rows" and step.weight.shape[3] > 1 and inside(step) == 1
+        for copies in (False, True) if shifted else (False,):
             yield Tiling(kernel, pieces, eighths, 1, copies=copies, rows=rows)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import numpy as np
 
 from prunedeploy.runtimes.sparse import blocks
 from prunedeploy.runtimes.sparse.plan import Conv
-from prunedeploy.runtimes.sparse.tiling import Geometry, Tiling, geometry
+from prunedeploy.runtimes.sparse.tiling import Geometry, Tiling, geometry, inside
 
 LANES = {"avx512": 16, "avx2": 8, "neon": 4, "generic": 4, "scalar": 1}
 
@@ -63,7 +63,7 @@ def _inner(step: Conv, way: Tiling, layout: Geometry, lanes: int) -> float:
     """Of one weight (or, in a block, one column) and a tile."""
     whole, half = divmod(way.eighths * 8, lanes)
     split = 0.0
-    if not layout.flat and not way.copies:
+    if not layout.flat and not way.copies and layout.unit == 1:
         kernel = step.weight.shape[3]
         split = SPLIT * (kernel - 1) / kernel * min(1.0, lanes / 16)
     # rows of half a vector start on a line's first half: they never cross into the next
@@ -84,6 +84,7 @@ def _copied(step: Conv, way: Tiling, layout: Geometry, lanes: int) -> float:
     if way.im2col:
         return step.x.shape[1] * layout.channel / max(lanes, 4) * COPY_GATHER
     width = way.eighths * 8 if layout.flat else layout.channel
-    strided = max(step.strides) > 1
-    cost = COPY_STRIDED if strided else COPY if layout.flat else COPY_WINDOW
+    strided = max(step.strides) > 1 and layout.unit == 1 and inside(step) == 1
+    shifted = not layout.flat and layout.unit == 1
+    cost = COPY_STRIDED if strided else COPY_WINDOW if shifted else COPY
     return step.x.shape[1] * width / max(lanes, 4) * cost

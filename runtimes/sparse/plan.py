@@ -334,6 +334,9 @@ class Plan:
 
     ``offsets`` gives every arena buffer its place, in elements of float32, once ``memory`` has
     planned them; ``arena`` is what all of them need.
+
+    With ``repeats`` above 1 the plan is for one sample of a batch of so many: every thread computes
+    whole samples, each in an arena of its own (``batch`` is still what the caller hands over).
     """
 
     batch: int
@@ -344,6 +347,7 @@ class Plan:
     offsets: tuple[int, ...] = ()
     arena: int = 0
     notes: tuple[str, ...] = field(default=())
+    repeats: int = 1
 
 
 def reads(step: Step) -> tuple[View, ...]:

@@ -145,7 +145,8 @@ def _runs(starts: Ints, lengths: Ints) -> Ints:
     """The concatenation of ranges [start, start + length)."""
     total = int(lengths.sum())
     ends = np.cumsum(lengths)
-    return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+    index: Ints = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+    return index
 
 
 def dense_streams(step: Conv, tiling: Tiling, geometry: Geometry) -> Streams:
@@ -176,7 +177,9 @@ def _block_parts(
     group = step.weight.shape[0] // step.groups
     found: list[Part] = []
     for number, (low, high) in enumerate(panels):
-        visits, offsets, weights = [], [], []
+        visits: list[tuple[int, int, int]] = []
+        offsets: list[Ints] = []
+        weights: list[Array] = []
         for row in range(begin, end, size):
             rows = np.arange(row, min(row + size, end))
             block, offset = _block(step, geometry, rows, low, high, group)

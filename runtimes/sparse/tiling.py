@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from prunedeploy.runtimes.sparse.interleave import images_inside
 from prunedeploy.runtimes.sparse.plan import UNIT, Conv
 
 EIGHT = 8  # pixels: widths of tiles count in eights, half a vector of AVX-512
@@ -97,6 +98,16 @@ def is_direct(step: Conv) -> bool:
     return is_flat(step) and step.strides == (1, 1)
 
 
+def inside(step: Conv) -> int:
+    """Images that lie side by side: elements of a pixel."""
+    return images_inside(step.x)
+
+
+def row_size(step: Conv) -> int:
+    """Elements of a row of the result."""
+    return step.y.shape[3] * inside(step)
+
+
 def pixels(step: Conv) -> int:
     """Pixels of a plane of the result, over the whole batch."""
     images, _, height, width = step.y.shape
@@ -132,7 +143,8 @@ def _window(step: Conv, tiling: Tiling) -> Geometry:
     kernel_height, kernel_width = step.weight.shape[2:]
     row_step, column_step = step.strides
     top, left = step.pads[:2]
-    images, _, height, width = step.y.shape
+    block = inside(step)
+    images, height, width = step.y.shape[0] // block, step.y.shape[2], row_size(step)
     # rows and columns of the window, as phase and distance in steps
     down = [divmod(k * step.dilations[0], row_step) for k in range(kernel_height)]
     across = [divmod(k * step.dilations[1], column_step) for k in range(kernel_width)]
@@ -144,20 +156,20 @@ def _window(step: Conv, tiling: Tiling) -> Geometry:
         places = [(starts.index(phase), steps) for steps, phase in across]
     reach = max(steps for _, steps in places)
     columns = min(width, tiling.eighths * EIGHT)
-    pitch = -(-(columns + reach) // UNIT) * UNIT  # rows start on a vector's boundary
+    pitch = -(-(columns + reach * block) // UNIT) * UNIT  # rows start on a vector's boundary
     used_rows = sorted({phase for _, phase in down})
     phases, place, where = [], 0, {}
     for row_phase in used_rows:
         rows = tiling.pieces + max(steps for steps, phase in down if phase == row_phase)
         for number, start in enumerate(starts):
             where[row_phase, number] = place
-            phases.append(
-                Phase(row_phase - top, row_step, rows, start - left, column_step, pitch, place)
-            )
+            column = (start - left) * block
+            phases.append(Phase(row_phase - top, row_step, rows, column, column_step, pitch, place))
             place += rows * pitch
     taps = tuple(
-        tuple(where[phase, number] + steps * pitch + shift for number, shift in places)
+        tuple(where[phase, number] + steps * pitch + shift * block for number, shift in places)
         for steps, phase in down
     )
     tiles = images * -(-height // tiling.pieces) * -(-width // columns)
-    return Geometry(False, tiles, tiling.pieces, columns, pitch, place, 1, tuple(phases), taps)
+    unit = UNIT if block % UNIT == 0 else 1
+    return Geometry(False, tiles, tiling.pieces, columns, pitch, place, unit, tuple(phases), taps)

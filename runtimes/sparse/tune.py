@@ -25,12 +25,12 @@ from prunedeploy.runtimes.sparse.compile import Toolchain, build_library
 from prunedeploy.runtimes.sparse.emit import depthwise, narrow, tiled
 from prunedeploy.runtimes.sparse.emit._context import Code, Constants, Context
 from prunedeploy.runtimes.sparse.emit.project import Project, closure
-from prunedeploy.runtimes.sparse.plan import GUARD, Buffer, Conv, Plan, planar, planar_size
-from prunedeploy.runtimes.sparse.tiling import Tiling
+from prunedeploy.runtimes.sparse.plan import GUARD, Buffer, Conv, Plan
+from prunedeploy.runtimes.sparse.tiling import Tiling, inside
 from prunedeploy.types import Array
 
 Effort = Literal["none", "quick", "full"]
-CANDIDATES: dict[str, int] = {"quick": 8, "full": 48}  # measured a case
+CANDIDATES: dict[str, int] = {"quick": 12, "full": 48}  # measured a case
 ROUNDS: dict[str, int] = {"quick": 7, "full": 15}  # of which the fastest counts
 VARIANTS = 2  # candidates of the same tile that "quick" measures, of other panels
 FLUSH = 1 << 20  # floats read between two runs: more than the caches of one core hold
@@ -112,7 +112,7 @@ class _Store:
         parts = (
             step.x.shape, step.y.shape, step.weight.shape, step.strides, step.pads,
             step.dilations, step.groups, step.residual is not None, step.activation.op, share,
-            round(blocks.share(step), 2), self._threads, effort,
+            round(blocks.share(step), 2), self._threads, effort, inside(step),
         )  # fmt: skip
         return repr(parts).replace(" ", "")
 
@@ -201,16 +201,15 @@ def _measure(
 
 def _alone(step: Conv) -> tuple[Conv, Plan]:
     """``step`` with memory of its own."""
-    shapes = [step.x.shape, step.y.shape] + ([step.y.shape] if step.residual else [])
-    buffers = tuple(Buffer("arena", planar_size(shape, 1)) for shape in shapes)
+    views = [step.x, step.y] + ([step.residual] if step.residual is not None else [])
+    sizes = [view.shape[1] * view.strides[1] for view in views]
     offsets, end = [], GUARD
-    for buffer in buffers:
+    for size in sizes:
         offsets.append(end)
-        end += -(-(buffer.size + GUARD) // 16) * 16
-    views = [planar(index, shape, 1) for index, shape in enumerate(shapes)]
-    moved = replace(
-        step, x=views[0], y=views[1], residual=views[2] if step.residual is not None else None
-    )
+        end += -(-(size + GUARD) // 16) * 16
+    views = [replace(view, buffer=index, offset=0) for index, view in enumerate(views)]
+    moved = replace(step, x=views[0], y=views[1], residual=views[2] if views[2:] else None)
+    buffers = tuple(Buffer("arena", size) for size in sizes)
     return moved, Plan(step.x.shape[0], buffers, (moved,), (), (), tuple(offsets), end)
 
 

@@ -41,7 +41,8 @@ typedef struct {
     int32_t rows, tiles, groups, panels;
     int32_t pixels;           /* of the whole plane of y */
     int32_t tile, columns;    /* flat: pixels of a tile; window: its rows and its columns */
-    int32_t images, height, width;         /* of x */
+    int32_t block;            /* elements of a pixel: images that lie side by side */
+    int32_t images, height, width;         /* of x: blocks, rows, elements of a row */
     int32_t out_height, out_width;         /* of y */
     int32_t row_step, column_step;         /* strides of the window */
     int32_t packed;           /* 0: flat tiles are read where they lie */
@@ -159,9 +160,29 @@ PD_INLINE void pd_take_every(float *restrict to, const float *restrict from, int
     for (int j = 0; j < count; j++) to[j] = from[(ptrdiff_t)step * j];
 }
 
+/* One phase of one channel whose pixels are `block` elements, with a stride. */
+static void pd_pack_blocks(float *to, const float *plane, const pd_phase *f, int row, int column,
+                           int height, int width, int block) {
+    for (int i = 0; i < f->rows; i++, to += f->width) {
+        const int from = row + i * f->row_step;
+        const float *source = plane + (ptrdiff_t)from * width;
+        for (int j = 0; j < f->width; j += block) {
+            const int at = column + j * f->column_step;
+            const int there = from >= 0 && from < height && at >= 0 && at < width;
+            const int size = f->width - j < block ? f->width - j : block;
+            if (there) memcpy(to + j, source + at, sizeof(float) * (size_t)size);
+            else memset(to + j, 0, sizeof(float) * (size_t)size);
+        }
+    }
+}
+
 /* One phase of one channel, zero where it lies outside of the input. */
 static void pd_pack_phase(float *to, const float *plane, const pd_phase *f, int row, int column,
-                          int height, int width) {
+                          int height, int width, int block) {
+    if (block > 1 && f->column_step > 1) {
+        pd_pack_blocks(to, plane, f, row + f->row, column + f->column, height, width, block);
+        return;
+    }
     int above, inside, begin, end;
     row += f->row, column += f->column;
     pd_inside(row, f->row_step, f->rows, height, &above, &inside);
@@ -236,8 +257,14 @@ static void pd_pack_strided(float *to, const pd_conv *c, const float *x, pd_pane
             + (uint64_t)(row % c->out_height * c->row_step * c->width + column * c->column_step);
         const float *from = x + (uint64_t)p.begin * c->x_stride + first;
         float *place = to + at;
-        for (int k = p.begin; k < p.end; k++, place += c->channel, from += c->x_stride)
-            pd_take_every(place, from, c->column_step, left);
+        for (int k = p.begin; k < p.end; k++, place += c->channel, from += c->x_stride) {
+            if (c->block == 1) {
+                pd_take_every(place, from, c->column_step, left);
+                continue;
+            }
+            for (int j = 0; j < left; j += c->block)
+                memcpy(place + j, from + j * c->column_step, sizeof(float) * (size_t)c->block);
+        }
         at += left;
     }
 }
@@ -269,7 +296,7 @@ static void pd_pack(float *to, const pd_work *w, const pd_conv *c, const float *
         const float *plane = image + (uint64_t)k * c->x_stride;
         for (int f = 0; f < c->phases; f++) {
             pd_pack_phase(to + phases[f].place, plane, &phases[f], at.row * c->row_step,
-                          at.column * c->column_step, c->height, c->width);
+                          at.column * c->column_step, c->height, c->width, c->block);
         }
     }
 }

@@ -29,7 +29,7 @@ static void pd_depthwise_run(const pd_work *w, const pd_conv *c, const float *x,
             + (uint64_t)image * (uint64_t)(c->height * c->width);
         for (int f = 0; f < c->phases; f++) {
             pd_pack_phase(w->scratch + phases[f].place, plane, &phases[f], first * c->row_step,
-                          0, c->height, c->width);
+                          0, c->height, c->width, c->block);
         }
         const int rows = c->out_height - first < c->tile ? c->out_height - first : c->tile;
         const uint64_t at = (uint64_t)(image * c->out_height + first) * (uint64_t)c->out_width;

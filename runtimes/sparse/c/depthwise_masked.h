@@ -4,7 +4,8 @@
  *
  * A template: PD_NAME; PD_COUNT taps in PD_ACROSS columns, which lie PD_COLUMNS from a pixel's own;
  * PD_BODY, which loads with PD_LOAD(row, column) and adds with PD_ADD(row of the result, tap);
- * PD_WIDTH of the input's rows; PD_STEP and PD_ROW_STEP, the strides; PD_TOP, rows of padding;
+ * PD_WIDTH of the input's rows; PD_STEP and PD_ROW_STEP, the strides; PD_EVERY, elements from one
+ * that is read to the next: the stride, or 1 where a pixel is a vector; PD_TOP, rows of padding;
  * PD_ACT(v) where the activation is more than a clamp. */
 #include "conv.h"
 
@@ -29,13 +30,13 @@ PD_INLINE uint32_t pd_reads(int first, int step, int width) {
 PD_INLINE void pd_depthwise_run(const pd_work *w, const pd_conv *c, const float *x, float *y,
                                 const float *residual, const float *weights, int taps,
                                 int multiplier, const int *columns, int across,
-                                pd_depthwise kernel) {
+                                int every, pd_depthwise kernel) {
     const float *bias = (const float *)(w->weights + c->bias);
     uint32_t *masks = (uint32_t *)w->scratch;
     for (int v = 0; v < c->out_width; v += PD_LANES)
         for (int k = 0; k < across; k++)
             masks[v / PD_LANES * across + k] =
-                pd_reads(v * c->column_step + columns[k], c->column_step, c->width);
+                pd_reads(v * c->column_step + columns[k], every, c->width);
     int begin, end;
     pd_share(w, c->rows * c->images, &begin, &end);
     for (int item = begin; item < end; item++) {
@@ -79,7 +80,7 @@ static __attribute__((noinline)) void PD_NAME(const float *plane, const uint32_t
             for (int r = 0; r < PD_TALL; r++) sum[r] = start;
 #define PD_LOAD(i, k)                                                                     \
     x = pd_load_masked(from + (i) * PD_WIDTH + columns[k],                                \
-                       (unsigned)(above + (i)) < (unsigned)c->height ? mask[k] : 0, PD_STEP); \
+                       (unsigned)(above + (i)) < (unsigned)c->height ? mask[k] : 0, PD_EVERY); \
     PD_KEEP(x);
 #define PD_ADD(row, tap) sum[row] += by[tap] * x;
             PD_BODY
@@ -110,6 +111,7 @@ static __attribute__((noinline)) void PD_NAME(const float *plane, const uint32_t
 #undef PD_BODY
 #undef PD_WIDTH
 #undef PD_STEP
+#undef PD_EVERY
 #undef PD_ROW_STEP
 #undef PD_TOP
 #undef PD_ACT

@@ -90,26 +90,68 @@ static void pd_free(pd_session *s) {
     free(s);
 }
 
-static size_t pd_scratch_begin(void) { return pd_round(pd_this_model.arena, PD_PAGE); }
+/* Where the scratch of the threads begins: behind the largest plan's arena, or arenas. */
+static size_t pd_scratch_begin(int threads) {
+    size_t most = 0;
+    for (int i = 0; i < pd_this_model.batches; i++) {
+        const size_t arena = pd_round(pd_plans[i].arena, PD_PAGE);
+        const size_t size = pd_plans[i].repeats > 1 ? arena * (size_t)threads : arena;
+        if (size > most) most = size;
+    }
+    return most;
+}
 
 static size_t pd_scratch_step(void) { return pd_round(pd_scratch + 64, PD_PAGE); }
 
 /* -- running ------------------------------------------------------------------------------------- */
 
-static void pd_all_steps(void *context, int thread) {
-    pd_session *s = context;
-    const pd_plan *plan = s->plan; /* after the last barrier the next run may have another one */
-    unsigned char *scratch = s->memory + pd_scratch_begin() + (size_t)thread * pd_scratch_step();
+static pd_work pd_work_of(pd_session *s, int thread) {
+    const size_t scratch = pd_scratch_begin(s->pool.threads) + (size_t)thread * pd_scratch_step();
     const pd_work work = {
         .arena = (float *)s->memory,
         .inputs = s->inputs,
         .outputs = s->outputs,
         .weights = pd_weights,
-        .scratch = (float *)scratch,
+        .scratch = (float *)(s->memory + scratch),
         .thread = thread,
         .threads = s->pool.threads,
         .error = &s->errors[thread * 32], /* a line of its own */
     };
+    return work;
+}
+
+/* This thread's share of the samples, each from beginning to end. */
+static void pd_all_samples(pd_session *s, const pd_plan *plan, int thread) {
+    pd_work work = pd_work_of(s, thread);
+    const void *inputs[pd_this_model.inputs + 1];
+    void *outputs[pd_this_model.outputs + 1];
+    int first, end;
+    pd_share(&work, plan->repeats, &first, &end);
+    work.arena = (float *)(s->memory + (size_t)thread * pd_round(plan->arena, PD_PAGE));
+    work.inputs = inputs, work.outputs = outputs;
+    work.thread = 0, work.threads = 1;
+    for (int sample = first; sample < end; sample++) {
+        for (int i = 0; i < pd_this_model.inputs; i++)
+            inputs[i] = (const char *)s->inputs[i] + (size_t)sample * plan->input_step[i];
+        for (int i = 0; i < pd_this_model.outputs; i++)
+            outputs[i] = (char *)s->outputs[i] + (size_t)sample * plan->output_step[i];
+        for (int i = 0; i < plan->count; i++) {
+            const double begin = thread == 0 && s->times ? pd_now() : 0;
+            plan->step[i](&work);
+            if (thread == 0 && s->times) s->times[i] += pd_now() - begin;
+        }
+    }
+    pd_barrier(&s->pool);
+}
+
+static void pd_all_steps(void *context, int thread) {
+    pd_session *s = context;
+    const pd_plan *plan = s->plan; /* after the last barrier the next run may have another one */
+    if (plan->repeats > 1) {
+        pd_all_samples(s, plan, thread);
+        return;
+    }
+    const pd_work work = pd_work_of(s, thread);
     double begin = thread == 0 && s->times ? pd_now() : 0;
     for (int i = 0; i < plan->count; i++) {
         plan->step[i](&work);
@@ -126,6 +168,7 @@ static int pd_run_locked(pd_session *s) {
     int code = PD_OK;
     for (int i = 0; i < s->pool.threads; i++) s->errors[i * 32] = PD_OK;
     s->times = s->profiling ? s->seconds + pd_first_time(s->plan) : 0;
+    if (s->times) memset(s->times, 0, (size_t)s->plan->count * sizeof *s->times);
     pd_pool_run(&s->pool);
     for (int i = 0; i < s->pool.threads; i++)
         if (s->errors[i * 32]) code = s->errors[i * 32];
@@ -144,7 +187,7 @@ PD_API int pd_create(pd_session **session, int threads) {
     pd_session *s = 0;
     if (posix_memalign((void **)&s, 128, sizeof *s)) return PD_NO_MEMORY;
     memset(s, 0, sizeof *s);
-    s->size = pd_scratch_begin() + (size_t)threads * pd_scratch_step();
+    s->size = pd_scratch_begin(threads) + (size_t)threads * pd_scratch_step();
     if (s->size >= PD_HUGE) s->size = pd_round(s->size, PD_HUGE);
     s->memory = pd_map(s->size);
     s->errors = calloc((size_t)threads, 32 * sizeof *s->errors);

@@ -7,10 +7,14 @@
 
 typedef void (*pd_step)(const pd_work *w);
 
-/* The steps for one batch size. */
+/* The steps for one batch size. With `repeats` above 1 they are those of one sample: every thread
+ * computes whole samples in an arena of its own. `input_step` and `output_step` are a sample's bytes. */
 typedef struct {
     int batch;
+    int repeats;
     int count;
+    size_t arena; /* bytes */
+    const size_t *input_step, *output_step;
     const pd_step *step;
     const char *const *name;
 } pd_plan;

@@ -8,7 +8,7 @@ from prunedeploy.runtimes.sparse.emit._activation import act, bounds, literal
 from prunedeploy.runtimes.sparse.emit._context import Code, Context
 from prunedeploy.runtimes.sparse.emit.tiled import phases
 from prunedeploy.runtimes.sparse.plan import Conv
-from prunedeploy.runtimes.sparse.tiling import Geometry, Tiling, geometry, is_flat
+from prunedeploy.runtimes.sparse.tiling import Geometry, Tiling, geometry, inside, is_flat, row_size
 
 MOST_TAPS = 49  # unrolled in the kernel: 7 x 7
 TALL = 4  # rows of pixels computed at once, PD_TALL in C
@@ -47,30 +47,41 @@ def emit(step: Conv, context: Context) -> Code:
 def _masked(step: Conv, context: Context) -> Code:
     """Rows read where they lie, masked at the borders."""
     height, width = step.weight.shape[2:]
-    columns = [k * step.dilations[1] - step.pads[1] for k in range(width)]
+    block = inside(step)
+    columns = [(k * step.dilations[1] - step.pads[1]) * block for k in range(width)]
+    every = step.strides[1] if block == 1 else 1  # elements from one pixel that is read to the next
     listed = ", ".join(map(str, columns))
     settings = {
         "COUNT": str(height * width),
         "ACROSS": str(width),
         "COLUMNS": f"{{{listed}}}",
         "BODY": _body(_windows(step)),
-        "WIDTH": str(step.x.shape[3]),
+        "WIDTH": str(step.x.shape[3] * block),
         "STEP": str(step.strides[1]),
+        "EVERY": str(every),
         "ROW_STEP": str(step.strides[0]),
         "TOP": str(step.pads[0]),
     }
-    numbers = (step.x.shape[3], *step.strides, *step.dilations, *step.pads[:2], height, width)
+    numbers = (
+        step.x.shape[3] * block,
+        every,
+        *step.strides,
+        *step.dilations,
+        *step.pads[:2],
+        height,
+        width,
+    )
     name, top = _instance(
         "pd_depthwise_" + "_".join(map(str, numbers)), "depthwise_masked.h", settings, step
     )
     layer = _record(step, context, geometry(step, Tiling("rows", 1, 1, 1)))
-    call = f"{_arguments(step, context)}, columns, {width}, {name}"
+    call = f"{_arguments(step, context)}, columns, {width}, {every}, {name}"
     body = (
         f"static const int columns[] = {{{listed}}};\n"
         f"static const pd_conv layer = {layer};\n"
         f"pd_depthwise_run(w, &layer, {call});"
     )
-    scratch = -(-step.y.shape[3] // 16) * width
+    scratch = -(-row_size(step) // 16) * width
     return Code(body, (top,), HEADERS, -(-scratch // 16) * 16, "depthwise in place")
 
 
@@ -126,8 +137,8 @@ def _body(uses: dict[str, list[tuple[int, int]]]) -> str:
 
 def _layout(step: Conv) -> Geometry:
     """As many rows of one channel as the cache holds, or the whole height."""
-    height, width = step.y.shape[2:]
-    eighths = -(-width // 16) * 2
+    height = step.y.shape[2]
+    eighths = -(-row_size(step) // 16) * 2
     rows = height
     while True:
         layout = geometry(step, Tiling("rows", rows, eighths, 1))
@@ -138,16 +149,18 @@ def _layout(step: Conv) -> Geometry:
 
 def _record(step: Conv, context: Context, layout: Geometry) -> str:
     images, _, height, width = step.x.shape
+    block = inside(step)
     low, high = bounds(step)
     fields = {
         "rows": len(step.weight),
         "tile": layout.tile,
         "columns": layout.columns,
-        "images": images,
+        "images": images // block,
+        "block": block,
         "height": height,
-        "width": width,
+        "width": width * block,
         "out_height": step.y.shape[2],
-        "out_width": step.y.shape[3],
+        "out_width": row_size(step),
         "row_step": step.strides[0],
         "column_step": step.strides[1],
         "phases": len(layout.phases),

@@ -23,7 +23,7 @@ def literal(number: float) -> str:
 
 
 def activation_call(activation: Activation, value: str) -> str:
-    """C expression: ``activation`` of the ``pd_vec`` expression ``value``; needs ``functions.h``."""
+    """C for ``activation`` of the ``pd_vec`` expression ``value``; needs ``functions.h``."""
     return call(Instr(activation.op, (0,), activation.numbers), [value])
 
 

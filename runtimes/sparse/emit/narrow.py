@@ -22,7 +22,7 @@ def suits(step: Conv) -> bool:
 def emit(step: Conv, context: Context) -> Code:
     """Rows shared by the threads, in fours."""
     density = np.count_nonzero(step.weight) / max(step.weight.size, 1)
-    sparse = density <= SPARSE
+    sparse = bool(density <= SPARSE)
     rows, channels = step.weight.shape[:2]
     weight = step.weight.reshape(rows, channels)
     compute = (_sparse if sparse else _dense)(weight, pixels(step), context)

@@ -6,6 +6,7 @@ import numpy as np
 
 from prunedeploy.runtimes.sparse.emit._context import Code, Context
 from prunedeploy.runtimes.sparse.emit.views import over_read, record
+from prunedeploy.runtimes.sparse.interleave import images_inside
 from prunedeploy.runtimes.sparse.plan import UNIT, Pool
 from prunedeploy.types import Array
 
@@ -14,6 +15,8 @@ def emit(step: Pool, context: Context) -> Code:
     """One call; scratch holds a padded row, and its phases where the window has a stride."""
     if not step.y.size:
         return Code("")
+    if images_inside(step.x) > 1:
+        return _side_by_side(step, context)
     pitch = _pitch(step)
     counts = {"row_counts": "0", "column_counts": "0"}
     if step.kind == "average":
@@ -29,6 +32,26 @@ def emit(step: Pool, context: Context) -> Code:
     return Code(body, (), ("pool.h",), rows * step.strides[1] * pitch, step.kind)
 
 
+def _side_by_side(step: Pool, context: Context) -> Code:
+    """A pixel is a vector for each image: windows are joined vector by vector."""
+    counts = {"row_counts": "0", "column_counts": "0"}
+    if step.kind == "average":
+        for axis, name in enumerate(counts):
+            counts[name] = context.constant(_counts(step, axis))
+    fields = {
+        **{name: value for name, value in _shape(step).items() if name != "images"},
+        "images": step.x.shape[0],
+        "x_channel": step.x.strides[1],
+        "y_channel": step.y.strides[1],
+    }
+    body = (
+        f"const pd_pool_blocks p = {record(fields | counts)};\n"
+        f"pd_pool_blocks_run(w, &p, {context.pointer(step.x)}, {context.pointer(step.y)}, "
+        f"{int(step.kind == 'max')});"
+    )
+    return Code(body, (), ("pool_blocks.h",), 0, f"{step.kind} side by side")
+
+
 def _pitch(step: Pool) -> int:
     """Elements of a phase of a padded row: room for all that is read, and for all of x."""
     vectors = -(-step.y.shape[3] // UNIT) * UNIT
@@ -42,6 +65,21 @@ def _fields(step: Pool, context: Context) -> dict[str, object]:
     x, y = step.x, step.y
     assert x.shape[3] == 1 or x.strides[3] == 1, step.name
     assert y.shape[3] == 1 or y.strides[3] == 1, step.name
+    return _shape(step) | {
+        "pitch": _pitch(step),
+        "reach": (y.shape[3] - 1) * step.strides[1] + (step.kernel[1] - 1) * step.dilations[1] + 1,
+        "exact": int(not over_read(context, x)),
+        "x_image": x.strides[0],
+        "x_channel": x.strides[1],
+        "x_row": x.strides[2],
+        "y_image": y.strides[0],
+        "y_channel": y.strides[1],
+        "y_row": y.strides[2],
+    }
+
+
+def _shape(step: Pool) -> dict[str, object]:
+    x, y = step.x, step.y
     return {
         "images": x.shape[0],
         "channels": x.shape[1],
@@ -57,15 +95,6 @@ def _fields(step: Pool, context: Context) -> dict[str, object]:
         "column_dilation": step.dilations[1],
         "top": step.pads[0],
         "left": step.pads[1],
-        "pitch": _pitch(step),
-        "reach": (y.shape[3] - 1) * step.strides[1] + (step.kernel[1] - 1) * step.dilations[1] + 1,
-        "exact": int(not over_read(context, x)),
-        "x_image": x.strides[0],
-        "x_channel": x.strides[1],
-        "x_row": x.strides[2],
-        "y_image": y.strides[0],
-        "y_channel": y.strides[1],
-        "y_row": y.strides[2],
     }
 
 

@@ -8,9 +8,10 @@ those that need the same kernel instances share a file, so that each is compiled
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ GENERAL = ("engine.c", "model.c", "weights.c")  # compiled for any processor of 
 INSTANCE = 3000  # characters of a step's text that compile as long as one kernel instance
 FILE = 60_000  # characters, weighed so, that one file is to hold
 MOST_FILES = 12
+BYTES = {"float32": 4, "int64": 8, "int32": 4, "bool": 1}
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
@@ -112,7 +114,8 @@ def emit_project(plans: Sequence[plan.Plan], options: Options) -> Project:
     used |= {name for f in functions for text in f.code.top for name in _INCLUDE.findall(text)}
     files |= closure([*FIXED, *sorted(used)])
     layers = {
-        one.batch: tuple(_layer(f) for f in functions if f.batch == one.batch) for one in plans
+        one.batch: tuple(_layer(f, one.repeats) for f in functions if f.batch == one.batch)
+        for one in plans
     }
     return Project(
         files=dict(sorted(files.items())),
@@ -132,17 +135,19 @@ def _functions(
     one: plan.Plan, number: int, constants: Constants, options: Options
 ) -> list[_Function]:
     tuned = dict(options.tuned[number]) if options.tuned else {}
-    context = Context(one, constants, options.isa, options.threads, tuned)
+    threads = options.threads if one.repeats == 1 else 1
+    context = Context(one, constants, options.isa, threads, tuned)
     return [
         _Function(f"pd_b{one.batch}_step_{n}", emit.emitter(step)(step, context), step, one.batch)
         for n, step in enumerate(one.steps)
     ]
 
 
-def _layer(function: _Function) -> Layer:
+def _layer(function: _Function, repeats: int) -> Layer:
     step = function.step
-    kind = type(step).__name__
-    return Layer(step.name, kind, function.code.choice, **asdict(work(step)))
+    kind, found = type(step).__name__, work(step)
+    todo = replace(found, flops=found.flops * repeats, bytes=found.bytes * repeats)
+    return Layer(step.name, kind, function.code.choice, **asdict(todo))
 
 
 # -- files of steps -------------------------------------------------------------------------------
@@ -206,9 +211,10 @@ def _model(
         names = ", ".join([*(c_string(function.step.name) for function in own), "0"])
         lines.append(f"static const pd_step steps_{one.batch}[] = {{{steps}}};")
         lines.append(f"static const char *const names_{one.batch}[] = {{{names}}};")
-    rows = ", ".join(
-        f"{{{one.batch}, {len(one.steps)}, steps_{one.batch}, names_{one.batch}}}" for one in plans
-    )
+        for what, ports in (("input", one.inputs), ("output", one.outputs)):
+            sizes = ", ".join(map(str, [*(_sample_bytes(port, one) for port in ports), 0]))
+            lines.append(f"static const size_t {what}_step_{one.batch}[] = {{{sizes}}};")
+    rows = ", ".join(map(_row, plans))
     lines.append(f"const pd_plan pd_plans[] = {{{rows}}};")
     lines.append(f"const size_t pd_scratch = {4 * (scratch + plan.GUARD)};")
     lines += _tensors("input", plans[0].inputs, options.inputs)
@@ -232,6 +238,21 @@ def _model(
     record = "".join(f"    .{name} = {value},\n" for name, value in fields.items())
     lines.append(f"const pd_model pd_this_model = {{\n{record}}};")
     return "\n".join(lines) + "\n"
+
+
+def _row(one: plan.Plan) -> str:
+    """Its pd_plan."""
+    arena = 4 * (one.arena + plan.GUARD)
+    numbers = f"{one.batch}, {one.repeats}, {len(one.steps)}, {arena}"
+    tables = ", ".join(
+        f"{name}_{one.batch}" for name in ("input_step", "output_step", "steps", "names")
+    )
+    return f"{{{numbers}, {tables}}}"
+
+
+def _sample_bytes(port: plan.Port, one: plan.Plan) -> int:
+    """From one sample to the next in the caller's array."""
+    return math.prod(port.shape) * BYTES[port.dtype] // one.repeats
 
 
 def _tensors(what: str, ports: Sequence[plan.Port], specs: Sequence[TensorSpec]) -> list[str]:

@@ -9,7 +9,15 @@ from prunedeploy.runtimes.sparse.emit._activation import act, bounds, literal
 from prunedeploy.runtimes.sparse.emit._context import Code, Context
 from prunedeploy.runtimes.sparse.plan import UNIT, Conv
 from prunedeploy.runtimes.sparse.streams import Part, Streams, dense_streams, streams
-from prunedeploy.runtimes.sparse.tiling import Geometry, Phase, Tiling, geometry, pixels
+from prunedeploy.runtimes.sparse.tiling import (
+    Geometry,
+    Phase,
+    Tiling,
+    geometry,
+    inside,
+    pixels,
+    row_size,
+)
 from prunedeploy.types import Array
 
 STREAMS = {"rows": streams, "block": dense_streams, "mixed": mixed_streams}
@@ -65,6 +73,7 @@ def _panel_elements(tiling: Tiling, layout: Geometry, packed: Streams) -> int:
 def _record(step: Conv, context: Context, tiling: Tiling, layout: Geometry, packed: Streams) -> str:
     store = context.constants.add
     images, _, height, width = step.x.shape
+    block = inside(step)
     parts = [_part(part, context) for group in packed.parts for part in group]
     low, high = bounds(step)
     fields = {
@@ -75,11 +84,12 @@ def _record(step: Conv, context: Context, tiling: Tiling, layout: Geometry, pack
         "pixels": pixels(step),
         "tile": layout.tile,
         "columns": layout.columns,
-        "images": images,
+        "images": images // block,
+        "block": block,
         "height": height,
-        "width": width,
+        "width": width * block,
         "out_height": step.y.shape[2],
-        "out_width": step.y.shape[3],
+        "out_width": row_size(step),
         "row_step": step.strides[0],
         "column_step": step.strides[1],
         "packed": int(tiling.packed or not layout.flat),

@@ -3,6 +3,7 @@
 read     ONNX -> Graph: operators on whole tensors of known shape   importer, operators/
 fuse     fewer operators that compute the same                      fuse/
 place    Graph -> steps on strided views of buffers                 place, layout, emit
+interleave   sixteen images side by side                            runtimes/sparse/interleave
 memory   buffers -> offsets in one arena                            runtimes/sparse/memory
 """
 
@@ -14,6 +15,7 @@ from types import MappingProxyType
 
 import onnx_ir as ir
 
+from prunedeploy.runtimes.sparse.interleave import interleave
 from prunedeploy.runtimes.sparse.lower.fuse import fuse
 from prunedeploy.runtimes.sparse.lower.importer import RefusedError, read
 from prunedeploy.runtimes.sparse.lower.operators import TABLE
@@ -50,6 +52,6 @@ def lower(model: ir.Model, batch: int, sizes: Mapping[str, int] = NO_SIZES) -> P
         graph, inputs = read(prepared, batch, sizes, TABLE)
         fuse(graph)
         names = [str(value.name) for value in prepared.graph.outputs]
-        return allocate(Placer(graph).plan(inputs, names, batch))
+        return allocate(interleave(Placer(graph).plan(inputs, names, batch)))
     except RefusedError as refused:
         return Refusal(refused.operator, refused.node, refused.reason)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from prunedeploy.report import report
     from prunedeploy.runtimes._runtime import Session
     from prunedeploy.serving.onnxruntime_op import onnxruntime_library, onnxruntime_model
+    from prunedeploy.serving.triton import serve_repo
     from prunedeploy.to_torch.slices import SlicePlan, apply_plan
     from prunedeploy.types import (
         Accuracy,
@@ -59,6 +60,7 @@ _PUBLIC = {
     "lower": "prunedeploy.lowering",
     "onnxruntime_library": "prunedeploy.serving.onnxruntime_op",
     "onnxruntime_model": "prunedeploy.serving.onnxruntime_op",
+    "serve_repo": "prunedeploy.serving.triton",
     "Checkpoint": "prunedeploy.checkpoint",
     "Inspection": "prunedeploy.inspection",
     "Session": "prunedeploy.runtimes._runtime",
@@ -96,6 +98,7 @@ __all__ = [  # noqa: RUF022 - in the order of the main job
     "lower",
     "onnxruntime_library",
     "onnxruntime_model",
+    "serve_repo",
     "Checkpoint",
     "Inspection",
     "Session",

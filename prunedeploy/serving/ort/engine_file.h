@@ -22,6 +22,7 @@
 #define WHY 512 /* characters of a message */
 #define MOST_TENSORS 64
 #define MOST_RANK 16
+#define MOST_BATCHES 64
 
 typedef struct {
     int file; /* keeps the name that the library was loaded under from being another's */
@@ -52,10 +53,18 @@ static int processors_here(void) {
 
 /* -- loading -------------------------------------------------------------------------------------- */
 
+static void name_of(int file, char *name) { snprintf(name, 64, "/proc/self/fd/%d", file); }
+
+/* The loader knows libraries by name: the file of one that cannot be unloaded stays open, or the
+ * next that got its number would be taken for it. */
 static void close_engine(engine_file *e) {
+    char name[64];
     if (!e->library) return;
+    name_of(e->file, name);
     dlclose(e->library);
-    close(e->file);
+    void *still = dlopen(name, RTLD_NOW | RTLD_NOLOAD);
+    if (still) dlclose(still);
+    else close(e->file);
     e->library = 0;
 }
 
@@ -86,9 +95,9 @@ static int functions(engine_file *e, char *why) {
         if (e->model->input[i].rank > rank) rank = e->model->input[i].rank;
     for (int i = 0; i < e->model->outputs; i++)
         if (e->model->output[i].rank > rank) rank = e->model->output[i].rank;
-    if (most > MOST_TENSORS || rank > MOST_RANK)
-        return snprintf(why, WHY, "the engine has more than %d inputs, outputs or %d axes",
-                        MOST_TENSORS, MOST_RANK), 0;
+    if (most > MOST_TENSORS || rank > MOST_RANK || e->model->batches > MOST_BATCHES)
+        return snprintf(why, WHY, "the engine has more than %d inputs, outputs or sizes of batches",
+                        MOST_TENSORS), 0;
     return 1;
 }
 
@@ -110,7 +119,7 @@ static int open_bytes(engine_file *e, const char *bytes, size_t size, char *why)
         }
         done += (size_t)wrote;
     }
-    snprintf(name, sizeof name, "/proc/self/fd/%d", file);
+    name_of(file, name);
     e->library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
     if (!e->library) {
         snprintf(why, WHY, "cannot load the engine: %s", dlerror());
@@ -230,26 +239,49 @@ static int cuts(const pd_model *model) {
     return 1;
 }
 
-/* `batch` as a sum of sizes that the engine was built for, the fewest there can be. Returns how many;
- * 0: it is no such sum. */
-static int split(const pd_model *model, int64_t batch, int **pieces) {
-    if (batch > 1 << 24 || (!is_built(model, batch) && !cuts(model))) return 0;
-    int *fewest = calloc((size_t)batch + 1, sizeof *fewest), *last = calloc((size_t)batch + 1, sizeof *last);
+static int larger_first(const void *a, const void *b) {
+    return *(const int *)b - *(const int *)a;
+}
+
+/* The largest size as often as it fits, then the next: how many pieces, 0 where a rest remains. */
+static int greedy(const pd_model *model, int batch, int *pieces) {
+    int sizes[MOST_BATCHES], count = 0;
+    memcpy(sizes, model->batch, (size_t)model->batches * sizeof *sizes);
+    qsort(sizes, (size_t)model->batches, sizeof *sizes, larger_first);
+    for (int i = 0; i < model->batches; i++)
+        for (; batch >= sizes[i]; batch -= sizes[i]) pieces[count++] = sizes[i];
+    return batch ? 0 : count;
+}
+
+/* The same by trying all ways, for 6 of 5 and 3; the fewest pieces there can be. */
+static int fewest(const pd_model *model, int batch, int *pieces) {
+    int *number = calloc((size_t)batch + 1, sizeof *number);
+    int *last = calloc((size_t)batch + 1, sizeof *last);
     int count = 0;
-    for (int total = 1; fewest && last && total <= batch; total++)
+    for (int total = 1; number && last && total <= batch; total++)
         for (int i = 0; i < model->batches; i++) {
             const int size = model->batch[i], before = total - size;
-            if (before < 0 || (before > 0 && !fewest[before])) continue;
-            if (!fewest[total] || fewest[before] + 1 < fewest[total]) {
-                fewest[total] = fewest[before] + 1;
-                last[total] = size;
-            }
+            if (before < 0 || (before > 0 && !number[before])) continue;
+            if (number[total] && number[before] + 1 >= number[total]) continue;
+            number[total] = number[before] + 1;
+            last[total] = size;
         }
-    if (fewest && last && fewest[batch] && (*pieces = malloc((size_t)fewest[batch] * sizeof **pieces)))
-        for (int rest = (int)batch; rest > 0; rest -= last[rest]) (*pieces)[count++] = last[rest];
-    free(fewest);
+    if (number && last && number[batch])
+        for (int rest = batch; rest > 0; rest -= last[rest]) pieces[count++] = last[rest];
+    free(number);
     free(last);
+    qsort(pieces, (size_t)count, sizeof *pieces, larger_first);
     return count;
+}
+
+/* `batch` as a sum of sizes that the engine was built for, as prunedeploy's own sessions cut it.
+ * Returns how many, `pieces` is for free(); 0: it is no such sum. */
+static int split(const pd_model *model, int64_t batch, int **pieces) {
+    if (batch > 1 << 24 || !(*pieces = malloc((size_t)batch * sizeof **pieces))) return 0;
+    if (is_built(model, batch)) return (*pieces)[0] = (int)batch, 1;
+    if (!cuts(model)) return 0;
+    const int count = greedy(model, (int)batch, *pieces);
+    return count ? count : fewest(model, (int)batch, *pieces);
 }
 
 #endif

@@ -181,6 +181,7 @@ static OrtStatus *run(kernel *k, int64_t batch, const void **inputs, void **outp
     if (!count) {
         char built[WHY];
         spell_batches(built, model);
+        free(pieces);
         return failure(k->api, ORT_INVALID_ARGUMENT,
                        "it was built for batches of %s, found %lld", built, (long long)batch);
     }

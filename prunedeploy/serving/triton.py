@@ -1,0 +1,209 @@
+"""Engines as models in a repository of NVIDIA's Triton inference server: files, and no more.
+
+    repo/NAME/config.pbtxt
+    repo/NAME/1/model.onnx | model.plan | model.py and engine.so
+
+The protobuf schema of ``config.pbtxt`` is Triton's ``model_config.proto``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from prunedeploy import artifact
+from prunedeploy.errors import UserError
+from prunedeploy.files import atomic_directory
+from prunedeploy.serving.onnxruntime_op import onnxruntime_library, onnxruntime_model
+from prunedeploy.types import Engine, TensorSpec
+
+Backend = Literal["auto", "python", "onnxruntime"]
+
+CONFIG, VERSION = "config.pbtxt", "1"
+OP_LIBRARY = "prunedeploy_ort.so"
+MOST = 64  # samples in a batch, for engines that take any
+TEMPLATE = Path(__file__).with_name("triton_model.py")
+
+DTYPES = {
+    "bool": "TYPE_BOOL",
+    "uint8": "TYPE_UINT8",
+    "uint16": "TYPE_UINT16",
+    "uint32": "TYPE_UINT32",
+    "uint64": "TYPE_UINT64",
+    "int8": "TYPE_INT8",
+    "int16": "TYPE_INT16",
+    "int32": "TYPE_INT32",
+    "int64": "TYPE_INT64",
+    "float16": "TYPE_FP16",
+    "float32": "TYPE_FP32",
+    "float64": "TYPE_FP64",
+    "bfloat16": "TYPE_BF16",
+}
+
+ACCELERATOR = """\
+optimization {
+  execution_accelerators {
+    gpu_execution_accelerator { name: "tensorrt" }
+  }
+}
+"""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a runtime's engines become: Triton's name for it, where it runs, what else it says."""
+
+    backend: str  # the line of the configuration
+    kind: str
+    write: Callable[[Engine, Path], None]  # its files into the folder of a version
+    more: str = ""
+
+
+def _payload(engine: Engine, folder: Path) -> None:
+    for name in engine.manifest.files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(engine.path / name, folder / name)
+
+
+def _python(engine: Engine, folder: Path) -> None:
+    shutil.copyfile(engine.path / "model.so", folder / "engine.so")
+    shutil.copyfile(TEMPLATE, folder / "model.py")
+
+
+def _custom_op(engine: Engine, folder: Path) -> None:
+    onnxruntime_model(engine, folder / "model.onnx")
+    shutil.copyfile(onnxruntime_library(engine.manifest.target), folder / OP_LIBRARY)
+
+
+ONNX, PLAN = 'platform: "onnxruntime_onnx"', 'platform: "tensorrt_plan"'
+MODELS: dict[tuple[str, Backend], Model] = {
+    ("ort", "auto"): Model(ONNX, "KIND_CPU", _payload),
+    ("ort-cuda", "auto"): Model(ONNX, "KIND_GPU", _payload),
+    ("ort-tensorrt", "auto"): Model(ONNX, "KIND_GPU", _payload, ACCELERATOR),
+    ("tensorrt", "auto"): Model(PLAN, "KIND_GPU", _payload),
+    ("sparse", "auto"): Model('backend: "python"', "KIND_CPU", _python),
+    ("sparse", "python"): Model('backend: "python"', "KIND_CPU", _python),
+    ("sparse", "onnxruntime"): Model(ONNX, "KIND_CPU", _custom_op),
+}
+
+
+def serve_repo(
+    engine: str | Path | Engine,
+    output: str | Path,
+    *,
+    name: str = "",
+    backend: Backend = "auto",
+    mount: str = "",
+) -> Path:
+    """Put an engine into a Triton model repository: ``tritonserver --model-repository OUTPUT``.
+
+    An engine of TensorRT takes a server with the very version it was built with; a sparse one runs
+    under Triton's python backend, or in its ONNX Runtime with the custom op.
+
+    Args:
+        engine: an engine's folder, or one that was read.
+        output: the repository, made where there is none; other models in it stay.
+        name: of the model; the engine's where empty.
+        backend: for sparse engines, "python" or "onnxruntime".
+        mount: where the server sees ``output``, if elsewhere than here, as in a container.
+
+    Returns:
+        The model's folder.
+
+    Raises:
+        UserError: Triton has nothing for this engine, or there is a model of that name.
+    """
+    found = engine if isinstance(engine, Engine) else artifact.read_engine(engine)
+    runtime = found.manifest.runtime
+    model = MODELS.get((runtime, backend))
+    if model is None:
+        if backend != "auto" and (runtime, "auto") in MODELS:
+            raise UserError(f"backend {backend} is for sparse engines, this is one of {runtime}")
+        raise UserError(f"Triton has no backend for engines of {runtime}: build with ort or sparse")
+    title = name or re.sub(r"[^A-Za-z0-9_.-]", "_", found.path.resolve().name)
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", title):
+        raise UserError(f"{title!r} is no name for a model: give --name, of letters and digits")
+    repository = Path(output)
+    place = repository / title
+    if place.exists() or place.is_symlink():
+        raise UserError(f"{place} is there already: give another --name, or remove it")
+    text = _config(found, title, model, f"{mount or repository.resolve()}/{title}")
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {repository}: {error.strerror or error}") from None
+    with atomic_directory(place) as folder:
+        (folder / VERSION).mkdir()
+        model.write(found, folder / VERSION)
+        (folder / CONFIG).write_text(text)
+    return place
+
+
+def _config(engine: Engine, name: str, model: Model, place: str) -> str:
+    """The text of config.pbtxt."""
+    manifest = engine.manifest
+    most = _most(engine)
+    lines = [
+        f"# engine {engine.sha256[:16]} of {manifest.runtime} for {manifest.target}, built with "
+        + ", ".join(f"{key} {value}" for key, value in sorted(manifest.versions.items())),
+        f"name: {_string(name)}",
+        model.backend,
+        f"max_batch_size: {most}",
+        *(_tensor("input", spec, most) for spec in manifest.inputs),
+        *(_tensor("output", spec, most) for spec in manifest.outputs),
+        f"instance_group {{ count: 1 kind: {model.kind} }}",
+    ]
+    if most > 1:
+        sizes = [size for size in manifest.batches if 1 < size <= most]
+        lines.append(f"dynamic_batching {{ preferred_batch_size: [{_list(sizes)}] }}")
+    if model.more:
+        lines.append(model.more.rstrip())
+    if model.write is _custom_op:
+        library = _string(f"{place}/{VERSION}/{OP_LIBRARY}")
+        lines.append(f"model_operations {{ op_library_filename: {library} }}")
+    lines.append(_parameter("prunedeploy.engine", engine.sha256))
+    if model.write is _python:
+        lines.append(_parameter("threads", str(manifest.threads)))
+    return "\n".join(lines) + "\n"
+
+
+def _most(engine: Engine) -> int:
+    """Samples in a batch at most; 0 where the first axis is not the batch."""
+    manifest = engine.manifest
+    specs = (*manifest.inputs, *manifest.outputs)
+    if not all(spec.shape and isinstance(spec.shape[0], str) for spec in specs):
+        return 0
+    if manifest.runtime == "sparse" and 1 not in manifest.batches:
+        sizes = ", ".join(map(str, manifest.batches))
+        raise UserError(
+            f"{engine.path} was built for batches of {sizes}, and a server gets single samples: "
+            f"build it with --batch 1,{sizes.replace(' ', '')}"
+        )
+    return max(manifest.batches, default=MOST)
+
+
+def _tensor(what: str, spec: TensorSpec, most: int) -> str:
+    if spec.dtype not in DTYPES:
+        raise UserError(f"Triton has no type for {spec.name!r}, which is {spec.dtype}")
+    dims = [dim if isinstance(dim, int) else -1 for dim in spec.shape]
+    dims = dims[1:] if most else dims
+    # a tensor without axes of its own has one of length 1 for Triton
+    shape = f"dims: [{_list(dims)}]" if dims else "dims: [1] reshape { shape: [] }"
+    return f"{what} {{ name: {_string(spec.name)} data_type: {DTYPES[spec.dtype]} {shape} }}"
+
+
+def _parameter(key: str, value: str) -> str:
+    return f"parameters {{ key: {_string(key)} value {{ string_value: {_string(value)} }} }}"
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _string(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -76,6 +76,10 @@ def inspect(
     ] = None,
     mean: Mean = None,
     std: Std = None,
+    blocks: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT.png", help="List the blocks of every layer, and draw them."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """What is sparse in a checkpoint or a model, and how.
@@ -99,6 +103,7 @@ def inspect(
             data=data,
             mean=None if mean is None else _parse_floats(mean),
             std=None if std is None else _parse_floats(std),
+            blocks=blocks,
         )
     show.result(result, show.inspection, json)
 

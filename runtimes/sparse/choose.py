@@ -59,7 +59,7 @@ def density(step: Conv) -> float:
 
 def candidates(step: Conv, isa: str, threads: int) -> Iterator[Tiling]:
     """All ways that are worth a thought; for very large windows, all that there are."""
-    usual = list(_panels(step, _shapes(step, isa), threads))
+    usual = list(dict.fromkeys(_panels(step, _shapes(step, isa), threads)))
     yield from usual or _panels(step, _last_resorts(step), threads)
 
 

@@ -118,17 +118,31 @@ class _Store:
         return repr(parts).replace(" ", "")
 
     def get(self, key: str) -> Tiling | None:
+        """What was measured for ``key``; None where nothing was, or where it makes no sense."""
         try:
-            return Tiling(**self._known[key])
+            way = Tiling(**self._known[key])
         except (KeyError, TypeError):
             return None
+        return way if _is_sound(way) else None
 
     def update(self, found: Mapping[str, Tiling]) -> None:
+        """Remember what was measured."""
         self._known |= {key: asdict(way) for key, way in found.items()}
         with suppress(OSError, UserError):  # a cache that cannot be written is none
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(self._path) as file:
                 file.write_text(json.dumps(self._known, indent=0, sort_keys=True))
+
+
+def _is_sound(way: Tiling) -> bool:
+    """Whether fields are of their type and range: they come out of a file."""
+    counts = (way.pieces, way.eighths, way.channels, way.groups, way.rows)
+    flags = (way.packed, way.copies, way.im2col)
+    return (
+        way.kernel in tiled.STREAMS
+        and all(type(count) is int and count > 0 for count in counts)
+        and all(type(flag) is bool for flag in flags)
+    )
 
 
 def _machine(isa: str) -> str:

@@ -181,7 +181,7 @@ def test_more_groups_than_rows_leave_some_empty() -> None:
 def test_what_offsets_cannot_say_is_refused(kernel: Any) -> None:
     step = Layer((1, 9, 90, 90), 8, (3, 3), pads=(1, 1, 1, 1), density=1.0, empty=0).step
     way = Tiling(kernel, 90, 12, 9, rows=4 if kernel != "rows" else 1)
-    with pytest.raises(ValueError, match="does not fit into 16 bits|16 bits"):
+    with pytest.raises(ValueError, match="16 bits"):
         STREAMS[kernel](step, way, geometry(step, way))
 
 

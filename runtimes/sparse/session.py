@@ -15,6 +15,7 @@ import numpy as np
 
 from prunedeploy.errors import UserError
 from prunedeploy.runtimes._runtime import check_feeds, split
+from prunedeploy.runtimes.sparse.elf import check_whole
 from prunedeploy.types import Array, TensorSpec
 
 ABI = 1  # PD_ABI of c/pd_engine.h
@@ -75,6 +76,7 @@ class Library:
 
     def __init__(self, path: Path) -> None:
         try:
+            check_whole(path)
             self._lib = ctypes.CDLL(_spelling(path))
             self._functions()
         except (OSError, AttributeError) as error:

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper, save
 
 from prunedeploy import artifact
 from prunedeploy.errors import UserError
+from prunedeploy.files import sha256
 from prunedeploy.runtimes.sparse import choose
 from prunedeploy.runtimes.sparse import compile as compiling
 from prunedeploy.runtimes.sparse import tune as tuning
@@ -144,6 +145,23 @@ def engine(tmp_path_factory):
     """Under a name with spaces and letters from elsewhere."""
     folder = tmp_path_factory.mktemp("ein Ordner mit ß")
     return build(network(folder / "net.onnx"), folder / "größe 2", batch=2, threads=2)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.8])
+def test_a_library_that_is_cut_short(engine, tmp_path, share):
+    """Under a manifest that agrees: without a look at the file the loader would crash."""
+    place = shutil.copytree(engine.path, tmp_path / "e")
+    library = place / "model.so"
+    data = library.read_bytes()
+    library.write_bytes(data[: int(len(data) * share)])
+    manifest = json.loads((place / "manifest.json").read_text())
+    manifest["files"]["model.so"] = sha256(library)
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    with (
+        pytest.raises(UserError, match=r"is (cut short|no shared library); build it again here"),
+        artifact.open(place),
+    ):
+        pass
 
 
 def test_profiling_names_what_is_missing(engine):

@@ -254,6 +254,7 @@ def _onnx(path: Path) -> Path:
     """``path``, unless it is a checkpoint: those go through shrink first."""
     from prunedeploy.checkpoint import kind
 
+    _refuse_bundle(path)
     try:
         is_checkpoint = path.is_file() and path.suffix != ".onnx" and kind(path) != "onnx"
     except UserError:  # it is neither: reading it as a model says what is wrong

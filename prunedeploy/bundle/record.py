@@ -109,10 +109,15 @@ class Written:
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether ``path`` looks like one, whole or not: a folder, or an archive by its name."""
+    """Whether ``path`` looks like one, whole or not: a folder, or an archive of one."""
     if path.is_dir():
         return (path / MANIFEST).is_file()
-    return path.name.endswith(ARCHIVE) and path.is_file() and tarfile.is_tarfile(path)
+    if not path.name.endswith(ARCHIVE) or not path.is_file():
+        return False
+    try:
+        return bool(_from_archive(path))
+    except (OSError, KeyError, tarfile.TarError, EOFError):
+        return False
 
 
 def refusal(path: Path) -> str:

@@ -309,9 +309,11 @@ def test_it_is_no_engine(near, packed, model, tmp_path, use, form, capsys):
             pass
         return
     np.save(tmp_path / "x.npy", np.zeros((2, 5, 9, 9), np.float32))
+    if use == "baseline":
+        artifact.build(model, "host", "ort", tmp_path / "e")
     arguments = {
         "bench": ["bench", path],
-        "baseline": ["bench", path, "--baseline", model],
+        "baseline": ["bench", tmp_path / "e", "--baseline", path],
         "run": ["run", path, tmp_path / "x.npy", "-o", tmp_path / "y.npy"],
         "build over it": ["build", model, "--runtime", "ort", "-o", path],
     }[use]
@@ -319,6 +321,17 @@ def test_it_is_no_engine(near, packed, model, tmp_path, use, form, capsys):
     said = capsys.readouterr().err.splitlines()[-1]
     wanted = "cannot write" if use == "build over it" else "not an engine: nothing in it was built"
     assert wanted in said
+
+
+def test_other_archives_are_none(tmp_path):
+    with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("a/b"))
+    (tmp_path / "y.tar.gz").write_bytes(b"no archive")
+    for name in ("x.tar.gz", "y.tar.gz"):
+        with pytest.raises(UserError, match="is a file, not an engine's folder"):
+            artifact.read_engine(tmp_path / name)
+        with pytest.raises(UserError, match=r"has no readable bundle.json"):
+            read(tmp_path / name)
 
 
 # -- on the device, where things are missing -------------------------------------------------------

@@ -1,0 +1,166 @@
+"""Whole samples a thread: when a batch is computed so, and that it gives the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from engines import build
+from lowered import Small, agree, reference
+
+from prunedeploy import artifact
+from prunedeploy.errors import UserError
+from prunedeploy.model import save
+from prunedeploy.runtimes.sparse import split
+from prunedeploy.runtimes.sparse.lower import lower
+from prunedeploy.runtimes.sparse.plan import Plan
+from prunedeploy.types import Engine
+
+BATCH = 16
+
+
+def _network() -> ir.Model:
+    """Two results, one of them an image; two inputs, one of them indices."""
+    net = Small(seed=5)
+    image, words = net.input("n", 3, 9, 11), net.input("n", 4, dtype=np.int64)
+    x = net.node("Relu", net.conv(image, 3, 6, strides=[2, 2]))
+    x = net.node("Add", net.node("Relu", net.conv(x, 6, 6, group=6)), x)
+    looked = net.node("Gather", net.normal(10, 5), words, axis=0)
+    pooled = net.node("Flatten", net.node("GlobalAveragePool", x))
+    joined = net.node("Concat", pooled, net.node("Flatten", looked), axis=1)
+    return net.model(net.node("Gemm", joined, net.normal(26, 7), net.normal(7)), x)
+
+
+def _feeds(batch: int, seed: int = 0) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return {
+        "in0": random.standard_normal((batch, 3, 9, 11)).astype(np.float32),
+        "in1": random.integers(-10, 10, (batch, 4)),
+    }
+
+
+def _plans(model: ir.Model, batch: int = BATCH) -> tuple[Plan, Plan]:
+    whole, one = lower(model, batch, {}), lower(model, 1, {})
+    assert isinstance(whole, Plan)
+    assert isinstance(one, Plan)
+    return whole, one
+
+
+@pytest.fixture
+def near(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing fits into the caches."""
+    monkeypatch.setattr(split, "NEAR", 0)
+
+
+def test_what_fits_into_the_caches_stays_whole() -> None:
+    whole, one = _plans(_network())
+    assert split.samples(whole, one, 2) is whole
+
+
+@pytest.mark.usefixtures("near")
+def test_what_does_not_fit_is_computed_in_samples() -> None:
+    whole, one = _plans(_network())
+    found = split.samples(whole, one, 2)
+    assert found == replace(
+        one, batch=BATCH, repeats=BATCH, inputs=whole.inputs, outputs=whole.outputs
+    )
+    assert found.steps is one.steps
+    assert found.arena == one.arena < whole.arena
+
+
+def test_the_limit_is_the_arena(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, one = _plans(_network())
+    monkeypatch.setattr(split, "NEAR", 4 * whole.arena)
+    assert split.samples(whole, one, 2) is whole
+    monkeypatch.setattr(split, "NEAR", 4 * whole.arena - 1)
+    assert split.samples(whole, one, 2).repeats == BATCH
+
+
+@pytest.mark.usefixtures("near")
+@pytest.mark.parametrize("threads", [3, 5, 32])
+def test_samples_that_threads_cannot_share_stay_whole(threads: int) -> None:
+    whole, one = _plans(_network())
+    assert split.samples(whole, one, threads) is whole
+
+
+@pytest.mark.usefixtures("near")
+def test_a_result_over_the_batch_stays_whole() -> None:
+    """The mean over all samples is not computed sample by sample."""
+    net = Small()
+    x = net.conv(net.input("n", 3, 5, 5), 3, 4)
+    model = net.model(net.node("ReduceMean", x, np.array([0]), keepdims=0))
+    whole, one = _plans(model)
+    assert split.samples(whole, one, 2) is whole
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "net.onnx"
+    save(_network(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """For batches of 16, sample by sample, and of 3, which two threads do not share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(split, "NEAR", 0)
+        yield build(model, tmp_path_factory.mktemp("engine") / "e", batch=(3, BATCH), threads=2)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7, 20])
+@pytest.mark.parametrize("batch", [16, 3, 19, 35])
+def test_engines_agree_with_onnx_runtime(engine: Engine, threads: int, batch: int) -> None:
+    feeds = _feeds(batch, seed=batch)
+    with artifact.open(engine, threads) as session:
+        for _ in range(2):
+            found = session.run(feeds)
+            for name, wanted in zip(found, reference(_network(), feeds), strict=True):
+                agree(found[name], wanted)
+
+
+def test_samples_do_not_see_each_other(engine: Engine) -> None:
+    feeds = _feeds(BATCH)
+    with artifact.open(engine, 2) as session:
+        before = session.run(feeds)
+        feeds["in0"][5] = np.nan
+        after = session.run(feeds)
+    others = np.arange(BATCH) != 5
+    for name in before:
+        np.testing.assert_array_equal(after[name][others], before[name][others])
+        assert np.isnan(after[name][5]).any()
+
+
+@pytest.mark.parametrize("sample", [0, 7, 15])
+def test_an_index_outside_of_any_sample_is_an_error(engine: Engine, sample: int) -> None:
+    feeds = _feeds(BATCH)
+    with artifact.open(engine, 2) as session:
+        wanted = session.run(feeds)
+        bad = {**feeds, "in1": feeds["in1"].copy()}
+        bad["in1"][sample, 2] = 10
+        with pytest.raises(UserError, match="cannot compute this"):
+            session.run(bad)
+        again = session.run(feeds)
+    for name in wanted:
+        np.testing.assert_array_equal(again[name], wanted[name])
+
+
+def test_profiles_add_up_samples(engine: Engine) -> None:
+    """The first thread's time of a step over all of its samples; work is the whole batch's."""
+    with artifact.open(engine, 2) as session:
+        found = session.profile(_feeds(BATCH), rounds=4)
+        layers = session.layers(BATCH)
+        single = session.layers(3)
+    assert set(found) == {BATCH}
+    assert len(found[BATCH]) == 4
+    for seconds in found[BATCH]:
+        assert len(seconds) == len(layers)
+        assert all(second > 0 for second in seconds)
+        assert sum(seconds) < 1  # of one run, not of all that were
+    convs = [layer for layer in layers if layer["kind"] == "Conv"]
+    others = [layer for layer in single if layer["kind"] == "Conv"]
+    assert [layer["flops"] * 3 for layer in convs] == [layer["flops"] * BATCH for layer in others]

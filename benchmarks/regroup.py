@@ -25,7 +25,8 @@ import numpy as np
 import race
 import regroup_models as nets
 
-from prunedeploy import artifact
+from prunedeploy import artifact, passes
+from prunedeploy import model as models
 from prunedeploy.bench import interleave
 from prunedeploy.environment import environment
 from prunedeploy.errors import UserError
@@ -98,6 +99,16 @@ def engines(
     with without_blocks(options.cache / "rows"):
         found[ROWS] = race.build(model, threads, settings, folder / "rows.engine")
     found[BLOCKS] = race.build(model, threads, settings, folder / "blocks.engine")
+    packed = models.load(model)
+    feeds = random_feeds(models.specs(packed)[0], 1)
+    (report,) = passes.run(packed, (passes.RepackBlocks(),), feeds)
+    for note in report.result.notes:
+        print(f"{note.where}: {note.status}, {note.reason}", file=sys.stderr)
+    if report.result.changed:
+        models.save(packed, folder / "repacked.onnx")
+        found[REPACKED] = artifact.build(
+            folder / "repacked.onnx", "host", "ort", folder / "repacked.engine"
+        )
     return found
 
 
@@ -137,20 +148,20 @@ def measure(name: str, batch: int, options: argparse.Namespace, density: float) 
 
 
 def render(rows: tuple[Row, ...]) -> Iterator[str]:
-    """A line a model."""
-    kinds = list(rows[0].times)
+    """A line a model; "repacked" is empty where no layer of it pays."""
+    kinds = (DENSE, REPACKED, ROWS, BLOCKS)
     heads = [f"{kind}, ms" for kind in kinds] + [f"{kind}, times" for kind in kinds[1:]]
     yield f"| model | batch | threads | non-zero | {' | '.join(heads)} |"
     yield "|---|---:|---:|---:|" + "---:|" * len(heads)
     for row in rows:
-        cells = [f"{time.ms:.3f}" for time in row.times.values()]
-        for time in list(row.times.values())[1:]:
-            assert time.ratio is not None
-            cells.append(f"{time.ratio.value:.2f} ({time.ratio.low:.2f} to {time.ratio.high:.2f})")
+        found = [row.times.get(kind) for kind in kinds]
+        cells = [f"{time.ms:.3f}" if time else "" for time in found]
+        for time in found[1:]:
+            ratio = time.ratio if time else None
+            text = f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})" if ratio else ""
+            cells.append(text)
         name = nets.NETWORKS.get(row.model, row.model)
-        yield (
-            f"| {name} | {row.batch} | {row.threads} | {row.density:.1%} | {' | '.join(cells)} |"
-        )
+        yield f"| {name} | {row.batch} | {row.threads} | {row.density:.1%} | {' | '.join(cells)} |"
 
 
 def wanted(options: argparse.Namespace) -> Iterator[tuple[str, float]]:

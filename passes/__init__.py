@@ -1,7 +1,7 @@
 """Passes: model to model, exact. One a file; ``default()`` has them in the order they run.
 
-``LowerOpset``, ``ToFloat16`` and ``Quantise`` are not among the default ones: they are for targets
-that need them, or at the user's word.
+``LowerOpset``, ``ToFloat16``, ``Quantise``, ``RepackBlocks`` and ``RecordTwoFour`` are not among
+the default ones: they are for targets that need them, or at the user's word.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from prunedeploy.passes.group_norm import PlainGroupNorm
 from prunedeploy.passes.merge_channels import MergeChannels
 from prunedeploy.passes.opset import LowerOpset
 from prunedeploy.passes.quantise import Quantise
+from prunedeploy.passes.record_two_four import RecordTwoFour
 from prunedeploy.passes.remove_dead_branches import RemoveDeadBranches
 from prunedeploy.passes.remove_identity import RemoveIdentity
+from prunedeploy.passes.repack_blocks import RepackBlocks
 from prunedeploy.passes.scatter_branches import ScatterBranches
 from prunedeploy.passes.select_before_split import SelectBeforeSplit
 from prunedeploy.passes.shrink import ShrinkChannels
@@ -66,8 +68,10 @@ __all__ = [
     "PassError",
     "PlainGroupNorm",
     "Quantise",
+    "RecordTwoFour",
     "RemoveDeadBranches",
     "RemoveIdentity",
+    "RepackBlocks",
     "ScatterBranches",
     "SelectBeforeSplit",
     "ShrinkChannels",

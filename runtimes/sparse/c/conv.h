@@ -48,6 +48,7 @@ typedef struct {
     int32_t packed;           /* 0: flat tiles are read where they lie */
     int32_t channel;          /* elements of a packed channel */
     int32_t phases;           /* 0 for flat tiles */
+    int32_t winograd;         /* rows of phases are transformed (winograd.h) */
     int32_t taps;             /* of im2col: copies of a channel; 0 elsewhere */
     uint64_t x_stride, y_stride, residual_stride;
     uint64_t phase, panel, part, bias, gather; /* bytes into the constants */
@@ -226,6 +227,32 @@ static void pd_pack_phase(float *to, const float *plane, const pd_phase *f, int 
 #endif
 }
 
+/* The rows of a phase transformed for two output rows, in place: B^T of F(2, rows - 1) at the points
+ * 0, 1, -1, 2 and infinity (winograd.py says where it comes from). */
+static void pd_winograd_rows(float *x, int rows, int pitch) {
+    for (int j = 0; j < pitch; j += PD_LANES, x += PD_LANES) {
+        const pd_vec a = pd_load(x), b = pd_load(x + pitch);
+        const pd_vec c = rows > 2 ? pd_load(x + 2 * pitch) : a;
+        const pd_vec d = rows > 3 ? pd_load(x + 3 * pitch) : a;
+        const pd_vec e = rows > 4 ? pd_load(x + 4 * pitch) : a;
+        if (rows == 3) {
+            pd_store(x, b - a);
+            pd_store(x + 2 * pitch, c - b);
+        } else if (rows == 4) {
+            pd_store(x, c - a);
+            pd_store(x + pitch, b + c);
+            pd_store(x + 2 * pitch, c - b);
+            pd_store(x + 3 * pitch, d - b);
+        } else if (rows == 5) {
+            pd_store(x, (a - c) * 2 + (d - b));
+            pd_store(x + pitch, d - c - b * 2);
+            pd_store(x + 2 * pitch, b * 2 - c * 3 + d);
+            pd_store(x + 3 * pitch, d - b);
+            pd_store(x + 4 * pitch, (b - d) * 2 + (e - c));
+        }
+    }
+}
+
 /* Where a window tile begins in the result. */
 typedef struct {
     int image, row, column;
@@ -316,6 +343,7 @@ static void pd_pack(float *to, const pd_work *w, const pd_conv *c, const float *
         for (int f = 0; f < c->phases; f++) {
             pd_pack_phase(to + phases[f].place, plane, &phases[f], at.row * c->row_step,
                           at.column * c->column_step, c->height, c->width, c->block);
+            if (c->winograd) pd_winograd_rows(to + phases[f].place, phases[f].rows, phases[f].width);
         }
     }
 }

@@ -118,7 +118,7 @@ def _groups(edges: list[int], size: int) -> list[list[range]]:
 
 def _segments(step: Conv) -> list[tuple[int, int, Array]]:
     """For each transformed row: its phase's first tap, its number there with its point, weights."""
-    found = []
+    found: list[tuple[int, int, Array]] = []
     for taps in phases(step):
         transform = filters(len(taps))
         for index, point in enumerate(points(len(taps))):

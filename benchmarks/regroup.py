@@ -1,13 +1,15 @@
 """Regrouped layers: with blocks, with rows only, repacked for ONNX Runtime, and dense, in one run.
 
     python benchmarks/regroup.py [--batch 1,8] [--threads 1] [--rounds 30] [--networks vgg16,...]
-        [--layers] [-o results/regroup.json]
+        [--layers] [--map 32] [-o results/regroup.json]
 
 Networks are those of the 33 real block lists (``regroup_models.py``) with maps of CIFAR's sizes.
 All engines of a row run in turn on the same input; whichever differs from the dense one is not
-timed. "Rows only" is the sparse runtime as it was before it knew blocks: rows where a layer is
-sparse, dense tiles where it is not. ``--layers`` also measures each layer as a model of its own,
-where changes of the memory's order at both ends count too.
+timed; "repacked" is missing where no layer of the model pays. "Rows only" is the sparse runtime
+as it was before it knew blocks: rows where a layer is sparse, dense tiles where it is not.
+``--layers`` also measures each layer as a model of its own, where changes of the memory's order
+at both ends count too, and adds their times up; with ``--map`` all results are maps of that size,
+as in the paper's measurements, so that all cells count alike.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +122,10 @@ def measure(name: str, batch: int, options: argparse.Namespace, density: float) 
         folder = Path(temporary)
         path = folder / "model.onnx"
         if name in layers:
-            nets.write_layer(layers[name], batch, path)
+            layer = layers[name]
+            if options.map:
+                layer = replace(layer, size=options.map * layer.stride)
+            nets.write_layer(layer, batch, path)
         else:
             nets.write_network(name, batch, path)
         sessions = {
@@ -147,6 +152,33 @@ def measure(name: str, batch: int, options: argparse.Namespace, density: float) 
     return Row(name, batch, threads, density, times)
 
 
+def total(name: str, rows: list[Row]) -> Row:
+    """The times of all layers added up, round by round; not repacked is dense."""
+    times = {}
+    for kind in (DENSE, ROWS, BLOCKS, REPACKED):
+        samples = [row.times.get(kind, row.times[DENSE]).samples_us for row in rows]
+        times[kind] = tuple(float(sum(each)) for each in zip(*samples, strict=True))
+    off = {kind: max(row.times[kind].difference or 0 for row in rows) for kind in (ROWS, BLOCKS)}
+    return Row(
+        f"{nets.NETWORKS[name]}, its layers one by one",
+        rows[0].batch,
+        rows[0].threads,
+        sum(row.density for row in rows) / len(rows),
+        {
+            kind: Time(
+                taken,
+                None if kind == DENSE else ratio(_ns(times[DENSE]), _ns(taken)),
+                off.get(kind),
+            )
+            for kind, taken in times.items()
+        },
+    )
+
+
+def _ns(microseconds: tuple[float, ...]) -> list[int]:
+    return [round(each * 1e3) for each in microseconds]
+
+
 def render(rows: tuple[Row, ...]) -> Iterator[str]:
     """A line a model; "repacked" is empty where no layer of it pays."""
     kinds = (DENSE, REPACKED, ROWS, BLOCKS)
@@ -164,17 +196,22 @@ def render(rows: tuple[Row, ...]) -> Iterator[str]:
         yield f"| {name} | {row.batch} | {row.threads} | {row.density:.1%} | {' | '.join(cells)} |"
 
 
-def wanted(options: argparse.Namespace) -> Iterator[tuple[str, float]]:
-    """Models and the density of their weights."""
+def all_rows(batch: int, options: argparse.Namespace) -> Iterator[Row]:
+    """Each network, and its layers and their sum where they are wanted."""
     blocks = nets.block_lists()
     for network in options.networks:
         layers = [layer for layer in nets.LAYERS if layer.network == network]
         counts = {x.name: sum(block.size for block in blocks[x.name]) for x in layers}
         sizes = {x.name: int(np.prod(x.shape)) for x in layers}
-        yield network, sum(counts.values()) / sum(sizes.values())
-        if options.layers:
+        density = sum(counts.values()) / sum(sizes.values())
+        if not options.map:
+            yield measure(network, batch, options, density)
+        if options.layers or options.map:
+            rows = []
             for name, count in counts.items():
-                yield name, count / sizes[name]
+                rows.append(measure(name, batch, options, count / sizes[name]))
+                yield rows[-1]
+            yield replace(total(network, rows), density=density)
 
 
 def main() -> None:
@@ -184,17 +221,17 @@ def main() -> None:
     parser.add_argument("--batch", type=lambda x: [int(n) for n in x.split(",")], default=[1, 8])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--layers", action="store_true", help="each layer for itself, too")
+    parser.add_argument("--map", type=int, default=0, help="layers only, results of this size")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     rows: list[Row] = []
     for batch in options.batch:
-        for name, density in wanted(options):
-            rows.append(measure(name, batch, options, density))
-            print("\n".join(list(render(tuple(rows)))[-1:]), file=sys.stderr, flush=True)
-    results = Results(tuple(rows), environment())
-    with atomic_path(options.output) as temporary:
-        temporary.write_text(to_json(results))
-    print("\n".join(render(results.rows)))
+        for row in all_rows(batch, options):
+            rows.append(row)
+            print(list(render((row,)))[-1], file=sys.stderr, flush=True)
+            with atomic_path(options.output) as temporary:
+                temporary.write_text(to_json(Results(tuple(rows), environment())))
+    print("\n".join(render(tuple(rows))))
 
 
 if __name__ == "__main__":

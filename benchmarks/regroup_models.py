@@ -104,7 +104,9 @@ class _Graph:
         self.weights: list[onnx.TensorProto] = []
 
     def node(self, kind: str, inputs: list[str], output: str, **attributes: object) -> str:
-        self.nodes.append(helper.make_node(kind, inputs, [output], output, **attributes))
+        node = helper.make_node(kind, inputs, [output], output)
+        node.attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())
+        self.nodes.append(node)
         return output
 
     def convolution(self, layer: Layer, x: str, blocks: dict[str, list[Block]]) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from prunedeploy.inspection import Inspection, inspect
     from prunedeploy.lowering import LowerResult, lower
     from prunedeploy.pipeline import shrink
+    from prunedeploy.remote.device import remote_bench, remote_build
     from prunedeploy.report import report
     from prunedeploy.runtimes._runtime import Session
     from prunedeploy.serving.onnxruntime_op import onnxruntime_library, onnxruntime_model
@@ -53,6 +54,8 @@ _PUBLIC = {
     "build": "prunedeploy.artifact",
     "emit_c": "prunedeploy.artifact",
     "write_bundle": "prunedeploy.bundle.write",
+    "remote_build": "prunedeploy.remote.device",
+    "remote_bench": "prunedeploy.remote.device",
     "open": "prunedeploy.artifact",
     "bench": "prunedeploy.bench",
     "report": "prunedeploy.report",
@@ -91,6 +94,8 @@ __all__ = [  # noqa: RUF022 - in the order of the main job
     "build",
     "emit_c",
     "write_bundle",
+    "remote_build",
+    "remote_bench",
     "open",
     "bench",
     "report",

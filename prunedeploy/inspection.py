@@ -21,6 +21,7 @@ from prunedeploy.sparsity import TINY
 if TYPE_CHECKING:
     import torch
 
+    from prunedeploy.block_report import LayerBlocks
     from prunedeploy.hints import Hint
 
 DATA_BATCH = 50  # images computed together, where the model leaves it open
@@ -73,6 +74,7 @@ class Inspection:
     layers: tuple[Layer, ...]
     outlook: tuple[Outlook, ...]
     hints: tuple[Hint, ...] = ()
+    blocks: tuple[LayerBlocks, ...] = ()
 
 
 def inspect(
@@ -84,6 +86,7 @@ def inspect(
     data: Path | str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    blocks: Path | str | None = None,
 ) -> Inspection:
     """Measure the zeros of every weight in the checkpoint or ONNX model at ``path``.
 
@@ -99,6 +102,7 @@ def inspect(
             of them, though not for every input.
         mean: per channel, for uint8 images; known for a recognised checkpoint.
         std: the same.
+        blocks: a PNG file to draw the blocks of every layer into; lists them, too.
 
     Raises:
         UserError: the file cannot be read, or needs code to run and ``trust`` is False; the data
@@ -110,12 +114,25 @@ def inspect(
     masks = None if mask is None else Path(mask)
     whole = kind(path) == "onnx"
     found = _inspect_model(path) if whole else _inspect_checkpoint(path, arch, trust, masks)
+    if blocks is not None:
+        found = replace(found, blocks=_blocks(path, arch, trust, masks, Path(blocks)))
     if data is None:
         return found
     if (mean is None) != (std is None):
         raise UserError("give both mean and std, or neither")
     given = (mean, std) if mean is not None and std is not None else None
     return replace(found, hints=_hints(path, arch, trust, masks, Path(data), given))
+
+
+def _blocks(
+    path: Path, arch: str | None, trust: bool, mask: Path | None, picture: Path
+) -> tuple[LayerBlocks, ...]:
+    from prunedeploy import pipeline
+    from prunedeploy.block_report import report
+    from prunedeploy.files import check_place
+
+    check_place(picture)
+    return report(pipeline.load(path, arch=arch, trust=trust, mask=mask).program, picture)
 
 
 def _hints(

@@ -44,6 +44,8 @@ def submodules() -> list[str]:
     names = []
     for package, folder in FOLDERS.items():
         for path in folder.rglob("*.py"):
+            if path.parent == FOLDERS[""] / "bundle" / "device":
+                continue  # programs of a device, which import one another from beside them
             parts = path.relative_to(folder).with_suffix("").parts
             parts = parts[:-1] if parts[-1] == "__init__" else parts
             names.append(".".join((f"prunedeploy{package}", *parts)))

@@ -86,6 +86,8 @@ def test_nothing_else_is_in_the_wheel(names: set[str]) -> None:
     data = {f"prunedeploy/runtimes/sparse/c/{name}" for name in kernels}
     ops = {path.name for path in (ROOT / "prunedeploy" / "serving" / "ort").iterdir()}
     data |= {f"prunedeploy/serving/ort/{name}" for name in ops}
+    device = (ROOT / "prunedeploy" / "bundle" / "device").glob("*.[cs]*")
+    data |= {f"prunedeploy/bundle/device/{path.name}" for path in device}
     assert extra == {"prunedeploy/py.typed", *data}
 
 

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from prunedeploy.cli.options import (
+    Arch,
+    Json,
+    Mask,
+    Mean,
+    Output,
+    Remote,
+    SshOption,
+    Std,
+    Threads,
+    Timeout,
+    Trust,
+)
+from prunedeploy.cli.parse import (
+    parse_align,
+    parse_batches,
+    parse_floats,
+    parse_ranges,
+    parse_shape,
+)
 from prunedeploy.cli.progress import working
-
-if TYPE_CHECKING:
-    from prunedeploy.input_range import Bounds
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Arch = Annotated[
-    str | None,
-    typer.Option(metavar="NAME|pkg.module:factory", help="Architecture, where not recognised."),
-]
-Trust = Annotated[bool, typer.Option("--trust", help="Let the checkpoint run the code it carries.")]
-Mask = Annotated[Path | None, typer.Option(metavar="FILE", help="Masks kept in a separate file.")]
-Threads = Annotated[int, typer.Option(min=0, help="Threads; 0 leaves it to the runtime.")]
-Mean = Annotated[
-    str | None, typer.Option(metavar="R,G,B", help="Of pixels in [0, 1]; that of the network.")
-]
-Std = Annotated[str | None, typer.Option(metavar="R,G,B", help="The same.")]
-Output = Annotated[Path | None, typer.Option("-o", "--output", metavar="PATH")]
 
 app = typer.Typer(
     name="prunedeploy",
@@ -76,6 +79,10 @@ def inspect(
     ] = None,
     mean: Mean = None,
     std: Std = None,
+    blocks: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT.png", help="List the blocks of every layer, and draw them."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """What is sparse in a checkpoint or a model, and how.
@@ -97,8 +104,9 @@ def inspect(
             trust=trust,
             mask=mask,
             data=data,
-            mean=None if mean is None else _parse_floats(mean),
-            std=None if std is None else _parse_floats(std),
+            mean=None if mean is None else parse_floats(mean),
+            std=None if std is None else parse_floats(std),
+            blocks=blocks,
         )
     show.result(result, show.inspection, json)
 
@@ -156,7 +164,7 @@ def shrink(
     import prunedeploy as api
     from prunedeploy.cli import show
 
-    shape = None if input_shape is None else _parse_shape(input_shape)
+    shape = None if input_shape is None else parse_shape(input_shape)
     with working(f"reading {source}") as progress:
         result = api.shrink(
             source,
@@ -166,8 +174,8 @@ def shrink(
             trust=trust,
             mask=mask,
             zero_threshold=zero_threshold,
-            input_range=_parse_ranges(input_range or []),
-            align=_parse_align(align),
+            input_range=parse_ranges(input_range or []),
+            align=parse_align(align),
             target=target,
             pt=pt,
             state_dict=state_dict,
@@ -209,13 +217,16 @@ def build(
         Path | None,
         typer.Option("--input", metavar="FILE.npy", help="What a device bundle is checked with."),
     ] = None,
+    remote: Remote = None,
+    ssh_option: SshOption = None,
+    timeout: Timeout = 3600.0,
     output: Output = None,
     json: Json = False,
 ) -> None:
     """Build an engine for a machine from an ONNX model.
 
     For a target that is not at hand it writes a device bundle, with all that is needed to build
-    and to measure engines there.
+    and to measure engines there. With --remote all that is done, and the engines come back.
 
     \b
     Examples:
@@ -232,7 +243,7 @@ def build(
 
         model = newest_result(Path())
         typer.echo(f"taking {model}, the newest result of shrink here", err=True)
-    sizes = _parse_batches(batch)
+    sizes = parse_batches(batch)
     if emit is not None:
         if runtime not in ("auto", "sparse"):
             raise typer.BadParameter(f"{runtime} has no C sources: --emit is for --runtime sparse")
@@ -241,6 +252,12 @@ def build(
                 model, target, output, progress, batch=sizes, threads=threads, tune=tune
             )
         show.result({"type": "Project", "path": str(folder)}, show.project, json)
+        return
+    if remote is not None:
+        if archive or runtime != "auto":
+            raise typer.BadParameter("--remote builds what the machine can have, into a folder")
+        there = device.There(remote, target, tuple(ssh_option or ()), timeout)
+        device.build(there, model, output, baseline, sizes, threads, inputs, json=json)
         return
     if runtime == "auto" and device.is_elsewhere(target):
         device.write(*(model, target, output, baseline, sizes, threads, inputs, archive), json=json)
@@ -277,17 +294,25 @@ def bench(
     profile: Annotated[
         bool, typer.Option("--profile", help="Also time every step of sparse engines.")
     ] = False,
+    remote: Remote = None,
+    target: Annotated[
+        str | None, typer.Option(help="What the remote machine is; that of a bundle.")
+    ] = None,
+    ssh_option: SshOption = None,
+    timeout: Timeout = 3600.0,
     output: Output = None,
     json: Json = False,
 ) -> None:
     """Time engines in turn with their dense baseline.
 
     An engine whose outputs are not the baseline's is refused, not timed. -o keeps every raw sample
-    with its environment as JSON, for `prunedeploy report`.
+    with its environment as JSON, for `prunedeploy report`. With --remote a model or a device bundle
+    is built and timed on another machine.
 
     \b
-    Example:
+    Examples:
       prunedeploy bench resnet56.host.ort --data cifar10_test1k.npz -o result.json
+      prunedeploy bench resnet56.shrunk.onnx --target jetson --remote user@nano
     """
     import prunedeploy as api
     from prunedeploy.cli import show
@@ -295,6 +320,14 @@ def bench(
 
     if output is not None:
         check_place(output)
+    if remote is not None:
+        from prunedeploy.cli import device
+
+        if data is not None or profile:
+            raise typer.BadParameter("--data and --profile are for engines of this machine")
+        there = device.There(remote, target, tuple(ssh_option or ()), timeout)
+        device.bench(there, engines, output, baseline, batch, threads, rounds, json=json)
+        return
     with working("measuring") as progress:
         result = api.bench(
             engines,
@@ -302,8 +335,8 @@ def bench(
             batch=batch,
             threads=threads,
             data=data,
-            mean=None if mean is None else _parse_floats(mean),
-            std=None if std is None else _parse_floats(std),
+            mean=None if mean is None else parse_floats(mean),
+            std=None if std is None else parse_floats(std),
             rounds=rounds,
             progress=progress,
             profile=profile,
@@ -412,51 +445,3 @@ def targets(
         found = show.Targets(rows(), self_check())
     show.result(found, show.targets, json)
     raise typer.Exit(1 if strict and any(x.status == "FAIL" for x in found.checks) else 0)
-
-
-def _parse_shape(text: str) -> tuple[int, ...]:
-    parts = text.replace("x", ",").split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise typer.BadParameter(f"{text!r} is not a shape; write it as 1,3,224,224")
-    return tuple(map(int, parts))
-
-
-def _parse_batches(text: str) -> tuple[int, ...]:
-    parts = text.split(",") if text else []
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise typer.BadParameter(f"{text!r} are not batch sizes; write them as 1,8,32")
-    return tuple(map(int, parts))
-
-
-def _parse_floats(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(map(float, text.split(",")))
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a list of numbers like 0.5,0.5,0.5") from None
-
-
-def _parse_ranges(given: list[str]) -> str | tuple[float, float] | dict[str, Bounds] | None:
-    """One range for the only input or "recipe"; with names, one for each."""
-    if not given or given == ["recipe"]:
-        return given[0] if given else None
-    if len(given) == 1 and "=" not in given[0]:
-        return _parse_range(given[0])
-    named = [text.rpartition("=") for text in given]
-    if not all(name for name, _, _ in named) or len({name for name, _, _ in named}) < len(named):
-        raise typer.BadParameter("write each range once, as NAME=LOW,HIGH, for several inputs")
-    return {name: _parse_range(text) for name, _, text in named}
-
-
-def _parse_range(text: str) -> tuple[float, float]:
-    numbers = _parse_floats(text)
-    if len(numbers) != 2:
-        raise typer.BadParameter(f"{text!r} is not a range; write it as 0,1, or say recipe")
-    return numbers[0], numbers[1]
-
-
-def _parse_align(text: str) -> int | Literal["auto"]:
-    if text == "auto":
-        return "auto"
-    if not text.isdecimal() or int(text) < 1:
-        raise typer.BadParameter(f"{text!r} is neither a number from 1 nor auto")
-    return int(text)

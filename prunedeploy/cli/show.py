@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prunedeploy.cli.tables import count, ratio, share, size, table
@@ -14,6 +14,7 @@ from prunedeploy.input_range import claim
 from prunedeploy.types import BenchResult, Difference, Engine, Note, Profile, ShrinkResult
 
 if TYPE_CHECKING:
+    from prunedeploy.block_report import LayerBlocks
     from prunedeploy.cli.arrays import RunResult
     from prunedeploy.inspection import Inspection
     from prunedeploy.layers import Layer
@@ -70,6 +71,9 @@ def inspection(found: Inspection) -> None:
         ((x.engine, x.gain) for x in found.outlook),
         left=frozenset({0, 1}),
     )
+    if found.blocks:
+        print()
+        _blocks(found.blocks)
     if found.hints:
         print()
         print(
@@ -77,6 +81,29 @@ def inspection(found: Inspection) -> None:
         )
         for hint in found.hints:
             print(f"  {len(hint.channels)} of {hint.of} channels that {hint.reader} reads")
+
+
+def _blocks(found: Sequence[LayerBlocks]) -> None:
+    headers = (
+        "layer",
+        "matrix",
+        "blocks",
+        "of non-zeros",
+        "fill",
+        "faster with blocks (predicted)",
+    )
+    rows = (
+        (
+            each.name,
+            f"{each.rows}x{each.columns}",
+            str(each.blocks),
+            f"{each.share:.1%}",
+            f"{each.fill:.1%}" if each.blocks else "",
+            "" if each.gain is None else f"{each.gain:.2f}x",
+        )
+        for each in found
+    )
+    table(headers, rows, left=frozenset({0, 1}))
 
 
 def _layer_row(layer: Layer) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ they are at least half of one; otherwise they are visited one by one, as scatter
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -55,18 +56,20 @@ class _Chunk:
     of: int
 
 
-_known: dict[int, tuple[Array, tuple[Block, ...]]] = {}
+_known: dict[int, tuple[weakref.ref[Array], tuple[Block, ...]]] = {}
 
 
 def blocks_of(step: Conv) -> tuple[Block, ...]:
     """The blocks of a layer that have rows enough; found once a weight."""
-    if id(step.weight) not in _known:
-        while len(_known) >= KNOWN:
-            del _known[next(iter(_known))]
-        found = recover(step.weight, step.groups)
-        kept = tuple(block for block in found if block.rows.size >= LEAST_ROWS)
-        _known[id(step.weight)] = (step.weight, kept)  # holds it, so that its id stays its own
-    return _known[id(step.weight)][1]
+    known = _known.get(id(step.weight))
+    if known is not None and known[0]() is step.weight:  # and not another with its old id
+        return known[1]
+    while len(_known) >= KNOWN:
+        del _known[next(iter(_known))]
+    found = recover(step.weight, step.groups)
+    kept = tuple(block for block in found if block.rows.size >= LEAST_ROWS)
+    _known[id(step.weight)] = (weakref.ref(step.weight), kept)
+    return kept
 
 
 def share(step: Conv) -> float:

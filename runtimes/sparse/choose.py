@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from prunedeploy.errors import UserError
 from prunedeploy.runtimes.sparse import blocks, winograd
 from prunedeploy.runtimes.sparse.cost import LANES, cycles
 from prunedeploy.runtimes.sparse.plan import UNIT, Conv
@@ -27,6 +28,7 @@ SUMS = {"avx512": 28, "avx2": 12, "neon": 24, "generic": 12, "scalar": 12}  # ve
 L1 = 28 * 1024  # bytes of a 32 KiB cache that a panel may fill
 SMALL = 16  # images narrower than this may be laid out flat
 BLOCKS = 0.2  # share of the non-zeros from which on blocks of equal columns are
+MOST_GATHERED = 1 << 24  # entries of a table for im2col, where nothing else will do
 DENSE = 0.4  # from this density on blocks are worth considering
 
 
@@ -36,8 +38,18 @@ def tiling(step: Conv, isa: str, threads: int = 2) -> Tiling:
 
 
 def ranked(step: Conv, isa: str, threads: int = 2) -> list[Tiling]:
-    """Every candidate, the best by the model first."""
-    return sorted(candidates(step, isa, threads), key=lambda way: cycles(step, way, isa, threads))
+    """Every candidate, the best by the model first.
+
+    Raises:
+        UserError: there is none, for the window reaches further than an offset can say.
+    """
+    found = list(candidates(step, isa, threads))
+    if not found:
+        raise UserError(
+            f"the sparse runtime cannot compute Conv ({step.name}): "
+            "its window reaches too far: use --runtime ort"
+        )
+    return sorted(found, key=lambda way: cycles(step, way, isa, threads))
 
 
 def density(step: Conv) -> float:
@@ -46,12 +58,19 @@ def density(step: Conv) -> float:
 
 
 def candidates(step: Conv, isa: str, threads: int) -> Iterator[Tiling]:
-    """All ways that are worth a thought."""
-    for way in _shapes(step, isa):
+    """All ways that are worth a thought; for very large windows, all that there are."""
+    usual = list(dict.fromkeys(_panels(step, _shapes(step, isa), threads)))
+    yield from usual or _panels(step, _last_resorts(step), threads)
+
+
+def _panels(step: Conv, shapes: Iterable[Tiling], threads: int) -> Iterator[Tiling]:
+    """``shapes`` with panels and groups."""
+    for way in shapes:
         layout = geometry(step, way)
         size = 1 if layout.flat and not way.packed else layout.channel
-        reach = MOST_OFFSET * layout.unit // max(layout.channel, 1) - 1
-        channels = step.x.shape[1]
+        # a visit counts in 16 bits too: one offset fewer than there are
+        reach = (MOST_OFFSET - 1) * layout.unit // max(layout.channel, 1)
+        channels = max(step.x.shape[1], 1)
         per_channel = 4 * (way.eighths * 8 if layout.flat and not way.im2col else size)
         for budget in (L1 // 2, L1, 3 * L1, 16 * L1):
             panel = min(max(budget // per_channel, 1), reach, channels)
@@ -101,6 +120,19 @@ def _shapes(step: Conv, isa: str) -> Iterator[Tiling]:
             yield from _window_shapes(step, kernel, rows, most)
             if row_size(step) < SMALL:
                 yield from _im2col_shapes(step, kernel, rows, most)
+
+
+def _last_resorts(step: Conv) -> Iterator[Tiling]:
+    """Windows that reach so far that a channel of the usual tiles has too many elements."""
+    if is_flat(step):
+        return
+    pixel = max(inside(step) // 8, 1)
+    yield Tiling("rows", 1, pixel, 1)
+    if inside(step) > 1:
+        return
+    yield Tiling("rows", 1, 1, 1, copies=True)
+    if step.weight[0, 0].size * pixels(step) <= MOST_GATHERED:
+        yield Tiling("rows", 1, 2, 1, im2col=True)
 
 
 def _flat_shapes(step: Conv, kernel: str, rows: int, most: int) -> Iterator[Tiling]:

@@ -98,8 +98,13 @@ def toolchain(target: Target) -> Toolchain:
 
 
 def _command(target: Target) -> tuple[str, ...]:
-    if named := os.environ.get("PRUNEDEPLOY_CC"):
-        return tuple(shlex.split(named))
+    if chosen := os.environ.get("PRUNEDEPLOY_CC", "").strip():
+        try:
+            return tuple(shlex.split(chosen))
+        except ValueError as error:
+            raise UserError(
+                f"PRUNEDEPLOY_CC is no command: {str(error).lower()} in {chosen}"
+            ) from None
     native = target.arch == platform.machine()
     for name in ("gcc", "clang") if native else ():
         if found := shutil.which(name):
@@ -162,7 +167,11 @@ def build_library(
         RuntimeError: it refuses what we wrote, which is a bug of ours.
     """
     with tempfile.TemporaryDirectory(prefix="prunedeploy-") as name:
-        write(project, Path(name))
+        try:
+            write(project, Path(name))
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"cannot write to {name}: {reason}; set TMPDIR") from error
         _build(Path(name), tools, extra)
         shutil.copyfile(Path(name) / LIBRARY, library)
 
@@ -175,6 +184,8 @@ def _build(folder: Path, tools: Toolchain, extra: Sequence[str]) -> None:
     _run([compile_command(tools, x, x in GENERAL, extra) for x in ordered], folder, tools)
     objects = [source.replace(".c", ".o") for source in sources]
     _run([[*tools.command, "-o", LIBRARY, *objects, *LINK, *extra, "-lm"]], folder, tools)
+    if not (folder / LIBRARY).is_file():
+        raise UserError(f"{tools} wrote nothing: name a C compiler in PRUNEDEPLOY_CC")
 
 
 def compile_command(

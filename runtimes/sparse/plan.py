@@ -19,6 +19,7 @@ from typing import Literal
 from prunedeploy.types import Array
 
 UNIT = 16  # elements: planes start on multiples of it, 64 bytes of float32
+LARGEST = 2**31 - 2**16  # elements of a buffer: kernels count pixels and rows in 32 bits
 GUARD = 16 * UNIT  # elements a kernel may read beyond the end of a buffer, never write
 
 Dtype = Literal["float32", "int64", "int32", "bool"]

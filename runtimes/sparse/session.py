@@ -213,6 +213,7 @@ class SparseSession:
         batch = self._batch(arrays)
         pieces = self.pieces(batch)
         results = self._results(batch, out or {}, arrays)
+        self._checked()  # in a child process the lock may be held by nobody who is there
         with self._turn:
             session = self._checked()
             begin = 0
@@ -225,7 +226,12 @@ class SparseSession:
         return {spec.name: found[spec.name] for spec in self.outputs}
 
     def profile(self, feeds: Mapping[str, Array], rounds: int = 20) -> dict[int, list[list[float]]]:
-        """Seconds of every step in ``rounds`` runs, by the batch it is cut into."""
+        """Seconds of every step in ``rounds`` runs, by the batch it is cut into.
+
+        Raises:
+            UserError: as ``run``.
+        """
+        check_feeds(self.inputs, feeds)
         arrays = [np.asarray(feeds[tensor.name]) for tensor in self._library.inputs]
         pieces = self.pieces(self._batch(arrays))
         found: dict[int, list[list[float]]] = {size: [] for size in pieces}
@@ -243,10 +249,14 @@ class SparseSession:
 
     def close(self) -> None:
         """Let go of memory and threads, whoever still holds this object."""
+        if self._process != os.getpid():
+            # the threads of a session do not follow into a child process: nothing to end there,
+            # and whoever had its turn there has it for ever
+            self._session = None
+            return
         with self._turn:
             session, self._session = self._session, None
-            # the threads of a session do not follow into a child process: nothing to end there
-            if session is not None and self._process == os.getpid():
+            if session is not None:
                 self._library.destroy(session)
 
     def _checked(self) -> ctypes.c_void_p:

@@ -13,12 +13,14 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from prunedeploy.errors import UserError
 from prunedeploy.files import atomic_path
 from prunedeploy.runtimes.sparse import blocks, choose
 from prunedeploy.runtimes.sparse.compile import Toolchain, build_library
@@ -83,7 +85,7 @@ def tune(
 
 
 def _is_tiled(step: Conv) -> bool:
-    return not narrow.suits(step) and not depthwise.suits(step)
+    return step.y.size > 0 and not narrow.suits(step) and not depthwise.suits(step)
 
 
 # -- what was measured before ----------------------------------------------------------------------
@@ -101,10 +103,9 @@ class _Store:
         self._threads = threads
         self._path = folder / f"tilings-{_machine(isa)}.json"
         self._known: dict[str, Any] = {}
-        try:
-            self._known = json.loads(self._path.read_text())
-        except (OSError, ValueError):  # none yet, or not ours any more
-            self._known = {}
+        with suppress(OSError, ValueError):  # none yet, or not ours any more
+            found = json.loads(self._path.read_text())
+            self._known = found if isinstance(found, dict) else {}
 
     def key(self, step: Conv, effort: Effort) -> str:
         """All that speed depends on, but for the values of the weights."""
@@ -117,19 +118,31 @@ class _Store:
         return repr(parts).replace(" ", "")
 
     def get(self, key: str) -> Tiling | None:
+        """What was measured for ``key``; None where nothing was, or where it makes no sense."""
         try:
-            return Tiling(**self._known[key])
+            way = Tiling(**self._known[key])
         except (KeyError, TypeError):
             return None
+        return way if _is_sound(way) else None
 
     def update(self, found: Mapping[str, Tiling]) -> None:
+        """Remember what was measured."""
         self._known |= {key: asdict(way) for key, way in found.items()}
-        try:
+        with suppress(OSError, UserError):  # a cache that cannot be written is none
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(self._path) as file:
                 file.write_text(json.dumps(self._known, indent=0, sort_keys=True))
-        except OSError:
-            pass  # a cache that cannot be written is none
+
+
+def _is_sound(way: Tiling) -> bool:
+    """Whether fields are of their type and range: they come out of a file."""
+    counts = (way.pieces, way.eighths, way.channels, way.groups, way.rows)
+    flags = (way.packed, way.copies, way.im2col)
+    return (
+        way.kernel in tiled.STREAMS
+        and all(type(count) is int and count > 0 for count in counts)
+        and all(type(flag) is bool for flag in flags)
+    )
 
 
 def _machine(isa: str) -> str:

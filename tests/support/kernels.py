@@ -160,7 +160,10 @@ class Library:
             self.library = ctypes.CDLL(str(folder / "steps.so"))
 
     def run(self, number: int, arrays: Sequence[Array], arena: Array, threads: int) -> int:
-        """One step, each thread's share after the other; the error code it leaves."""
+        """One step, each thread's share after the other; the error code it leaves.
+
+        The last share is first: what one writes into the next one's is not covered up.
+        """
         code, error = self.codes[number], ctypes.c_int(0)
         scratch = aligned(np.full(code.scratch + plan.GUARD, np.nan, np.float32))
         places = {"input": [], "output": []}  # type: dict[str, list[int]]
@@ -171,7 +174,7 @@ class Library:
             place: (ctypes.c_void_p * max(len(found), 1))(*found) for place, found in places.items()
         }
         function = getattr(self.library, f"step_{number}")
-        for thread in range(threads):
+        for thread in reversed(range(threads)):
             work = _Work(
                 arena.ctypes.data, pointers["input"], pointers["output"],
                 self.weights.ctypes.data, scratch.ctypes.data, thread, threads,

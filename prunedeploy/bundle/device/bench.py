@@ -193,8 +193,8 @@ class Bench:
 
     def run(self) -> int:
         """All of it; the exit status."""
-        self.check_files()
         if self.given.build_only:
+            self.check_files()
             return self.status(self.candidates())
         shutil.rmtree(self.results, ignore_errors=True)
         self.result["identity"] = state.identity()
@@ -204,6 +204,7 @@ class Bench:
         watch = state.Watch(self.say if self.given.events else None)
         watch.start()
         try:
+            self.check_files()  # of large models it takes a while
             found = self.candidates()
             self.result["candidates"] = found
             for turn in range(self.given.repeats):

@@ -8,7 +8,7 @@
 
 #ifndef PD_DEPTHWISE_H
 #define PD_DEPTHWISE_H
-enum { PD_TALL = 4 }; /* rows of pixels computed at once */
+#define PD_TALL 4 /* rows of pixels computed at once; the same in depthwise_masked.h */
 
 typedef void (*pd_depthwise)(const float *tile, const float *weights, float bias, float *y,
                              const float *residual, int rows, int width, float low, float high);

@@ -11,10 +11,11 @@
 
 #ifndef PD_DEPTHWISE_MASKED_H
 #define PD_DEPTHWISE_MASKED_H
-enum { PD_TALL = 4 }; /* rows of pixels computed at once */
+#define PD_TALL 4 /* rows of pixels computed at once; the same in depthwise.h */
 
-typedef void (*pd_depthwise)(const float *plane, const uint32_t *masks, const float *weights,
-                             float bias, float *y, const float *residual, const pd_conv *c);
+typedef void (*pd_depthwise_masked)(const float *plane, const uint32_t *masks,
+                                    const float *weights, float bias, float *y,
+                                    const float *residual, const pd_conv *c);
 
 /* Which of the elements that a vector of pixels needs, `step` apart, lie in a row. */
 PD_INLINE uint32_t pd_reads(int first, int step, int width) {
@@ -27,10 +28,10 @@ PD_INLINE uint32_t pd_reads(int first, int step, int width) {
 }
 
 /* This thread's share: an item is one image of one output channel. */
-PD_INLINE void pd_depthwise_run(const pd_work *w, const pd_conv *c, const float *x, float *y,
-                                const float *residual, const float *weights, int taps,
-                                int multiplier, const int *columns, int across,
-                                int every, pd_depthwise kernel) {
+PD_INLINE void pd_depthwise_masked_run(const pd_work *w, const pd_conv *c, const float *x,
+                                       float *y, const float *residual, const float *weights,
+                                       int taps, int multiplier, const int *columns, int across,
+                                       int every, pd_depthwise_masked kernel) {
     const float *bias = (const float *)(w->weights + c->bias);
     uint32_t *masks = (uint32_t *)w->scratch;
     for (int v = 0; v < c->out_width; v += PD_LANES)

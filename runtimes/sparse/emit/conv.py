@@ -10,6 +10,8 @@ from prunedeploy.runtimes.sparse.plan import Conv
 
 def emit(step: Conv, context: Context) -> Code:
     """The kernel that suits ``step``, cut as the tuner or the model of the machine says."""
+    if not step.y.size:
+        return Code("")
     if narrow.suits(step):
         return narrow.emit(step, context)
     if depthwise.suits(step):

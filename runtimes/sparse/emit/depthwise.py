@@ -72,14 +72,14 @@ def _masked(step: Conv, context: Context) -> Code:
         width,
     )
     name, top = _instance(
-        "pd_depthwise_" + "_".join(map(str, numbers)), "depthwise_masked.h", settings, step
+        "pd_depthwise_masked_" + "_".join(map(str, numbers)), "depthwise_masked.h", settings, step
     )
     layer = _record(step, context, geometry(step, Tiling("rows", 1, 1, 1)))
     call = f"{_arguments(step, context)}, columns, {width}, {every}, {name}"
     body = (
         f"static const int columns[] = {{{listed}}};\n"
         f"static const pd_conv layer = {layer};\n"
-        f"pd_depthwise_run(w, &layer, {call});"
+        f"pd_depthwise_masked_run(w, &layer, {call});"
     )
     scratch = -(-row_size(step) // 16) * width
     return Code(body, (top,), HEADERS, -(-scratch // 16) * 16, "depthwise in place")

@@ -22,7 +22,7 @@ from prunedeploy.runtimes.sparse.lower.operators import TABLE
 from prunedeploy.runtimes.sparse.lower.place import Placer
 from prunedeploy.runtimes.sparse.lower.prepare import prepare
 from prunedeploy.runtimes.sparse.memory import allocate
-from prunedeploy.runtimes.sparse.plan import Plan
+from prunedeploy.runtimes.sparse.plan import LARGEST, Plan, reads, writes
 
 NO_SIZES: Mapping[str, int] = MappingProxyType({})
 
@@ -52,6 +52,21 @@ def lower(model: ir.Model, batch: int, sizes: Mapping[str, int] = NO_SIZES) -> P
         graph, inputs = read(prepared, batch, sizes, TABLE)
         fuse(graph)
         names = [str(value.name) for value in prepared.graph.outputs]
-        return allocate(interleave(Placer(graph).plan(inputs, names, batch)))
+        plan = Placer(graph).plan(inputs, names, batch)
+        _check_sizes(plan)
+        return allocate(interleave(plan))
     except RefusedError as refused:
         return Refusal(refused.operator, refused.node, refused.reason)
+
+
+def _check_sizes(plan: Plan) -> None:
+    """Every tensor is one that the kernels' 32-bit numbers can count."""
+    for step in plan.steps:
+        for view in (*reads(step), *writes(step)):
+            size = plan.buffers[view.buffer].size
+            if size > LARGEST:
+                raise RefusedError(
+                    type(step).__name__,
+                    step.name,
+                    f"a tensor of {size} elements is too large, {LARGEST} are the most",
+                )

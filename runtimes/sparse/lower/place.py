@@ -62,7 +62,7 @@ class Placer:
         self.homes: dict[Tensor, View] = {}
         self._copies: dict[tuple[Tensor, Layout], View] = {}
         self._constants: dict[tuple[Tensor, tuple[int, ...]], int] = {}
-        self._names: dict[str, int] = {}
+        self._names: set[str] = set()
 
     def plan(self, inputs: dict[str, Tensor], outputs: Sequence[str], batch: int) -> Plan:
         """Steps, buffers and ports."""
@@ -285,8 +285,12 @@ class Placer:
 
     def name(self, name: str) -> str:
         """``name``, or one like it where it is taken: tuning results go by it."""
-        count = self._names[name] = self._names.get(name, 0) + 1
-        return name if count == 1 else f"{name}#{count}"
+        free, count = name, 1
+        while free in self._names:
+            count += 1
+            free = f"{name}#{count}"
+        self._names.add(free)
+        return free
 
     def copy(self, name: str, x: View, y: View) -> None:
         """Append a Copy."""

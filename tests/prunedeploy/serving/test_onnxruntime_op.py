@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -186,6 +188,19 @@ def test_only_one_name_is_visible(library):
     said = subprocess.run([nm, "-D", library], capture_output=True, text=True, check=True)
     defined = [line.split()[-1] for line in said.stdout.splitlines() if " T " in line]
     assert defined == ["RegisterCustomOps"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ziglang") is None, reason="ziglang is not installed")
+def test_the_library_for_another_machine(library, monkeypatch):
+    """For a Jetson Nano: AArch64, and nothing newer than its C library."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(library.parents[1]))
+    monkeypatch.delenv("PRUNEDEPLOY_CC", raising=False)
+    data = prunedeploy.onnxruntime_library("jetson").read_bytes()
+    assert data[:4] == b"\x7fELF"
+    assert int.from_bytes(data[18:20], "little") == 183  # EM_AARCH64
+    versions = {tuple(map(int, v.split(b"."))) for v in re.findall(rb"GLIBC_([\d.]+)", data)}
+    assert versions
+    assert max(versions) <= (2, 27)
 
 
 def test_a_c_program_runs_an_engine_on_eight_threads(library, engine, tmp_path):

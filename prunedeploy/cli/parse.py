@@ -1,0 +1,63 @@
+"""Words of the command line as values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from prunedeploy.input_range import Bounds
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """1,3,224,224 or 1x3x224x224."""
+    parts = text.replace("x", ",").split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise typer.BadParameter(f"{text!r} is not a shape; write it as 1,3,224,224")
+    return tuple(map(int, parts))
+
+
+def parse_batches(text: str) -> tuple[int, ...]:
+    """1,8,32."""
+    parts = text.split(",") if text else []
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise typer.BadParameter(f"{text!r} are not batch sizes; write them as 1,8,32")
+    return tuple(map(int, parts))
+
+
+def parse_floats(text: str) -> tuple[float, ...]:
+    """0.5,0.5,0.5."""
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list of numbers like 0.5,0.5,0.5") from None
+
+
+def parse_ranges(given: list[str]) -> str | tuple[float, float] | dict[str, Bounds] | None:
+    """One range for the only input or "recipe"; with names, one for each."""
+    if not given or given == ["recipe"]:
+        return given[0] if given else None
+    if len(given) == 1 and "=" not in given[0]:
+        return parse_range(given[0])
+    named = [text.rpartition("=") for text in given]
+    if not all(name for name, _, _ in named) or len({name for name, _, _ in named}) < len(named):
+        raise typer.BadParameter("write each range once, as NAME=LOW,HIGH, for several inputs")
+    return {name: parse_range(text) for name, _, text in named}
+
+
+def parse_range(text: str) -> tuple[float, float]:
+    """LOW,HIGH."""
+    numbers = parse_floats(text)
+    if len(numbers) != 2:
+        raise typer.BadParameter(f"{text!r} is not a range; write it as 0,1, or say recipe")
+    return numbers[0], numbers[1]
+
+
+def parse_align(text: str) -> int | Literal["auto"]:
+    """A number from 1, or auto."""
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f"{text!r} is neither a number from 1 nor auto")
+    return int(text)

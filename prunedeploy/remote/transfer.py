@@ -1,0 +1,146 @@
+"""Files to and from a device: what was interrupted goes on where it stopped; hashes decide."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from prunedeploy.errors import UserError
+from prunedeploy.files import sha256
+from prunedeploy.remote import ssh
+
+ATTEMPTS = 4  # connections that may break on the way of one file
+PAUSE = 1.0  # seconds before another connection: what is on its way arrives meanwhile
+SHORT = 60.0  # seconds for a script that only looks
+FOLDER = '"$HOME"/.cache/prunedeploy'
+ENTER = f"umask 077; mkdir -p {FOLDER} && cd {FOLDER} || exit 9; "
+
+# what is there of a bundle: "ready", or the bytes that have arrived
+_LOOK = (
+    "if [ -d {name} ]; then "
+    "if (cd {name} && sha256sum --status -c SHA256SUMS); then echo ready; exit; fi; "
+    "rm -rf {name}; fi; "
+    "if [ -f {name}.part ]; then wc -c < {name}.part; else echo 0; fi"
+)
+# at its place: what an earlier connection may still be writing are the same bytes
+_STORE = (
+    "touch {name}.part; exec python3 -c '"
+    'import shutil, sys; file = open("{name}.part", "r+b", 0); file.seek({there}); '
+    "shutil.copyfileobj(sys.stdin.buffer.raw, file)'"
+)
+# the hash of all that arrived decides; a bundle is there whole or not at all
+_UNPACK = (
+    'set -- $(sha256sum {name}.part); if [ "$1" != {hash} ]; then rm -f {name}.part; exit 8; fi; '
+    "rm -rf {name}.new && mkdir {name}.new && tar xzf {name}.part -C {name}.new "
+    "--strip-components=1 && mv {name}.new {name} && rm {name}.part"
+)
+
+
+def send(to: ssh.Host, archive: Path, timeout: float, tell: Callable[[str], None]) -> str:
+    """The bundle in ``archive`` on the device, unpacked; the name of its folder there.
+
+    Raises:
+        UserError: the connection broke too often (what arrived stays for the next time), or the
+            device cannot store it.
+    """
+    digest = sha256(archive)
+    name, total = digest[:16], archive.stat().st_size
+    problem: UserError = UserError("")
+    for attempt in range(ATTEMPTS):
+        try:
+            there = _there(to, name)
+            if there is None:
+                tell(f"the bundle is on {to.address} already")
+                return name
+            if there > total:
+                ssh.run(to, ENTER + f"rm -f {name}.part", SHORT)
+                there = 0
+            if there < total:
+                tell(f"sending the bundle to {to.address}{_from(there, total)}")
+                with archive.open("rb") as file:
+                    file.seek(there)
+                    ssh.feed(to, ENTER + _STORE.format(name=name, there=there), file, timeout)
+            status, said = ssh.run(to, ENTER + _UNPACK.format(name=name, hash=digest), timeout)
+            if status == 0:
+                return name
+            if status != 8:
+                raise UserError(f"{to.address} cannot unpack the bundle: {said.strip()}")
+            problem = UserError(f"the bundle does not arrive whole at {to.address}")
+        except ssh.ConnectionLostError as error:
+            problem = error
+            if attempt == 0 and not _reached(error):
+                raise
+            tell(f"the connection to {to.address} broke, trying again")
+            time.sleep(PAUSE)
+    raise UserError(f"{problem}; what arrived stays there, the next try goes on from it")
+
+
+def _reached(error: UserError) -> bool:
+    """Whether another try may do better: not where the host is unknown or lets nobody in."""
+    hopeless = ("Permission denied", "Host key", "Could not resolve", "refused", "No route")
+    return not any(word in str(error) for word in hopeless)
+
+
+def _there(to: ssh.Host, name: str) -> int | None:
+    """Bytes of the archive that have arrived; None where it is unpacked already."""
+    status, said = ssh.run(to, ENTER + _LOOK.format(name=name), 5 * SHORT)
+    word = said.split()[0] if said.split() else ""
+    if status != 0 or not (word == "ready" or word.isdecimal()):
+        raise UserError(f"{to.address} is no system that a bundle is for: {said.strip()[:200]}")
+    return None if word == "ready" else int(word)
+
+
+def _from(there: int, total: int) -> str:
+    return f", going on at {there / total:.0%}" if there else f", {total / 1e6:.1f} MB"
+
+
+def fetch(
+    to: ssh.Host,
+    name: str,
+    pack: Sequence[str],
+    place: Path,
+    timeout: float,
+    tell: Callable[[str], None],
+) -> None:
+    """Files of the bundle's folder ``name``, as the archive ``place``.
+
+    Args:
+        to: the device.
+        name: the bundle's folder there.
+        pack: what of it, patterns of the shell.
+        place: the file to write; nothing is left of it where this fails.
+        timeout: seconds for each connection.
+        tell: told when one broke.
+
+    Raises:
+        UserError: the connection broke too often, or there is nothing.
+    """
+    there = f"{name}.result.tar.gz"
+    what = " ".join(f"{name}/{pattern}" for pattern in pack)
+    make = f"tar czf {there} $(ls -d {what} 2>/dev/null) && sha256sum {there}"
+    digest = ""
+    problem: UserError = UserError("")
+    try:
+        for _ in range(ATTEMPTS):
+            try:
+                if not digest:
+                    status, said = ssh.run(to, ENTER + make, timeout)
+                    if status != 0:
+                        raise UserError(f"{to.address} has no results: {said.strip()[:200]}")
+                    digest = said.split()[0]
+                with place.open("ab") as file:
+                    begin = ssh.size_of(place) + 1
+                    ssh.drain(to, ENTER + f"tail -c +{begin} {there}", file, timeout)
+                if sha256(place) == digest:
+                    ssh.run(to, ENTER + f"rm -f {there}", SHORT)
+                    return
+                place.unlink()
+                problem = UserError(f"the results of {to.address} do not arrive whole")
+            except ssh.ConnectionLostError as error:
+                problem = error
+                tell(f"the connection to {to.address} broke, going on")
+        raise problem
+    except BaseException:
+        place.unlink(missing_ok=True)
+        raise

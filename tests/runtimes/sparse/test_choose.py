@@ -1,0 +1,130 @@
+"""Ways to cut a layer: all that are offered can be computed, the best by the model come first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from convs import Layer
+
+from prunedeploy.runtimes.sparse import choose
+from prunedeploy.runtimes.sparse.cost import LANES, cycles
+from prunedeploy.runtimes.sparse.emit.tiled import STREAMS
+from prunedeploy.runtimes.sparse.plan import UNIT
+from prunedeploy.runtimes.sparse.tiling import (
+    EIGHT,
+    MOST_OFFSET,
+    geometry,
+    inside,
+    is_direct,
+    is_flat,
+    pixels,
+    row_size,
+)
+
+SAME = (1, 1, 1, 1)
+LAYERS = [
+    Layer((1, 64, 56, 56), 64, density=0.1),
+    Layer((1, 512, 7, 7), 96, density=0.1),
+    Layer((1, 16, 28, 28), 32, strides=(2, 2), density=0.2),
+    Layer((1, 32, 28, 28), 32, (3, 3), pads=SAME, density=0.1),
+    Layer((8, 32, 7, 7), 32, (3, 3), pads=SAME, density=0.1),
+    Layer((1, 16, 29, 30), 32, (3, 3), (2, 2), SAME, density=0.1),
+    Layer((1, 3, 112, 112), 64, (7, 7), (2, 2), (3, 3, 3, 3), density=1.0, empty=0),
+    Layer((1, 8, 6, 700), 8, (3, 3), pads=SAME, density=0.1),
+    Layer((1, 64, 14, 14), 64, density=1.0),
+    Layer((16, 32, 7, 7), 32, (3, 3), pads=SAME, density=0.1, beside=True),
+    Layer((16, 32, 14, 14), 48, strides=(2, 2), density=0.1, beside=True),
+    Layer((2, 4, 2, 2), 8, groups=4, density=0.9),
+    Layer((3, 1, 1, 1), 3, (3, 3), pads=SAME, density=0.9),
+]
+ISAS = ("avx512", "avx2", "neon", "generic")
+REGISTERS = {"avx512": 32, "avx2": 16, "neon": 32, "generic": 16}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+def test_every_candidate_can_be_computed(layer: Layer, isa: str) -> None:
+    step = layer.step
+    found = list(choose.candidates(step, isa, 2))
+    assert found
+    assert len(set(found)) == len(found)
+    for way in found:
+        layout = geometry(step, way)
+        # sums stay in registers; no more than the smallest tile where rows alone fill them
+        elements = way.rows * way.pieces * way.eighths * EIGHT
+        assert elements < REGISTERS[isa] * LANES[isa] or way.pieces * way.eighths == 1, way
+        # offsets reach the last tap of a panel's last channel
+        farthest = (way.channels - 1) * layout.channel + max(max(row) for row in layout.taps)
+        assert farthest // layout.unit < MOST_OFFSET, way
+        assert all(tap % layout.unit == 0 for row in layout.taps for tap in row)
+        assert layout.channel % layout.unit == 0
+        assert 1 <= way.channels <= step.x.shape[1]
+        assert 1 <= way.groups <= max(step.weight.shape[0], 1)
+        # tiles hold the whole plane
+        if layout.flat:
+            assert layout.tiles * way.eighths * EIGHT >= pixels(step)
+            assert (layout.tiles - 1) * way.eighths * EIGHT < pixels(step)
+        else:
+            assert layout.columns <= way.eighths * EIGHT
+            assert layout.pitch % UNIT == 0
+        # in place only where planes lie as tiles need them
+        assert way.packed or (is_direct(step) and step.x.strides[1] % UNIT == 0)
+        assert not way.copies or not is_flat(step)
+
+
+@pytest.mark.parametrize("layer", LAYERS[1:6], ids=str)
+def test_streams_of_candidates_exist(layer: Layer) -> None:
+    """The offsets that are promised to fit do."""
+    step = layer.step
+    for way in list(choose.candidates(step, "avx512", 2))[::5]:
+        STREAMS[way.kernel](step, way, geometry(step, way))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_the_best_by_the_model_is_first(isa: str) -> None:
+    for layer in LAYERS[::3]:
+        step = layer.step
+        ways = choose.ranked(step, isa, 2)
+        costs = [cycles(step, way, isa, 2) for way in ways]
+        assert costs == sorted(costs)
+        assert min(costs) > 0
+        assert choose.tiling(step, isa, 2) == ways[0]
+
+
+def test_the_kernel_follows_from_the_density() -> None:
+    """Scattered zeros are computed row by row, dense layers in blocks of rows."""
+    sparse = Layer((1, 64, 14, 14), 64, density=0.1)
+    assert {way.kernel for way in choose.candidates(sparse.step, "avx512", 2)} == {"rows"}
+    dense = replace(sparse, density=1.0)
+    assert "rows" not in {way.kernel for way in choose.candidates(dense.step, "avx512", 2)}
+    assert choose.tiling(dense.step, "avx512").rows > 1
+
+
+def test_twice_the_weights_cost_nearly_twice() -> None:
+    layer = Layer((1, 128, 28, 28), 128, density=0.1, empty=0)
+    step = layer.step
+    way = choose.tiling(step, "avx512", 1)
+    twice = replace(layer, density=0.2).step
+    assert 1.6 < cycles(twice, way, "avx512", 1) / cycles(step, way, "avx512", 1) < 2.1
+
+
+def test_two_threads_need_half_the_time_of_one() -> None:
+    for layer in LAYERS[:6]:
+        step = layer.step
+        one = cycles(step, choose.tiling(step, "avx512", 1), "avx512", 1)
+        two = cycles(step, choose.tiling(step, "avx512", 2), "avx512", 2)
+        assert 1.6 < one / two < 2.2, layer
+
+
+def test_small_images_may_lie_one_behind_the_other() -> None:
+    """A copy for every tap fills vectors that rows of seven pixels do not."""
+    ways = list(choose.candidates(LAYERS[4].step, "avx512", 2))
+    assert any(way.im2col for way in ways)
+    assert not any(way.im2col for way in choose.candidates(LAYERS[3].step, "avx512", 2))
+
+
+def test_rows_wider_than_the_registers_are_cut_into_bands() -> None:
+    step = LAYERS[7].step
+    assert inside(step) == 1
+    assert all(way.eighths * EIGHT < row_size(step) for way in choose.candidates(step, "avx2", 2))

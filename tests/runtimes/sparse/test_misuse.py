@@ -1,0 +1,183 @@
+"""What users do that nobody thought of: one clear line, or the right numbers, never a crash."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from engines import build, feed, network, output
+from onnx import TensorProto, helper, numpy_helper, save
+
+from prunedeploy import artifact
+from prunedeploy.errors import UserError
+from prunedeploy.runtimes.sparse import choose
+from prunedeploy.runtimes.sparse import compile as compiling
+from prunedeploy.runtimes.sparse import tune as tuning
+from prunedeploy.runtimes.sparse.compile import build_library, toolchain
+from prunedeploy.runtimes.sparse.emit.project import Project
+from prunedeploy.runtimes.sparse.lower import Refusal, lower
+from prunedeploy.runtimes.sparse.lower.graph import Graph
+from prunedeploy.runtimes.sparse.lower.place import Placer
+from prunedeploy.runtimes.sparse.plan import LARGEST, Conv, planar
+from prunedeploy.runtimes.sparse.tiling import Tiling
+from prunedeploy.targets import by_name
+
+HOST = by_name("host")
+SMALL = Project({"steps_0.c": "int pd_one(void) { return 1; }\n"}, b"", "generic", (1,), {})
+
+
+def convolution(
+    shape: tuple[int, ...], weight: tuple[int, ...], seed: int = 0, **attributes: object
+) -> ir.Model:
+    """One Conv of random weights over ``shape``."""
+    values = np.random.default_rng(seed).standard_normal(weight).astype(np.float32)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], "far", **attributes)
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", *shape])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(values, "w")],
+    )
+    imports = [helper.make_opsetid("", 20)]
+    return ir.from_proto(helper.make_model(graph, opset_imports=imports, ir_version=10))
+
+
+# -- sizes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "weight", "attributes"),
+    [
+        ((3, 20, 23), (4, 3, 3, 3), {"pads": [150] * 4, "dilations": [150, 150]}),
+        ((2, 5, 230), (3, 2, 201, 211), {"pads": [100] * 4}),
+        ((2, 30, 30), (0, 2, 3, 3), {}),
+        ((0, 20, 20), (3, 0, 3, 3), {}),
+    ],
+    ids=["far apart", "a large window", "no outputs", "no inputs"],
+)
+def test_windows_that_reach_far_and_layers_of_nothing(tmp_path, shape, weight, attributes):
+    """``build`` compares what the engine computes with the model."""
+    save(ir.to_proto(convolution(shape, weight, **attributes)), str(tmp_path / "m.onnx"))
+    engine = build(tmp_path / "m.onnx", tmp_path / "e", threads=2)
+    assert engine.manifest.difference.max_rel <= 1e-5
+
+
+def test_a_window_that_reaches_too_far():
+    wide = Conv(
+        "far", planar(0, (1, 1, 1, 40), 1), planar(1, (1, 1, 1, 40), 1),
+        np.ones((1, 1, 1, 70000), np.float32), np.zeros(1, np.float32), pads=(0, 35000, 0, 34999),
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"Conv \(far\): its window reaches too far: use --runtime"):
+        choose.ranked(wide, "avx512", 2)
+
+
+def test_tensors_that_32_bits_cannot_count():
+    found = lower(convolution((64, 8192, 8192), (1, 64, 1, 1)), 1)
+    assert isinstance(found, Refusal)
+    assert "is too large" in str(found)
+    assert str(LARGEST) in str(found)
+    found = lower(convolution((64, 512, 512), (1, 64, 1, 1)), 128)
+    assert f"a tensor of {128 * 64 * 512 * 512} elements is too large" in str(found)
+    assert not isinstance(lower(convolution((64, 512, 512), (1, 64, 1, 1)), 64), Refusal)
+
+
+def test_names_stay_different():
+    placer = Placer(Graph([]))
+    names = [placer.name(name) for name in ("a", "a", "a#2", "a", "b")]
+    assert len(set(names)) == len(names)
+    assert names[:2] == ["a", "a#2"]
+
+
+# -- compilers and folders -------------------------------------------------------------------------
+
+
+def test_a_command_that_is_none(monkeypatch):
+    monkeypatch.setenv("PRUNEDEPLOY_CC", "'gcc")
+    with pytest.raises(UserError, match="PRUNEDEPLOY_CC is no command: no closing quotation in 'g"):
+        toolchain(HOST)
+    monkeypatch.setenv("PRUNEDEPLOY_CC", " ")  # as good as not set
+    assert toolchain(HOST).name in ("gcc", "clang", "ziglang")
+
+
+def test_a_program_that_is_no_compiler(tmp_path):
+    tools = compiling.Toolchain((shutil.which("true") or "true",), "true", "9.1", "generic", ())
+    with pytest.raises(UserError, match=r"true 9.1 wrote nothing: name a C compiler in"):
+        build_library(SMALL, tmp_path / "x.so", tools)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_full_disk_for_what_is_compiled(monkeypatch, tmp_path):
+    def full(project: Project, folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(compiling, "write", full)
+    with pytest.raises(UserError, match=r"cannot write to .*: No space left on device; set TMPDIR"):
+        build_library(SMALL, tmp_path / "x.so", toolchain(HOST))
+
+
+@pytest.mark.parametrize("what", ["a list", "a folder"])
+def test_a_cache_that_is_none(tmp_path, what):
+    path = tuning._Store(tmp_path, "generic", 1)._path
+    if what == "a folder":
+        path.mkdir()
+    else:
+        path.write_text(json.dumps(["not", "ours"]))
+    store = tuning._Store(tmp_path, "generic", 1)
+    assert store.get("case") is None
+    store.update({"case": Tiling("rows", 1, 1, 1)})
+    assert store.get("case") == Tiling("rows", 1, 1, 1)
+
+
+# -- sessions --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    """Under a name with spaces and letters from elsewhere."""
+    folder = tmp_path_factory.mktemp("ein Ordner mit ß")
+    return build(network(folder / "net.onnx"), folder / "größe 2", batch=2, threads=2)
+
+
+def test_profiling_names_what_is_missing(engine):
+    with artifact.open(engine) as session:
+        with pytest.raises(UserError, match="input 'input' is missing"):
+            session.profile({})
+        with pytest.raises(UserError, match="takes float32, found float64"):
+            session.profile({"input": feed(engine, 2)["input"].astype(np.float64)})
+
+
+def test_a_fork_while_another_thread_computes(engine):
+    """The child gets the lock as it was: held by a thread that is not there."""
+    with artifact.open(engine) as session:
+        held, done = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with session._turn:
+                held.set()
+                done.wait()
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        child = os.fork()
+        if child == 0:  # pragma: no cover - in the child
+            signal.alarm(10)  # where it would wait for ever
+            status = 1
+            try:
+                session.run(feed(engine, 2))
+            except UserError as error:
+                status = 0 if "forked" in str(error) else 2
+            session.close()
+            os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        done.set()
+        thread.join()
+        assert output(session, feed(engine, 2)).shape == (2, 10)

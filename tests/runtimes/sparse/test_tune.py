@@ -1,0 +1,219 @@
+"""Tuning: measured once, remembered, and never in the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engines import network
+from lowered import Small
+
+from prunedeploy import artifact
+from prunedeploy.runtimes.sparse import choose, tune
+from prunedeploy.runtimes.sparse.compile import Toolchain, toolchain
+from prunedeploy.runtimes.sparse.lower import lower
+from prunedeploy.runtimes.sparse.plan import Conv, Plan
+from prunedeploy.runtimes.sparse.tiling import Tiling, geometry
+from prunedeploy.targets import by_name
+
+
+@pytest.fixture(scope="module")
+def tools() -> Toolchain:
+    return toolchain(by_name("host"))
+
+
+@pytest.fixture(autouse=True)
+def _few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two candidates a case, and no optimisation: what is chosen does not matter here."""
+    monkeypatch.setitem(tune.CANDIDATES, "quick", 2)
+    monkeypatch.setitem(tune.ROUNDS, "quick", 1)
+    monkeypatch.setattr(tune, "FLUSH", 1 << 10)
+
+
+def _quick(tools: Toolchain) -> Toolchain:
+    """The same compiler, faster: later flags win."""
+    return dataclasses.replace(tools, flags=(*tools.flags, "-O0"))
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    """Two tiled layers of one shape, a depthwise and a narrow one."""
+    net = Small(seed=3)
+    x = net.input(1, 9, 9, 9)
+    for _ in range(2):
+        weight = net.normal(9, 9, 3, 3)
+        weight.reshape(-1)[np.arange(weight.size) % 5 > 0] = 0
+        x = net.node("Conv", x, weight, net.normal(9), pads=[1, 1, 1, 1])
+    x = net.conv(x, 9, 9, group=9)
+    pooled = net.node("Flatten", net.node("GlobalAveragePool", x))
+    model = net.model(net.node("Gemm", pooled, net.normal(9, 4), net.normal(4)))
+    found = lower(model, 1, {})
+    assert isinstance(found, Plan)
+    return found
+
+
+def _tiled(plan: Plan) -> list[Conv]:
+    return [s for s in plan.steps if isinstance(s, Conv) and tune._is_tiled(s)]
+
+
+def test_effort_none_takes_the_models_word_without_a_compiler(
+    plan: Plan, tools: Toolchain, tmp_path: Path
+) -> None:
+    none = dataclasses.replace(tools, command=("/nowhere/cc",))
+    found = tune.tune(plan, none, 2, "none", tmp_path)
+    assert found.measured == 0
+    assert found.tilings == {step.name: choose.tiling(step, tools.isa, 2) for step in _tiled(plan)}
+    assert len(found.tilings) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_measured_is_remembered(plan: Plan, tools: Toolchain, tmp_path: Path) -> None:
+    told: list[str] = []
+    first = tune.tune(plan, _quick(tools), 2, "quick", tmp_path, told.append)
+    assert first.measured == 1  # both layers are one case
+    assert told == ["measuring 1 kinds of layers"]
+    assert set(first.tilings) == {step.name for step in _tiled(plan)}
+    for step in _tiled(plan):
+        assert first.tilings[step.name] in set(choose.candidates(step, tools.isa, 2))
+    (file,) = tmp_path.iterdir()
+    before = file.read_bytes()
+    assert file.name.startswith(f"tilings-{tools.isa}-")
+
+    none = dataclasses.replace(tools, command=("/nowhere/cc",))
+    second = tune.tune(plan, none, 2, "quick", tmp_path, told.append)
+    assert second == tune.Tuned(first.tilings, 0)
+    assert len(told) == 1
+    assert file.read_bytes() == before
+    # another number of threads is another case: this one needs the compiler
+    with pytest.raises(Exception, match=r"nowhere|compiler"):
+        tune.tune(plan, none, 1, "quick", tmp_path)
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "no JSON": lambda data: b"\xff\xfe\x00",
+    "a list": lambda data: b"[1, 2]",
+    "null": lambda data: b"null",
+    "no tilings": lambda data: json.dumps(dict.fromkeys(json.loads(data), 7)).encode(),
+    "other fields": lambda data: json.dumps(
+        {key: {**way, "colour": 1} for key, way in json.loads(data).items()}
+    ).encode(),
+    "missing fields": lambda data: json.dumps(
+        {key: {"kernel": "rows"} for key in json.loads(data)}
+    ).encode(),
+    "wrong types": lambda data: json.dumps(
+        {key: {**way, "pieces": "many"} for key, way in json.loads(data).items()}
+    ).encode(),
+    "absurd": lambda data: json.dumps(
+        {key: {**way, "eighths": 0} for key, way in json.loads(data).items()}
+    ).encode(),
+}
+
+
+@pytest.fixture(scope="module")
+def remembered(
+    plan: Plan, tools: Toolchain, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, bytes]:
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(tune.CANDIDATES, "quick", 2)
+        patch.setitem(tune.ROUNDS, "quick", 1)
+        tune.tune(plan, _quick(tools), 2, "quick", folder)
+    (file,) = folder.iterdir()
+    return file.name, file.read_bytes()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_cache_is_ignored(
+    damage: str,
+    plan: Plan,
+    tools: Toolchain,
+    remembered: tuple[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The case is measured anew, and the cache is whole again."""
+    name, data = remembered
+    (tmp_path / name).write_bytes(DAMAGES[damage](data))
+    asked: list[str] = []
+
+    def measured(
+        cases: dict[str, Conv], tools: Toolchain, threads: int, effort: tune.Effort
+    ) -> dict[str, Tiling]:
+        """In place of the compiler: this is about the cache."""
+        asked.extend(cases)
+        return {key: choose.tiling(step, tools.isa, threads) for key, step in cases.items()}
+
+    monkeypatch.setattr(tune, "_measure", measured)
+    found = tune.tune(plan, tools, 2, "quick", tmp_path)
+    assert len(asked) == found.measured == 1
+    for step in _tiled(plan):
+        geometry(step, found.tilings[step.name])
+    assert tune.tune(plan, tools, 2, "quick", tmp_path) == tune.Tuned(found.tilings, 0)
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(
+    plan: Plan, tools: Toolchain, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    found = tune.tune(plan, _quick(tools), 2, "quick", tmp_path / "file" / "cache")
+    assert found.measured == 1
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_the_users_cache_is_where_xdg_says(
+    plan: Plan, tools: Toolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tune.tune(plan, _quick(tools), 2, "quick")
+    assert [f.name[:8] for f in (tmp_path / "prunedeploy").iterdir()] == ["tilings-"]
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert tune._cache_folder() == tmp_path / "home" / ".cache" / "prunedeploy"
+
+
+def test_kernels_of_other_layers_are_other_cases(plan: Plan, tmp_path: Path) -> None:
+    """All that speed depends on is in the key; the values of the weights are not."""
+    store = tune._Store(tmp_path, "avx512", 2)
+    step = _tiled(plan)[0]
+    key = store.key(step, "quick")
+    same = dataclasses.replace(step, name="other", weight=-step.weight)
+    assert store.key(same, "quick") == key
+    others = [
+        dataclasses.replace(step, residual=step.y),
+        dataclasses.replace(step, pads=(0, 1, 2, 1)),
+        dataclasses.replace(step, dilations=(1, 2)),
+        dataclasses.replace(step, weight=np.ones_like(step.weight)),
+    ]
+    keys = {key, store.key(step, "full"), *(store.key(other, "quick") for other in others)}
+    assert len(keys) == 6
+    assert tune._Store(tmp_path, "avx512", 1).key(step, "quick") not in keys
+
+
+def test_every_kernel_is_measured(plan: Plan) -> None:
+    """The model's ranks do not keep a kernel from being tried."""
+    step = dataclasses.replace(_tiled(plan)[0], weight=np.ones_like(_tiled(plan)[0].weight))
+    ways = choose.ranked(step, "avx512", 2)
+    chosen = tune._diverse(ways, "quick")
+    assert {way.kernel for way in chosen} == {way.kernel for way in ways}
+    assert len(chosen) <= 2 * len({way.kernel for way in ways})
+
+
+@pytest.mark.slow
+def test_a_remembered_choice_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = network(tmp_path / "net.onnx")
+    engines = [
+        artifact.build(model, "host", "sparse", tmp_path / name, tune="quick", threads=2)
+        for name in ("one", "two")
+    ]
+    for name in ("model.so", "model.h", "layers.json"):
+        assert (engines[0].path / name).read_bytes() == (engines[1].path / name).read_bytes()
+    assert list((tmp_path / "cache" / "prunedeploy").iterdir())

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from prunedeploy.errors import UserError
-from prunedeploy.runtimes.sparse import blocks
+from prunedeploy.runtimes.sparse import blocks, winograd
 from prunedeploy.runtimes.sparse.cost import LANES, cycles
 from prunedeploy.runtimes.sparse.plan import UNIT, Conv
 from prunedeploy.runtimes.sparse.tiling import (
@@ -110,6 +110,8 @@ def _shapes(step: Conv, isa: str) -> Iterator[Tiling]:
         kernels = [("block", rows) for rows in (4, 6, 8, 12, 14)]
     if blocks.share(step) >= BLOCKS:
         kernels += [("mixed", rows) for rows in (4, 6, 8, 12, 14)]
+    if density(step) >= DENSE and not is_flat(step) and winograd.suits(step):
+        yield from _winograd_shapes(step, sums)
     for kernel, rows in kernels:
         most = max(sums // rows, 1)
         if is_flat(step):
@@ -145,6 +147,17 @@ def _flat_shapes(step: Conv, kernel: str, rows: int, most: int) -> Iterator[Tili
         in_place = is_direct(step) and step.x.strides[1] % UNIT == 0
         for packed in (False, True) if in_place else (True,):
             yield Tiling(kernel, 1, eighths, 1, packed=packed, rows=rows)  # type: ignore[arg-type]
+
+
+def _winograd_shapes(step: Conv, sums: int) -> Iterator[Tiling]:
+    """Two rows of pixels, and the sums of a transformed row besides."""
+    pixel, whole = -(-inside(step) // 8), -(-row_size(step) // 8)
+    for rows in range(1, 7):
+        most = sums // (3 * rows) // pixel * pixel
+        widths = {-(-whole // bands // pixel) * pixel for bands in range(1, whole + 1)}
+        for eighths in sorted(width for width in widths if 2 <= width <= most or width == whole):
+            if eighths <= most:
+                yield Tiling("winograd", 2, eighths, 1, rows=rows)
 
 
 def _im2col_shapes(step: Conv, kernel: str, rows: int, most: int) -> Iterator[Tiling]:

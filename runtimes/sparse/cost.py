@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from prunedeploy.runtimes.sparse import blocks
+from prunedeploy.runtimes.sparse import blocks, winograd
 from prunedeploy.runtimes.sparse.plan import Conv
 from prunedeploy.runtimes.sparse.tiling import Geometry, Tiling, geometry, inside
 
@@ -20,7 +20,7 @@ LANES = {"avx512": 16, "avx2": 8, "neon": 4, "generic": 4, "scalar": 1}
 L1 = 36 * 1024  # bytes of a panel up to which its loads come from the first-level cache
 L2_LOADS = 0.75  # what loads cost more where the panel is far larger than that
 SPLIT = 0.95  # what a load costs more that crosses a cache line
-WEIGHT = 1.1  # of a non-zero: its weight spread over a vector, its offset
+WEIGHT = 0.7  # of a non-zero: its weight spread over a vector, its offset
 VISIT = 8.0  # of a row in a panel, whatever its length
 SUM = 2.0  # of a vector of sums: stored at the end of a visit
 RESUMED = 1.5  # and, where a row goes on in the next panel, fetched again
@@ -44,6 +44,11 @@ def cycles(step: Conv, way: Tiling, isa: str, threads: int) -> float:
         # rows for themselves count as part of a block's column
         columns = work.columns + work.nonzeros * _inner(step, single, layout, lanes) / inner
         visits = (work.chunks + work.rows / way.rows) * panels
+    elif way.kernel == "winograd":
+        height = step.weight.shape[2]
+        products = sum(len(taps) + 1 for taps in winograd.phases(step))
+        columns = step.weight[0].size // height * products * math.ceil(len(step.weight) / way.rows)
+        visits = math.ceil(len(step.weight) / way.rows) * panels * (1 + products / 3)
     elif way.kernel == "block":
         columns = step.weight[0].size * math.ceil(len(step.weight) / way.rows)
         visits = math.ceil(len(step.weight) / way.rows) * panels
@@ -67,13 +72,14 @@ def _inner(step: Conv, way: Tiling, layout: Geometry, lanes: int) -> float:
         kernel = step.weight.shape[3]
         split = SPLIT * (kernel - 1) / kernel * min(1.0, lanes / 16)
     # rows of half a vector start on a line's first half: they never cross into the next
-    loads = way.pieces * (whole * (1 + split) + (0.5 if half else 0))
+    pieces = way.pieces if way.kernel != "winograd" else 1  # of its products, one a column
+    loads = pieces * (whole * (1 + split) + (0.5 if half else 0))
     width = way.eighths * 8 if layout.flat and not way.im2col else layout.channel
     size = 4 * way.channels * width
     loads *= 1 + L2_LOADS * max(0.0, 1 - L1 / size)
     if way.kernel == "rows":
         return loads + WEIGHT
-    vectors = way.pieces * way.eighths * 8 / lanes
+    vectors = pieces * way.eighths * 8 / lanes
     return max(way.rows * vectors, loads + way.rows * 0.5) + 0.15 * loads + 0.5
 
 

@@ -36,7 +36,7 @@ class Tiling:
         rows: output rows of a block.
     """
 
-    kernel: Literal["rows", "block", "mixed"]
+    kernel: Literal["rows", "block", "mixed", "winograd"]
     pieces: int
     eighths: int
     channels: int

@@ -147,7 +147,7 @@ def _is_sound(way: Tiling) -> bool:
 
 def _machine(isa: str) -> str:
     """This processor, and the kernels as they are: other kernels have other best tilings."""
-    kernels = closure(["rows.h", "block.h", "mixed.h"])
+    kernels = closure(["rows.h", "block.h", "mixed.h", "winograd.h"])
     digest = hashlib.sha256(repr(sorted(kernels.items())).encode())
     digest.update(Path(choose.__file__).read_bytes())
     for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
@@ -202,7 +202,7 @@ def _measure(
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "trials.so"
         files = _sources(codes)
-        files |= closure(["pd.h", "rows.h", "block.h", "mixed.h", "functions.h"])
+        files |= closure(["pd.h", "rows.h", "block.h", "mixed.h", "winograd.h", "functions.h"])
         build_library(Project(files, b"", isa, (), {}), library, tools)
         seconds = _run(library, codes, [size for *_, size in trials], constants, threads, effort)
     best: dict[str, tuple[float, Tiling]] = {}

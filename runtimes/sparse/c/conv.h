@@ -48,6 +48,7 @@ typedef struct {
     int32_t packed;           /* 0: flat tiles are read where they lie */
     int32_t channel;          /* elements of a packed channel */
     int32_t phases;           /* 0 for flat tiles */
+    int32_t winograd;         /* rows of phases are transformed (winograd.h) */
     int32_t taps;             /* of im2col: copies of a channel; 0 elsewhere */
     uint64_t x_stride, y_stride, residual_stride;
     uint64_t phase, panel, part, bias, gather; /* bytes into the constants */
@@ -81,6 +82,25 @@ typedef pd_vec_u pd_half_u;
 PD_INLINE pd_half pd_half_splat(float x) { return x - (pd_half){0}; }
 PD_INLINE pd_half pd_half_load(const float *p) { return *(const pd_half_u *)p; }
 PD_INLINE void pd_half_store(float *p, pd_half v) { *(pd_half_u *)p = v; }
+
+/* Four weights in one load, spread over a vector each by a shuffle: loads are what limits the loop
+ * over non-zeros, and a weight of its own would be one for every few of the plane. */
+#if PD_LANES == 16
+PD_INLINE pd_vec pd_four(const float *p) {
+    return (pd_vec)_mm512_broadcast_f32x4(_mm_loadu_ps(p));
+}
+#define pd_spread(four, i) ((pd_vec)_mm512_permute_ps((__m512)(four), 0x55 * (i)))
+#define pd_lower(v) ((pd_half)_mm512_castps512_ps256((__m512)(v)))
+#elif PD_LANES == 8
+PD_INLINE pd_vec pd_four(const float *p) {
+    const __m128 four = _mm_loadu_ps(p);
+    return (pd_vec)_mm256_broadcast_ps(&four);
+}
+#define pd_spread(four, i) ((pd_vec)_mm256_permute_ps((__m256)(four), 0x55 * (i)))
+#define pd_lower(v) (v)
+#else
+#define pd_lower(v) (v)
+#endif
 
 /* `count` elements (at most a vector), exactly. */
 PD_INLINE void pd_store_part(float *to, pd_vec v, int count) {
@@ -207,6 +227,32 @@ static void pd_pack_phase(float *to, const float *plane, const pd_phase *f, int 
 #endif
 }
 
+/* The rows of a phase transformed for two output rows, in place: B^T of F(2, rows - 1) at the points
+ * 0, 1, -1, 2 and infinity (winograd.py says where it comes from). */
+static void pd_winograd_rows(float *x, int rows, int pitch) {
+    for (int j = 0; j < pitch; j += PD_LANES, x += PD_LANES) {
+        const pd_vec a = pd_load(x), b = pd_load(x + pitch);
+        const pd_vec c = rows > 2 ? pd_load(x + 2 * pitch) : a;
+        const pd_vec d = rows > 3 ? pd_load(x + 3 * pitch) : a;
+        const pd_vec e = rows > 4 ? pd_load(x + 4 * pitch) : a;
+        if (rows == 3) {
+            pd_store(x, b - a);
+            pd_store(x + 2 * pitch, c - b);
+        } else if (rows == 4) {
+            pd_store(x, c - a);
+            pd_store(x + pitch, b + c);
+            pd_store(x + 2 * pitch, c - b);
+            pd_store(x + 3 * pitch, d - b);
+        } else if (rows == 5) {
+            pd_store(x, (a - c) * 2 + (d - b));
+            pd_store(x + pitch, d - c - b * 2);
+            pd_store(x + 2 * pitch, b * 2 - c * 3 + d);
+            pd_store(x + 3 * pitch, d - b);
+            pd_store(x + 4 * pitch, (b - d) * 2 + (e - c));
+        }
+    }
+}
+
 /* Where a window tile begins in the result. */
 typedef struct {
     int image, row, column;
@@ -297,6 +343,7 @@ static void pd_pack(float *to, const pd_work *w, const pd_conv *c, const float *
         for (int f = 0; f < c->phases; f++) {
             pd_pack_phase(to + phases[f].place, plane, &phases[f], at.row * c->row_step,
                           at.column * c->column_step, c->height, c->width, c->block);
+            if (c->winograd) pd_winograd_rows(to + phases[f].place, phases[f].rows, phases[f].width);
         }
     }
 }

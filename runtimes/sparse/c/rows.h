@@ -6,6 +6,21 @@
  * 1 << PD_LOG_UNIT elements; PD_ACT(v) where the activation is more than a clamp. */
 #include "conv.h"
 
+#ifndef PD_TERM
+/* A weight, in every element of a vector, times the plane at an offset, added to the sums. */
+#define PD_TERM(units, spread)                                                                 \
+    {                                                                                         \
+        const float *from = tile + ((uint64_t)(units) << PD_LOG_UNIT);                        \
+        const pd_vec by = spread;                                                             \
+        _Pragma("GCC unroll 32") for (int r = 0; r < PD_PIECES; r++) {                        \
+            _Pragma("GCC unroll 32") for (int v = 0; v < PD_FULL; v++)                        \
+                a[r][v] += by * pd_loadu(from + r * PD_PITCH + v * PD_LANES);                 \
+            if (PD_HALF)                                                                      \
+                b[r] += pd_lower(by) * pd_half_load(from + r * PD_PITCH + PD_FULL * PD_LANES); \
+        }                                                                                     \
+    }
+#endif
+
 #define PD_FULL (PD_EIGHTS * 8 / PD_LANES)        /* whole vectors of a piece */
 #define PD_HALF (PD_EIGHTS * 8 % PD_LANES != 0)   /* and one of half the width */
 
@@ -38,19 +53,19 @@ static __attribute__((noinline)) void PD_NAME(
                     b[r] = pd_half_load(sum + r * PD_EIGHTS * 8 + PD_FULL * PD_LANES);
             }
         }
-        for (int k = 0; k < n; k++) {
-            const float *from = tile + ((uint32_t)offset[k] << PD_LOG_UNIT);
-            const float weight = weights[k];
-            const pd_vec by = pd_splat(weight);
-#pragma GCC unroll 32
-            for (int r = 0; r < PD_PIECES; r++) {
-#pragma GCC unroll 32
-                for (int v = 0; v < PD_FULL; v++)
-                    a[r][v] += by * pd_loadu(from + r * PD_PITCH + v * PD_LANES);
-                if (PD_HALF)
-                    b[r] += weight * pd_half_load(from + r * PD_PITCH + PD_FULL * PD_LANES);
-            }
+        int k = 0;
+#ifdef pd_spread
+        for (; k + 4 <= n; k += 4) {
+            const pd_vec four = pd_four(weights + k);
+            uint64_t units;
+            memcpy(&units, offset + k, sizeof units);
+            PD_TERM((uint16_t)units, pd_spread(four, 0))
+            PD_TERM((uint16_t)(units >> 16), pd_spread(four, 1))
+            PD_TERM((uint16_t)(units >> 32), pd_spread(four, 2))
+            PD_TERM(units >> 48, pd_spread(four, 3))
         }
+#endif
+        for (; k < n; k++) PD_TERM(offset[k], pd_splat(weights[k]))
         offset += n;
         weights += n;
         if (!(flags & PD_LAST)) {

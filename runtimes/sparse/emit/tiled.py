@@ -18,9 +18,15 @@ from prunedeploy.runtimes.sparse.tiling import (
     pixels,
     row_size,
 )
+from prunedeploy.runtimes.sparse.winograd import winograd_streams
 from prunedeploy.types import Array
 
-STREAMS = {"rows": streams, "block": dense_streams, "mixed": mixed_streams}
+STREAMS = {
+    "rows": streams,
+    "block": dense_streams,
+    "mixed": mixed_streams,
+    "winograd": winograd_streams,
+}
 LOG_UNIT = {1: 0, 16: 4}  # log2 of what offsets count in
 
 
@@ -98,6 +104,7 @@ def _record(step: Conv, context: Context, tiling: Tiling, layout: Geometry, pack
         "x_stride": step.x.strides[1],
         "y_stride": step.y.strides[1],
         "residual_stride": 0 if step.residual is None else step.residual.strides[1],
+        "winograd": int(tiling.kernel == "winograd"),
         "taps": step.weight[0, 0].size if tiling.im2col else 0,
         "phase": store(phases(layout.phases)),
         "panel": store(np.array(packed.panels, np.int32)),

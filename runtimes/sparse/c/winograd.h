@@ -1,0 +1,115 @@
+/* winograd: two rows of pixels of PD_ROWS output channels, from transformed rows of the input (see
+ * winograd.py). A block is one segment for each transformed row; the sums of a segment are added
+ * to the two output rows with the factors of its point.
+ *
+ * A template like block.h; a tile has two pieces. All blocks read the same offsets; a visit is a
+ * segment: `row` the block's first row, `count` its columns, its point in the flags from
+ * PD_KIND on; PD_SHARED marks a block's last one. */
+#include "conv.h"
+
+#define PD_FULL (PD_EIGHTS * 8 / PD_LANES)
+#define PD_HALF (PD_EIGHTS * 8 % PD_LANES != 0)
+
+#ifndef PD_WINOGRAD
+#define PD_WINOGRAD
+enum { PD_KIND = 8 };
+static const float pd_winograd_points[5][2] = {{1, 0}, {1, 1}, {1, -1}, {1, 2}, {0, 1}};
+#endif
+
+static __attribute__((noinline)) void PD_NAME(
+    const pd_visit *visits, uint32_t count, uint32_t first, const void *offsets,
+    const float *weights, const float *tile, float *sums, const pd_store_to *to) {
+    const uint16_t *offset = (const uint16_t *)offsets;
+    const int size = PD_PIECES * PD_EIGHTS * 8;
+    const pd_visit *const end = visits + count;
+    while (visits < end) {
+        const uint32_t begin = visits->row;
+        const int flags = visits->flags;
+        const int rows = to->rows - (int)begin < PD_ROWS ? to->rows - (int)begin : PD_ROWS;
+        pd_vec all[PD_ROWS][PD_PIECES][PD_FULL + 1];
+        pd_half half[PD_ROWS][PD_PIECES];
+#pragma GCC unroll 32
+        for (int m = 0; m < PD_ROWS; m++) {
+            const float *sum = sums + (uint64_t)(begin - first + m) * size;
+            const float bias = flags & PD_FIRST && m < rows ? to->bias[begin + m] : 0;
+#pragma GCC unroll 32
+            for (int r = 0; r < PD_PIECES; r++) {
+#pragma GCC unroll 32
+                for (int v = 0; v < PD_FULL; v++)
+                    all[m][r][v] = flags & PD_FIRST
+                        ? pd_splat(bias) : pd_loadu(sum + r * PD_EIGHTS * 8 + v * PD_LANES);
+                if (PD_HALF)
+                    half[m][r] = flags & PD_FIRST ? pd_half_splat(bias)
+                        : pd_half_load(sum + r * PD_EIGHTS * 8 + PD_FULL * PD_LANES);
+            }
+        }
+        const uint16_t *at = offset;
+        for (int more = 1; more; visits++) {
+            const int n = visits->count;
+            const float *factor = pd_winograd_points[visits->flags >> PD_KIND];
+            more = !(visits->flags & PD_SHARED);
+            pd_vec part[PD_ROWS][PD_FULL + 1];
+            pd_half rest[PD_ROWS];
+#pragma GCC unroll 32
+            for (int m = 0; m < PD_ROWS; m++) {
+#pragma GCC unroll 32
+                for (int v = 0; v < PD_FULL; v++) part[m][v] = pd_splat(0);
+                if (PD_HALF) rest[m] = pd_half_splat(0);
+            }
+            for (int k = 0; k < n; k++, weights += PD_ROWS) {
+                const float *from = tile + ((uint32_t)at[k] << PD_LOG_UNIT);
+                pd_vec x[PD_FULL + 1];
+                pd_half y = {0};
+#pragma GCC unroll 32
+                for (int v = 0; v < PD_FULL; v++) x[v] = pd_loadu(from + v * PD_LANES);
+                if (PD_HALF) y = pd_half_load(from + PD_FULL * PD_LANES);
+#pragma GCC unroll 32
+                for (int m = 0; m < PD_ROWS; m++) {
+#pragma GCC unroll 32
+                    for (int v = 0; v < PD_FULL; v++) part[m][v] += pd_splat(weights[m]) * x[v];
+                    if (PD_HALF) rest[m] += weights[m] * y;
+                }
+            }
+            at += n;
+#pragma GCC unroll 32
+            for (int m = 0; m < PD_ROWS; m++)
+#pragma GCC unroll 32
+                for (int r = 0; r < PD_PIECES; r++) {
+#pragma GCC unroll 32
+                    for (int v = 0; v < PD_FULL; v++)
+                        all[m][r][v] += pd_splat(factor[r]) * part[m][v];
+                    if (PD_HALF) half[m][r] += factor[r] * rest[m];
+                }
+        }
+#pragma GCC unroll 32
+        for (int m = 0; m < PD_ROWS; m++) {
+            const uint32_t row = begin + m;
+            pd_vec (*a)[PD_FULL + 1] = all[m];
+            pd_half *b = half[m];
+            if (flags & PD_LAST) {
+                if (m >= rows) continue;
+#include "finish.h"
+            } else {
+                float *sum = sums + (uint64_t)(row - first) * size;
+#pragma GCC unroll 32
+                for (int r = 0; r < PD_PIECES; r++) {
+#pragma GCC unroll 32
+                    for (int v = 0; v < PD_FULL; v++)
+                        pd_storeu(sum + r * PD_EIGHTS * 8 + v * PD_LANES, a[r][v]);
+                    if (PD_HALF)
+                        pd_half_store(sum + r * PD_EIGHTS * 8 + PD_FULL * PD_LANES, b[r]);
+                }
+            }
+        }
+    }
+}
+
+#undef PD_FULL
+#undef PD_HALF
+#undef PD_NAME
+#undef PD_ROWS
+#undef PD_PIECES
+#undef PD_PITCH
+#undef PD_EIGHTS
+#undef PD_LOG_UNIT
+#undef PD_ACT

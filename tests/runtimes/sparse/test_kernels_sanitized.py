@@ -20,7 +20,8 @@ from prunedeploy.runtimes.sparse import plan
 from prunedeploy.runtimes.sparse.emit import emitter
 from prunedeploy.runtimes.sparse.emit._context import C_TYPES, Constants, Context
 
-MODULES = ("copy", "pool", "reduce", "map", "softmax", "norm", "matmul", "tables")
+KERNELS = ("copy", "pool", "reduce", "map", "softmax", "norm", "matmul", "tables", "mixed")
+MODULES = (*(f"kernels_{name}" for name in KERNELS), "conv", "depthwise", "narrow")
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g1", "-w")
 
 MAIN = """
@@ -90,7 +91,7 @@ def _swept() -> list[Case]:
     """What the tests of the single kernels sweep over."""
     cases: list[Case] = []
     for name in MODULES:
-        path = Path(__file__).with_name(f"test_kernels_{name}.py")
+        path = Path(__file__).with_name(f"test_{name}.py")
         spec = importlib.util.spec_from_file_location(path.stem, path)
         assert spec is not None
         assert spec.loader is not None
@@ -102,7 +103,7 @@ def _swept() -> list[Case]:
 
 def _program(cases: Sequence[Case], isa: str, constants: Constants) -> str:
     """C: the steps, what they work on, and a main that runs all of them."""
-    contexts = [_Apart(plan_of(case), constants, isa) for case in cases]
+    contexts = [_Apart(plan_of(case), constants, isa, tuned=case.tuned) for case in cases]
     codes = [emitter(c.step)(c.step, x) for c, x in zip(cases, contexts, strict=True)]
     lines = [
         source(codes).replace('#include "pd.h"', '#include "pd.h"\nstatic void *buffers[8];', 1),
@@ -131,7 +132,7 @@ STEP = int(os.environ.get("PRUNEDEPLOY_SWEEP", "9"))  # every so many cases; 1: 
 def test_no_kernel_leaves_its_memory(isa: str, first: int, tmp_path: Path) -> None:
     constants = Constants()
     cases = _swept()[first::STEP]
-    assert {type(case.step) for case in cases} >= set(plan.Step.__args__) - {plan.Conv}
+    assert {type(case.step) for case in cases} >= set(plan.Step.__args__)
     (tmp_path / "steps.c").write_text(_program(cases, isa, constants))
     (tmp_path / "weights.bin").write_bytes(constants.data())
     command = ["gcc", *FLAGS, *ISA[isa], *SANITIZE, "steps.c", "-o", "steps", "-lm"]

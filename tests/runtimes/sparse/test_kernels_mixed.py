@@ -7,7 +7,7 @@ import pytest
 from block_weights import blocks_at, filled, scattered
 from kernels import Case, Memory, check, supported
 
-from prunedeploy.runtimes.sparse import blocks, streams
+from prunedeploy.runtimes.sparse import blocks, choose, streams, tune
 from prunedeploy.runtimes.sparse.plan import Activation, Conv
 from prunedeploy.runtimes.sparse.tiling import Tiling, geometry, is_flat
 from prunedeploy.types import Array
@@ -144,3 +144,17 @@ def _streams() -> dict[str, object]:
     from prunedeploy.runtimes.sparse.emit import tiled
 
     return tiled.STREAMS  # type: ignore[return-value]
+
+
+def test_blocks_are_measured_beside_rows_where_there_are_any() -> None:
+    way = Tiling("mixed", 2, 1, 6, rows=4)
+    sparse = filled((37, 6, 3, 3), blocks_at(37, 54, [(12, 10), (8, 9)], 5), 5)
+    step = _case(sparse, (1, 6, 6), way).step
+    assert isinstance(step, Conv)
+    ways = tune._diverse(choose.ranked(step, "avx512", 1), "quick")
+    assert {each.kernel for each in ways} == {"rows", "mixed"}
+    few = scattered(filled((37, 6, 3, 3), blocks_at(37, 54, [(4, 3)], 5), 5), 0.2, 5)
+    step = _case(few, (1, 6, 6), way).step
+    assert isinstance(step, Conv)
+    assert blocks.share(step) < choose.BLOCKS
+    assert {each.kernel for each in choose.candidates(step, "avx512", 1)} == {"rows"}

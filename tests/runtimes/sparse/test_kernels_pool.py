@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Literal
 
+import convs
 import numpy as np
 import pytest
 from kernels import Case, Memory, check, supported
@@ -24,6 +25,7 @@ def _case(
     ceil: int = 0,
     include: bool = False,
     place: Literal["arena", "input"] = "arena",
+    beside: bool = False,
 ) -> Case | None:
     out = []
     for axis in (0, 1):
@@ -37,6 +39,8 @@ def _case(
     memory = Memory()
     x = memory.planar(shape) if place == "arena" else memory.rows(shape, "input")
     y = memory.planar((shape[0], shape[1], out[0], out[1]))
+    if beside:
+        x, y = convs.beside(x), convs.beside(y)
     return memory.case(Pool("pool", x, y, kind, kernel, strides, pads, dilations, include))
 
 
@@ -57,6 +61,11 @@ def sweep() -> list[Case]:
         found.append(_case(shape, kind, *window))
         found.append(_case(shape, kind, *window, ceil=1, include=number % 2 == 0))
         found.append(_case(shape, kind, *window, dilations=(2, 3), include=number % 2 == 1))
+        if number % 3 == 0:  # sixteen images side by side
+            wide = (16, shape[1], h, w)
+            more = {"ceil": number % 2, "include": number % 4 == 0, "beside": True}
+            found.append(_case(wide, kind, *window, **more))
+            found.append(_case(wide, kind, *window, dilations=(2, 3), **more))
     found.append(_case((1, 3, 9, 13), "average", (3, 3), (1, 1), (1, 1, 1, 1), place="input"))
     found.append(_case((1, 3, 16, 16), "max", (3, 3), (2, 2), (1, 1, 1, 1), place="input"))
     return [case for case in found if case is not None]

@@ -13,15 +13,18 @@ import platform
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
+from typing import IO
 
 from prunedeploy.errors import UserError
 from prunedeploy.runtimes.sparse.emit.project import GENERAL, WEIGHTS, Project
@@ -213,10 +216,7 @@ def _run(commands: Sequence[Sequence[str]], folder: Path, tools: Toolchain) -> N
             while waiting or running:
                 while waiting and len(running) < JOBS:
                     command = waiting.pop(0)
-                    process = subprocess.Popen(
-                        command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-                    )
-                    running[process] = command
+                    running[_start(command, folder, output)] = command
                 for process in [one for one in running if one.poll() is not None]:
                     command = running.pop(process)
                     if process.returncode != 0:
@@ -228,8 +228,22 @@ def _run(commands: Sequence[Sequence[str]], folder: Path, tools: Toolchain) -> N
                 time.sleep(0.004)
         finally:
             for process in running:
-                process.kill()
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # what it started, too
                 process.wait()
+
+
+def _start(command: Sequence[str], folder: Path, output: IO[bytes]) -> subprocess.Popen[bytes]:
+    """In a group of its own, so that all of it can be ended; its files go with ``folder``."""
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env={**os.environ, "TMPDIR": str(folder)},
+        process_group=0,
+    )
 
 
 def _failure(status: int, command: Sequence[str], said: str, tools: Toolchain) -> Exception:

@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import signal
+import tempfile
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +124,28 @@ def test_a_full_disk_for_what_is_compiled(monkeypatch, tmp_path):
     monkeypatch.setattr(compiling, "write", full)
     with pytest.raises(UserError, match=r"cannot write to .*: No space left on device; set TMPDIR"):
         build_library(SMALL, tmp_path / "x.so", toolchain(HOST))
+
+
+def test_nothing_is_left_of_a_compiler_that_is_stopped(monkeypatch, tmp_path):
+    """Neither what it started, as gcc starts cc1, nor its temporary files."""
+    script = tmp_path / "gcc"
+    script.write_text(f"#!/bin/sh\n: > $TMPDIR/cc1.s\nsleep 60 &\necho $! > {tmp_path}/pid\nwait\n")
+    script.chmod(0o755)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(compiling, "TIMEOUT", 0.5)
+    tools = compiling.Toolchain((str(script),), "gcc", "9.1", "generic", ())
+    with pytest.raises(UserError, match="took longer"):
+        build_library(SMALL, tmp_path / "x.so", tools)
+    assert not any(temporary.iterdir())
+    child = Path("/proc", (tmp_path / "pid").read_text().strip(), "stat")
+    for _ in range(100):  # gone, or dead and not yet reaped by whoever inherited it
+        if not child.exists() or child.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.05)
+    pytest.fail("what the compiler started runs on")
 
 
 @pytest.mark.parametrize("what", ["a list", "a folder"])

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from prunedeploy.errors import UserError
 from prunedeploy.runtimes.sparse import emit, plan
 from prunedeploy.runtimes.sparse.emit._context import Code, Constants, Context
 from prunedeploy.runtimes.sparse.emit.work import work
@@ -28,6 +29,7 @@ GENERAL = ("engine.c", "model.c", "weights.c")  # compiled for any processor of 
 INSTANCE = 3000  # characters of a step's text that compile as long as one kernel instance
 FILE = 60_000  # characters, weighed so, that one file is to hold
 MOST_FILES = 12
+MOST_WEIGHTS = 2**31 - 2**27  # bytes of constants: code reaches data by 31 bits and a sign
 BYTES = {"float32": 4, "int64": 8, "int32": 4, "bool": 1}
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
@@ -99,13 +101,22 @@ class _File:
 
 
 def emit_project(plans: Sequence[plan.Plan], options: Options) -> Project:
-    """The C project of an engine that computes ``plans``, one a batch size."""
+    """The C project of an engine that computes ``plans``, one a batch size.
+
+    Raises:
+        UserError: its constants are more than one library can hold.
+    """
     constants = Constants()
     functions = [
         function
         for number, one in enumerate(plans)
         for function in _functions(one, number, constants, options)
     ]
+    if constants.size > MOST_WEIGHTS:
+        raise UserError(
+            f"an engine holds {MOST_WEIGHTS >> 20} MB of constants at the most, this network has "
+            f"{constants.size >> 20} MB without its zeros: use --runtime ort"
+        )
     weights = constants.data()
     files = {f"steps_{n}.c": _text(f) for n, f in enumerate(_spread(functions))}
     files["model.c"] = _model(plans, functions, len(weights), options)

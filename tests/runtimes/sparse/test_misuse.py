@@ -24,6 +24,7 @@ from prunedeploy.runtimes.sparse import choose
 from prunedeploy.runtimes.sparse import compile as compiling
 from prunedeploy.runtimes.sparse import tune as tuning
 from prunedeploy.runtimes.sparse.compile import build_library, toolchain
+from prunedeploy.runtimes.sparse.emit import project as projects
 from prunedeploy.runtimes.sparse.emit.project import Project
 from prunedeploy.runtimes.sparse.lower import Refusal, lower
 from prunedeploy.runtimes.sparse.lower.graph import Graph
@@ -90,6 +91,13 @@ def test_tensors_that_32_bits_cannot_count():
     found = lower(convolution((64, 512, 512), (1, 64, 1, 1)), 128)
     assert f"a tensor of {128 * 64 * 512 * 512} elements is too large" in str(found)
     assert not isinstance(lower(convolution((64, 512, 512), (1, 64, 1, 1)), 64), Refusal)
+
+
+def test_more_constants_than_a_library_holds(monkeypatch, tmp_path):
+    monkeypatch.setattr(projects, "MOST_WEIGHTS", 1 << 10)
+    with pytest.raises(UserError, match=r"holds 0 MB of constants at the most, .*: use --runtime"):
+        build(network(tmp_path / "net.onnx"), tmp_path / "e")
+    assert not (tmp_path / "e").exists()
 
 
 def test_names_stay_different():

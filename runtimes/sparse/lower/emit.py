@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,7 @@ def image(view: View, channel: int, window: bool) -> View:
     elif len(shape) == 2 and channel == 1:
         four = (shape[0], channels, 1, 1)
     else:
-        four = (1, channels, 1, view.size // channels)
+        four = (1, channels, 1, math.prod(shape[:channel] + shape[channel + 1 :]))
     return replace(planar_view(view.buffer, four, 1), offset=view.offset)
 
 

@@ -74,6 +74,22 @@ def test_windows_that_reach_far_and_layers_of_nothing(tmp_path, shape, weight, a
     assert engine.manifest.difference.max_rel <= 1e-5
 
 
+def test_tokens_without_features(tmp_path):
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], "linear")
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 7, 0])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 7, 5])],
+        [numpy_helper.from_array(np.zeros((0, 5), np.float32), "w")],
+    )
+    imports = [helper.make_opsetid("", 20)]
+    save(helper.make_model(graph, opset_imports=imports, ir_version=10), tmp_path / "m.onnx")
+    with artifact.open(build(tmp_path / "m.onnx", tmp_path / "e")) as session:
+        found = output(session, {"x": np.zeros((1, 7, 0), np.float32)})
+    assert np.array_equal(found, np.zeros((1, 7, 5)))
+
+
 def test_a_window_that_reaches_too_far():
     wide = Conv(
         "far", planar(0, (1, 1, 1, 40), 1), planar(1, (1, 1, 1, 40), 1),

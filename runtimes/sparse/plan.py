@@ -20,7 +20,7 @@ from prunedeploy.types import Array
 
 UNIT = 16  # elements: planes start on multiples of it, 64 bytes of float32
 LARGEST = 2**31 - 2**16  # elements of a buffer: kernels count pixels and rows in 32 bits
-GUARD = 16 * UNIT  # elements a kernel may read beyond the end of a buffer, never write
+GUARD = 32 * UNIT  # elements a kernel may read beyond a buffer's end, never write: more than a tile
 
 Dtype = Literal["float32", "int64", "int32", "bool"]
 Place = Literal["arena", "input", "output", "constant"]

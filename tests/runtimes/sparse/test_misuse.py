@@ -29,8 +29,8 @@ from prunedeploy.runtimes.sparse.emit.project import Project
 from prunedeploy.runtimes.sparse.lower import Refusal, lower
 from prunedeploy.runtimes.sparse.lower.graph import Graph
 from prunedeploy.runtimes.sparse.lower.place import Placer
-from prunedeploy.runtimes.sparse.plan import LARGEST, Conv, planar
-from prunedeploy.runtimes.sparse.tiling import Tiling
+from prunedeploy.runtimes.sparse.plan import GUARD, LARGEST, Conv, planar, plane_stride
+from prunedeploy.runtimes.sparse.tiling import Tiling, geometry
 from prunedeploy.targets import by_name
 
 HOST = by_name("host")
@@ -114,6 +114,20 @@ def test_more_constants_than_a_library_holds(monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"holds 0 MB of constants at the most, .*: use --runtime"):
         build(network(tmp_path / "net.onnx"), tmp_path / "e")
     assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "neon", "generic"])
+def test_tiles_in_place_read_no_further_than_the_guard(isa):
+    """The last tile of a plane is computed whole, whatever lies behind the plane."""
+    weight = np.zeros((8, 16, 1, 1), np.float32)
+    weight[:, ::8] = 1
+    for pixels in (17, 100, 449, 900, 1352, 1500, 1800, 1936, 3136, 12544):
+        views = [planar(index, (1, size, 1, pixels), 1) for index, size in enumerate((16, 8))]
+        step = Conv("flat", *views, weight, np.zeros(8, np.float32))
+        for way in choose.candidates(step, isa, 2):
+            layout = geometry(step, way)
+            if not way.packed:
+                assert layout.tiles * layout.tile - plane_stride(pixels) <= GUARD
 
 
 def test_names_stay_different():

@@ -34,7 +34,9 @@ def test_the_tables_name_no_other() -> None:
     assert (named | set(RULES)) - set(VERSIONS) == set()
 
 
-@pytest.mark.parametrize(("op", "opset"), [(op, n) for n, ops in WIDENED.items() for op in sorted(ops)])
+@pytest.mark.parametrize(
+    ("op", "opset"), [(op, n) for n, ops in WIDENED.items() for op in sorted(ops)]
+)
 def test_what_is_widened_was_there_before(op: str, opset: int) -> None:
     """With the same attributes and inputs; those that are new may be left out."""
     newer, older = schema(op, opset), schema(op, opset - 1)

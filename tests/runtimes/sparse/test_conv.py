@@ -124,13 +124,13 @@ def _turn(number: int) -> Literal["", "own", "in place"]:
 def test_every_kind_of_way_agrees_with_the_interpreter(isa: str) -> None:
     first = supported().index(isa)
     cases = sweep(isa, first)
-    check(cases if first == 0 else cases[first::3], isa)
+    check(cases if first == 0 else cases[first::6], isa)
 
 
 @pytest.mark.parametrize("isa", supported())
 def test_tiles_end_where_the_plane_ends(isa: str) -> None:
     first = supported().index(isa)
-    check(edges()[first :: 1 + 2 * min(first, 1)], isa)
+    check(edges()[first :: 4 if first else 2], isa)
 
 
 def test_the_sweep_has_every_kind_of_way() -> None:
@@ -270,7 +270,7 @@ def layers(draw: st.DrawFn) -> Layer:
     )
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 @given(st.lists(layers(), min_size=8, max_size=8), st.integers(0, 2**30))
 def test_random_layers(found: list[Layer], seed: int) -> None:
     """Whatever the emitter takes them for: tiled, depthwise or narrow."""

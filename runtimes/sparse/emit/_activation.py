@@ -1,6 +1,8 @@
-"""A layer's activation in C: two bounds, or a function of a vector."""
+"""A layer's activation in C, two bounds or a function of a vector, and the kernels made for it."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -36,3 +38,14 @@ def act(step: Conv) -> str:
     from prunedeploy.runtimes.sparse.emit.functions import activation_call
 
     return activation_call(step.activation, "v")
+
+
+def instance(name: str, header: str, settings: Mapping[str, object], step: Conv) -> tuple[str, str]:
+    """The full name of a kernel's instance, and the text that makes it."""
+    lines = [f"#define PD_{key} {value}" for key, value in settings.items()]
+    function = act(step)
+    if function:
+        numbers = "_".join(map(literal, step.activation.numbers)).replace("-", "m")
+        name += f"_{step.activation.op}" + "".join(c if c.isalnum() else "_" for c in numbers)
+        lines.append(f"#define PD_ACT(v) {function}")
+    return name, "\n".join([f"#define PD_NAME {name}", *lines, f'#include "{header}"'])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from prunedeploy.runtimes.sparse.emit._activation import act, bounds, literal
+from prunedeploy.runtimes.sparse.emit._activation import bounds, instance
 from prunedeploy.runtimes.sparse.emit._context import Code, Context
 from prunedeploy.runtimes.sparse.emit.tiled import phases
 from prunedeploy.runtimes.sparse.plan import Conv
@@ -34,7 +34,7 @@ def emit(step: Conv, context: Context) -> Code:
         "PITCH": str(layout.pitch),
     }
     name = f"pd_depthwise_{layout.pitch}_" + "_".join(map(str, taps))
-    name, top = _instance(name, "depthwise.h", settings, step)
+    name, top = instance(name, "depthwise.h", settings, step)
     call = f"{_arguments(step, context)}, {name}"
     body = (
         f"static const pd_conv layer = {_record(step, context, layout)};\n"
@@ -71,7 +71,7 @@ def _masked(step: Conv, context: Context) -> Code:
         height,
         width,
     )
-    name, top = _instance(
+    name, top = instance(
         "pd_depthwise_masked_" + "_".join(map(str, numbers)), "depthwise_masked.h", settings, step
     )
     layer = _record(step, context, geometry(step, Tiling("rows", 1, 1, 1)))
@@ -83,17 +83,6 @@ def _masked(step: Conv, context: Context) -> Code:
     )
     scratch = -(-row_size(step) // 16) * width
     return Code(body, (top,), HEADERS, -(-scratch // 16) * 16, "depthwise in place")
-
-
-def _instance(name: str, header: str, settings: dict[str, str], step: Conv) -> tuple[str, str]:
-    """The full name of a kernel's instance, and the text that makes it."""
-    function = act(step)
-    if function:
-        numbers = "_".join(map(literal, step.activation.numbers))
-        name += f"_{step.activation.op}" + "".join(c if c.isalnum() else "_" for c in numbers)
-        settings = {**settings, "ACT(v)": function}
-    lines = [f"#define PD_{key} {value}" for key, value in {"NAME": name, **settings}.items()]
-    return name, "\n".join([*lines, f'#include "{header}"'])
 
 
 def _arguments(step: Conv, context: Context) -> str:

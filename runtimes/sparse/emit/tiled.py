@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from prunedeploy.runtimes.sparse.blocks import mixed_streams
-from prunedeploy.runtimes.sparse.emit._activation import act, bounds, literal
+from prunedeploy.runtimes.sparse.emit._activation import bounds, instance
 from prunedeploy.runtimes.sparse.emit._context import Code, Context
 from prunedeploy.runtimes.sparse.plan import UNIT, Conv
 from prunedeploy.runtimes.sparse.streams import Part, Streams, dense_streams, streams
@@ -58,14 +58,7 @@ def _kernel(step: Conv, tiling: Tiling, layout: Geometry) -> tuple[str, str]:
     if tiling.kernel != "rows":
         settings = {"ROWS": tiling.rows, **settings}
     name = f"pd_{tiling.kernel}_" + "_".join(str(value) for value in settings.values())
-    function = act(step)
-    if function:
-        numbers = "_".join(literal(x) for x in step.activation.numbers)
-        name += f"_{step.activation.op}" + "".join(c if c.isalnum() else "_" for c in numbers)
-    lines = [f"#define PD_NAME {name}"]
-    lines += [f"#define PD_{key} {value}" for key, value in settings.items()]
-    lines += [f"#define PD_ACT(v) {function}"] if function else []
-    return name, "\n".join([*lines, f'#include "{tiling.kernel}.h"'])
+    return instance(name, f"{tiling.kernel}.h", settings, step)
 
 
 def _panel_elements(tiling: Tiling, layout: Geometry, packed: Streams) -> int:

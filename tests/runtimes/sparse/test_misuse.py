@@ -15,9 +15,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from engines import build, feed, network, output
+from net import Net
 from onnx import TensorProto, helper, numpy_helper, save
 
 from prunedeploy import artifact
+from prunedeploy import model as models
 from prunedeploy.errors import UserError
 from prunedeploy.files import sha256
 from prunedeploy.runtimes.sparse import choose
@@ -128,6 +130,17 @@ def test_tiles_in_place_read_no_further_than_the_guard(isa):
             layout = geometry(step, way)
             if not way.packed:
                 assert layout.tiles * layout.tile - plane_stride(pixels) <= GUARD
+
+
+def test_instances_for_numbers_that_differ_in_a_sign_alone(tmp_path):
+    """0.5 is 0x1p-1 and 2 is 0x1p+1: no two kernels may have one name."""
+    net = Net(5, 9, 0, np.float32, batch="batch")
+    x = net.input
+    for alpha, channels in ((0.5, (5, 24)), (2.0, (24, 24)), (0.5, (24, 24))):
+        x = net.node("LeakyRelu", net.conv(x, channels), alpha=alpha)
+    models.save(net.model(x), tmp_path / "m.onnx")
+    engine = build(tmp_path / "m.onnx", tmp_path / "e", threads=2)
+    assert engine.manifest.difference.max_rel <= 1e-5
 
 
 def test_names_stay_different():

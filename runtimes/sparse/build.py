@@ -51,6 +51,7 @@ def write_sources(model: Path, target: Target, directory: Path, options: BuildOp
         tools = None
     project, _ = project_of(model, target, tools, options)
     compiling.write(project, directory)
+    (directory / MODEL_HEADER).write_text(c_file(HEADER))  # under the name it has in an engine
     (directory / LAYERS).write_text(layers_json(project))
     (directory / "Makefile").write_text(makefile(project, target))
     (directory / "README.md").write_text(readme(project, target))

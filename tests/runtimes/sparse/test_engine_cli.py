@@ -66,7 +66,7 @@ def test_build_refuses(here, capsys, arguments, message):
 def test_emit(here, capsys):
     assert main(["build", "net.onnx", "--emit", "c", "--tune", "none", "-o", "src"]) == 0
     assert "make -C src" in capsys.readouterr().out
-    assert {"Makefile", "README.md", "model.c", "pd_engine.h", "weights.bin"} <= {
+    assert {"Makefile", "README.md", "model.c", "model.h", "pd_engine.h", "weights.bin"} <= {
         x.name for x in (here / "src").iterdir()
     }
     assert main(["build", "net.onnx", "--emit", "c", "-o", "src"]) == 2

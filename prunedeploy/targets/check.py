@@ -58,7 +58,7 @@ def _check(host: Target, runtime: str) -> Check:
         return Check("host", runtime, "-", reason)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            model = _small_model(Path(folder) / "check.onnx")
+            model = small_model(Path(folder) / "check.onnx")
             place = Path(folder) / "check.engine"
             engine = artifact.build(
                 model, "host", runtime, place, tune="none"
@@ -76,7 +76,7 @@ def _check(host: Target, runtime: str) -> Check:
     return Check("host", runtime, "PASS", f"{where}: difference {difference.max_rel:.1e}")
 
 
-def _small_model(path: Path) -> Path:
+def small_model(path: Path) -> Path:
     """A convolution, a ReLU, a pool and a linear layer with fixed random weights."""
     import numpy as np
     import onnx

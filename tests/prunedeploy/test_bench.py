@@ -167,9 +167,9 @@ def test_a_fixed_batch(engine, folder, write_network):
 
 
 def test_another_network_is_refused(engine, folder):
-    from prunedeploy.targets import _small_model
+    from prunedeploy.targets.check import small_model
 
-    _small_model(folder / "foreign.onnx")
+    small_model(folder / "foreign.onnx")
     with pytest.raises(UserError, match="is not the same network as its baseline"):
         bench("e", "foreign.onnx")
 

@@ -33,7 +33,8 @@ def here(folder, monkeypatch):
     return folder
 
 
-def test_build_says_what_it_is_for(here, capsys):
+def test_build_says_what_it_is_for(here, capsys, monkeypatch):
+    monkeypatch.setattr("prunedeploy.cli.progress._QUIET_S", 0.001)  # whatever is short, too
     manifest = artifact.read_engine("e").manifest
     assert main(["build", "net.onnx", "--runtime", "sparse", "--tune", "none", "-o", "f"]) == 0
     said = capsys.readouterr()

@@ -211,9 +211,13 @@ def test_the_sanitizer_would_see_a_race(project, tmp_path, sanitizer):
     import dataclasses
 
     text = project.files["engine.c"]
-    assert "pd_barrier(&s->pool);" in text
+    barrier = "plan->step[i](&work);\n        pd_barrier(&s->pool);"
+    assert barrier in text
     # one at the end stays, so that runs still end together
-    racy = text.replace("pd_barrier(&s->pool);", "if (i + 1 == plan->count) pd_barrier(&s->pool);")
+    racy = text.replace(
+        barrier,
+        barrier.replace("pd_barrier", "if (i + 1 == plan->count) pd_barrier"),
+    )
     broken = dataclasses.replace(project, files=project.files | {"engine.c": racy})
     with pytest.raises(AssertionError, match=r"data race|other numbers"):
         _drive(broken, tmp_path, ["-fsanitize=thread"], sanitizer)

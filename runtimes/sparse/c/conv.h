@@ -89,14 +89,14 @@ PD_INLINE void pd_half_store(float *p, pd_half v) { *(pd_half_u *)p = v; }
 PD_INLINE pd_vec pd_four(const float *p) {
     return (pd_vec)_mm512_broadcast_f32x4(_mm_loadu_ps(p));
 }
-#define pd_spread(four, i) ((pd_vec)_mm512_permute_ps((__m512)(four), 0x55 * (i)))
+#define pd_nth(four, i) ((pd_vec)_mm512_permute_ps((__m512)(four), 0x55 * (i)))
 #define pd_lower(v) ((pd_half)_mm512_castps512_ps256((__m512)(v)))
 #elif PD_LANES == 8
 PD_INLINE pd_vec pd_four(const float *p) {
     const __m128 four = _mm_loadu_ps(p);
     return (pd_vec)_mm256_broadcast_ps(&four);
 }
-#define pd_spread(four, i) ((pd_vec)_mm256_permute_ps((__m256)(four), 0x55 * (i)))
+#define pd_nth(four, i) ((pd_vec)_mm256_permute_ps((__m256)(four), 0x55 * (i)))
 #define pd_lower(v) (v)
 #else
 #define pd_lower(v) (v)

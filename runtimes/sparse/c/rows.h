@@ -54,15 +54,15 @@ static __attribute__((noinline)) void PD_NAME(
             }
         }
         int k = 0;
-#ifdef pd_spread
+#ifdef pd_nth
         for (; k + 4 <= n; k += 4) {
             const pd_vec four = pd_four(weights + k);
             uint64_t units;
             memcpy(&units, offset + k, sizeof units);
-            PD_TERM((uint16_t)units, pd_spread(four, 0))
-            PD_TERM((uint16_t)(units >> 16), pd_spread(four, 1))
-            PD_TERM((uint16_t)(units >> 32), pd_spread(four, 2))
-            PD_TERM(units >> 48, pd_spread(four, 3))
+            PD_TERM((uint16_t)units, pd_nth(four, 0))
+            PD_TERM((uint16_t)(units >> 16), pd_nth(four, 1))
+            PD_TERM((uint16_t)(units >> 32), pd_nth(four, 2))
+            PD_TERM(units >> 48, pd_nth(four, 3))
         }
 #endif
         for (; k < n; k++) PD_TERM(offset[k], pd_splat(weights[k]))

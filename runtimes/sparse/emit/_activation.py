@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
+from prunedeploy.runtimes.sparse.emit.functions import activation_call, literal
 from prunedeploy.runtimes.sparse.plan import Conv
 
 CLAMPS = {"identity", "relu", "clip"}  # activations that are two bounds
@@ -24,20 +23,9 @@ def bounds(step: Conv) -> tuple[str, str]:
             return f"-{infinity}", infinity
 
 
-def literal(number: float) -> str:
-    """``number`` in C, exactly."""
-    if np.isinf(number):
-        return "__builtin_inff()" if number > 0 else "-__builtin_inff()"
-    return f"{float(np.float32(number)).hex()}f"
-
-
 def act(step: Conv) -> str:
     """C expression for the activation of the vector ``v``, empty where bounds do."""
-    if step.activation.op in CLAMPS:
-        return ""
-    from prunedeploy.runtimes.sparse.emit.functions import activation_call
-
-    return activation_call(step.activation, "v")
+    return "" if step.activation.op in CLAMPS else activation_call(step.activation, "v")
 
 
 def instance(name: str, header: str, settings: Mapping[str, object], step: Conv) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from prunedeploy.runtimes.sparse.cost import LANES, cycles
 from prunedeploy.runtimes.sparse.plan import UNIT, Conv
 from prunedeploy.runtimes.sparse.tiling import (
     MOST_OFFSET,
+    Kernel,
     Tiling,
     geometry,
     inside,
@@ -105,7 +106,7 @@ def _groups(tiles: int, threads: int, rows: int) -> int:
 def _shapes(step: Conv, isa: str) -> Iterator[Tiling]:
     """Kernels and tiles, panels and groups still open."""
     sums = SUMS[isa] * LANES[isa] // 8 if LANES[isa] >= 8 else SUMS[isa] // 2  # in eights
-    kernels: list[tuple[str, int]] = [("rows", 1)]
+    kernels: list[tuple[Kernel, int]] = [("rows", 1)]
     if density(step) >= DENSE:
         kernels = [("block", rows) for rows in (4, 6, 8, 12, 14)]
     if blocks.share(step) >= BLOCKS:
@@ -135,7 +136,7 @@ def _last_resorts(step: Conv) -> Iterator[Tiling]:
         yield Tiling("rows", 1, 2, 1, im2col=True)
 
 
-def _flat_shapes(step: Conv, kernel: str, rows: int, most: int) -> Iterator[Tiling]:
+def _flat_shapes(step: Conv, kernel: Kernel, rows: int, most: int) -> Iterator[Tiling]:
     count = -(-pixels(step) // 8)
     widths = range(2, most + 1) if kernel == "rows" else range(1, most + 1)
     for eighths in widths:
@@ -146,7 +147,7 @@ def _flat_shapes(step: Conv, kernel: str, rows: int, most: int) -> Iterator[Tili
             continue
         in_place = is_direct(step) and step.x.strides[1] % UNIT == 0
         for packed in (False, True) if in_place else (True,):
-            yield Tiling(kernel, 1, eighths, 1, packed=packed, rows=rows)  # type: ignore[arg-type]
+            yield Tiling(kernel, 1, eighths, 1, packed=packed, rows=rows)
 
 
 def _winograd_shapes(step: Conv, sums: int) -> Iterator[Tiling]:
@@ -160,15 +161,15 @@ def _winograd_shapes(step: Conv, sums: int) -> Iterator[Tiling]:
                 yield Tiling("winograd", 2, eighths, 1, rows=rows)
 
 
-def _im2col_shapes(step: Conv, kernel: str, rows: int, most: int) -> Iterator[Tiling]:
+def _im2col_shapes(step: Conv, kernel: Kernel, rows: int, most: int) -> Iterator[Tiling]:
     count = -(-pixels(step) // 8)
     for eighths in range(1, most + 1):
         waste = -(-count // eighths) * eighths / count
         if waste <= 1.25 or eighths == 1:
-            yield Tiling(kernel, 1, eighths, 1, rows=rows, im2col=True)  # type: ignore[arg-type]
+            yield Tiling(kernel, 1, eighths, 1, rows=rows, im2col=True)
 
 
-def _window_shapes(step: Conv, kernel: str, rows: int, most: int) -> Iterator[Tiling]:
+def _window_shapes(step: Conv, kernel: Kernel, rows: int, most: int) -> Iterator[Tiling]:
     if inside(step) > 1:
         yield from _pixel_shapes(step, kernel, rows, most)
         return
@@ -182,7 +183,7 @@ def _window_shapes(step: Conv, kernel: str, rows: int, most: int) -> Iterator[Ti
         bands += 1  # a row does not leave room for a second one: half rows may be better
 
 
-def _pixel_shapes(step: Conv, kernel: str, rows: int, most: int) -> Iterator[Tiling]:
+def _pixel_shapes(step: Conv, kernel: Kernel, rows: int, most: int) -> Iterator[Tiling]:
     """Pixels are vectors: tiles of any number of columns and rows of them."""
     pixel, width = -(-inside(step) // 8), step.y.shape[3]
     for bands in range(1, width + 1):
@@ -191,7 +192,7 @@ def _pixel_shapes(step: Conv, kernel: str, rows: int, most: int) -> Iterator[Til
             yield from _pieces(step, kernel, rows, most // (columns * pixel), columns * pixel)
 
 
-def _pieces(step: Conv, kernel: str, rows: int, most: int, eighths: int) -> Iterator[Tiling]:
+def _pieces(step: Conv, kernel: Kernel, rows: int, most: int, eighths: int) -> Iterator[Tiling]:
     height = step.y.shape[2]
     for pieces in range(1, most + 1):
         bands = -(-height // pieces)
@@ -199,4 +200,4 @@ def _pieces(step: Conv, kernel: str, rows: int, most: int, eighths: int) -> Iter
             continue  # a smaller one has as many bands
         shifted = kernel == "rows" and step.weight.shape[3] > 1 and inside(step) == 1
         for copies in (False, True) if shifted else (False,):
-            yield Tiling(kernel, pieces, eighths, 1, copies=copies, rows=rows)  # type: ignore[arg-type]
+            yield Tiling(kernel, pieces, eighths, 1, copies=copies, rows=rows)

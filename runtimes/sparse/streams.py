@@ -74,8 +74,6 @@ def streams(step: Conv, tiling: Tiling, geometry: Geometry) -> Streams:
     panels = panels_of(step.x.shape[1], tiling.channels)
     entries = _entries(step, geometry, panels, step.weight != 0)
     edges = _groups(np.bincount(entries.row, minlength=outputs), tiling.groups)
-    if tiling.kernel == "block":
-        raise ValueError("blocks have streams of their own: dense_streams")
     parts = tuple(
         _parts(_within(entries, begin, end), begin, end, len(panels))
         for begin, end in itertools.pairwise(edges)

@@ -17,6 +17,9 @@ EIGHT = 8  # pixels: widths of tiles count in eights, half a vector of AVX-512
 MOST_OFFSET = 2**16  # offsets are 16 bits
 
 
+Kernel = Literal["rows", "block", "mixed", "winograd"]
+
+
 @dataclass(frozen=True)
 class Tiling:
     """The free choices of one layer; what is best is measured (``tune``).
@@ -36,7 +39,7 @@ class Tiling:
         rows: output rows of a block.
     """
 
-    kernel: Literal["rows", "block", "mixed", "winograd"]
+    kernel: Kernel
     pieces: int
     eighths: int
     channels: int

@@ -73,7 +73,7 @@ def bounds(time: StepTime, cut: Cut, peaks: Machine, total: int) -> dict[str, fl
     if not isinstance(cut.step, Conv) or cut.way is None:
         return found
     way, layout = cut.way, geometry(cut.step, cut.way)
-    pixels = 8 * way.pieces * way.eighths * layout.tiles  # with those beyond the edges
+    pixels = way.elements * layout.tiles  # with those beyond the edges
     computed = time.nonzeros if way.kernel == "rows" else time.weights
     cycle = 1e-9 / (peaks.clock * peaks.threads)
     if (whole := 2 * computed * pixels) > EDGES * time.flops:
@@ -134,6 +134,7 @@ def described(time: StepTime, cut: Cut) -> str:
         return time.choice or time.kind
     rows = f" of {way.rows}" if way.kernel == "block" else ""
     how = ", copies" if way.copies else "" if way.packed else ", in place"
+    how = ", raster" if way.raster else how
     size = f"{way.pieces} x {8 * way.eighths}"
     return f"{way.kernel}{rows}, tile {size}, panel {way.channels}{how}"
 

@@ -22,6 +22,7 @@ from prunedeploy.runtimes.sparse.tiling import (
     is_direct,
     is_flat,
     pixels,
+    raster_pitch,
     row_size,
 )
 
@@ -30,6 +31,7 @@ L1 = 28 * 1024  # bytes of a 32 KiB cache that a panel may fill
 SMALL = 16  # images narrower than this may be laid out flat
 BLOCKS = 0.2  # share of the non-zeros from which on blocks of equal columns are
 MOST_GATHERED = 1 << 24  # entries of a table for im2col, where nothing else will do
+MINIMAL = (1, 2, 3, 4, 5, 6, 8, 10, 12)  # output channels of a block of minimal filtering
 DENSE = 0.4  # from this density on blocks are worth considering
 
 
@@ -87,6 +89,7 @@ def _panels(step: Conv, shapes: Iterable[Tiling], threads: int) -> Iterator[Tili
                 way.copies,
                 way.rows,
                 way.im2col,
+                way.raster,
             )
             if panel == channels:
                 break
@@ -111,7 +114,7 @@ def _shapes(step: Conv, isa: str) -> Iterator[Tiling]:
         kernels = [("block", rows) for rows in (4, 6, 8, 12, 14)]
     if blocks.share(step) >= BLOCKS:
         kernels += [("mixed", rows) for rows in (4, 6, 8, 12, 14)]
-    if density(step) >= DENSE and not is_flat(step) and winograd.suits(step):
+    if density(step) >= DENSE and not is_flat(step):
         yield from _winograd_shapes(step, sums)
     for kernel, rows in kernels:
         most = max(sums // rows, 1)
@@ -121,6 +124,8 @@ def _shapes(step: Conv, isa: str) -> Iterator[Tiling]:
             yield from _window_shapes(step, kernel, rows, most)
             if row_size(step) < SMALL:
                 yield from _im2col_shapes(step, kernel, rows, most)
+                if kernel == "rows" and inside(step) == 1 and step.strides == (1, 1):
+                    yield from _raster_shapes(step, most)
 
 
 def _last_resorts(step: Conv) -> Iterator[Tiling]:
@@ -151,14 +156,17 @@ def _flat_shapes(step: Conv, kernel: Kernel, rows: int, most: int) -> Iterator[T
 
 
 def _winograd_shapes(step: Conv, sums: int) -> Iterator[Tiling]:
-    """Two rows of pixels, and the sums of a transformed row besides."""
+    """Bands of rows of pixels; the sums are those of one transformed row."""
     pixel, whole = -(-inside(step) // 8), -(-row_size(step) // 8)
-    for rows in range(1, 7):
-        most = sums // (3 * rows) // pixel * pixel
-        widths = {-(-whole // bands // pixel) * pixel for bands in range(1, whole + 1)}
-        for eighths in sorted(width for width in widths if 2 <= width <= most or width == whole):
-            if eighths <= most:
-                yield Tiling("winograd", 2, eighths, 1, rows=rows)
+    for outputs in winograd.OUTPUTS:
+        if not winograd.suits(step, outputs):
+            continue
+        for rows in MINIMAL:
+            most = sums // (rows + 1) // pixel * pixel
+            widths = {-(-whole // bands // pixel) * pixel for bands in range(1, whole + 1)}
+            for eighths in sorted(width for width in widths if 2 <= width or width == whole):
+                if eighths <= most:
+                    yield Tiling("winograd", outputs, eighths, 1, rows=rows)
 
 
 def _im2col_shapes(step: Conv, kernel: Kernel, rows: int, most: int) -> Iterator[Tiling]:
@@ -167,6 +175,18 @@ def _im2col_shapes(step: Conv, kernel: Kernel, rows: int, most: int) -> Iterator
         waste = -(-count // eighths) * eighths / count
         if waste <= 1.25 or eighths == 1:
             yield Tiling(kernel, 1, eighths, 1, rows=rows, im2col=True)
+
+
+def _raster_shapes(step: Conv, most: int) -> Iterator[Tiling]:
+    """Whole images, or bands of them."""
+    pitch, (height, width) = raster_pitch(step), step.y.shape[2:]
+    if pitch > SMALL:
+        return
+    for bands in range(1, height + 1):
+        pieces = -(-height // bands)
+        eighths = -(-((pieces - 1) * pitch + width) // 8)
+        if eighths <= most and -(-height // pieces) == bands:
+            yield Tiling("rows", pieces, eighths, 1, raster=True)
 
 
 def _window_shapes(step: Conv, kernel: Kernel, rows: int, most: int) -> Iterator[Tiling]:

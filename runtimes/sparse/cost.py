@@ -45,17 +45,17 @@ def cycles(step: Conv, way: Tiling, isa: str, threads: int) -> float:
         columns = work.columns + work.nonzeros * _inner(step, single, layout, lanes) / inner
         visits = (work.chunks + work.rows / way.rows) * panels
     elif way.kernel == "winograd":
-        height = step.weight.shape[2]
-        products = sum(len(taps) + 1 for taps in winograd.phases(step))
-        columns = step.weight[0].size // height * products * math.ceil(len(step.weight) / way.rows)
-        visits = math.ceil(len(step.weight) / way.rows) * panels * (1 + products / 3)
+        blocked, height = math.ceil(len(step.weight) / way.rows), step.weight.shape[2]
+        products = winograd.products(step, way.pieces)
+        columns = step.weight[0].size // height * products * blocked
+        visits = blocked * panels * (1 + winograd.segments(step, way.pieces) / 2)
     elif way.kernel == "block":
         columns = step.weight[0].size * math.ceil(len(step.weight) / way.rows)
         visits = math.ceil(len(step.weight) / way.rows) * panels
     else:
         columns = int(np.count_nonzero(step.weight))
         visits = min(len(step.weight) * panels, columns + len(step.weight))
-    vectors = way.rows * way.pieces * way.eighths * 8 / lanes
+    vectors = way.rows * way.elements / lanes
     visit = VISIT + vectors * (SUM + (RESUMED if panels > 1 else 0))
     computed = columns * inner + visits * visit
     items = layout.tiles * way.groups
@@ -72,7 +72,8 @@ def _inner(step: Conv, way: Tiling, layout: Geometry, lanes: int) -> float:
         kernel = step.weight.shape[3]
         split = SPLIT * (kernel - 1) / kernel * min(1.0, lanes / 16)
     # rows of half a vector start on a line's first half: they never cross into the next
-    pieces = way.pieces if way.kernel != "winograd" else 1  # of its products, one a column
+    # a product of minimal filtering is one row
+    pieces = 1 if way.kernel == "winograd" or way.raster else way.pieces
     loads = pieces * (whole * (1 + split) + (0.5 if half else 0))
     width = way.eighths * 8 if layout.flat and not way.im2col else layout.channel
     size = 4 * way.channels * width

@@ -36,6 +36,8 @@ class Tiling:
             aligned.
         im2col: tiles of windows are flat too, with a copy for every tap: small images, whose rows
             do not fill a vector, then lie one behind the other.
+        raster: the rows of a window tile are one run, with the border of zeros between them; for
+            small images as well, of which one copy then serves all taps.
         rows: output rows of a block.
     """
 
@@ -48,11 +50,18 @@ class Tiling:
     copies: bool = False
     rows: int = 1
     im2col: bool = False
+    raster: bool = False
+
+    @property
+    def elements(self) -> int:
+        """Of one output row's sums in a tile."""
+        return (1 if self.raster else self.pieces) * self.eighths * EIGHT
 
     def __str__(self) -> str:
         """As reports name it: kernel, rows of a block, tile, panel."""
         rows = f" {self.rows}" if self.rows > 1 else ""
         how = "im2col" if self.im2col else "copies" if self.copies else "packed"
+        how = "raster" if self.raster else how
         how = how if self.packed else "in place"
         tile = f"{self.pieces}x{self.eighths * EIGHT}"
         return f"{self.kernel}{rows} {tile} {how}, {self.channels} channels, {self.groups} groups"
@@ -121,7 +130,9 @@ def geometry(step: Conv, tiling: Tiling) -> Geometry:
     """Lay out a tile of ``step``."""
     if is_flat(step):
         return _flat(step, tiling)
-    return _im2col(step, tiling) if tiling.im2col else _window(step, tiling)
+    if tiling.im2col:
+        return _im2col(step, tiling)
+    return _raster(step, tiling) if tiling.raster else _window(step, tiling)
 
 
 def _flat(step: Conv, tiling: Tiling) -> Geometry:
@@ -140,6 +151,30 @@ def _im2col(step: Conv, tiling: Tiling) -> Geometry:
     )
     tiles, channel = -(-pixels(step) // size), height * width * place
     return Geometry(True, tiles, size, size, 0, channel, UNIT, (), taps)
+
+
+def raster_pitch(step: Conv) -> int:
+    """From one row of an image to the next, where the border between two is both rows'."""
+    _, left, _, right = step.pads
+    return max(step.x.shape[3] + max(left, right), step.y.shape[3])
+
+
+def _raster(step: Conv, tiling: Tiling) -> Geometry:
+    height, width = step.weight.shape[2:]
+    down, across = step.dilations
+    top, left = step.pads[:2]
+    pitch = raster_pitch(step)
+    # one row more than the taps need: its border is the right one of the last row
+    rows = tiling.pieces + (height - 1) * down + 1
+    taps = tuple(
+        tuple(row * down * pitch + column * across for column in range(width))
+        for row in range(height)
+    )
+    channel = -(-rows * pitch // UNIT) * UNIT
+    tiles = step.y.shape[0] * -(-step.y.shape[2] // tiling.pieces)
+    phases = (Phase(-top, 1, rows, -left, 1, pitch, 0),)
+    columns = step.y.shape[3]
+    return Geometry(False, tiles, tiling.pieces, columns, pitch, channel, 1, phases, taps)
 
 
 def _window(step: Conv, tiling: Tiling) -> Geometry:

@@ -137,7 +137,7 @@ class _Store:
 def _is_sound(way: Tiling) -> bool:
     """Whether fields are of their type and range: they come out of a file."""
     counts = (way.pieces, way.eighths, way.channels, way.groups, way.rows)
-    flags = (way.packed, way.copies, way.im2col)
+    flags = (way.packed, way.copies, way.im2col, way.raster)
     return (
         way.kernel in tiled.STREAMS
         and all(type(count) is int and count > 0 for count in counts)

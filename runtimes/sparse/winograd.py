@@ -1,18 +1,22 @@
-"""Two output rows at once with fewer products: Winograd's minimal filtering along the rows.
+"""Several output rows at once with fewer products: Winograd's minimal filtering along the rows.
 
-A phase of a window's rows with r taps gives two output rows from r + 1 input rows. Directly that
-takes 2 r products of rows; F(2, r) takes r + 1, of transformed input rows and transformed taps
+A phase of a window's rows with r taps gives m output rows from m + r - 1 input rows. Directly that
+takes m r products of rows; F(m, r) takes m + r - 1, of transformed input rows and transformed taps
 (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, section 4.1;
-transforms by the Toom-Cook construction). The input is transformed once for all output channels,
-and the products of all channels and columns are summed before they are transformed back.
+transforms by the Toom-Cook construction). The input is transformed once for all output channels.
+The products of all channels, columns and phases that belong to one point of the construction are
+summed before they are transformed back, for the way back knows the point alone.
 
-Rounding grows by a small factor (the transforms' numbers are at most 2 and 1.5), far below the
-tolerance; dense layers only, for scattered taps would fill up.
+Points are powers of two, chosen for their rounding (Barabasz et al., "Error Analysis and Improving
+the Accuracy of Winograd Convolution for DNNs", 2020): F(2, r) is more accurate than the direct sum,
+whose partial sums are longer, F(4, 3) and F(4, 4) are off by 1.1 and 1.4 times as much. Dense layers
+only, for scattered taps would fill up.
 """
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,23 +25,36 @@ from prunedeploy.runtimes.sparse.streams import FIRST, LAST, VISIT, Part, Stream
 from prunedeploy.runtimes.sparse.tiling import MOST_OFFSET, Geometry, Tiling
 from prunedeploy.types import Array
 
+OUTPUTS = (2, 4)  # rows at once that are known how: the pieces of a tile
 MOST_TAPS = 4  # of a phase
-POINTS = (0.0, 1.0, -1.0, 2.0)  # and infinity; those of pd_winograd_rows in c/winograd.h
-INFINITY = len(POINTS)
+POINTS = (0.0, 1.0, -1.0, -2.0, 0.5, 2.0)  # and infinity
+SAVED = 0.8  # of the direct products that may be left for it to be worth it
 END = 4  # flag of the last segment of a block in a panel
-KIND = 8  # flags from this bit on say which point a segment belongs to
 
 
-def suits(step: Conv) -> bool:
-    """Whether the rows of ``step``'s window are worth it and known how."""
-    taps = phases(step)
-    products = sum(len(found) + 1 for found in taps)
+@dataclass(frozen=True)
+class _Segment:
+    """All products of one point: rows of transformed input, and what the results are made of.
+
+    Args:
+        factors: of the point's sum in each of the m output rows.
+        rows: (first tap of a phase, number of the transformed row in it) for each phase.
+        weight: transformed taps [outputs, inputs, phases, columns].
+    """
+
+    factors: tuple[float, ...]
+    rows: tuple[tuple[int, int], ...]
+    weight: Array
+
+
+def suits(step: Conv, outputs: int) -> bool:
+    """Whether F(``outputs``, r) of the rows of ``step``'s window is worth it and known how."""
     return (
         step.groups == 1
         and step.dilations[0] == 1
-        and step.y.shape[2] > 1
-        and max(map(len, taps)) <= MOST_TAPS
-        and products <= 0.8 * 2 * step.weight.shape[2]
+        and step.y.shape[2] >= outputs
+        and max(map(len, phases(step))) <= MOST_TAPS
+        and products(step, outputs) <= SAVED * outputs * step.weight.shape[2]
     )
 
 
@@ -47,40 +64,60 @@ def phases(step: Conv) -> list[list[int]]:
     return [list(range(phase, height, stride)) for phase in range(min(stride, height))]
 
 
-def points(taps: int) -> tuple[int, ...]:
-    """Which of ``POINTS`` F(2, taps) evaluates at, infinity last; two taps need 0, 1, infinity."""
-    return (*range(taps), INFINITY)
+def products(step: Conv, outputs: int) -> int:
+    """Products of rows, for one column of the window and ``outputs`` rows of the result."""
+    return sum(len(taps) + outputs - 1 for taps in phases(step))
 
 
-def filters(taps: int) -> Array:
-    """G of F(2, taps): [taps + 1, taps]."""
-    finite = [POINTS[index] for index in points(taps)[:-1]]
+def segments(step: Conv, outputs: int) -> int:
+    """Points that the products belong to."""
+    return max(map(len, phases(step))) + outputs - 1
+
+
+def filters(outputs: int, taps: int) -> Array:
+    """G of F(outputs, taps): [outputs + taps - 1, taps]."""
+    finite = _finite(outputs, taps)
     rows = []
     for index, point in enumerate(finite):
         others = [point - other for k, other in enumerate(finite) if k != index]
         rows.append([point**power / np.prod(others) for power in range(taps)])
-    last = [0.0] * taps
-    last[-1] = 1.0
-    return np.array([*rows, last])
+    return np.array([*rows, [0.0] * (taps - 1) + [1.0]])
 
 
-def inputs(taps: int) -> Array:
-    """B^T of F(2, taps): [taps + 1, taps + 1]."""
-    finite = [POINTS[index] for index in points(taps)[:-1]]
-    size = taps + 1
+def inputs(outputs: int, taps: int) -> Array:
+    """B^T of F(outputs, taps): [outputs + taps - 1, outputs + taps - 1]."""
+    finite = _finite(outputs, taps)
+    size = len(finite) + 1
     rows = np.zeros((size, size))
-    for index in range(taps):
+    for index in range(len(finite)):
         others = [other for k, other in enumerate(finite) if k != index]
-        coefficients = np.poly(others)[::-1] if others else np.ones(1)
-        rows[index, : len(coefficients)] = coefficients
-    rows[taps] = np.poly(finite)[::-1]
+        rows[index, : size - 1] = np.poly(others)[::-1]
+    rows[-1] = np.poly(finite)[::-1]
     return rows
+
+
+def results(outputs: int, taps: int) -> Array:
+    """A^T of F(outputs, taps): [outputs, outputs + taps - 1]."""
+    finite = [[point**power for power in range(outputs)] for point in _finite(outputs, taps)]
+    return np.array([*finite, [0.0] * (outputs - 1) + [1.0]]).T
+
+
+def _finite(outputs: int, taps: int) -> tuple[float, ...]:
+    return POINTS[: outputs + taps - 2]
+
+
+def transforms(tiling: Tiling, geometry: Geometry) -> Array:
+    """B^T of every phase of a packed channel, one behind the other, for pd_winograd_rows."""
+    sizes = [phase.rows for phase in geometry.phases]
+    found = [inputs(tiling.pieces, size - tiling.pieces + 1).reshape(-1) for size in sizes]
+    return np.concatenate(found).astype(np.float32)
 
 
 def winograd_streams(step: Conv, tiling: Tiling, geometry: Geometry) -> Streams:
     """The streams of ``step`` for the kernel "winograd": blocks of ``tiling.rows`` output channels.
 
-    A block's part of a panel is one segment for each transformed row, with the same columns.
+    A block's part of a panel is one segment for each point, with the same columns for every block.
+    A segment's weights begin with its factors.
 
     Raises:
         ValueError: a panel reaches further than an offset can say.
@@ -89,12 +126,12 @@ def winograd_streams(step: Conv, tiling: Tiling, geometry: Geometry) -> Streams:
     panels = panels_of(step.x.shape[1], tiling.channels)
     blocks = -(-outputs // size)
     edges = [blocks * index // tiling.groups * size for index in range(tiling.groups)] + [outputs]
-    segments = _segments(step)
+    found = _segments(step, tiling.pieces)
     parts = tuple(
         tuple(
             _part(
                 geometry,
-                segments,
+                found,
                 (number == 0, number == len(panels) - 1),
                 span,
                 group,
@@ -116,20 +153,28 @@ def _groups(edges: list[int], size: int) -> list[list[range]]:
     ]
 
 
-def _segments(step: Conv) -> list[tuple[int, int, Array]]:
-    """For each transformed row: its phase's first tap, its number there with its point, weights."""
-    found: list[tuple[int, int, Array]] = []
+def _segments(step: Conv, outputs: int) -> list[_Segment]:
+    """By point: first the finite ones, then infinity, whatever its number in a phase."""
+    found: dict[tuple[float, ...], list[tuple[tuple[int, int], Array]]] = {}
     for taps in phases(step):
-        transform = filters(len(taps))
-        for index, point in enumerate(points(len(taps))):
-            weight = np.tensordot(transform[index], step.weight[:, :, taps], axes=(0, 2))
-            found.append((taps[0], index | point << KIND, weight.astype(np.float32)))
-    return found
+        weight = np.einsum("pt,oitw->poiw", filters(outputs, len(taps)), step.weight[:, :, taps])
+        factors = results(outputs, len(taps)).T
+        for number, each in enumerate(weight):
+            point = tuple(float(factor) for factor in factors[number])
+            found.setdefault(point, []).append(((taps[0], number), each))
+    return [
+        _Segment(
+            point,
+            tuple(row for row, _ in each),
+            np.stack([weight for _, weight in each], axis=2).astype(np.float32),
+        )
+        for point, each in found.items()
+    ]
 
 
 def _part(
     geometry: Geometry,
-    segments: list[tuple[int, int, Array]],
+    segments: list[_Segment],
     edge: tuple[bool, bool],
     span: tuple[int, int],
     blocks: list[range],
@@ -137,22 +182,25 @@ def _part(
 ) -> Part:
     low, high = span
     visits, weights = [], []
-    channel = np.arange(high - low)[:, None] * geometry.channel
+    channel = np.arange(high - low)[:, None, None] * geometry.channel
     offsets = []
-    for first, number, _ in segments:
-        place = np.array(geometry.taps[first]) + (number & (1 << KIND) - 1) * geometry.pitch
-        offsets.append(((channel + place) // geometry.unit).reshape(-1))
+    for segment in segments:
+        place = [
+            np.array(geometry.taps[first]) + number * geometry.pitch
+            for first, number in segment.rows
+        ]
+        offsets.append(((channel + np.stack(place)) // geometry.unit).reshape(-1))
     if max(int(x.max(initial=0)) for x in offsets) >= MOST_OFFSET:
         raise ValueError("an offset does not fit into 16 bits")
     for block in blocks:
-        for index, (_, number, weight) in enumerate(segments):
+        for index, segment in enumerate(segments):
+            count = offsets[index].size
             flags = FIRST * edge[0] | LAST * edge[1] | END * (index == len(segments) - 1)
-            visits.append((block.start, offsets[index].size, flags | number >> KIND << KIND))
-            padded = np.zeros((offsets[index].size, rows), np.float32)
-            padded[:, : len(block)] = (
-                weight[block.start : block.stop, low:high].reshape(len(block), -1).T
-            )
-            weights.append(padded.reshape(-1))
+            visits.append((block.start, count, flags))
+            padded = np.zeros((count, rows), np.float32)
+            here = segment.weight[block.start : block.stop, low:high]
+            padded[:, : len(block)] = here.reshape(len(block), -1).T
+            weights += [np.array(segment.factors, np.float32), padded.reshape(-1)]
     empty = np.zeros(0, np.float32)
     return Part(
         blocks[0].start if blocks else 0,

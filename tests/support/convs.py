@@ -111,8 +111,10 @@ def kind(step: Conv, way: Tiling) -> tuple[object, ...]:
     """What makes one way to cut a layer another piece of code than another."""
     flat = way.im2col or is_flat(step)
     banded = not flat and way.eighths * EIGHT < row_size(step)
-    half = way.kernel == "rows" and way.eighths % 2
-    return way.kernel, way.packed, way.copies, way.im2col, flat, banded, half
+    half = way.kernel in ("rows", "winograd") and way.eighths % 2
+    layout = way.packed, way.copies, way.im2col, way.raster
+    filtered = way.pieces if way.kernel == "winograd" else 0
+    return way.kernel, *layout, flat, banded, half, filtered
 
 
 def ways(step: Conv, isa: str, rng: np.random.Generator) -> Iterator[Tiling]:

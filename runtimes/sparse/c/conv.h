@@ -51,7 +51,7 @@ typedef struct {
     int32_t winograd;         /* rows of phases are transformed (winograd.h) */
     int32_t taps;             /* of im2col: copies of a channel; 0 elsewhere */
     uint64_t x_stride, y_stride, residual_stride;
-    uint64_t phase, panel, part, bias, gather; /* bytes into the constants */
+    uint64_t phase, panel, part, bias, gather, transform; /* bytes into the constants */
     float low, high;          /* of the activation */
 } pd_conv;
 
@@ -112,6 +112,17 @@ PD_INLINE void pd_store_part(float *to, pd_vec v, int count) {
     for (int i = 0; i < count; i++) to[i] = all[i];
 #endif
 }
+
+#if PD_LANES == 16
+/* Which of a vector's elements, the first of them `begin` in a run of rows `pitch` apart, are among
+ * the first `width` of a row. */
+PD_INLINE uint32_t pd_raster_inside(int begin, int pitch, int width) {
+    uint32_t inside = 0;
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) inside |= (uint32_t)((begin + i) % pitch < width) << i;
+    return inside;
+}
+#endif
 
 /* Where a window tile begins in the result. */
 typedef struct {

@@ -117,28 +117,18 @@ static void pd_pack_phase(float *to, const float *plane, const pd_phase *f, int 
 #endif
 }
 
-/* The rows of a phase transformed for two output rows, in place: B^T of F(2, rows - 1) at the points
- * 0, 1, -1, 2 and infinity (winograd.py says where it comes from). */
-static void pd_winograd_rows(float *x, int rows, int pitch) {
+enum { PD_MOST_ROWS = 7 }; /* of a phase: F(4, 4) */
+
+/* The rows of a phase times the matrix `by` [rows, rows], in place (winograd.py). */
+static void pd_winograd_rows(float *x, const float *by, int rows, int pitch) {
     for (int j = 0; j < pitch; j += PD_LANES, x += PD_LANES) {
-        const pd_vec a = pd_load(x), b = pd_load(x + pitch);
-        const pd_vec c = rows > 2 ? pd_load(x + 2 * pitch) : a;
-        const pd_vec d = rows > 3 ? pd_load(x + 3 * pitch) : a;
-        const pd_vec e = rows > 4 ? pd_load(x + 4 * pitch) : a;
-        if (rows == 3) {
-            pd_store(x, b - a);
-            pd_store(x + 2 * pitch, c - b);
-        } else if (rows == 4) {
-            pd_store(x, c - a);
-            pd_store(x + pitch, b + c);
-            pd_store(x + 2 * pitch, c - b);
-            pd_store(x + 3 * pitch, d - b);
-        } else if (rows == 5) {
-            pd_store(x, (a - c) * 2 + (d - b));
-            pd_store(x + pitch, d - c - b * 2);
-            pd_store(x + 2 * pitch, b * 2 - c * 3 + d);
-            pd_store(x + 3 * pitch, d - b);
-            pd_store(x + 4 * pitch, (b - d) * 2 + (e - c));
+        pd_vec from[PD_MOST_ROWS];
+        for (int i = 0; i < rows; i++) from[i] = pd_load(x + i * pitch);
+        const float *factor = by;
+        for (int i = 0; i < rows; i++, factor += rows) {
+            pd_vec sum = factor[0] * from[0];
+            for (int k = 1; k < rows; k++) sum += factor[k] * from[k];
+            pd_store(x + i * pitch, sum);
         }
     }
 }
@@ -217,10 +207,13 @@ static void pd_pack(float *to, const pd_work *w, const pd_conv *c, const float *
     const float *image = x + (uint64_t)at.image * (uint64_t)(c->height * c->width);
     for (int k = p.begin; k < p.end; k++, to += c->channel) {
         const float *plane = image + (uint64_t)k * c->x_stride;
+        const float *by = (const float *)(w->weights + c->transform);
         for (int f = 0; f < c->phases; f++) {
             pd_pack_phase(to + phases[f].place, plane, &phases[f], at.row * c->row_step,
                           at.column * c->column_step, c->height, c->width, c->block);
-            if (c->winograd) pd_winograd_rows(to + phases[f].place, phases[f].rows, phases[f].width);
+            if (!c->winograd) continue;
+            pd_winograd_rows(to + phases[f].place, by, phases[f].rows, phases[f].width);
+            by += phases[f].rows * phases[f].rows;
         }
     }
 }

@@ -3,12 +3,13 @@
  *
  * A template, included once an instance. Define before: PD_NAME; PD_PIECES rows of pixels, PD_PITCH
  * elements apart in the tile, each of PD_EIGHTS times 8 pixels; PD_LOG_UNIT: offsets count units of
- * 1 << PD_LOG_UNIT elements; PD_ACT(v) where the activation is more than a clamp. */
+ * 1 << PD_LOG_UNIT elements; PD_ACT(v) where the activation is more than a clamp; PD_RASTER where the
+ * one piece is rows of so many pixels, PD_PITCH elements apart. */
 #include "conv.h"
 
 #ifndef PD_TERM
-/* A weight, in every element of a vector, times the plane at an offset, added to the sums. */
-#define PD_TERM(units, spread)                                                                 \
+/* A weight, in every element of a vector, times the plane at an offset, added to sums a and b. */
+#define PD_TERM(a, b, units, spread)                                                           \
     {                                                                                         \
         const float *from = tile + ((uint64_t)(units) << PD_LOG_UNIT);                        \
         const pd_vec by = spread;                                                             \
@@ -23,6 +24,11 @@
 
 #define PD_FULL (PD_EIGHTS * 8 / PD_LANES)        /* whole vectors of a piece */
 #define PD_HALF (PD_EIGHTS * 8 % PD_LANES != 0)   /* and one of half the width */
+
+/* Where a row has few sums, every addition would wait for the one before: then a row has several
+ * sets of sums, which take turns and are added up at the end of the visit. */
+#define PD_COUNT (PD_PIECES * (PD_FULL + PD_HALF))
+#define PD_SETS (PD_COUNT <= 2 ? 4 : PD_COUNT <= 4 ? 2 : 1)
 
 static __attribute__((noinline)) void PD_NAME(
     const pd_visit *visits, uint32_t count, uint32_t first, const void *offsets,
@@ -55,17 +61,45 @@ static __attribute__((noinline)) void PD_NAME(
         }
         int k = 0;
 #ifdef pd_nth
+        pd_vec more[PD_SETS][PD_PIECES][PD_FULL + 1];
+        pd_half rest[PD_SETS][PD_PIECES];
+#pragma GCC unroll 32
+        for (int s = 1; s < PD_SETS; s++)
+#pragma GCC unroll 32
+            for (int r = 0; r < PD_PIECES; r++) {
+#pragma GCC unroll 32
+                for (int v = 0; v < PD_FULL; v++) more[s][r][v] = pd_splat(0);
+                rest[s][r] = pd_half_splat(0);
+            }
         for (; k + 4 <= n; k += 4) {
             const pd_vec four = pd_four(weights + k);
             uint64_t units;
             memcpy(&units, offset + k, sizeof units);
-            PD_TERM((uint16_t)units, pd_nth(four, 0))
-            PD_TERM((uint16_t)(units >> 16), pd_nth(four, 1))
-            PD_TERM((uint16_t)(units >> 32), pd_nth(four, 2))
-            PD_TERM(units >> 48, pd_nth(four, 3))
+            PD_TERM(a, b, (uint16_t)units, pd_nth(four, 0))
+            if (PD_SETS == 1) {
+                PD_TERM(a, b, (uint16_t)(units >> 16), pd_nth(four, 1))
+                PD_TERM(a, b, (uint16_t)(units >> 32), pd_nth(four, 2))
+                PD_TERM(a, b, units >> 48, pd_nth(four, 3))
+            } else if (PD_SETS == 2) {
+                PD_TERM(more[1], rest[1], (uint16_t)(units >> 16), pd_nth(four, 1))
+                PD_TERM(a, b, (uint16_t)(units >> 32), pd_nth(four, 2))
+                PD_TERM(more[1], rest[1], units >> 48, pd_nth(four, 3))
+            } else {
+                PD_TERM(more[1], rest[1], (uint16_t)(units >> 16), pd_nth(four, 1))
+                PD_TERM(more[2], rest[2], (uint16_t)(units >> 32), pd_nth(four, 2))
+                PD_TERM(more[3], rest[3], units >> 48, pd_nth(four, 3))
+            }
         }
+#pragma GCC unroll 32
+        for (int s = 1; s < PD_SETS; s++)
+#pragma GCC unroll 32
+            for (int r = 0; r < PD_PIECES; r++) {
+#pragma GCC unroll 32
+                for (int v = 0; v < PD_FULL; v++) a[r][v] += more[s][r][v];
+                if (PD_HALF) b[r] += rest[s][r];
+            }
 #endif
-        for (; k < n; k++) PD_TERM(offset[k], pd_splat(weights[k]))
+        for (; k < n; k++) PD_TERM(a, b, offset[k], pd_splat(weights[k]))
         offset += n;
         weights += n;
         if (!(flags & PD_LAST)) {
@@ -79,14 +113,21 @@ static __attribute__((noinline)) void PD_NAME(
             }
             continue;
         }
+#ifdef PD_RASTER
+#include "finish_raster.h"
+#else
 #include "finish.h"
+#endif
     }
 }
 
+#undef PD_COUNT
+#undef PD_SETS
 #undef PD_FULL
 #undef PD_HALF
 #undef PD_NAME
 #undef PD_PIECES
+#undef PD_RASTER
 #undef PD_PITCH
 #undef PD_EIGHTS
 #undef PD_LOG_UNIT

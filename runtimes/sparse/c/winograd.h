@@ -1,20 +1,15 @@
-/* winograd: two rows of pixels of PD_ROWS output channels, from transformed rows of the input (see
- * winograd.py). A block is one segment for each transformed row; the sums of a segment are added
- * to the two output rows with the factors of its point.
+/* winograd: PD_PIECES rows of pixels of PD_ROWS output channels, from transformed rows of the input
+ * (see winograd.py). A block is one segment for each point; a segment's sums are added to the rows
+ * of the result with the point's factors.
  *
- * A template like block.h; a tile has two pieces. All blocks read the same offsets; a visit is a
- * segment: `row` the block's first row, `count` its columns, its point in the flags from
- * PD_KIND on; PD_SHARED marks a block's last one. */
+ * A template like block.h. All blocks read the same offsets; a visit is a segment: `row` the
+ * block's first row, `count` its columns; PD_SHARED marks a block's last one. A segment's weights
+ * begin with its PD_PIECES factors. The rows of the result are touched once a segment, and may lie
+ * in memory. */
 #include "conv.h"
 
 #define PD_FULL (PD_EIGHTS * 8 / PD_LANES)
 #define PD_HALF (PD_EIGHTS * 8 % PD_LANES != 0)
-
-#ifndef PD_WINOGRAD
-#define PD_WINOGRAD
-enum { PD_KIND = 8 };
-static const float pd_winograd_points[5][2] = {{1, 0}, {1, 1}, {1, -1}, {1, 2}, {0, 1}};
-#endif
 
 static __attribute__((noinline)) void PD_NAME(
     const pd_visit *visits, uint32_t count, uint32_t first, const void *offsets,
@@ -28,7 +23,6 @@ static __attribute__((noinline)) void PD_NAME(
         const int rows = to->rows - (int)begin < PD_ROWS ? to->rows - (int)begin : PD_ROWS;
         pd_vec all[PD_ROWS][PD_PIECES][PD_FULL + 1];
         pd_half half[PD_ROWS][PD_PIECES];
-#pragma GCC unroll 32
         for (int m = 0; m < PD_ROWS; m++) {
             const float *sum = sums + (uint64_t)(begin - first + m) * size;
             const float bias = flags & PD_FIRST && m < rows ? to->bias[begin + m] : 0;
@@ -46,8 +40,9 @@ static __attribute__((noinline)) void PD_NAME(
         const uint16_t *at = offset;
         for (int more = 1; more; visits++) {
             const int n = visits->count;
-            const float *factor = pd_winograd_points[visits->flags >> PD_KIND];
+            const float *factor = weights;
             more = !(visits->flags & PD_SHARED);
+            weights += PD_PIECES;
             pd_vec part[PD_ROWS][PD_FULL + 1];
             pd_half rest[PD_ROWS];
 #pragma GCC unroll 32
@@ -81,13 +76,12 @@ static __attribute__((noinline)) void PD_NAME(
                     if (PD_HALF) half[m][r] += factor[r] * rest[m];
                 }
         }
-#pragma GCC unroll 32
         for (int m = 0; m < PD_ROWS; m++) {
             const uint32_t row = begin + m;
             pd_vec (*a)[PD_FULL + 1] = all[m];
             pd_half *b = half[m];
             if (flags & PD_LAST) {
-                if (m >= rows) continue;
+                if (m >= rows) break;
 #include "finish.h"
             } else {
                 float *sum = sums + (uint64_t)(row - first) * size;

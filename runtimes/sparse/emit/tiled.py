@@ -18,7 +18,7 @@ from prunedeploy.runtimes.sparse.tiling import (
     pixels,
     row_size,
 )
-from prunedeploy.runtimes.sparse.winograd import winograd_streams
+from prunedeploy.runtimes.sparse.winograd import transforms, winograd_streams
 from prunedeploy.types import Array
 
 STREAMS = {
@@ -42,7 +42,7 @@ def emit(step: Conv, context: Context, tiling: Tiling) -> Code:
         f"pd_conv_run(w, &layer, {context.pointer(step.x)}, {context.pointer(step.y)}, {residual}, "
         f"{kernel}, {size});"
     )
-    sums = packed.rows_of_group * tiling.groups * tiling.pieces * tiling.eighths * 8
+    sums = packed.rows_of_group * tiling.groups * tiling.elements
     scratch = size + (sums if len(packed.panels) > 1 else 0)
     return Code(body, (top,), ("conv.h", "functions.h"), scratch, str(tiling))
 
@@ -50,14 +50,16 @@ def emit(step: Conv, context: Context, tiling: Tiling) -> Code:
 def _kernel(step: Conv, tiling: Tiling, layout: Geometry) -> tuple[str, str]:
     """The name of the kernel's instance, and the text that makes it."""
     settings = {
-        "PIECES": tiling.pieces,
+        "PIECES": 1 if tiling.raster else tiling.pieces,
         "EIGHTS": tiling.eighths,
         "PITCH": layout.pitch,
         "LOG_UNIT": LOG_UNIT[layout.unit],
     }
+    if tiling.raster:
+        settings = {"RASTER": layout.columns, **settings}
     if tiling.kernel != "rows":
         settings = {"ROWS": tiling.rows, **settings}
-    name = f"pd_{tiling.kernel}_" + "_".join(str(value) for value in settings.values())
+    name = f"pd_{tiling.kernel}{'_raster' * tiling.raster}_" + "_".join(str(value) for value in settings.values())
     return instance(name, f"{tiling.kernel}.h", settings, step)
 
 
@@ -104,6 +106,7 @@ def _record(step: Conv, context: Context, tiling: Tiling, layout: Geometry, pack
         "part": store(np.array(parts, PART)),
         "bias": store(step.bias.astype(np.float32)),
         "gather": store(_gather(step)) if tiling.im2col else 0,
+        "transform": store(transforms(tiling, layout)) if tiling.kernel == "winograd" else 0,
         "low": low,
         "high": high,
     }

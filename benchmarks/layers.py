@@ -33,13 +33,11 @@ from machine import Machine
 
 from prunedeploy import artifact, targets
 from prunedeploy import model as models
-from prunedeploy.errors import UserError
 from prunedeploy.profiling import profiles_of
+from prunedeploy.runtimes.sparse.build import plan_of, tilings
 from prunedeploy.runtimes.sparse.compile import toolchain
-from prunedeploy.runtimes.sparse.lower import Refusal, lower
 from prunedeploy.runtimes.sparse.plan import Conv, Step
 from prunedeploy.runtimes.sparse.tiling import Tiling, geometry
-from prunedeploy.runtimes.sparse.tune import tune
 from prunedeploy.types import StepTime
 from prunedeploy.verify import random_feeds
 
@@ -143,20 +141,19 @@ def profiled(
     name: str, sparsity: float, batch: int, threads: int, settings: race.Settings
 ) -> tuple[tuple[StepTime, ...], list[Cut]]:
     """The median time of every step of a fresh engine, and how it is cut."""
-    path = cpu_models.fixed(name, sparsity, batch, settings.cache)
-    plan = lower(models.load(path), batch)
-    if isinstance(plan, Refusal):
-        raise UserError(f"the sparse runtime cannot compute {plan}")
+    path = cpu_models.dynamic(name, sparsity, settings.cache)
+    plan = plan_of(models.load(path), batch, threads)
     with tempfile.TemporaryDirectory(prefix="prunedeploy-") as folder:
-        engine = race.build(path, threads, settings, Path(folder) / "sparse.engine")
+        engine = race.build(path, threads, settings, Path(folder) / "sparse.engine", batch)
         # what the build has measured is remembered, so this is what it was built with
         tools = toolchain(targets.by_name("host"))
-        ways = tune(plan, tools, threads, settings.tune).tilings
+        ways = tilings(plan, tools, threads, settings.tune, lambda _: None)
         with artifact.open(engine, threads, shared=True) as session:
             feeds = random_feeds(engine.manifest.inputs, batch)
             rounds = settings.rounds
             (profile,) = profiles_of([engine], [session], feeds, batch, threads, rounds)
-    steps = {step.name: step for step in plan.steps}
+    late = plan.head.plan.steps if plan.head is not None else ()
+    steps = {step.name: step for step in (*plan.steps, *late)}
     return profile.steps, [Cut(steps[t.name], ways.get(t.name)) for t in profile.steps]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +124,7 @@ def measure(
     name: str, sparsity: float, batch: int, threads: Iterable[int], settings: Settings
 ) -> Iterator[Row]:
     """One row for each number of threads, each of a sparse engine that is built for it."""
-    model = cpu_models.fixed(name, sparsity, batch, settings.cache)
+    model = cpu_models.dynamic(name, sparsity, settings.cache)  # ours may take batches apart
     liked = cpu_models.for_onnxruntime(name, sparsity, batch, settings.cache)
     older = cpu_models.older(name, sparsity, batch, settings.cache) if settings.peer else None
     with tempfile.TemporaryDirectory(prefix="prunedeploy-") as folder:
@@ -133,15 +133,20 @@ def measure(
             seconds = None
             if settings.ours:
                 start = time.perf_counter()
-                engines[OURS] = build(model, count, settings, Path(folder) / "sparse.engine")
+                place = Path(folder) / "sparse.engine"
+                engines[OURS] = build(model, count, settings, place, batch)
                 seconds = round(time.perf_counter() - start, 1)
             times = _race(engines, older, batch, count, settings)
             yield Row(name, sparsity, batch, count, times, seconds, environment())
 
 
-def build(model: Path, threads: int, settings: Settings, place: Path) -> Engine:
+def build(
+    model: Path, threads: int, settings: Settings, place: Path, batch: int | Sequence[int] = ()
+) -> Engine:
     """The sparse engine of ``model``, compared with the reference as any user's is."""
-    return artifact.build(model, "host", "sparse", place, threads=threads, tune=settings.tune)
+    return artifact.build(
+        model, "host", "sparse", place, threads=threads, tune=settings.tune, batch=batch
+    )
 
 
 def _race(

@@ -17,7 +17,8 @@ from prunedeploy.runtimes.sparse.engine import LAYERS, LIBRARY
 from prunedeploy.runtimes.sparse.makefile import makefile, readme
 from prunedeploy.runtimes.sparse.plan import Plan
 from prunedeploy.runtimes.sparse.split import samples
-from prunedeploy.runtimes.sparse.tune import tune
+from prunedeploy.runtimes.sparse.tiling import Tiling
+from prunedeploy.runtimes.sparse.tune import Effort, Progress, tune
 from prunedeploy.targets import Target
 from prunedeploy.types import TensorSpec
 
@@ -74,20 +75,11 @@ def project_of(
     loaded: ir.Model = models.load(model)
     inputs, outputs = models.specs(loaded)
     threads = options.threads or target.cores or targets.cores()
-    plans = [_plan(loaded, batch, threads) for batch in _batches(inputs, options.batches)]
+    plans = [plan_of(loaded, batch, threads) for batch in _batches(inputs, options.batches)]
     _check_batched(plans, outputs)
-    tuned: list[dict[str, Any]] = []
+    tuned: list[dict[str, Tiling]] = []
     if tools is not None and options.tune != "none" and targets.why_not_here(target) is None:
-        tuned = [
-            tune(
-                plan,
-                tools,
-                threads if plan.repeats == 1 else 1,
-                options.tune,
-                progress=options.tell,
-            ).tilings
-            for plan in plans
-        ]
+        tuned = [tilings(plan, tools, threads, options.tune, options.tell) for plan in plans]
     written = Options(
         isa=compiling.isa_of(target),
         threads=threads,
@@ -99,8 +91,22 @@ def project_of(
     return emit_project(plans, written), threads
 
 
-def _plan(model: Any, batch: int, threads: int) -> Plan:
-    """For the whole batch, or for each sample of it."""
+def tilings(
+    plan: Plan, tools: compiling.Toolchain, threads: int, effort: Effort, tell: Progress
+) -> dict[str, Tiling]:
+    """How every layer of ``plan`` is cut, measured with as many threads as will compute it."""
+    found = dict(tune(plan, tools, threads if plan.repeats == 1 else 1, effort, None, tell).tilings)
+    if plan.head is not None:
+        found |= tune(plan.head.plan, tools, threads, effort, None, tell).tilings
+    return found
+
+
+def plan_of(model: Any, batch: int, threads: int) -> Plan:
+    """The plan for a batch of ``model``: for the whole of it, or for each sample.
+
+    Raises:
+        UserError: the runtime cannot compute it; the message says why.
+    """
     whole = _lower(model, batch)
     return samples(whole, _lower(model, 1), threads) if batch > 1 and _is_open(model) else whole
 

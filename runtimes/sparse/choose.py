@@ -164,7 +164,7 @@ def _winograd_shapes(step: Conv, sums: int) -> Iterator[Tiling]:
         for rows in MINIMAL:
             most = sums // (rows + 1) // pixel * pixel
             widths = {-(-whole // bands // pixel) * pixel for bands in range(1, whole + 1)}
-            for eighths in sorted(width for width in widths if 2 <= width or width == whole):
+            for eighths in sorted(width for width in widths if width >= 2 or width == whole):
                 if eighths <= most:
                     yield Tiling("winograd", outputs, eighths, 1, rows=rows)
 

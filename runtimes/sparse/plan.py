@@ -338,6 +338,7 @@ class Plan:
 
     With ``repeats`` above 1 the plan is for one sample of a batch of so many: every thread computes
     whole samples, each in an arena of its own (``batch`` is still what the caller hands over).
+    ``head`` then is what is left to do once all samples are there.
     """
 
     batch: int
@@ -349,6 +350,25 @@ class Plan:
     arena: int = 0
     notes: tuple[str, ...] = field(default=())
     repeats: int = 1
+    head: Head | None = None
+
+
+@dataclass(frozen=True)
+class Head:
+    """The end of a plan in samples: the steps of ``plan``, once for the whole batch.
+
+    It begins with one row of ``count`` elements a sample, the k-th at ``source + k * source_step``
+    of the sample's arena; of sample n it goes to ``place + n * sample_step + k * place_step`` of
+    the head's arena.
+    """
+
+    plan: Plan
+    count: int
+    source: int
+    source_step: int
+    place: int
+    place_step: int
+    sample_step: int
 
 
 def reads(step: Step) -> tuple[View, ...]:

@@ -8,9 +8,9 @@ The products of all channels, columns and phases that belong to one point of the
 summed before they are transformed back, for the way back knows the point alone.
 
 Points are powers of two, chosen for their rounding (Barabasz et al., "Error Analysis and Improving
-the Accuracy of Winograd Convolution for DNNs", 2020): F(2, r) is more accurate than the direct sum,
-whose partial sums are longer, F(4, 3) and F(4, 4) are off by 1.1 and 1.4 times as much. Dense layers
-only, for scattered taps would fill up.
+the Accuracy of Winograd Convolution for DNNs", 2020): F(2, r) is more accurate than the direct
+sum, whose partial sums are longer, F(4, 3) and F(4, 4) are off by 1.1 and 1.4 times as much. Dense
+layers only, for scattered taps would fill up.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _segments(step: Conv, outputs: int) -> list[_Segment]:
     """By point: first the finite ones, then infinity, whatever its number in a phase."""
     found: dict[tuple[float, ...], list[tuple[tuple[int, int], Array]]] = {}
     for taps in phases(step):
-        weight = np.einsum("pt,oitw->poiw", filters(outputs, len(taps)), step.weight[:, :, taps])
+        weight = _transformed(step.weight[:, :, taps], filters(outputs, len(taps)))
         factors = results(outputs, len(taps)).T
         for number, each in enumerate(weight):
             point = tuple(float(factor) for factor in factors[number])
@@ -170,6 +170,15 @@ def _segments(step: Conv, outputs: int) -> list[_Segment]:
         )
         for point, each in found.items()
     ]
+
+
+def _transformed(weight: Array, by: Array) -> Array:
+    """Taps [outputs, inputs, taps, columns] as [points, outputs, inputs, columns]."""
+    points = [
+        sum(factor * weight[:, :, tap].astype(np.float64) for tap, factor in enumerate(row))
+        for row in by
+    ]
+    return np.stack(points)
 
 
 def _part(

@@ -94,8 +94,9 @@ static void pd_free(pd_session *s) {
 static size_t pd_scratch_begin(int threads) {
     size_t most = 0;
     for (int i = 0; i < pd_this_model.batches; i++) {
-        const size_t arena = pd_round(pd_plans[i].arena, PD_PAGE);
-        const size_t size = pd_plans[i].repeats > 1 ? arena * (size_t)threads : arena;
+        const size_t arenas = pd_plans[i].repeats > 1 ? (size_t)threads : 1;
+        const size_t size = arenas * pd_round(pd_plans[i].arena, PD_PAGE)
+            + pd_round(pd_plans[i].head, PD_PAGE);
         if (size > most) most = size;
     }
     return most;
@@ -120,6 +121,17 @@ static pd_work pd_work_of(pd_session *s, int thread) {
     return work;
 }
 
+/* Where what the whole batch needs begins: behind the arenas of the threads. */
+static float *pd_head(pd_session *s, const pd_plan *plan) {
+    return (float *)(s->memory + (size_t)s->pool.threads * pd_round(plan->arena, PD_PAGE));
+}
+
+static void pd_carry_over(float *head, const float *arena, const pd_carry *c, int sample) {
+    float *to = head + c->to + (size_t)sample * c->sample_step;
+    for (int i = 0; i < c->count; i++)
+        to[(size_t)i * c->to_step] = arena[c->from + (size_t)i * c->from_step];
+}
+
 /* This thread's share of the samples, each from beginning to end. */
 static void pd_all_samples(pd_session *s, const pd_plan *plan, int thread) {
     pd_work work = pd_work_of(s, thread);
@@ -135,25 +147,22 @@ static void pd_all_samples(pd_session *s, const pd_plan *plan, int thread) {
             inputs[i] = (const char *)s->inputs[i] + (size_t)sample * plan->input_step[i];
         for (int i = 0; i < pd_this_model.outputs; i++)
             outputs[i] = (char *)s->outputs[i] + (size_t)sample * plan->output_step[i];
-        for (int i = 0; i < plan->count; i++) {
+        for (int i = 0; i < plan->apart; i++) {
             const double begin = thread == 0 && s->times ? pd_now() : 0;
             plan->step[i](&work);
             if (thread == 0 && s->times) s->times[i] += pd_now() - begin;
         }
+        pd_carry_over(pd_head(s, plan), work.arena, &plan->carry, sample);
     }
     pd_barrier(&s->pool);
 }
 
-static void pd_all_steps(void *context, int thread) {
-    pd_session *s = context;
-    const pd_plan *plan = s->plan; /* after the last barrier the next run may have another one */
-    if (plan->repeats > 1) {
-        pd_all_samples(s, plan, thread);
-        return;
-    }
-    const pd_work work = pd_work_of(s, thread);
+/* Steps from `first` on, all threads at each. */
+static void pd_together(pd_session *s, const pd_plan *plan, int thread, int first, float *arena) {
+    pd_work work = pd_work_of(s, thread);
+    work.arena = arena;
     double begin = thread == 0 && s->times ? pd_now() : 0;
-    for (int i = 0; i < plan->count; i++) {
+    for (int i = first; i < plan->count; i++) {
         plan->step[i](&work);
         pd_barrier(&s->pool);
         if (thread == 0 && s->times) {
@@ -161,6 +170,17 @@ static void pd_all_steps(void *context, int thread) {
             s->times[i] = end - begin;
             begin = end;
         }
+    }
+}
+
+static void pd_all_steps(void *context, int thread) {
+    pd_session *s = context;
+    const pd_plan *plan = s->plan; /* after the last barrier the next run may have another one */
+    if (plan->repeats > 1) {
+        pd_all_samples(s, plan, thread);
+        pd_together(s, plan, thread, plan->apart, pd_head(s, plan));
+    } else {
+        pd_together(s, plan, thread, 0, (float *)s->memory);
     }
 }
 

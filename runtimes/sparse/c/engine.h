@@ -7,13 +7,22 @@
 
 typedef void (*pd_step)(const pd_work *w);
 
-/* The steps for one batch size. With `repeats` above 1 they are those of one sample: every thread
- * computes whole samples in an arena of its own. `input_step` and `output_step` are a sample's bytes. */
+/* Between the steps of a sample and those of the whole batch: `count` elements of float32 a sample,
+ * from there in the sample's arena to there in the batch's. */
+typedef struct {
+    int count;
+    size_t from, from_step, to, to_step, sample_step;
+} pd_carry;
+
+/* The steps for one batch size. With `repeats` above 1 the first `apart` are those of one sample:
+ * every thread computes whole samples in an arena of its own; the others follow once all samples
+ * are there, in a further arena. `input_step` and `output_step` are a sample's bytes. */
 typedef struct {
     int batch;
     int repeats;
-    int count;
-    size_t arena; /* bytes */
+    int count, apart;
+    size_t arena, head; /* bytes */
+    pd_carry carry;
     const size_t *input_step, *output_step;
     const pd_step *step;
     const char *const *name;

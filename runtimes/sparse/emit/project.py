@@ -88,6 +88,7 @@ class _Function:
     code: Code
     step: plan.Step
     batch: int
+    repeats: int
 
     @property
     def size(self) -> int:
@@ -125,8 +126,7 @@ def emit_project(plans: Sequence[plan.Plan], options: Options) -> Project:
     used |= {name for f in functions for text in f.code.top for name in _INCLUDE.findall(text)}
     files |= closure([*FIXED, *sorted(used)])
     layers = {
-        one.batch: tuple(_layer(f, one.repeats) for f in functions if f.batch == one.batch)
-        for one in plans
+        one.batch: tuple(_layer(f) for f in functions if f.batch == one.batch) for one in plans
     }
     return Project(
         files=dict(sorted(files.items())),
@@ -145,17 +145,27 @@ def c_file(name: str) -> str:
 def _functions(
     one: plan.Plan, number: int, constants: Constants, options: Options
 ) -> list[_Function]:
+    """Those of ``one``, then those of its head."""
     tuned = dict(options.tuned[number]) if options.tuned else {}
     threads = options.threads if one.repeats == 1 else 1
-    context = Context(one, constants, options.isa, threads, tuned)
+    works = [(step, Context(one, constants, options.isa, threads, tuned)) for step in one.steps]
+    if one.head is not None:
+        late = Context(one.head.plan, constants, options.isa, options.threads, tuned)
+        works += [(step, late) for step in one.head.plan.steps]
     return [
-        _Function(f"pd_b{one.batch}_step_{n}", emit.emitter(step)(step, context), step, one.batch)
-        for n, step in enumerate(one.steps)
+        _Function(
+            f"pd_b{one.batch}_step_{n}",
+            emit.emitter(step)(step, context),
+            step,
+            one.batch,
+            context.plan.repeats,
+        )
+        for n, (step, context) in enumerate(works)
     ]
 
 
-def _layer(function: _Function, repeats: int) -> Layer:
-    step = function.step
+def _layer(function: _Function) -> Layer:
+    step, repeats = function.step, function.repeats
     kind, found = type(step).__name__, work(step)
     todo = replace(found, flops=found.flops * repeats, bytes=found.bytes * repeats)
     return Layer(step.name, kind, function.code.choice, **asdict(todo))
@@ -253,8 +263,14 @@ def _model(
 
 def _row(one: plan.Plan) -> str:
     """Its pd_plan."""
-    arena = 4 * (one.arena + plan.GUARD)
-    numbers = f"{one.batch}, {one.repeats}, {len(one.steps)}, {arena}"
+    arena, late, head, carry = 4 * (one.arena + plan.GUARD), 0, 0, "{0}"
+    if one.head is not None:
+        h = one.head
+        late, head = len(h.plan.steps), 4 * (h.plan.arena + plan.GUARD)
+        steps = f"{h.source}, {h.source_step}, {h.place}, {h.place_step}, {h.sample_step}"
+        carry = f"{{{h.count}, {steps}}}"
+    apart = len(one.steps)
+    numbers = f"{one.batch}, {one.repeats}, {apart + late}, {apart}, {arena}, {head}, {carry}"
     tables = ", ".join(
         f"{name}_{one.batch}" for name in ("input_step", "output_step", "steps", "names")
     )

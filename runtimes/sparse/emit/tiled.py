@@ -59,7 +59,8 @@ def _kernel(step: Conv, tiling: Tiling, layout: Geometry) -> tuple[str, str]:
         settings = {"RASTER": layout.columns, **settings}
     if tiling.kernel != "rows":
         settings = {"ROWS": tiling.rows, **settings}
-    name = f"pd_{tiling.kernel}{'_raster' * tiling.raster}_" + "_".join(str(value) for value in settings.values())
+    kind = f"{tiling.kernel}_raster" if tiling.raster else tiling.kernel
+    name = "_".join(["pd", kind, *map(str, settings.values())])
     return instance(name, f"{tiling.kernel}.h", settings, step)
 
 

@@ -17,7 +17,7 @@ from prunedeploy.errors import UserError
 from prunedeploy.model import save
 from prunedeploy.runtimes.sparse import split
 from prunedeploy.runtimes.sparse.lower import lower
-from prunedeploy.runtimes.sparse.plan import Plan
+from prunedeploy.runtimes.sparse.plan import Conv, Plan
 from prunedeploy.types import Engine
 
 BATCH = 16
@@ -63,13 +63,53 @@ def test_what_fits_into_the_caches_stays_whole() -> None:
 
 @pytest.mark.usefixtures("near")
 def test_what_does_not_fit_is_computed_in_samples() -> None:
-    whole, one = _plans(_network())
+    net = Small()
+    x = net.conv(net.input("n", 3, 9, 11), 3, 6)
+    whole, one = _plans(net.model(net.conv(x, 6, 5)))
     found = split.samples(whole, one, 2)
     assert found == replace(
         one, batch=BATCH, repeats=BATCH, inputs=whole.inputs, outputs=whole.outputs
     )
-    assert found.steps is one.steps
     assert found.arena == one.arena < whole.arena
+
+
+@pytest.mark.usefixtures("near")
+def test_the_linear_layer_at_the_end_is_computed_once_for_all_samples() -> None:
+    whole, one = _plans(_network())
+    found = split.samples(whole, one, 2)
+    head = found.head
+    assert head is not None
+    assert found.steps == one.steps[: len(found.steps)]
+    assert isinstance(head.plan.steps[0], Conv)
+    names = [step.name for step in (*found.steps, *head.plan.steps)]
+    assert len(set(names)) == len(names)
+    assert head.count == head.plan.steps[0].weight.shape[1] == 26
+    assert head.plan.arena < whole.arena
+
+
+@pytest.mark.usefixtures("near")
+def test_no_head_where_more_than_its_input_is_needed() -> None:
+    """What is added behind the first linear layer comes from before it."""
+    net = Small()
+    image = net.conv(net.input("n", 3, 9, 11), 3, 6)
+    pooled = net.node("Flatten", net.node("GlobalAveragePool", image))
+    largest = net.node("Flatten", net.node("GlobalMaxPool", image))
+    first = net.node("Gemm", pooled, net.normal(6, 6), net.normal(6))
+    joined = net.node("Add", first, largest)
+    whole, one = _plans(net.model(net.node("Gemm", joined, net.normal(6, 4), net.normal(4))))
+    head = split.samples(whole, one, 2).head
+    assert head is not None  # the second one alone
+    assert [len(step.weight) for step in head.plan.steps if isinstance(step, Conv)] == [4]
+
+
+@pytest.mark.usefixtures("near")
+def test_no_head_for_images() -> None:
+    """A layer of single pixels whose result scales an image is no head."""
+    net = Small()
+    image = net.conv(net.input("n", 3, 9, 11), 3, 6)
+    scale = net.conv(net.node("GlobalAveragePool", image), 6, 6)
+    whole, one = _plans(net.model(net.node("Mul", image, scale)))
+    assert split.samples(whole, one, 2).head is None
 
 
 def test_the_limit_is_the_arena(monkeypatch: pytest.MonkeyPatch) -> None:

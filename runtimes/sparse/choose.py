@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from prunedeploy.runtimes.sparse.tiling import (
 
 SUMS = {"avx512": 28, "avx2": 12, "neon": 24, "generic": 12, "scalar": 12}  # vectors of sums
 L1 = 28 * 1024  # bytes of a 32 KiB cache that a panel may fill
+COMBS = (2, 4)  # vectors of a row of a comb
 SMALL = 16  # images narrower than this may be laid out flat
 BLOCKS = 0.2  # share of the non-zeros from which on blocks of equal columns are
 MOST_GATHERED = 1 << 24  # entries of a table for im2col, where nothing else will do
@@ -90,6 +92,7 @@ def _panels(step: Conv, shapes: Iterable[Tiling], threads: int) -> Iterator[Tili
                 way.rows,
                 way.im2col,
                 way.raster,
+                way.comb,
             )
             if panel == channels:
                 break
@@ -122,6 +125,8 @@ def _shapes(step: Conv, isa: str) -> Iterator[Tiling]:
             yield from _flat_shapes(step, kernel, rows, most)
         else:
             yield from _window_shapes(step, kernel, rows, most)
+            if kernel == "rows" and LANES[isa] == UNIT and step.strides == (1, 1):
+                yield from _comb_shapes(step, most)
             if row_size(step) < SMALL:
                 yield from _im2col_shapes(step, kernel, rows, most)
                 if kernel == "rows" and inside(step) == 1 and step.strides == (1, 1):
@@ -175,6 +180,18 @@ def _im2col_shapes(step: Conv, kernel: Kernel, rows: int, most: int) -> Iterator
         waste = -(-count // eighths) * eighths / count
         if waste <= 1.25 or eighths == 1:
             yield Tiling(kernel, 1, eighths, 1, rows=rows, im2col=True)
+
+
+def _comb_shapes(step: Conv, most: int) -> Iterator[Tiling]:
+    """Whole rows of at least half the vectors' pixels; with vectors of 16 alone."""
+    width = step.y.shape[3]
+    if inside(step) > 1 or step.weight.shape[3] == 1:
+        return
+    for comb in COMBS:
+        if comb * UNIT // 2 < width <= comb * UNIT:
+            for way in _pieces(step, "rows", 1, most // (2 * comb), 2 * comb):
+                if not way.copies:
+                    yield replace(way, comb=comb)
 
 
 def _raster_shapes(step: Conv, most: int) -> Iterator[Tiling]:

@@ -27,6 +27,7 @@ RESUMED = 1.5  # and, where a row goes on in the next panel, fetched again
 COPY = 1.5  # of a vector copied into a packed panel
 COPY_WINDOW = 3.0  # with its border of zeros
 COPY_GATHER = 18.0  # element by element
+COPY_COMBED = 4.5  # every second or fourth element of a row
 COPY_STRIDED = 6.0  # every second element
 
 
@@ -94,4 +95,5 @@ def _copied(step: Conv, way: Tiling, layout: Geometry, lanes: int) -> float:
     strided = max(step.strides) > 1 and layout.unit == 1 and inside(step) == 1
     shifted = not layout.flat and layout.unit == 1
     cost = COPY_STRIDED if strided else COPY_WINDOW if shifted else COPY
+    cost = COPY_COMBED if way.comb else cost
     return step.x.shape[1] * width / max(lanes, 4) * cost

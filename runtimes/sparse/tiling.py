@@ -38,6 +38,8 @@ class Tiling:
             do not fill a vector, then lie one behind the other.
         raster: the rows of a window tile are one run, with the border of zeros between them; for
             small images as well, of which one copy then serves all taps.
+        comb: rows of a window tile are so many vectors, each of every ``comb``-th pixel: the next
+            pixel is the next vector, and all loads are aligned; 0 for pixels in their order.
         rows: output rows of a block.
     """
 
@@ -51,6 +53,7 @@ class Tiling:
     rows: int = 1
     im2col: bool = False
     raster: bool = False
+    comb: int = 0
 
     @property
     def elements(self) -> int:
@@ -61,7 +64,7 @@ class Tiling:
         """As reports name it: kernel, rows of a block, tile, panel."""
         rows = f" {self.rows}" if self.rows > 1 else ""
         how = "im2col" if self.im2col else "copies" if self.copies else "packed"
-        how = "raster" if self.raster else how
+        how = "raster" if self.raster else "comb" if self.comb else how
         how = how if self.packed else "in place"
         tile = f"{self.pieces}x{self.eighths * EIGHT}"
         return f"{self.kernel}{rows} {tile} {how}, {self.channels} channels, {self.groups} groups"
@@ -132,7 +135,9 @@ def geometry(step: Conv, tiling: Tiling) -> Geometry:
         return _flat(step, tiling)
     if tiling.im2col:
         return _im2col(step, tiling)
-    return _raster(step, tiling) if tiling.raster else _window(step, tiling)
+    if tiling.raster:
+        return _raster(step, tiling)
+    return _comb(step, tiling) if tiling.comb else _window(step, tiling)
 
 
 def _flat(step: Conv, tiling: Tiling) -> Geometry:
@@ -175,6 +180,22 @@ def _raster(step: Conv, tiling: Tiling) -> Geometry:
     phases = (Phase(-top, 1, rows, -left, 1, pitch, 0),)
     columns = step.y.shape[3]
     return Geometry(False, tiles, tiling.pieces, columns, pitch, channel, 1, phases, taps)
+
+
+def _comb(step: Conv, tiling: Tiling) -> Geometry:
+    height, width = step.weight.shape[2:]
+    down, across = step.dilations
+    top, left = step.pads[:2]
+    pitch = (tiling.comb + (width - 1) * across) * UNIT
+    rows = tiling.pieces + (height - 1) * down
+    taps = tuple(
+        tuple(row * down * pitch + column * across * UNIT for column in range(width))
+        for row in range(height)
+    )
+    tiles = step.y.shape[0] * -(-step.y.shape[2] // tiling.pieces)
+    phases = (Phase(-top, 1, rows, -left, tiling.comb, pitch, 0),)
+    columns = step.y.shape[3]
+    return Geometry(False, tiles, tiling.pieces, columns, pitch, rows * pitch, UNIT, phases, taps)
 
 
 def _window(step: Conv, tiling: Tiling) -> Geometry:

@@ -142,6 +142,7 @@ def _is_sound(way: Tiling) -> bool:
         way.kernel in tiled.STREAMS
         and all(type(count) is int and count > 0 for count in counts)
         and all(type(flag) is bool for flag in flags)
+        and way.comb in (0, *choose.COMBS)
     )
 
 

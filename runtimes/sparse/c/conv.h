@@ -48,6 +48,7 @@ typedef struct {
     int32_t packed;           /* 0: flat tiles are read where they lie */
     int32_t channel;          /* elements of a packed channel */
     int32_t phases;           /* 0 for flat tiles */
+    int32_t comb;             /* vectors of a row that is a comb; 0 elsewhere */
     int32_t winograd;         /* rows of phases are transformed (winograd.h) */
     int32_t taps;             /* of im2col: copies of a channel; 0 elsewhere */
     uint64_t x_stride, y_stride, residual_stride;
@@ -121,6 +122,27 @@ PD_INLINE uint32_t pd_raster_inside(int begin, int pitch, int width) {
 #pragma GCC unroll 16
     for (int i = 0; i < 16; i++) inside |= (uint32_t)((begin + i) % pitch < width) << i;
     return inside;
+}
+
+/* The elements of two vectors in turns, the first halves in `a`, the second in `b`. */
+PD_INLINE void pd_in_turns(pd_vec *a, pd_vec *b) {
+    const __m512i low =
+        _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i high =
+        _mm512_set_epi32(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8);
+    const __m512 x = (__m512)*a, y = (__m512)*b;
+    *a = (pd_vec)_mm512_permutex2var_ps(x, low, y);
+    *b = (pd_vec)_mm512_permutex2var_ps(x, high, y);
+}
+
+/* The pixels of a comb of two or four vectors in their order. */
+PD_INLINE void pd_uncomb(pd_vec *v, int comb) {
+    if (comb == 2) {
+        pd_in_turns(v, v + 1);
+        return;
+    }
+    pd_in_turns(v, v + 2), pd_in_turns(v + 1, v + 3); /* 0 2 0 2 ..., and 1 3 1 3 ... */
+    pd_in_turns(v, v + 1), pd_in_turns(v + 2, v + 3);
 }
 #endif
 

@@ -86,6 +86,67 @@ static void pd_pack_blocks(float *to, const float *plane, const pd_phase *f, int
     }
 }
 
+#if PD_LANES == 16
+/* Which of sixteen columns from `first` on lie in an image of `width`. */
+PD_INLINE __mmask16 pd_columns_inside(int first, int width) {
+    const int low = first < 0 ? -first : 0, high = width - first < 16 ? width - first : 16;
+    return high > low ? (__mmask16)((0xffffu >> (16 - (high - low))) << low) : 0;
+}
+
+/* The even elements of two vectors in `a`, the odd ones in `b`. */
+PD_INLINE void pd_part_turns(__m512 *a, __m512 *b) {
+    const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    const __m512 x = *a, y = *b;
+    *a = _mm512_permutex2var_ps(x, even, y);
+    *b = _mm512_permutex2var_ps(x, odd, y);
+}
+
+/* `vectors` of a row as a comb of `comb`, at most twice as many: of columns from `from` on. */
+PD_INLINE void pd_comb_row(float *to, const float *from, const __mmask16 *inside, int comb,
+                           int vectors) {
+    const __m512i next = _mm512_set_epi32(16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1);
+    const __m512i place = _mm512_maskz_set1_epi32(0x8000, 1);
+    __m512 v[4];
+    for (int k = 0; k < comb; k++) v[k] = _mm512_maskz_loadu_ps(inside[k], from + 16 * k);
+    pd_part_turns(&v[0], &v[1]);
+    if (comb == 4) { /* 0 2 ... of the first half, 1 3 ...; then each apart again */
+        pd_part_turns(&v[2], &v[3]);
+        pd_part_turns(&v[0], &v[2]), pd_part_turns(&v[1], &v[3]);
+    }
+    for (int k = 0; k < comb; k++) _mm512_store_ps(to + 16 * k, v[k]);
+    if (vectors == comb) return;
+    /* the next ones are these, moved by an element, with one of the following columns */
+    const __m512 after = _mm512_maskz_loadu_ps(inside[comb], from + 16 * comb);
+    __m512i index = next;
+    for (int k = 0; k < comb; k++, index = _mm512_add_epi32(index, place))
+        if (comb + k < vectors)
+            _mm512_store_ps(to + 16 * (comb + k), _mm512_permutex2var_ps(v[k], index, after));
+}
+
+/* The rows of one channel as combs: vector t has the columns t, t + comb, t + 2 comb and so on,
+ * counted from the border's beginning. */
+PD_INLINE void pd_pack_comb(float *to, const float *plane, const pd_phase *f, int row, int height,
+                            int width, int comb) {
+    int above, below;
+    row += f->row;
+    pd_inside(row, 1, f->rows, height, &above, &below);
+    for (int i = 0; i < f->rows; i++)
+        if (i < above || i >= below)
+            memset(to + (ptrdiff_t)i * f->width, 0, sizeof(float) * (size_t)f->width);
+    for (int t = 0; t < f->width / 16; t += 2 * comb) {
+        const int first = f->column + t;
+        const int left = f->width / 16 - t, vectors = left < 2 * comb ? left : 2 * comb;
+        const float *from = plane + (row + above) * (ptrdiff_t)width + first;
+        float *at = to + (ptrdiff_t)above * f->width + 16 * t;
+        __mmask16 inside[5];
+        for (int k = 0; k <= comb; k++) inside[k] = pd_columns_inside(first + 16 * k, width);
+        for (int i = above; i < below; i++, at += f->width, from += width)
+            pd_comb_row(at, from, inside, comb, vectors);
+    }
+}
+#endif
+
 /* One phase of one channel, zero where it lies outside of the input. */
 static void pd_pack_phase(float *to, const float *plane, const pd_phase *f, int row, int column,
                           int height, int width, int block) {
@@ -208,6 +269,15 @@ static void pd_pack(float *to, const pd_work *w, const pd_conv *c, const float *
     for (int k = p.begin; k < p.end; k++, to += c->channel) {
         const float *plane = image + (uint64_t)k * c->x_stride;
         const float *by = (const float *)(w->weights + c->transform);
+#if PD_LANES == 16
+        if (c->comb) {
+            if (c->comb == 2)
+                pd_pack_comb(to, plane, phases, at.row, c->height, c->width, 2);
+            else
+                pd_pack_comb(to, plane, phases, at.row, c->height, c->width, 4);
+            continue;
+        }
+#endif
         for (int f = 0; f < c->phases; f++) {
             pd_pack_phase(to + phases[f].place, plane, &phases[f], at.row * c->row_step,
                           at.column * c->column_step, c->height, c->width, c->block);

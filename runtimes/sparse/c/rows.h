@@ -4,7 +4,8 @@
  * A template, included once an instance. Define before: PD_NAME; PD_PIECES rows of pixels, PD_PITCH
  * elements apart in the tile, each of PD_EIGHTS times 8 pixels; PD_LOG_UNIT: offsets count units of
  * 1 << PD_LOG_UNIT elements; PD_ACT(v) where the activation is more than a clamp; PD_RASTER where the
- * one piece is rows of so many pixels, PD_PITCH elements apart. */
+ * one piece is rows of so many pixels, PD_PITCH elements apart; PD_COMB where vector v of a piece holds
+ * the pixels v, v + PD_COMB, v + 2 PD_COMB and so on. */
 #include "conv.h"
 
 #ifndef PD_TERM
@@ -113,6 +114,10 @@ static __attribute__((noinline)) void PD_NAME(
             }
             continue;
         }
+#ifdef PD_COMB
+#pragma GCC unroll 32
+        for (int r = 0; r < PD_PIECES; r++) pd_uncomb(a[r], PD_COMB);
+#endif
 #ifdef PD_RASTER
 #include "finish_raster.h"
 #else
@@ -128,6 +133,7 @@ static __attribute__((noinline)) void PD_NAME(
 #undef PD_NAME
 #undef PD_PIECES
 #undef PD_RASTER
+#undef PD_COMB
 #undef PD_PITCH
 #undef PD_EIGHTS
 #undef PD_LOG_UNIT

@@ -55,11 +55,13 @@ def _kernel(step: Conv, tiling: Tiling, layout: Geometry) -> tuple[str, str]:
         "PITCH": layout.pitch,
         "LOG_UNIT": LOG_UNIT[layout.unit],
     }
+    kind: str = tiling.kernel
     if tiling.raster:
-        settings = {"RASTER": layout.columns, **settings}
+        kind, settings = f"{kind}_raster", {"RASTER": layout.columns, **settings}
+    if tiling.comb:
+        kind, settings = f"{kind}_comb", {"COMB": tiling.comb, **settings}
     if tiling.kernel != "rows":
         settings = {"ROWS": tiling.rows, **settings}
-    kind = f"{tiling.kernel}_raster" if tiling.raster else tiling.kernel
     name = "_".join(["pd", kind, *map(str, settings.values())])
     return instance(name, f"{tiling.kernel}.h", settings, step)
 
@@ -101,6 +103,7 @@ def _record(step: Conv, context: Context, tiling: Tiling, layout: Geometry, pack
         "y_stride": step.y.strides[1],
         "residual_stride": 0 if step.residual is None else step.residual.strides[1],
         "winograd": int(tiling.kernel == "winograd"),
+        "comb": tiling.comb,
         "taps": step.weight[0, 0].size if tiling.im2col else 0,
         "phase": store(phases(layout.phases)),
         "panel": store(np.array(packed.panels, np.int32)),

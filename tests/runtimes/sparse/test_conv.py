@@ -54,6 +54,13 @@ LAYERS = [
     # wide enough for bands of columns
     Layer((1, 2, 5, 250), 3, (3, 3), pads=SAME, residual="in place"),
     Layer((1, 2, 3, 430), 3, (3, 3), (1, 2), SAME),
+    # rows of two and of four vectors
+    Layer((2, 7, 6, 28), 9, (3, 3), pads=SAME, residual="in place", activation=RELU),
+    Layer((1, 9, 5, 32), 6, (3, 3), pads=SAME, residual="own"),
+    Layer((1, 5, 7, 30), 6, (3, 5), pads=(2, 1, 0, 2), dilations=(2, 1), activation=SILU),
+    Layer((1, 6, 9, 56), 8, (3, 3), pads=SAME, residual="own", activation=RELU),
+    Layer((2, 3, 4, 64), 5, (3, 3), pads=SAME),
+    Layer((1, 4, 5, 35), 6, (2, 3), pads=(0, 3, 1, 0), residual="in place"),
     # dense
     Layer((1, 19, 7, 7), 13, density=0.9, residual="own"),
     Layer((3, 6, 1, 5), 9, groups=3, density=1.0, empty=0),

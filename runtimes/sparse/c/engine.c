@@ -154,7 +154,7 @@ static void pd_all_samples(pd_session *s, const pd_plan *plan, int thread) {
         }
         pd_carry_over(pd_head(s, plan), work.arena, &plan->carry, sample);
     }
-    pd_barrier(&s->pool);
+    pd_barrier(&s->pool, thread);
 }
 
 /* Steps from `first` on, all threads at each. */
@@ -164,7 +164,7 @@ static void pd_together(pd_session *s, const pd_plan *plan, int thread, int firs
     double begin = thread == 0 && s->times ? pd_now() : 0;
     for (int i = first; i < plan->count; i++) {
         plan->step[i](&work);
-        pd_barrier(&s->pool);
+        pd_barrier(&s->pool, thread);
         if (thread == 0 && s->times) {
             const double end = pd_now();
             s->times[i] = end - begin;

@@ -2,7 +2,9 @@
  *
  * Whoever waits spins a moment, because the next step is microseconds away, and then sleeps, so
  * that an idle session uses no processor. Where there are more threads than processors nobody
- * spins: the processor is needed by those who are waited for. */
+ * spins: the processor is needed by those who are waited for. Where there are not, no two threads
+ * share one: systems wake a thread beside the one that woke it, and leave it there for longer than a
+ * run takes. */
 #ifndef PD_THREADS_H
 #define PD_THREADS_H
 
@@ -21,7 +23,8 @@
 #define PD_FUTEX 1
 #endif
 
-#define PD_SPIN 40e-6      /* seconds */
+#define PD_SPIN 40e-6      /* seconds, between two runs */
+#define PD_SPIN_RUN 5      /* times as long within one, where waiting ends soon */
 #define PD_PAUSES 32       /* between two looks at the clock */
 #define PD_MOST_THREADS 1024
 #define PD_APART _Alignas(128) /* bytes: no two processors write to one line, or to a pair */
@@ -90,6 +93,7 @@ static void pd_event_set(pd_event *e, unsigned value) {
     if (atomic_load(&e->sleepers) == 0) return;
 #if defined(PD_FUTEX)
     syscall(SYS_futex, &e->value, FUTEX_WAKE_PRIVATE, PD_MOST_THREADS, 0, 0, 0);
+    sched_yield(); /* who was woken on this processor sees so, and moves (pd_keep_apart) */
 #else
     pthread_mutex_lock(&e->mutex);
     pthread_cond_broadcast(&e->changed);
@@ -97,13 +101,13 @@ static void pd_event_set(pd_event *e, unsigned value) {
 #endif
 }
 
-/* Return once the value is no longer `old`. */
-static void pd_event_wait(pd_event *e, unsigned old, double spin) {
+/* Return once the value is no longer `old`: whether the thread slept. */
+static int pd_event_wait(pd_event *e, unsigned old, double spin) {
     if (spin > 0) {
         double end = 0;
         do {
             for (int i = 0; i < PD_PAUSES; i++) {
-                if (atomic_load_explicit(&e->value, memory_order_acquire) != old) return;
+                if (atomic_load_explicit(&e->value, memory_order_acquire) != old) return 0;
                 pd_pause();
             }
             if (end == 0) end = pd_now() + spin;
@@ -119,6 +123,7 @@ static void pd_event_wait(pd_event *e, unsigned old, double spin) {
     pthread_mutex_unlock(&e->mutex);
 #endif
     atomic_fetch_sub(&e->sleepers, 1);
+    return 1;
 }
 
 /* -- the pool ------------------------------------------------------------------------------------ */
@@ -139,27 +144,57 @@ struct pd_pool {
     PD_APART int threads; /* the caller of pd_pool_run counts as thread 0 */
     int started, stop;
     double spin;
+    atomic_int *where; /* the processor each thread was seen on last */
     pd_job job;
     void *context;
     pd_worker *workers;
 };
 
-/* Wait until all threads of the job are here. */
-static void pd_barrier(pd_pool *p) {
+/* Say where thread `me` is, and move to a processor that no other thread was seen on if one was seen
+ * here. What it may run on is the same afterwards. */
+static void pd_keep_apart(pd_pool *p, int me) {
+#if defined(__linux__)
+    if (p->spin == 0) return;
+    const int here = sched_getcpu();
+    atomic_store_explicit(&p->where[me], here, memory_order_relaxed);
+    int shared = 0;
+    for (int i = 0; i < p->threads; i++)
+        shared |= i != me && atomic_load_explicit(&p->where[i], memory_order_relaxed) == here;
+    cpu_set_t allowed, others;
+    if (!shared || sched_getaffinity(0, sizeof allowed, &allowed)) return;
+    others = allowed;
+    for (int i = 0; i < p->threads; i++) {
+        const int taken = atomic_load_explicit(&p->where[i], memory_order_relaxed);
+        if (i != me && taken >= 0 && taken < CPU_SETSIZE) CPU_CLR(taken, &others);
+    }
+    if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others)) return;
+    atomic_store_explicit(&p->where[me], sched_getcpu(), memory_order_relaxed);
+    sched_setaffinity(0, sizeof allowed, &allowed);
+#else
+    (void)p, (void)me;
+#endif
+}
+
+/* Wait until all threads of the job are here; the caller is `me`. */
+static void pd_barrier(pd_pool *p, int me) {
     if (p->threads == 1) return;
     unsigned phase = atomic_load_explicit(&p->phase.value, memory_order_relaxed);
     if (atomic_fetch_add_explicit(&p->arrived, 1, memory_order_acq_rel) == p->threads - 1) {
         atomic_store_explicit(&p->arrived, 0, memory_order_relaxed);
         pd_event_set(&p->phase, phase + 1);
     } else {
-        pd_event_wait(&p->phase, phase, p->spin);
+        if (pd_event_wait(&p->phase, phase, PD_SPIN_RUN * p->spin)) pd_keep_apart(p, me);
     }
 }
 
 /* The job has to end with a barrier: then all of it is done when thread 0 returns. */
 static void pd_pool_run(pd_pool *p) {
-    if (p->threads > 1)
+    if (p->threads > 1) {
+#if defined(__linux__)
+        atomic_store_explicit(&p->where[0], sched_getcpu(), memory_order_relaxed);
+#endif
         pd_event_set(&p->start, atomic_load_explicit(&p->start.value, memory_order_relaxed) + 1);
+    }
     p->job(p->context, 0);
 }
 
@@ -169,6 +204,7 @@ static void *pd_work_on(void *argument) {
     for (unsigned run = 0;; run++) {
         pd_event_wait(&p->start, run, p->spin);
         if (p->stop) return 0;
+        pd_keep_apart(p, me->thread);
         p->job(p->context, me->thread);
     }
 }
@@ -179,6 +215,7 @@ static void pd_pool_stop(pd_pool *p) {
         pd_event_set(&p->start, atomic_load_explicit(&p->start.value, memory_order_relaxed) + 1);
     for (int i = 0; i < p->started; i++) pthread_join(p->workers[i].handle, 0);
     free(p->workers);
+    free(p->where);
     pd_event_close(&p->phase);
     pd_event_close(&p->start);
 }
@@ -197,7 +234,9 @@ static int pd_pool_start(pd_pool *p, int threads, pd_job job, void *context) {
         return 0;
     }
     p->workers = calloc((size_t)threads, sizeof *p->workers);
-    int fine = p->workers != 0;
+    p->where = calloc((size_t)threads, sizeof *p->where);
+    int fine = p->workers != 0 && p->where != 0;
+    for (int i = 0; fine && i < threads; i++) atomic_init(&p->where[i], -1);
     /* signals are for the program's own threads */
     sigset_t all, before;
     sigfillset(&all);

@@ -32,9 +32,9 @@ static void job(void *context, int thread) {
     for (int step = 0; step < STEPS; step++) {
         for (int other = 0; other < pool.threads; other++)
             if (done[other][0] != run * STEPS + step) *(volatile int *)&wrong = 1;
-        pd_barrier(&pool);
+        pd_barrier(&pool, thread);
         done[thread][0]++;
-        pd_barrier(&pool);
+        pd_barrier(&pool, thread);
     }
 }
 
@@ -211,7 +211,7 @@ def test_the_sanitizer_would_see_a_race(project, tmp_path, sanitizer):
     import dataclasses
 
     text = project.files["engine.c"]
-    barrier = "plan->step[i](&work);\n        pd_barrier(&s->pool);"
+    barrier = "plan->step[i](&work);\n        pd_barrier(&s->pool, thread);"
     assert barrier in text
     # one at the end stays, so that runs still end together
     racy = text.replace(

@@ -93,7 +93,6 @@ static void pd_event_set(pd_event *e, unsigned value) {
     if (atomic_load(&e->sleepers) == 0) return;
 #if defined(PD_FUTEX)
     syscall(SYS_futex, &e->value, FUTEX_WAKE_PRIVATE, PD_MOST_THREADS, 0, 0, 0);
-    sched_yield(); /* who was woken on this processor sees so, and moves (pd_keep_apart) */
 #else
     pthread_mutex_lock(&e->mutex);
     pthread_cond_broadcast(&e->changed);

@@ -23,8 +23,8 @@
 #define PD_FUTEX 1
 #endif
 
-#define PD_SPIN 40e-6      /* seconds, between two runs */
-#define PD_SPIN_RUN 5      /* times as long within one, where waiting ends soon */
+#define PD_SPIN 40e-6      /* seconds */
+#define PD_YIELD 1e-3      /* and within a run so long again, but giving way to others */
 #define PD_PAUSES 32       /* between two looks at the clock */
 #define PD_MOST_THREADS 1024
 #define PD_APART _Alignas(128) /* bytes: no two processors write to one line, or to a pair */
@@ -87,10 +87,10 @@ static void pd_event_close(pd_event *e) {
 }
 
 /* Store before looking for sleepers; they count themselves before looking at the value. Both
- * sequentially consistent: one of the two sees the other. */
-static void pd_event_set(pd_event *e, unsigned value) {
+ * sequentially consistent: one of the two sees the other. Returns whether somebody was woken. */
+static int pd_event_set(pd_event *e, unsigned value) {
     atomic_store(&e->value, value);
-    if (atomic_load(&e->sleepers) == 0) return;
+    if (atomic_load(&e->sleepers) == 0) return 0;
 #if defined(PD_FUTEX)
     syscall(SYS_futex, &e->value, FUTEX_WAKE_PRIVATE, PD_MOST_THREADS, 0, 0, 0);
 #else
@@ -98,19 +98,22 @@ static void pd_event_set(pd_event *e, unsigned value) {
     pthread_cond_broadcast(&e->changed);
     pthread_mutex_unlock(&e->mutex);
 #endif
+    return 1;
 }
 
 /* Return once the value is no longer `old`: whether the thread slept. */
-static int pd_event_wait(pd_event *e, unsigned old, double spin) {
+static int pd_event_wait(pd_event *e, unsigned old, double spin, double yield) {
     if (spin > 0) {
-        double end = 0;
+        double end = 0, now = 0;
         do {
             for (int i = 0; i < PD_PAUSES; i++) {
                 if (atomic_load_explicit(&e->value, memory_order_acquire) != old) return 0;
                 pd_pause();
             }
-            if (end == 0) end = pd_now() + spin;
-        } while (pd_now() < end);
+            now = pd_now();
+            if (end == 0) end = now + spin;
+            if (now >= end) sched_yield();
+        } while (now < end + yield);
     }
     atomic_fetch_add(&e->sleepers, 1);
 #if defined(PD_FUTEX)
@@ -182,7 +185,7 @@ static void pd_barrier(pd_pool *p, int me) {
         atomic_store_explicit(&p->arrived, 0, memory_order_relaxed);
         pd_event_set(&p->phase, phase + 1);
     } else {
-        if (pd_event_wait(&p->phase, phase, PD_SPIN_RUN * p->spin)) pd_keep_apart(p, me);
+        if (pd_event_wait(&p->phase, phase, p->spin, PD_YIELD)) pd_keep_apart(p, me);
     }
 }
 
@@ -192,7 +195,9 @@ static void pd_pool_run(pd_pool *p) {
 #if defined(__linux__)
         atomic_store_explicit(&p->where[0], sched_getcpu(), memory_order_relaxed);
 #endif
-        pd_event_set(&p->start, atomic_load_explicit(&p->start.value, memory_order_relaxed) + 1);
+        const unsigned run = atomic_load_explicit(&p->start.value, memory_order_relaxed) + 1;
+        /* who was woken on this processor has a turn, sees so, and moves */
+        if (pd_event_set(&p->start, run)) sched_yield();
     }
     p->job(p->context, 0);
 }
@@ -201,7 +206,7 @@ static void *pd_work_on(void *argument) {
     pd_worker *me = argument;
     pd_pool *p = me->pool;
     for (unsigned run = 0;; run++) {
-        pd_event_wait(&p->start, run, p->spin);
+        pd_event_wait(&p->start, run, p->spin, 0);
         if (p->stop) return 0;
         pd_keep_apart(p, me->thread);
         p->job(p->context, me->thread);

@@ -25,6 +25,7 @@ from prunedeploy.environment import environment
 from prunedeploy.errors import UserError
 from prunedeploy.labelled import Labelled
 from prunedeploy.memory import peak_bytes
+from prunedeploy.prediction.engines import forecast_of
 from prunedeploy.profiling import check_profiling, profiles_of
 from prunedeploy.runtimes._runtime import Session, split
 from prunedeploy.statistics import ratio
@@ -133,8 +134,14 @@ def bench(
                 everything, sessions, samples, peaks, differences, accuracies, strict=True
             )
         ]
+    tell("predicting the same")
+    predicted = tuple(forecast_of(engine, batch, used) for engine in everything)
     ratios = tuple(ratio(samples[0], times, seed) for times in samples[1:])
-    return BenchResult(measured[0], tuple(measured[1:]), ratios, environment(), profiles=profiles)
+    return BenchResult(
+        *(measured[0], tuple(measured[1:]), ratios, environment()),
+        profiles=profiles,
+        predicted=predicted,
+    )
 
 
 def interleave(

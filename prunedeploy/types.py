@@ -258,7 +258,7 @@ class Forecast:
 class BenchResult:
     """One interleaved run: the dense baseline and every candidate, in turn.
 
-    ``predicted`` is what a model of the machine says beforehand, by the name of the measurement.
+    ``predicted`` is what a model of the machine says of the baseline and of each candidate.
     """
 
     baseline: Measurement
@@ -267,4 +267,4 @@ class BenchResult:
     environment: dict[str, str]
     kind: Literal["measured"] = "measured"
     profiles: tuple[Profile, ...] = ()
-    predicted: dict[str, Forecast] = field(default_factory=dict)
+    predicted: tuple[Forecast | None, ...] = ()

@@ -54,10 +54,14 @@ BEHIND_PRODUCT = ("Add", "Relu")
 
 @dataclass(frozen=True)
 class Style:
-    """How a runtime rounds channels up, and whether it fuses chains of single elements too."""
+    """How a runtime computes: channels rounded up to a multiple, chains of elements in one go.
+
+    ``width`` is how many bytes it stores a number in that is float32 in the model.
+    """
 
     multiple: int = 1
     fuses_chains: bool = False
+    width: float = 4.0
 
 
 def works(model: ir.Model, batch: int, style: Style) -> tuple[tuple[Work, ...], tuple[str, ...]]:
@@ -77,7 +81,7 @@ def works(model: ir.Model, batch: int, style: Style) -> tuple[tuple[Work, ...], 
             continue
         if (before := _fused_into(node, found, style)) is not None:
             work = found.pop(before)
-            added = sum(_bytes(value) for value in node.inputs if value is not before)
+            added = sum(_bytes(value, style) for value in node.inputs if value is not before)
             done[done.index(work)] = work = replace(work, moved=work.moved + added)
         else:
             if node.op_type not in KERNEL_OF or node.domain not in ("", "ai.onnx"):
@@ -147,9 +151,9 @@ def _fused_into(node: ir.Node, found: Mapping[ir.Value, Work], style: Style) -> 
 def _work(node: ir.Node, style: Style) -> Work:
     kernel = KERNEL_OF.get(node.op_type, "elementwise")
     name = node.name or (node.outputs[0].name if node.outputs else "") or node.op_type
-    weights = sum(_bytes(value) for value in node.inputs if _is_constant(value))
-    read = sum(_bytes(value) for value in node.inputs if not _is_constant(value))
-    moved = read + sum(map(_bytes, node.outputs))
+    weights = sum(_bytes(value, style) for value in node.inputs if _is_constant(value))
+    read = sum(_bytes(value, style) for value in node.inputs if not _is_constant(value))
+    moved = read + sum(_bytes(value, style) for value in node.outputs)
     flops = float(sum(map(_size, node.outputs)))
     if kernel == "view" or _is_index(node):
         return Work(name, "view", 0.0, 0, 0)
@@ -158,7 +162,10 @@ def _work(node: ir.Node, style: Style) -> Work:
     elif kernel == "product":
         kernel, flops = _product(node)
     elif node.op_type in ("Gather", "GatherElements", "GatherND"):
-        weights, moved = 0, 2 * sum(map(_bytes, node.outputs))  # the rows that are looked up
+        weights, moved = (
+            0,
+            2 * sum(_bytes(value, style) for value in node.outputs),
+        )  # the rows that are looked up
     elif kernel in ("pool", "reduce", "function"):
         flops = float(max(flops, sum(_size(value) for value in node.inputs[:1])))
     return Work(name, kernel, flops, weights, moved)
@@ -240,6 +247,7 @@ def _size(value: ir.Value | None) -> int:
     return math.prod(shape) if shape else 0
 
 
-def _bytes(value: ir.Value | None) -> int:
-    itemsize = float(value.dtype.itemsize) if value is not None and value.dtype is not None else 4.0
-    return int(_size(value) * itemsize)
+def _bytes(value: ir.Value | None, style: Style) -> int:
+    kind = value.dtype if value is not None else None
+    wide = kind is None or kind == ir.DataType.FLOAT
+    return int(_size(value) * (style.width if wide or kind is None else float(kind.itemsize)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from prunedeploy.errors import UserError
 from prunedeploy.runtimes.sparse.compile import isa_of
 from prunedeploy.runtimes.sparse.cost import LANES
-from prunedeploy.targets import Target, cores
+from prunedeploy.targets import PRECISIONS, Target, cores
 
 GPU_RUNTIMES = ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "ort-cuda")
 CPU_RUNTIMES = ("ort", "sparse")
@@ -40,6 +40,8 @@ def machine(row: Target, runtime: str, precision: str, threads: int) -> Machine:
     Raises:
         UserError: the row has no figures for it.
     """
+    if precision not in PRECISIONS:
+        raise UserError(f"there is no precision {precision!r}: choose from {', '.join(PRECISIONS)}")
     if runtime in GPU_RUNTIMES:
         return _gpu(row, precision)
     if precision != "float32":

@@ -17,6 +17,7 @@ from prunedeploy.prediction.roofline import layer_times
 from prunedeploy.targets import Target
 from prunedeploy.types import Forecast
 
+WIDTHS = {"float64": 8.0, "float32": 4.0, "tf32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0}
 PREDICTED = (*CPU_RUNTIMES, *GPU_RUNTIMES)
 
 
@@ -53,7 +54,7 @@ def predict(
     if chosen == "sparse":
         works = steps.of_model(path, row, batch, limits.threads)
     else:
-        style = graph.Style(row.multiple, chosen in GPU_RUNTIMES)
+        style = graph.Style(row.multiple, chosen in GPU_RUNTIMES, WIDTHS[precision])
         works, notes = graph.works(models.load(path), batch, style)
     table = table_of(chosen)
     layers = layer_times(works, limits, table)
@@ -98,7 +99,7 @@ def predict_all(
     return tuple(found), tuple(why)
 
 
-def of_engine(
+def of_layers(
     row: Target,
     runtime: str,
     layers: Iterable[Mapping[str, Any]],

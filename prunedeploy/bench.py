@@ -117,6 +117,8 @@ def bench(
         profiles: tuple[Profile, ...] = ()
         if profile:
             profiles = profiles_of(candidates, sessions[1:], feeds, batch, used, rounds)
+        tell("predicting the same")
+        predicted = tuple(forecast_of(engine, batch, used) for engine in everything)
         measured = [
             Measurement(
                 name=name if engine is dense else engine.path.name,
@@ -134,8 +136,6 @@ def bench(
                 everything, sessions, samples, peaks, differences, accuracies, strict=True
             )
         ]
-    tell("predicting the same")
-    predicted = tuple(forecast_of(engine, batch, used) for engine in everything)
     ratios = tuple(ratio(samples[0], times, seed) for times in samples[1:])
     return BenchResult(
         *(measured[0], tuple(measured[1:]), ratios, environment()),

@@ -110,7 +110,7 @@ GPU = Table(
 )
 
 # How many times faster or slower than predicted a run may be. On the processor that the figures are
-# from, nearly nine of ten runs of docs/predict.md lie in the band. Elsewhere it is a guess.
+# from, more than nine of ten runs of docs/predict.md lie in the band. Elsewhere it is a guess.
 MEASURED, ALIKE, OTHER_CPU, ANY_GPU = 1.25, 1.5, 2.0, 2.5
 
 

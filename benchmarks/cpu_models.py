@@ -83,14 +83,45 @@ def _recipe(name: str) -> Callable[[float], nn.Module]:
     return make
 
 
-def _bert(sparsity: float) -> nn.Module:
-    module = nn.Sequential(*(EncoderLayer(768, 12, 3072) for _ in range(12)))
-    _prune(_layers(module), sparsity)
-    for layer in module.modules():
-        if isinstance(layer, nn.LayerNorm):
-            nn.init.uniform_(layer.weight, 0.7, 1.3)
-            nn.init.uniform_(layer.bias, -0.2, 0.2)
-    return module.eval()
+def _encoder(width: int, heads: int, layers: int) -> Callable[[float], nn.Module]:
+    def make(sparsity: float) -> nn.Module:
+        module = nn.Sequential(*(EncoderLayer(width, heads, 4 * width) for _ in range(layers)))
+        _prune(_layers(module), sparsity)
+        for layer in module.modules():
+            if isinstance(layer, nn.LayerNorm):
+                nn.init.uniform_(layer.weight, 0.7, 1.3)
+                nn.init.uniform_(layer.bias, -0.2, 0.2)
+        return module.eval()
+
+    return make
+
+
+def _separable(sparsity: float) -> nn.Module:
+    """Depthwise 3x3 and 5x5 between linear bottlenecks, in other widths than MobileNets have."""
+    blocks: list[nn.Module] = []
+
+    def add(out: int, into: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> None:
+        conv = nn.Conv2d(into, out, kernel, stride, kernel // 2, groups=groups, bias=False)
+        blocks.extend([conv, nn.BatchNorm2d(out)])
+
+    add(24, 3, 3, 2)
+    width = 24
+    for out, kernel, stride in (
+        *((32, 3, 1), (48, 5, 2), (48, 3, 1), (80, 3, 2), (80, 5, 1), (80, 3, 1)),
+        *((128, 5, 2), (128, 3, 1), (128, 5, 1), (224, 3, 2), (224, 5, 1), (224, 3, 1)),
+    ):
+        inner = 4 * width
+        add(inner, width)
+        blocks.append(nn.ReLU())
+        add(inner, inner, kernel, stride, inner)
+        blocks.append(nn.ReLU())
+        add(out, inner)
+        width = out
+    add(1024, width)
+    head = [nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1024, 1000)]
+    module = nn.Sequential(*blocks, *head)
+    _prune(_layers(module)[1:-1], sparsity)
+    return _calibrate(module, (3, 192, 192))
 
 
 def _real(sparsity: float) -> nn.Module:
@@ -109,7 +140,15 @@ NETWORKS: dict[str, Network] = {
     "mobilenet_v2": Network("MobileNetV2", IMAGE, _recipe("mobilenet_v2")),
     "resnet18": Network("ResNet-18", IMAGE, _recipe("resnet18")),
     "vgg16_cifar": Network("VGG-16 CIFAR, 32", (3, 32, 32), _recipe("vgg16_bn_cifar")),
-    "bert": Network("BERT-base encoder, 128", (128, 768), _bert, older=True),
+    "bert": Network("BERT-base encoder, 128", (128, 768), _encoder(768, 12, 12), older=True),
+    # those that predict.py learns from, so that it need not learn from the ones above
+    "resnet34": Network("ResNet-34", IMAGE, _recipe("resnet34")),
+    "densenet121": Network("DenseNet-121", IMAGE, _recipe("densenet121")),
+    "squeezenet": Network("SqueezeNet 1.1", IMAGE, _recipe("squeezenet1_1")),
+    "vgg11": Network("VGG-11", IMAGE, _recipe("vgg11_bn")),
+    "wide_resnet32": Network("Wide ResNet-32-2 CIFAR", (3, 32, 32), _recipe("wide_resnet32_2")),
+    "separable": Network("separable convolutions, 192", (3, 192, 192), _separable),
+    "encoder": Network("encoder of width 512, 96", (96, 512), _encoder(512, 8, 6), older=True),
 }
 
 

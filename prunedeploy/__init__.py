@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from prunedeploy.inspection import Inspection, inspect
     from prunedeploy.lowering import LowerResult, lower
     from prunedeploy.pipeline import shrink
+    from prunedeploy.prediction.predict import predict, predict_all
+    from prunedeploy.prediction.record import Prediction
     from prunedeploy.remote.device import remote_bench, remote_build
     from prunedeploy.report import report
     from prunedeploy.runtimes._runtime import Session
@@ -61,6 +63,8 @@ _PUBLIC = {
     "report": "prunedeploy.report",
     "inspect": "prunedeploy.inspection",
     "lower": "prunedeploy.lowering",
+    "predict": "prunedeploy.prediction.predict",
+    "predict_all": "prunedeploy.prediction.predict",
     "onnxruntime_library": "prunedeploy.serving.onnxruntime_op",
     "onnxruntime_model": "prunedeploy.serving.onnxruntime_op",
     "serve_repo": "prunedeploy.serving.triton",
@@ -81,6 +85,7 @@ _PUBLIC = {
     "Note": "prunedeploy.types",
     "PassReport": "prunedeploy.types",
     "PassResult": "prunedeploy.types",
+    "Prediction": "prunedeploy.prediction.record",
     "Ratio": "prunedeploy.types",
     "ShrinkResult": "prunedeploy.types",
     "TensorSpec": "prunedeploy.types",
@@ -101,6 +106,8 @@ __all__ = [  # noqa: RUF022 - in the order of the main job
     "report",
     "inspect",
     "lower",
+    "predict",
+    "predict_all",
     "onnxruntime_library",
     "onnxruntime_model",
     "serve_repo",
@@ -121,6 +128,7 @@ __all__ = [  # noqa: RUF022 - in the order of the main job
     "Note",
     "PassReport",
     "PassResult",
+    "Prediction",
     "Ratio",
     "ShrinkResult",
     "TensorSpec",

@@ -25,6 +25,7 @@ from prunedeploy.environment import environment
 from prunedeploy.errors import UserError
 from prunedeploy.labelled import Labelled
 from prunedeploy.memory import peak_bytes
+from prunedeploy.prediction.engines import forecast_of
 from prunedeploy.profiling import check_profiling, profiles_of
 from prunedeploy.runtimes._runtime import Session, split
 from prunedeploy.statistics import ratio
@@ -116,6 +117,8 @@ def bench(
         profiles: tuple[Profile, ...] = ()
         if profile:
             profiles = profiles_of(candidates, sessions[1:], feeds, batch, used, rounds)
+        tell("predicting the same")
+        predicted = tuple(forecast_of(engine, batch, used) for engine in everything)
         measured = [
             Measurement(
                 name=name if engine is dense else engine.path.name,
@@ -134,7 +137,11 @@ def bench(
             )
         ]
     ratios = tuple(ratio(samples[0], times, seed) for times in samples[1:])
-    return BenchResult(measured[0], tuple(measured[1:]), ratios, environment(), profiles=profiles)
+    return BenchResult(
+        *(measured[0], tuple(measured[1:]), ratios, environment()),
+        profiles=profiles,
+        predicted=predicted,
+    )
 
 
 def interleave(

@@ -10,6 +10,11 @@ from pathlib import Path
 from prunedeploy.errors import UserError
 from prunedeploy.files import atomic_path, from_json
 from prunedeploy.input_range import claim
+from prunedeploy.markdown import Row, cell, markdown
+from prunedeploy.prediction import text as forecasts
+from prunedeploy.prediction.record import Prediction
+from prunedeploy.remote.record import RemoteResult
+from prunedeploy.report_device import forecast_section, remote_section
 from prunedeploy.statistics import summary
 from prunedeploy.types import (
     BenchResult,
@@ -21,18 +26,19 @@ from prunedeploy.types import (
     ShrinkResult,
 )
 
-Result = BenchResult | ShrinkResult
-Row = tuple[str, ...]
+Result = BenchResult | ShrinkResult | RemoteResult | Prediction
+Measured = BenchResult | RemoteResult | Prediction
 PLACES = 3  # named of one refusal; the others are counted
 
 
 def report(results: Sequence[str | Path | Result], output: str | Path | None = None) -> str:
-    """What was shrunk, what was measured and what was refused.
+    """What was shrunk, what was measured, what was predicted and what was refused.
 
-    A measurement stands under the shrink result whose model it timed; the others stand alone.
+    What is about the model of a shrink result stands under it; the others stand alone.
 
     Args:
-        results: records, or JSON files that ``shrink`` and ``bench`` wrote.
+        results: records, or JSON files that ``shrink``, ``bench`` (with ``--remote`` too) and
+            ``predict`` wrote.
         output: a Markdown file to write as well.
 
     Raises:
@@ -47,12 +53,12 @@ def report(results: Sequence[str | Path | Result], output: str | Path | None = N
         raise UserError(f"{output} is one of the results: name another file to write")
     records = [x if isinstance(x, Result) else read(Path(x)) for x in results]
     shrunk = [x for x in records if isinstance(x, ShrinkResult)]
-    timed = [x for x in records if isinstance(x, BenchResult)]
+    others = [x for x in records if not isinstance(x, ShrinkResult)]
     parts = ["# Report"]
     for result in shrunk:
-        own = [bench for bench in timed if _belongs(bench, result)]
-        parts += [_shrunk(result), *map(_timed, own), _refused(result.passes)]
-    parts += [_timed(x) for x in timed if not any(_belongs(x, result) for result in shrunk)]
+        own = [x for x in others if _belongs(x, result)]
+        parts += [_shrunk(result), *map(_section, own), _refused(result.passes)]
+    parts += [_section(x) for x in others if not any(_belongs(x, result) for result in shrunk)]
     text = "\n\n".join(part for part in parts if part) + "\n"
     if output is not None:
         with atomic_path(Path(output)) as file:
@@ -83,6 +89,8 @@ def read(path: Path) -> Result:
     readers: dict[str, Callable[[], Result]] = {
         "ShrinkResult": lambda: from_json(ShrinkResult, text),
         "BenchResult": lambda: from_json(BenchResult, text),
+        "RemoteResult": lambda: from_json(RemoteResult, text),
+        "Prediction": lambda: from_json(Prediction, text),
     }
     if kind not in readers:
         raise UserError(f"{path} is not a result of shrink or bench: name one that is")
@@ -100,9 +108,22 @@ def _whole(bench: BenchResult) -> bool:
     return all(m.samples_ns for m in measured) and len(bench.ratios) == len(bench.candidates)
 
 
-def _belongs(bench: BenchResult, result: ShrinkResult) -> bool:
-    known = {candidate.model_sha256 for candidate in bench.candidates}
+def _belongs(other: Measured, result: ShrinkResult) -> bool:
+    if isinstance(other, BenchResult):
+        known = {candidate.model_sha256 for candidate in other.candidates}
+    else:
+        known = {other.model_sha256}
     return result.model_sha256 in known
+
+
+def _section(other: Measured) -> str:
+    match other:
+        case BenchResult():
+            return _timed(other)
+        case RemoteResult():
+            return remote_section(other)
+        case Prediction():
+            return forecast_section(other)
 
 
 def _shrunk(result: ShrinkResult) -> str:
@@ -119,16 +140,16 @@ def _shrunk(result: ShrinkResult) -> str:
     rows.append(("model, sha256", result.dense_sha256[:12], result.model_sha256[:12], ""))
     arch = f" ({result.arch})" if result.arch else ""
     lines = [
-        f"## {_cell(result.source.name + arch)}",
+        f"## {cell(result.source.name + arch)}",
         f"`{result.dense.name}` is the network as it was trained, `{result.model.name}` what was "
         "shrunk from it.",
-        _table(("", "dense", "shrunk", "shrunk / dense"), rows),
+        markdown(("", "dense", "shrunk", "shrunk / dense"), rows),
         f"Largest difference of the two: {_difference(result.difference)}.",
     ]
     if result.input_ranges:
-        lines.append(f"The two are the same network {_cell(claim(result.input_ranges))}.")
+        lines.append(f"The two are the same network {cell(claim(result.input_ranges))}.")
     if result.found:
-        lines.append("In the checkpoint: " + "; ".join(map(_cell, result.found)) + ".")
+        lines.append("In the checkpoint: " + "; ".join(map(cell, result.found)) + ".")
     return "\n\n".join(lines)
 
 
@@ -147,6 +168,8 @@ def _timed(bench: BenchResult) -> str:
         ("runtime, and what really computed", *(f"{m.runtime}, {m.provider}" for m in everything)),
         ("model, sha256", *(m.model_sha256[:12] for m in everything)),
     ]
+    if any(bench.predicted):
+        rows.append(("predicted beforehand, ms", *_predicted(bench)))
     if any(m.accuracy for m in everything):
         rows += [
             ("accuracy", *map(_accuracy, everything)),
@@ -161,9 +184,19 @@ def _timed(bench: BenchResult) -> str:
             "ran in turn on the same inputs; the interval of a ratio covers 95 %. Differences: of "
             "the baseline from the reference evaluator, of the others from the baseline, relative "
             "to the range of the output.",
-            _table(headers, rows),
-            "Taken on: " + "; ".join(f"{k} {_cell(v)}" for k, v in bench.environment.items()) + ".",
+            markdown(headers, rows),
+            "Taken on: " + "; ".join(f"{k} {cell(v)}" for k, v in bench.environment.items()) + ".",
         )
+    )
+
+
+def _predicted(bench: BenchResult) -> tuple[str, ...]:
+    """The forecast of each in its band, and how far it lies from the median that was measured."""
+    everything = (bench.baseline, *bench.candidates)
+    found = (*bench.predicted, *(None,) * (len(everything) - len(bench.predicted)))
+    return tuple(
+        "" if x is None else f"{forecasts.band(x)}: {forecasts.error(x, summary(m).p50)}"
+        for x, m in zip(found, everything, strict=False)
     )
 
 
@@ -180,22 +213,12 @@ def _refused(passes: Sequence[PassReport]) -> str:
         (name, reason, f"{sum(note.count for note in notes):,}", _listed([n.where for n in notes]))
         for (name, reason), notes in found.items()
     ]
-    return "### Left as it was\n\n" + _table(("pass", "why", "how many", "where"), rows)
+    return "### Left as it was\n\n" + markdown(("pass", "why", "how many", "where"), rows)
 
 
 def _listed(where: Sequence[str]) -> str:
     shown = ", ".join(where[:PLACES])
     return shown if len(where) <= PLACES else f"{shown} and {len(where) - PLACES} more"
-
-
-def _table(headers: Row, rows: Sequence[Row]) -> str:
-    lines = [headers, ("---", *("---:" for _ in headers[1:])), *rows]
-    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    """Names come from files: they must not end a cell or a line."""
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _share(part: int, whole: int) -> str:

@@ -212,7 +212,8 @@ class StepTime:
     """One step of a compiled engine: the median of its times, and what it has to do.
 
     ``flops`` are those of non-zero weights; ``bytes`` all that it reads and writes, once.
-    ``choice`` is how the runtime computes it.
+    ``choice`` is how the runtime computes it, ``cycles`` what its cost model says that the busiest
+    thread needs, 0 where it has no say.
     """
 
     name: str
@@ -223,6 +224,7 @@ class StepTime:
     bytes: int
     weights: int
     nonzeros: int
+    cycles: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -237,8 +239,27 @@ class Profile:
 
 
 @dataclass(frozen=True)
+class Forecast:
+    """What a run of ``batch`` inputs should take, in seconds: predicted, never measured.
+
+    ``low`` and ``high`` are the band that it lies in as far as the model's error is known.
+    """
+
+    runtime: str
+    precision: str
+    batch: int
+    threads: int
+    seconds: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class BenchResult:
-    """One interleaved run: the dense baseline and every candidate, in turn."""
+    """One interleaved run: the dense baseline and every candidate, in turn.
+
+    ``predicted`` is what a model of the machine says of the baseline and of each candidate.
+    """
 
     baseline: Measurement
     candidates: tuple[Measurement, ...]
@@ -246,3 +267,4 @@ class BenchResult:
     environment: dict[str, str]
     kind: Literal["measured"] = "measured"
     profiles: tuple[Profile, ...] = ()
+    predicted: tuple[Forecast | None, ...] = ()

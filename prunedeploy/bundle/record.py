@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from prunedeploy.errors import UserError
 from prunedeploy.files import from_json, sha256
-from prunedeploy.types import Difference, Dim
+from prunedeploy.types import Difference, Dim, Forecast
 
 MANIFEST = "bundle.json"
 ARCHIVE = ".tar.gz"
@@ -76,7 +76,8 @@ class Bundle:
     """The manifest of a bundle. ``kind`` is there for whoever reads the file.
 
     The recorded inputs are ``runs`` batches of ``batch``; ``tolerances`` are those of
-    ``prunedeploy.verify`` by precision.
+    ``prunedeploy.verify`` by precision. ``predicted`` is what the model should take there: no one
+    has measured it.
     """
 
     kind: str
@@ -97,6 +98,7 @@ class Bundle:
     notes: tuple[str, ...]  # what could not be put into it, and why
     versions: dict[str, str]
     files: dict[str, str]
+    predicted: tuple[Forecast, ...] = ()
 
 
 @dataclass(frozen=True)

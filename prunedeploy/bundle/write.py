@@ -22,6 +22,7 @@ from prunedeploy.bundle.record import read as read_bundle
 from prunedeploy.errors import UserError
 from prunedeploy.evaluate import Evaluator
 from prunedeploy.files import atomic_directory, atomic_path, sha256, to_json
+from prunedeploy.prediction.predict import predict_all
 from prunedeploy.runtimes._runtime import BuildOptions, check_feeds, silent
 from prunedeploy.targets import Target
 from prunedeploy.types import Array, TensorSpec
@@ -112,6 +113,8 @@ def _write(
     for name in DEVICE_FILES:
         shutil.copyfile(sparse_part.DEVICE / name, folder / name)
     (folder / "build.sh").chmod(0o755)
+    options.tell("predicting how long it will take there")
+    predicted, _ = predict_all(source, row.name, batch=batch, threads=options.threads)
     bundle = Bundle(
         kind=KIND,
         target=row.name,
@@ -134,6 +137,7 @@ def _write(
             **{name: metadata.version(name) for name in ("prunedeploy", "onnx", "numpy")},
         },
         files={},
+        predicted=tuple(x.forecast for x in predicted),
     )
     (folder / "README.md").write_text(readme(bundle))
     names = sorted(x.relative_to(folder).as_posix() for x in folder.rglob("*") if x.is_file())

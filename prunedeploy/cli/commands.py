@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from prunedeploy.cli import onnx_commands, serving_commands
 from prunedeploy.cli.options import (
     Arch,
     Json,
@@ -185,6 +186,9 @@ def shrink(
     raise typer.Exit(0 if result.difference.passed else 1)
 
 
+app.command()(onnx_commands.lower)
+
+
 @app.command()
 def build(
     model: Annotated[
@@ -272,6 +276,9 @@ def build(
             tune=tune,
         )
     show.result(result, show.engine, json)
+
+
+app.command()(onnx_commands.predict)
 
 
 @app.command()
@@ -393,33 +400,7 @@ def report(
     show.result({"type": "Report", "markdown": text}, lambda _: typer.echo(text, nl=False), json)
 
 
-@app.command("serve-repo")
-def serve_repo(
-    engine: Annotated[Path, typer.Argument(metavar="ENGINE")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="REPO")],
-    name: Annotated[str, typer.Option(help="Of the model; the engine's.")] = "",
-    backend: Annotated[
-        Literal["auto", "python", "onnxruntime"],
-        typer.Option(help="What runs a sparse engine."),
-    ] = "auto",
-    mount: Annotated[
-        str, typer.Option(metavar="PATH", help="Where the server sees REPO, if elsewhere.")
-    ] = "",
-    json: Json = False,
-) -> None:
-    """Put an engine into a model repository of NVIDIA's Triton server.
-
-    \b
-    Example:
-      prunedeploy serve-repo resnet56.host.sparse.engine -o repo/
-      tritonserver --model-repository repo/
-    """
-    import prunedeploy as api
-    from prunedeploy.cli import show
-
-    with working(f"reading {engine}"):
-        place = api.serve_repo(engine, output, name=name, backend=backend, mount=mount)
-    show.result({"type": "Repository", "path": str(place)}, lambda x: typer.echo(x["path"]), json)
+app.command("serve-repo")(serving_commands.serve_repo)
 
 
 @app.command()

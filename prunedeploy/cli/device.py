@@ -13,6 +13,7 @@ from prunedeploy.cli import show
 from prunedeploy.cli.progress import working
 from prunedeploy.cli.tables import size, table
 from prunedeploy.files import atomic_path, to_json
+from prunedeploy.prediction import text as forecasts
 
 if TYPE_CHECKING:
     from prunedeploy.bundle.record import Written
@@ -74,6 +75,8 @@ def bundle(written: Written) -> None:
         print(f"  sparse engine for {found.arch} ({sparse.isa}), {how}{least}")
     for note in found.notes:
         print(f"  {note}")
+    for forecast in found.predicted:
+        print(f"  {forecasts.line(forecast)}")
     print("  on the device: sh build.sh && python3 bench.py, or here: --remote user@host")
 
 

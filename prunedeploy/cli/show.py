@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from prunedeploy.cli.tables import count, ratio, share, size, table
 from prunedeploy.input_range import claim
+from prunedeploy.prediction import text as forecasts
 from prunedeploy.types import BenchResult, Difference, Engine, Note, Profile, ShrinkResult
 
 if TYPE_CHECKING:
@@ -296,6 +297,11 @@ def benchmark(done: BenchResult) -> None:
         f"{done.kind}: batch {base.batch}, threads {base.threads or 'left to the runtime'}, "
         f"{len(base.samples_ns)} runs of each in turn"
     )
+    for forecast, m in zip(done.predicted, (base, *done.candidates), strict=False):
+        if forecast is not None:
+            p50 = float(np.median(m.samples_ns)) / 1e6
+            off = forecasts.error(forecast, p50)
+            print(f"{m.name}: {forecasts.line(forecast)}, {off} of the measured p50")
     for found in done.profiles:
         _profile(found)
 

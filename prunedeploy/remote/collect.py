@@ -59,6 +59,8 @@ def collect(
             ratios=_ratios(runs),
             engines=(),
             output=None,
+            model_sha256=written.bundle.model_sha256,
+            predicted=written.bundle.predicted,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{host} sent results that cannot be read: {error!r}") from None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from prunedeploy.types import Difference, Ratio
+from prunedeploy.types import Difference, Forecast, Ratio
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class RemoteResult:
     itself: board, clocks, temperatures, power mode. ``throttled`` is None where it does not say.
     ``ratios`` are how many times faster each run of the model is than the fastest run of its
     dense baseline, by name; none where that was not measured. ``output`` is where the engines are.
+    ``predicted`` is what the bundle said beforehand.
     """
 
     host: str
@@ -57,3 +58,5 @@ class RemoteResult:
     engines: tuple[str, ...]
     output: Path | None
     kind: Literal["measured"] = "measured"
+    model_sha256: str = ""
+    predicted: tuple[Forecast, ...] = ()

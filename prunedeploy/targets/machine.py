@@ -79,7 +79,12 @@ def detected(row: Target) -> Target:
         if alike and set(like.isa) <= set(isa):
             macs, moved = like.macs_per_second, like.bytes_per_second
             found = dataclasses.replace(
-                found, macs_per_second=macs, bytes_per_second=moved, source=like.source
+                found,
+                macs_per_second=macs,
+                bytes_per_second=moved,
+                source=like.source,
+                hz=like.hz,
+                cache_bytes=like.cache_bytes,
             )
     return found
 

@@ -52,6 +52,9 @@ class Target:
     ``source`` says where they are from. ``macs_per_second`` is what passes weigh work against
     ``bytes_per_second`` by (see ``passes/scatter_branches.py``); 0 where not known. On x86 the two
     are measured on one core, elsewhere half the peak in float32, in float16 on Jetson Nano.
+
+    ``hz`` is the clock of a core of the CPU, ``cache_bytes`` the last-level cache of what ``peaks``
+    are of: predictions are made of them (``prediction/``). 0 where not known.
     """
 
     name: str
@@ -71,6 +74,8 @@ class Target:
     sparse_tensor_cores: bool = False  # that take 2:4 sparse weights
     toolchain: Toolchain | None = None  # None: as new as what is installed here
     cpu: str = ""
+    hz: float = 0.0
+    cache_bytes: float = 0.0
 
     def peak(self, precision: str) -> float:
         """Operations a second in ``precision``; 0 where not known or not possible."""

@@ -2,7 +2,7 @@
 
 Figures are peaks of the data sheet that ``source`` names, at the clock it gives, and what a machine
 reaches is less; those of x86 were measured on one core of an AMD EPYC with AVX-512
-(``benchmarks/scatter.py``), AVX2 at half its width.
+(``benchmarks/scatter.py``, ``machine.py``), AVX2 at half its width.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ TARGETS: tuple[Target, ...] = (
         macs_per_second=25e9,
         bytes_per_second=28e9,
         source="one core, measured: benchmarks/scatter.py",
+        hz=3.65e9,
+        cache_bytes=32 << 20,
     ),
     Target(
         "x86-avx512",
@@ -55,6 +57,8 @@ TARGETS: tuple[Target, ...] = (
         macs_per_second=50e9,
         bytes_per_second=28e9,
         source="one core, measured: benchmarks/scatter.py",
+        hz=3.65e9,
+        cache_bytes=32 << 20,
     ),
     Target(
         "raspberry-pi-5",
@@ -71,6 +75,8 @@ TARGETS: tuple[Target, ...] = (
         macs_per_second=77e9,
         bytes_per_second=17.1e9,
         source="Arm Cortex-A76 Software Optimization Guide; Raspberry Pi 5 product brief",
+        hz=2.4e9,
+        cache_bytes=2 << 20,
     ),
     Target(
         "jetson-nano",
@@ -89,6 +95,8 @@ TARGETS: tuple[Target, ...] = (
         bytes_per_second=25.6e9,
         source="NVIDIA Jetson Nano data sheet DS-09366: 128 cores at 921.6 MHz, LPDDR4 25.6 GB/s",
         toolchain=JETPACK_4,
+        hz=1.43e9,
+        cache_bytes=256 << 10,
     ),
     Target(
         "jetson-orin",
@@ -107,6 +115,8 @@ TARGETS: tuple[Target, ...] = (
         source="NVIDIA Jetson AGX Orin Series technical brief v1.2, GPU alone, halved for density",
         sparse_tensor_cores=True,
         toolchain=JETPACK_6,
+        hz=2.2e9,
+        cache_bytes=4 << 20,
     ),
     _server(
         "rtx2080ti",
@@ -116,6 +126,7 @@ TARGETS: tuple[Target, ...] = (
         peaks=_peaks(float32=13.4e12, float16=53.8e12, int8=215e12),
         macs_per_second=6.7e12,
         bytes_per_second=616e9,
+        cache_bytes=5.5e6,
         source="NVIDIA Turing architecture whitepaper WP-09183; float16 with float32 sums",
         toolchain=TURING,
     ),
@@ -127,6 +138,7 @@ TARGETS: tuple[Target, ...] = (
         peaks=_peaks(float32=8.1e12, float16=65e12, int8=130e12),
         macs_per_second=4.05e12,
         bytes_per_second=320e9,
+        cache_bytes=4 << 20,
         source="NVIDIA T4 data sheet",
         toolchain=TURING,
     ),
@@ -145,6 +157,7 @@ TARGETS: tuple[Target, ...] = (
         ),
         macs_per_second=9.75e12,
         bytes_per_second=2039e9,
+        cache_bytes=40 << 20,
         source="NVIDIA A100 data sheet",
         sparse_tensor_cores=True,
         toolchain=AMPERE,
@@ -157,6 +170,7 @@ TARGETS: tuple[Target, ...] = (
         peaks=_peaks(float32=30.3e12, tf32=60e12, bfloat16=121e12, float16=121e12, int8=242.5e12),
         macs_per_second=15.15e12,
         bytes_per_second=300e9,
+        cache_bytes=48 << 20,
         source="NVIDIA L4 data sheet, halved for density",
         sparse_tensor_cores=True,
         toolchain=AMPERE,
@@ -176,6 +190,7 @@ TARGETS: tuple[Target, ...] = (
         ),
         macs_per_second=33.5e12,
         bytes_per_second=3350e9,
+        cache_bytes=50 << 20,
         source="NVIDIA H100 data sheet, halved for density",
         sparse_tensor_cores=True,
         toolchain=AMPERE,
@@ -195,6 +210,7 @@ TARGETS: tuple[Target, ...] = (
         ),
         macs_per_second=33.5e12,
         bytes_per_second=4800e9,
+        cache_bytes=50 << 20,
         source="NVIDIA H200 data sheet, halved for density",
         sparse_tensor_cores=True,
         toolchain=AMPERE,

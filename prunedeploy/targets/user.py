@@ -51,6 +51,8 @@ TARGET_KEYS = {
     "sparse-tensor-cores": "true or false",
     "toolchain": "a table",
     "cpu": TEXT,
+    "hz": NUMBER,
+    "cache-bytes": NUMBER,
 }
 TOOLCHAIN_KEYS = {
     "name": TEXT,
@@ -126,7 +128,8 @@ def _check_row(where: str, row: Target) -> None:
         raise UserError(
             f'{where}: compute-capability {row.compute_capability!r}: write it as "8.7"'
         )
-    if row.multiple < 1 or min(row.cores, row.macs_per_second, row.bytes_per_second) < 0:
+    figures = (row.cores, row.macs_per_second, row.bytes_per_second, row.hz, row.cache_bytes)
+    if row.multiple < 1 or min(figures) < 0:
         raise UserError(f"{where}: multiple begins at 1, and no other number is negative")
     if not row.runtimes:
         raise UserError(f"{where}: runtimes is empty: name one at least")

@@ -20,7 +20,10 @@ from prunedeploy.cli import arrays, main, tables
 from prunedeploy.errors import UserError
 from prunedeploy.types import TensorSpec
 
-COMMANDS = ("inspect", "shrink", "build", "bench", "run", "report", "targets")
+COMMANDS = (
+    *("inspect", "shrink", "lower", "build", "predict", "bench", "run", "report", "serve-repo"),
+    "targets",
+)
 
 
 @pytest.fixture
@@ -281,6 +284,52 @@ def test_raised_zero_threshold_is_told_by_the_exit_status(
     assert main(["shrink", "small.onnx", "--zero-threshold", "1.5", "--json"]) == 1
     difference = json.loads(capsys.readouterr().out)["difference"]
     assert difference["max_rel"] > difference["tolerance"]
+
+
+def test_lower_writes_what_the_target_takes(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "old.onnx"
+    arguments = ["lower", str(model), "--target", "jetson", "-o", str(output)]
+    assert main(arguments) == 0
+    assert "opset 13, IR version 7, float32" in capsys.readouterr().out
+    assert onnx.load(output).opset_import[0].version == 13
+    assert main([*arguments, "--precision", "float16", "--keep", "Conv_0", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["type"], found["precision"], found["opset"]) == ("LowerResult", "float16", 13)
+    assert 0 < found["difference"]["max_rel"] <= found["difference"]["tolerance"]
+
+
+def test_lower_calibrates_on_a_file(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = tmp_path / "images.npy"
+    np.save(inputs, np.random.default_rng(0).standard_normal((8, 3, 8, 8)).astype(np.float32))
+    small = ["lower", str(model), "--target", "t4", "--precision", "int8"]
+    assert main([*small, "-o", str(tmp_path / "a.onnx")]) == 2
+    assert "int8 needs inputs" in capsys.readouterr().err
+    assert main([*small, "-o", str(tmp_path / "b.onnx"), "--input", str(inputs)]) == 0
+    operators = {node.op_type for node in onnx.load(tmp_path / "b.onnx").graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= operators
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--target", "jetson", "--precision", "int8"], "does not compute in int8"),
+        (["--target", "nano"], "there is no target 'nano'"),
+        (["--precision", "half"], "--precision"),
+        (["--opset", "7"], "no way to opset 7"),
+    ],
+)
+def test_lower_refuses_in_one_line(
+    arguments: list[str], says: str, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["lower", str(model), *arguments]) == 2
+    captured = capsys.readouterr()
+    assert says in captured.err
+    assert len([x for x in captured.err.splitlines() if x.startswith("prunedeploy")]) == 1
+    assert sorted(x.name for x in model.parent.iterdir()) == ["small.onnx"]
 
 
 def test_targets_checks_the_host(capsys: pytest.CaptureFixture[str]) -> None:

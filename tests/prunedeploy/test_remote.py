@@ -22,6 +22,7 @@ from prunedeploy.files import from_json
 from prunedeploy.remote import ssh
 from prunedeploy.remote.device import remote_bench, remote_build
 from prunedeploy.remote.record import RemoteResult
+from prunedeploy.report import report
 
 HERE = targets.by_name("x86-avx2")
 pytestmark = [
@@ -146,7 +147,10 @@ def test_the_commands(device, bundle, tmp_path, capsys):
     assert main(["bench", str(bundle.path), *common, "--rounds", "9", "-o", str(result)]) == 0
     said = capsys.readouterr().out
     assert "same outputs" in said
-    assert from_json(RemoteResult, result.read_text()).runs[0].samples_ns
+    record = from_json(RemoteResult, result.read_text())
+    assert record.runs[0].samples_ns
+    assert {x.runtime for x in record.predicted} == {"ort", "sparse"}
+    assert "### Speed on x86-avx2, measured" in report([result])
     assert main(["bench", str(bundle.path), str(bundle.path), *common]) == 2
     assert "one model or bundle" in capsys.readouterr().err
     assert main(["build", str(bundle.path), "--target", "jetson", *common[2:]]) == 2

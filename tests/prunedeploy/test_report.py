@@ -8,8 +8,9 @@ import pytest
 from prunedeploy import artifact
 from prunedeploy.errors import UserError
 from prunedeploy.files import to_json
+from prunedeploy.remote.record import DeviceRun, RemoteResult
 from prunedeploy.report import read, report
-from prunedeploy.types import Accuracy, BenchResult, Difference, Measurement, Ratio
+from prunedeploy.types import Accuracy, BenchResult, Difference, Forecast, Measurement, Ratio
 
 
 def measurement(name: str, sha: str, milliseconds: int) -> Measurement:
@@ -138,3 +139,78 @@ def test_nothing_to_report(folder):
         report([])
     with pytest.raises(UserError, match="No such file"):
         report(["none.json"])
+
+
+# -- what a device measured ------------------------------------------------------------------------
+
+
+def device_run(name: str, of: str, milliseconds: int, error: str = "") -> DeviceRun:
+    return DeviceRun(
+        name=name,
+        runtime="tensorrt",
+        of=of,
+        precision="float16",
+        batch=2,
+        threads=0,
+        version="8.2",
+        samples_ns=() if error else (milliseconds * 10**6,) * 10,
+        difference=None if error else Difference(1e-3, 2e-3, 1e-2, 8),
+        build_seconds=60.0,
+        error=error,
+    )
+
+
+@pytest.fixture
+def remote(shrunk) -> RemoteResult:
+    return RemoteResult(
+        host="user@nano",
+        target="jetson-nano",
+        bundle_sha256="b" * 64,
+        complete=False,
+        problem="no sign of life for 120 s",
+        identity={"board": "Jetson | Nano"},
+        before={},
+        seen={"cpu_khz": [1, 2]},
+        after={},
+        tegrastats="",
+        throttled=True,
+        missing=("trtexec",),
+        runs=(
+            device_run("model.fp16", "model", 20),
+            device_run("baseline.fp16", "baseline", 40),
+            device_run("model.int8", "model", 0, "it crashed"),
+        ),
+        ratios={"model.fp16": Ratio(2.0, 1.9, 2.125)},
+        engines=(),
+        output=None,
+        model_sha256=shrunk.model_sha256,
+        predicted=(Forecast("tensorrt", "float16", 2, 1, 0.025, 0.01, 0.0625),),
+    )
+
+
+def test_what_a_device_measured_is_in_the_report(folder, shrunk, remote):
+    (folder / "remote.json").write_text(to_json(remote))
+    assert read(folder / "remote.json") == remote
+    text = report([shrunk, "remote.json"])
+    assert text.index("### Speed on jetson-nano, measured") < text.index("### Left as it was")
+    times = ["20.000"] * 3
+    row = cells(text, "model.fp16 (tensorrt, float16)")
+    assert row == ["2", *times, "2.00 (1.90 to 2.12)", "2.0e-03", "25 (10 to 62.5): +25%"]
+    # what was predicted was predicted of the model
+    assert cells(text, "baseline.fp16 (tensorrt, float16)")[-1] == ""
+    assert cells(text, "model.int8 (tensorrt, float16)")[1:] == [*["-"] * 4, "it crashed", ""]
+    for words in ("no sign of life", "It was throttled", "trtexec", "user@nano"):
+        assert words in text
+
+
+def test_a_device_is_told_from_another_model(shrunk, remote):
+    other = dataclasses.replace(remote, model_sha256="0" * 64)
+    text = report([other, shrunk])
+    assert text.index("### Left as it was") < text.index("### Speed on jetson-nano")
+
+
+def test_records_of_devices_of_before_are_read(folder, remote):
+    plain = json.loads(to_json(remote))
+    del plain["predicted"], plain["model_sha256"]
+    (folder / "remote.json").write_text(json.dumps(plain))
+    assert "predicted" not in report(["remote.json"]).replace("predicted beforehand, ms", "")

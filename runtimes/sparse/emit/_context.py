@@ -47,7 +47,8 @@ class Code:
     once; each does its share (``pd_share``). ``top`` is what has to stand before it at file level
     (tables, instances of kernels); the same text is written once however many steps bring it.
     ``headers`` are files of ``c/`` to include. ``scratch`` is float32 elements of ``w->scratch``.
-    ``choice`` says in a word or two how the step is computed, for reports.
+    ``choice`` says in a word or two how the step is computed, for reports; ``cycles`` what the cost
+    model says that the busiest thread needs, where it has a say.
     """
 
     body: str
@@ -55,6 +56,7 @@ class Code:
     headers: tuple[str, ...] = ()
     scratch: int = 0
     choice: str = ""
+    cycles: float = 0.0
 
 
 @dataclass

@@ -53,7 +53,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Layer:
-    """A step as reports know it."""
+    """A step as reports know it. ``cycles`` is of the busiest thread, by the cost model."""
 
     name: str
     kind: str
@@ -62,6 +62,7 @@ class Layer:
     bytes: int
     weights: int
     nonzeros: int
+    cycles: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,8 @@ def emit_project(plans: Sequence[plan.Plan], options: Options) -> Project:
     used |= {name for f in functions for text in f.code.top for name in _INCLUDE.findall(text)}
     files |= closure([*FIXED, *sorted(used)])
     layers = {
-        one.batch: tuple(_layer(f) for f in functions if f.batch == one.batch) for one in plans
+        one.batch: tuple(_layer(f, options.threads) for f in functions if f.batch == one.batch)
+        for one in plans
     }
     return Project(
         files=dict(sorted(files.items())),
@@ -164,11 +166,13 @@ def _functions(
     ]
 
 
-def _layer(function: _Function) -> Layer:
+def _layer(function: _Function, threads: int) -> Layer:
     step, repeats = function.step, function.repeats
     kind, found = type(step).__name__, work(step)
     todo = replace(found, flops=found.flops * repeats, bytes=found.bytes * repeats)
-    return Layer(step.name, kind, function.code.choice, **asdict(todo))
+    # samples of a batch go to the threads whole
+    cycles = round(function.code.cycles * (-(-repeats // threads)))
+    return Layer(step.name, kind, function.code.choice, **asdict(todo), cycles=float(cycles))
 
 
 # -- files of steps -------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from prunedeploy.runtimes.sparse.blocks import mixed_streams
+from prunedeploy.runtimes.sparse.cost import cycles
 from prunedeploy.runtimes.sparse.emit._activation import bounds, instance
 from prunedeploy.runtimes.sparse.emit._context import Code, Context
 from prunedeploy.runtimes.sparse.plan import UNIT, Conv
@@ -44,7 +45,8 @@ def emit(step: Conv, context: Context, tiling: Tiling) -> Code:
     )
     sums = packed.rows_of_group * tiling.groups * tiling.elements
     scratch = size + (sums if len(packed.panels) > 1 else 0)
-    return Code(body, (top,), ("conv.h", "functions.h"), scratch, str(tiling))
+    needed = cycles(step, tiling, context.isa, context.threads)
+    return Code(body, (top,), ("conv.h", "functions.h"), scratch, str(tiling), needed)
 
 
 def _kernel(step: Conv, tiling: Tiling, layout: Geometry) -> tuple[str, str]:

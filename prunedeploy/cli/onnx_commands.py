@@ -1,0 +1,149 @@
+"""The commands about models alone: written for another machine, or predicted on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from prunedeploy.cli.options import Json, Output, Threads
+from prunedeploy.cli.progress import working
+
+if TYPE_CHECKING:
+    from prunedeploy.cli.records import Forecasts
+    from prunedeploy.lowering import LowerResult
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")]
+
+
+def lower(
+    model: Model,
+    target: Annotated[str, typer.Option(help="Machine to write it for; see: targets.")] = "host",
+    output: Output = None,
+    precision: Annotated[
+        Literal["float32", "float16", "int8"], typer.Option(help="The narrow ones are not exact.")
+    ] = "float32",
+    keep: Annotated[
+        list[str] | None, typer.Option(metavar="NODE", help="Stays in float32; repeat for several.")
+    ] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option("--input", metavar="FILE.npy", help="Calibration inputs; int8 needs them."),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(min=0.0, help="For int8: most that outputs may be off.")
+    ] = None,
+    opset: Annotated[
+        int | None, typer.Option(min=1, help="Instead of the newest that the target reads.")
+    ] = None,
+    ir_version: Annotated[int | None, typer.Option(min=0, help="The same.")] = None,
+    json: Json = False,
+) -> None:
+    """Write a model in the opset, IR version and precision that a machine takes.
+
+    The opset is exact. float16 and int8 are measured against the model as it was, and refused
+    where they cost more than their tolerance.
+
+    \b
+    Examples:
+      prunedeploy lower resnet56.shrunk.onnx --target jetson --precision float16
+      prunedeploy lower resnet56.shrunk.onnx --target t4 --precision int8 --input images.npy
+    """
+    import prunedeploy as api
+    from prunedeploy.cli import show
+    from prunedeploy.cli.device import inputs_of
+
+    with working(f"reading {model}"):
+        found = api.lower(
+            *(model, output),
+            target=target,
+            precision=precision,
+            opset=opset,
+            ir_version=ir_version,
+            feeds=inputs_of(model, inputs),
+            keep=tuple(keep or ()),
+            budget=budget,
+        )
+    show.result(found, _lowered, json)
+
+
+def predict(
+    model: Model,
+    target: Annotated[str, typer.Option(help="Machine to predict for; see: targets.")] = "host",
+    runtime: Annotated[
+        str, typer.Option(help="all, auto or one of the target's; see: targets.")
+    ] = "all",
+    precision: Annotated[
+        Literal["float32", "float16", "int8"], typer.Option(help="Of one runtime.")
+    ] = "float32",
+    batch: Annotated[int, typer.Option(min=1, help="Inputs computed together.")] = 1,
+    threads: Threads = 0,
+    layers: Annotated[bool, typer.Option("--layers", help="Every layer of one runtime.")] = False,
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """How long a model should take on a machine that is not at hand.
+
+    Computed layer by layer from the machine's peaks and from efficiencies that were measured on
+    other machines: never a measurement. -o keeps the forecast of one runtime as JSON, for
+    `prunedeploy report`.
+
+    \b
+    Examples:
+      prunedeploy predict resnet56.shrunk.onnx --target jetson
+      prunedeploy predict resnet56.shrunk.onnx --target raspberry-pi-5 --runtime sparse --layers
+    """
+    import prunedeploy as api
+    from prunedeploy.cli import show
+    from prunedeploy.cli.records import Forecasts
+    from prunedeploy.files import atomic_path, check_place, to_json
+
+    if runtime == "all" and (layers or output is not None or precision != "float32"):
+        raise typer.BadParameter("--layers, --precision and -o are of one runtime: give --runtime")
+    if output is not None:
+        check_place(output)
+    with working(f"reading {model}"):
+        if runtime == "all":
+            found = Forecasts(*api.predict_all(model, target, batch=batch, threads=threads))
+        else:
+            one = api.predict(
+                *(model, target, runtime), precision=precision, batch=batch, threads=threads
+            )
+            found = Forecasts((one,), ())
+    if output is not None:
+        with atomic_path(output) as file:
+            file.write_text(to_json(found.predictions[0]))
+    show.result(found, lambda x: _predicted(x, layers), json)
+
+
+def _lowered(found: LowerResult) -> None:
+    from prunedeploy.cli.show import difference
+
+    print(f"{found.model}: opset {found.opset}, IR version {found.ir_version}, {found.precision}")
+    print(f"  from {found.source}: {difference(found.difference)}")
+    for report in found.passes:
+        for note in report.result.notes:
+            if note.status != "taken":
+                print(f"  {report.name}: {note.where}: {note.reason}")
+
+
+def _predicted(found: Forecasts, layers: bool) -> None:
+    from prunedeploy.cli.tables import share, table
+    from prunedeploy.prediction import text
+
+    for each in found.predictions:
+        print(f"{each.model} on {each.target}: {text.line(each.forecast)}")
+        for note in each.notes:
+            print(f"  {note}")
+        if layers:
+            whole = each.forecast.seconds
+            rows = [
+                (x.name, x.kernel, f"{1e3 * x.seconds:.3f}", share(x.seconds / whole), x.limit)
+                for x in each.layers
+            ]
+            table(("layer", "kernel", "ms", "share", "bound by"), rows, left=frozenset({0, 1, 4}))
+    for basis in dict.fromkeys(each.basis for each in found.predictions):
+        print(f"  from {basis}")
+    for why in found.refused:
+        print(f"  not predicted: {why}")

@@ -1,0 +1,1 @@
+"""How long a model should take on a machine that is not at hand: computed, never measured."""

@@ -1,0 +1,47 @@
+"""Forecasts of engines on this machine, to stand beside what is measured."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from prunedeploy import targets
+from prunedeploy.errors import UserError
+from prunedeploy.prediction.predict import of_layers, predict
+from prunedeploy.runtimes._runtime import split
+from prunedeploy.types import Engine, Forecast
+
+
+def forecast_of(engine: Engine, batch: int, threads: int) -> Forecast | None:
+    """What a run of ``engine`` here should take; None where nothing is known to predict it from."""
+    try:
+        if engine.manifest.runtime == "ort":
+            from prunedeploy.runtimes.ort import PAYLOAD
+
+            file = engine.path / PAYLOAD
+            return predict(file, "host", "ort", batch=batch, threads=threads).forecast
+        if engine.manifest.runtime == "sparse":
+            return _of_sparse(engine, batch, threads)
+    except UserError:
+        return None  # an aside, for which no measurement is refused
+    return None
+
+
+def _of_sparse(engine: Engine, batch: int, threads: int) -> Forecast | None:
+    """From the engine's own layers, piece by piece of the batch."""
+    from prunedeploy.runtimes.sparse.engine import read_layers
+
+    row, cut = targets.by_name("host"), engine.manifest.threads
+    pieces = Counter(split(batch, engine.manifest.batches) or ())
+    total: Forecast | None = None
+    for size, often in pieces.items():
+        layers = read_layers(engine, size)
+        if not any("cycles" in layer for layer in layers):
+            return None  # built before layers had them
+        one = of_layers(row, "sparse", layers, cut, size, threads)
+        seconds = often * one.seconds + (total.seconds if total is not None else 0.0)
+        factor = one.high / one.seconds
+        total = replace(
+            one, batch=batch, seconds=seconds, low=seconds / factor, high=seconds * factor
+        )
+    return total

@@ -1,0 +1,160 @@
+"""How long a model should take on a target: every layer against the machine's limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prunedeploy import model as models
+from prunedeploy import targets
+from prunedeploy.errors import UserError
+from prunedeploy.prediction import graph, steps
+from prunedeploy.prediction.efficiency import GPU, ORT, SPARSE, Table, band
+from prunedeploy.prediction.machine import CPU_RUNTIMES, GPU_RUNTIMES, Machine, machine
+from prunedeploy.prediction.record import LayerTime, Prediction
+from prunedeploy.prediction.roofline import layer_times
+from prunedeploy.targets import Target
+from prunedeploy.types import Forecast
+
+WIDTHS = {"float64": 8.0, "float32": 4.0, "tf32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0}
+PREDICTED = (*CPU_RUNTIMES, *GPU_RUNTIMES)
+
+
+def predict(
+    model: str | Path,
+    target: str = "host",
+    runtime: str = "auto",
+    *,
+    precision: str = "float32",
+    batch: int = 1,
+    threads: int = 0,
+) -> Prediction:
+    """Predict one run of ``model``; nothing is built and nothing is timed.
+
+    Args:
+        model: an ONNX file of which at most the batch is open.
+        target: a name of ``targets.TARGETS`` or of the user's own.
+        runtime: one that the target can have; "auto" is its best one that can be predicted.
+        precision: what it computes in; on CPUs float32.
+        batch: inputs a run.
+        threads: of a CPU; 0 for all cores of the target.
+
+    Raises:
+        UserError: no such model or target; the target cannot have the runtime or the precision; its
+            row has no figures to predict from; a layer has no known size.
+    """
+    row = targets.by_name(target)
+    path = Path(model)
+    if batch < 1 or threads < 0:
+        raise UserError(f"give a batch from 1 and threads from 0, not {batch} and {threads}")
+    chosen = _runtime(row, runtime)
+    limits = machine(row, chosen, precision, threads)
+    notes: tuple[str, ...] = ()
+    if chosen == "sparse":
+        works = steps.of_model(path, row, batch, limits.threads)
+    else:
+        style = graph.Style(row.multiple, chosen in GPU_RUNTIMES, WIDTHS[precision])
+        works, notes = graph.works(models.load(path), batch, style)
+    table = table_of(chosen)
+    layers = layer_times(works, limits, table)
+    return Prediction(
+        model=path.name,
+        model_sha256=models.sha256(path),
+        target=row.name,
+        forecast=forecast(layers, limits, table, row, chosen, precision, batch),
+        layers=layers,
+        basis=f"peaks: {row.source}; efficiencies: {table.source}",
+        notes=notes,
+    )
+
+
+def predict_all(
+    model: str | Path, target: str, *, batch: int = 1, threads: int = 0
+) -> tuple[tuple[Prediction, ...], tuple[str, ...]]:
+    """In every runtime and precision that the target can have, and why not in the others.
+
+    Raises:
+        UserError: no such model or target.
+    """
+    row = targets.by_name(target)
+    models.load(Path(model))
+    found: list[Prediction] = []
+    why: list[str] = []
+    for runtime in row.runtimes:
+        if runtime not in PREDICTED:
+            continue
+        for precision in _precisions(row, runtime):
+            try:
+                found.append(
+                    predict(
+                        *(model, target, runtime),
+                        precision=precision,
+                        batch=batch,
+                        threads=threads,
+                    )
+                )
+            except UserError as error:
+                why.append(f"{runtime}, {precision}: {error}")
+    return tuple(found), tuple(why)
+
+
+def of_layers(
+    row: Target,
+    runtime: str,
+    layers: Iterable[Mapping[str, Any]],
+    cut: int,
+    batch: int,
+    threads: int,
+) -> Forecast:
+    """The forecast of a sparse engine from its own layers, cut for ``cut`` threads.
+
+    Raises:
+        UserError: the row has no figures.
+    """
+    limits, table = machine(row, runtime, "float32", threads), table_of(runtime)
+    times = layer_times(steps.of_layers(layers, cut, limits.threads), limits, table)
+    return forecast(times, limits, table, row, runtime, "float32", batch)
+
+
+def forecast(
+    layers: Sequence[LayerTime],
+    limits: Machine,
+    table: Table,
+    row: Target,
+    runtime: str,
+    precision: str,
+    batch: int,
+) -> Forecast:
+    """The sum of all layers, in its band."""
+    seconds = table.start + sum(layer.seconds for layer in layers)
+    factor = band(row, runtime)
+    return Forecast(
+        runtime, precision, batch, limits.threads, seconds, seconds / factor, seconds * factor
+    )
+
+
+def table_of(runtime: str) -> Table:
+    """The efficiencies of ``runtime``, which is one of ``PREDICTED``."""
+    return {"ort": ORT, "sparse": SPARSE}.get(runtime, GPU)
+
+
+def _runtime(row: Target, wanted: str) -> str:
+    if wanted == "auto":
+        known = [name for name in row.runtimes if name in PREDICTED]
+        if not known:
+            raise UserError(f"no runtime of {row.name} can be predicted: {', '.join(row.runtimes)}")
+        return known[0]
+    if wanted not in row.runtimes:
+        raise UserError(f"{row.name} cannot have {wanted}: it takes {', '.join(row.runtimes)}")
+    if wanted not in PREDICTED:
+        raise UserError(f"{wanted} cannot be predicted: choose from {', '.join(PREDICTED)}")
+    return wanted
+
+
+def _precisions(row: Target, runtime: str) -> tuple[str, ...]:
+    """Those that an engine for ``row`` may compute in, of those that ``lower`` writes."""
+    if runtime in CPU_RUNTIMES:
+        return ("float32",)
+    limits = row.toolchain.precisions if row.toolchain is not None else ("float32",)
+    return tuple(name for name in ("float32", "float16", "int8") if name in limits)

@@ -1,0 +1,58 @@
+"""What passes between the steps of a prediction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from prunedeploy.types import Forecast
+
+Limit = Literal["compute", "memory", "overhead"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one layer has to do for a whole batch.
+
+    ``kernel`` is a row of its runtime's table (``efficiency.py``). ``flops`` are those that are
+    computed: zeros included where the runtime does not leave them out. ``weights`` and ``moved``
+    are bytes, of constants and of all else read and written once. ``cycles`` is what the cost model
+    of the sparse runtime says that the busiest thread needs, 0 where it has no say.
+    """
+
+    name: str
+    kernel: str
+    flops: float
+    weights: int
+    moved: int
+    cycles: float = 0.0
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """The predicted time of a layer, and what it is made of: the largest of the three."""
+
+    name: str
+    kernel: str
+    flops: float
+    bytes: int
+    seconds: float
+    limit: Limit
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A forecast, layer by layer.
+
+    ``basis`` says where peaks and efficiencies are from, ``notes`` what the forecast leaves out or
+    takes a guess at.
+    """
+
+    model: str
+    model_sha256: str
+    target: str
+    forecast: Forecast
+    layers: tuple[LayerTime, ...]
+    basis: str
+    notes: tuple[str, ...] = ()
+    kind: Literal["predicted"] = "predicted"

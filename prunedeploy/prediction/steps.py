@@ -1,0 +1,70 @@
+"""The steps of a sparse engine, or of the one that would be built, as work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prunedeploy.prediction.record import Work
+from prunedeploy.runtimes._runtime import BuildOptions
+from prunedeploy.runtimes.sparse.emit.narrow import SPARSE
+from prunedeploy.targets import Target
+
+INDEX = {"rows": 2, "vector": 4}  # bytes that go with the weight of a non-zero
+TILED = ("rows", "block", "mixed", "winograd")
+KERNEL_OF = {
+    "MatMul": "product",
+    "Softmax": "function",
+    "Norm": "reduce",
+    "Reduce": "reduce",
+    "Pool": "pool",
+    "Copy": "move",
+    "Lookup": "move",
+    "Resize": "move",
+    "Fill": "move",
+}
+
+
+def of_model(model: Path, row: Target, batch: int, threads: int) -> tuple[Work, ...]:
+    """Those that a build would make: tilings by the cost model, nothing is measured or compiled.
+
+    Raises:
+        UserError: the sparse runtime cannot compute the model, or not in this batch.
+    """
+    from prunedeploy.runtimes.sparse.build import project_of
+
+    options = BuildOptions(batches=(batch,) * (batch > 1), threads=threads, tune="none")
+    project, cut = project_of(model, row, None, options)
+    layers = [asdict(layer) for layer in project.layers[project.batches[0]]]
+    return of_layers(layers, cut, threads or cut)
+
+
+def of_layers(layers: Iterable[Mapping[str, Any]], cut: int, threads: int) -> tuple[Work, ...]:
+    """Those of an engine that was cut for ``cut`` threads and runs with ``threads``."""
+    return tuple(_work(layer, cut / threads) for layer in layers)
+
+
+def _work(layer: Mapping[str, Any], share: float) -> Work:
+    found = kernel(str(layer["kind"]), str(layer["choice"]))
+    nonzeros, weights = int(layer["nonzeros"]), int(layer["weights"])
+    # whole rows of weights are read without indices
+    dense = found == "vector" and nonzeros > SPARSE * weights
+    stored = 4 * weights if dense else (4 + INDEX.get(found, 0)) * nonzeros
+    return Work(
+        name=str(layer["name"]),
+        kernel=found,
+        flops=2.0 * weights if dense else float(layer["flops"]),
+        weights=stored,
+        moved=int(layer["bytes"]) - 4 * nonzeros,
+        cycles=float(layer.get("cycles", 0.0)) * share,
+    )
+
+
+def kernel(kind: str, choice: str) -> str:
+    """The row of the table, from the kind of a step and how it is computed."""
+    if kind == "Conv":
+        word = choice.partition(" ")[0]
+        return word if word in (*TILED, "depthwise") else "vector"
+    return KERNEL_OF.get(kind, "elementwise")

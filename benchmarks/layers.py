@@ -34,6 +34,7 @@ from machine import Machine
 from prunedeploy import artifact, targets
 from prunedeploy import model as models
 from prunedeploy.profiling import profiles_of
+from prunedeploy.runtimes.sparse import winograd
 from prunedeploy.runtimes.sparse.build import plan_of, tilings
 from prunedeploy.runtimes.sparse.compile import toolchain
 from prunedeploy.runtimes.sparse.plan import Conv, Step
@@ -60,7 +61,11 @@ def bounds(time: StepTime, cut: Cut, peaks: Machine, total: int) -> dict[str, fl
 
     Weights come from beyond the cache where ``total``, what a whole run touches, does not fit.
     """
-    found = {"FMA": time.flops / peaks.fma_load / 1e9}
+    products = time.flops
+    if isinstance(cut.step, Conv) and cut.way is not None and cut.way.kernel == "winograd":
+        direct = cut.way.pieces * cut.step.weight.shape[2]
+        products = products * winograd.products(cut.step, cut.way.pieces) // direct
+    found = {"FMA": products / peaks.fma_load / 1e9}
     weights = 4 * time.nonzeros
     tensors = time.bytes - weights
     moved = {"L3": 0.0, "DRAM": 0.0}
@@ -74,10 +79,10 @@ def bounds(time: StepTime, cut: Cut, peaks: Machine, total: int) -> dict[str, fl
     pixels = way.elements * layout.tiles  # with those beyond the edges
     computed = time.nonzeros if way.kernel == "rows" else time.weights
     cycle = 1e-9 / (peaks.clock * peaks.threads)
-    if (whole := 2 * computed * pixels) > EDGES * time.flops:
+    if way.kernel != "winograd" and (whole := 2 * computed * pixels) > EDGES * time.flops:
         found["edges"] = whole / peaks.fma_load / 1e9
-    # the sums of all rows of a block go on side by side
-    found["latency"] = computed / way.rows * layout.tiles * LATENCY * cycle
+    # the sums of all rows of a block go on side by side, and so do the sets of a row's
+    found["latency"] = computed / way.rows / sets(way) * layout.tiles * LATENCY * cycle
     channel = 32 * way.eighths if layout.flat else 4 * layout.channel
     if way.channels * channel > L1:
         found["L2"] = 4.0 * computed / way.rows * pixels / peaks.read[1] / 1e9
@@ -85,6 +90,12 @@ def bounds(time: StepTime, cut: Cut, peaks: Machine, total: int) -> dict[str, fl
     visits = -(-outputs // way.rows) * -(-channels // way.channels) * layout.tiles
     found["rows"] = visits * VISIT * cycle
     return found
+
+
+def sets(way: Tiling) -> int:
+    """Sets of sums of a row that take turns: PD_SETS of c/rows.h, with vectors of 16."""
+    vectors = -(-way.elements // 16)
+    return 1 if way.kernel != "rows" or vectors > 4 else 4 if vectors <= 2 else 2
 
 
 def limits(

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -358,6 +359,27 @@ def test_threads_are_as_asked_and_end_with_the_session(engine):
     session.close()  # twice does no harm
     with artifact.open(engine, threads=1):
         assert _tasks() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="affinities are Linux's")
+def test_threads_may_run_where_they_might_before(engine):
+    """They move away from each other, but stay nowhere: after rests, in a row, and bound."""
+    allowed = os.sched_getaffinity(0)
+    for bound in (allowed, {min(allowed)}):
+        before = set(os.listdir("/proc/self/task"))
+        os.sched_setaffinity(0, bound)
+        try:
+            with artifact.open(engine, 2) as session:
+                feeds = feed(engine, 3)
+                for rest in (0, 0.005, 0, 0.02, 0):
+                    time.sleep(rest)
+                    session.run(feeds)
+                own = set(os.listdir("/proc/self/task")) - before
+                assert own
+                for thread in [*own, "0"]:
+                    assert os.sched_getaffinity(int(thread)) == bound
+        finally:
+            os.sched_setaffinity(0, allowed)
 
 
 def test_memory_goes_with_the_session(engine):

@@ -1,0 +1,104 @@
+"""Minimal filtering: the transforms are those of a correlation, and lose little to rounding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from convs import Layer
+from kernels import check, supported
+
+from prunedeploy.runtimes.sparse import winograd
+from prunedeploy.runtimes.sparse.tiling import Tiling, geometry
+from prunedeploy.types import Array
+
+SIZES = [(outputs, taps) for outputs in winograd.OUTPUTS for taps in range(1, 5)]
+
+
+def _filtered(data: Array, taps: Array, outputs: int) -> Array:
+    """``outputs`` numbers by the transforms, in the precision of what is given."""
+    kind, size = data.dtype, len(taps)
+    products = winograd.filters(outputs, size).astype(kind) @ taps
+    products = products * (winograd.inputs(outputs, size).astype(kind) @ data)
+    return winograd.results(outputs, size).astype(kind) @ products
+
+
+@pytest.mark.parametrize(("outputs", "taps"), SIZES)
+def test_the_transforms_are_a_correlation(outputs: int, taps: int) -> None:
+    rng = np.random.default_rng(outputs * 10 + taps)
+    for _ in range(20):
+        data, weight = rng.standard_normal(outputs + taps - 1), rng.standard_normal(taps)
+        wanted = [data[row : row + taps] @ weight for row in range(outputs)]
+        np.testing.assert_allclose(_filtered(data, weight, outputs), wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("outputs", "taps"), SIZES)
+def test_rounding_stays_near_that_of_the_direct_sum(outputs: int, taps: int) -> None:
+    """Over 64 channels, as a layer sums them; twice the error of the direct sum at the most."""
+    rng = np.random.default_rng(outputs * 10 + taps)
+    size, channels = outputs + taps - 1, 64
+    direct, filtered = [], []
+    for _ in range(100):
+        data = np.abs(rng.standard_normal((channels, size))).astype(np.float32)
+        weight = rng.standard_normal((channels, taps)).astype(np.float32)
+        wanted = np.array(
+            [np.vdot(data[:, k : k + taps].astype(float), weight) for k in range(outputs)]
+        )
+        plain, sums = np.zeros(outputs, np.float32), np.zeros(size, np.float32)
+        for row, by in zip(data, weight, strict=True):
+            for tap in range(taps):
+                plain += row[tap : tap + outputs] * by[tap]
+            kernel = (winograd.filters(outputs, taps) @ by).astype(np.float32)
+            sums += kernel * (winograd.inputs(outputs, taps).astype(np.float32) @ row)
+        found = winograd.results(outputs, taps).astype(np.float32) @ sums
+        direct.append(np.abs(plain - wanted).mean())
+        filtered.append(np.abs(found - wanted).mean())
+    assert np.mean(filtered) <= 2 * np.mean(direct) + 1e-7
+
+
+def test_products_and_points() -> None:
+    """A 7x7 window of stride 2 has phases of four and of three rows."""
+    step = Layer((1, 3, 32, 32), 8, (7, 7), (2, 2), (3, 3, 3, 3), density=1.0).step
+    assert [winograd.products(step, outputs) for outputs in (2, 4)] == [9, 13]
+    assert [winograd.segments(step, outputs) for outputs in (2, 4)] == [5, 7]
+    assert winograd.suits(step, 2)
+    assert winograd.suits(step, 4)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Layer((1, 4, 9, 9), 4, (5, 5), density=1.0),  # a phase of five taps
+        Layer((1, 4, 9, 9), 4, (3, 3), groups=2, density=1.0),
+        Layer((1, 4, 9, 9), 4, (3, 3), dilations=(2, 1), density=1.0),
+        Layer((1, 4, 3, 9), 4, (3, 3), density=1.0),  # one row of pixels
+        Layer((1, 4, 9, 9), 4, (1, 3), density=1.0),  # nothing to save
+    ],
+    ids=["taps", "groups", "dilation", "height", "products"],
+)
+def test_what_it_is_not_for(layer: Layer) -> None:
+    assert not any(winograd.suits(layer.step, outputs) for outputs in winograd.OUTPUTS)
+
+
+def test_matrices_follow_the_phases_of_a_tile() -> None:
+    layer = Layer((1, 3, 16, 16), 8, (7, 7), (2, 2), (3, 3, 3, 3), density=1.0)
+    way = Tiling("winograd", 4, 2, 3, rows=4)
+    layout = geometry(layer.step, way)
+    found = winograd.transforms(way, layout)
+    assert found.size == sum(phase.rows**2 for phase in layout.phases)
+
+
+def test_a_wrong_point_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin: transforms of the weights for one point, of the input for another."""
+    layer = Layer((1, 5, 8, 16), 6, (3, 3), pads=(1, 1, 1, 1), density=1.0)
+    case = layer.case(Tiling("winograd", 4, 2, 5, rows=3))
+    check([case], supported()[0])
+    right = winograd.filters
+
+    def wrong(outputs: int, taps: int) -> Array:
+        found = right(outputs, taps).copy()
+        found[1] *= 1.01
+        return found
+
+    monkeypatch.setattr(winograd, "filters", wrong)
+    with pytest.raises(AssertionError):
+        check([case], supported()[0])

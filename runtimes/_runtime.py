@@ -40,13 +40,15 @@ class BuildOptions:
 
     ``batches`` are the batch sizes, empty for the model's own or 1; ``threads`` how many it will
     mostly run with, 0 for all cores; ``tune`` how long to measure which way to compute each layer.
-    ``tell`` is told in words what is being done.
+    ``tell`` is told in words what is being done. ``careful`` asks for the forms of layers that round
+    the least, where the runtime has several.
     """
 
     batches: tuple[int, ...] = ()
     threads: int = 0
     tune: Tuning = "quick"
     tell: Callable[[str], None] = silent
+    careful: bool = False
 
 
 @dataclass(frozen=True)

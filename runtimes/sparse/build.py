@@ -11,14 +11,15 @@ from typing import Any
 from prunedeploy import targets
 from prunedeploy.errors import UserError
 from prunedeploy.runtimes._runtime import BuildOptions, Payload
+from prunedeploy.runtimes.sparse import choose
 from prunedeploy.runtimes.sparse import compile as compiling
 from prunedeploy.runtimes.sparse.emit.project import HEADER, Options, Project, c_file, emit_project
 from prunedeploy.runtimes.sparse.engine import LAYERS, LIBRARY
 from prunedeploy.runtimes.sparse.makefile import makefile, readme
-from prunedeploy.runtimes.sparse.plan import Plan
+from prunedeploy.runtimes.sparse.plan import Conv, Plan
 from prunedeploy.runtimes.sparse.split import samples
 from prunedeploy.runtimes.sparse.tiling import Tiling
-from prunedeploy.runtimes.sparse.tune import Effort, Progress, tune
+from prunedeploy.runtimes.sparse.tune import Effort, Progress, is_tiled, tune
 from prunedeploy.targets import Target
 from prunedeploy.types import TensorSpec
 
@@ -80,8 +81,14 @@ def project_of(
     tuned: list[dict[str, Tiling]] = []
     if tools is not None and options.tune != "none" and targets.why_not_here(target) is None:
         tuned = [tilings(plan, tools, threads, options.tune, options.tell) for plan in plans]
+    isa = compiling.isa_of(target)
+    if options.careful:
+        tuned = [
+            careful(plan, found, isa, threads)
+            for plan, found in zip(plans, tuned or [{} for _ in plans], strict=True)
+        ]
     written = Options(
-        isa=compiling.isa_of(target),
+        isa=isa,
         threads=threads,
         version=metadata.version("prunedeploy"),
         inputs=inputs,
@@ -99,6 +106,22 @@ def tilings(
     if plan.head is not None:
         found |= tune(plan.head.plan, tools, threads, effort, None, tell).tilings
     return found
+
+
+def careful(plan: Plan, tuned: dict[str, Tiling], isa: str, threads: int) -> dict[str, Tiling]:
+    """``tuned`` without minimal filtering of more than two rows, whose rounding is the largest."""
+    found = dict(tuned)
+    late = plan.head.plan.steps if plan.head is not None else ()
+    for step in (*plan.steps, *late):
+        if isinstance(step, Conv) and is_tiled(step):
+            ways = choose.ranked(step, isa, threads)
+            if _is_rough(found.get(step.name, ways[0])):
+                found[step.name] = next(way for way in ways if not _is_rough(way))
+    return found
+
+
+def _is_rough(way: Tiling) -> bool:
+    return way.kernel == "winograd" and way.pieces > 2
 
 
 def plan_of(model: Any, batch: int, threads: int) -> Plan:

@@ -68,7 +68,7 @@ def tune(
         cache: folder of remembered measurements; the user's cache when None.
         progress: told what is being measured.
     """
-    steps = [step for step in plan.steps if isinstance(step, Conv) and _is_tiled(step)]
+    steps = [step for step in plan.steps if isinstance(step, Conv) and is_tiled(step)]
     isa = tools.isa
     if effort == "none":
         return Tuned({step.name: choose.tiling(step, isa, threads) for step in steps}, 0)
@@ -84,7 +84,7 @@ def tune(
     return Tuned({name: way for name, way in found.items() if way is not None}, len(unknown))
 
 
-def _is_tiled(step: Conv) -> bool:
+def is_tiled(step: Conv) -> bool:
     return step.y.size > 0 and not narrow.suits(step) and not depthwise.suits(step)
 
 

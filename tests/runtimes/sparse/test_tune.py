@@ -57,7 +57,7 @@ def plan() -> Plan:
 
 
 def _tiled(plan: Plan) -> list[Conv]:
-    return [s for s in plan.steps if isinstance(s, Conv) and tune._is_tiled(s)]
+    return [s for s in plan.steps if isinstance(s, Conv) and tune.is_tiled(s)]
 
 
 def test_effort_none_takes_the_models_word_without_a_compiler(

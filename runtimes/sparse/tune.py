@@ -100,7 +100,7 @@ class _Store:
     """Tilings by case, in one JSON file a machine, instruction set and set of kernels."""
 
     def __init__(self, folder: Path, isa: str, threads: int) -> None:
-        self._threads = threads
+        self._isa, self._threads = isa, threads
         self._path = folder / f"tilings-{_machine(isa)}.json"
         self._known: dict[str, Any] = {}
         with suppress(OSError, ValueError):  # none yet, or not ours any more
@@ -113,9 +113,15 @@ class _Store:
         parts = (
             step.x.shape, step.y.shape, step.weight.shape, step.strides, step.pads,
             step.dilations, step.groups, step.residual is not None, step.activation.op, share,
-            round(blocks.share(step), 2), self._threads, effort, inside(step),
+            self._blocks(step), self._threads, effort, inside(step),
         )  # fmt: skip
         return repr(parts).replace(" ", "")
+
+    def _blocks(self, step: Conv) -> tuple[float, ...]:
+        """Share of the non-zeros in blocks, and of the cells of these that are not zero."""
+        price = choose.fill(step, self._isa)
+        found = blocks.blocks_of(step, price)
+        return round(blocks.share(step, price), 2), round(found.inside / max(found.cells, 1), 1)
 
     def get(self, key: str) -> Tiling | None:
         """What was measured for ``key``; None where nothing was, or where it makes no sense."""
@@ -143,6 +149,8 @@ def _is_sound(way: Tiling) -> bool:
         and all(type(count) is int and count > 0 for count in counts)
         and all(type(flag) is bool for flag in flags)
         and way.comb in (0, *choose.COMBS)
+        and type(way.fill) is float
+        and 0 < way.fill <= 1
     )
 
 

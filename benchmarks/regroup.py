@@ -15,7 +15,6 @@ as in the paper's measurements, so that all cells count alike.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -33,7 +32,7 @@ from prunedeploy.bench import interleave
 from prunedeploy.environment import environment
 from prunedeploy.errors import UserError
 from prunedeploy.files import atomic_path, to_json
-from prunedeploy.runtimes.sparse import choose
+from prunedeploy.runtimes.sparse import tune
 from prunedeploy.statistics import ratio
 from prunedeploy.types import Engine, Ratio
 from prunedeploy.verify import compare, random_feeds
@@ -77,19 +76,13 @@ class Results:
 
 
 @contextmanager
-def without_blocks(folder: Path) -> Iterator[None]:
-    """The tuner knows no blocks, and remembers in ``folder`` what it measures meanwhile."""
-    threshold, cache = choose.BLOCKS, os.environ.get("XDG_CACHE_HOME")
-    choose.BLOCKS = float("inf")
-    os.environ["XDG_CACHE_HOME"] = str(folder)
+def without_blocks() -> Iterator[None]:
+    """The tuner takes what is fastest without blocks, in the same measurement."""
+    tune.BLOCKS = False
     try:
         yield
     finally:
-        choose.BLOCKS = threshold
-        if cache is None:
-            del os.environ["XDG_CACHE_HOME"]
-        else:
-            os.environ["XDG_CACHE_HOME"] = cache
+        tune.BLOCKS = True
 
 
 def engines(
@@ -98,9 +91,9 @@ def engines(
     """One of each kind, the dense one first."""
     settings = race.Settings(tune=options.tune)
     found = {DENSE: artifact.build(model, "host", "ort", folder / "dense.engine")}
-    with without_blocks(options.cache / "rows"):
-        found[ROWS] = race.build(model, threads, settings, folder / "rows.engine")
     found[BLOCKS] = race.build(model, threads, settings, folder / "blocks.engine")
+    with without_blocks():
+        found[ROWS] = race.build(model, threads, settings, folder / "rows.engine")
     packed = models.load(model)
     feeds = random_feeds(models.specs(packed)[0], 1)
     (report,) = passes.run(packed, (passes.RepackBlocks(),), feeds)

@@ -148,7 +148,7 @@ def _tiles(step: Conv, kernel: Kernel, rows: int, isa: str) -> Iterator[Tiling]:
 def _mixed_shapes(step: Conv, isa: str) -> Iterator[Tiling]:
     """Those of blocks, where enough of the layer lies in such as pay."""
     price = fill(step, isa)
-    if density(step) <= FULL and blocks.share(step, price) >= BLOCKS:
+    if not _is_full(step) and blocks.share(step, price) >= BLOCKS:
         for rows in CHUNKS:
             for way in _tiles(step, "mixed", rows, isa):
                 yield replace(way, fill=price)
@@ -161,7 +161,7 @@ def fill(step: Conv, isa: str) -> float:
     look at some rows of a scattered layer tells, and where a layer is dense anyway.
     """
     count = int(np.count_nonzero(step.weight))
-    if count > FULL * step.weight.size or blocks.share(step, CHEAPEST) < BLOCKS:
+    if _is_full(step) or blocks.share(step, CHEAPEST) < BLOCKS:
         return 1.0
     shape = (step.x.shape, step.y.shape, step.weight.shape, step.strides, step.pads)
     key = (*shape, step.dilations, step.x.strides[1], count, isa)
@@ -171,6 +171,12 @@ def fill(step: Conv, isa: str) -> float:
 
 
 _fills: dict[tuple[object, ...], float] = {}
+
+
+def _is_full(step: Conv) -> bool:
+    """Whether a layer is dense, but for rows of nothing."""
+    count = (step.weight != 0).reshape(len(step.weight), -1).sum(1)
+    return bool(count.sum() > FULL * np.count_nonzero(count) * step.weight[0].size)
 
 
 def _fill(step: Conv, isa: str, count: int) -> float:

@@ -38,6 +38,7 @@ VARIANTS = 2  # candidates of the same tile that "quick" measures, of other pane
 BLOCKS = True  # False: as if there were none, for measurements of what they bring
 MARGIN = 1.03  # by which blocks have to be faster
 FLUSH = 1 << 20  # floats read between two runs: more than the caches of one core hold
+FAR = 1 << 23  # the most that are read where kernels compete whose weights differ in size
 
 VISIBLE = '__attribute__((visibility("default")))'
 
@@ -243,22 +244,41 @@ def _measure(
 ) -> dict[str, Choice]:
     """The fastest tiling of each case; all are compiled at once, so that instances are shared."""
     constants, codes, trials, isa = Constants(), [], [], tools.isa
+    far = min(max(sum(_stored(case) for case in cases.values()), FLUSH), FAR)
+    sizes = []
     for key, case in cases.items():
         step, plan = _alone(case)
         context = Context(plan, constants, isa, threads)
-        for way in _diverse(choose.ranked(step, isa, threads), effort):
-            trials.append((key, way, plan.arena))
+        ways = _diverse(choose.ranked(step, isa, threads), effort)
+        # kernels that store unlike amounts of weights: these are as far away as in the network
+        flush = far if len({way.kernel for way in ways}) > 1 else FLUSH
+        for way in ways:
+            trials.append((key, way))
+            sizes.append(_Sizes(plan.arena, flush))
             codes.append(tiled.emit(step, context, way))
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "trials.so"
         files = _sources(codes)
         files |= closure(["pd.h", "rows.h", "block.h", "mixed.h", "winograd.h", "functions.h"])
         build_library(Project(files, b"", isa, (), {}), library, tools)
-        seconds = _run(library, codes, [size for *_, size in trials], constants, threads, effort)
+        seconds = _run(library, codes, sizes, constants, threads, effort)
     measured: dict[str, list[tuple[float, Tiling]]] = {}
-    for (key, way, _), time in zip(trials, seconds, strict=True):
+    for (key, way), time in zip(trials, seconds, strict=True):
         measured.setdefault(key, []).append((time, way))
     return {key: _choice(times) for key, times in measured.items()}
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Floats of a trial's arena, and of what is read before each of its runs."""
+
+    arena: int
+    flush: int
+
+
+def _stored(step: Conv) -> int:
+    """Floats of a layer's non-zeros and their offsets."""
+    return int(np.count_nonzero(step.weight)) * 3 // 2
 
 
 def _choice(times: Sequence[tuple[float, Tiling]]) -> Choice:
@@ -321,7 +341,7 @@ class _Work(ctypes.Structure):
 def _run(
     library: Path,
     codes: Sequence[Code],
-    arenas: Sequence[int],
+    sizes: Sequence[_Sizes],
     constants: Constants,
     threads: int,
     effort: Effort,
@@ -331,9 +351,9 @@ def _run(
 
     loaded = ctypes.CDLL(str(library))
     weights = _aligned(np.frombuffer(constants.data(), np.uint8))
-    arena = _aligned(np.ones(max(arenas) + GUARD, np.float32))
+    arena = _aligned(np.ones(max(each.arena for each in sizes) + GUARD, np.float32))
     scratch = _aligned(np.zeros(max(code.scratch for code in codes) + GUARD, np.float32))
-    other = np.ones(FLUSH, np.float32)
+    other = np.ones(max(each.flush for each in sizes), np.float32)
     found = []
     for index in range(len(codes)):
         function = getattr(loaded, f"trial{index}")
@@ -344,7 +364,7 @@ def _run(
             )
             best = float("inf")
             for _ in range(ROUNDS[effort]):
-                other.sum()
+                other[: sizes[index].flush].sum()
                 start = time.thread_time()  # other programs' turns do not count
                 function(ctypes.byref(work))
                 best = min(best, time.thread_time() - start)

@@ -12,7 +12,6 @@
 #ifndef PD_MIXED_H
 #define PD_MIXED_H
 enum { PD_BLOCK = 8, PD_NONE = 16 };
-enum { PD_AHEAD = 512 }; /* weights between the one in use and the one that is fetched */
 #define PD_ROW(record) ((record).row & 0xffff)
 #define PD_SLOT(record) ((record).row >> 16)
 #endif

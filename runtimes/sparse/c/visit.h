@@ -21,7 +21,6 @@
     }
     for (int k = 0; k < n; k++, weights += PD_AT) {
         const float *from = tile + ((uint32_t)offset[k] << PD_LOG_UNIT);
-        /* weights are read once and come from far: a run of columns does not wait for them */
         __builtin_prefetch(weights + PD_AHEAD);
 #pragma GCC unroll 32
         for (int r = 0; r < PD_PIECES; r++) {

@@ -106,6 +106,10 @@ def _remainders() -> list[Case]:
                     activation=Activation("silu" if rows == 6 else "relu"),
                 )
             )
+    half = _near((10, 4, 3, 3), blocks_at(10, 36, [(8, 24)], 1), 1)
+    grouped = np.concatenate([half, half, np.zeros_like(half)])  # and rows of nothing
+    way = Tiling("mixed", 2, 1, 5, rows=4, fill=0.6)
+    cases.append(_case(grouped, (1, 6, 6), way, groups=3))
     return cases
 
 

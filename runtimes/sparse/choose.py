@@ -29,6 +29,7 @@ from prunedeploy.runtimes.sparse.tiling import (
 
 SUMS = {"avx512": 28, "avx2": 12, "neon": 24, "generic": 12, "scalar": 12}  # vectors of sums
 L1 = 28 * 1024  # bytes of a 32 KiB cache that a panel may fill
+RASTERS = ("rows", "mixed")  # kernels of images in one run
 COMBS = (2, 4)  # vectors of a row of a comb
 SMALL = 16  # images narrower than this may be laid out flat
 BLOCKS = 0.2  # share of the non-zeros in blocks from which on these are measured
@@ -141,8 +142,8 @@ def _tiles(step: Conv, kernel: Kernel, rows: int, isa: str) -> Iterator[Tiling]:
             yield from _comb_shapes(step, most)
         if row_size(step) < SMALL:
             yield from _im2col_shapes(step, kernel, rows, most)
-            if kernel == "rows" and inside(step) == 1 and step.strides == (1, 1):
-                yield from _raster_shapes(step, most)
+            if kernel in RASTERS and inside(step) == 1 and step.strides == (1, 1):
+                yield from _raster_shapes(step, kernel, rows, most)
 
 
 def _mixed_shapes(step: Conv, isa: str) -> Iterator[Tiling]:
@@ -253,7 +254,7 @@ def _comb_shapes(step: Conv, most: int) -> Iterator[Tiling]:
                     yield replace(way, comb=comb)
 
 
-def _raster_shapes(step: Conv, most: int) -> Iterator[Tiling]:
+def _raster_shapes(step: Conv, kernel: Kernel, rows: int, most: int) -> Iterator[Tiling]:
     """Whole images, or bands of them."""
     pitch, (height, width) = raster_pitch(step), step.y.shape[2:]
     if pitch > SMALL:
@@ -262,7 +263,7 @@ def _raster_shapes(step: Conv, most: int) -> Iterator[Tiling]:
         pieces = -(-height // bands)
         eighths = -(-((pieces - 1) * pitch + width) // 8)
         if eighths <= most and -(-height // pieces) == bands:
-            yield Tiling("rows", pieces, eighths, 1, raster=True)
+            yield Tiling(kernel, pieces, eighths, 1, rows=rows, raster=True)
 
 
 def _window_shapes(step: Conv, kernel: Kernel, rows: int, most: int) -> Iterator[Tiling]:

@@ -44,7 +44,11 @@
         pd_half *b = half[m];
         if (rows[m].flags & PD_NONE) continue;
         if (rows[m].flags & PD_LAST) {
+#ifdef PD_RASTER
+#include "finish_raster.h"
+#else
 #include "finish.h"
+#endif
         } else {
             float *sum = sums + (uint64_t)(PD_SLOT(rows[m]) - first) * size;
 #pragma GCC unroll 32

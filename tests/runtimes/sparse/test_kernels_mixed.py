@@ -106,6 +106,11 @@ def _remainders() -> list[Case]:
                     activation=Activation("silu" if rows == 6 else "relu"),
                 )
             )
+    for rows, pieces, channels, groups in ((4, 5, 6, 1), (6, 2, 2, 2)):  # 5 x 7 pixels in one run
+        eighths = -(-((pieces - 1) * 8 + 7) // 8)
+        way = Tiling("mixed", pieces, eighths, channels, groups, rows=rows, raster=True, fill=0.6)
+        weight = _near((37, 6, 3, 3), blocks_at(37, 54, [(12, 20), (9, 25)], rows), rows)
+        cases.append(_case(weight, (2, 5, 7), way, residual=rows == 6))
     half = _near((10, 4, 3, 3), blocks_at(10, 36, [(8, 24)], 1), 1)
     grouped = np.concatenate([half, half, np.zeros_like(half)])  # and rows of nothing
     way = Tiling("mixed", 2, 1, 5, rows=4, fill=0.6)

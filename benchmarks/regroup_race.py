@@ -18,6 +18,7 @@ from prunedeploy.bench import interleave
 from prunedeploy.errors import UserError
 from prunedeploy.runtimes._runtime import Tuning
 from prunedeploy.runtimes.sparse import tune
+from prunedeploy.runtimes.sparse.engine import LIBRARY
 from prunedeploy.statistics import ratio
 from prunedeploy.types import Engine, Ratio
 from prunedeploy.verify import compare, random_feeds
@@ -69,6 +70,9 @@ def engines(model: Path, folder: Path, settings: Settings) -> dict[str, Engine]:
     )  # fmt: skip
     with without_blocks():
         found[ROWS] = race.build(model, threads, build, folder / "rows.engine")
+    first, second = ((found[kind].path / LIBRARY).read_bytes() for kind in (ROWS, BLOCKS))
+    if first == second:
+        print("no layer takes blocks: both engines are the same, byte by byte", file=sys.stderr)
     repacked = repack(model, folder / "repacked.onnx")
     if repacked is not None:
         found[REPACKED] = artifact.build(repacked, "host", "ort", folder / "repacked.engine")

@@ -93,7 +93,7 @@ def settings() -> Iterator[Setting]:
     """A middle setting for every mask, and its neighbours."""
     for network in NETWORKS:
         for source in SOURCES:
-            for t2 in (4, 6, 8, 10, 12):
+            for t2 in (4, 6, 8, 10, 12) if source != "refilled" else (8,):
                 yield Setting(network, source, t2=t2)
     middle = Setting("vgg16", "magnitude")
     for group in (16, 64, 128):

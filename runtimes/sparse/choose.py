@@ -175,7 +175,9 @@ _fills: dict[tuple[object, ...], float] = {}
 
 
 def _is_full(step: Conv) -> bool:
-    """Whether a layer is dense, but for rows of nothing."""
+    """Whether a layer is dense, but for some rows of nothing."""
+    if density(step) < DENSE:
+        return False
     count = (step.weight != 0).reshape(len(step.weight), -1).sum(1)
     return bool(count.sum() > FULL * np.count_nonzero(count) * step.weight[0].size)
 

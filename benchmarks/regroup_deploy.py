@@ -79,12 +79,15 @@ def weights(model: Path) -> int:
     return sum(int(np.count_nonzero(layer.rows())) for layer in layers_of(models.load(model).graph))
 
 
-def build(model: Path, form: str, batch: int, work: Path, settings: speed.Settings) -> Engine:
-    """An engine of a network in one of the forms of ``NAMES``."""
+def build(
+    model: Path, form: str, batch: int, work: Path, settings: speed.Settings
+) -> Engine | None:
+    """An engine of a network in one of the forms of ``NAMES``; None where repacking does not pay."""
     place = work / f"{model.stem}-{form}.engine"
     if form == "repacked":
-        model = speed.repack(model, work / f"{model.stem}.repacked.onnx") or model
-    if form in ("ort", "repacked"):
+        packed = speed.repack(model, work / f"{model.stem}.repacked.onnx")
+        return None if packed is None else artifact.build(packed, "host", "ort", place)
+    if form == "ort":
         return artifact.build(model, "host", "ort", place)
     arguments = {"threads": settings.threads, "tune": settings.tune}
     if form == "rows":
@@ -113,9 +116,8 @@ def measure(
     names = ("dense", *SPARSE)
     onnx = {name: export(arch, work / f"{name}.pt", work) for name in names}
     count = {name: weights(path) for name, path in onnx.items()}
-    engines = {
-        (name, form): build(onnx[name], form, batch, work, settings) for name, form in ENGINES
-    }
+    made = {pair: build(onnx[pair[0]], pair[1], batch, work, settings) for pair in ENGINES}
+    engines = {pair: engine for pair, engine in made.items() if engine is not None}
     found = speed.together(
         {f"{name} {form}": engine for (name, form), engine in engines.items()},
         batch,

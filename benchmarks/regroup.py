@@ -1,7 +1,7 @@
 """Regrouped layers: with blocks, with rows only, repacked for ONNX Runtime, and dense, in one run.
 
     python benchmarks/regroup.py [--batch 1,8] [--threads 1] [--rounds 30] [--networks vgg16,...]
-        [--layers] [--map 32] [-o results/regroup.json]
+        [--layers] [--map 32] [--scattered] [-o results/regroup.json]
 
 Networks are those of the 33 real block lists (``regroup_models.py``) with maps of CIFAR's sizes.
 All engines of a row run in turn on the same input; whichever differs from the dense one is not
@@ -10,51 +10,38 @@ as it was before it knew blocks: rows where a layer is sparse, dense tiles where
 ``--layers`` also measures each layer as a model of its own, where changes of the memory's order
 at both ends count too, and adds their times up; with ``--map`` all results are maps of that size,
 as in the paper's measurements, so that all cells count alike.
+
+``--scattered`` measures networks without clean blocks instead: scattered zeros, random and trained,
+in which there is nothing to gain and nothing may be lost, and the real block lists with a tenth of
+each block's weights gone and as many non-zeros around them, in which there is.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import math
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import race
 import regroup_models as nets
+import regroup_race as speed
+from regroup_race import BLOCKS, DENSE, REPACKED, ROWS, Time
 
-from prunedeploy import artifact, passes
 from prunedeploy import model as models
-from prunedeploy.bench import interleave
 from prunedeploy.environment import environment
-from prunedeploy.errors import UserError
 from prunedeploy.files import atomic_path, to_json
-from prunedeploy.runtimes.sparse import choose
+from prunedeploy.passes.shrink.liveness import layers_of
 from prunedeploy.statistics import ratio
-from prunedeploy.types import Engine, Ratio
-from prunedeploy.verify import compare, random_feeds
+from prunedeploy.types import Ratio
 
 RESULTS = Path(__file__).parent / "results" / "regroup.json"
-DENSE, ROWS, BLOCKS, REPACKED = "dense", "rows", "blocks", "repacked"
-WARMUP = 5
-
-
-@dataclass(frozen=True)
-class Time:
-    """Microseconds a round; how many times faster than dense; off by so much of the range."""
-
-    samples_us: tuple[float, ...]
-    ratio: Ratio | None = None
-    difference: float | None = None
-
-    @property
-    def ms(self) -> float:
-        """The median."""
-        return float(np.median(self.samples_us)) / 1e3
+KINDS = (DENSE, REPACKED, ROWS, BLOCKS)
+SCATTERED = ("resnet50-90", "vgg16_cifar-90", "resnet56-90", "vgg16-near", "resnet18-near")
 
 
 @dataclass(frozen=True)
@@ -76,86 +63,28 @@ class Results:
     environment: dict[str, str]
 
 
-@contextmanager
-def without_blocks(folder: Path) -> Iterator[None]:
-    """The tuner knows no blocks, and remembers in ``folder`` what it measures meanwhile."""
-    threshold, cache = choose.BLOCKS, os.environ.get("XDG_CACHE_HOME")
-    choose.BLOCKS = float("inf")
-    os.environ["XDG_CACHE_HOME"] = str(folder)
-    try:
-        yield
-    finally:
-        choose.BLOCKS = threshold
-        if cache is None:
-            del os.environ["XDG_CACHE_HOME"]
-        else:
-            os.environ["XDG_CACHE_HOME"] = cache
-
-
-def engines(
-    model: Path, threads: int, folder: Path, options: argparse.Namespace
-) -> dict[str, Engine]:
-    """One of each kind, the dense one first."""
-    settings = race.Settings(tune=options.tune)
-    found = {DENSE: artifact.build(model, "host", "ort", folder / "dense.engine")}
-    with without_blocks(options.cache / "rows"):
-        found[ROWS] = race.build(model, threads, settings, folder / "rows.engine")
-    found[BLOCKS] = race.build(model, threads, settings, folder / "blocks.engine")
-    packed = models.load(model)
-    feeds = random_feeds(models.specs(packed)[0], 1)
-    (report,) = passes.run(packed, (passes.RepackBlocks(),), feeds)
-    for note in report.result.notes:
-        print(f"{note.where}: {note.status}, {note.reason}", file=sys.stderr)
-    if report.result.changed:
-        models.save(packed, folder / "repacked.onnx")
-        found[REPACKED] = artifact.build(
-            folder / "repacked.onnx", "host", "ort", folder / "repacked.engine"
-        )
-    return found
-
-
-def measure(name: str, batch: int, options: argparse.Namespace, density: float) -> Row:
+def measure(name: str, batch: int, options: argparse.Namespace) -> Row:
     """All engines of a model in turn."""
-    layers = {layer.name: layer for layer in nets.LAYERS}
-    threads = options.threads
-    with tempfile.TemporaryDirectory(prefix="prunedeploy-") as temporary, ExitStack() as stack:
-        folder = Path(temporary)
-        path = folder / "model.onnx"
-        if name in layers:
-            layer = layers[name]
-            if options.map:
-                layer = replace(layer, size=options.map * layer.stride)
-            nets.write_layer(layer, batch, path)
-        else:
-            nets.write_network(name, batch, path)
-        sessions = {
-            key: stack.enter_context(artifact.open(engine, threads, shared=True))
-            for key, engine in engines(path, threads, folder, options).items()
-        }
-        feeds = random_feeds(sessions[DENSE].inputs, batch)
-        expected = sessions[DENSE].run(feeds)
-        differences = {}
-        for key, session in sessions.items():
-            found = compare(expected, session.run(feeds))
-            if not found.passed:
-                raise UserError(f"{name}: {key} is off by {found.max_rel:.1e}; not timed")
-            differences[key] = found.max_rel
-        samples = interleave(list(sessions.values()), feeds, options.rounds, WARMUP)
-    times = {
-        key: Time(
-            tuple(round(each / 1e3, 1) for each in taken),
-            None if key == DENSE else ratio(samples[0], taken),
-            differences[key],
-        )
-        for key, taken in zip(sessions, samples, strict=True)
-    }
-    return Row(name, batch, threads, density, times)
+    with tempfile.TemporaryDirectory(prefix="prunedeploy-") as folder:
+        path = nets.write(name, batch, Path(folder) / "model.onnx", options.map)
+        times = speed.run(path, batch, _settings(options))
+        return Row(name, batch, options.threads, density(path), times)
+
+
+def _settings(options: argparse.Namespace) -> speed.Settings:
+    return speed.Settings(options.threads, options.rounds, options.tune)
+
+
+def density(path: Path) -> float:
+    """Share of the weights of a model's layers that are not zero."""
+    layers = [layer.rows() for layer in layers_of(models.load(path).graph)]
+    return sum(map(np.count_nonzero, layers)) / sum(layer.size for layer in layers)
 
 
 def total(name: str, rows: list[Row]) -> Row:
     """The times of all layers added up, round by round; not repacked is dense."""
     times = {}
-    for kind in (DENSE, ROWS, BLOCKS, REPACKED):
+    for kind in KINDS:
         samples = [row.times.get(kind, row.times[DENSE]).samples_us for row in rows]
         times[kind] = tuple(float(sum(each)) for each in zip(*samples, strict=True))
     off = {kind: max(row.times[kind].difference or 0 for row in rows) for kind in (ROWS, BLOCKS)}
@@ -181,47 +110,52 @@ def _ns(microseconds: tuple[float, ...]) -> list[int]:
 
 def render(rows: tuple[Row, ...]) -> Iterator[str]:
     """A line a model; "repacked" is empty where no layer of it pays."""
-    kinds = (DENSE, REPACKED, ROWS, BLOCKS)
-    heads = [f"{kind}, ms" for kind in kinds] + [f"{kind}, times" for kind in kinds[1:]]
+    heads = [f"{kind}, ms" for kind in KINDS] + [f"{kind}, times" for kind in KINDS[1:]]
+    heads.append("blocks against rows")
     yield f"| model | batch | threads | non-zero | {' | '.join(heads)} |"
     yield "|---|---:|---:|---:|" + "---:|" * len(heads)
     for row in rows:
-        found = [row.times.get(kind) for kind in kinds]
+        found = [row.times.get(kind) for kind in KINDS]
         cells = [f"{time.ms:.3f}" if time else "" for time in found]
         for time in found[1:]:
-            ratio = time.ratio if time else None
-            text = f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})" if ratio else ""
-            cells.append(text)
+            cells.append(_text(time.ratio if time else None))
+        cells.append(_text(ratio(*(_ns(row.times[kind].samples_us) for kind in (ROWS, BLOCKS)))))
         name = nets.NETWORKS.get(row.model, row.model)
         yield f"| {name} | {row.batch} | {row.threads} | {row.density:.1%} | {' | '.join(cells)} |"
 
 
+def _text(found: Ratio | None) -> str:
+    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})" if found else ""
+
+
 def all_rows(batch: int, options: argparse.Namespace) -> Iterator[Row]:
     """Each network, and its layers and their sum where they are wanted."""
-    blocks = nets.block_lists()
-    for network in options.networks:
-        layers = [layer for layer in nets.LAYERS if layer.network == network]
-        counts = {x.name: sum(block.size for block in blocks[x.name]) for x in layers}
-        sizes = {x.name: int(np.prod(x.shape)) for x in layers}
-        density = sum(counts.values()) / sum(sizes.values())
+    if options.scattered:
+        yield from (measure(name, batch, options) for name in options.networks or SCATTERED)
+        return
+    for network in options.networks or nets.NETWORKS:
         if not options.map:
-            yield measure(network, batch, options, density)
+            yield measure(network, batch, options)
         if options.layers or options.map:
+            layers = [layer for layer in nets.LAYERS if layer.network == network]
             rows = []
-            for name, count in counts.items():
-                rows.append(measure(name, batch, options, count / sizes[name]))
+            for layer in layers:
+                rows.append(measure(layer.name, batch, options))
                 yield rows[-1]
-            yield replace(total(network, rows), density=density)
+            cells = [math.prod(layer.shape) for layer in layers]
+            left = sum(row.density * cell for row, cell in zip(rows, cells, strict=True))
+            yield replace(total(network, rows), density=left / sum(cells))
 
 
 def main() -> None:
     """Parse, measure, print."""
     parser = race.arguments(__doc__ or "")
-    parser.add_argument("--networks", type=lambda x: x.split(","), default=list(nets.NETWORKS))
+    parser.add_argument("--networks", type=lambda x: x.split(","), default=[])
     parser.add_argument("--batch", type=lambda x: [int(n) for n in x.split(",")], default=[1, 8])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--layers", action="store_true", help="each layer for itself, too")
     parser.add_argument("--map", type=int, default=0, help="layers only, results of this size")
+    parser.add_argument("--scattered", action="store_true", help="networks without clean blocks")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     rows: list[Row] = []

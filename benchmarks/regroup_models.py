@@ -10,19 +10,25 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
+from prunedeploy import model as models
 from prunedeploy.passes.regroup import Block
 from prunedeploy.types import Array
 
-DATA = Path(__file__).parents[2] / "shared" / "data" / "structure_lth_blocks.json.gz"
+FOLDER = Path(__file__).parents[2] / "shared" / "data"
+DATA = FOLDER / "structure_lth_blocks.json.gz"
+TRAINED = FOLDER / "resnet56-4bfd9763.th"
 OPSET, IR = 17, 8
+NEAR = 0.1  # share of the weights of blocks that are elsewhere, in models whose name says "near"
 NETWORKS = {"vgg16": "VGG-16", "resnet18": "ResNet-18"}
 
 
@@ -85,21 +91,31 @@ def block_lists() -> dict[str, list[Block]]:
     }
 
 
-def weight(layer: Layer, blocks: list[Block]) -> Array:
-    """Random at the blocks, zero elsewhere; the result keeps its range."""
+def weight(layer: Layer, blocks: list[Block], near: bool = False) -> Array:
+    """Random at the blocks, zero elsewhere; the result keeps its range.
+
+    ``near``: a tenth of them is zero, and as many others are not.
+    """
     rng = np.random.default_rng(len(layer.name) + layer.outputs + layer.channels)
     matrix = np.zeros((layer.outputs, layer.channels * layer.kernel**2), np.float32)
     for block in blocks:
         scale = math.sqrt(2 / max(block.columns.size, 1))
         values = rng.standard_normal((block.rows.size, block.columns.size)) * scale
         matrix[np.ix_(block.rows, block.columns)] = np.where(values == 0, scale, values)
+    if near and (matrix == 0).any():
+        inside = matrix != 0
+        gone = inside & (rng.random(matrix.shape) < NEAR)
+        come = ~inside & (rng.random(matrix.shape) < gone.sum() / (~inside).sum())
+        values = rng.choice(matrix[inside], matrix.shape)
+        matrix = np.where(gone, 0, np.where(come, values, matrix)).astype(np.float32)
     return matrix.reshape(layer.shape)
 
 
 class _Graph:
     """Nodes and weights of a model in the making."""
 
-    def __init__(self) -> None:
+    def __init__(self, near: bool = False) -> None:
+        self.near = near
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
 
@@ -113,7 +129,9 @@ class _Graph:
         rng = np.random.default_rng(layer.outputs)
         bias = rng.uniform(-0.1, 0.1, layer.outputs).astype(np.float32)
         names = f"{layer.name}.weight", f"{layer.name}.bias"
-        for name, array in zip(names, (weight(layer, blocks[layer.name]), bias), strict=True):
+        for name, array in zip(
+            names, (weight(layer, blocks[layer.name], self.near), bias), strict=True
+        ):
             self.weights.append(numpy_helper.from_array(array, name))
         pads, strides = [layer.kernel // 2] * 4, [layer.stride] * 2
         return self.node("Conv", [x, *names], layer.name, pads=pads, strides=strides)
@@ -128,6 +146,50 @@ class _Graph:
         return path
 
 
+def write(name: str, batch: int, path: Path, size: int = 0) -> Path:
+    """A model by name: of a layer, of a network, or of one without clean blocks.
+
+    Args:
+        name: a layer's name; "vgg16" or "resnet18", with "-near" if the blocks are to have holes
+            and non-zeros around them; a name of ``cpu_models`` or "resnet56" with "-90" for so many
+            percent of scattered zeros.
+        batch: images.
+        path: the file.
+        size: of the result of a layer, where not that of its network.
+    """
+    layers = {layer.name: layer for layer in LAYERS}
+    stem, _, kind = name.partition("-")
+    if name in layers:
+        layer = layers[name]
+        return write_layer(replace(layer, size=size * layer.stride or layer.size), batch, path)
+    if kind.isdigit():
+        return write_scattered(stem, int(kind) / 100, batch, path)
+    return write_network(stem, batch, path, kind == "near")
+
+
+def write_scattered(name: str, sparsity: float, batch: int, path: Path) -> Path:
+    """A network with scattered zeros: of ``cpu_models``, or the trained ResNet-56."""
+    import cpu_models
+
+    if name != "resnet56":
+        shutil.copy(cpu_models.fixed(name, sparsity, batch), path)
+        return path
+    from prunedeploy import pipeline
+    from prunedeploy.passes.shrink.liveness import layers_of
+
+    program = pipeline.load(TRAINED).program
+    for value in (*program.graph.inputs, *program.graph.outputs):
+        value.shape = ir.Shape((batch, *(value.shape or ())[1:]))
+    layers = [layer.weight for layer in layers_of(program.graph)][1:-1]
+    weights = [value.const_value.numpy() for value in layers if value.const_value is not None]
+    least = np.quantile(np.concatenate([np.abs(w).reshape(-1) for w in weights]), sparsity)
+    for value, array in zip(layers, weights, strict=True):
+        value.const_value = ir.tensor(np.where(np.abs(array) < least, 0, array), name=value.name)
+    cpu_models._simplify(program)
+    models.save(program, path)
+    return path
+
+
 def write_layer(layer: Layer, batch: int, path: Path) -> Path:
     """A model of one convolution and its ReLU."""
     graph = _Graph()
@@ -135,9 +197,9 @@ def write_layer(layer: Layer, batch: int, path: Path) -> Path:
     return graph.write(path, [batch, layer.channels, layer.size, layer.size], y)
 
 
-def write_network(network: str, batch: int, path: Path) -> Path:
+def write_network(network: str, batch: int, path: Path, near: bool = False) -> Path:
     """A model of all layers of a network."""
-    graph, blocks = _Graph(), block_lists()
+    graph, blocks = _Graph(near), block_lists()
     layers = {layer.name: layer for layer in LAYERS if layer.network == network}
     y = (_chain if network == "vgg16" else _residual)(graph, layers, blocks)
     y = graph.node("GlobalAveragePool", [y], "y")

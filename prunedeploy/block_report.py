@@ -6,7 +6,7 @@ In the picture its rows and columns are in the order of its blocks, so that thes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from prunedeploy.passes.regroup.blocks import Block, Mask
     from prunedeploy.runtimes.sparse.plan import Conv
 
-NEAR = 0.1  # share of its block's columns that a row may lack
-LEAST_ROWS = 4  # rows of what is called a block here
+PRICE = 0.7  # of a cell of a block, in scattered non-zeros, where no runtime says it
 ACROSS = 4  # layers beside one another in the picture
 INSIDE, OUTSIDE, EMPTY = (31, 90, 166), (222, 120, 31), (244, 244, 244)  # red, green, blue
 
@@ -32,9 +31,10 @@ INSIDE, OUTSIDE, EMPTY = (31, 90, 166), (222, 120, 31), (244, 244, 244)  # red, 
 class LayerBlocks:
     """One layer. Shares are between 0 and 1.
 
-    ``share`` of its non-zeros lies in blocks, ``fill`` of whose cells is not zero. ``gain`` is
-    how many times faster the sparse runtime should be with blocks than without, by its cost model
-    for this machine; None where it cannot compute the model.
+    ``share`` of its non-zeros lies in blocks, ``fill`` of whose cells is not zero. ``cycles`` is
+    what the sparse runtime should need, by its cost model for this machine and one thread, and
+    ``gain`` how many times faster that is than without blocks; None where it cannot compute the
+    model.
     """
 
     name: str
@@ -45,6 +45,7 @@ class LayerBlocks:
     share: float
     fill: float
     gain: float | None
+    cycles: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,23 +87,40 @@ def _layers(program: ir.Model) -> Iterator[tuple[str, Array, int, Conv | None]]:
             yield layer.name, rows, layer.groups, None
 
 
+def outlook(layers: Sequence[LayerBlocks]) -> str:
+    """What blocks should bring to all ``layers`` together, in words; empty where nobody knows."""
+    known = [(x.cycles, x.gain) for x in layers if x.cycles is not None and x.gain is not None]
+    if not known:
+        return ""
+    count = sum(gain > 1 for _, gain in known)
+    if not count:
+        return f"blocks should gain nothing in any of {len(known)} layers"
+    total = sum(cycles * gain for cycles, gain in known) / sum(cycles for cycles, _ in known)
+    return (
+        f"blocks should gain in {count} of {len(known)} layers: all together {total:.2f} times "
+        "faster than without (predicted)"
+    )
+
+
 def _look(name: str, weight: Array, groups: int, step: Conv | None) -> _Found:
-    from prunedeploy.passes.regroup import recover
+    from prunedeploy.passes.regroup import Price, lossless
     from prunedeploy.passes.regroup.blocks import cells, dense_mask
 
+    price, gain, cycles = PRICE, None, None
+    if step is not None:
+        price, gain, cycles = _predicted(step)
     mask = dense_mask(weight, groups)
-    blocks = tuple(b for b in recover(weight, groups, NEAR) if b.rows.size >= LEAST_ROWS)
+    blocks = lossless(weight, Price(price), groups)
     inside = int((mask & cells(blocks, mask.shape)).sum())
     total, size = int(mask.sum()), sum(block.size for block in blocks)
-    gain = None if step is None else _gain(step)
     share, fill = inside / max(total, 1), inside / max(size, 1)
     rows, columns = mask.shape
-    shown = LayerBlocks(name, rows, columns, total, len(blocks), share, fill, gain)
+    shown = LayerBlocks(name, rows, columns, total, len(blocks), share, fill, gain, cycles)
     return _Found(shown, mask, blocks)
 
 
-def _gain(step: Conv) -> float:
-    """Cycles of the best way without blocks over those of the best of all."""
+def _predicted(step: Conv) -> tuple[float, float, float]:
+    """Price of a cell in a block, how many times faster blocks are, and cycles with them."""
     from prunedeploy.runtimes.sparse import choose
     from prunedeploy.runtimes.sparse.compile import isa_of
     from prunedeploy.runtimes.sparse.cost import cycles
@@ -111,7 +129,8 @@ def _gain(step: Conv) -> float:
     isa = isa_of(by_name("host"))
     costs = [(way.kernel, cycles(step, way, isa, 1)) for way in choose.candidates(step, isa, 1)]
     without = [cost for kernel, cost in costs if kernel != "mixed"]
-    return min(without, default=1.0) / max(min((cost for _, cost in costs), default=1.0), 1e-9)
+    best = max(min((cost for _, cost in costs), default=1.0), 1e-9)
+    return choose.fill(step, isa), min(without, default=best) / best, best
 
 
 def _ordered(found: _Found) -> Array:

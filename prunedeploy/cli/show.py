@@ -85,6 +85,8 @@ def inspection(found: Inspection) -> None:
 
 
 def _blocks(found: Sequence[LayerBlocks]) -> None:
+    from prunedeploy.block_report import outlook
+
     headers = (
         "layer",
         "matrix",
@@ -105,6 +107,9 @@ def _blocks(found: Sequence[LayerBlocks]) -> None:
         for each in found
     )
     table(headers, rows, left=frozenset({0, 1}))
+    if text := outlook(found):
+        print()
+        print(text)
 
 
 def _layer_row(layer: Layer) -> tuple[str, ...]:

@@ -1,22 +1,23 @@
 """Streams of the kernel "mixed": blocks of rows that share columns, and what else is not zero.
 
-The blocks are those of the weights (``passes.regroup.recover``), cut into *chunks* of as many rows
-as the kernel computes at once. Rows left over become a chunk that is filled up with zeros where
-they are at least half of one; otherwise they are visited one by one, as scattered non-zeros are.
+The blocks are those that lose nothing (``passes.regroup.lossless``), cut into *chunks* of as many
+rows as the kernel computes at once. Rows left over become a chunk that is filled up with zeros
+where they are at least half of one. All other non-zeros are visited row by row: those of rows that
+are in no chunk, and those that a chunk's rows have outside of its columns, on top of its sums.
 """
 
 from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from prunedeploy.passes.regroup.blocks import Block, nonzeros
-from prunedeploy.passes.regroup.recover import recover
+from prunedeploy.passes.regroup.blocks import Block, Mask, nonzeros
+from prunedeploy.passes.regroup.remainder import Price, lossless
 from prunedeploy.runtimes.sparse.plan import Conv
 from prunedeploy.runtimes.sparse.streams import (
     FIRST,
@@ -33,13 +34,12 @@ from prunedeploy.types import Array
 
 BLOCK, NONE = 8, 16  # flags beside those of streams
 MOST_ROWS = 2**16 - 1  # a record has 16 bits for a row
-LEAST_ROWS = 4  # fewer rows of equal columns are not worth a chunk
 KNOWN = 256  # layers whose blocks are kept at hand
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one tile of a layer takes: columns of chunks, chunks, other non-zeros, their rows."""
+    """What one tile takes: columns of chunks, chunks, other non-zeros, visits of rows for them."""
 
     columns: int
     chunks: int
@@ -56,45 +56,93 @@ class _Chunk:
     of: int
 
 
-_known: dict[int, tuple[weakref.ref[Array], tuple[Block, ...]]] = {}
+@dataclass(frozen=True)
+class Found:
+    """The blocks of a layer, and how many of its non-zeros are in them."""
+
+    blocks: tuple[Block, ...]
+    inside: int
+    works: dict[int, Work] = field(default_factory=dict, compare=False)  # by rows of a chunk
+
+    @property
+    def cells(self) -> int:
+        """Of all blocks, zeros included."""
+        return sum(block.size for block in self.blocks)
 
 
-def blocks_of(step: Conv) -> tuple[Block, ...]:
-    """The blocks of a layer that have rows enough; found once a weight."""
-    known = _known.get(id(step.weight))
+_known: dict[tuple[int, float], tuple[weakref.ref[Array], Found]] = {}
+
+
+def blocks_of(step: Conv, fill: float = 1.0) -> Found:
+    """The blocks of a layer that pay if a cell costs ``fill`` of a scattered non-zero.
+
+    Found once a weight; none where rows are too many to number.
+    """
+    if step.weight.shape[0] > MOST_ROWS:
+        return Found((), 0)
+    key = (id(step.weight), fill)
+    known = _known.get(key)
     if known is not None and known[0]() is step.weight:  # and not another with its old id
         return known[1]
     while len(_known) >= KNOWN:
         del _known[next(iter(_known))]
-    found = recover(step.weight, step.groups)
-    kept = tuple(block for block in found if block.rows.size >= LEAST_ROWS)
-    _known[id(step.weight)] = (weakref.ref(step.weight), kept)
-    return kept
+    blocks = lossless(step.weight, Price(fill), step.groups)
+    found = Found(blocks, _inside(step, blocks))
+    _known[key] = (weakref.ref(step.weight), found)
+    return found
 
 
-def share(step: Conv) -> float:
-    """Share of the non-zeros that lie in blocks; 0 where rows are too many to number."""
-    if step.weight.shape[0] > MOST_ROWS:
-        return 0.0
-    inside = sum(block.size for block in blocks_of(step))
-    return inside / max(int(np.count_nonzero(step.weight)), 1)
+def _inside(step: Conv, blocks: tuple[Block, ...]) -> int:
+    """Non-zeros of the layer that lie in ``blocks``."""
+    row, column = nonzeros(step.weight, step.groups)
+    if not blocks:
+        return 0
+    return int(_members(blocks, step.weight.shape[0], row, column).sum())
 
 
-def work(step: Conv, rows: int) -> Work:
-    """What the layer takes in chunks of ``rows``."""
-    chunks = list(_chunks(step, rows))
-    inside = sum(chunk.rows.size * chunk.columns.size for chunk in chunks)
-    taken = sum(chunk.rows.size for chunk in chunks)
+def _members(blocks: Iterable[Block], outputs: int, row: Ints, column: Ints) -> Mask:
+    """Which non-zeros, given in order of their rows, lie in ``blocks``, whose rows are disjoint."""
+    starts = np.searchsorted(row, np.arange(outputs + 1))
+    inside = np.zeros(row.size, np.bool_)
+    wide = np.zeros(int(column.max(initial=-1)) + 1, np.bool_)
+    for block in blocks:
+        columns = block.columns[block.columns < wide.size]
+        wide[columns] = True
+        for index in block.rows:
+            here = slice(starts[index], starts[index + 1])
+            inside[here] = wide[column[here]]
+        wide[columns] = False
+    return inside
+
+
+def share(step: Conv, fill: float = 1.0) -> float:
+    """Share of the non-zeros that lie in blocks."""
+    return blocks_of(step, fill).inside / max(int(np.count_nonzero(step.weight)), 1)
+
+
+def work(step: Conv, rows: int, fill: float = 1.0) -> Work:
+    """What the layer takes in chunks of ``rows``; counted once a weight."""
+    works = blocks_of(step, fill).works
+    if rows not in works:
+        works[rows] = _work(step, list(_chunks(step, rows, fill)))
+    return works[rows]
+
+
+def _work(step: Conv, chunks: list[_Chunk]) -> Work:
+    row, column = nonzeros(step.weight, step.groups)
+    outputs = step.weight.shape[0]
+    outside = row[~_members((Block(c.rows, c.columns) for c in chunks), outputs, row, column)]
+    visited = np.ones(outputs, np.bool_)  # by themselves
+    for chunk in chunks:
+        visited[chunk.rows] = False
+    visited[outside] = True
     return Work(
-        sum(chunk.columns.size for chunk in chunks),
-        len(chunks),
-        int(np.count_nonzero(step.weight)) - inside,
-        step.weight.shape[0] - taken,
+        sum(chunk.columns.size for chunk in chunks), len(chunks), outside.size, int(visited.sum())
     )
 
 
-def _chunks(step: Conv, size: int) -> Iterator[_Chunk]:
-    for number, block in enumerate(blocks_of(step)):
+def _chunks(step: Conv, size: int, fill: float) -> Iterator[_Chunk]:
+    for number, block in enumerate(blocks_of(step, fill).blocks):
         for begin in range(0, block.rows.size, size):
             rows = block.rows[begin : begin + size]
             if 2 * rows.size >= size:
@@ -109,14 +157,14 @@ def mixed_streams(step: Conv, tiling: Tiling, geometry: Geometry) -> Streams:
     """
     panels = panels_of(step.x.shape[1], tiling.channels)
     layer = _Layer(step, geometry, panels)
-    chunks = list(_chunks(step, tiling.rows))
+    chunks = list(_chunks(step, tiling.rows, tiling.fill))
     order, edges = _order(layer, chunks, tiling.groups)
     entries = _Entries(layer, chunks, order)
     parts = tuple(
         tuple(_part(entries, tiling.rows, begin, end, panel) for panel in range(len(panels)))
         for begin, end in itertools.pairwise(edges)
     )
-    return Streams(panels, parts, int(np.diff(edges).max()))
+    return Streams(panels, parts, int(np.diff(edges).max()), entries.resumes)
 
 
 class _Layer:
@@ -137,9 +185,16 @@ class _Layer:
             raise ValueError(f"an offset of {used.max()} units does not fit into 16 bits")
         self.starts: Ints = np.searchsorted(self.row, np.arange(self.outputs + 1))
 
-    def values(self, chunk: _Chunk) -> Array:
-        """The weights [columns, rows] of a chunk, whose rows hold its columns and no others."""
-        return np.stack([self.weight[self.starts[r] : self.starts[r + 1]] for r in chunk.rows], 1)
+    def values(self, chunk: _Chunk, size: int) -> Array:
+        """The weights [columns, size] of a chunk, zeros included; rows it lacks are zero."""
+        found = np.zeros((chunk.columns.size, size), np.float32)
+        for index, row in enumerate(chunk.rows):
+            here = slice(self.starts[row], self.starts[row + 1])
+            place = np.searchsorted(chunk.columns, self.column[here])
+            place = np.minimum(place, chunk.columns.size - 1)
+            inside = chunk.columns[place] == self.column[here]
+            found[place[inside], index] = self.weight[here][inside]
+        return found
 
 
 def _order(layer: _Layer, chunks: list[_Chunk], groups: int) -> tuple[Ints, list[int]]:
@@ -149,8 +204,9 @@ def _order(layer: _Layer, chunks: list[_Chunk], groups: int) -> tuple[Ints, list
         single[chunk.rows] = False
     rest = np.flatnonzero(single)
     order = np.concatenate([*(chunk.rows for chunk in chunks), rest]).astype(np.int64)
-    load = np.diff(layer.starts)[rest]
-    costs = np.array([c.columns.size * c.rows.size + 8 for c in chunks] + (2 * load + 8).tolist())
+    load = np.diff(layer.starts)
+    whole = [int(c.columns.size * c.rows.size + load[c.rows].sum()) // 2 + 8 for c in chunks]
+    costs = np.array(whole + (2 * load[rest] + 8).tolist())
     ends = np.cumsum([c.rows.size for c in chunks] + [1] * rest.size)
     total = np.cumsum(costs)
     cuts = np.searchsorted(total, total[-1] * np.arange(1, groups) / groups)
@@ -159,29 +215,43 @@ def _order(layer: _Layer, chunks: list[_Chunk], groups: int) -> tuple[Ints, list
 
 
 class _Entries:
-    """Chunks and single non-zeros by place in the order, with where each row begins and ends."""
+    """Chunks and single non-zeros by place in the order, with where each row begins and ends.
+
+    A row is visited in turns: turn ``2 * panel`` with its chunk, the one after that by itself.
+    """
 
     def __init__(self, layer: _Layer, chunks: list[_Chunk], order: Ints) -> None:
         self.layer, self.chunks, self.order = layer, chunks, order
         self.place = np.empty(layer.outputs, np.int64)
         self.place[order] = np.arange(layer.outputs)
         self.chunk_at = {int(self.place[c.rows[0]]): c for c in chunks}
-        inside = np.zeros(layer.outputs, np.bool_)
-        for chunk in chunks:
-            inside[chunk.rows] = True
-        self.single: Ints = np.flatnonzero(~inside[layer.row])
+        blocks = (Block(c.rows, c.columns) for c in chunks)
+        inside = _members(blocks, layer.outputs, layer.row, layer.column)
+        self.single: Ints = np.flatnonzero(~inside)
         self.single_panel = layer.panel[layer.column[self.single]]
-        # panels that a row is visited in; an empty one is written in the first
-        seen = np.zeros((layer.outputs, layer.count), np.bool_)
-        seen[layer.row, layer.panel[layer.column]] = True
-        seen[~seen.any(1), 0] = True
-        self.seen = seen
-        self.first, self.last = seen.argmax(1), layer.count - 1 - seen[:, ::-1].argmax(1)
-        self.inside = inside
+        self.seen = self._seen(chunks)
+        turns = self.seen.shape[1]
+        self.first, self.last = self.seen.argmax(1), turns - 1 - self.seen[:, ::-1].argmax(1)
 
-    def flags(self, rows: Ints, panel: int) -> Ints:
-        """Of rows in one panel."""
-        flags: Ints = FIRST * (self.first[rows] == panel) + LAST * (self.last[rows] == panel)
+    def _seen(self, chunks: list[_Chunk]) -> Mask:
+        """Turns [rows, 2 * panels] in which a row is visited; for an empty one the first panel."""
+        layer = self.layer
+        seen = np.zeros((layer.outputs, layer.count, 2), np.bool_)
+        seen[layer.row[self.single], self.single_panel, 1] = True
+        for chunk in chunks:
+            for panel in np.unique(layer.panel[chunk.columns]):
+                seen[chunk.rows, panel, 0] = True
+        seen[~seen.any((1, 2)), 0, 1] = True
+        return seen.reshape(layer.outputs, -1)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the sums of some row are put away and fetched again."""
+        return bool((self.first < self.last).any())
+
+    def flags(self, rows: Ints, turn: int) -> Ints:
+        """Of rows in one turn."""
+        flags: Ints = FIRST * (self.first[rows] == turn) + LAST * (self.last[rows] == turn)
         return flags
 
     def record(self, rows: Ints) -> Ints:
@@ -208,9 +278,7 @@ def _part(entries: _Entries, size: int, begin: int, end: int, panel: int) -> Par
         of = chunk.of
         visits.append(_visit(entries, chunk.rows, size, int(here.sum()), panel))
         offsets.append(layer.offset[chunk.columns[here]])
-        padded = np.zeros((int(here.sum()), size), np.float32)
-        padded[:, : chunk.rows.size] = layer.values(chunk)[here]
-        weights.append(padded.reshape(-1))
+        weights.append(layer.values(chunk, size)[here].reshape(-1))
     _singles(entries, begin, end, panel, (visits, offsets, weights))
     return Part(
         begin,
@@ -226,7 +294,7 @@ def _visit(entries: _Entries, rows: Ints, size: int, count: int, panel: int) -> 
     found["flags"][1:] = FIRST | NONE
     found["row"][1:] = entries.record(rows[:1])
     found["row"][1 : rows.size + 1] = entries.record(rows)
-    found["flags"][1 : rows.size + 1] = entries.flags(rows, panel)
+    found["flags"][1 : rows.size + 1] = entries.flags(rows, 2 * panel)
     return found
 
 
@@ -244,8 +312,8 @@ def _singles(
     here = here[(places >= begin) & (places < end)]
     count = np.bincount(layer.row[here], minlength=layer.outputs)
     rows = entries.order[begin:end]
-    rows = rows[~entries.inside[rows] & entries.seen[rows, panel]]
-    flags = entries.flags(rows, panel)
+    rows = rows[entries.seen[rows, 2 * panel + 1]]
+    flags = entries.flags(rows, 2 * panel + 1)
     sequence = np.lexsort((rows, count[rows], flags))
     rows, flags = rows[sequence], flags[sequence]
     found = np.zeros(rows.size, VISIT)

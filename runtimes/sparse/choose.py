@@ -29,11 +29,15 @@ from prunedeploy.runtimes.sparse.tiling import (
 
 SUMS = {"avx512": 28, "avx2": 12, "neon": 24, "generic": 12, "scalar": 12}  # vectors of sums
 L1 = 28 * 1024  # bytes of a 32 KiB cache that a panel may fill
+RASTERS = ("rows", "mixed")  # kernels of images in one run
 COMBS = (2, 4)  # vectors of a row of a comb
 SMALL = 16  # images narrower than this may be laid out flat
-BLOCKS = 0.2  # share of the non-zeros from which on blocks of equal columns are
+BLOCKS = 0.2  # share of the non-zeros in blocks from which on these are measured
+CHUNKS = (4, 6, 8, 12, 14)  # rows that are computed at once
 MOST_GATHERED = 1 << 24  # entries of a table for im2col, where nothing else will do
 MINIMAL = (1, 2, 3, 4, 5, 6, 8, 10, 12)  # output channels of a block of minimal filtering
+CHEAPEST = 0.5  # that a cell of a block is, in scattered non-zeros
+FULL = 0.95  # above this density the kernel for dense layers has all that blocks could give
 DENSE = 0.4  # from this density on blocks are worth considering
 
 
@@ -93,6 +97,7 @@ def _panels(step: Conv, shapes: Iterable[Tiling], threads: int) -> Iterator[Tili
                 way.im2col,
                 way.raster,
                 way.comb,
+                way.fill,
             )
             if panel == channels:
                 break
@@ -111,26 +116,83 @@ def _groups(tiles: int, threads: int, rows: int) -> int:
 
 def _shapes(step: Conv, isa: str) -> Iterator[Tiling]:
     """Kernels and tiles, panels and groups still open."""
-    sums = SUMS[isa] * LANES[isa] // 8 if LANES[isa] >= 8 else SUMS[isa] // 2  # in eights
+    sums = _sums(isa)
     kernels: list[tuple[Kernel, int]] = [("rows", 1)]
     if density(step) >= DENSE:
         kernels = [("block", rows) for rows in (4, 6, 8, 12, 14)]
-    if blocks.share(step) >= BLOCKS:
-        kernels += [("mixed", rows) for rows in (4, 6, 8, 12, 14)]
+    yield from _mixed_shapes(step, isa)
     if density(step) >= DENSE and not is_flat(step):
         yield from _winograd_shapes(step, sums)
     for kernel, rows in kernels:
-        most = max(sums // rows, 1)
-        if is_flat(step):
-            yield from _flat_shapes(step, kernel, rows, most)
-        else:
-            yield from _window_shapes(step, kernel, rows, most)
-            if kernel == "rows" and LANES[isa] == UNIT and step.strides == (1, 1):
-                yield from _comb_shapes(step, most)
-            if row_size(step) < SMALL:
-                yield from _im2col_shapes(step, kernel, rows, most)
-                if kernel == "rows" and inside(step) == 1 and step.strides == (1, 1):
-                    yield from _raster_shapes(step, most)
+        yield from _tiles(step, kernel, rows, isa)
+
+
+def _sums(isa: str) -> int:
+    """Sums that registers hold, in eights."""
+    return SUMS[isa] * LANES[isa] // 8 if LANES[isa] >= 8 else SUMS[isa] // 2
+
+
+def _tiles(step: Conv, kernel: Kernel, rows: int, isa: str) -> Iterator[Tiling]:
+    most = max(_sums(isa) // rows, 1)
+    if is_flat(step):
+        yield from _flat_shapes(step, kernel, rows, most)
+    else:
+        yield from _window_shapes(step, kernel, rows, most)
+        if kernel == "rows" and LANES[isa] == UNIT and step.strides == (1, 1):
+            yield from _comb_shapes(step, most)
+        if row_size(step) < SMALL:
+            yield from _im2col_shapes(step, kernel, rows, most)
+            if kernel in RASTERS and inside(step) == 1 and step.strides == (1, 1):
+                yield from _raster_shapes(step, kernel, rows, most)
+
+
+def _mixed_shapes(step: Conv, isa: str) -> Iterator[Tiling]:
+    """Those of blocks, where enough of the layer lies in such as pay."""
+    price = fill(step, isa)
+    if not _is_full(step) and blocks.share(step, price) >= BLOCKS:
+        for rows in CHUNKS:
+            for way in _tiles(step, "mixed", rows, isa):
+                yield replace(way, fill=price)
+
+
+def fill(step: Conv, isa: str) -> float:
+    """What a cell of a block costs in scattered non-zeros, by the model; at most 1.
+
+    That is also the answer where there would be too few blocks if cells cost ``CHEAPEST``, which a
+    look at some rows of a scattered layer tells, and where a layer is dense anyway.
+    """
+    count = int(np.count_nonzero(step.weight))
+    if _is_full(step) or blocks.share(step, CHEAPEST) < BLOCKS:
+        return 1.0
+    shape = (step.x.shape, step.y.shape, step.weight.shape, step.strides, step.pads)
+    key = (*shape, step.dilations, step.x.strides[1], count, isa)
+    if key not in _fills:
+        _fills[key] = _fill(step, isa, count)
+    return _fills[key]
+
+
+_fills: dict[tuple[object, ...], float] = {}
+
+
+def _is_full(step: Conv) -> bool:
+    """Whether a layer is dense, but for some rows of nothing."""
+    if density(step) < DENSE:
+        return False
+    count = (step.weight != 0).reshape(len(step.weight), -1).sum(1)
+    return bool(count.sum() > FULL * np.count_nonzero(count) * step.weight[0].size)
+
+
+def _fill(step: Conv, isa: str, count: int) -> float:
+    """All non-zeros in blocks, over all scattered."""
+    rows = len(step.weight)
+    single = [cycles(step, way, isa, 1) for way in _panels(step, _tiles(step, "rows", 1, isa), 1)]
+    blocked = []
+    for size in CHUNKS:
+        work = blocks.Work(-(-count // size), -(-rows // size), 0, 0)
+        ways = _panels(step, _tiles(step, "mixed", size, isa), 1)
+        blocked += [cycles(step, way, isa, 1, work) for way in ways]
+    least = min(blocked, default=1.0) / max(min(single, default=1.0), 1e-9)
+    return round(min(max(least, CHEAPEST), 1.0), 2)
 
 
 def _last_resorts(step: Conv) -> Iterator[Tiling]:
@@ -194,7 +256,7 @@ def _comb_shapes(step: Conv, most: int) -> Iterator[Tiling]:
                     yield replace(way, comb=comb)
 
 
-def _raster_shapes(step: Conv, most: int) -> Iterator[Tiling]:
+def _raster_shapes(step: Conv, kernel: Kernel, rows: int, most: int) -> Iterator[Tiling]:
     """Whole images, or bands of them."""
     pitch, (height, width) = raster_pitch(step), step.y.shape[2:]
     if pitch > SMALL:
@@ -203,7 +265,7 @@ def _raster_shapes(step: Conv, most: int) -> Iterator[Tiling]:
         pieces = -(-height // bands)
         eighths = -(-((pieces - 1) * pitch + width) // 8)
         if eighths <= most and -(-height // pieces) == bands:
-            yield Tiling("rows", pieces, eighths, 1, raster=True)
+            yield Tiling(kernel, pieces, eighths, 1, rows=rows, raster=True)
 
 
 def _window_shapes(step: Conv, kernel: Kernel, rows: int, most: int) -> Iterator[Tiling]:

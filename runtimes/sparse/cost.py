@@ -31,8 +31,10 @@ COPY_COMBED = 4.5  # every second or fourth element of a row
 COPY_STRIDED = 6.0  # every second element
 
 
-def cycles(step: Conv, way: Tiling, isa: str, threads: int) -> float:
-    """What the busiest thread of ``threads`` needs."""
+def cycles(
+    step: Conv, way: Tiling, isa: str, threads: int, work: blocks.Work | None = None
+) -> float:
+    """What the busiest thread of ``threads`` needs; in "mixed", of ``work`` if it is given."""
     layout = geometry(step, way)
     lanes = LANES[isa]
     panels = -(-step.x.shape[1] // way.channels)
@@ -40,7 +42,7 @@ def cycles(step: Conv, way: Tiling, isa: str, threads: int) -> float:
     columns: float
     visits: float
     if way.kernel == "mixed":
-        work = blocks.work(step, way.rows)
+        work = work or blocks.work(step, way.rows, way.fill)
         single = replace(way, kernel="rows", rows=1)
         # rows for themselves count as part of a block's column
         columns = work.columns + work.nonzeros * _inner(step, single, layout, lanes) / inner

@@ -35,11 +35,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Streams:
-    """All streams of a layer: ``parts[group][panel]``, and the panels' channels."""
+    """All streams of a layer: ``parts[group][panel]``, and the panels' channels.
+
+    ``resumes``: rows are put away and gone on with inside a panel, too.
+    """
 
     panels: tuple[tuple[int, int], ...]
     parts: tuple[tuple[Part, ...], ...]
     rows_of_group: int  # of the largest group
+    resumes: bool = False
 
     @property
     def nonzeros(self) -> int:

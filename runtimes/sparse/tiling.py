@@ -41,6 +41,7 @@ class Tiling:
         comb: rows of a window tile are so many vectors, each of every ``comb``-th pixel: the next
             pixel is the next vector, and all loads are aligned; 0 for pixels in their order.
         rows: output rows of a block.
+        fill: "mixed" has blocks where a cell of them costs this share of a scattered non-zero.
     """
 
     kernel: Kernel
@@ -54,6 +55,7 @@ class Tiling:
     im2col: bool = False
     raster: bool = False
     comb: int = 0
+    fill: float = 1.0
 
     @property
     def elements(self) -> int:

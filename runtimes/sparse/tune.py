@@ -35,7 +35,10 @@ Effort = Literal["none", "quick", "full"]
 CANDIDATES: dict[str, int] = {"quick": 12, "full": 48}  # measured a case
 ROUNDS: dict[str, int] = {"quick": 7, "full": 15}  # of which the fastest counts
 VARIANTS = 2  # candidates of the same tile that "quick" measures, of other panels
+BLOCKS = True  # False: as if there were none, for measurements of what they bring
+MARGIN = 1.03  # by which blocks have to be faster
 FLUSH = 1 << 20  # floats read between two runs: more than the caches of one core hold
+FAR = 1 << 23  # the most that are read where kernels compete whose weights differ in size
 
 VISIBLE = '__attribute__((visibility("default")))'
 
@@ -43,11 +46,37 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The fastest way of a case and the fastest without blocks, and the seconds of both."""
+
+    way: Tiling
+    plain: Tiling
+    seconds: float
+    without: float
+
+
+@dataclass(frozen=True)
 class Tuned:
-    """The tiling of every step by name, and how many cases were measured, not remembered."""
+    """The tiling of every step by name, and how many cases were measured, not remembered.
+
+    ``seconds`` and ``without`` are those of all layers together: as they are computed, and if none
+    of them had blocks.
+    """
 
     tilings: dict[str, Tiling]
     measured: int
+    seconds: float = 0.0
+    without: float = 0.0
+
+    def __str__(self) -> str:
+        """What blocks brought, in words; empty where there are none."""
+        count = sum(way.kernel == "mixed" for way in self.tilings.values())
+        if not count:
+            return ""
+        return (
+            f"blocks in {count} of {len(self.tilings)} layers: measured one by one, all take "
+            f"{self.seconds * 1e3:.2f} ms, without blocks {self.without * 1e3:.2f}"
+        )
 
 
 def tune(
@@ -80,8 +109,17 @@ def tune(
     if unknown:
         (progress or (lambda _: None))(f"measuring {len(unknown)} kinds of layers")
         store.update(_measure(unknown, tools, threads, effort))
-    found = {step.name: store.get(key) for key, group in cases.items() for step in group}
-    return Tuned({name: way for name, way in found.items() if way is not None}, len(unknown))
+    found = [(step.name, store.get(key)) for key, group in cases.items() for step in group]
+    known = {name: choice for name, choice in found if choice is not None}
+    tuned = Tuned(
+        {name: choice.way if BLOCKS else choice.plain for name, choice in known.items()},
+        len(unknown),
+        sum(choice.seconds if BLOCKS else choice.without for choice in known.values()),
+        sum(choice.without for choice in known.values()),
+    )
+    if progress is not None and str(tuned):
+        progress(str(tuned))
+    return tuned
 
 
 def is_tiled(step: Conv) -> bool:
@@ -100,7 +138,7 @@ class _Store:
     """Tilings by case, in one JSON file a machine, instruction set and set of kernels."""
 
     def __init__(self, folder: Path, isa: str, threads: int) -> None:
-        self._threads = threads
+        self._isa, self._threads = isa, threads
         self._path = folder / f"tilings-{_machine(isa)}.json"
         self._known: dict[str, Any] = {}
         with suppress(OSError, ValueError):  # none yet, or not ours any more
@@ -113,21 +151,31 @@ class _Store:
         parts = (
             step.x.shape, step.y.shape, step.weight.shape, step.strides, step.pads,
             step.dilations, step.groups, step.residual is not None, step.activation.op, share,
-            round(blocks.share(step), 2), self._threads, effort, inside(step),
+            self._blocks(step), self._threads, effort, inside(step),
         )  # fmt: skip
         return repr(parts).replace(" ", "")
 
-    def get(self, key: str) -> Tiling | None:
+    def _blocks(self, step: Conv) -> tuple[float, ...]:
+        """Share of the non-zeros in blocks, and of the cells of these that are not zero."""
+        price = choose.fill(step, self._isa)
+        found = blocks.blocks_of(step, price)
+        return round(blocks.share(step, price), 2), round(found.inside / max(found.cells, 1), 1)
+
+    def get(self, key: str) -> Choice | None:
         """What was measured for ``key``; None where nothing was, or where it makes no sense."""
         try:
-            way = Tiling(**self._known[key])
-        except (KeyError, TypeError):
+            known = dict(self._known[key])
+            ways: Any = {name: Tiling(**known.pop(name)) for name in ("way", "plain")}
+            choice = Choice(**ways, **known)
+        except (KeyError, TypeError, ValueError):
             return None
-        return way if _is_sound(way) else None
+        times = (choice.seconds, choice.without)
+        sound = all(map(_is_sound, ways.values())) and all(type(t) is float for t in times)
+        return choice if sound else None
 
-    def update(self, found: Mapping[str, Tiling]) -> None:
+    def update(self, found: Mapping[str, Choice]) -> None:
         """Remember what was measured."""
-        self._known |= {key: asdict(way) for key, way in found.items()}
+        self._known |= {key: asdict(choice) for key, choice in found.items()}
         with suppress(OSError, UserError):  # a cache that cannot be written is none
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(self._path) as file:
@@ -143,6 +191,8 @@ def _is_sound(way: Tiling) -> bool:
         and all(type(count) is int and count > 0 for count in counts)
         and all(type(flag) is bool for flag in flags)
         and way.comb in (0, *choose.COMBS)
+        and type(way.fill) is float
+        and 0 < way.fill <= 1
     )
 
 
@@ -191,26 +241,54 @@ def _tile(way: Tiling) -> Tiling:
 
 def _measure(
     cases: Mapping[str, Conv], tools: Toolchain, threads: int, effort: Effort
-) -> dict[str, Tiling]:
+) -> dict[str, Choice]:
     """The fastest tiling of each case; all are compiled at once, so that instances are shared."""
     constants, codes, trials, isa = Constants(), [], [], tools.isa
+    far = min(max(sum(_stored(case) for case in cases.values()), FLUSH), FAR)
+    sizes = []
     for key, case in cases.items():
         step, plan = _alone(case)
         context = Context(plan, constants, isa, threads)
-        for way in _diverse(choose.ranked(step, isa, threads), effort):
-            trials.append((key, way, plan.arena))
+        ways = _diverse(choose.ranked(step, isa, threads), effort)
+        # kernels that store unlike amounts of weights: these are as far away as in the network
+        flush = far if len({way.kernel for way in ways}) > 1 else FLUSH
+        for way in ways:
+            trials.append((key, way))
+            sizes.append(_Sizes(plan.arena, flush))
             codes.append(tiled.emit(step, context, way))
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "trials.so"
         files = _sources(codes)
         files |= closure(["pd.h", "rows.h", "block.h", "mixed.h", "winograd.h", "functions.h"])
         build_library(Project(files, b"", isa, (), {}), library, tools)
-        seconds = _run(library, codes, [size for *_, size in trials], constants, threads, effort)
-    best: dict[str, tuple[float, Tiling]] = {}
-    for (key, way, _), time in zip(trials, seconds, strict=True):
-        if key not in best or time < best[key][0]:
-            best[key] = (time, way)
-    return {key: way for key, (_, way) in best.items()}
+        seconds = _run(library, codes, sizes, constants, threads, effort)
+    measured: dict[str, list[tuple[float, Tiling]]] = {}
+    for (key, way), time in zip(trials, seconds, strict=True):
+        measured.setdefault(key, []).append((time, way))
+    return {key: _choice(times) for key, times in measured.items()}
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Floats of a trial's arena, and of what is read before each of its runs."""
+
+    arena: int
+    flush: int
+
+
+def _stored(step: Conv) -> int:
+    """Floats of a layer's non-zeros and their offsets."""
+    return int(np.count_nonzero(step.weight)) * 3 // 2
+
+
+def _choice(times: Sequence[tuple[float, Tiling]]) -> Choice:
+    """The fastest; blocks only where they are faster by more than such measurements are off by."""
+    plain = [pair for pair in times if pair[1].kernel != "mixed"] or list(times)
+    without, other = min(plain, key=lambda pair: pair[0])
+    seconds, way = min(times, key=lambda pair: pair[0])
+    if way.kernel == "mixed" and seconds * MARGIN > without:
+        seconds, way = without, other
+    return Choice(way, other, seconds, without)
 
 
 def _alone(step: Conv) -> tuple[Conv, Plan]:
@@ -263,7 +341,7 @@ class _Work(ctypes.Structure):
 def _run(
     library: Path,
     codes: Sequence[Code],
-    arenas: Sequence[int],
+    sizes: Sequence[_Sizes],
     constants: Constants,
     threads: int,
     effort: Effort,
@@ -273,9 +351,9 @@ def _run(
 
     loaded = ctypes.CDLL(str(library))
     weights = _aligned(np.frombuffer(constants.data(), np.uint8))
-    arena = _aligned(np.ones(max(arenas) + GUARD, np.float32))
+    arena = _aligned(np.ones(max(each.arena for each in sizes) + GUARD, np.float32))
     scratch = _aligned(np.zeros(max(code.scratch for code in codes) + GUARD, np.float32))
-    other = np.ones(FLUSH, np.float32)
+    other = np.ones(max(each.flush for each in sizes), np.float32)
     found = []
     for index in range(len(codes)):
         function = getattr(loaded, f"trial{index}")
@@ -286,7 +364,7 @@ def _run(
             )
             best = float("inf")
             for _ in range(ROUNDS[effort]):
-                other.sum()
+                other[: sizes[index].flush].sum()
                 start = time.thread_time()  # other programs' turns do not count
                 function(ctypes.byref(work))
                 best = min(best, time.thread_time() - start)

@@ -117,6 +117,20 @@ def test_a_residual_sum_takes_the_order_to_all_that_it_adds() -> None:
     assert operators["Gather"] == 2
 
 
+@given(st.lists(st.tuples(st.integers(1, 8), st.integers(1, 12)), max_size=2), st.integers(0, 99))
+@settings(max_examples=10, deadline=None)
+def test_random_orders_go_through_residual_sums(sizes: list[tuple[int, int]], seed: int) -> None:
+    """Two repacked layers that are added up, and one behind them."""
+    net = Net(size=8, seed=seed)
+    x = net.node("Relu", net.conv("input", (5, 16), name="stem"))
+    y = net.node("Relu", net.conv(x, (16, 12), name="inner"))
+    total = net.node("Add", net.conv(y, (12, 16), name="blocks"), net.conv(x, (16, 16), name="way"))
+    last = net.conv(net.node("Relu", total), (16, 16), name="last")
+    for number, name in enumerate(("blocks", "way", "last")):
+        _set(net, name, sizes, seed + number, channels=True)
+    apply(tail(net, net.node("Relu", net.node("Add", last, total)), 16))
+
+
 def test_an_output_of_the_network_gets_its_order_back() -> None:
     net = Net(size=8)
     x = net.conv(net.node("Relu", net.conv("input", (5, 12), name="stem")), (12, 16), name="blocks")

@@ -56,6 +56,17 @@ def test_layers_are_counted_and_drawn(model: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "faster with blocks" in done.output
     assert "20x108" in done.output
+    assert block_report.outlook(found.blocks) in done.output
+
+
+def test_the_outlook_weighs_layers_by_their_time() -> None:
+    def layer(gain: float | None, cycles: float | None) -> block_report.LayerBlocks:
+        return block_report.LayerBlocks("a", 8, 8, 8, 1, 1.0, 1.0, gain, cycles)
+
+    said = block_report.outlook([layer(2.0, 100), layer(1.0, 300)])
+    assert said.startswith("blocks should gain in 1 of 2 layers: all together 1.25 times")
+    assert block_report.outlook([layer(1.0, 3)]) == "blocks should gain nothing in any of 1 layers"
+    assert block_report.outlook([layer(None, None)]) == ""
 
 
 def test_rows_and_columns_are_ordered_so_that_blocks_are_patches() -> None:

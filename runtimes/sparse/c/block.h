@@ -37,6 +37,7 @@ static __attribute__((noinline)) void PD_NAME(
         }
         for (int k = 0; k < n; k++, weights += PD_ROWS) {
             const float *from = tile + ((uint32_t)offset[k] << PD_LOG_UNIT);
+            __builtin_prefetch(weights + PD_AHEAD);
 #pragma GCC unroll 32
             for (int r = 0; r < PD_PIECES; r++) {
                 pd_vec x[PD_FULL + 1];

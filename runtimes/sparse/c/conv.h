@@ -20,6 +20,10 @@ typedef struct {
 
 enum { PD_FIRST = 1, PD_LAST = 2, PD_SHARED = 4 };
 
+/* Weights of blocks come from far and are used once a tile: so many ahead of the one in use are
+ * fetched, for a column's products take less time than a weight takes to come. */
+enum { PD_AHEAD = 512 };
+
 /* The visits of one group of rows in one panel, as offsets into the constants of the engine. */
 typedef struct {
     uint32_t visits, first; /* how many, and the first group of rows' row */

@@ -49,6 +49,7 @@ static __attribute__((noinline)) void PD_NAME(
 #undef PD_NAME
 #undef PD_ROWS
 #undef PD_PIECES
+#undef PD_RASTER
 #undef PD_PITCH
 #undef PD_EIGHTS
 #undef PD_LOG_UNIT

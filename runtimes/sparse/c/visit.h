@@ -21,6 +21,7 @@
     }
     for (int k = 0; k < n; k++, weights += PD_AT) {
         const float *from = tile + ((uint32_t)offset[k] << PD_LOG_UNIT);
+        __builtin_prefetch(weights + PD_AHEAD);
 #pragma GCC unroll 32
         for (int r = 0; r < PD_PIECES; r++) {
             pd_vec x[PD_FULL + 1];
@@ -43,7 +44,11 @@
         pd_half *b = half[m];
         if (rows[m].flags & PD_NONE) continue;
         if (rows[m].flags & PD_LAST) {
+#ifdef PD_RASTER
+#include "finish_raster.h"
+#else
 #include "finish.h"
+#endif
         } else {
             float *sum = sums + (uint64_t)(PD_SLOT(rows[m]) - first) * size;
 #pragma GCC unroll 32

@@ -53,6 +53,7 @@ static __attribute__((noinline)) void PD_NAME(
             }
             for (int k = 0; k < n; k++, weights += PD_ROWS) {
                 const float *from = tile + ((uint32_t)at[k] << PD_LOG_UNIT);
+                __builtin_prefetch(weights + PD_AHEAD);
                 pd_vec x[PD_FULL + 1];
                 pd_half y = {0};
 #pragma GCC unroll 32

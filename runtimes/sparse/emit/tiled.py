@@ -44,7 +44,7 @@ def emit(step: Conv, context: Context, tiling: Tiling) -> Code:
         f"{kernel}, {size});"
     )
     sums = packed.rows_of_group * tiling.groups * tiling.elements
-    scratch = size + (sums if len(packed.panels) > 1 else 0)
+    scratch = size + (sums if len(packed.panels) > 1 or packed.resumes else 0)
     needed = cycles(step, tiling, context.isa, context.threads)
     return Code(body, (top,), ("conv.h", "functions.h"), scratch, str(tiling), needed)
 

@@ -102,6 +102,14 @@ def test_the_kernel_follows_from_the_density() -> None:
     assert choose.tiling(dense.step, "avx512").rows > 1
 
 
+def test_whole_rows_of_a_sparse_layer_are_blocks() -> None:
+    """As refilling leaves them; a dense layer with a few rows of nothing needs none."""
+    for kept, kernels in ((12, {"rows", "mixed"}), (60, {"block"})):
+        step = Layer((1, 64, 14, 14), 64, density=1.0, empty=0).step
+        step.weight[kept:] = 0
+        assert {way.kernel for way in choose.candidates(step, "avx512", 2)} == kernels
+
+
 def test_twice_the_weights_cost_nearly_twice() -> None:
     layer = Layer((1, 128, 28, 28), 128, density=0.1, empty=0)
     step = layer.step

@@ -7,6 +7,7 @@ import pytest
 from block_weights import blocks_at, filled, scattered
 from kernels import Case, Memory, check, supported
 
+from prunedeploy.passes.regroup import Block
 from prunedeploy.runtimes.sparse import blocks, choose, streams, tune
 from prunedeploy.runtimes.sparse.plan import Activation, Conv
 from prunedeploy.runtimes.sparse.tiling import Tiling, geometry, is_flat
@@ -85,6 +86,59 @@ def _grouped() -> Case:
     return _case(weight, (1, 6, 6), Tiling("mixed", 2, 1, 5, rows=4), groups=2)
 
 
+def _remainders() -> list[Case]:
+    """Rows that are in a block and have non-zeros besides, and zeros inside of blocks."""
+    cases = []
+    for number, taps in enumerate([(37, 6, 3, 3), (37, 48, 1, 1)]):
+        columns = int(np.prod(taps[1:]))
+        weight = _near(taps, blocks_at(37, columns, [(12, 20), (9, 25), (6, 18)], number), number)
+        flat = taps[2] == 1
+        for rows, channels, groups in ((4, 64, 1), (8, 5, 2), (6, 2, 3), (4, 64, 2)):
+            way = Tiling(
+                "mixed", 1 if flat else 2, 1 + rows % 3, channels, groups, rows=rows, fill=0.6
+            )
+            cases.append(
+                _case(
+                    weight,
+                    (1, 5, 7),
+                    way,
+                    residual=rows == 8,
+                    activation=Activation("silu" if rows == 6 else "relu"),
+                )
+            )
+    for rows, pieces, channels, groups in ((4, 5, 6, 1), (6, 2, 2, 2)):  # 5 x 7 pixels in one run
+        eighths = -(-((pieces - 1) * 8 + 7) // 8)
+        way = Tiling("mixed", pieces, eighths, channels, groups, rows=rows, raster=True, fill=0.6)
+        weight = _near((37, 6, 3, 3), blocks_at(37, 54, [(12, 20), (9, 25)], rows), rows)
+        cases.append(_case(weight, (2, 5, 7), way, residual=rows == 6))
+    half = _near((10, 4, 3, 3), blocks_at(10, 36, [(8, 24)], 1), 1)
+    grouped = np.concatenate([half, half, np.zeros_like(half)])  # and rows of nothing
+    way = Tiling("mixed", 2, 1, 5, rows=4, fill=0.6)
+    cases.append(_case(grouped, (1, 6, 6), way, groups=3))
+    return cases
+
+
+def _near(shape: tuple[int, ...], blocks: list[Block], seed: int) -> Array:
+    """Blocks with holes, and non-zeros around them in all rows."""
+    rng = np.random.default_rng(seed)
+    weight = filled(shape, blocks, seed) * (rng.random(shape) < 0.9)
+    there = (rng.random(shape) < 0.1) & (weight == 0)
+    return np.where(there, rng.standard_normal(shape), weight).astype(np.float32)
+
+
+@pytest.mark.parametrize("isa", supported())
+def test_rows_go_on_after_their_block(isa: str) -> None:
+    cases = _remainders() if isa == supported()[0] else _remainders()[1::4]
+    for case in cases:
+        step, way = case.step, case.tuned["layer"]
+        assert isinstance(step, Conv)
+        assert isinstance(way, Tiling)
+        found = blocks.blocks_of(step, way.fill)
+        assert found.cells > found.inside > 0.3 * np.count_nonzero(step.weight)
+        assert blocks.mixed_streams(step, way, geometry(step, way)).resumes
+    check(cases, isa)
+
+
 @pytest.mark.parametrize("isa", supported())
 def test_mixed_agrees_with_the_interpreter(isa: str) -> None:
     check([*sweep(), _grouped()] if isa == supported()[0] else [*sweep()[::4], _grouped()], isa)
@@ -115,6 +169,21 @@ def test_every_non_zero_is_stored_once() -> None:
         for part in group
     )
     assert chunks > 3
+
+
+def test_a_remainder_that_starts_anew_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broken twin: what a row has outside of its block begins with the bias again."""
+    whole = blocks.mixed_streams
+
+    def twin(*arguments: object) -> streams.Streams:
+        found = whole(*arguments)  # type: ignore[arg-type]
+        for part in (part for group in found.parts for part in group):
+            part.visits["flags"] |= np.uint16(streams.FIRST)
+        return found
+
+    monkeypatch.setitem(_streams(), "mixed", twin)
+    with pytest.raises(AssertionError):
+        check(_remainders()[:1], supported()[0])
 
 
 @pytest.mark.parametrize("broken", ["shared", "last", "place"])

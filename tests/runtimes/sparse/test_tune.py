@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,12 +86,17 @@ def test_what_was_measured_is_remembered(plan: Plan, tools: Toolchain, tmp_path:
 
     none = dataclasses.replace(tools, command=("/nowhere/cc",))
     second = tune.tune(plan, none, 2, "quick", tmp_path, told.append)
-    assert second == tune.Tuned(first.tilings, 0)
+    assert second == dataclasses.replace(first, measured=0)
+    assert 0 < first.seconds == first.without  # there are no blocks
     assert len(told) == 1
     assert file.read_bytes() == before
     # another number of threads is another case: this one needs the compiler
     with pytest.raises(Exception, match=r"nowhere|compiler"):
         tune.tune(plan, none, 1, "quick", tmp_path)
+
+
+def _changed(choice: dict[str, Any], **fields: object) -> dict[str, Any]:
+    return {**choice, "way": {**choice["way"], **fields}}
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -101,16 +107,19 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "null": lambda data: b"null",
     "no tilings": lambda data: json.dumps(dict.fromkeys(json.loads(data), 7)).encode(),
     "other fields": lambda data: json.dumps(
-        {key: {**way, "colour": 1} for key, way in json.loads(data).items()}
+        {key: _changed(choice, colour=1) for key, choice in json.loads(data).items()}
     ).encode(),
     "missing fields": lambda data: json.dumps(
         {key: {"kernel": "rows"} for key in json.loads(data)}
     ).encode(),
     "wrong types": lambda data: json.dumps(
-        {key: {**way, "pieces": "many"} for key, way in json.loads(data).items()}
+        {key: _changed(choice, pieces="many") for key, choice in json.loads(data).items()}
     ).encode(),
     "absurd": lambda data: json.dumps(
-        {key: {**way, "eighths": 0} for key, way in json.loads(data).items()}
+        {key: _changed(choice, eighths=0) for key, choice in json.loads(data).items()}
+    ).encode(),
+    "no time": lambda data: json.dumps(
+        {key: {**choice, "seconds": "soon"} for key, choice in json.loads(data).items()}
     ).encode(),
 }
 
@@ -144,17 +153,18 @@ def test_a_damaged_cache_is_ignored(
 
     def measured(
         cases: dict[str, Conv], tools: Toolchain, threads: int, effort: tune.Effort
-    ) -> dict[str, Tiling]:
+    ) -> dict[str, tune.Choice]:
         """In place of the compiler: this is about the cache."""
         asked.extend(cases)
-        return {key: choose.tiling(step, tools.isa, threads) for key, step in cases.items()}
+        ways = {key: choose.tiling(step, tools.isa, threads) for key, step in cases.items()}
+        return {key: tune.Choice(way, way, 1.0, 1.0) for key, way in ways.items()}
 
     monkeypatch.setattr(tune, "_measure", measured)
     found = tune.tune(plan, tools, 2, "quick", tmp_path)
     assert len(asked) == found.measured == 1
     for step in _tiled(plan):
         geometry(step, found.tilings[step.name])
-    assert tune.tune(plan, tools, 2, "quick", tmp_path) == tune.Tuned(found.tilings, 0)
+    assert tune.tune(plan, tools, 2, "quick", tmp_path) == dataclasses.replace(found, measured=0)
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(
@@ -202,6 +212,22 @@ def test_every_kernel_is_measured(plan: Plan) -> None:
     chosen = tune._diverse(ways, "quick")
     assert {way.kernel for way in chosen} == {way.kernel for way in ways}
     assert len(chosen) <= 2 * len({way.kernel for way in ways})
+
+
+def test_blocks_have_to_be_faster_by_more_than_noise() -> None:
+    rows, mixed = Tiling("rows", 1, 2, 4), Tiling("mixed", 1, 2, 4, rows=4)
+    assert tune._choice([(1.0, rows), (0.9, mixed)]) == tune.Choice(mixed, rows, 0.9, 1.0)
+    assert tune._choice([(1.0, rows), (0.99, mixed)]) == tune.Choice(rows, rows, 1.0, 1.0)
+    assert tune._choice([(0.99, mixed)]) == tune.Choice(mixed, mixed, 0.99, 0.99)
+
+
+def test_what_blocks_brought_is_said() -> None:
+    rows, mixed = Tiling("rows", 1, 2, 4), Tiling("mixed", 1, 2, 4, rows=4)
+    found = tune.Tuned({"one": rows, "two": mixed}, 0, 0.0012, 0.0015)
+    assert str(found) == (
+        "blocks in 1 of 2 layers: measured one by one, all take 1.20 ms, without blocks 1.50"
+    )
+    assert not str(tune.Tuned({"one": rows}, 0, 0.0012, 0.0012))
 
 
 @pytest.mark.slow

@@ -1,0 +1,135 @@
+"""One model in all the forms of its blocks, in one interleaved run; whoever is off is not timed."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import race
+
+from prunedeploy import artifact, passes
+from prunedeploy import model as models
+from prunedeploy.bench import interleave
+from prunedeploy.errors import UserError
+from prunedeploy.runtimes._runtime import Tuning
+from prunedeploy.runtimes.sparse import tune
+from prunedeploy.runtimes.sparse.engine import LIBRARY
+from prunedeploy.statistics import ratio
+from prunedeploy.types import Engine, Ratio
+from prunedeploy.verify import compare, random_feeds
+
+DENSE, ROWS, BLOCKS, REPACKED = "dense", "rows", "blocks", "repacked"
+WARMUP = 5
+
+
+@dataclass(frozen=True)
+class Time:
+    """Microseconds a round; how many times faster than the first; off by so much of the range."""
+
+    samples_us: tuple[float, ...]
+    ratio: Ratio | None = None
+    difference: float | None = None
+
+    @property
+    def ms(self) -> float:
+        """The median."""
+        return float(np.median(self.samples_us)) / 1e3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run, whatever is run."""
+
+    threads: int = 1
+    rounds: int = 50
+    tune: Tuning = "quick"
+
+
+@contextmanager
+def without_blocks() -> Iterator[None]:
+    """The tuner takes what is fastest without blocks, in the same measurement."""
+    tune.BLOCKS = False
+    try:
+        yield
+    finally:
+        tune.BLOCKS = True
+
+
+def engines(model: Path, folder: Path, settings: Settings) -> dict[str, Engine]:
+    """One of each kind, the dense one first; "repacked" only where a layer of the model pays."""
+    threads, build = settings.threads, race.Settings(tune=settings.tune)
+    found = {DENSE: artifact.build(model, "host", "ort", folder / "dense.engine")}
+    found[BLOCKS] = artifact.build(
+        model, "host", "sparse", folder / "blocks.engine", threads=threads, tune=settings.tune,
+        progress=lambda text: print(text, file=sys.stderr),
+    )  # fmt: skip
+    with without_blocks():
+        found[ROWS] = race.build(model, threads, build, folder / "rows.engine")
+    first, second = ((found[kind].path / LIBRARY).read_bytes() for kind in (ROWS, BLOCKS))
+    if first == second:
+        print("no layer takes blocks: both engines are the same, byte by byte", file=sys.stderr)
+    repacked = repack(model, folder / "repacked.onnx")
+    if repacked is not None:
+        found[REPACKED] = artifact.build(repacked, "host", "ort", folder / "repacked.engine")
+    return found
+
+
+def repack(model: Path, place: Path) -> Path | None:
+    """The model after ``RepackBlocks``; None where no layer pays."""
+    packed = models.load(model)
+    feeds = random_feeds(models.specs(packed)[0], 1)
+    (report,) = passes.run(packed, (passes.RepackBlocks(),), feeds)
+    for note in report.result.notes:
+        print(f"{note.where}: {note.status}, {note.reason}", file=sys.stderr)
+    if not report.result.changed:
+        return None
+    models.save(packed, place)
+    return place
+
+
+def run(model: Path, batch: int, settings: Settings) -> dict[str, Time]:
+    """All engines of a model in turn, each against the dense one.
+
+    Raises:
+        UserError: one of them computes something else.
+    """
+    with tempfile.TemporaryDirectory(prefix="prunedeploy-") as folder:
+        return together(engines(model, Path(folder), settings), batch, settings)
+
+
+def together(
+    found: dict[str, Engine], batch: int, settings: Settings, alike: bool = True
+) -> dict[str, Time]:
+    """Engines in turn on one input, each against the first; ``alike``: they are one network.
+
+    Raises:
+        UserError: they are to be alike and are not.
+    """
+    with ExitStack() as stack:
+        sessions = {
+            key: stack.enter_context(artifact.open(engine, settings.threads, shared=True))
+            for key, engine in found.items()
+        }
+        first, *_ = sessions.values()
+        feeds = random_feeds(first.inputs, batch)
+        expected = first.run(feeds)
+        differences = {}
+        for key, session in sessions.items():
+            difference = compare(expected, session.run(feeds))
+            if alike and not difference.passed:
+                raise UserError(f"{key} is off by {difference.max_rel:.1e}; not timed")
+            differences[key] = difference.max_rel
+        samples = interleave(list(sessions.values()), feeds, settings.rounds, WARMUP)
+    return {
+        key: Time(
+            tuple(round(each / 1e3, 1) for each in taken),
+            ratio(samples[0], taken) if number else None,
+            differences[key] if alike else None,
+        )
+        for number, (key, taken) in enumerate(zip(sessions, samples, strict=True))
+    }

@@ -40,8 +40,8 @@ class BuildOptions:
 
     ``batches`` are the batch sizes, empty for the model's own or 1; ``threads`` how many it will
     mostly run with, 0 for all cores; ``tune`` how long to measure which way to compute each layer.
-    ``tell`` is told in words what is being done. ``careful`` asks for the forms of layers that round
-    the least, where the runtime has several.
+    ``tell`` is told in words what is being done. ``careful`` asks for the forms of layers that
+    round the least, where the runtime has several.
     """
 
     batches: tuple[int, ...] = ()

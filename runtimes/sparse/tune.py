@@ -123,6 +123,7 @@ def tune(
 
 
 def is_tiled(step: Conv) -> bool:
+    """Whether ``step`` is cut into tiles, and is no special case."""
     return step.y.size > 0 and not narrow.suits(step) and not depthwise.suits(step)
 
 

@@ -92,7 +92,7 @@ def inputs(outputs: int, taps: int) -> Array:
     rows = np.zeros((size, size))
     for index in range(len(finite)):
         others = [other for k, other in enumerate(finite) if k != index]
-        rows[index, : size - 1] = np.poly(others)[::-1]
+        rows[index, : size - 1] = np.atleast_1d(np.poly(others))[::-1]
     rows[-1] = np.poly(finite)[::-1]
     return rows
 

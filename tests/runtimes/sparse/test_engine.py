@@ -361,12 +361,17 @@ def test_threads_are_as_asked_and_end_with_the_session(engine):
         assert _tasks() == before
 
 
+def tasks():
+    """This process's threads, by the system's numbers."""
+    return {int(path.name) for path in Path("/proc/self/task").iterdir()}
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="affinities are Linux's")
 def test_threads_may_run_where_they_might_before(engine):
     """They move away from each other, but stay nowhere: after rests, in a row, and bound."""
     allowed = os.sched_getaffinity(0)
     for bound in (allowed, {min(allowed)}):
-        before = set(os.listdir("/proc/self/task"))
+        before = tasks()
         os.sched_setaffinity(0, bound)
         try:
             with artifact.open(engine, 2) as session:
@@ -374,10 +379,10 @@ def test_threads_may_run_where_they_might_before(engine):
                 for rest in (0, 0.005, 0, 0.02, 0):
                     time.sleep(rest)
                     session.run(feeds)
-                own = set(os.listdir("/proc/self/task")) - before
+                own = tasks() - before
                 assert own
-                for thread in [*own, "0"]:
-                    assert os.sched_getaffinity(int(thread)) == bound
+                for thread in [*own, 0]:
+                    assert os.sched_getaffinity(thread) == bound
         finally:
             os.sched_setaffinity(0, allowed)
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx_ir as ir
 import pytest
 from convs import Layer
 from kernels import check, supported
+from lowered import Small
 
-from prunedeploy.runtimes.sparse import winograd
+from prunedeploy import artifact
+from prunedeploy.model import save
+from prunedeploy.runtimes.sparse import choose, winograd
+from prunedeploy.runtimes.sparse.build import careful
+from prunedeploy.runtimes.sparse.lower import lower
+from prunedeploy.runtimes.sparse.plan import Conv, Plan
 from prunedeploy.runtimes.sparse.tiling import Tiling, geometry
 from prunedeploy.types import Array
 
@@ -102,3 +111,38 @@ def test_a_wrong_point_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(winograd, "filters", wrong)
     with pytest.raises(AssertionError):
         check([case], supported()[0])
+
+
+def _stem() -> ir.Model:
+    net = Small()
+    return net.model(net.conv(net.input("n", 3, 112, 112), 3, 64, 7, strides=[2, 2]))
+
+
+def test_careful_builds_keep_two_rows() -> None:
+    plan = lower(_stem(), 1, {})
+    assert isinstance(plan, Plan)
+    (step,) = (step for step in plan.steps if isinstance(step, Conv))
+    usual = choose.tiling(step, "avx512", 2)
+    assert (usual.kernel, usual.pieces) == ("winograd", 4)
+    for tuned in ({}, {step.name: usual}):
+        way = careful(plan, tuned, "avx512", 2)[step.name]
+        assert way.kernel != "winograd" or way.pieces == 2
+    other = Tiling("rows", 1, 2, 3)
+    assert careful(plan, {step.name: other}, "avx512", 2) == {step.name: other}
+
+
+def test_an_engine_near_its_tolerance_is_built_with_less_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "net.onnx"
+    save(_stem(), path)
+    told: list[str] = []
+    artifact.build(path, "host", "sparse", tmp_path / "a.engine", progress=told.append, tune="none")
+    assert not any("less rounding" in text for text in told)
+    monkeypatch.setattr(artifact, "NEAR", 0.0)
+    engine = artifact.build(
+        path, "host", "sparse", tmp_path / "b.engine", progress=told.append, tune="none"
+    )
+    assert any("less rounding" in text for text in told)
+    assert engine.manifest.difference is not None
+    assert engine.manifest.difference.passed

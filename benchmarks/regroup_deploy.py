@@ -82,7 +82,7 @@ def weights(model: Path) -> int:
 def build(
     model: Path, form: str, batch: int, work: Path, settings: speed.Settings
 ) -> Engine | None:
-    """An engine of a network in a form of ``NAMES``; None where repacking does not pay."""
+    """An engine in one of the forms of ``NAMES``; None where repacking does not pay."""
     place = work / f"{model.stem}-{form}.engine"
     if form == "repacked":
         packed = speed.repack(model, work / f"{model.stem}.repacked.onnx")

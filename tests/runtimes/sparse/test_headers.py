@@ -14,7 +14,16 @@ from prunedeploy.targets import by_name
 
 # Included once an instance, with macros that say which: from the emitters, not by themselves.
 TEMPLATE = re.compile(r"^#undef PD_(NAME|AT)\b", re.MULTILINE)
-OTHERS = {"engine.h", "pd_engine.h", "threads.h", "finish.h", "visit.h", "matmul.h", "pack.h"}
+OTHERS = {
+    "engine.h",
+    "pd_engine.h",
+    "threads.h",
+    "finish.h",
+    "finish_raster.h",
+    "visit.h",
+    "matmul.h",
+    "pack.h",
+}
 ROWS = """
 #define PD_NAME rows
 #define PD_PIECES 1

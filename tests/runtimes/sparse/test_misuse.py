@@ -208,8 +208,10 @@ def test_a_cache_that_is_none(tmp_path, what):
         path.write_text(json.dumps(["not", "ours"]))
     store = tuning._Store(tmp_path, "generic", 1)
     assert store.get("case") is None
-    store.update({"case": Tiling("rows", 1, 1, 1)})
-    assert store.get("case") == Tiling("rows", 1, 1, 1)
+    way = Tiling("rows", 1, 1, 1)
+    choice = tuning.Choice(way, way, 1.0, 1.0)
+    store.update({"case": choice})
+    assert store.get("case") == choice
 
 
 # -- sessions --------------------------------------------------------------------------------------

@@ -138,7 +138,10 @@ def bench(
         ]
     ratios = tuple(ratio(samples[0], times, seed) for times in samples[1:])
     return BenchResult(
-        *(measured[0], tuple(measured[1:]), ratios, environment()),
+        measured[0],
+        tuple(measured[1:]),
+        ratios,
+        environment(),
         profiles=profiles,
         predicted=predicted,
     )

@@ -86,16 +86,13 @@ def predict_all(
             continue
         for precision in _precisions(row, runtime):
             try:
-                found.append(
-                    predict(
-                        *(model, target, runtime),
-                        precision=precision,
-                        batch=batch,
-                        threads=threads,
-                    )
+                one = predict(
+                    model, target, runtime, precision=precision, batch=batch, threads=threads
                 )
             except UserError as error:
                 why.append(f"{runtime}, {precision}: {error}")
+            else:
+                found.append(one)
     return tuple(found), tuple(why)
 
 

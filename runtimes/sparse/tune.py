@@ -34,6 +34,7 @@ from prunedeploy.types import Array
 Effort = Literal["none", "quick", "full"]
 CANDIDATES: dict[str, int] = {"quick": 12, "full": 48}  # measured a case
 ROUNDS: dict[str, int] = {"quick": 7, "full": 15}  # of which the fastest counts
+KERNELS = ("rows.h", "block.h", "mixed.h", "winograd.h")
 VARIANTS = 2  # candidates of the same tile that "quick" measures, of other panels
 BLOCKS = True  # False: as if there were none, for measurements of what they bring
 MARGIN = 1.03  # by which blocks have to be faster
@@ -199,7 +200,7 @@ def _is_sound(way: Tiling) -> bool:
 
 def _machine(isa: str) -> str:
     """This processor, and the kernels as they are: other kernels have other best tilings."""
-    kernels = closure(["rows.h", "block.h", "mixed.h", "winograd.h"])
+    kernels = closure(KERNELS)
     digest = hashlib.sha256(repr(sorted(kernels.items())).encode())
     digest.update(Path(choose.__file__).read_bytes())
     for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
@@ -260,7 +261,7 @@ def _measure(
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "trials.so"
         files = _sources(codes)
-        files |= closure(["pd.h", "rows.h", "block.h", "mixed.h", "winograd.h", "functions.h"])
+        files |= closure(["pd.h", *KERNELS, "functions.h"])
         build_library(Project(files, b"", isa, (), {}), library, tools)
         seconds = _run(library, codes, sizes, constants, threads, effort)
     measured: dict[str, list[tuple[float, Tiling]]] = {}

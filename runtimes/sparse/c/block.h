@@ -65,14 +65,7 @@ static __attribute__((noinline)) void PD_NAME(
 #include "finish.h"
             } else {
                 float *sum = sums + (uint64_t)(row - first) * size;
-#pragma GCC unroll 32
-                for (int r = 0; r < PD_PIECES; r++) {
-#pragma GCC unroll 32
-                    for (int v = 0; v < PD_FULL; v++)
-                        pd_storeu(sum + r * PD_EIGHTS * 8 + v * PD_LANES, a[r][v]);
-                    if (PD_HALF)
-                        pd_half_store(sum + r * PD_EIGHTS * 8 + PD_FULL * PD_LANES, b[r]);
-                }
+#include "keep.h"
             }
         }
     }

@@ -104,14 +104,7 @@ static __attribute__((noinline)) void PD_NAME(
         offset += n;
         weights += n;
         if (!(flags & PD_LAST)) {
-#pragma GCC unroll 32
-            for (int r = 0; r < PD_PIECES; r++) {
-#pragma GCC unroll 32
-                for (int v = 0; v < PD_FULL; v++)
-                    pd_storeu(sum + r * PD_EIGHTS * 8 + v * PD_LANES, a[r][v]);
-                if (PD_HALF)
-                    pd_half_store(sum + r * PD_EIGHTS * 8 + PD_FULL * PD_LANES, b[r]);
-            }
+#include "keep.h"
             continue;
         }
 #ifdef PD_COMB

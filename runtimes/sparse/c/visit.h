@@ -51,14 +51,7 @@
 #endif
         } else {
             float *sum = sums + (uint64_t)(PD_SLOT(rows[m]) - first) * size;
-#pragma GCC unroll 32
-            for (int r = 0; r < PD_PIECES; r++) {
-#pragma GCC unroll 32
-                for (int v = 0; v < PD_FULL; v++)
-                    pd_storeu(sum + r * PD_EIGHTS * 8 + v * PD_LANES, a[r][v]);
-                if (PD_HALF)
-                    pd_half_store(sum + r * PD_EIGHTS * 8 + PD_FULL * PD_LANES, b[r]);
-            }
+#include "keep.h"
         }
     }
 }

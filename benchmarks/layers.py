@@ -34,7 +34,7 @@ from machine import Machine
 from prunedeploy import artifact, targets
 from prunedeploy import model as models
 from prunedeploy.profiling import profiles_of
-from prunedeploy.runtimes.sparse import winograd
+from prunedeploy.runtimes.sparse import winograd, winograd2d
 from prunedeploy.runtimes.sparse.build import plan_of, tilings
 from prunedeploy.runtimes.sparse.compile import toolchain
 from prunedeploy.runtimes.sparse.plan import Conv, Step
@@ -61,11 +61,7 @@ def bounds(time: StepTime, cut: Cut, peaks: Machine, total: int) -> dict[str, fl
 
     Weights come from beyond the cache where ``total``, what a whole run touches, does not fit.
     """
-    products = time.flops
-    if isinstance(cut.step, Conv) and cut.way is not None and cut.way.kernel == "winograd":
-        direct = cut.way.pieces * cut.step.weight.shape[2]
-        products = products * winograd.products(cut.step, cut.way.pieces) // direct
-    found = {"FMA": products / peaks.fma_load / 1e9}
+    found = {"FMA": time.flops * share_of_products(cut) / peaks.fma_load / 1e9}
     weights = 4 * time.nonzeros
     tensors = time.bytes - weights
     moved = {"L3": 0.0, "DRAM": 0.0}
@@ -79,6 +75,8 @@ def bounds(time: StepTime, cut: Cut, peaks: Machine, total: int) -> dict[str, fl
     pixels = way.elements * layout.tiles  # with those beyond the edges
     computed = time.nonzeros if way.kernel == "rows" else time.weights
     cycle = 1e-9 / (peaks.clock * peaks.threads)
+    if way.kernel == "winograd2d":
+        return found
     if way.kernel != "winograd" and (whole := 2 * computed * pixels) > EDGES * time.flops:
         found["edges"] = whole / peaks.fma_load / 1e9
     # the sums of all rows of a block go on side by side, and so do the sets of a row's
@@ -90,6 +88,21 @@ def bounds(time: StepTime, cut: Cut, peaks: Machine, total: int) -> dict[str, fl
     visits = -(-outputs // way.rows) * -(-channels // way.channels) * layout.tiles
     found["rows"] = visits * VISIT * cycle
     return found
+
+
+def share_of_products(cut: Cut) -> float:
+    """Of the direct sum's products, those that minimal filtering leaves."""
+    if not isinstance(cut.step, Conv) or cut.way is None:
+        return 1.0
+    outputs = cut.way.pieces
+    match cut.way.kernel:
+        case "winograd":
+            direct = outputs * cut.step.weight.shape[2]
+            return winograd.products(cut.step, outputs) / direct
+        case "winograd2d":
+            return winograd2d.products(outputs) / (outputs * winograd2d.TAPS) ** 2
+        case _:
+            return 1.0
 
 
 def sets(way: Tiling) -> int:
@@ -141,6 +154,8 @@ def described(time: StepTime, cut: Cut) -> str:
     way = cut.way
     if way is None:
         return time.choice or time.kind
+    if way.kernel == "winograd2d":
+        return str(way)
     rows = f" of {way.rows}" if way.kernel == "block" else ""
     how = ", copies" if way.copies else "" if way.packed else ", in place"
     how = ", raster" if way.raster else how

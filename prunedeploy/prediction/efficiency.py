@@ -76,6 +76,7 @@ SPARSE = Table(
         "rows": Efficiency(0.951, 1.08),
         "vector": Efficiency(1.6, 1.08),
         "winograd": Efficiency(0.951, 0.24),
+        "winograd2d": Efficiency(0.951, 0.24),
     },
     far=0.45,
     overhead=4.85e-06,

@@ -13,7 +13,7 @@ from prunedeploy.runtimes.sparse.emit.narrow import SPARSE
 from prunedeploy.targets import Target
 
 INDEX = {"rows": 2, "vector": 4}  # bytes that go with the weight of a non-zero
-TILED = ("rows", "block", "mixed", "winograd")
+TILED = ("rows", "block", "mixed", "winograd", "winograd2d")
 KERNEL_OF = {
     "MatMul": "product",
     "Softmax": "function",

@@ -121,7 +121,7 @@ def careful(plan: Plan, tuned: dict[str, Tiling], isa: str, threads: int) -> dic
 
 
 def _is_rough(way: Tiling) -> bool:
-    return way.kernel == "winograd" and way.pieces > 2
+    return way.kernel in ("winograd", "winograd2d") and way.pieces > 2
 
 
 def plan_of(model: Any, batch: int, threads: int) -> Plan:

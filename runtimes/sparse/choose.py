@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from prunedeploy.errors import UserError
-from prunedeploy.runtimes.sparse import blocks, winograd
+from prunedeploy.runtimes.sparse import blocks, winograd, winograd2d
 from prunedeploy.runtimes.sparse.cost import LANES, cycles
 from prunedeploy.runtimes.sparse.plan import UNIT, Conv
 from prunedeploy.runtimes.sparse.tiling import (
@@ -36,6 +37,8 @@ BLOCKS = 0.2  # share of the non-zeros in blocks from which on these are measure
 CHUNKS = (4, 6, 8, 12, 14)  # rows that are computed at once
 MOST_GATHERED = 1 << 24  # entries of a table for im2col, where nothing else will do
 MINIMAL = (1, 2, 3, 4, 5, 6, 8, 10, 12)  # output channels of a block of minimal filtering
+SQUARES = (4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16)  # and of one that filters both ways
+MOST_TURNED = 1 << 20  # floats of transformed input that a thread may hold
 CHEAPEST = 0.5  # that a cell of a block is, in scattered non-zeros
 FULL = 0.95  # above this density the kernel for dense layers has all that blocks could give
 DENSE = 0.4  # from this density on blocks are worth considering
@@ -70,6 +73,27 @@ def candidates(step: Conv, isa: str, threads: int) -> Iterator[Tiling]:
     """All ways that are worth a thought; for very large windows, all that there are."""
     usual = list(dict.fromkeys(_panels(step, _shapes(step, isa), threads)))
     yield from usual or _panels(step, _last_resorts(step), threads)
+    if density(step) >= DENSE:
+        yield from _squares(step, isa, threads)
+
+
+def _squares(step: Conv, isa: str, threads: int) -> Iterator[Tiling]:
+    """Minimal filtering both ways: whole vectors of tiles, all channels at once."""
+    lanes, sums = LANES[isa], SUMS[isa]
+    beside, (rows, channels) = inside(step), step.weight.shape[:2]
+    unit = math.lcm(max(lanes, 8), beside)
+    for outputs in winograd2d.OUTPUTS if lanes > 1 else ():
+        if not winograd2d.suits(step, outputs):
+            continue
+        squares, points = winograd2d.tiles(step, outputs), winograd2d.products(outputs)
+        for size in range(unit, min(-(-squares // unit) * unit, winograd2d.MOST_LANES) + 1, unit):
+            if size > unit and points * channels * size > MOST_TURNED:
+                break
+            for block in SQUARES:
+                if block * size <= sums * lanes:
+                    groups = _groups(-(-squares // size), threads, -(-rows // block) * 4)
+                    way = Tiling("winograd2d", outputs, size // 8, channels, groups, rows=block)
+                    yield way
 
 
 def _panels(step: Conv, shapes: Iterable[Tiling], threads: int) -> Iterator[Tiling]:

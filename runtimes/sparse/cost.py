@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from prunedeploy.runtimes.sparse import blocks, winograd
+from prunedeploy.runtimes.sparse import blocks, winograd, winograd2d
 from prunedeploy.runtimes.sparse.plan import Conv
 from prunedeploy.runtimes.sparse.tiling import Geometry, Tiling, geometry, inside
 
@@ -29,6 +29,11 @@ COPY_WINDOW = 3.0  # with its border of zeros
 COPY_GATHER = 18.0  # element by element
 COPY_COMBED = 4.5  # every second or fourth element of a row
 COPY_STRIDED = 6.0  # every second element
+PATCH = 10.0  # of a row of pixels under eight tiles of minimal filtering, taken apart
+TURN = {2: 90.0, 4: 280.0}  # of a vector of tiles, pixels to points
+TURN_BACK = {2: 60.0, 4: 250.0}  # of a vector of tiles, products to pixels and into memory
+L2 = 768 * 1024  # bytes that stay in the second-level cache
+L3_LOADS = 1.5  # what loads cost more beyond it
 
 
 def cycles(
@@ -37,6 +42,8 @@ def cycles(
     """What the busiest thread of ``threads`` needs; in "mixed", of ``work`` if it is given."""
     layout = geometry(step, way)
     lanes = LANES[isa]
+    if way.kernel == "winograd2d":
+        return _squares(step, way, layout, lanes, threads)
     panels = -(-step.x.shape[1] // way.channels)
     inner = _inner(step, way, layout, lanes)
     columns: float
@@ -65,6 +72,24 @@ def cycles(
     share = -(-items // threads)
     copied = math.ceil(share / way.groups) * _copied(step, way, layout, lanes)
     return share / way.groups * computed + copied
+
+
+def _squares(step: Conv, way: Tiling, layout: Geometry, lanes: int, threads: int) -> float:
+    """Minimal filtering both ways: transforms and one product of matrices a point."""
+    size, outputs = way.eighths * 8, way.pieces
+    vectors, points = size / lanes, winograd2d.products(outputs)
+    rows, channels = step.weight.shape[:2]
+    runs = size / inside(step) / min(winograd2d.across(step, outputs), winograd2d.STRIP)
+    turned = channels * (vectors * TURN[outputs] + runs * (outputs + 2) * PATCH)
+    loads = vectors * (1 + L2_LOADS)
+    if 4 * points * channels * size > L2:
+        loads += vectors * L3_LOADS
+    inner = max(way.rows * vectors, loads + way.rows * 0.5) + 0.15 * loads + 0.5
+    block = points * (channels * inner + VISIT + way.rows * vectors * SUM)
+    block += way.rows * vectors * TURN_BACK[outputs]
+    share = -(-layout.tiles * way.groups // threads)
+    computed = math.ceil(rows / way.rows) * block
+    return float(share / way.groups * computed + math.ceil(share / way.groups) * turned)
 
 
 def _inner(step: Conv, way: Tiling, layout: Geometry, lanes: int) -> float:

@@ -17,7 +17,7 @@ EIGHT = 8  # pixels: widths of tiles count in eights, half a vector of AVX-512
 MOST_OFFSET = 2**16  # offsets are 16 bits
 
 
-Kernel = Literal["rows", "block", "mixed", "winograd"]
+Kernel = Literal["rows", "block", "mixed", "winograd", "winograd2d"]
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,11 @@ class Tiling:
 
     Args:
         kernel: "rows" computes one output row at a time, "block" ``rows`` of them; "mixed" has
-            both, with blocks of rows from anywhere in the layer.
+            both, with blocks of rows from anywhere in the layer; "winograd" filters along rows of
+            pixels, "winograd2d" both ways.
         pieces: rows of pixels in a tile; 1 for flat tiles.
-        eighths: pixels of a piece, in eights.
+        eighths: pixels of a piece, in eights; in "winograd2d" tiles of ``pieces`` x ``pieces``
+            pixels that are computed at once.
         channels: input channels in a panel.
         groups: groups of output rows that threads may share a tile by.
         packed: flat tiles are copied together first; window tiles always are.
@@ -60,11 +62,15 @@ class Tiling:
     @property
     def elements(self) -> int:
         """Of one output row's sums in a tile."""
-        return (1 if self.raster else self.pieces) * self.eighths * EIGHT
+        pieces = self.pieces**2 if self.kernel == "winograd2d" else self.pieces
+        return (1 if self.raster else pieces) * self.eighths * EIGHT
 
     def __str__(self) -> str:
         """As reports name it: kernel, rows of a block, tile, panel."""
         rows = f" {self.rows}" if self.rows > 1 else ""
+        if self.kernel == "winograd2d":
+            tiles = f"{self.pieces}x{self.pieces}, {self.eighths * EIGHT} at once"
+            return f"{self.kernel}{rows} {tiles}, {self.groups} groups"
         how = "im2col" if self.im2col else "copies" if self.copies else "packed"
         how = "raster" if self.raster else "comb" if self.comb else how
         how = how if self.packed else "in place"
@@ -133,6 +139,8 @@ def pixels(step: Conv) -> int:
 
 def geometry(step: Conv, tiling: Tiling) -> Geometry:
     """Lay out a tile of ``step``."""
+    if tiling.kernel == "winograd2d":
+        return _squares(step, tiling)
     if is_flat(step):
         return _flat(step, tiling)
     if tiling.im2col:
@@ -140,6 +148,13 @@ def geometry(step: Conv, tiling: Tiling) -> Geometry:
     if tiling.raster:
         return _raster(step, tiling)
     return _comb(step, tiling) if tiling.comb else _window(step, tiling)
+
+
+def _squares(step: Conv, tiling: Tiling) -> Geometry:
+    """Groups of tiles from anywhere in the batch; nothing is read where it lies."""
+    size, (images, _, height, width) = tiling.eighths * EIGHT, step.y.shape
+    squares = images * -(-height // tiling.pieces) * -(-width // tiling.pieces)
+    return Geometry(False, -(-squares // size), tiling.pieces, size, 0, 0, 1, (), ((0,),))
 
 
 def _flat(step: Conv, tiling: Tiling) -> Geometry:

@@ -24,7 +24,7 @@ from prunedeploy.errors import UserError
 from prunedeploy.files import atomic_path
 from prunedeploy.runtimes.sparse import blocks, choose
 from prunedeploy.runtimes.sparse.compile import Toolchain, build_library
-from prunedeploy.runtimes.sparse.emit import depthwise, narrow, tiled
+from prunedeploy.runtimes.sparse.emit import conv, depthwise, narrow
 from prunedeploy.runtimes.sparse.emit._context import Code, Constants, Context
 from prunedeploy.runtimes.sparse.emit.project import Project, closure
 from prunedeploy.runtimes.sparse.plan import GUARD, Buffer, Conv, Plan
@@ -34,7 +34,7 @@ from prunedeploy.types import Array
 Effort = Literal["none", "quick", "full"]
 CANDIDATES: dict[str, int] = {"quick": 12, "full": 48}  # measured a case
 ROUNDS: dict[str, int] = {"quick": 7, "full": 15}  # of which the fastest counts
-KERNELS = ("rows.h", "block.h", "mixed.h", "winograd.h")
+KERNELS = ("rows.h", "block.h", "mixed.h", "winograd.h", "winograd2d.h")
 VARIANTS = 2  # candidates of the same tile that "quick" measures, of other panels
 BLOCKS = True  # False: as if there were none, for measurements of what they bring
 MARGIN = 1.03  # by which blocks have to be faster
@@ -189,7 +189,7 @@ def _is_sound(way: Tiling) -> bool:
     counts = (way.pieces, way.eighths, way.channels, way.groups, way.rows)
     flags = (way.packed, way.copies, way.im2col, way.raster)
     return (
-        way.kernel in tiled.STREAMS
+        way.kernel in conv.KERNELS
         and all(type(count) is int and count > 0 for count in counts)
         and all(type(flag) is bool for flag in flags)
         and way.comb in (0, *choose.COMBS)
@@ -257,7 +257,7 @@ def _measure(
         for way in ways:
             trials.append((key, way))
             sizes.append(_Sizes(plan.arena, flush))
-            codes.append(tiled.emit(step, context, way))
+            codes.append(conv.cut(step, context, way))
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "trials.so"
         files = _sources(codes)

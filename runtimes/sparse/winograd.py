@@ -75,9 +75,9 @@ def segments(step: Conv, outputs: int) -> int:
     return max(map(len, phases(step))) + outputs - 1
 
 
-def filters(outputs: int, taps: int) -> Array:
+def filters(outputs: int, taps: int, points: tuple[float, ...] = POINTS) -> Array:
     """G of F(outputs, taps): [outputs + taps - 1, taps]."""
-    finite = _finite(outputs, taps)
+    finite = points[: outputs + taps - 2]
     rows = []
     for index, point in enumerate(finite):
         others = [point - other for k, other in enumerate(finite) if k != index]
@@ -85,9 +85,9 @@ def filters(outputs: int, taps: int) -> Array:
     return np.array([*rows, [0.0] * (taps - 1) + [1.0]])
 
 
-def inputs(outputs: int, taps: int) -> Array:
+def inputs(outputs: int, taps: int, points: tuple[float, ...] = POINTS) -> Array:
     """B^T of F(outputs, taps): [outputs + taps - 1, outputs + taps - 1]."""
-    finite = _finite(outputs, taps)
+    finite = points[: outputs + taps - 2]
     size = len(finite) + 1
     rows = np.zeros((size, size))
     for index in range(len(finite)):
@@ -97,14 +97,11 @@ def inputs(outputs: int, taps: int) -> Array:
     return rows
 
 
-def results(outputs: int, taps: int) -> Array:
+def results(outputs: int, taps: int, points: tuple[float, ...] = POINTS) -> Array:
     """A^T of F(outputs, taps): [outputs, outputs + taps - 1]."""
-    finite = [[point**power for power in range(outputs)] for point in _finite(outputs, taps)]
-    return np.array([*finite, [0.0] * (outputs - 1) + [1.0]]).T
-
-
-def _finite(outputs: int, taps: int) -> tuple[float, ...]:
-    return POINTS[: outputs + taps - 2]
+    finite = points[: outputs + taps - 2]
+    rows = [[point**power for power in range(outputs)] for point in finite]
+    return np.array([*rows, [0.0] * (outputs - 1) + [1.0]]).T
 
 
 def transforms(tiling: Tiling, geometry: Geometry) -> Array:

@@ -112,8 +112,9 @@ def kind(step: Conv, way: Tiling) -> tuple[object, ...]:
     flat = way.im2col or is_flat(step)
     banded = not flat and way.eighths * EIGHT < row_size(step)
     half = way.kernel in ("rows", "winograd") and way.eighths % 2
+    minimal = way.kernel in ("winograd", "winograd2d")
     layout = way.packed, way.copies, way.im2col, way.raster, way.comb
-    filtered = way.pieces if way.kernel == "winograd" else 0
+    filtered = way.pieces if minimal else 0
     return way.kernel, *layout, flat, banded, half, filtered
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from prunedeploy.runtimes.sparse import choose
-from prunedeploy.runtimes.sparse.emit import depthwise, narrow, tiled
+from prunedeploy.runtimes.sparse.emit import depthwise, narrow, tiled, winograd2d
 from prunedeploy.runtimes.sparse.emit._context import Code, Context
 from prunedeploy.runtimes.sparse.plan import Conv
+from prunedeploy.runtimes.sparse.tiling import Tiling
+
+KERNELS = (*tiled.STREAMS, "winograd2d")
 
 
 def emit(step: Conv, context: Context) -> Code:
@@ -17,4 +20,11 @@ def emit(step: Conv, context: Context) -> Code:
     if depthwise.suits(step):
         return depthwise.emit(step, context)
     tiling = context.tuned.get(step.name) or choose.tiling(step, context.isa, context.threads)
+    return cut(step, context, tiling)
+
+
+def cut(step: Conv, context: Context, tiling: Tiling) -> Code:
+    """``step`` cut as ``tiling`` says."""
+    if tiling.kernel == "winograd2d":
+        return winograd2d.emit(step, context, tiling)
     return tiled.emit(step, context, tiling)

@@ -1,0 +1,129 @@
+/* winograd2d: PD_ROWS output channels of the PD_EIGHTS * 8 tiles of a group, from the transformed
+ * input (see tiles.h).
+ *
+ * A template like block.h. The products of one point are summed over all channels in registers,
+ * PD_ROWS rows of PD_EIGHTS * 8 lanes; then those of all points are transformed back. A block's
+ * weights are [point][channel][PD_ROWS]. */
+#include "tiles.h"
+
+#define PD_SIZE (PD_OUTPUTS + 2)
+#define PD_TILES (PD_EIGHTS * 8)
+#define PD_FULL (PD_TILES / PD_LANES)
+
+static __attribute__((noinline)) void PD_NAME(
+    const pd_tiles *c, const pd_strip *strips, int count, int first, const float *weights,
+    const float *bias, float *scratch, float *y, const float *residual) {
+    const uint64_t point = pd_point(c);
+    float *const products = scratch + c->products, *const pixels = scratch + c->pixels;
+    for (int p = 0; p < PD_SIZE * PD_SIZE; p++) {
+        const float *x = scratch + p * point;
+        pd_vec all[PD_ROWS][PD_FULL];
+#pragma GCC unroll 32
+        for (int m = 0; m < PD_ROWS; m++)
+#pragma GCC unroll 32
+            for (int v = 0; v < PD_FULL; v++) all[m][v] = pd_splat(0);
+        for (int k = 0; k < c->channels; k++, weights += PD_ROWS, x += PD_TILES) {
+            pd_vec in[PD_FULL];
+            __builtin_prefetch(weights + PD_AHEAD);
+#pragma GCC unroll 32
+            for (int v = 0; v < PD_FULL; v++) in[v] = pd_loadu(x + v * PD_LANES);
+#pragma GCC unroll 32
+            for (int m = 0; m < PD_ROWS; m++)
+#pragma GCC unroll 32
+                for (int v = 0; v < PD_FULL; v++) all[m][v] += pd_splat(weights[m]) * in[v];
+        }
+#pragma GCC unroll 32
+        for (int m = 0; m < PD_ROWS; m++)
+#pragma GCC unroll 32
+            for (int v = 0; v < PD_FULL; v++)
+                pd_storeu(products + (m * PD_SIZE * PD_SIZE + p) * PD_TILES + v * PD_LANES, all[m][v]);
+    }
+    const pd_vec low = pd_splat(c->low), high = pd_splat(c->high);
+    (void)low, (void)high; /* PD_ACT needs neither */
+    const int64_t image = (int64_t)c->out_height * c->out_width;
+    for (int m = 0; m < PD_ROWS && first + m < c->rows; m++) {
+        const float *from = products + m * PD_SIZE * PD_SIZE * PD_TILES;
+        /* pixels[row of a tile][tile][column]; side by side: [row][vector][column][lane] */
+        for (int v = 0; v < PD_FULL; v++) {
+            pd_vec half[PD_SIZE][PD_OUTPUTS], line[PD_SIZE], back[PD_OUTPUTS];
+#pragma GCC unroll 6
+            for (int j = 0; j < PD_SIZE; j++) {
+#pragma GCC unroll 6
+                for (int i = 0; i < PD_SIZE; i++)
+                    line[i] = pd_loadu(from + (i * PD_SIZE + j) * PD_TILES + v * PD_LANES);
+                pd_turn_output(line, PD_OUTPUTS, half[j]);
+            }
+#pragma GCC unroll 4
+            for (int a = 0; a < PD_OUTPUTS; a++) {
+#pragma GCC unroll 6
+                for (int j = 0; j < PD_SIZE; j++) line[j] = half[j][a];
+                pd_turn_output(line, PD_OUTPUTS, back);
+                float *to = pixels + (a * PD_TILES + v * PD_LANES) * PD_OUTPUTS;
+#pragma GCC unroll 4
+                for (int b = 0; b < PD_OUTPUTS; b++) back[b] += pd_splat(bias[first + m]);
+                if (c->beside == 1) {
+#if PD_LANES == 16
+                    pd_uncomb(back, PD_OUTPUTS);
+#else
+                    for (int b = 0; b < PD_OUTPUTS; b++) {
+                        float each[PD_LANES];
+                        pd_storeu(each, back[b]);
+                        for (int i = 0; i < PD_LANES; i++) to[i * PD_OUTPUTS + b] = each[i];
+                    }
+                    continue;
+#endif
+                }
+#pragma GCC unroll 4
+                for (int b = 0; b < PD_OUTPUTS; b++) pd_storeu(to + b * PD_LANES, back[b]);
+            }
+        }
+        float *plane = y + (first + m) * c->y_stride;
+        const float *other = residual ? residual + (first + m) * c->residual_stride : 0;
+        for (int r = 0; r < count; r++) {
+            const pd_strip *strip = &strips[r];
+            const int column = strip->column * PD_OUTPUTS;
+            int length = c->out_width - column;
+            if (length > strip->count * PD_OUTPUTS) length = strip->count * PD_OUTPUTS;
+            for (int a = 0; a < PD_OUTPUTS && strip->row * PD_OUTPUTS + a < c->out_height; a++) {
+                const int64_t line = (strip->row * PD_OUTPUTS + a) * (int64_t)c->out_width + column;
+                const int64_t at = strip->image * image + line;
+                const float *in = pixels + (a * PD_TILES + strip->lane) * PD_OUTPUTS;
+                if (c->beside == 1) {
+                    for (int i = 0; i < length; i += PD_LANES) {
+                        const int left = length - i;
+                        pd_vec s = pd_loadu(in + i);
+                        if (other) s += pd_take(other + at + i, left);
+#ifdef PD_ACT
+                        s = PD_ACT(s);
+#else
+                        s = pd_min(pd_max(s, low), high);
+#endif
+                        pd_give(plane + at + i, s, left);
+                    }
+                    continue;
+                }
+                for (int i = 0; i < c->beside; i += PD_LANES)
+                    for (int b = 0; b < length; b++) {
+                        const int64_t place = line * c->beside + b * c->beside + i;
+                        pd_vec s = pd_loadu(in + (i * PD_OUTPUTS) + b * PD_LANES);
+                        if (other) s += pd_loadu(other + place);
+#ifdef PD_ACT
+                        s = PD_ACT(s);
+#else
+                        s = pd_min(pd_max(s, low), high);
+#endif
+                        pd_storeu(plane + place, s);
+                    }
+            }
+        }
+    }
+}
+
+#undef PD_SIZE
+#undef PD_TILES
+#undef PD_FULL
+#undef PD_NAME
+#undef PD_ROWS
+#undef PD_EIGHTS
+#undef PD_OUTPUTS
+#undef PD_ACT

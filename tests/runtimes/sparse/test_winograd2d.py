@@ -1,0 +1,208 @@
+"""Minimal filtering both ways: a correlation, with little rounding, wherever tiles lie."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from convs import ACTIVATIONS, Layer
+from kernels import Case, check, supported
+from lowered import Small
+
+from prunedeploy.runtimes.sparse import choose, winograd2d
+from prunedeploy.runtimes.sparse.build import careful
+from prunedeploy.runtimes.sparse.lower import lower
+from prunedeploy.runtimes.sparse.plan import Conv, Plan
+from prunedeploy.runtimes.sparse.tiling import Tiling, geometry
+from prunedeploy.runtimes.sparse.winograd import inputs, results
+from prunedeploy.runtimes.sparse.winograd2d import OUTPUTS, POINTS, TAPS
+from prunedeploy.types import Array
+
+SAME = (1, 1, 1, 1)
+PADS = (SAME, (0, 0, 0, 0), (2, 2, 2, 2), (1, 0, 0, 2))
+
+
+def _filtered(data: Array, weight: Array, outputs: int) -> Array:
+    """[channels, m + 2, m + 2] by [channels, 3, 3] in the precision of ``data``."""
+    kind = data.dtype
+    before = inputs(outputs, TAPS, POINTS[outputs]).astype(kind)
+    after = results(outputs, TAPS, POINTS[outputs]).astype(kind)
+    by = winograd2d.transformed(weight[None], outputs)[:, 0].astype(kind)
+    sums = np.zeros(data.shape[1:], kind)
+    for pixels, each in zip(data, by.T, strict=True):
+        sums += each.reshape(sums.shape) * (before @ pixels @ before.T)
+    found: Array = after @ sums @ after.T
+    return found
+
+
+def _direct(data: Array, weight: Array, outputs: int) -> Array:
+    sums = np.zeros((outputs, outputs), data.dtype)
+    for pixels, each in zip(data, weight, strict=True):
+        for row, column in np.ndindex(TAPS, TAPS):
+            sums += pixels[row : row + outputs, column : column + outputs] * each[row, column]
+    return sums
+
+
+@pytest.mark.parametrize("outputs", OUTPUTS)
+def test_the_transforms_are_a_correlation(outputs: int) -> None:
+    rng = np.random.default_rng(outputs)
+    for _ in range(20):
+        data = rng.standard_normal((3, outputs + 2, outputs + 2))
+        weight = rng.standard_normal((3, TAPS, TAPS))
+        wanted = _direct(data, weight, outputs)
+        np.testing.assert_allclose(_filtered(data, weight, outputs), wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("outputs", "times"), [(2, 1.0), (4, 3.0)])
+def test_rounding_stays_near_that_of_the_direct_sum(outputs: int, times: float) -> None:
+    """Over 64 channels, as a layer sums them."""
+    rng = np.random.default_rng(outputs)
+    direct, filtered = [], []
+    for _ in range(60):
+        data = np.abs(rng.standard_normal((64, outputs + 2, outputs + 2))).astype(np.float32)
+        weight = rng.standard_normal((64, TAPS, TAPS)).astype(np.float32)
+        wanted = _direct(data.astype(float), weight.astype(float), outputs)
+        direct.append(np.abs(_direct(data, weight, outputs) - wanted).mean())
+        filtered.append(np.abs(_filtered(data, weight, outputs) - wanted).mean())
+    assert np.mean(filtered) <= times * np.mean(direct)
+
+
+def _cases() -> list[Case]:
+    """Maps of up to 20 pixels, every way to store, batches from 1 to 5 and 16 side by side."""
+    rng, cases = np.random.default_rng(5), []
+    for number in range(48):
+        outputs = OUTPUTS[number % 2]
+        height, width = (int(x) for x in rng.integers(outputs, 21, 2))
+        pads = PADS[number % 4] if min(height, width) > outputs + 2 else SAME
+        beside = number % 6 == 5
+        channels, rows = (int(x) for x in rng.integers(1, 68, 2))
+        layer = Layer(
+            (16 if beside else int(rng.integers(1, 6)), channels, height, width),
+            rows,
+            (TAPS, TAPS),
+            pads=pads,
+            density=(0.0, 0.5, 1.0, 1.0, 1.0)[number % 5],
+            residual=("", "own", "in place")[number % 3],
+            activation=ACTIVATIONS[number % len(ACTIVATIONS)],
+            beside=beside,
+            empty=7 if number % 2 else 0,
+        )
+        lanes, block = int(rng.choice([16, 32, 48])), int(rng.integers(1, 15))
+        block = min(block, 448 // lanes)
+        groups = int(rng.integers(1, 4))
+        way = Tiling("winograd2d", outputs, lanes // 8, channels, groups, rows=block)
+        case = layer.case(way, seed=number)
+        # activations see the error of sums of 9 * channels terms
+        case.tolerance = 2e-5 * np.sqrt(channels)
+        cases.append(case)
+    return cases
+
+
+@pytest.mark.parametrize("isa", supported())
+def test_every_tile_is_computed_and_nothing_else_is_written(isa: str) -> None:
+    check(_cases(), isa)
+
+
+@pytest.mark.parametrize("outputs", OUTPUTS)
+def test_every_size_of_a_map(outputs: int) -> None:
+    """1x1 beyond what a tile covers to 17x17, one channel and a vector's worth of tiles."""
+    cases = []
+    for size in range(outputs, 18):
+        layer = Layer((2, 3, size, 19 - size + outputs), 5, (3, 3), pads=SAME, density=1.0)
+        case = layer.case(Tiling("winograd2d", outputs, 2, 3, rows=4), seed=size)
+        case.tolerance = 2e-5
+        cases.append(case)
+    check(cases, supported()[0])
+
+
+@pytest.mark.parametrize("which", ["points", "order", "bias"])
+def test_a_broken_twin_is_seen(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of other points than the input's; rows of a block in another order; no bias."""
+    layer = Layer((1, 5, 8, 16), 6, (3, 3), pads=SAME, density=1.0)
+    case = layer.case(Tiling("winograd2d", 4, 2, 5, rows=3))
+    case.tolerance = 5e-5
+    check([case], supported()[0])
+    twins: dict[str, Callable[[], None]] = {
+        "points": lambda: monkeypatch.setitem(POINTS, 4, (0.0, 0.625, -0.625, 1.5, -1.25)),
+        "order": lambda: monkeypatch.setattr(
+            "prunedeploy.runtimes.sparse.emit.winograd2d.blocks",
+            lambda step, way: np.ascontiguousarray(winograd2d.blocks(step, way)[..., ::-1]),
+        ),
+        "bias": lambda: setattr(
+            case, "step", dataclasses.replace(case.step, bias=np.zeros(6, np.float32))
+        ),
+    }
+    wanted = case.step
+    twins[which]()
+    if which == "bias":
+        assert not np.array_equal(wanted.bias, case.step.bias)  # type: ignore[union-attr]
+        monkeypatch.setattr("kernels.run_step", _of(wanted))
+    with pytest.raises(AssertionError):
+        check([case], supported()[0])
+
+
+def _of(wanted: object) -> Callable[..., object]:
+    from kernels import run_step
+
+    return lambda step, *rest: run_step(wanted, *rest)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Layer((1, 4, 9, 9), 4, (5, 5), density=1.0),
+        Layer((1, 4, 9, 9), 4, (1, 3), density=1.0),
+        Layer((1, 4, 9, 9), 4, (3, 3), (2, 2), density=1.0),
+        Layer((1, 4, 9, 9), 4, (3, 3), groups=2, density=1.0),
+        Layer((1, 4, 9, 9), 4, (3, 3), dilations=(2, 1), density=1.0),
+        Layer((1, 4, 3, 9), 4, (3, 3), density=1.0),  # one row of pixels
+        Layer((3, 4, 9, 9), 4, (3, 3), density=1.0, beside=True),  # three images a pixel
+    ],
+    ids=["taps", "narrow", "stride", "groups", "dilation", "height", "beside"],
+)
+def test_what_it_is_not_for(layer: Layer) -> None:
+    assert not any(winograd2d.suits(layer.step, outputs) for outputs in OUTPUTS)
+    dense = choose.candidates(layer.step, "avx512", 2)
+    assert all(way.kernel != "winograd2d" for way in dense)
+
+
+def test_dense_layers_alone_have_such_candidates() -> None:
+    layer = Layer((1, 32, 16, 16), 32, (3, 3), pads=SAME, density=1.0)
+    for isa, unit in (("avx512", 16), ("avx2", 8), ("neon", 8)):
+        ways = [w for w in choose.candidates(layer.step, isa, 2) if w.kernel == "winograd2d"]
+        assert {way.pieces for way in ways} == set(OUTPUTS)
+        assert all(way.eighths * 8 % unit == 0 for way in ways)
+        assert {geometry(layer.step, w).tiles for w in ways if w.eighths * 8 == 16} == {1, 4}
+    sparse = dataclasses.replace(layer, density=0.1)
+    assert all(w.kernel != "winograd2d" for w in choose.candidates(sparse.step, "avx512", 2))
+
+
+def test_it_is_the_models_first_choice_where_it_saves_most() -> None:
+    layer = Layer((1, 64, 32, 32), 64, (3, 3), pads=SAME, density=1.0)
+    way = choose.tiling(layer.step, "avx512", 1)
+    assert (way.kernel, way.pieces) == ("winograd2d", 4)
+    assert str(way).startswith("winograd2d ")
+
+
+def test_weights_are_stored_as_the_kernel_reads_them() -> None:
+    step = Layer((1, 3, 8, 8), 5, (3, 3), pads=SAME, density=1.0).step
+    found = winograd2d.blocks(step, Tiling("winograd2d", 2, 2, 3, rows=4))
+    points = winograd2d.transformed(step.weight, 2)
+    assert found.shape == (2, 16, 3, 4)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found[0, 7, 2], points[7, :4, 2], rtol=1e-6)
+    np.testing.assert_allclose(found[1, 7, 2], [points[7, 4, 2], 0, 0, 0], rtol=1e-6)
+
+
+def test_careful_builds_keep_two_by_two() -> None:
+    net = Small()
+    model = net.model(net.conv(net.input("n", 64, 32, 32), 64, 64, 3, pads=[1, 1, 1, 1]))
+    plan = lower(model, 1, {})
+    assert isinstance(plan, Plan)
+    (step,) = (step for step in plan.steps if isinstance(step, Conv))
+    usual = choose.tiling(step, "avx512", 2)
+    assert (usual.kernel, usual.pieces) == ("winograd2d", 4)
+    way = careful(plan, {step.name: usual}, "avx512", 2)[step.name]
+    assert (way.kernel, way.pieces) == ("winograd2d", 2)

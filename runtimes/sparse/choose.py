@@ -42,6 +42,7 @@ MOST_TURNED = 1 << 20  # floats of transformed input that a thread may hold
 CHEAPEST = 0.5  # that a cell of a block is, in scattered non-zeros
 FULL = 0.95  # above this density the kernel for dense layers has all that blocks could give
 DENSE = 0.4  # from this density on blocks are worth considering
+SQUARE = 0.2  # and minimal filtering both ways, of a quarter of the dense products
 
 
 def tiling(step: Conv, isa: str, threads: int = 2) -> Tiling:
@@ -73,7 +74,7 @@ def candidates(step: Conv, isa: str, threads: int) -> Iterator[Tiling]:
     """All ways that are worth a thought; for very large windows, all that there are."""
     usual = list(dict.fromkeys(_panels(step, _shapes(step, isa), threads)))
     yield from usual or _panels(step, _last_resorts(step), threads)
-    if density(step) >= DENSE:
+    if density(step) >= SQUARE:
         yield from _squares(step, isa, threads)
 
 

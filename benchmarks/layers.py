@@ -157,8 +157,7 @@ def described(time: StepTime, cut: Cut) -> str:
     if way.kernel == "winograd2d":
         return str(way)
     rows = f" of {way.rows}" if way.kernel == "block" else ""
-    how = ", copies" if way.copies else "" if way.packed else ", in place"
-    how = ", raster" if way.raster else how
+    how = {"plain": "", "none": ", in place"}.get(way.packing, f", {way.packing}")
     size = f"{way.pieces} x {8 * way.eighths}"
     return f"{way.kernel}{rows}, tile {size}, panel {way.channels}{how}"
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
-from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import get_args
 
 from prunedeploy import targets
+from prunedeploy.building import Order, fill, model_sha256
 from prunedeploy.errors import UserError
 from prunedeploy.files import atomic_directory, from_json, sha256, to_json
 from prunedeploy.runtimes import by_name as runtime_by_name
@@ -23,11 +21,9 @@ from prunedeploy.runtimes._runtime import (
     Tuning,
     silent,
 )
-from prunedeploy.types import Difference, Engine, Manifest, ShrinkResult, TensorSpec
+from prunedeploy.types import Engine, Manifest, ShrinkResult, TensorSpec
 
 MANIFEST = "manifest.json"
-CAREFUL = ("sparse",)  # runtimes with forms of layers that round less, at the price of speed
-NEAR = 0.8  # of what outputs may differ by: beyond that another input may exceed it
 MOST_THREADS = 256  # runtimes start every thread they are asked for, whatever the machine has
 DENSE_SUFFIX = ".dense.onnx"  # OUT.onnx, OUT.dense.onnx and OUT.json are one result of shrink
 
@@ -74,42 +70,10 @@ def build(
     place = Path(output or f"{source.stem}.{row.name}.{builder.name}.engine")
     _refuse_place(place)
     dense = dense_of(source, baseline, tell)
-    inputs, outputs = _specs(source)
+    order = Order(source, row, builder, place, dense, *_specs(source))
     tell(f"building {place} with {builder.name}")
     with atomic_directory(place) as folder:
-
-        def built(options: BuildOptions) -> tuple[Manifest, str]:
-            payload = builder.build(source, row, folder, options)
-            manifest = Manifest(
-                runtime=builder.name,
-                target=row.name,
-                files={name: sha256(folder / name) for name in payload.files},
-                model_sha256=_model_sha256(source),
-                baseline=os.path.relpath(dense.resolve(), place.resolve()) if dense else None,
-                baseline_sha256=_model_sha256(dense) if dense else None,
-                inputs=inputs,
-                outputs=outputs,
-                versions=_versions() | builder.versions() | payload.versions,
-                difference=None,
-                batches=payload.batches,
-                threads=payload.threads,
-                arch=payload.arch,
-                isa=payload.isa,
-            )
-            return manifest, payload.precision or _precision(source)
-
-        manifest, precision = built(options)
-        if builder.computes and (reason := targets.why_not_here(row)):
-            tell(f"never compared with its model: {reason.partition(';')[0]}")
-        elif builder.computes:
-            tell("comparing its outputs with the reference's")
-            difference = _difference(source, builder, Engine(folder, manifest, ""), precision)
-            if builder.name in CAREFUL and not difference.max_rel <= NEAR * difference.tolerance:
-                tell(f"outputs differ by {difference.max_rel:.1e}: building with less rounding")
-                manifest, precision = built(replace(options, careful=True))
-                difference = _difference(source, builder, Engine(folder, manifest, ""), precision)
-            _check(difference, source, builder)
-            manifest = replace(manifest, difference=difference)
+        manifest = fill(folder, order, options)
         (folder / MANIFEST).write_text(to_json(manifest))
     return Engine(place, manifest, sha256(place / MANIFEST))
 
@@ -200,7 +164,7 @@ def baseline_of(engine: Engine) -> Path | None:
     path = Path(os.path.normpath(engine.path.resolve() / manifest.baseline))
     if not path.is_file():
         raise UserError(f"the dense baseline {path} is gone: name one with --baseline")
-    if _model_sha256(path) != manifest.baseline_sha256:
+    if model_sha256(path) != manifest.baseline_sha256:
         raise UserError(f"{path} is not the dense baseline any more: name one with --baseline")
     return path
 
@@ -294,11 +258,11 @@ def dense_of(source: Path, baseline: str | Path | None, tell: Progress) -> Path 
         return None
     # as recorded, or beside the model where all of it was moved
     places = (result.dense, source.with_name(result.dense.name))
-    if result.model_sha256 != _model_sha256(source):
+    if result.model_sha256 != model_sha256(source):
         tell(f"no dense baseline recorded: {source} is not what shrink wrote")
         return None
     for dense in places:
-        if dense.is_file() and _model_sha256(dense) == result.dense_sha256:
+        if dense.is_file() and model_sha256(dense) == result.dense_sha256:
             return dense
     tell(f"no dense baseline recorded: {result.dense} is not what shrink wrote")
     return None
@@ -362,70 +326,7 @@ def _plain(name: str, folder: Path) -> str:
     return name
 
 
-def _model_sha256(path: Path) -> str:
-    """With the weights in files beside it; no hash at all where one of them is gone."""
-    from prunedeploy import model  # imports onnx, which opening an engine does not need
-
-    try:
-        return model.sha256(path)
-    except FileNotFoundError:
-        return ""
-
-
 def _specs(source: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     from prunedeploy import model as models
 
     return models.specs(models.load(source))
-
-
-def _precision(source: Path) -> str:
-    """What the model was converted to (``ToFloat16``, ``Quantise``), empty for no such model."""
-    from prunedeploy import model as models
-    from prunedeploy.verify import PRECISION
-
-    return str(models.load(source).metadata_props.get(PRECISION, ""))
-
-
-def _difference(source: Path, builder: Runtime, engine: Engine, precision: str) -> Difference:
-    """How far the engine is from the model in the reference evaluator."""
-    from prunedeploy.evaluate import Evaluator
-    from prunedeploy.verify import compare, random_feeds, tolerance_of
-
-    tolerance = tolerance_of(precision)
-    reference = Evaluator(source)
-    with builder.open(engine, OpenOptions()) as session:
-        differences = [
-            compare(reference.run(feeds), session.run(feeds), tolerance)
-            for size in _sizes(engine.manifest, getattr(session, "cuts", False))
-            for feeds in [random_feeds(engine.manifest.inputs, size)]
-        ]
-    # NaN is the worst of all
-    worst = max(differences, key=lambda x: (x.max_rel != x.max_rel, x.max_rel))
-    return replace(
-        worst,
-        samples=sum(x.samples for x in differences),
-        changed_predictions=sum(x.changed_predictions for x in differences),
-    )
-
-
-def _check(difference: Difference, source: Path, builder: Runtime) -> None:
-    """Refuse an engine that is too far from its model."""
-    if not difference.passed:
-        raise UserError(
-            f"the {builder.name} engine computes something else than {source}: "
-            f"{difference.where} differs by {difference.max_rel:.2g} of its range, "
-            f"{difference.tolerance:.0e} is allowed; nothing was written"
-        )
-
-
-def _sizes(manifest: Manifest, cuts: bool) -> tuple[int, ...]:
-    """The batches to compare: every one it was built for, and one in pieces where it does that."""
-    if not manifest.batches:
-        return (2,)
-    pieces = [2 * min(manifest.batches)] if cuts else []
-    return tuple(sorted({*manifest.batches, *pieces}))
-
-
-def _versions() -> dict[str, str]:
-    names = ("prunedeploy", "onnx", "numpy")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}

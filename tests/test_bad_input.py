@@ -385,7 +385,13 @@ def large_model(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["build", "shrink"])
-def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("sent", "status", "said"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_ctrl_c_and_sigterm_leave_nothing_behind(
+    tmp_path: Path, name: str, sent: signal.Signals, status: int, said: str
+) -> None:
     large_model(tmp_path / "net.onnx")
     before = sorted(tmp_path.rglob("*"))
     line = [sys.executable, "-m", "prunedeploy", name, "net.onnx"]
@@ -402,8 +408,8 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, name: str) -> None:
         assert process.poll() is None, "done before it could be interrupted"
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     out, err = process.communicate(timeout=60)
     lines = [x for x in err.splitlines() if not PROGRESS.match(x)]
-    assert (process.returncode, out, lines) == (130, "", ["prunedeploy: error: interrupted"])
+    assert (process.returncode, out, lines) == (status, "", [f"prunedeploy: error: {said}"])
     assert sorted(tmp_path.rglob("*")) == before

@@ -2,7 +2,8 @@
 
 Exit status: 0 done; 1 done, but the result is not what was asked for (outputs differ from the
 reference, a self-check under ``--strict`` fails); 2 a mistake that the user can mend, told in one
-line; 130 interrupted with Ctrl-C; 141 the reader of a pipe went away. A bug keeps its traceback.
+line; 130 interrupted with Ctrl-C; 141 the reader of a pipe went away; 143 ended by SIGTERM. A bug
+keeps its traceback.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from prunedeploy.errors import UserError
@@ -28,10 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not sys.warnoptions:  # a library's warnings are for its callers; -W brings them back
         warnings.simplefilter("ignore")
     try:
-        status = _run(given)
-        sys.stdout.flush()
+        with _unwinding():
+            status = _run(given)
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
+    except _Terminated:
+        return _fail("terminated", 143)
     except UserError as error:
         return _fail(str(error), 2)
     except MemoryError as error:
@@ -47,6 +54,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         at = f"{error.filename}: " if error.filename else ""
         return _fail(f"{at}{error.strerror or error}", 2)
     return status
+
+
+class _Terminated(BaseException):
+    """SIGTERM; no ``Exception``, so that nobody takes it for an error of their own."""
+
+
+@contextmanager
+def _unwinding() -> Iterator[None]:
+    """SIGTERM unwinds as Ctrl-C does, so that nothing half-written stays behind."""
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield  # whoever runs us has made arrangements
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
 
 
 def _run(arguments: list[str]) -> int:

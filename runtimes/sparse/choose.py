@@ -18,6 +18,7 @@ from prunedeploy.runtimes.sparse.plan import UNIT, Conv
 from prunedeploy.runtimes.sparse.tiling import (
     MOST_OFFSET,
     Kernel,
+    Packing,
     Tiling,
     geometry,
     inside,
@@ -101,29 +102,17 @@ def _panels(step: Conv, shapes: Iterable[Tiling], threads: int) -> Iterator[Tili
     """``shapes`` with panels and groups."""
     for way in shapes:
         layout = geometry(step, way)
-        size = 1 if layout.flat and not way.packed else layout.channel
+        size = 1 if layout.flat and way.packing == "none" else layout.channel
         # a visit counts in 16 bits too: one offset fewer than there are
         reach = (MOST_OFFSET - 1) * layout.unit // max(layout.channel, 1)
         channels = max(step.x.shape[1], 1)
-        per_channel = 4 * (way.eighths * 8 if layout.flat and not way.im2col else size)
+        per_channel = 4 * (way.eighths * 8 if layout.flat and way.packing != "im2col" else size)
         for budget in (L1 // 2, L1, 3 * L1, 16 * L1):
             panel = min(max(budget // per_channel, 1), reach, channels)
             if panel < 1:
                 continue
-            yield Tiling(
-                way.kernel,
-                way.pieces,
-                way.eighths,
-                panel,
-                _groups(layout.tiles, threads, step.weight.shape[0]),
-                way.packed,
-                way.copies,
-                way.rows,
-                way.im2col,
-                way.raster,
-                way.comb,
-                way.fill,
-            )
+            groups = _groups(layout.tiles, threads, step.weight.shape[0])
+            yield replace(way, channels=panel, groups=groups)
             if panel == channels:
                 break
 
@@ -228,9 +217,9 @@ def _last_resorts(step: Conv) -> Iterator[Tiling]:
     yield Tiling("rows", 1, pixel, 1)
     if inside(step) > 1:
         return
-    yield Tiling("rows", 1, 1, 1, copies=True)
+    yield Tiling("rows", 1, 1, 1, packing="copies")
     if step.weight[0, 0].size * pixels(step) <= MOST_GATHERED:
-        yield Tiling("rows", 1, 2, 1, im2col=True)
+        yield Tiling("rows", 1, 2, 1, packing="im2col")
 
 
 def _flat_shapes(step: Conv, kernel: Kernel, rows: int, most: int) -> Iterator[Tiling]:
@@ -243,8 +232,9 @@ def _flat_shapes(step: Conv, kernel: Kernel, rows: int, most: int) -> Iterator[T
         if waste > 1.25 and eighths > 2:
             continue
         in_place = is_direct(step) and step.x.strides[1] % UNIT == 0
-        for packed in (False, True) if in_place else (True,):
-            yield Tiling(kernel, 1, eighths, 1, packed=packed, rows=rows)
+        packings: tuple[Packing, ...] = ("none", "plain") if in_place else ("plain",)
+        for packing in packings:
+            yield Tiling(kernel, 1, eighths, 1, packing=packing, rows=rows)
 
 
 def _winograd_shapes(step: Conv, sums: int) -> Iterator[Tiling]:
@@ -266,7 +256,7 @@ def _im2col_shapes(step: Conv, kernel: Kernel, rows: int, most: int) -> Iterator
     for eighths in range(1, most + 1):
         waste = -(-count // eighths) * eighths / count
         if waste <= 1.25 or eighths == 1:
-            yield Tiling(kernel, 1, eighths, 1, rows=rows, im2col=True)
+            yield Tiling(kernel, 1, eighths, 1, rows=rows, packing="im2col")
 
 
 def _comb_shapes(step: Conv, most: int) -> Iterator[Tiling]:
@@ -277,8 +267,8 @@ def _comb_shapes(step: Conv, most: int) -> Iterator[Tiling]:
     for comb in COMBS:
         if comb * UNIT // 2 < width <= comb * UNIT:
             for way in _pieces(step, "rows", 1, most // (2 * comb), 2 * comb):
-                if not way.copies:
-                    yield replace(way, comb=comb)
+                if way.packing == "plain":
+                    yield replace(way, packing="comb")
 
 
 def _raster_shapes(step: Conv, kernel: Kernel, rows: int, most: int) -> Iterator[Tiling]:
@@ -290,7 +280,7 @@ def _raster_shapes(step: Conv, kernel: Kernel, rows: int, most: int) -> Iterator
         pieces = -(-height // bands)
         eighths = -(-((pieces - 1) * pitch + width) // 8)
         if eighths <= most and -(-height // pieces) == bands:
-            yield Tiling(kernel, pieces, eighths, 1, rows=rows, raster=True)
+            yield Tiling(kernel, pieces, eighths, 1, rows=rows, packing="raster")
 
 
 def _window_shapes(step: Conv, kernel: Kernel, rows: int, most: int) -> Iterator[Tiling]:
@@ -323,5 +313,6 @@ def _pieces(step: Conv, kernel: Kernel, rows: int, most: int, eighths: int) -> I
         if pieces > 1 and -(-height // bands) != pieces:
             continue  # a smaller one has as many bands
         shifted = kernel == "rows" and step.weight.shape[3] > 1 and inside(step) == 1
-        for copies in (False, True) if shifted else (False,):
-            yield Tiling(kernel, pieces, eighths, 1, copies=copies, rows=rows)
+        packings: tuple[Packing, ...] = ("plain", "copies") if shifted else ("plain",)
+        for packing in packings:
+            yield Tiling(kernel, pieces, eighths, 1, packing=packing, rows=rows)

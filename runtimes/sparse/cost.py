@@ -96,14 +96,14 @@ def _inner(step: Conv, way: Tiling, layout: Geometry, lanes: int) -> float:
     """Of one weight (or, in a block, one column) and a tile."""
     whole, half = divmod(way.eighths * 8, lanes)
     split = 0.0
-    if not layout.flat and not way.copies and layout.unit == 1:
+    if not layout.flat and way.packing != "copies" and layout.unit == 1:
         kernel = step.weight.shape[3]
         split = SPLIT * (kernel - 1) / kernel * min(1.0, lanes / 16)
     # rows of half a vector start on a line's first half: they never cross into the next
     # a product of minimal filtering is one row
-    pieces = 1 if way.kernel == "winograd" or way.raster else way.pieces
+    pieces = 1 if way.kernel == "winograd" or way.packing == "raster" else way.pieces
     loads = pieces * (whole * (1 + split) + (0.5 if half else 0))
-    width = way.eighths * 8 if layout.flat and not way.im2col else layout.channel
+    width = way.eighths * 8 if layout.flat and way.packing != "im2col" else layout.channel
     size = 4 * way.channels * width
     loads *= 1 + L2_LOADS * max(0.0, 1 - L1 / size)
     if way.kernel == "rows":
@@ -114,13 +114,13 @@ def _inner(step: Conv, way: Tiling, layout: Geometry, lanes: int) -> float:
 
 def _copied(step: Conv, way: Tiling, layout: Geometry, lanes: int) -> float:
     """Of one tile's input."""
-    if layout.flat and not way.packed:
+    if layout.flat and way.packing == "none":
         return 0.0
-    if way.im2col:
+    if way.packing == "im2col":
         return step.x.shape[1] * layout.channel / max(lanes, 4) * COPY_GATHER
     width = way.eighths * 8 if layout.flat else layout.channel
     strided = max(step.strides) > 1 and layout.unit == 1 and inside(step) == 1
     shifted = not layout.flat and layout.unit == 1
     cost = COPY_STRIDED if strided else COPY_WINDOW if shifted else COPY
-    cost = COPY_COMBED if way.comb else cost
+    cost = COPY_COMBED if way.packing == "comb" else cost
     return step.x.shape[1] * width / max(lanes, 4) * cost

@@ -18,6 +18,7 @@ MOST_OFFSET = 2**16  # offsets are 16 bits
 
 
 Kernel = Literal["rows", "block", "mixed", "winograd", "winograd2d"]
+Packing = Literal["plain", "none", "copies", "im2col", "raster", "comb"]
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,17 @@ class Tiling:
             pixels that are computed at once.
         channels: input channels in a panel.
         groups: groups of output rows that threads may share a tile by.
-        packed: flat tiles are copied together first; window tiles always are.
-        copies: window tiles hold a copy for every column of the window, so that all loads are
-            aligned.
-        im2col: tiles of windows are flat too, with a copy for every tap: small images, whose rows
-            do not fill a vector, then lie one behind the other.
-        raster: the rows of a window tile are one run, with the border of zeros between them; for
-            small images as well, of which one copy then serves all taps.
-        comb: rows of a window tile are so many vectors, each of every ``comb``-th pixel: the next
-            pixel is the next vector, and all loads are aligned; 0 for pixels in their order.
+        packing: how a tile's input is copied together before it is read.
+
+            - "plain": one copy, pixels in their order.
+            - "none": read where it lies; flat tiles alone.
+            - "copies": one for every column of a window, so that all loads are aligned.
+            - "im2col": one for every tap, tiles of windows flat as well: small images, whose rows
+              do not fill a vector, then lie one behind the other.
+            - "raster": the rows of a window tile are one run, with the border of zeros between
+              them; for small images as well, of which one copy then serves all taps.
+            - "comb": a row of a window tile is ``comb`` vectors, each of every ``comb``-th pixel:
+              the next pixel is the next vector, and all loads are aligned.
         rows: output rows of a block.
         fill: "mixed" has blocks where a cell of them costs this share of a scattered non-zero.
     """
@@ -51,19 +54,20 @@ class Tiling:
     eighths: int
     channels: int
     groups: int = 1
-    packed: bool = True
-    copies: bool = False
+    packing: Packing = "plain"
     rows: int = 1
-    im2col: bool = False
-    raster: bool = False
-    comb: int = 0
     fill: float = 1.0
 
     @property
     def elements(self) -> int:
         """Of one output row's sums in a tile."""
         pieces = self.pieces**2 if self.kernel == "winograd2d" else self.pieces
-        return (1 if self.raster else pieces) * self.eighths * EIGHT
+        return (1 if self.packing == "raster" else pieces) * self.eighths * EIGHT
+
+    @property
+    def comb(self) -> int:
+        """Vectors of a row that is a comb; 0 for other rows."""
+        return self.eighths * EIGHT // UNIT if self.packing == "comb" else 0
 
     def __str__(self) -> str:
         """As reports name it: kernel, rows of a block, tile, panel."""
@@ -71,9 +75,7 @@ class Tiling:
         if self.kernel == "winograd2d":
             tiles = f"{self.pieces}x{self.pieces}, {self.eighths * EIGHT} at once"
             return f"{self.kernel}{rows} {tiles}, {self.groups} groups"
-        how = "im2col" if self.im2col else "copies" if self.copies else "packed"
-        how = "raster" if self.raster else "comb" if self.comb else how
-        how = how if self.packed else "in place"
+        how = {"plain": "packed", "none": "in place"}.get(self.packing, self.packing)
         tile = f"{self.pieces}x{self.eighths * EIGHT}"
         return f"{self.kernel}{rows} {tile} {how}, {self.channels} channels, {self.groups} groups"
 
@@ -143,11 +145,15 @@ def geometry(step: Conv, tiling: Tiling) -> Geometry:
         return _squares(step, tiling)
     if is_flat(step):
         return _flat(step, tiling)
-    if tiling.im2col:
-        return _im2col(step, tiling)
-    if tiling.raster:
-        return _raster(step, tiling)
-    return _comb(step, tiling) if tiling.comb else _window(step, tiling)
+    match tiling.packing:
+        case "im2col":
+            return _im2col(step, tiling)
+        case "raster":
+            return _raster(step, tiling)
+        case "comb":
+            return _comb(step, tiling)
+        case _:
+            return _window(step, tiling)
 
 
 def _squares(step: Conv, tiling: Tiling) -> Geometry:
@@ -159,7 +165,7 @@ def _squares(step: Conv, tiling: Tiling) -> Geometry:
 
 def _flat(step: Conv, tiling: Tiling) -> Geometry:
     size = tiling.eighths * EIGHT
-    channel = -(-size // UNIT) * UNIT if tiling.packed else step.x.strides[1]
+    channel = -(-size // UNIT) * UNIT if tiling.packing != "none" else step.x.strides[1]
     tiles = -(-pixels(step) // size)
     return Geometry(True, tiles, size, size, 0, channel, UNIT, (), ((0,),))
 
@@ -224,7 +230,7 @@ def _window(step: Conv, tiling: Tiling) -> Geometry:
     # rows and columns of the window, as phase and distance in steps
     down = [divmod(k * step.dilations[0], row_step) for k in range(kernel_height)]
     across = [divmod(k * step.dilations[1], column_step) for k in range(kernel_width)]
-    if tiling.copies:  # each column of the window is a phase of its own
+    if tiling.packing == "copies":  # each column of the window is a phase of its own
         starts = [k * step.dilations[1] for k in range(kernel_width)]
         places = [(k, 0) for k in range(kernel_width)]
     else:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from prunedeploy.runtimes.sparse.emit import conv, depthwise, narrow
 from prunedeploy.runtimes.sparse.emit._context import Code, Constants, Context
 from prunedeploy.runtimes.sparse.emit.project import Project, closure
 from prunedeploy.runtimes.sparse.plan import GUARD, Buffer, Conv, Plan
-from prunedeploy.runtimes.sparse.tiling import Tiling, inside
+from prunedeploy.runtimes.sparse.tiling import Packing, Tiling, inside
 from prunedeploy.types import Array
 
 Effort = Literal["none", "quick", "full"]
@@ -187,11 +187,10 @@ class _Store:
 def _is_sound(way: Tiling) -> bool:
     """Whether fields are of their type and range: they come out of a file."""
     counts = (way.pieces, way.eighths, way.channels, way.groups, way.rows)
-    flags = (way.packed, way.copies, way.im2col, way.raster)
     return (
         way.kernel in conv.KERNELS
         and all(type(count) is int and count > 0 for count in counts)
-        and all(type(flag) is bool for flag in flags)
+        and way.packing in get_args(Packing)
         and way.comb in (0, *choose.COMBS)
         and type(way.fill) is float
         and 0 < way.fill <= 1

@@ -109,13 +109,12 @@ def beside(view: View) -> View:
 
 def kind(step: Conv, way: Tiling) -> tuple[object, ...]:
     """What makes one way to cut a layer another piece of code than another."""
-    flat = way.im2col or is_flat(step)
+    flat = way.packing == "im2col" or is_flat(step)
     banded = not flat and way.eighths * EIGHT < row_size(step)
     half = way.kernel in ("rows", "winograd") and way.eighths % 2
     minimal = way.kernel in ("winograd", "winograd2d")
-    layout = way.packed, way.copies, way.im2col, way.raster, way.comb
     filtered = way.pieces if minimal else 0
-    return way.kernel, *layout, flat, banded, half, filtered
+    return way.kernel, way.packing, way.comb, flat, banded, half, filtered
 
 
 def ways(step: Conv, isa: str, rng: np.random.Generator) -> Iterator[Tiling]:

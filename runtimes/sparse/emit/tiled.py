@@ -52,13 +52,13 @@ def emit(step: Conv, context: Context, tiling: Tiling) -> Code:
 def _kernel(step: Conv, tiling: Tiling, layout: Geometry) -> tuple[str, str]:
     """The name of the kernel's instance, and the text that makes it."""
     settings = {
-        "PIECES": 1 if tiling.raster else tiling.pieces,
+        "PIECES": 1 if tiling.packing == "raster" else tiling.pieces,
         "EIGHTS": tiling.eighths,
         "PITCH": layout.pitch,
         "LOG_UNIT": LOG_UNIT[layout.unit],
     }
     kind: str = tiling.kernel
-    if tiling.raster:
+    if tiling.packing == "raster":
         kind, settings = f"{kind}_raster", {"RASTER": layout.columns, **settings}
     if tiling.comb:
         kind, settings = f"{kind}_comb", {"COMB": tiling.comb, **settings}
@@ -70,7 +70,7 @@ def _kernel(step: Conv, tiling: Tiling, layout: Geometry) -> tuple[str, str]:
 
 def _panel_elements(tiling: Tiling, layout: Geometry, packed: Streams) -> int:
     """Scratch of a packed panel, with what the last vectors read behind it."""
-    if layout.flat and not tiling.packed:
+    if layout.flat and tiling.packing == "none":
         return 0
     widest = max(end - begin for begin, end in packed.panels)
     return -(-(widest * layout.channel + tiling.eighths * 8 + 16) // 16) * 16
@@ -98,7 +98,7 @@ def _record(step: Conv, context: Context, tiling: Tiling, layout: Geometry, pack
         "out_width": row_size(step),
         "row_step": step.strides[0],
         "column_step": step.strides[1],
-        "packed": int(tiling.packed or not layout.flat),
+        "packed": int(tiling.packing != "none"),
         "channel": layout.channel,
         "phases": len(layout.phases),
         "x_stride": step.x.strides[1],
@@ -106,12 +106,12 @@ def _record(step: Conv, context: Context, tiling: Tiling, layout: Geometry, pack
         "residual_stride": 0 if step.residual is None else step.residual.strides[1],
         "winograd": int(tiling.kernel == "winograd"),
         "comb": tiling.comb,
-        "taps": step.weight[0, 0].size if tiling.im2col else 0,
+        "taps": step.weight[0, 0].size if tiling.packing == "im2col" else 0,
         "phase": store(phases(layout.phases)),
         "panel": store(np.array(packed.panels, np.int32)),
         "part": store(np.array(parts, PART)),
         "bias": store(step.bias.astype(np.float32)),
-        "gather": store(_gather(step)) if tiling.im2col else 0,
+        "gather": store(_gather(step)) if tiling.packing == "im2col" else 0,
         "transform": store(transforms(tiling, layout)) if tiling.kernel == "winograd" else 0,
         "low": low,
         "high": high,

@@ -68,10 +68,10 @@ def test_every_candidate_can_be_computed(layer: Layer, isa: str) -> None:
             assert (layout.tiles - 1) * way.eighths * EIGHT < pixels(step)
         else:
             assert layout.columns <= way.eighths * EIGHT
-            assert way.raster or layout.pitch % UNIT == 0
+            assert way.packing == "raster" or layout.pitch % UNIT == 0
         # in place only where planes lie as tiles need them
-        assert way.packed or (is_direct(step) and step.x.strides[1] % UNIT == 0)
-        assert not way.copies or not is_flat(step)
+        assert way.packing != "none" or (is_direct(step) and step.x.strides[1] % UNIT == 0)
+        assert way.packing != "copies" or not is_flat(step)
 
 
 @pytest.mark.parametrize("layer", LAYERS[1:6], ids=str)
@@ -130,8 +130,10 @@ def test_two_threads_need_half_the_time_of_one() -> None:
 def test_small_images_may_lie_one_behind_the_other() -> None:
     """A copy for every tap fills vectors that rows of seven pixels do not."""
     ways = list(choose.candidates(LAYERS[4].step, "avx512", 2))
-    assert any(way.im2col for way in ways)
-    assert not any(way.im2col for way in choose.candidates(LAYERS[3].step, "avx512", 2))
+    assert any(way.packing == "im2col" for way in ways)
+    assert not any(
+        way.packing == "im2col" for way in choose.candidates(LAYERS[3].step, "avx512", 2)
+    )
 
 
 def test_rows_wider_than_the_registers_are_cut_into_bands() -> None:

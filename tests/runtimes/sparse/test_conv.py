@@ -183,8 +183,8 @@ def test_nan_and_infinity_go_where_their_window_does(isa: str) -> None:
             (flat, Tiling("rows", 1, 3, 3)),
             (flat, Tiling("block", 1, 2, 2, rows=4)),
             (window, Tiling("rows", 2, 2, 2)),
-            (window, Tiling("rows", 2, 2, 2, copies=True)),
-            (window, Tiling("rows", 1, 3, 2, im2col=True)),
+            (window, Tiling("rows", 2, 2, 2, packing="copies")),
+            (window, Tiling("rows", 1, 3, 2, packing="im2col")),
         ):
             case = layer.case(way)
             plane = plane_stride(44)

@@ -50,7 +50,7 @@ def _case(
         residual=memory.planar((images, outputs, *out)) if residual else None,
         activation=activation,
     )
-    assert is_flat(step) or not way.im2col or way.pieces == 1
+    assert is_flat(step) or way.packing != "im2col" or way.pieces == 1
     return memory.case(step, tuned={"layer": way})
 
 
@@ -108,7 +108,9 @@ def _remainders() -> list[Case]:
             )
     for rows, pieces, channels, groups in ((4, 5, 6, 1), (6, 2, 2, 2)):  # 5 x 7 pixels in one run
         eighths = -(-((pieces - 1) * 8 + 7) // 8)
-        way = Tiling("mixed", pieces, eighths, channels, groups, rows=rows, raster=True, fill=0.6)
+        way = Tiling(
+            "mixed", pieces, eighths, channels, groups, rows=rows, packing="raster", fill=0.6
+        )
         weight = _near((37, 6, 3, 3), blocks_at(37, 54, [(12, 20), (9, 25)], rows), rows)
         cases.append(_case(weight, (2, 5, 7), way, residual=rows == 6))
     half = _near((10, 4, 3, 3), blocks_at(10, 36, [(8, 24)], 1), 1)

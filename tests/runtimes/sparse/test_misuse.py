@@ -128,7 +128,7 @@ def test_tiles_in_place_read_no_further_than_the_guard(isa):
         step = Conv("flat", *views, weight, np.zeros(8, np.float32))
         for way in choose.candidates(step, isa, 2):
             layout = geometry(step, way)
-            if not way.packed:
+            if way.packing == "none":
                 assert layout.tiles * layout.tile - plane_stride(pixels) <= GUARD
 
 

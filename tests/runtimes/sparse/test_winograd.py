@@ -11,7 +11,7 @@ from convs import Layer
 from kernels import check, supported
 from lowered import Small
 
-from prunedeploy import artifact
+from prunedeploy import artifact, building
 from prunedeploy.model import save
 from prunedeploy.runtimes.sparse import choose, winograd
 from prunedeploy.runtimes.sparse.build import careful
@@ -139,7 +139,7 @@ def test_an_engine_near_its_tolerance_is_built_with_less_rounding(
     told: list[str] = []
     artifact.build(path, "host", "sparse", tmp_path / "a.engine", progress=told.append, tune="none")
     assert not any("less rounding" in text for text in told)
-    monkeypatch.setattr(artifact, "NEAR", 0.0)
+    monkeypatch.setattr(building, "NEAR", 0.0)
     engine = artifact.build(
         path, "host", "sparse", tmp_path / "b.engine", progress=told.append, tune="none"
     )

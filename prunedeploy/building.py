@@ -1,0 +1,142 @@
+"""One engine in its folder: built, held against its model, put on record."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+
+from prunedeploy import targets
+from prunedeploy.errors import UserError
+from prunedeploy.files import sha256
+from prunedeploy.runtimes._runtime import BuildOptions, OpenOptions, Runtime
+from prunedeploy.types import Difference, Engine, Manifest, TensorSpec
+
+CAREFUL = ("sparse",)  # runtimes with forms of layers that round less, at the price of speed
+NEAR = 0.8  # of what outputs may differ by: beyond that another input may exceed it
+
+
+@dataclass(frozen=True)
+class Order:
+    """An engine to be built: of which model, for whom, where it will lie, beside what dense one."""
+
+    source: Path
+    target: targets.Target
+    builder: Runtime
+    place: Path
+    dense: Path | None
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def fill(folder: Path, order: Order, options: BuildOptions) -> Manifest:
+    """Write an engine's files to ``folder`` and compare it with its model, where that can be.
+
+    An engine that is nearly too far from its model is built again with less rounding, by runtimes
+    that know how.
+
+    Raises:
+        UserError: the runtime cannot build it; it computes something else than its model.
+    """
+    manifest, precision = _built(folder, order, options)
+    if not order.builder.computes:
+        return manifest
+    if reason := targets.why_not_here(order.target):
+        options.tell(f"never compared with its model: {reason.partition(';')[0]}")
+        return manifest
+    options.tell("comparing its outputs with the reference's")
+    difference = _difference(folder, order, manifest, precision)
+    if order.builder.name in CAREFUL and not difference.max_rel <= NEAR * difference.tolerance:
+        options.tell(f"outputs differ by {difference.max_rel:.1e}: building with less rounding")
+        manifest, precision = _built(folder, order, replace(options, careful=True))
+        difference = _difference(folder, order, manifest, precision)
+    _check(difference, order)
+    return replace(manifest, difference=difference)
+
+
+def model_sha256(path: Path) -> str:
+    """With the weights in files beside it; no hash at all where one of them is gone."""
+    from prunedeploy import model  # imports onnx, which opening an engine does not need
+
+    try:
+        return model.sha256(path)
+    except FileNotFoundError:
+        return ""
+
+
+def _built(folder: Path, order: Order, options: BuildOptions) -> tuple[Manifest, str]:
+    """The record of a fresh engine, not compared yet, and the precision it computes in."""
+    payload = order.builder.build(order.source, order.target, folder, options)
+    dense = order.dense
+    manifest = Manifest(
+        runtime=order.builder.name,
+        target=order.target.name,
+        files={name: sha256(folder / name) for name in payload.files},
+        model_sha256=model_sha256(order.source),
+        baseline=os.path.relpath(dense.resolve(), order.place.resolve()) if dense else None,
+        baseline_sha256=model_sha256(dense) if dense else None,
+        inputs=order.inputs,
+        outputs=order.outputs,
+        versions=_versions() | order.builder.versions() | payload.versions,
+        difference=None,
+        batches=payload.batches,
+        threads=payload.threads,
+        arch=payload.arch,
+        isa=payload.isa,
+    )
+    return manifest, payload.precision or _precision(order.source)
+
+
+def _precision(source: Path) -> str:
+    """What the model was converted to (``ToFloat16``, ``Quantise``), empty for no such model."""
+    from prunedeploy import model as models
+    from prunedeploy.verify import PRECISION
+
+    return str(models.load(source).metadata_props.get(PRECISION, ""))
+
+
+def _difference(folder: Path, order: Order, manifest: Manifest, precision: str) -> Difference:
+    """How far the engine is from the model in the reference evaluator."""
+    from prunedeploy.evaluate import Evaluator
+    from prunedeploy.verify import compare, random_feeds, tolerance_of
+
+    tolerance = tolerance_of(precision)
+    reference = Evaluator(order.source)
+    with order.builder.open(Engine(folder, manifest, ""), OpenOptions()) as session:
+        differences = [
+            compare(reference.run(feeds), session.run(feeds), tolerance)
+            for size in _sizes(manifest, getattr(session, "cuts", False))
+            for feeds in [random_feeds(manifest.inputs, size)]
+        ]
+    # NaN is the worst of all
+    worst = max(differences, key=lambda x: (x.max_rel != x.max_rel, x.max_rel))
+    return replace(
+        worst,
+        samples=sum(x.samples for x in differences),
+        changed_predictions=sum(x.changed_predictions for x in differences),
+    )
+
+
+def _check(difference: Difference, order: Order) -> None:
+    """Refuse an engine that is too far from its model."""
+    if not difference.passed:
+        raise UserError(
+            f"the {order.builder.name} engine computes something else than {order.source}: "
+            f"{difference.where} differs by {difference.max_rel:.2g} of its range, "
+            f"{difference.tolerance:.0e} is allowed; nothing was written"
+        )
+
+
+def _sizes(manifest: Manifest, cuts: bool) -> tuple[int, ...]:
+    """The batches to compare: every one it was built for, and one in pieces where it does that."""
+    if not manifest.batches:
+        return (2,)
+    pieces = [2 * min(manifest.batches)] if cuts else []
+    return tuple(sorted({*manifest.batches, *pieces}))
+
+
+def _versions() -> dict[str, str]:
+    names = ("prunedeploy", "onnx", "numpy")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}

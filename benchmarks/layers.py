@@ -100,7 +100,8 @@ def share_of_products(cut: Cut) -> float:
             direct = outputs * cut.step.weight.shape[2]
             return winograd.products(cut.step, outputs) / direct
         case "winograd2d":
-            return winograd2d.products(outputs) / (outputs * winograd2d.TAPS) ** 2
+            points = winograd2d.size(cut.step, outputs) ** 2 * winograd2d.channels(cut.step)
+            return points / outputs**2 / cut.step.weight[0].size
         case _:
             return 1.0
 

@@ -82,19 +82,22 @@ def candidates(step: Conv, isa: str, threads: int) -> Iterator[Tiling]:
 def _squares(step: Conv, isa: str, threads: int) -> Iterator[Tiling]:
     """Minimal filtering both ways: whole vectors of tiles, all channels at once."""
     lanes, sums = LANES[isa], SUMS[isa]
-    beside, (rows, channels) = inside(step), step.weight.shape[:2]
+    beside, rows = inside(step), len(step.weight)
     unit = math.lcm(max(lanes, 8), beside)
     for outputs in winograd2d.OUTPUTS if lanes > 1 else ():
         if not winograd2d.suits(step, outputs):
             continue
-        squares, points = winograd2d.tiles(step, outputs), winograd2d.products(outputs)
+        squares, points = winograd2d.tiles(step, outputs), winograd2d.size(step, outputs) ** 2
+        channels = winograd2d.channels(step)
         for size in range(unit, min(-(-squares // unit) * unit, winograd2d.MOST_LANES) + 1, unit):
             if size > unit and points * channels * size > MOST_TURNED:
                 break
             for block in SQUARES:
                 if block * size <= sums * lanes:
                     groups = _groups(-(-squares // size), threads, -(-rows // block) * 4)
-                    way = Tiling("winograd2d", outputs, size // 8, channels, groups, rows=block)
+                    way = Tiling(
+                        "winograd2d", outputs, size // 8, step.x.shape[1], groups, rows=block
+                    )
                     yield way
 
 

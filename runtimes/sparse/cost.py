@@ -30,8 +30,8 @@ COPY_GATHER = 18.0  # element by element
 COPY_COMBED = 4.5  # every second or fourth element of a row
 COPY_STRIDED = 6.0  # every second element
 PATCH = 10.0  # of a row of pixels under eight tiles of minimal filtering, taken apart
-TURN = {2: 90.0, 4: 280.0}  # of a vector of tiles, pixels to points
-TURN_BACK = {2: 60.0, 4: 250.0}  # of a vector of tiles, products to pixels and into memory
+TURN = 7.5  # of a point of a vector of tiles, from its pixels
+TURN_BACK = 6.5  # of such a point, to pixels and into memory
 L2 = 768 * 1024  # bytes that stay in the second-level cache
 L3_LOADS = 1.5  # what loads cost more beyond it
 
@@ -76,17 +76,18 @@ def cycles(
 
 def _squares(step: Conv, way: Tiling, layout: Geometry, lanes: int, threads: int) -> float:
     """Minimal filtering both ways: transforms and one product of matrices a point."""
-    size, outputs = way.eighths * 8, way.pieces
-    vectors, points = size / lanes, winograd2d.products(outputs)
-    rows, channels = step.weight.shape[:2]
-    runs = size / inside(step) / min(winograd2d.across(step, outputs), winograd2d.STRIP)
-    turned = channels * (vectors * TURN[outputs] + runs * (outputs + 2) * PATCH)
+    tiles, outputs = way.eighths * 8, way.pieces
+    size = winograd2d.size(step, outputs)
+    vectors, points = tiles / lanes, size**2
+    rows, channels = len(step.weight), winograd2d.channels(step)
+    strips = tiles / inside(step) / min(winograd2d.across(step, outputs), winograd2d.STRIP)
+    turned = channels * (vectors * TURN * points + strips * size * PATCH * step.strides[0])
     loads = vectors * (1 + L2_LOADS)
-    if 4 * points * channels * size > L2:
+    if 4 * points * channels * tiles > L2:
         loads += vectors * L3_LOADS
     inner = max(way.rows * vectors, loads + way.rows * 0.5) + 0.15 * loads + 0.5
     block = points * (channels * inner + VISIT + way.rows * vectors * SUM)
-    block += way.rows * vectors * TURN_BACK[outputs]
+    block += way.rows * vectors * TURN_BACK * points
     share = -(-layout.tiles * way.groups // threads)
     computed = math.ceil(rows / way.rows) * block
     return float(share / way.groups * computed + math.ceil(share / way.groups) * turned)

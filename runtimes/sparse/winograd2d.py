@@ -1,15 +1,17 @@
-"""Dense 3x3 layers with fewer products: Winograd's minimal filtering in both directions.
+"""Dense windows with fewer products: Winograd's minimal filtering in both directions.
 
-The result is cut into tiles of m x m pixels. Directly a tile takes 9 m^2 products a pair of
-channels; F(m x m, 3 x 3) takes (m + 2)^2, of transformed pixels and transformed weights: 4 instead
-of 9 a pixel for m = 2, 2.25 for m = 4 (Lavin and Gray, "Fast Algorithms for Convolutional Neural
-Networks", CVPR 2016, section 4.2). Products of one point are summed over all channels before they
-are transformed back, so each point is a product of matrices: [outputs, inputs] by [inputs, tiles].
+The result is cut into tiles of m x m pixels. Directly a tile takes r^2 m^2 products a pair of
+channels for r x r taps; F(m x m, r x r) takes (m + r - 1)^2, of transformed pixels and transformed
+weights: 4 instead of 9 a pixel for m = 2 and r = 3, 2.25 for m = 4 (Lavin and Gray, "Fast
+Algorithms for Convolutional Neural Networks", CVPR 2016, section 4.2). Products of one point are
+summed over all channels before they are transformed back, so each point is a product of matrices:
+[outputs, inputs] by [inputs, tiles]. A stride is taken apart into phases, each a channel of its own
+with every second tap: a 7x7 window of stride 2 is one of 4x4 taps over four times the channels.
 
-Points come in pairs of both signs, for half of a transform is the same for both then. Those of
-m = 4 were chosen for their rounding among small binary fractions: twice that of the direct sum on
-average, where 0, 1, -1, 2, -2 has five times it. F(2 x 2, 3 x 3) is more accurate than the direct
-sum.
+Points come in pairs of both signs, for half of a transform is the same for both then. They were
+chosen for their rounding among small binary fractions: on average twice that of the direct sum for
+m = 4 and r = 3, where 0, 1, -1, 2, -2 has five times it, and 3.6 times for r = 4.
+F(2 x 2, 3 x 3) is more accurate than the direct sum.
 """
 
 from __future__ import annotations
@@ -22,9 +24,12 @@ from prunedeploy.runtimes.sparse.tiling import EIGHT, Tiling
 from prunedeploy.runtimes.sparse.winograd import filters
 from prunedeploy.types import Array
 
-TAPS = 3
 OUTPUTS = (2, 4)  # rows and columns of a tile
-POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.625, -0.625, 1.5, -1.5)}  # by m; and infinity
+POINTS = {  # by outputs and taps; and infinity
+    (2, 3): (0.0, 1.0, -1.0),
+    (4, 3): (0.0, 0.625, -0.625, 1.5, -1.5),
+    (4, 4): (0.3125, -0.3125, 0.875, -0.875, 1.75, -1.75),
+}
 STAGGER = 16  # floats between the channels of one point and those of the next; see pd_point
 STRIP = 8  # tiles; see pd_strip
 MOST_LANES = 128  # tiles of a group
@@ -33,22 +38,37 @@ SAVING = 2 / 3  # of the direct products that may be left for it to be worth it
 
 
 def suits(step: Conv, outputs: int) -> bool:
-    """Whether F(``outputs`` x ``outputs``, 3 x 3) can compute ``step`` and saves a third."""
+    """Whether tiles of ``outputs`` x ``outputs`` are known for ``step`` and save a third."""
     return (
         step.groups == 1
-        and step.weight.shape[2:] == (TAPS, TAPS)
-        and step.strides == (1, 1)
+        and step.strides in ((1, 1), (2, 2))
         and step.dilations == (1, 1)
+        and (outputs, taps(step)) in POINTS
         and max(step.pads) <= MOST_PADDING
         and min(step.y.shape[2:]) >= outputs
         and images_inside(step.x) in (1, *range(EIGHT, MOST_LANES + 1, EIGHT))
-        and products(outputs) * tiles(step, outputs) < SAVING * TAPS**2 * _pixels(step)
+        and _products(step, outputs) < SAVING * step.weight[0].size * _pixels(step)
     )
 
 
-def products(outputs: int) -> int:
-    """Of a tile, for one pair of channels."""
-    return (outputs + TAPS - 1) ** 2
+def taps(step: Conv) -> int:
+    """Rows and columns of the window that one phase has."""
+    return int(-(-max(step.weight.shape[2:]) // step.strides[0]))
+
+
+def size(step: Conv, outputs: int) -> int:
+    """Points of a row or column of a tile."""
+    return outputs + taps(step) - 1
+
+
+def channels(step: Conv) -> int:
+    """Input channels, each phase for itself."""
+    return step.x.shape[1] * step.strides[0] ** 2
+
+
+def _products(step: Conv, outputs: int) -> int:
+    """Of all tiles, for one output channel."""
+    return size(step, outputs) ** 2 * channels(step) * tiles(step, outputs)
 
 
 def down(step: Conv, outputs: int) -> int:
@@ -66,22 +86,33 @@ def tiles(step: Conv, outputs: int) -> int:
     return step.y.shape[0] * down(step, outputs) * across(step, outputs)
 
 
+def apart(step: Conv) -> Array:
+    """The weights of every phase: [outputs, channels, taps, taps], zeros where it has fewer."""
+    rows, inputs, height, width = step.weight.shape
+    stride, count = step.strides[0], taps(step)
+    padded = np.zeros((rows, inputs, count * stride, count * stride), np.float32)
+    padded[:, :, :height, :width] = step.weight
+    split = padded.reshape(rows, inputs, count, stride, count, stride)
+    return split.transpose(0, 1, 3, 5, 2, 4).reshape(rows, -1, count, count)
+
+
 def transformed(weight: Array, outputs: int) -> Array:
-    """Weights [outputs, inputs, 3, 3] as G w G^T: [points, outputs, inputs] in float64."""
-    by = filters(outputs, TAPS, POINTS[outputs]).astype(np.float64)
-    half = np.tensordot(by, weight.astype(np.float64), (1, 2))  # [point, outputs, inputs, 3]
+    """Weights [outputs, inputs, r, r] as G w G^T: [points, outputs, inputs] in float64."""
+    count = weight.shape[-1]
+    by = filters(outputs, count, POINTS[outputs, count]).astype(np.float64)
+    half = np.tensordot(by, weight.astype(np.float64), (1, 2))  # [point, outputs, inputs, r]
     found = np.tensordot(by, half, (1, 3)).swapaxes(0, 1)
     return found.reshape(-1, *weight.shape[:2])
 
 
 def blocks(step: Conv, tiling: Tiling) -> Array:
     """Weights as the kernel reads them: [block, point, channel, row of the block]."""
-    rows, size = len(step.weight), tiling.rows
-    count = -(-rows // size)
-    points = transformed(step.weight, tiling.pieces)
-    padded = np.zeros((len(points), count * size, step.weight.shape[1]), np.float32)
+    rows, each = len(step.weight), tiling.rows
+    count = -(-rows // each)
+    points = transformed(apart(step), tiling.pieces)
+    padded = np.zeros((len(points), count * each, channels(step)), np.float32)
     padded[:, :rows] = points
-    split = padded.reshape(len(points), count, size, -1)
+    split = padded.reshape(len(points), count, each, -1)
     return np.ascontiguousarray(split.transpose(1, 0, 3, 2))
 
 

@@ -1,8 +1,8 @@
-/* A 3x3 window by minimal filtering in both directions: what is the same for every kernel of it.
+/* Windows by minimal filtering in both directions: what is the same for every kernel of it.
  *
- * The result is cut into tiles of m x m pixels; each is computed from (m + 2)^2 products, of the
- * transformed pixels under it and transformed weights (see winograd2d.py). A lane of a vector is a
- * tile. Tiles of the whole batch, row by row, are cut into groups that a thread computes at once:
+ * The result is cut into tiles of m x m pixels; each is computed from (m + taps - 1)^2 products, of
+ * the transformed pixels under it and transformed weights (see winograd2d.py). Strides are taken
+ * apart: each phase of a channel is a channel of its own. A lane of a vector is a tile. Tiles of the whole batch, row by row, are cut into groups that a thread computes at once:
  * their input is transformed for all channels, then a kernel (winograd2d.h) multiplies and adds up,
  * point by point, and transforms back, some rows of the weights at a time. */
 #ifndef PD_TILES_H
@@ -14,8 +14,9 @@
 enum { PD_STRIP = 8, PD_MOST_LANES = 128, PD_STAGGER = 16 };
 
 typedef struct {
-    int32_t rows, channels, groups, blocks; /* blocks of rows, and groups of them for threads */
-    int32_t outputs, lanes;        /* m; tiles of a group */
+    int32_t rows, groups, blocks;  /* blocks of rows, and groups of them for threads */
+    int32_t inputs, channels;      /* of x; and with every phase for itself */
+    int32_t step, size, lanes;     /* the stride; m + taps - 1; tiles of a group */
     int32_t tiles, down, across;   /* all of them; rows of tiles of an image, tiles of such a row */
     int32_t beside;                /* images that lie side by side: lanes of a tile */
     int32_t height, width, out_height, out_width, top, left;
@@ -57,153 +58,211 @@ static int pd_strips(const pd_tiles *c, int group, pd_strip *strips) {
     return found;
 }
 
-/* Row `from` of the input under a strip of tiles, from column `column` on: patch[j][tile] is pixel
- * (outputs * tile + j) of it, for j < outputs + 2; a plane of `pitch` for each j. */
+/* Pixels of a row under a strip of tiles: `from` is pixel `column` of a row of `width`, and
+ * patch[j][tile] becomes pixel column + step * (outputs * tile + j), zero outside of the row, for
+ * j < size; a plane of `pitch` floats for each j. */
 #if PD_LANES == 16
-PD_INLINE void pd_store_upper(float *to, __m512 v) {
-    _mm256_storeu_pd((double *)to, _mm512_extractf64x4_pd(_mm512_castps_pd(v), 1));
+PD_INLINE __mmask16 pd_seen(int column, int width) {
+    const int low = column < 0 ? -column : 0;
+    const int high = width - column < 16 ? width - column : 16;
+    return low < high ? (__mmask16)((1u << high) - (1u << low)) : 0;
 }
 
-PD_INLINE void pd_patch_row(const float *from, int column, int width, int outputs, int count,
-                            float *patch, int pitch) {
+/* Sixteen pixels, `step` (1 or 2) apart. */
+PD_INLINE __m512 pd_sixteen(const float *from, int column, int width, int step) {
+    const __m512 near = _mm512_maskz_loadu_ps(pd_seen(column, width), from);
+    if (step == 1) return near;
+    const __m512 far = _mm512_maskz_loadu_ps(pd_seen(column + 16, width), from + 16);
+    const __m512i even =
+        _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    return _mm512_permutex2var_ps(near, even, far);
+}
+
+/* Two planes of eight. */
+PD_INLINE void pd_store_planes(float *to, int pitch, int planes, __m512 both) {
+    _mm256_storeu_ps(to, _mm512_castps512_ps256(both));
+    if (planes > 1)
+        _mm256_storeu_pd((double *)(to + pitch),
+                         _mm512_extractf64x4_pd(_mm512_castps_pd(both), 1));
+}
+
+PD_INLINE void pd_patch_row(const float *from, int column, int width, int step, int outputs,
+                            int size, int count, float *patch, int pitch) {
     (void)count; /* what is written behind the strip is overwritten or not looked at */
-    const int end = width - column < 48 ? width - column : 48;
-    const uint64_t seen = end > 0 ? ((uint64_t)1 << end) - 1 : 0;
-    const uint64_t inside = column < 0 ? seen & ~(((uint64_t)1 << -column) - 1) : seen;
-    const int step = outputs == 4 ? 4 : 2;
     const __m512i pairs = outputs == 4
         ? _mm512_set_epi32(29, 25, 21, 17, 13, 9, 5, 1, 28, 24, 20, 16, 12, 8, 4, 0)
         : _mm512_set_epi32(15, 13, 11, 9, 7, 5, 3, 1, 14, 12, 10, 8, 6, 4, 2, 0);
     const __m512i others = _mm512_add_epi32(pairs, _mm512_set1_epi32(2));
-    for (int shift = 0; shift <= step; shift += step) { /* pixels 0 to step, then step and step + 1 */
-        const __m512 low = _mm512_maskz_loadu_ps((__mmask16)(inside >> shift), from + shift);
-        const __m512 high = _mm512_maskz_loadu_ps((__mmask16)(inside >> (shift + 16)),
-                                                  from + shift + 16);
-        float *to = patch + shift * pitch;
-        const __m512 two = _mm512_permutex2var_ps(low, pairs, high);
-        _mm256_storeu_ps(to, _mm512_castps512_ps256(two));
-        pd_store_upper(to + pitch, two);
-        if (outputs == 4 && !shift) {
-            const __m512 more = _mm512_permutex2var_ps(low, others, high);
-            _mm256_storeu_ps(to + 2 * pitch, _mm512_castps512_ps256(more));
-            pd_store_upper(to + 3 * pitch, more);
-        }
+#pragma GCC unroll 2
+    for (int j = 0; j < size; j += outputs) {
+        const __m512 low = pd_sixteen(from + j * step, column + j * step, width, step);
+        const __m512 high = pd_sixteen(from + (j + 16) * step, column + (j + 16) * step, width, step);
+        float *to = patch + j * pitch;
+        pd_store_planes(to, pitch, size - j, _mm512_permutex2var_ps(low, pairs, high));
+        if (outputs == 4 && size - j > 2)
+            pd_store_planes(to + 2 * pitch, pitch, size - j - 2,
+                            _mm512_permutex2var_ps(low, others, high));
     }
 }
 #else
-PD_INLINE void pd_patch_row(const float *from, int column, int width, int outputs, int count,
-                            float *patch, int pitch) {
-    for (int j = 0; j < outputs + 2; j++)
+PD_INLINE void pd_patch_row(const float *from, int column, int width, int step, int outputs,
+                            int size, int count, float *patch, int pitch) {
+    for (int j = 0; j < size; j++)
         for (int tile = 0; tile < count; tile++) {
-            const int at = tile * outputs + j;
-            patch[j * pitch + tile] =
-                column + at >= 0 && column + at < width ? from[at] : 0;
+            const int at = step * (tile * outputs + j);
+            patch[j * pitch + tile] = column + at >= 0 && column + at < width ? from[at] : 0;
         }
 }
 #endif
 
 /* The same where images lie side by side: one tile, a lane an image. */
-PD_INLINE void pd_patch_beside(const float *from, int column, int width, int outputs, int beside,
-                               float *patch, int pitch) {
-    for (int j = 0; j < outputs + 2; j++) {
-        const int inside = column + j >= 0 && column + j < width;
+PD_INLINE void pd_patch_beside(const float *from, int column, int width, int step, int size,
+                               int beside, float *patch, int pitch) {
+    for (int j = 0; j < size; j++) {
+        const int at = j * step, inside = column + at >= 0 && column + at < width;
         for (int i = 0; i < beside; i += PD_LANES)
             pd_storeu(patch + j * pitch + i,
-                      inside ? pd_loadu(from + (j * beside + i)) : pd_splat(0));
+                      inside ? pd_loadu(from + (at * beside + i)) : pd_splat(0));
     }
 }
 
-/* The pixels under all tiles of a group, of one channel. */
+/* The pixels under all tiles of a group, of one phase (down, across) of a channel. */
 PD_INLINE void pd_patches(const pd_tiles *c, const pd_strip *strips, int count, const float *plane,
-                          int outputs, float *patch) {
-    const int size = outputs + 2, pitch = c->lanes + PD_STRIP;
+                          int down, int across, int outputs, int size, float *patch) {
+    const int pitch = c->lanes + PD_STRIP;
     for (int r = 0; r < count; r++) {
         const pd_strip *strip = &strips[r];
-        const int column = strip->column * outputs - c->left;
+        const int column = strip->column * outputs * c->step + across - c->left;
         for (int i = 0; i < size; i++) {
-            const int row = strip->row * outputs + i - c->top;
+            const int row = (strip->row * outputs + i) * c->step + down - c->top;
             const int outside = row < 0 || row >= c->height;
             const int64_t line = (int64_t)strip->image * c->height + (outside ? 0 : row);
             const float *from = plane + (line * c->width + column) * c->beside;
             float *to = patch + i * size * pitch + strip->lane;
-            const int width = outside ? -PD_MOST_LANES : c->width;
+            const int width = outside ? INT32_MIN / 2 : c->width;
             if (c->beside > 1)
-                pd_patch_beside(from, column, width, outputs, c->beside, to, pitch);
-            else pd_patch_row(from, column, width, outputs, strip->count, to, pitch);
+                pd_patch_beside(from, column, width, c->step, size, c->beside, to, pitch);
+            else pd_patch_row(from, column, width, c->step, outputs, size, strip->count, to, pitch);
         }
     }
 }
 
-/* The transforms, B^T and A^T of Winograd's construction with the points 0, 1, -1 and infinity
- * for two outputs, and 0, 5/8, -5/8, 3/2, -3/2 and infinity for four. */
-#define PD_A 0.625f
-#define PD_B 1.5f
+/* The transforms, B^T and A^T of Winograd's construction with the points of winograd2d.py: 0, 1, -1
+ * and infinity for size 4; 0, 5/8, -5/8, 3/2, -3/2 and infinity for 6; 5/16, 7/8, 7/4, their
+ * negatives and infinity for 7. Of a pair of points the even powers are the same, the odd ones
+ * differ in their sign. */
+PD_INLINE void pd_turn_four(pd_vec *d) {
+    const pd_vec a = d[1], b = d[2];
+    d[0] = b - d[0], d[1] = a + b, d[2] = b - a, d[3] = d[3] - a;
+}
 
-PD_INLINE void pd_turn_input(pd_vec *d, int outputs) {
-    if (outputs == 2) {
-        const pd_vec a = d[1], b = d[2];
-        d[0] = b - d[0], d[1] = a + b, d[2] = b - a, d[3] = d[3] - a;
-        return;
-    }
-    const pd_vec a = pd_splat(PD_A), b = pd_splat(PD_B);
-    const pd_vec aa = pd_splat(PD_A * PD_A), bb = pd_splat(PD_B * PD_B);
-    const pd_vec both = pd_splat(PD_A * PD_A + PD_B * PD_B);
-    const pd_vec all = pd_splat(PD_A * PD_A * PD_B * PD_B);
-    const pd_vec even = d[4] - bb * d[2], odd = a * (d[3] - bb * d[1]);
-    const pd_vec even2 = d[4] - aa * d[2], odd2 = b * (d[3] - aa * d[1]);
-    d[0] = (d[4] - both * d[2]) + all * d[0];
-    d[5] = (d[5] - both * d[3]) + all * d[1];
+PD_INLINE void pd_turn_six(pd_vec *d) {
+    const float a = 0.625f, b = 1.5f;
+    const pd_vec aa = pd_splat(a * a), bb = pd_splat(b * b);
+    const pd_vec even = d[4] - bb * d[2], odd = pd_splat(a) * (d[3] - bb * d[1]);
+    const pd_vec even2 = d[4] - aa * d[2], odd2 = pd_splat(b) * (d[3] - aa * d[1]);
+    const pd_vec sum = pd_splat(a * a + b * b), product = pd_splat(a * a * b * b);
+    d[0] = (d[4] - sum * d[2]) + product * d[0];
+    d[5] = (d[5] - sum * d[3]) + product * d[1];
     d[1] = even + odd, d[2] = even - odd, d[3] = even2 + odd2, d[4] = even2 - odd2;
 }
 
-/* y[0 .. outputs) of the products m[0], m[step], ... */
-PD_INLINE void pd_turn_output(const pd_vec *m, int outputs, pd_vec *y) {
-    if (outputs == 2) {
+/* One pair of points: the other two have squares whose sum and product are given. */
+PD_INLINE void pd_turn_pair(const pd_vec *d, float point, float sum, float product, pd_vec *to) {
+    const pd_vec odd = (d[5] - pd_splat(sum) * d[3]) + pd_splat(product) * d[1];
+    const pd_vec even = (d[4] - pd_splat(sum) * d[2]) + pd_splat(product) * d[0];
+    to[0] = odd + pd_splat(point) * even, to[1] = odd - pd_splat(point) * even;
+}
+
+PD_INLINE void pd_turn_seven(pd_vec *d) {
+    const float a = 0.3125f, b = 0.875f, c = 1.75f;
+    pd_vec to[7];
+    pd_turn_pair(d, a, b * b + c * c, b * b * c * c, to);
+    pd_turn_pair(d, b, a * a + c * c, a * a * c * c, to + 2);
+    pd_turn_pair(d, c, a * a + b * b, a * a * b * b, to + 4);
+    to[6] = (d[6] - pd_splat(a * a + b * b + c * c) * d[4])
+        + (pd_splat(a * a * b * b + a * a * c * c + b * b * c * c) * d[2]
+           - pd_splat(a * a * b * b * c * c) * d[0]);
+#pragma GCC unroll 7
+    for (int i = 0; i < 7; i++) d[i] = to[i];
+}
+
+PD_INLINE void pd_turn_input(pd_vec *d, int size) {
+    if (size == 4) pd_turn_four(d);
+    else if (size == 6) pd_turn_six(d);
+    else pd_turn_seven(d);
+}
+
+/* Pixels of a tile's row or column from the products of its points. */
+PD_INLINE void pd_turn_output(const pd_vec *m, int size, pd_vec *y) {
+    if (size == 4) {
         y[0] = m[0] + m[1] + m[2];
         y[1] = m[1] - m[2] + m[3];
         return;
     }
-    const pd_vec sum = m[1] + m[2], less = m[1] - m[2];
-    const pd_vec sum2 = m[3] + m[4], less2 = m[3] - m[4];
-    y[0] = m[0] + sum + sum2;
-    y[1] = pd_splat(PD_A) * less + pd_splat(PD_B) * less2;
-    y[2] = pd_splat(PD_A * PD_A) * sum + pd_splat(PD_B * PD_B) * sum2;
-    y[3] = m[5] + pd_splat(PD_A * PD_A * PD_A) * less + pd_splat(PD_B * PD_B * PD_B) * less2;
+    const float a = size == 6 ? 0.625f : 0.3125f, b = size == 6 ? 1.5f : 0.875f, c = 1.75f;
+    const pd_vec *pair = size == 6 ? m + 1 : m;
+    const pd_vec sum = pair[0] + pair[1], less = pair[0] - pair[1];
+    const pd_vec sum2 = pair[2] + pair[3], less2 = pair[2] - pair[3];
+    y[0] = sum + sum2;
+    y[1] = pd_splat(a) * less + pd_splat(b) * less2;
+    y[2] = pd_splat(a * a) * sum + pd_splat(b * b) * sum2;
+    y[3] = m[size - 1] + pd_splat(a * a * a) * less + pd_splat(b * b * b) * less2;
+    if (size == 6) {
+        y[0] += m[0];
+        return;
+    }
+    const pd_vec sum3 = pair[4] + pair[5], less3 = pair[4] - pair[5];
+    y[0] += sum3, y[1] += pd_splat(c) * less3;
+    y[2] += pd_splat(c * c) * sum3, y[3] += pd_splat(c * c * c) * less3;
 }
 
 /* From patches to the transformed input of one channel, [point][tile]. */
-PD_INLINE void pd_turn(const pd_tiles *c, const float *patch, int outputs, float *to) {
-    const int size = outputs + 2, pitch = c->lanes + PD_STRIP;
+PD_INLINE void pd_turn(const pd_tiles *c, const float *patch, int size, float *to) {
+    const int pitch = c->lanes + PD_STRIP;
     const uint64_t point = pd_point(c);
     for (int v = 0; v < c->lanes; v += PD_LANES) {
-        pd_vec all[6][6], line[6];
-#pragma GCC unroll 6
+        pd_vec all[7][7], line[7];
+#pragma GCC unroll 7
         for (int i = 0; i < size; i++) {
-#pragma GCC unroll 6
+#pragma GCC unroll 7
             for (int j = 0; j < size; j++) all[i][j] = pd_loadu(patch + (i * size + j) * pitch + v);
-            pd_turn_input(all[i], outputs);
+            pd_turn_input(all[i], size);
         }
-#pragma GCC unroll 6
+#pragma GCC unroll 7
         for (int j = 0; j < size; j++) {
-#pragma GCC unroll 6
+#pragma GCC unroll 7
             for (int i = 0; i < size; i++) line[i] = all[i][j];
-            pd_turn_input(line, outputs);
-#pragma GCC unroll 6
+            pd_turn_input(line, size);
+#pragma GCC unroll 7
             for (int i = 0; i < size; i++) pd_storeu(to + (i * size + j) * point + v, line[i]);
         }
     }
 }
 
-static __attribute__((noinline)) void pd_turn_two(const pd_tiles *c, const pd_strip *strips, int count,
-                                                  const float *plane, float *patch, float *to) {
-    pd_patches(c, strips, count, plane, 2, patch);
-    pd_turn(c, patch, 2, to);
-}
+/* Phase (down, across) of a channel, transformed for all tiles of a group. */
+#define PD_TURNED(name, outputs, size)                                                          \
+    static __attribute__((noinline)) void name(const pd_tiles *c, const pd_strip *strips,       \
+                                               int count, const float *plane, int down,         \
+                                               int across, float *patch, float *to) {           \
+        pd_patches(c, strips, count, plane, down, across, outputs, size, patch);                \
+        pd_turn(c, patch, size, to);                                                            \
+    }
+PD_TURNED(pd_turned_four, 2, 4)
+PD_TURNED(pd_turned_six, 4, 6)
+PD_TURNED(pd_turned_seven, 4, 7)
 
-static __attribute__((noinline)) void pd_turn_four(const pd_tiles *c, const pd_strip *strips, int count,
-                                                   const float *plane, float *patch, float *to) {
-    pd_patches(c, strips, count, plane, 4, patch);
-    pd_turn(c, patch, 4, to);
+/* All channels, and of each all phases: `step` squared of them. */
+static void pd_turn_all(const pd_tiles *c, const pd_strip *strips, int count, const float *x,
+                        float *scratch) {
+    float *to = scratch, *patch = scratch + c->patch;
+    for (int k = 0; k < c->inputs; k++, x += c->x_stride)
+        for (int down = 0; down < c->step; down++)
+            for (int across = 0; across < c->step; across++, to += c->lanes) {
+                if (c->size == 4) pd_turned_four(c, strips, count, x, down, across, patch, to);
+                else if (c->size == 6) pd_turned_six(c, strips, count, x, down, across, patch, to);
+                else pd_turned_seven(c, strips, count, x, down, across, patch, to);
+            }
 }
 
 /* This thread's share of a layer. */
@@ -219,10 +278,7 @@ static void pd_tiles_run(const pd_work *w, const pd_tiles *c, const float *x, fl
         const int tile = begin / c->groups, group = begin % c->groups;
         const int last = end - tile * c->groups < c->groups ? end - tile * c->groups : c->groups;
         const int count = pd_strips(c, tile, strips);
-        for (int k = 0; k < c->channels; k++)
-            (c->outputs == 2 ? pd_turn_two : pd_turn_four)(
-                c, strips, count, x + k * c->x_stride, w->scratch + c->patch,
-                w->scratch + (uint64_t)k * c->lanes);
+        pd_turn_all(c, strips, count, x, w->scratch);
         for (int b = c->blocks * group / c->groups; b < c->blocks * last / c->groups; b++)
             kernel(c, strips, count, b * rows, weights + b * c->block, bias, w->scratch, y, residual);
         begin = tile * c->groups + last;

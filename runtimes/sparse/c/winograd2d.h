@@ -1,12 +1,11 @@
-/* winograd2d: PD_ROWS output channels of the PD_EIGHTS * 8 tiles of a group, from the transformed
- * input (see tiles.h).
+/* winograd2d: PD_ROWS output channels of the PD_EIGHTS * 8 tiles of a group, PD_OUTPUTS x PD_OUTPUTS
+ * pixels each, from PD_SIZE x PD_SIZE points of the transformed input (see tiles.h).
  *
  * A template like block.h. The products of one point are summed over all channels in registers,
  * PD_ROWS rows of PD_EIGHTS * 8 lanes; then those of all points are transformed back. A block's
  * weights are [point][channel][PD_ROWS]. */
 #include "tiles.h"
 
-#define PD_SIZE (PD_OUTPUTS + 2)
 #define PD_TILES (PD_EIGHTS * 8)
 #define PD_FULL (PD_TILES / PD_LANES)
 
@@ -46,18 +45,18 @@ static __attribute__((noinline)) void PD_NAME(
         /* pixels[row of a tile][tile][column]; side by side: [row][vector][column][lane] */
         for (int v = 0; v < PD_FULL; v++) {
             pd_vec half[PD_SIZE][PD_OUTPUTS], line[PD_SIZE], back[PD_OUTPUTS];
-#pragma GCC unroll 6
+#pragma GCC unroll 7
             for (int j = 0; j < PD_SIZE; j++) {
-#pragma GCC unroll 6
+#pragma GCC unroll 7
                 for (int i = 0; i < PD_SIZE; i++)
                     line[i] = pd_loadu(from + (i * PD_SIZE + j) * PD_TILES + v * PD_LANES);
-                pd_turn_output(line, PD_OUTPUTS, half[j]);
+                pd_turn_output(line, PD_SIZE, half[j]);
             }
 #pragma GCC unroll 4
             for (int a = 0; a < PD_OUTPUTS; a++) {
-#pragma GCC unroll 6
+#pragma GCC unroll 7
                 for (int j = 0; j < PD_SIZE; j++) line[j] = half[j][a];
-                pd_turn_output(line, PD_OUTPUTS, back);
+                pd_turn_output(line, PD_SIZE, back);
                 float *to = pixels + (a * PD_TILES + v * PD_LANES) * PD_OUTPUTS;
 #pragma GCC unroll 4
                 for (int b = 0; b < PD_OUTPUTS; b++) back[b] += pd_splat(bias[first + m]);
@@ -119,11 +118,11 @@ static __attribute__((noinline)) void PD_NAME(
     }
 }
 
-#undef PD_SIZE
 #undef PD_TILES
 #undef PD_FULL
 #undef PD_NAME
 #undef PD_ROWS
 #undef PD_EIGHTS
 #undef PD_OUTPUTS
+#undef PD_SIZE
 #undef PD_ACT

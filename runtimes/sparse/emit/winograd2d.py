@@ -14,15 +14,21 @@ from prunedeploy.runtimes.sparse.winograd2d import (
     STRIP,
     across,
     blocks,
+    channels,
     down,
-    products,
+    size,
     tiles,
 )
 
 
 def emit(step: Conv, context: Context, tiling: Tiling) -> Code:
     """``step`` cut as ``tiling`` says."""
-    settings = {"OUTPUTS": tiling.pieces, "ROWS": tiling.rows, "EIGHTS": tiling.eighths}
+    settings = {
+        "OUTPUTS": tiling.pieces,
+        "SIZE": size(step, tiling.pieces),
+        "ROWS": tiling.rows,
+        "EIGHTS": tiling.eighths,
+    }
     name = "_".join(["pd", tiling.kernel, *map(str, settings.values())])
     kernel, top = instance(name, "winograd2d.h", settings, step)
     residual = "0" if step.residual is None else context.pointer(step.residual)
@@ -39,14 +45,14 @@ def emit(step: Conv, context: Context, tiling: Tiling) -> Code:
 
 def _scratch(step: Conv, tiling: Tiling) -> tuple[int, int, int, int]:
     """Floats of the transformed input, the products of a block, the patches, a row's pixels."""
-    lanes, points = tiling.eighths * EIGHT, products(tiling.pieces)
+    lanes, points = tiling.eighths * EIGHT, size(step, tiling.pieces) ** 2
     sizes = (
-        points * (step.x.shape[1] * lanes + STAGGER),
+        points * (channels(step) * lanes + STAGGER),
         points * tiling.rows * lanes,
         points * (lanes + STRIP) + STRIP,
         tiling.pieces**2 * lanes + UNIT,
     )
-    a, b, c, d = (-(-size // UNIT) * UNIT for size in sizes)
+    a, b, c, d = (-(-each // UNIT) * UNIT for each in sizes)
     return a, b, c, d
 
 
@@ -57,10 +63,12 @@ def _record(step: Conv, context: Context, tiling: Tiling, sizes: tuple[int, int,
     low, high = bounds(step)
     fields = {
         "rows": len(step.weight),
-        "channels": step.x.shape[1],
+        "inputs": step.x.shape[1],
+        "channels": channels(step),
+        "step": step.strides[0],
+        "size": size(step, outputs),
         "groups": tiling.groups,
         "blocks": len(weights),
-        "outputs": outputs,
         "lanes": tiling.eighths * EIGHT,
         "tiles": tiles(step, outputs) // beside,
         "down": down(step, outputs),

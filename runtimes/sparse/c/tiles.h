@@ -16,7 +16,7 @@ enum { PD_STRIP = 8, PD_MOST_LANES = 128, PD_STAGGER = 16 };
 typedef struct {
     int32_t rows, groups, blocks;  /* blocks of rows, and groups of them for threads */
     int32_t inputs, channels;      /* of x; and with every phase for itself */
-    int32_t step, size, lanes;     /* the stride; m + taps - 1; tiles of a group */
+    int32_t step, outputs, size, lanes; /* the stride; m; m + taps - 1; tiles of a group */
     int32_t tiles, down, across;   /* all of them; rows of tiles of an image, tiles of such a row */
     int32_t beside;                /* images that lie side by side: lanes of a tile */
     int32_t height, width, out_height, out_width, top, left;
@@ -89,18 +89,20 @@ PD_INLINE void pd_store_planes(float *to, int pitch, int planes, __m512 both) {
 PD_INLINE void pd_patch_row(const float *from, int column, int width, int step, int outputs,
                             int size, int count, float *patch, int pitch) {
     (void)count; /* what is written behind the strip is overwritten or not looked at */
-    const __m512i pairs = outputs == 4
-        ? _mm512_set_epi32(29, 25, 21, 17, 13, 9, 5, 1, 28, 24, 20, 16, 12, 8, 4, 0)
-        : _mm512_set_epi32(15, 13, 11, 9, 7, 5, 3, 1, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i tile = _mm512_set_epi32(7, 6, 5, 4, 3, 2, 1, 0, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __m512i second = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
+    const __m512i pairs =
+        _mm512_add_epi32(_mm512_mullo_epi32(tile, _mm512_set1_epi32(outputs)), second);
     const __m512i others = _mm512_add_epi32(pairs, _mm512_set1_epi32(2));
-#pragma GCC unroll 2
+#pragma GCC unroll 3
     for (int j = 0; j < size; j += outputs) {
+        const int planes = size - j < outputs ? size - j : outputs;
         const __m512 low = pd_sixteen(from + j * step, column + j * step, width, step);
         const __m512 high = pd_sixteen(from + (j + 16) * step, column + (j + 16) * step, width, step);
         float *to = patch + j * pitch;
-        pd_store_planes(to, pitch, size - j, _mm512_permutex2var_ps(low, pairs, high));
-        if (outputs == 4 && size - j > 2)
-            pd_store_planes(to + 2 * pitch, pitch, size - j - 2,
+        pd_store_planes(to, pitch, planes, _mm512_permutex2var_ps(low, pairs, high));
+        if (planes > 2)
+            pd_store_planes(to + 2 * pitch, pitch, planes - 2,
                             _mm512_permutex2var_ps(low, others, high));
     }
 }
@@ -148,93 +150,114 @@ PD_INLINE void pd_patches(const pd_tiles *c, const pd_strip *strips, int count, 
 }
 
 /* The transforms, B^T and A^T of Winograd's construction with the points of winograd2d.py: 0, 1, -1
- * and infinity for size 4; 0, 5/8, -5/8, 3/2, -3/2 and infinity for 6; 5/16, 7/8, 7/4, their
- * negatives and infinity for 7. Of a pair of points the even powers are the same, the odd ones
- * differ in their sign. */
+ * and infinity for size 4; 5/16, 5/4, their negatives and infinity for 5; 0, 5/8, 3/2, their
+ * negatives and infinity for 6. Of a pair of points the even powers are the same, the odd ones differ
+ * in their sign. */
 PD_INLINE void pd_turn_four(pd_vec *d) {
     const pd_vec a = d[1], b = d[2];
     d[0] = b - d[0], d[1] = a + b, d[2] = b - a, d[3] = d[3] - a;
 }
 
-PD_INLINE void pd_turn_six(pd_vec *d) {
-    const float a = 0.625f, b = 1.5f;
-    const pd_vec aa = pd_splat(a * a), bb = pd_splat(b * b);
-    const pd_vec even = d[4] - bb * d[2], odd = pd_splat(a) * (d[3] - bb * d[1]);
-    const pd_vec even2 = d[4] - aa * d[2], odd2 = pd_splat(b) * (d[3] - aa * d[1]);
-    const pd_vec sum = pd_splat(a * a + b * b), product = pd_splat(a * a * b * b);
-    d[0] = (d[4] - sum * d[2]) + product * d[0];
-    d[5] = (d[5] - sum * d[3]) + product * d[1];
-    d[1] = even + odd, d[2] = even - odd, d[3] = even2 + odd2, d[4] = even2 - odd2;
-}
-
-/* One pair of points: the other two have squares whose sum and product are given. */
-PD_INLINE void pd_turn_pair(const pd_vec *d, float point, float sum, float product, pd_vec *to) {
-    const pd_vec odd = (d[5] - pd_splat(sum) * d[3]) + pd_splat(product) * d[1];
-    const pd_vec even = (d[4] - pd_splat(sum) * d[2]) + pd_splat(product) * d[0];
+/* Of `point` and its negative. */
+PD_INLINE void pd_turn_pair(pd_vec even, pd_vec odd, float point, pd_vec *to) {
     to[0] = odd + pd_splat(point) * even, to[1] = odd - pd_splat(point) * even;
 }
 
-PD_INLINE void pd_turn_seven(pd_vec *d) {
-    const float a = 0.3125f, b = 0.875f, c = 1.75f;
-    pd_vec to[7];
-    pd_turn_pair(d, a, b * b + c * c, b * b * c * c, to);
-    pd_turn_pair(d, b, a * a + c * c, a * a * c * c, to + 2);
-    pd_turn_pair(d, c, a * a + b * b, a * a * b * b, to + 4);
-    to[6] = (d[6] - pd_splat(a * a + b * b + c * c) * d[4])
-        + (pd_splat(a * a * b * b + a * a * c * c + b * b * c * c) * d[2]
-           - pd_splat(a * a * b * b * c * c) * d[0]);
-#pragma GCC unroll 7
-    for (int i = 0; i < 7; i++) d[i] = to[i];
+PD_INLINE void pd_turn_five(pd_vec *d) {
+    const float a = 0.3125f, b = 1.25f;
+    const pd_vec aa = pd_splat(a * a), bb = pd_splat(b * b);
+    const pd_vec last = (d[4] - pd_splat(a * a + b * b) * d[2]) + pd_splat(a * a * b * b) * d[0];
+    pd_vec to[4];
+    pd_turn_pair(d[2] - bb * d[0], d[3] - bb * d[1], a, to);
+    pd_turn_pair(d[2] - aa * d[0], d[3] - aa * d[1], b, to + 2);
+    d[0] = to[0], d[1] = to[1], d[2] = to[2], d[3] = to[3], d[4] = last;
+}
+
+PD_INLINE void pd_turn_six(pd_vec *d) {
+    const float a = 0.625f, b = 1.5f;
+    const pd_vec aa = pd_splat(a * a), bb = pd_splat(b * b);
+    const pd_vec sum = pd_splat(a * a + b * b), product = pd_splat(a * a * b * b);
+    pd_vec to[4];
+    pd_turn_pair(d[3] - bb * d[1], d[4] - bb * d[2], a, to);
+    pd_turn_pair(d[3] - aa * d[1], d[4] - aa * d[2], b, to + 2);
+    d[0] = (d[4] - sum * d[2]) + product * d[0];
+    d[5] = (d[5] - sum * d[3]) + product * d[1];
+    d[1] = to[0], d[2] = to[1], d[3] = to[2], d[4] = to[3];
 }
 
 PD_INLINE void pd_turn_input(pd_vec *d, int size) {
     if (size == 4) pd_turn_four(d);
-    else if (size == 6) pd_turn_six(d);
-    else pd_turn_seven(d);
+    else if (size == 5) pd_turn_five(d);
+    else pd_turn_six(d);
 }
 
 /* Pixels of a tile's row or column from the products of its points. */
-PD_INLINE void pd_turn_output(const pd_vec *m, int size, pd_vec *y) {
+PD_INLINE void pd_turn_output(const pd_vec *m, int size, int outputs, pd_vec *y) {
     if (size == 4) {
         y[0] = m[0] + m[1] + m[2];
         y[1] = m[1] - m[2] + m[3];
         return;
     }
-    const float a = size == 6 ? 0.625f : 0.3125f, b = size == 6 ? 1.5f : 0.875f, c = 1.75f;
+    const float a = size == 6 ? 0.625f : 0.3125f, b = size == 6 ? 1.5f : 1.25f;
     const pd_vec *pair = size == 6 ? m + 1 : m;
     const pd_vec sum = pair[0] + pair[1], less = pair[0] - pair[1];
     const pd_vec sum2 = pair[2] + pair[3], less2 = pair[2] - pair[3];
     y[0] = sum + sum2;
+    if (size == 6) y[0] += m[0]; /* the point 0 */
     y[1] = pd_splat(a) * less + pd_splat(b) * less2;
-    y[2] = pd_splat(a * a) * sum + pd_splat(b * b) * sum2;
-    y[3] = m[size - 1] + pd_splat(a * a * a) * less + pd_splat(b * b * b) * less2;
-    if (size == 6) {
-        y[0] += m[0];
+    if (outputs > 2) y[2] = pd_splat(a * a) * sum + pd_splat(b * b) * sum2;
+    if (outputs > 3) y[3] = pd_splat(a * a * a) * less + pd_splat(b * b * b) * less2;
+    y[outputs - 1] += m[size - 1]; /* infinity */
+}
+
+/* The pixels of a row of tiles in their order, from vectors of first, second, ... pixels. */
+#if PD_LANES == 16
+PD_INLINE void pd_interleave(pd_vec *v, int outputs) {
+    if (outputs != 3) {
+        pd_uncomb(v, outputs);
         return;
     }
-    const pd_vec sum3 = pair[4] + pair[5], less3 = pair[4] - pair[5];
-    y[0] += sum3, y[1] += pd_splat(c) * less3;
-    y[2] += pd_splat(c * c) * sum3, y[3] += pd_splat(c * c * c) * less3;
+    const __m512i index[3] = {
+        _mm512_set_epi32(5, 4, 20, 4, 3, 19, 3, 2, 18, 2, 1, 17, 1, 0, 16, 0),
+        _mm512_set_epi32(26, 10, 9, 25, 9, 8, 24, 8, 7, 23, 7, 6, 22, 6, 5, 21),
+        _mm512_set_epi32(15, 31, 15, 14, 30, 14, 13, 29, 13, 12, 28, 12, 11, 27, 11, 10)};
+    const __m512 first = (__m512)v[0], next = (__m512)v[1], third = (__m512)v[2];
+    v[0] = (pd_vec)_mm512_mask_permutexvar_ps(_mm512_permutex2var_ps(first, index[0], next),
+                                              0x4924, index[0], third);
+    v[1] = (pd_vec)_mm512_mask_permutexvar_ps(_mm512_permutex2var_ps(first, index[1], next),
+                                              0x2492, index[1], third);
+    v[2] = (pd_vec)_mm512_mask_permutexvar_ps(_mm512_permutex2var_ps(first, index[2], next),
+                                              0x9249, index[2], third);
 }
+#else
+PD_INLINE void pd_interleave(pd_vec *v, int outputs) {
+    float all[4 * PD_LANES], each[PD_LANES];
+    for (int b = 0; b < outputs; b++) {
+        pd_storeu(each, v[b]);
+        for (int i = 0; i < PD_LANES; i++) all[i * outputs + b] = each[i];
+    }
+    for (int b = 0; b < outputs; b++) v[b] = pd_loadu(all + b * PD_LANES);
+}
+#endif
 
 /* From patches to the transformed input of one channel, [point][tile]. */
 PD_INLINE void pd_turn(const pd_tiles *c, const float *patch, int size, float *to) {
     const int pitch = c->lanes + PD_STRIP;
     const uint64_t point = pd_point(c);
     for (int v = 0; v < c->lanes; v += PD_LANES) {
-        pd_vec all[7][7], line[7];
-#pragma GCC unroll 7
+        pd_vec all[6][6], line[6];
+#pragma GCC unroll 6
         for (int i = 0; i < size; i++) {
-#pragma GCC unroll 7
+#pragma GCC unroll 6
             for (int j = 0; j < size; j++) all[i][j] = pd_loadu(patch + (i * size + j) * pitch + v);
             pd_turn_input(all[i], size);
         }
-#pragma GCC unroll 7
+#pragma GCC unroll 6
         for (int j = 0; j < size; j++) {
-#pragma GCC unroll 7
+#pragma GCC unroll 6
             for (int i = 0; i < size; i++) line[i] = all[i][j];
             pd_turn_input(line, size);
-#pragma GCC unroll 7
+#pragma GCC unroll 6
             for (int i = 0; i < size; i++) pd_storeu(to + (i * size + j) * point + v, line[i]);
         }
     }
@@ -248,9 +271,10 @@ PD_INLINE void pd_turn(const pd_tiles *c, const float *patch, int size, float *t
         pd_patches(c, strips, count, plane, down, across, outputs, size, patch);                \
         pd_turn(c, patch, size, to);                                                            \
     }
-PD_TURNED(pd_turned_four, 2, 4)
-PD_TURNED(pd_turned_six, 4, 6)
-PD_TURNED(pd_turned_seven, 4, 7)
+PD_TURNED(pd_turned_two_four, 2, 4)
+PD_TURNED(pd_turned_two_five, 2, 5)
+PD_TURNED(pd_turned_three_six, 3, 6)
+PD_TURNED(pd_turned_four_six, 4, 6)
 
 /* All channels, and of each all phases: `step` squared of them. */
 static void pd_turn_all(const pd_tiles *c, const pd_strip *strips, int count, const float *x,
@@ -259,9 +283,12 @@ static void pd_turn_all(const pd_tiles *c, const pd_strip *strips, int count, co
     for (int k = 0; k < c->inputs; k++, x += c->x_stride)
         for (int down = 0; down < c->step; down++)
             for (int across = 0; across < c->step; across++, to += c->lanes) {
-                if (c->size == 4) pd_turned_four(c, strips, count, x, down, across, patch, to);
-                else if (c->size == 6) pd_turned_six(c, strips, count, x, down, across, patch, to);
-                else pd_turned_seven(c, strips, count, x, down, across, patch, to);
+                if (c->size == 4) pd_turned_two_four(c, strips, count, x, down, across, patch, to);
+                else if (c->size == 5)
+                    pd_turned_two_five(c, strips, count, x, down, across, patch, to);
+                else if (c->outputs == 3)
+                    pd_turned_three_six(c, strips, count, x, down, across, patch, to);
+                else pd_turned_four_six(c, strips, count, x, down, across, patch, to);
             }
 }
 

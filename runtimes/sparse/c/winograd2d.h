@@ -45,33 +45,22 @@ static __attribute__((noinline)) void PD_NAME(
         /* pixels[row of a tile][tile][column]; side by side: [row][vector][column][lane] */
         for (int v = 0; v < PD_FULL; v++) {
             pd_vec half[PD_SIZE][PD_OUTPUTS], line[PD_SIZE], back[PD_OUTPUTS];
-#pragma GCC unroll 7
+#pragma GCC unroll 6
             for (int j = 0; j < PD_SIZE; j++) {
-#pragma GCC unroll 7
+#pragma GCC unroll 6
                 for (int i = 0; i < PD_SIZE; i++)
                     line[i] = pd_loadu(from + (i * PD_SIZE + j) * PD_TILES + v * PD_LANES);
-                pd_turn_output(line, PD_SIZE, half[j]);
+                pd_turn_output(line, PD_SIZE, PD_OUTPUTS, half[j]);
             }
 #pragma GCC unroll 4
             for (int a = 0; a < PD_OUTPUTS; a++) {
-#pragma GCC unroll 7
+#pragma GCC unroll 6
                 for (int j = 0; j < PD_SIZE; j++) line[j] = half[j][a];
-                pd_turn_output(line, PD_SIZE, back);
+                pd_turn_output(line, PD_SIZE, PD_OUTPUTS, back);
                 float *to = pixels + (a * PD_TILES + v * PD_LANES) * PD_OUTPUTS;
 #pragma GCC unroll 4
                 for (int b = 0; b < PD_OUTPUTS; b++) back[b] += pd_splat(bias[first + m]);
-                if (c->beside == 1) {
-#if PD_LANES == 16
-                    pd_uncomb(back, PD_OUTPUTS);
-#else
-                    for (int b = 0; b < PD_OUTPUTS; b++) {
-                        float each[PD_LANES];
-                        pd_storeu(each, back[b]);
-                        for (int i = 0; i < PD_LANES; i++) to[i * PD_OUTPUTS + b] = each[i];
-                    }
-                    continue;
-#endif
-                }
+                if (c->beside == 1) pd_interleave(back, PD_OUTPUTS);
 #pragma GCC unroll 4
                 for (int b = 0; b < PD_OUTPUTS; b++) pd_storeu(to + b * PD_LANES, back[b]);
             }

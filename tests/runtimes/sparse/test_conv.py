@@ -23,6 +23,7 @@ RELU = Activation("relu")
 SILU = Activation("silu")
 
 LAYERS = [
+    Layer((1, 2, 37, 36), 7, (7, 7), (2, 2), (3, 3, 3, 3), density=1.0),
     # 1x1: in place and packed, planes shorter than a unit, groups, strides
     Layer((1, 67, 17, 17), 13, activation=RELU),
     Layer((2, 31, 7, 7), 67, residual="own", activation=RELU),

@@ -55,7 +55,9 @@ def test_the_transforms_are_a_correlation(outputs: int, taps: int) -> None:
         np.testing.assert_allclose(_filtered(data, weight, outputs), wanted, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("outputs", "taps", "times"), [(2, 3, 1.0), (4, 3, 3.0), (4, 4, 5.0)])
+@pytest.mark.parametrize(
+    ("outputs", "taps", "times"), [(2, 3, 1.0), (4, 3, 3.0), (2, 4, 1.5), (3, 4, 2.5)]
+)
 def test_rounding_stays_near_that_of_the_direct_sum(outputs: int, taps: int, times: float) -> None:
     """Over 64 channels, as a layer sums them."""
     rng, size = np.random.default_rng(outputs), outputs + taps - 1
@@ -71,11 +73,11 @@ def test_rounding_stays_near_that_of_the_direct_sum(outputs: int, taps: int, tim
 
 # window, stride, and for which tiles it is known
 WINDOWS = (
-    ((3, 3), (1, 1), OUTPUTS),
-    ((7, 7), (2, 2), (4,)),
-    ((5, 5), (2, 2), OUTPUTS),
-    ((4, 3), (1, 1), (4,)),
-    ((5, 6), (2, 2), OUTPUTS),
+    ((3, 3), (1, 1), (2, 4)),
+    ((7, 7), (2, 2), (2, 3)),
+    ((5, 5), (2, 2), (2, 4)),
+    ((4, 3), (1, 1), (2, 3)),
+    ((5, 6), (2, 2), (2, 4)),
 )
 
 
@@ -117,7 +119,7 @@ def test_every_tile_is_computed_and_nothing_else_is_written(isa: str) -> None:
     check(_cases(), isa)
 
 
-@pytest.mark.parametrize("outputs", OUTPUTS)
+@pytest.mark.parametrize("outputs", [2, 4])
 def test_every_size_of_a_map(outputs: int) -> None:
     """1x1 beyond what a tile covers to 17x17, one channel and a vector's worth of tiles."""
     cases = []
@@ -186,7 +188,7 @@ def test_dense_layers_alone_have_such_candidates() -> None:
     layer = Layer((1, 32, 16, 16), 32, (3, 3), pads=SAME, density=1.0)
     for isa, unit in (("avx512", 16), ("avx2", 8), ("neon", 8)):
         ways = [w for w in choose.candidates(layer.step, isa, 2) if w.kernel == "winograd2d"]
-        assert {way.pieces for way in ways} == set(OUTPUTS)
+        assert {way.pieces for way in ways} == {2, 4}
         assert all(way.eighths * 8 % unit == 0 for way in ways)
         assert {geometry(layer.step, w).tiles for w in ways if w.eighths * 8 == 16} == {1, 4}
     sparse = dataclasses.replace(layer, density=0.1)

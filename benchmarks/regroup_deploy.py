@@ -31,6 +31,7 @@ ENGINES = (
     ("channels", "ort"),
     ("channels", "sparse"),
     ("scattered", "sparse"),
+    ("regrouped", "ort"),
     ("regrouped", "repacked"),
     ("regrouped", "rows"),
     ("regrouped", "sparse"),

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -136,18 +136,33 @@ def source(codes: Sequence[Code]) -> str:
     )
 
 
+class Runner(Protocol):
+    """What runs the steps of cases."""
+
+    cases: Sequence[Case]
+
+    def run(self, number: int, arrays: Sequence[Array], arena: Array, threads: int) -> int:
+        """One step, each thread's share after the other; the error code it leaves."""
+
+
+def emitted(cases: Sequence[Case], isa: str) -> tuple[list[Code], bytes]:
+    """The code of every step, and the constants of all."""
+    constants = Constants()
+    name = "generic" if isa == "scalar" else isa
+    codes = [
+        emitter(case.step)(case.step, Context(plan_of(case), constants, name, tuned=case.tuned))
+        for case in cases
+    ]
+    return codes, constants.data()
+
+
 class Library:
     """The steps of ``cases``, compiled."""
 
     def __init__(self, cases: Sequence[Case], isa: str, *flags: str) -> None:
         self.cases = cases
-        constants = Constants()
-        name = "generic" if isa == "scalar" else isa
-        self.codes = [
-            emitter(case.step)(case.step, Context(plan_of(case), constants, name, tuned=case.tuned))
-            for case in cases
-        ]
-        self.weights = aligned(np.frombuffer(constants.data(), np.uint8))
+        self.codes, constants = emitted(cases, isa)
+        self.weights = aligned(np.frombuffer(constants, np.uint8))
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             (folder / "steps.c").write_text(source(self.codes))
@@ -214,15 +229,19 @@ def data_of(case: Case, rng: np.random.Generator) -> tuple[Array, list[Array]]:
 
 def check(cases: Sequence[Case], isa: str, *flags: str, seed: int = 0) -> None:
     """Every case gives what the interpreter does in float64, and writes nothing else."""
-    library = Library(cases, isa, *flags)
+    check_with(Library(cases, isa, *flags), seed)
+
+
+def check_with(runner: Runner, seed: int = 0) -> None:
+    """The same for steps that ``runner`` runs."""
     rng = np.random.default_rng(seed)
-    for number, case in enumerate(cases):
+    for number, case in enumerate(runner.cases):
         arena, arrays = data_of(case, rng)
         before = arena.copy()
         expected = [a.astype(np.float64) if a.dtype.kind == "f" else a.copy() for a in arrays]
         with np.errstate(all="ignore"):
             run_step(case.step, expected)
-        assert library.run(number, arrays, arena, 1 + number % 3) == 0
+        assert runner.run(number, arrays, arena, 1 + number % 3) == 0
         _compare(case, arrays, expected, arena, before)
 
 

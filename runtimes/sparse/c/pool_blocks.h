@@ -22,10 +22,10 @@ PD_INLINE void pd_pool_taps(int at, int dilation, int taps, int size, int *first
 
 static void pd_pool_blocks_run(const pd_work *w, const pd_pool_blocks *p, const float *x, float *y,
                                int max) {
-    int begin, end;
-    pd_share(w, p->channels * p->out_height, &begin, &end);
-    for (int item = begin; item < end; item++) {
-        const int channel = item / p->out_height, i = item % p->out_height;
+    const pd_pool_part_of part = pd_pool_share(w, p->out_height, p->channels);
+    const int lines = part.last_line - part.line;
+    for (int item = lines * part.channel; item < lines * part.last_channel; item++) {
+        const int channel = item / lines, i = part.line + item % lines;
         const float *plane = x + channel * p->x_channel;
         float *to = y + channel * p->y_channel + (ptrdiff_t)i * p->out_width * p->images;
         int above, below, left, right;

@@ -2,9 +2,10 @@
  *
  * The result is cut into tiles of m x m pixels; each is computed from (m + taps - 1)^2 products, of
  * the transformed pixels under it and transformed weights (see winograd2d.py). Strides are taken
- * apart: each phase of a channel is a channel of its own. A lane of a vector is a tile. Tiles of the whole batch, row by row, are cut into groups that a thread computes at once:
- * their input is transformed for all channels, then a kernel (winograd2d.h) multiplies and adds up,
- * point by point, and transforms back, some rows of the weights at a time. */
+ * apart: each phase of a channel is a channel of its own. A lane of a vector is a tile. Tiles of the
+ * whole batch, row by row, are cut into groups that a thread computes at once: their input is
+ * transformed for all channels, then a kernel (winograd2d.h) multiplies and adds up, point by point,
+ * and transforms back, some rows of the weights at a time. */
 #ifndef PD_TILES_H
 #define PD_TILES_H
 

@@ -8,6 +8,11 @@
 
 #define PD_TILES (PD_EIGHTS * 8)
 #define PD_FULL (PD_TILES / PD_LANES)
+#ifdef PD_ACT
+#define PD_END(v) PD_ACT(v)
+#else
+#define PD_END(v) pd_min(pd_max(v, pd_splat(c->low)), pd_splat(c->high))
+#endif
 
 static __attribute__((noinline)) void PD_NAME(
     const pd_tiles *c, const pd_strip *strips, int count, int first, const float *weights,
@@ -37,9 +42,6 @@ static __attribute__((noinline)) void PD_NAME(
             for (int v = 0; v < PD_FULL; v++)
                 pd_storeu(products + (m * PD_SIZE * PD_SIZE + p) * PD_TILES + v * PD_LANES, all[m][v]);
     }
-    const pd_vec low = pd_splat(c->low), high = pd_splat(c->high);
-    (void)low, (void)high; /* PD_ACT needs neither */
-    const int64_t image = (int64_t)c->out_height * c->out_width;
     for (int m = 0; m < PD_ROWS && first + m < c->rows; m++) {
         const float *from = products + m * PD_SIZE * PD_SIZE * PD_TILES;
         /* pixels[row of a tile][tile][column]; side by side: [row][vector][column][lane] */
@@ -65,48 +67,11 @@ static __attribute__((noinline)) void PD_NAME(
                 for (int b = 0; b < PD_OUTPUTS; b++) pd_storeu(to + b * PD_LANES, back[b]);
             }
         }
-        float *plane = y + (first + m) * c->y_stride;
-        const float *other = residual ? residual + (first + m) * c->residual_stride : 0;
-        for (int r = 0; r < count; r++) {
-            const pd_strip *strip = &strips[r];
-            const int column = strip->column * PD_OUTPUTS;
-            int length = c->out_width - column;
-            if (length > strip->count * PD_OUTPUTS) length = strip->count * PD_OUTPUTS;
-            for (int a = 0; a < PD_OUTPUTS && strip->row * PD_OUTPUTS + a < c->out_height; a++) {
-                const int64_t line = (strip->row * PD_OUTPUTS + a) * (int64_t)c->out_width + column;
-                const int64_t at = strip->image * image + line;
-                const float *in = pixels + (a * PD_TILES + strip->lane) * PD_OUTPUTS;
-                if (c->beside == 1) {
-                    for (int i = 0; i < length; i += PD_LANES) {
-                        const int left = length - i;
-                        pd_vec s = pd_loadu(in + i);
-                        if (other) s += pd_take(other + at + i, left);
-#ifdef PD_ACT
-                        s = PD_ACT(s);
-#else
-                        s = pd_min(pd_max(s, low), high);
-#endif
-                        pd_give(plane + at + i, s, left);
-                    }
-                    continue;
-                }
-                for (int i = 0; i < c->beside; i += PD_LANES)
-                    for (int b = 0; b < length; b++) {
-                        const int64_t place = line * c->beside + b * c->beside + i;
-                        pd_vec s = pd_loadu(in + (i * PD_OUTPUTS) + b * PD_LANES);
-                        if (other) s += pd_loadu(other + place);
-#ifdef PD_ACT
-                        s = PD_ACT(s);
-#else
-                        s = pd_min(pd_max(s, low), high);
-#endif
-                        pd_storeu(plane + place, s);
-                    }
-            }
-        }
+#include "finish_tiles.h"
     }
 }
 
+#undef PD_END
 #undef PD_TILES
 #undef PD_FULL
 #undef PD_NAME

@@ -20,6 +20,7 @@ OTHERS = {
     "threads.h",
     "finish.h",
     "finish_raster.h",
+    "finish_tiles.h",
     "keep.h",
     "visit.h",
     "matmul.h",

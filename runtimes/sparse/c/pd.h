@@ -90,4 +90,21 @@ PD_INLINE void pd_share(const pd_work *w, int total, int *begin, int *end) {
     *end = (int)((int64_t)total * (w->thread + 1) / w->threads);
 }
 
+/* Some lines (rows of pixels, of all images) of some planes. */
+typedef struct {
+    int line, last_line, plane, last_plane;
+} pd_lines;
+
+/* This thread's share of a step that computes every plane for itself, in lines of `width` floats. What
+ * another thread wrote has to come from another core's cache, so where planes are large they are cut
+ * as in the convolutions around, by pixels; small ones would share cache lines at the cuts. */
+PD_INLINE pd_lines pd_share_lines(const pd_work *w, int lines, int width, int planes) {
+    pd_lines part = {0, lines, 0, planes};
+    const int even = lines % w->threads == 0 || lines >= 8 * w->threads;
+    if (planes < w->threads || (even && lines / w->threads * width >= 256))
+        pd_share(w, lines, &part.line, &part.last_line);
+    else pd_share(w, planes, &part.plane, &part.last_plane);
+    return part;
+}
+
 #endif

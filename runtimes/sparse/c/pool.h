@@ -17,21 +17,6 @@ typedef struct {
     const float *row_counts, *column_counts; /* average: elements in a window are their product */
 } pd_pool;
 
-/* What a thread computes: rows of pixels of all images, of some channels. */
-typedef struct {
-    int line, last_line, channel, last_channel;
-} pd_pool_part_of;
-
-/* The same pixels that the thread computes in the convolutions around, if they can be cut so: what
- * another thread wrote comes from another processor's cache, and goes back there. */
-PD_INLINE pd_pool_part_of pd_pool_share(const pd_work *w, int lines, int channels) {
-    pd_pool_part_of part = {0, lines, 0, channels};
-    if (lines % w->threads == 0 || lines >= 8 * w->threads || channels < w->threads)
-        pd_share(w, lines, &part.line, &part.last_line);
-    else pd_share(w, channels, &part.channel, &part.last_channel);
-    return part;
-}
-
 /* Whether NaN is in one of them, it is in the result. */
 PD_INLINE pd_vec pd_pool_join(pd_vec a, pd_vec b, int max) {
     if (max) return pd_maximum(a, b);
@@ -102,9 +87,9 @@ PD_INLINE void pd_pool_planes(const pd_work *w, const pd_pool *p, const float *x
     const float fill = max ? -__builtin_inff() : 0.0f;
     float *row = w->scratch, *parts = column_step > 1 ? row + column_step * p->pitch : row;
     float *data = row + p->left;
-    const pd_pool_part_of part = pd_pool_share(w, p->images * p->out_height, p->channels);
+    const pd_lines part = pd_share_lines(w, p->images * p->out_height, p->out_width, p->channels);
     for (int j = 0; j < p->left; j++) row[j] = fill;
-    for (int channel = part.channel; channel < part.last_channel; channel++) {
+    for (int channel = part.plane; channel < part.last_plane; channel++) {
         for (int line = part.line; line < part.last_line; line++) {
             const int image = line / p->out_height, i = line % p->out_height;
             const float *from = x + channel * p->x_channel + image * p->x_image;

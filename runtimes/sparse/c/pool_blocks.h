@@ -22,9 +22,9 @@ PD_INLINE void pd_pool_taps(int at, int dilation, int taps, int size, int *first
 
 static void pd_pool_blocks_run(const pd_work *w, const pd_pool_blocks *p, const float *x, float *y,
                                int max) {
-    const pd_pool_part_of part = pd_pool_share(w, p->out_height, p->channels);
+    const pd_lines part = pd_share_lines(w, p->out_height, p->out_width * p->images, p->channels);
     const int lines = part.last_line - part.line;
-    for (int item = lines * part.channel; item < lines * part.last_channel; item++) {
+    for (int item = lines * part.plane; item < lines * part.last_plane; item++) {
         const int channel = item / lines, i = part.line + item % lines;
         const float *plane = x + channel * p->x_channel;
         float *to = y + channel * p->y_channel + (ptrdiff_t)i * p->out_width * p->images;

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import cpu_models
 import race
+from machine import round_trip
 from race import BASELINE, OURS, PEER, Results, Row, Settings
 
 from prunedeploy.errors import UserError
@@ -79,6 +80,8 @@ def measure(choice: Choice, settings: Settings, path: Path, again: bool) -> Resu
                     results = results.put(row)
                     race.write(results, path)
                     print(progress(row), file=sys.stderr, flush=True)
+                if max(left) > 1:
+                    print(f"a line goes to and fro in {round_trip()} ns", file=sys.stderr)
             except UserError as error:  # one network that cannot be measured is not all
                 where = f"{wanted.model}, {wanted.sparsity:.0%}, batch {batch}"
                 print(f"{where}: {error}", file=sys.stderr, flush=True)

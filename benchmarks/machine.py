@@ -19,6 +19,7 @@ from prunedeploy import targets
 from prunedeploy.errors import UserError
 
 SOURCE = Path(__file__).with_name("machine.c")
+ROUND_TRIP = Path(__file__).with_name("round_trip.c")
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 LEVELS = ("L1", "L2", "L3", "DRAM")
 USUAL = {1: 1 << 15, 2: 1 << 20, 3: 1 << 25}  # bytes, where the system tells nothing
@@ -47,14 +48,7 @@ def measure(threads: int, seconds: float = 0.05) -> Machine:
     Raises:
         UserError: there is no C compiler.
     """
-    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
-    if compiler is None:
-        raise UserError("no C compiler: install gcc or clang")
-    with tempfile.TemporaryDirectory(prefix="prunedeploy-") as folder:
-        program = f"{folder}/machine"
-        subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", program], check=True)
-        command = [program, str(threads), str(seconds), *map(str, _sizes(threads))]
-        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    lines = _output(SOURCE, str(threads), str(seconds), *map(str, _sizes(threads)))
     found: dict[str, list[float]] = {}
     for line in lines.splitlines():
         name, value = line.split()
@@ -62,6 +56,29 @@ def measure(threads: int, seconds: float = 0.05) -> Machine:
     rates = (tuple(found[name]) for name in ("read", "write"))
     clock = round(found["cycles"][0] / threads, 2)
     return Machine(threads, clock, found["fma"][0], found["fma_load"][0], *rates)
+
+
+def round_trip() -> int:
+    """Nanoseconds in which a cache line goes from one core to another and back.
+
+    A virtual machine's cores may share their last cache now and not a minute later. That does not
+    change what each of them can do, but what two do together: see NOTES.md.
+
+    Raises:
+        UserError: there is no C compiler.
+    """
+    return int(_output(ROUND_TRIP))
+
+
+def _output(source: Path, *arguments: str) -> str:
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if compiler is None:
+        raise UserError("no C compiler: install gcc or clang")
+    with tempfile.TemporaryDirectory(prefix="prunedeploy-") as folder:
+        program = f"{folder}/program"
+        subprocess.run([compiler, *FLAGS, str(source), "-o", program], check=True)
+        command = [program, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def _sizes(threads: int) -> tuple[int, ...]:

@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--density", type=shares, default=DENSITIES)
     parser.add_argument("--batch", type=numbers, default=(1, 16))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--plot", type=Path, default=FOLDER / "density.png")
+    parser.add_argument("--plot", type=Path, default=FOLDER.parents[1] / "docs" / "density.png")
     options = parser.parse_args()
     results, settings = race.read(options.results), settings_from(options)
     for batch in options.batch if options.rounds else ():

@@ -124,6 +124,11 @@ def _program(cases: Sequence[Case], isa: str, constants: Constants) -> str:
     return "\n".join(lines)
 
 
+def _is_combed(case: Case) -> bool:
+    """Rows that vectors of 16 alone know, whatever the sweep was made for."""
+    return any(way.packing == "comb" for way in case.tuned.values())
+
+
 STEP = int(os.environ.get("PRUNEDEPLOY_SWEEP", "9"))  # every so many cases; 1: all
 
 
@@ -131,12 +136,13 @@ STEP = int(os.environ.get("PRUNEDEPLOY_SWEEP", "9"))  # every so many cases; 1: 
 @pytest.mark.parametrize(("isa", "first"), [(supported()[0], 0), ("generic", STEP // 2)])
 def test_no_kernel_leaves_its_memory(isa: str, first: int, tmp_path: Path) -> None:
     constants = Constants()
-    cases = _swept()[first::STEP]
+    cases = [case for case in _swept() if isa == "avx512" or not _is_combed(case)][first::STEP]
     assert {type(case.step) for case in cases} >= set(plan.Step.__args__)
     (tmp_path / "steps.c").write_text(_program(cases, isa, constants))
     (tmp_path / "weights.bin").write_bytes(constants.data())
     command = ["gcc", *FLAGS, *ISA[isa], *SANITIZE, "steps.c", "-o", "steps", "-lm"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[:4000]
     done = subprocess.run(
         ["./steps"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600
     )

@@ -81,24 +81,21 @@ def candidates(step: Conv, isa: str, threads: int) -> Iterator[Tiling]:
 
 def _squares(step: Conv, isa: str, threads: int) -> Iterator[Tiling]:
     """Minimal filtering both ways: whole vectors of tiles, all channels at once."""
-    lanes, sums = LANES[isa], SUMS[isa]
-    beside, rows = inside(step), len(step.weight)
-    unit = math.lcm(max(lanes, 8), beside)
-    for outputs in winograd2d.OUTPUTS if lanes > 1 else ():
-        if not winograd2d.suits(step, outputs):
-            continue
-        squares, points = winograd2d.tiles(step, outputs), winograd2d.size(step, outputs) ** 2
-        channels = winograd2d.channels(step)
-        for size in range(unit, min(-(-squares // unit) * unit, winograd2d.MOST_LANES) + 1, unit):
-            if size > unit and points * channels * size > MOST_TURNED:
-                break
-            for block in SQUARES:
-                if block * size <= sums * lanes:
-                    groups = _groups(-(-squares // size), threads, -(-rows // block) * 4)
-                    way = Tiling(
-                        "winograd2d", outputs, size // 8, step.x.shape[1], groups, rows=block
-                    )
-                    yield way
+    lanes, (rows, channels) = LANES[isa], step.weight.shape[:2]
+    known = [m for m in winograd2d.OUTPUTS if lanes > 1 and winograd2d.suits(step, m)]
+    for outputs, size in ((m, size) for m in known for size in _lanes(step, isa, m)):
+        tiles = -(-winograd2d.tiles(step, outputs) // size)
+        for block in (block for block in SQUARES if block * size <= SUMS[isa] * lanes):
+            groups = _groups(tiles, threads, -(-rows // block) * 4)
+            yield Tiling("winograd2d", outputs, size // 8, channels, groups, rows=block)
+
+
+def _lanes(step: Conv, isa: str, outputs: int) -> Iterator[int]:
+    """Tiles that are computed at once: whole vectors, until all are or the scratch is full."""
+    unit = math.lcm(max(LANES[isa], 8), inside(step))
+    most = min(-(-winograd2d.tiles(step, outputs) // unit) * unit, winograd2d.MOST_LANES)
+    turned = winograd2d.size(step, outputs) ** 2 * winograd2d.channels(step)  # floats a tile
+    return (n for n in range(unit, most + 1, unit) if n == unit or turned * n <= MOST_TURNED)
 
 
 def _panels(step: Conv, shapes: Iterable[Tiling], threads: int) -> Iterator[Tiling]:

@@ -19,9 +19,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from prunedeploy.runtimes.sparse.interleave import images_inside
 from prunedeploy.runtimes.sparse.plan import Conv
-from prunedeploy.runtimes.sparse.tiling import EIGHT, Tiling
+from prunedeploy.runtimes.sparse.tiling import EIGHT, Tiling, inside, pixels
 from prunedeploy.runtimes.sparse.winograd import filters
 from prunedeploy.types import Array
 
@@ -32,7 +31,7 @@ POINTS = {  # by outputs and taps; and infinity
     (2, 4): (0.3125, -0.3125, 1.25, -1.25),
     (3, 4): (0.0, 0.625, -0.625, 1.5, -1.5),
 }
-STAGGER = 16  # floats between the channels of one point and those of the next; see pd_point
+STAGGER = 16  # floats, so that points do not all want the same place in the cache
 STRIP = 8  # tiles; see pd_strip
 MOST_LANES = 128  # tiles of a group
 MOST_PADDING = 8
@@ -48,8 +47,8 @@ def suits(step: Conv, outputs: int) -> bool:
         and (outputs, taps(step)) in POINTS
         and max(step.pads) <= MOST_PADDING
         and min(step.y.shape[2:]) >= outputs
-        and images_inside(step.x) in (1, *range(EIGHT, MOST_LANES + 1, EIGHT))
-        and _products(step, outputs) < SAVING * step.weight[0].size * _pixels(step)
+        and inside(step) in (1, *range(EIGHT, MOST_LANES + 1, EIGHT))
+        and _products(step, outputs) < SAVING * step.weight[0].size * pixels(step)
     )
 
 
@@ -66,6 +65,11 @@ def size(step: Conv, outputs: int) -> int:
 def channels(step: Conv) -> int:
     """Input channels, each phase for itself."""
     return step.x.shape[1] * step.strides[0] ** 2
+
+
+def point(step: Conv, tiling: Tiling) -> int:
+    """Floats from one point's transformed input to the next."""
+    return channels(step) * tiling.eighths * EIGHT + STAGGER
 
 
 def _products(step: Conv, outputs: int) -> int:
@@ -116,7 +120,3 @@ def blocks(step: Conv, tiling: Tiling) -> Array:
     padded[:, :rows] = points
     split = padded.reshape(len(points), count, each, -1)
     return np.ascontiguousarray(split.transpose(1, 0, 3, 2))
-
-
-def _pixels(step: Conv) -> int:
-    return step.y.shape[0] * step.y.shape[2] * step.y.shape[3]

@@ -12,7 +12,7 @@
 #include "conv.h"
 #include "lanes.h"
 
-enum { PD_STRIP = 8, PD_MOST_LANES = 128, PD_STAGGER = 16 };
+enum { PD_STRIP = 8, PD_MOST_LANES = 128 };
 
 typedef struct {
     int32_t rows, groups, blocks;  /* blocks of rows, and groups of them for threads */
@@ -23,6 +23,7 @@ typedef struct {
     int32_t height, width, out_height, out_width, top, left;
     uint64_t x_stride, y_stride, residual_stride;
     uint64_t weight, block, bias;  /* bytes into the constants; floats of a block's weights */
+    uint64_t point;                /* floats from one point's transformed input to the next */
     uint64_t products, patch, pixels; /* floats into the scratch: the transformed input is first */
     float low, high;
 } pd_tiles;
@@ -35,12 +36,6 @@ typedef struct {
 typedef void (*pd_tiles_kernel)(const pd_tiles *c, const pd_strip *strips, int count, int first,
                                 const float *weights, const float *bias, float *scratch, float *y,
                                 const float *residual);
-
-/* Floats from one point's transformed input to the next: not a power of two, for then all points
- * of a pixel would want the same place in the cache. */
-PD_INLINE uint64_t pd_point(const pd_tiles *c) {
-    return (uint64_t)c->channels * c->lanes + PD_STAGGER;
-}
 
 /* The strips of a group of tiles. */
 static int pd_strips(const pd_tiles *c, int group, pd_strip *strips) {
@@ -244,7 +239,7 @@ PD_INLINE void pd_interleave(pd_vec *v, int outputs) {
 /* From patches to the transformed input of one channel, [point][tile]. */
 PD_INLINE void pd_turn(const pd_tiles *c, const float *patch, int size, float *to) {
     const int pitch = c->lanes + PD_STRIP;
-    const uint64_t point = pd_point(c);
+    const uint64_t point = c->point;
     for (int v = 0; v < c->lanes; v += PD_LANES) {
         pd_vec all[6][6], line[6];
 #pragma GCC unroll 6

@@ -17,7 +17,7 @@
 static __attribute__((noinline)) void PD_NAME(
     const pd_tiles *c, const pd_strip *strips, int count, int first, const float *weights,
     const float *bias, float *scratch, float *y, const float *residual) {
-    const uint64_t point = pd_point(c);
+    const uint64_t point = c->point;
     float *const products = scratch + c->products, *const pixels = scratch + c->pixels;
     for (int p = 0; p < PD_SIZE * PD_SIZE; p++) {
         const float *x = scratch + p * point;

@@ -10,12 +10,12 @@ from prunedeploy.runtimes.sparse.emit._context import Code, Context
 from prunedeploy.runtimes.sparse.plan import UNIT, Conv
 from prunedeploy.runtimes.sparse.tiling import EIGHT, Tiling, inside
 from prunedeploy.runtimes.sparse.winograd2d import (
-    STAGGER,
     STRIP,
     across,
     blocks,
     channels,
     down,
+    point,
     size,
     tiles,
 )
@@ -47,7 +47,7 @@ def _scratch(step: Conv, tiling: Tiling) -> tuple[int, int, int, int]:
     """Floats of the transformed input, the products of a block, the patches, a row's pixels."""
     lanes, points = tiling.eighths * EIGHT, size(step, tiling.pieces) ** 2
     sizes = (
-        points * (channels(step) * lanes + STAGGER),
+        points * point(step, tiling),
         points * tiling.rows * lanes,
         points * (lanes + STRIP) + STRIP,
         tiling.pieces**2 * lanes + UNIT,
@@ -87,6 +87,7 @@ def _record(step: Conv, context: Context, tiling: Tiling, sizes: tuple[int, int,
         "weight": context.constants.add(weights),
         "block": weights[0].size,
         "bias": context.constants.add(step.bias.astype(np.float32)),
+        "point": point(step, tiling),
         "products": places[0],
         "patch": places[1],
         "pixels": places[2],

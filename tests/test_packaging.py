@@ -93,9 +93,10 @@ def test_nothing_else_is_in_the_wheel(names: set[str]) -> None:
 
 def test_metadata(wheel: Path, names: set[str]) -> None:
     metadata = Parser().parsestr(read(wheel, "METADATA"))
-    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["License-Expression"] == "Apache-2.0 AND MIT"
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     assert "Apache License" in read(wheel, "licenses/LICENSE")
+    assert "Microsoft" in read(wheel, "licenses/prunedeploy/serving/ort/LICENSE.onnxruntime")
     assert {"cpu", "gpu", "tensorrt", "rtx", "cross", "test", "dev"} <= set(
         metadata.get_all("Provides-Extra", [])
     )

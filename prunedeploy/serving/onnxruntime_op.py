@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DOMAIN, OP = "prunedeploy", "SparseEngine"
 SOURCES = Path(__file__).parent / "ort"
 ENGINE_HEADER = "pd_engine.h"
-FILES = ("engine_op.c", "engine_file.h", "ort_abi.h")
+FILES = ("engine_op.c", "engine_file.h", "onnxruntime_c_api.h")
 FLAGS = (
     *("-std=gnu11", "-O2", "-fPIC", "-fvisibility=hidden", "-pthread", "-shared"),
     # stays loaded: sessions may outlive the options that registered it

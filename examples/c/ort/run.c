@@ -5,11 +5,7 @@
  *
  * IN.bin holds the float32 numbers of the input called INPUT, OUT.bin gets those of OUTPUT.
  * With THREADS, as many threads run the same model at once, and all have to say the same. */
-#ifdef ORT_HEADER /* -DORT_HEADER='<onnxruntime_c_api.h>', where you have it */
-#include ORT_HEADER
-#else
-#include "ort_abi.h"
-#endif
+#include "onnxruntime_c_api.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -18,6 +14,7 @@
 
 #define RUNS 20 /* of each thread */
 #define MOST 64 /* threads, axes */
+#define OLDEST 17 /* ONNX Runtime 1.17 or newer */
 
 static const OrtApi *ort;
 
@@ -77,7 +74,7 @@ int main(int count, char **given) {
     if (count != 8 && count != 9) fail("usage", "run MODEL LIBRARY INPUT SHAPE IN OUTPUT OUT [THREADS]");
     const int threads = count == 9 ? atoi(given[8]) : 1;
     if (threads < 1 || threads > MOST) fail("THREADS", "1 to 64");
-    ort = OrtGetApiBase()->GetApi(ORT_API_VERSION);
+    ort = OrtGetApiBase()->GetApi(OLDEST);
     if (!ort) fail("ONNX Runtime", "is too old");
 
     int64_t shape[MOST];

@@ -2,7 +2,7 @@
 #ifndef PD_ENGINE_FILE_H
 #define PD_ENGINE_FILE_H
 
-#include "ort_abi.h"
+#include "onnxruntime_c_api.h"
 #include "pd_engine.h"
 
 #include <dlfcn.h>

@@ -7,6 +7,7 @@
 #include "engine_file.h"
 
 #define DOMAIN "prunedeploy"
+#define OLDEST 17 /* ONNX Runtime 1.17: the first whose OrtCustomOp has all that is filled here */
 #define PD_API __attribute__((visibility("default")))
 
 typedef struct {
@@ -252,7 +253,7 @@ static size_t none(int **inputs, int **outputs) { return (void)inputs, (void)out
 static void nothing(int *inputs, int *outputs) { (void)inputs, (void)outputs; }
 
 static const OrtCustomOp sparse_engine = {
-    .version = ORT_API_VERSION,
+    .version = OLDEST,
     .CreateKernel = create_old,
     .GetName = name,
     .GetExecutionProviderType = provider,
@@ -283,10 +284,10 @@ static const OrtCustomOp sparse_engine = {
 PD_API OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     static OrtCustomOpDomain *domain; /* has to outlive all sessions, so it is never released */
-    const OrtApi *api = base->GetApi(ORT_API_VERSION);
+    const OrtApi *api = base->GetApi(OLDEST);
     if (!api)
         return failure(base->GetApi(1), ORT_FAIL, "it takes ONNX Runtime 1.%d or newer, this is %s",
-                       ORT_API_VERSION, base->GetVersionString());
+                       OLDEST, base->GetVersionString());
     OrtStatus *status = 0;
     pthread_mutex_lock(&lock);
     if (!domain) {

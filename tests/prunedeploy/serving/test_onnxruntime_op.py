@@ -211,7 +211,7 @@ def test_a_c_program_runs_an_engine_on_eight_threads(library, engine, tmp_path):
     if not list(capi.glob("libonnxruntime.so.*")):
         pytest.skip("this onnxruntime brings no shared library")
     program = shutil.copytree(EXAMPLE, tmp_path / "c") / "run"
-    flags = [f"ORT={capi}", f"ABI={SOURCES}", "CFLAGS=-O1 -Wall -Wextra -Werror"]
+    flags = [f"ORT={capi}", f"HEADERS={SOURCES}", "CFLAGS=-O1 -Wall -Wextra -Werror"]
     subprocess.run(["make", "-s", "-C", program.parent, *flags], check=True)
     model = prunedeploy.onnxruntime_model(engine, tmp_path / "one.onnx", sessions=2)
     feeds = engines.feed(engine, 8)

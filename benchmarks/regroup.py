@@ -4,9 +4,11 @@
         [--layers] [--map 32] [--scattered] [-o results/regroup.json]
 
 Networks are those of the 33 real block lists (``regroup_models.py``) with maps of CIFAR's sizes.
-All engines of a row run in turn on the same input; whichever differs from the dense one is not
-timed; "repacked" is missing where no layer of the model pays. "Rows only" is the sparse runtime
-as it was before it knew blocks: rows where a layer is sparse, dense tiles where it is not.
+All engines of a row run in turn on the same input; whichever computes something else is not timed.
+"Off by" is each one's largest distance from the dense model in float64, in parts of the output's
+range, in the order of the columns: ONNX Runtime's own rounding first. "Repacked" is missing where
+no layer of the model pays. "Rows only" is the sparse runtime as it was before it knew blocks: rows
+where a layer is sparse, dense tiles where it is not.
 ``--layers`` also measures each layer as a model of its own, where changes of the memory's order
 at both ends count too, and adds their times up; with ``--map`` all results are maps of that size,
 as in the paper's measurements, so that all cells count alike.
@@ -87,7 +89,10 @@ def total(name: str, rows: list[Row]) -> Row:
     for kind in KINDS:
         samples = [row.times.get(kind, row.times[DENSE]).samples_us for row in rows]
         times[kind] = tuple(float(sum(each)) for each in zip(*samples, strict=True))
-    off = {kind: max(row.times[kind].difference or 0 for row in rows) for kind in (ROWS, BLOCKS)}
+    off = {
+        kind: max((row.times[kind].difference or 0 for row in rows if kind in row.times), default=0)
+        for kind in KINDS
+    }
     return Row(
         f"{nets.NETWORKS[name]}, its layers one by one",
         rows[0].batch,
@@ -111,7 +116,7 @@ def _ns(microseconds: tuple[float, ...]) -> list[int]:
 def render(rows: tuple[Row, ...]) -> Iterator[str]:
     """A line a model; "repacked" is empty where no layer of it pays."""
     heads = [f"{kind}, ms" for kind in KINDS] + [f"{kind}, times" for kind in KINDS[1:]]
-    heads.append("blocks against rows")
+    heads += ["blocks against rows", "off by, 1e-7"]
     yield f"| model | batch | threads | non-zero | {' | '.join(heads)} |"
     yield "|---|---:|---:|---:|" + "---:|" * len(heads)
     for row in rows:
@@ -120,8 +125,13 @@ def render(rows: tuple[Row, ...]) -> Iterator[str]:
         for time in found[1:]:
             cells.append(_text(time.ratio if time else None))
         cells.append(_text(ratio(*(_ns(row.times[kind].samples_us) for kind in (ROWS, BLOCKS)))))
+        cells.append(" / ".join(_off(time) for time in found))
         name = nets.NETWORKS.get(row.model, row.model)
         yield f"| {name} | {row.batch} | {row.threads} | {row.density:.1%} | {' | '.join(cells)} |"
+
+
+def _off(found: Time | None) -> str:
+    return f"{found.difference * 1e7:.1f}" if found and found.difference is not None else ""
 
 
 def _text(found: Ratio | None) -> str:

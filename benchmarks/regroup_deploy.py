@@ -123,7 +123,6 @@ def measure(
         {f"{name} {form}": engine for (name, form), engine in engines.items()},
         batch,
         settings,
-        alike=False,
     )
     rows = tuple(
         Row(name, form, count[name] / count["dense"], accuracy(engine, batch, test), time)

@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import race
 
 from prunedeploy import artifact, passes
 from prunedeploy import model as models
 from prunedeploy.bench import interleave
 from prunedeploy.errors import UserError
-from prunedeploy.runtimes._runtime import Tuning
+from prunedeploy.evaluate import Evaluator
+from prunedeploy.runtimes._runtime import Session, Tuning
 from prunedeploy.runtimes.sparse import tune
 from prunedeploy.runtimes.sparse.engine import LIBRARY
 from prunedeploy.statistics import ratio
-from prunedeploy.types import Engine, Ratio
-from prunedeploy.verify import compare, random_feeds
+from prunedeploy.types import Array, Engine, Ratio
+from prunedeploy.verify import TOLERANCE, compare, random_feeds
 
 DENSE, ROWS, BLOCKS, REPACKED = "dense", "rows", "blocks", "repacked"
 WARMUP = 5
+WITHIN = 1e-6  # of the range: what an engine of a layer may be off by
 
 
 @dataclass(frozen=True)
 class Time:
-    """Microseconds a round; how many times faster than the first; off by so much of the range."""
+    """Microseconds a round; how many times faster than the first; how far from the exact output.
+
+    The exact output is the dense model's in float64; the difference is relative to its range.
+    """
 
     samples_us: tuple[float, ...]
     ratio: Ratio | None = None
@@ -62,14 +66,10 @@ def without_blocks() -> Iterator[None]:
 
 def engines(model: Path, folder: Path, settings: Settings) -> dict[str, Engine]:
     """One of each kind, the dense one first; "repacked" only where a layer of the model pays."""
-    threads, build = settings.threads, race.Settings(tune=settings.tune)
     found = {DENSE: artifact.build(model, "host", "ort", folder / "dense.engine")}
-    found[BLOCKS] = artifact.build(
-        model, "host", "sparse", folder / "blocks.engine", threads=threads, tune=settings.tune,
-        progress=lambda text: print(text, file=sys.stderr),
-    )  # fmt: skip
+    found[BLOCKS] = _sparse(model, folder / "blocks.engine", settings)
     with without_blocks():
-        found[ROWS] = race.build(model, threads, build, folder / "rows.engine")
+        found[ROWS] = _sparse(model, folder / "rows.engine", settings)
     first, second = ((found[kind].path / LIBRARY).read_bytes() for kind in (ROWS, BLOCKS))
     if first == second:
         print("no layer takes blocks: both engines are the same, byte by byte", file=sys.stderr)
@@ -77,6 +77,14 @@ def engines(model: Path, folder: Path, settings: Settings) -> dict[str, Engine]:
     if repacked is not None:
         found[REPACKED] = artifact.build(repacked, "host", "ort", folder / "repacked.engine")
     return found
+
+
+def _sparse(model: Path, place: Path, settings: Settings) -> Engine:
+    """Built so that it rounds no more than repacking may change."""
+    return artifact.build(
+        model, "host", "sparse", place, threads=settings.threads, tune=settings.tune,
+        progress=lambda text: print(text, file=sys.stderr), within=WITHIN,
+    )  # fmt: skip
 
 
 def repack(model: Path, place: Path) -> Path | None:
@@ -93,22 +101,22 @@ def repack(model: Path, place: Path) -> Path | None:
 
 
 def run(model: Path, batch: int, settings: Settings) -> dict[str, Time]:
-    """All engines of a model in turn, each against the dense one.
+    """All engines of a model in turn, each against the model in float64.
 
     Raises:
         UserError: one of them computes something else.
     """
     with tempfile.TemporaryDirectory(prefix="prunedeploy-") as folder:
-        return together(engines(model, Path(folder), settings), batch, settings)
+        return together(engines(model, Path(folder), settings), batch, settings, model)
 
 
 def together(
-    found: dict[str, Engine], batch: int, settings: Settings, alike: bool = True
+    found: dict[str, Engine], batch: int, settings: Settings, model: Path | None = None
 ) -> dict[str, Time]:
-    """Engines in turn on one input, each against the first; ``alike``: they are one network.
+    """Engines in turn on one input; ``model``: what all of them compute, where that is the same.
 
     Raises:
-        UserError: they are to be alike and are not.
+        UserError: one of them computes something else.
     """
     with ExitStack() as stack:
         sessions = {
@@ -117,19 +125,26 @@ def together(
         }
         first, *_ = sessions.values()
         feeds = random_feeds(first.inputs, batch)
-        expected = first.run(feeds)
-        differences = {}
-        for key, session in sessions.items():
-            difference = compare(expected, session.run(feeds))
-            if alike and not difference.passed:
-                raise UserError(f"{key} is off by {difference.max_rel:.1e}; not timed")
-            differences[key] = difference.max_rel
+        differences = _differences(sessions, feeds, model) if model is not None else {}
         samples = interleave(list(sessions.values()), feeds, settings.rounds, WARMUP)
     return {
         key: Time(
             tuple(round(each / 1e3, 1) for each in taken),
             ratio(samples[0], taken) if number else None,
-            differences[key] if alike else None,
+            differences.get(key),
         )
         for number, (key, taken) in enumerate(zip(sessions, samples, strict=True))
     }
+
+
+def _differences(
+    sessions: Mapping[str, Session], feeds: Mapping[str, Array], model: Path
+) -> dict[str, float]:
+    """How far each is from the exact output, rounding and all."""
+    exact, found = Evaluator(model, float64=True).run(feeds), {}
+    for key, session in sessions.items():
+        difference = compare(exact, session.run(feeds), TOLERANCE["float32"])
+        if not difference.passed:
+            raise UserError(f"{key} is off by {difference.max_rel:.1e}; not timed")
+        found[key] = difference.max_rel
+    return found

@@ -235,7 +235,7 @@ def measured(model: Path, setting: Setting, rounds: int, folder: Path) -> dict[s
     for name, path in paths.items():
         place = folder / f"{name}.engine"
         engines[name] = artifact.build(path, "host", "sparse", place, threads=1, batch=1)
-    found = speed.together(engines, 1, speed.Settings(1, rounds), alike=False)
+    found = speed.together(engines, 1, speed.Settings(1, rounds))
     dense = found["dense"].ms
     return {name: round(dense / found[name].ms, 3) for name in engines if name != "dense"}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import get_args
 
@@ -41,6 +42,7 @@ def build(
     batch: int | Sequence[int] = (),
     threads: int = 0,
     tune: Tuning = "quick",
+    within: float | None = None,
 ) -> Engine:
     """Build an engine and put it in place once it computes what the model computes.
 
@@ -57,13 +59,15 @@ def build(
             model's own or 1 when empty.
         threads: how many such an engine will mostly run with; 0 for all cores of the target.
         tune: whether such a runtime measures which way to compute each layer, and how long.
+        within: how far outputs may be from the model's in float64, in parts of their range, where
+            that is less than ``verify`` allows; 1e-6 costs dense layers some of their speed.
 
     Raises:
         UserError: no such model, target or runtime; the target is not at hand; the engine
             computes something else; ``output`` cannot be written or is not an engine.
     """
     tell = progress or silent
-    options = options_of(batch, threads, tune, tell)
+    options = replace(options_of(batch, threads, tune, tell), within=_checked(within))
     source = source_of(model, tell)
     row = targets.by_name(target)
     builder = _runtime(row, runtime)
@@ -206,6 +210,18 @@ def options_of(
     _check_threads(threads)
     batches = (batch,) if isinstance(batch, int) else tuple(batch)
     return BuildOptions(batches, threads, tune, tell)
+
+
+def _checked(within: float | None) -> float | None:
+    """No more than ``verify`` allows."""
+    from prunedeploy.verify import TOLERANCE
+
+    most = TOLERANCE["float32"]
+    if within is not None and not 0 < within <= most:
+        raise UserError(
+            f"outputs cannot be held within {within:g}: give more than 0, at most {most:g}"
+        )
+    return within
 
 
 def _check_threads(threads: int) -> None:

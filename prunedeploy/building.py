@@ -34,8 +34,8 @@ class Order:
 def fill(folder: Path, order: Order, options: BuildOptions) -> Manifest:
     """Write an engine's files to ``folder`` and compare it with its model, where that can be.
 
-    An engine that is nearly too far from its model is built again with less rounding, by runtimes
-    that know how.
+    An engine that is nearly too far from its model, or further than ``options.within``, is built
+    again with less rounding, by runtimes that know how.
 
     Raises:
         UserError: the runtime cannot build it; it computes something else than its model.
@@ -47,11 +47,12 @@ def fill(folder: Path, order: Order, options: BuildOptions) -> Manifest:
         options.tell(f"never compared with its model: {reason.partition(';')[0]}")
         return manifest
     options.tell("comparing its outputs with the reference's")
-    difference = _difference(folder, order, manifest, precision)
-    if order.builder.name in CAREFUL and not difference.max_rel <= NEAR * difference.tolerance:
+    difference = _difference(folder, order, manifest, precision, options.within)
+    near = options.within or NEAR * difference.tolerance
+    if order.builder.name in CAREFUL and not difference.max_rel <= near:
         options.tell(f"outputs differ by {difference.max_rel:.1e}: building with less rounding")
         manifest, precision = _built(folder, order, replace(options, careful=True))
-        difference = _difference(folder, order, manifest, precision)
+        difference = _difference(folder, order, manifest, precision, options.within)
     _check(difference, order)
     return replace(manifest, difference=difference)
 
@@ -97,13 +98,15 @@ def _precision(source: Path) -> str:
     return str(models.load(source).metadata_props.get(PRECISION, ""))
 
 
-def _difference(folder: Path, order: Order, manifest: Manifest, precision: str) -> Difference:
-    """How far the engine is from the model in the reference evaluator."""
+def _difference(
+    folder: Path, order: Order, manifest: Manifest, precision: str, within: float | None
+) -> Difference:
+    """How far the engine is from the model in the reference; with ``within`` that is in float64."""
     from prunedeploy.evaluate import Evaluator
     from prunedeploy.verify import compare, random_feeds, tolerance_of
 
-    tolerance = tolerance_of(precision)
-    reference = Evaluator(order.source)
+    tolerance = within or tolerance_of(precision)
+    reference = Evaluator(order.source, float64=within is not None)
     with order.builder.open(Engine(folder, manifest, ""), OpenOptions()) as session:
         differences = [
             compare(reference.run(feeds), session.run(feeds), tolerance)

@@ -41,7 +41,8 @@ class BuildOptions:
     ``batches`` are the batch sizes, empty for the model's own or 1; ``threads`` how many it will
     mostly run with, 0 for all cores; ``tune`` how long to measure which way to compute each layer.
     ``tell`` is told in words what is being done. ``careful`` asks for the forms of layers that
-    round the least, where the runtime has several.
+    round the least, where the runtime has several. ``within`` is how far outputs may be from the
+    model's, in parts of their range, where that is less than ``verify`` allows.
     """
 
     batches: tuple[int, ...] = ()
@@ -49,6 +50,7 @@ class BuildOptions:
     tune: Tuning = "quick"
     tell: Callable[[str], None] = silent
     careful: bool = False
+    within: float | None = None
 
 
 @dataclass(frozen=True)

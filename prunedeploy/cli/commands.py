@@ -211,6 +211,10 @@ def build(
         Literal["quick", "full", "none"],
         typer.Option(help="How long to measure ways to compute its layers."),
     ] = "quick",
+    within: Annotated[
+        float | None,
+        typer.Option(metavar="1e-6", help="Largest difference allowed, in parts of the range."),
+    ] = None,
     emit: Annotated[
         Literal["c"] | None, typer.Option(help="Write its C sources instead of an engine.")
     ] = None,
@@ -248,6 +252,8 @@ def build(
         model = newest_result(Path())
         typer.echo(f"taking {model}, the newest result of shrink here", err=True)
     sizes = parse_batches(batch)
+    if within is not None and (emit or remote or device.is_elsewhere(target)):
+        raise typer.BadParameter("--within is for engines that are built and compared here")
     if emit is not None:
         if runtime not in ("auto", "sparse"):
             raise typer.BadParameter(f"{runtime} has no C sources: --emit is for --runtime sparse")
@@ -274,6 +280,7 @@ def build(
             batch=sizes,
             threads=threads,
             tune=tune,
+            within=within,
         )
     show.result(result, show.engine, json)
 

@@ -42,23 +42,12 @@ static __attribute__((noinline)) void PD_NAME(
         pd_vec a[PD_PIECES][PD_FULL + 1];
         pd_half b[PD_PIECES];
         float *sum = sums + (uint64_t)(row - first) * size;
-        if (flags & PD_FIRST) {
-            const float bias = to->bias[row];
+        const float bias = flags & PD_FIRST ? to->bias[row] : 0;
 #pragma GCC unroll 32
-            for (int r = 0; r < PD_PIECES; r++) {
+        for (int r = 0; r < PD_PIECES; r++) {
 #pragma GCC unroll 32
-                for (int v = 0; v < PD_FULL; v++) a[r][v] = pd_splat(bias);
-                if (PD_HALF) b[r] = pd_half_splat(bias);
-            }
-        } else {
-#pragma GCC unroll 32
-            for (int r = 0; r < PD_PIECES; r++) {
-#pragma GCC unroll 32
-                for (int v = 0; v < PD_FULL; v++)
-                    a[r][v] = pd_loadu(sum + r * PD_EIGHTS * 8 + v * PD_LANES);
-                if (PD_HALF)
-                    b[r] = pd_half_load(sum + r * PD_EIGHTS * 8 + PD_FULL * PD_LANES);
-            }
+            for (int v = 0; v < PD_FULL; v++) a[r][v] = pd_splat(bias);
+            if (PD_HALF) b[r] = pd_half_splat(bias);
         }
         int k = 0;
 #ifdef pd_nth
@@ -103,6 +92,9 @@ static __attribute__((noinline)) void PD_NAME(
         for (; k < n; k++) PD_TERM(a, b, offset[k], pd_splat(weights[k]))
         offset += n;
         weights += n;
+        if (!(flags & PD_FIRST)) {
+#include "resume.h"
+        }
         if (!(flags & PD_LAST)) {
 #include "keep.h"
             continue;

@@ -14,6 +14,13 @@
 
 enum { PD_STRIP = 8, PD_MOST_LANES = 128 };
 
+/* Products of one sum, and of a sum of sums. float32 errs in proportion to a sum's length, and most
+ * where the terms are larger than what is left of them in the end: so a long sum is made of short ones. */
+#ifndef PD_CHUNK
+#define PD_CHUNK 8
+#endif
+enum { PD_GROUP = 128 };
+
 typedef struct {
     int32_t rows, groups, blocks;  /* blocks of rows, and groups of them for threads */
     int32_t inputs, channels;      /* of x; and with every phase for itself */

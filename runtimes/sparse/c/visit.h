@@ -5,18 +5,12 @@
     pd_half half[PD_AT][PD_PIECES];
 #pragma GCC unroll 32
     for (int m = 0; m < PD_AT; m++) {
-        const int begins = rows[m].flags & PD_FIRST;
-        const float bias = begins ? to->bias[PD_ROW(rows[m])] : 0;
-        const float *sum = sums + (uint64_t)(PD_SLOT(rows[m]) - first) * size;
+        const float bias = rows[m].flags & PD_FIRST ? to->bias[PD_ROW(rows[m])] : 0;
 #pragma GCC unroll 32
         for (int r = 0; r < PD_PIECES; r++) {
 #pragma GCC unroll 32
-            for (int v = 0; v < PD_FULL; v++)
-                all[m][r][v] = begins ? pd_splat(bias)
-                                      : pd_loadu(sum + r * PD_EIGHTS * 8 + v * PD_LANES);
-            if (PD_HALF)
-                half[m][r] = begins ? pd_half_splat(bias)
-                                    : pd_half_load(sum + r * PD_EIGHTS * 8 + PD_FULL * PD_LANES);
+            for (int v = 0; v < PD_FULL; v++) all[m][r][v] = pd_splat(bias);
+            if (PD_HALF) half[m][r] = pd_half_splat(bias);
         }
     }
     for (int k = 0; k < n; k++, weights += PD_AT) {
@@ -43,6 +37,10 @@
         pd_vec (*a)[PD_FULL + 1] = all[m];
         pd_half *b = half[m];
         if (rows[m].flags & PD_NONE) continue;
+        float *sum = sums + (uint64_t)(PD_SLOT(rows[m]) - first) * size;
+        if (!(rows[m].flags & PD_FIRST)) {
+#include "resume.h"
+        }
         if (rows[m].flags & PD_LAST) {
 #ifdef PD_RASTER
 #include "finish_raster.h"
@@ -50,7 +48,6 @@
 #include "finish.h"
 #endif
         } else {
-            float *sum = sums + (uint64_t)(PD_SLOT(rows[m]) - first) * size;
 #include "keep.h"
         }
     }

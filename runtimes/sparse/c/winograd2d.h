@@ -8,6 +8,7 @@
 
 #define PD_TILES (PD_EIGHTS * 8)
 #define PD_FULL (PD_TILES / PD_LANES)
+#define PD_SETS (2 * PD_ROWS * PD_FULL <= (PD_LANES == 8 ? 12 : 24) ? 2 : 1) /* of sums in registers */
 #ifdef PD_ACT
 #define PD_END(v) PD_ACT(v)
 #else
@@ -21,26 +22,51 @@ static __attribute__((noinline)) void PD_NAME(
     float *const products = scratch + c->products, *const pixels = scratch + c->pixels;
     for (int p = 0; p < PD_SIZE * PD_SIZE; p++) {
         const float *x = scratch + p * point;
-        pd_vec all[PD_ROWS][PD_FULL];
+        pd_vec group[PD_ROWS][PD_FULL]; /* sums of a group's chunks */
 #pragma GCC unroll 32
         for (int m = 0; m < PD_ROWS; m++)
 #pragma GCC unroll 32
-            for (int v = 0; v < PD_FULL; v++) all[m][v] = pd_splat(0);
-        for (int k = 0; k < c->channels; k++, weights += PD_ROWS, x += PD_TILES) {
-            pd_vec in[PD_FULL];
-            __builtin_prefetch(weights + PD_AHEAD);
+            for (int v = 0; v < PD_FULL; v++) group[m][v] = pd_splat(0);
+        for (int k = 0; k < c->channels;) {
+            const int begin = k, left = c->channels - k;
+            const int end = left < 2 * PD_SETS * PD_CHUNK ? k + left : k + PD_SETS * PD_CHUNK;
+            pd_vec all[PD_SETS][PD_ROWS][PD_FULL];
+#pragma GCC unroll 2
+            for (int s = 0; s < PD_SETS; s++)
 #pragma GCC unroll 32
-            for (int v = 0; v < PD_FULL; v++) in[v] = pd_loadu(x + v * PD_LANES);
+                for (int m = 0; m < PD_ROWS; m++)
 #pragma GCC unroll 32
-            for (int m = 0; m < PD_ROWS; m++)
+                    for (int v = 0; v < PD_FULL; v++) all[s][m][v] = pd_splat(0);
+            for (; k < end; k += PD_SETS)
+#pragma GCC unroll 2
+                for (int s = 0; s < PD_SETS; s++, weights += PD_ROWS, x += PD_TILES) {
+                    if (PD_SETS > 1 && k + s == end) break;
+                    pd_vec in[PD_FULL];
+                    __builtin_prefetch(weights + PD_AHEAD);
 #pragma GCC unroll 32
-                for (int v = 0; v < PD_FULL; v++) all[m][v] += pd_splat(weights[m]) * in[v];
+                    for (int v = 0; v < PD_FULL; v++) in[v] = pd_loadu(x + v * PD_LANES);
+#pragma GCC unroll 32
+                    for (int m = 0; m < PD_ROWS; m++)
+#pragma GCC unroll 32
+                        for (int v = 0; v < PD_FULL; v++)
+                            all[s][m][v] += pd_splat(weights[m]) * in[v];
+                }
+            const int goes_on = begin % PD_GROUP, ends = end % PD_GROUP == 0 || end == c->channels;
+#pragma GCC unroll 32
+            for (int m = 0; m < PD_ROWS; m++) {
+                float *to = products + (m * PD_SIZE * PD_SIZE + p) * PD_TILES;
+#pragma GCC unroll 32
+                for (int v = 0; v < PD_FULL; v++, to += PD_LANES) {
+                    pd_vec sum = all[0][m][v];
+                    if (PD_SETS > 1) sum += all[PD_SETS - 1][m][v];
+                    if (goes_on) sum += group[m][v];
+                    group[m][v] = sum;
+                    if (!ends) continue;
+                    if (begin >= PD_GROUP) sum += pd_loadu(to);
+                    pd_storeu(to, sum);
+                }
+            }
         }
-#pragma GCC unroll 32
-        for (int m = 0; m < PD_ROWS; m++)
-#pragma GCC unroll 32
-            for (int v = 0; v < PD_FULL; v++)
-                pd_storeu(products + (m * PD_SIZE * PD_SIZE + p) * PD_TILES + v * PD_LANES, all[m][v]);
     }
     for (int m = 0; m < PD_ROWS && first + m < c->rows; m++) {
         const float *from = products + m * PD_SIZE * PD_SIZE * PD_TILES;
@@ -74,6 +100,7 @@ static __attribute__((noinline)) void PD_NAME(
 #undef PD_END
 #undef PD_TILES
 #undef PD_FULL
+#undef PD_SETS
 #undef PD_NAME
 #undef PD_ROWS
 #undef PD_EIGHTS

@@ -22,6 +22,7 @@ OTHERS = {
     "finish_raster.h",
     "finish_tiles.h",
     "keep.h",
+    "resume.h",
     "visit.h",
     "matmul.h",
     "pack.h",

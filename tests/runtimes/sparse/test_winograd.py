@@ -12,6 +12,7 @@ from kernels import check, supported
 from lowered import Small
 
 from prunedeploy import artifact, building
+from prunedeploy.errors import UserError
 from prunedeploy.model import save
 from prunedeploy.runtimes.sparse import choose, winograd
 from prunedeploy.runtimes.sparse.build import careful
@@ -146,3 +147,32 @@ def test_an_engine_near_its_tolerance_is_built_with_less_rounding(
     assert any("less rounding" in text for text in told)
     assert engine.manifest.difference is not None
     assert engine.manifest.difference.passed
+
+
+def test_an_engine_is_held_within_what_its_user_says(tmp_path: Path) -> None:
+    path, net = tmp_path / "net.onnx", Small()
+    save(net.model(net.conv(net.input("n", 64, 32, 32), 64, 64, 3, pads=[1, 1, 1, 1])), path)
+
+    def build(name: str, within: float | None) -> tuple[float, bool]:
+        told: list[str] = []
+        engine = artifact.build(
+            *(path, "host", "sparse", tmp_path / name, None, told.append),
+            tune="none",
+            within=within,
+        )
+        assert engine.manifest.difference is not None
+        assert within is None or engine.manifest.difference.tolerance == within
+        return engine.manifest.difference.max_rel, any("less rounding" in text for text in told)
+
+    usual, again = build("usual.engine", None)
+    assert not again
+    assert build("wide.engine", 1e-5)[1] is False
+    held, again = build("held.engine", usual / 2)
+    assert again
+    assert held <= usual / 2
+    with pytest.raises(UserError, match=r"differs by .* of its range, 1e-12 is allowed"):
+        build("none.engine", 1e-12)
+    assert not (tmp_path / "none.engine").exists()
+    for wrong in (0.0, -1e-6, 1e-4, float("nan")):
+        with pytest.raises(UserError, match="cannot be held within"):
+            build("wrong.engine", wrong)

@@ -202,6 +202,24 @@ def test_it_is_the_models_first_choice_where_it_saves_most() -> None:
     assert str(way).startswith("winograd2d ")
 
 
+def _long_sums(rows: int) -> Case:
+    layer = Layer((2, 512, 16, 16), rows, (3, 3), pads=SAME, density=1.0, empty=0)
+    case = layer.case(Tiling("winograd2d", 4, 2, 512, rows=rows))
+    return dataclasses.replace(case, tolerance=1.6e-6)
+
+
+@pytest.mark.parametrize("isa", supported())
+def test_long_sums_are_made_of_short_ones(isa: str) -> None:
+    """With one and with two sums a row in registers; not so, 512 terms are off by far more."""
+    if isa == "scalar":
+        pytest.skip("it has no vectors of tiles")
+    cases = [_long_sums(4), _long_sums(12)]
+    check(cases, isa)
+    for case in cases:
+        with pytest.raises(AssertionError):
+            check([case], isa, "-DPD_CHUNK=512")
+
+
 def test_weights_are_stored_as_the_kernel_reads_them() -> None:
     step = Layer((1, 3, 8, 8), 5, (3, 3), pads=SAME, density=1.0).step
     found = winograd2d.blocks(step, Tiling("winograd2d", 2, 2, 3, rows=4))

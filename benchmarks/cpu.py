@@ -5,8 +5,9 @@
 
 Scattered zeros in every convolution and linear layer but the first and the last, fp32, the same
 file for all; ratios are to ONNX Runtime, which ignores zeros, at the same batch and threads, with
-a 95 % interval. What was measured before stands in the results file and is not measured again
-unless ``--again`` says so; ``--rounds 0`` only prints.
+a 95 % interval. Rows of two threads wait until the machine's cores are near each other, and say
+how far they were (NOTES.md). What was measured before stands in the results file and is not
+measured again unless ``--again`` says so; ``--rounds 0`` only prints.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from pathlib import Path
 
 import cpu_models
 import race
-from machine import round_trip
 from race import BASELINE, OURS, PEER, Results, Row, Settings
 
 from prunedeploy.errors import UserError
@@ -80,8 +80,6 @@ def measure(choice: Choice, settings: Settings, path: Path, again: bool) -> Resu
                     results = results.put(row)
                     race.write(results, path)
                     print(progress(row), file=sys.stderr, flush=True)
-                if max(left) > 1:
-                    print(f"a line goes to and fro in {round_trip()} ns", file=sys.stderr)
             except UserError as error:  # one network that cannot be measured is not all
                 where = f"{wanted.model}, {wanted.sparsity:.0%}, batch {batch}"
                 print(f"{where}: {error}", file=sys.stderr, flush=True)
@@ -96,6 +94,8 @@ def progress(row: Row) -> str:
         against = f" ({ratio.value:.2f}, {ratio.low:.2f} to {ratio.high:.2f})" if ratio else ""
         off = f" off by {time.difference:.1e}" if time.difference is not None else ""
         parts.append(f"{name} {time.ms:.2f} ms{against}{off};")
+    if row.round_trip:
+        parts.append(f"cores {' and '.join(map(str, row.round_trip))} ns apart")
     return " ".join(parts)
 
 
@@ -162,6 +162,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
         ours=not options.peers_only,
         tune=options.tune,
         cache=options.cache,
+        patience=options.patience,
     )
 
 
@@ -177,6 +178,9 @@ def arguments(description: str, results: Path) -> argparse.ArgumentParser:
     )
     parser.add_argument("--results", type=Path, default=results)
     parser.add_argument("--again", action="store_true", help="measure what was measured before")
+    parser.add_argument(
+        "--patience", type=float, default=120, help="seconds to wait for cores that share a cache"
+    )
     parser.add_argument("--peers-only", action="store_true", help="without the sparse engine")
     return parser
 

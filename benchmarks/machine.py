@@ -12,6 +12,7 @@ import argparse
 import shutil
 import subprocess
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from prunedeploy import targets
 from prunedeploy.errors import UserError
 
 SOURCE = Path(__file__).with_name("machine.c")
+NEAR = 200  # ns, see round_trip
+PAUSE = 3.0  # s
 ROUND_TRIP = Path(__file__).with_name("round_trip.c")
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 LEVELS = ("L1", "L2", "L3", "DRAM")
@@ -68,6 +71,18 @@ def round_trip() -> int:
         UserError: there is no C compiler.
     """
     return int(_output(ROUND_TRIP))
+
+
+def near_cores(patience: float) -> int:
+    """Wait until two cores share a cache, for ``patience`` seconds at most; how far they are then.
+
+    Raises:
+        UserError: there is no C compiler.
+    """
+    end = time.monotonic() + patience
+    while (found := round_trip()) > NEAR and time.monotonic() < end:
+        time.sleep(PAUSE)  # cores at rest are put elsewhere
+    return found
 
 
 def _output(source: Path, *arguments: str) -> str:

@@ -9,10 +9,11 @@ summed over all channels before they are transformed back, so each point is a pr
 with every second tap: a 7x7 window of stride 2 is one of 4x4 taps over four times the channels.
 
 Points come in pairs of both signs, for half of a transform is the same for both then. They were
-chosen for their rounding among small binary fractions: on average twice that of the direct sum for
-m + r = 7, where 0, 1, -1, 2, -2 has five times it. F(2 x 2, 3 x 3) is more accurate than the direct
-sum, F(2 x 2, 4 x 4) as accurate. F(4 x 4, 4 x 4) is off by 3.6 times as much at the best: too much
-for the first layer of a deep network, where it would save a fifth of the time.
+chosen for their rounding among small binary fractions: on average twice that of a direct sum of the
+same length for m + r = 7, where 0, 1, -1, 2, -2 has five times it. F(2 x 2, 3 x 3) is more accurate
+than the direct sum, F(2 x 2, 4 x 4) as accurate. F(4 x 4, 4 x 4) is off by 3.6 times as much at the
+best: too much for the first layer of a deep network, where it would save a fifth of the time. The
+kernel makes long sums of short ones, which is worth more than the points (c/tiles.h).
 """
 
 from __future__ import annotations

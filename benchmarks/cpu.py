@@ -178,9 +178,6 @@ def arguments(description: str, results: Path) -> argparse.ArgumentParser:
     )
     parser.add_argument("--results", type=Path, default=results)
     parser.add_argument("--again", action="store_true", help="measure what was measured before")
-    parser.add_argument(
-        "--patience", type=float, default=120, help="seconds to wait for cores that share a cache"
-    )
     parser.add_argument("--peers-only", action="store_true", help="without the sparse engine")
     return parser
 

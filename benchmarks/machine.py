@@ -13,14 +13,19 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from prunedeploy import targets
 from prunedeploy.errors import UserError
 
+T = TypeVar("T")
+
 SOURCE = Path(__file__).with_name("machine.c")
 NEAR = 200  # ns, see round_trip
+ATTEMPTS = 4  # at a run whose cores stay near each other
 PAUSE = 3.0  # s
 ROUND_TRIP = Path(__file__).with_name("round_trip.c")
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -73,12 +78,25 @@ def round_trip() -> int:
     return int(_output(ROUND_TRIP))
 
 
-def near_cores(patience: float) -> int:
-    """Wait until two cores share a cache, for ``patience`` seconds at most; how far they are then.
+def settled(run: Callable[[], T], threads: int, patience: float) -> tuple[T, tuple[int, ...]]:
+    """What ``run`` gave while the cores were near each other, and how far they were around it.
+
+    Before a run of several threads, cores that are far apart are given ``patience`` seconds; a run
+    in which they moved is repeated. In the end one counts as it is. Without patience, the first.
 
     Raises:
         UserError: there is no C compiler.
     """
+    if threads == 1:
+        return run(), ()
+    for left in reversed(range(ATTEMPTS if patience else 1)):
+        before, result, after = _near_cores(patience), run(), round_trip()
+        if max(before, after) <= NEAR or not left:
+            break
+    return result, (before, after)
+
+
+def _near_cores(patience: float) -> int:
     end = time.monotonic() + patience
     while (found := round_trip()) > NEAR and time.monotonic() < end:
         time.sleep(PAUSE)  # cores at rest are put elsewhere

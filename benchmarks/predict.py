@@ -141,7 +141,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--print", action="store_true", help="only what was found last time")
     options = parser.parse_args()
-    settings = race.Settings(rounds=options.rounds, tune=options.tune, cache=options.cache)
+    settings = race.Settings(
+        rounds=options.rounds, tune=options.tune, cache=options.cache, patience=options.patience
+    )
     names = list(FITTED_ON) if options.fit else options.models.split(",")
     if unknown := [name for name in names if name not in cpu_models.NETWORKS]:
         parser.error(f"no network {unknown[0]!r}: choose from {', '.join(cpu_models.NETWORKS)}")

@@ -12,12 +12,14 @@ import math
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cpu_models
 import numpy as np
 import race
+from machine import settled
 
 from prunedeploy import artifact
 from prunedeploy.bench import interleave
@@ -28,7 +30,7 @@ from prunedeploy.prediction.steps import of_layers
 from prunedeploy.profiling import profiles_of
 from prunedeploy.runtimes._runtime import Session
 from prunedeploy.runtimes.ort import PAYLOAD
-from prunedeploy.types import Array
+from prunedeploy.types import Array, Engine, Profile
 from prunedeploy.verify import random_feeds
 
 OF_THEIR_OWN = {"FusedMatMul": "product", "BiasGelu": "function", "Gelu": "function"}
@@ -90,20 +92,27 @@ def _measure(name: str, sparsity: float, threads: int, settings: race.Settings) 
         place = Path(folder)
         dense = artifact.build(liked, "host", "ort", place / "dense.engine")
         sparse = race.build(model, threads, settings, place / "sparse.engine")
-        with (
-            artifact.open(dense, threads, shared=True) as one,
-            artifact.open(sparse, threads, shared=True) as other,
-        ):
-            feeds = random_feeds(one.inputs, 1)
-            times = _undisturbed([one, other], feeds, settings.rounds)
-            rounds = settings.rounds
-            (profile,) = profiles_of([sparse], [other], feeds, 1, threads, rounds)
-        events = _events(dense.path / PAYLOAD, threads, settings.rounds, place)
+        run = partial(_both, dense, sparse, threads, settings.rounds, place)
+        (times, events, profile), _ = settled(run, threads, settings.patience)
         yield Run(name, "ort", threads, times[0], tuple(events))
         layers = [asdict(step) for step in profile.steps]
         works = of_layers(layers, threads, threads)
         steps = (Layer(w, s.seconds) for w, s in zip(works, profile.steps, strict=True))
         yield Run(name, "sparse", threads, times[1], tuple(steps))
+
+
+def _both(
+    dense: Engine, sparse: Engine, threads: int, rounds: int, place: Path
+) -> tuple[list[float], list[Layer], Profile]:
+    """Seconds of both without a profiler; ONNX Runtime's layers; the sparse engine's steps."""
+    with (
+        artifact.open(dense, threads, shared=True) as one,
+        artifact.open(sparse, threads, shared=True) as other,
+    ):
+        feeds = random_feeds(one.inputs, 1)
+        times = _undisturbed([one, other], feeds, rounds)
+        (profile,) = profiles_of([sparse], [other], feeds, 1, threads, rounds)
+    return times, _events(dense.path / PAYLOAD, threads, rounds, place), profile
 
 
 def _undisturbed(sessions: list[Session], feeds: dict[str, Array], rounds: int) -> list[float]:

@@ -13,12 +13,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cpu_models
 import numpy as np
 from deepsparse_session import Peer, peer
-from machine import NEAR, near_cores, round_trip
+from machine import settled
 
 from prunedeploy import artifact
 from prunedeploy.bench import interleave
@@ -32,7 +33,6 @@ from prunedeploy.verify import compare, random_feeds
 
 PEER_TOLERANCE = 1e-3  # of the output's range: other algorithms, but the same network
 WARMUP = 5
-ATTEMPTS = 4  # at a run whose cores stay near each other
 Key = tuple[str, float, int, int]  # model, sparsity, batch, threads
 BASELINE, OURS, PEER = "onnxruntime", "prunedeploy", "deepsparse"
 
@@ -128,6 +128,9 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--tune", choices=("none", "quick", "full"), default="quick")
     parser.add_argument("--cache", type=Path, default=cpu_models.CACHE, help="for the networks")
+    parser.add_argument(
+        "--patience", type=float, default=120, help="seconds to wait for cores that share a cache"
+    )
     return parser
 
 
@@ -147,7 +150,8 @@ def measure(
                 place = Path(folder) / "sparse.engine"
                 engines[OURS] = build(model, count, settings, place, batch)
                 seconds = round(time.perf_counter() - start, 1)
-            times, trips = _settled(engines, older, batch, count, settings)
+            run = partial(_race, engines, older, batch, count, settings)
+            times, trips = settled(run, count, settings.patience)
             yield Row(name, sparsity, batch, count, times, seconds, environment(), trips)
 
 
@@ -158,24 +162,6 @@ def build(
     return artifact.build(
         model, "host", "sparse", place, threads=threads, tune=settings.tune, batch=batch
     )
-
-
-def _settled(
-    engines: Mapping[str, Engine], older: Path | None, batch: int, threads: int, settings: Settings
-) -> tuple[dict[str, Time], tuple[int, ...]]:
-    """A run between whose beginning and end the cores stayed where they were, near each other.
-
-    Once patience has ended the run counts as it is, and its row says how far the cores were.
-    """
-    if threads == 1:
-        return _race(engines, older, batch, threads, settings), ()
-    for left in reversed(range(ATTEMPTS)):
-        before = near_cores(settings.patience)
-        times = _race(engines, older, batch, threads, settings)
-        after = round_trip()
-        if max(before, after) <= NEAR or not left or not settings.patience:
-            break
-    return times, (before, after)
 
 
 def _race(

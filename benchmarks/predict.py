@@ -3,7 +3,7 @@
     python benchmarks/predict.py [--models resnet50,bert] [--threads 2,1] [--rounds 30] [--again]
     python benchmarks/predict.py --fit [--rounds 30]
 
-Batch 1, 90 % of the weights zero one by one; both engines run in turn, medians. The efficiencies of
+Batch 1, 90 % of the weights zero one by one; medians of engines that run alone. The efficiencies of
 ``prediction/efficiency.py`` are fitted with ``--fit``, on networks that are none of the table. The
 last column is the harder trial: efficiencies fitted on the other five networks of the table alone.
 Profiles are kept beside the networks; ``--again`` measures anew.

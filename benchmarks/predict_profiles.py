@@ -110,19 +110,22 @@ def _both(
         artifact.open(sparse, threads, shared=True) as other,
     ):
         feeds = random_feeds(one.inputs, 1)
-        times = _undisturbed([one, other], feeds, rounds)
+        times = [_undisturbed(session, feeds, rounds) for session in (one, other)]
         (profile,) = profiles_of([sparse], [other], feeds, 1, threads, rounds)
     return times, _events(dense.path / PAYLOAD, threads, rounds, place), profile
 
 
-def _undisturbed(sessions: list[Session], feeds: dict[str, Array], rounds: int) -> list[float]:
-    """Median seconds, taken again while another program took turns on the cores."""
+def _undisturbed(session: Session, feeds: dict[str, Array], rounds: int) -> float:
+    """Median seconds, taken again while another program took turns on the cores.
+
+    Alone, as in a service: in turn with another engine, this one's weights would leave the caches.
+    """
     for _ in range(ATTEMPTS):
-        samples = np.array(interleave(sessions, feeds, rounds, 5)) / 1e9
-        medians = np.median(samples, 1)
-        if (medians <= DISTURBED * samples.min(1)).all():
+        samples = np.array(interleave([session], feeds, rounds, 5)[0]) / 1e9
+        median = np.median(samples)
+        if median <= DISTURBED * samples.min():
             break
-    return [float(each) for each in medians]
+    return float(median)
 
 
 def _events(model: Path, threads: int, rounds: int, folder: Path) -> list[Layer]:

@@ -43,46 +43,46 @@ FITTED = "fitted on an AMD EPYC with AVX-512: benchmarks/predict.py"
 ORT = Table(
     {
         "conv": Efficiency(0.951, 0.27),
-        "depthwise": Efficiency(0.488, 1.57),
-        "elementwise": Efficiency(0.045, 1.78),
+        "depthwise": Efficiency(0.453, 1.57),
+        "elementwise": Efficiency(0.045, 1.57),
         "function": Efficiency(1.6, 0.58),
         "grouped": Efficiency(0.488, 0.27),  # not measured: between its neighbours
         "linear": Efficiency(0.883, 8.0),
-        "move": Efficiency(0.057, 8.0),
+        "move": Efficiency(1.6, 1.78),
         "pointwise": Efficiency(0.951, 0.58),
-        "pool": Efficiency(0.023, 8.0),
+        "pool": Efficiency(0.022, 8.0),
         "product": Efficiency(0.761, 8.0),
-        "reduce": Efficiency(1.6, 1.39),
-        "vector": Efficiency(1.6, 0.65),
-        "view": Efficiency(0.488, 8.0),
+        "reduce": Efficiency(1.6, 1.22),
+        "vector": Efficiency(0.076, 0.65),
+        "view": Efficiency(0.566, 8.0),
     },
     far=0.75,
-    overhead=2.11e-06,
-    sync=4.52e-06,
+    overhead=2.02e-06,
+    sync=4.67e-06,
     start=0.0,
     source=FITTED,
 )
 SPARSE = Table(
     {
-        "block": Efficiency(1.104, 0.27),
+        "block": Efficiency(1.025, 0.27),
         "depthwise": Efficiency(0.609, 1.22),
         "elementwise": Efficiency(1.6, 2.59),
         "function": Efficiency(1.6, 0.95),
         "mixed": Efficiency(1.104, 0.31),  # of an earlier fit: none of the networks has blocks
         "move": Efficiency(1.6, 1.08),
-        "pool": Efficiency(1.6, 0.84),
+        "pool": Efficiency(0.102, 0.95),
         "product": Efficiency(1.6, 0.27),
-        "reduce": Efficiency(0.186, 8.0),
+        "reduce": Efficiency(0.2, 8.0),
         "rows": Efficiency(0.951, 1.08),
-        "vector": Efficiency(0.16, 1.39),
+        "vector": Efficiency(0.138, 1.22),
         "winograd": Efficiency(
             0.951, 0.24
         ),  # of an earlier fit: "winograd2d" was faster throughout
         "winograd2d": Efficiency(1.025, 0.19),
     },
     far=0.45,
-    overhead=2.66e-06,
-    sync=3.07e-06,
+    overhead=7.1e-07,
+    sync=3.53e-06,
     start=0.0,
     source=FITTED,
 )

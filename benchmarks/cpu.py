@@ -169,6 +169,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
 def arguments(description: str, results: Path) -> argparse.ArgumentParser:
     """Those of every benchmark that runs peers and remembers what it measured."""
     parser = race.arguments(description)
+    race.add_patience(parser)
     environment = os.environ.get("DEEPSPARSE_PYTHON")
     parser.add_argument(
         "--deepsparse",

@@ -81,17 +81,20 @@ def round_trip() -> int:
 def settled(run: Callable[[], T], threads: int, patience: float) -> tuple[T, tuple[int, ...]]:
     """What ``run`` gave while the cores were near each other, and how far they were around it.
 
-    Before a run of several threads, cores that are far apart are given ``patience`` seconds; a run
-    in which they moved is repeated. In the end one counts as it is. Without patience, the first.
+    A run of several threads waits for cores that are far apart, ``patience`` seconds in all, and is
+    repeated where they moved while it ran. Once patience has ended, a run counts as it is.
 
     Raises:
         UserError: there is no C compiler.
     """
     if threads == 1:
         return run(), ()
-    for left in reversed(range(ATTEMPTS if patience else 1)):
-        before, result, after = _near_cores(patience), run(), round_trip()
-        if max(before, after) <= NEAR or not left:
+    for left in reversed(range(ATTEMPTS)):
+        start = time.monotonic()
+        before = _near_cores(patience)
+        patience -= time.monotonic() - start
+        result, after = run(), round_trip()
+        if before > NEAR or after <= NEAR or not left:
             break
     return result, (before, after)
 

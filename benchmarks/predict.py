@@ -134,6 +134,7 @@ def main() -> None:
     """Parse, measure, print."""
     parser = race.arguments("predicted against measured")
     parser.set_defaults(rounds=30)
+    race.add_patience(parser)
     parser.add_argument("--models", default=",".join(NETWORKS))
     parser.add_argument("--threads", type=numbers, default=(2, 1))
     parser.add_argument("--fit", action="store_true", help="print the tables of efficiencies")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -93,7 +94,9 @@ def _measure(name: str, sparsity: float, threads: int, settings: race.Settings) 
         dense = artifact.build(liked, "host", "ort", place / "dense.engine")
         sparse = race.build(model, threads, settings, place / "sparse.engine")
         run = partial(_both, dense, sparse, threads, settings.rounds, place)
-        (times, events, profile), _ = settled(run, threads, settings.patience)
+        (times, events, profile), trips = settled(run, threads, settings.patience)
+        if trips:
+            print(f"{name}: cores {' and '.join(map(str, trips))} ns apart", file=sys.stderr)
         yield Run(name, "ort", threads, times[0], tuple(events))
         layers = [asdict(step) for step in profile.steps]
         works = of_layers(layers, threads, threads)

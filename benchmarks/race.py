@@ -128,10 +128,14 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--tune", choices=("none", "quick", "full"), default="quick")
     parser.add_argument("--cache", type=Path, default=cpu_models.CACHE, help="for the networks")
+    return parser
+
+
+def add_patience(parser: argparse.ArgumentParser) -> None:
+    """For benchmarks of several threads."""
     parser.add_argument(
         "--patience", type=float, default=120, help="seconds to wait for cores that share a cache"
     )
-    return parser
 
 
 def measure(

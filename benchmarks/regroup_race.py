@@ -25,7 +25,6 @@ from prunedeploy.verify import TOLERANCE, compare, random_feeds
 
 DENSE, ROWS, BLOCKS, REPACKED = "dense", "rows", "blocks", "repacked"
 WARMUP = 5
-WITHIN = 1e-6  # of the range: what an engine of a layer may be off by
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,7 @@ class Settings:
     threads: int = 1
     rounds: int = 50
     tune: Tuning = "quick"
+    within: float | None = None  # see artifact.build
 
 
 @contextmanager
@@ -80,10 +80,9 @@ def engines(model: Path, folder: Path, settings: Settings) -> dict[str, Engine]:
 
 
 def _sparse(model: Path, place: Path, settings: Settings) -> Engine:
-    """Built so that it rounds no more than repacking may change."""
     return artifact.build(
         model, "host", "sparse", place, threads=settings.threads, tune=settings.tune,
-        progress=lambda text: print(text, file=sys.stderr), within=WITHIN,
+        progress=lambda text: print(text, file=sys.stderr), within=settings.within,
     )  # fmt: skip
 
 

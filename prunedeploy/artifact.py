@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import get_args
 
 from prunedeploy import targets
-from prunedeploy.building import Order, fill, model_sha256
+from prunedeploy.building import Order, fill, model_sha256, precision_of
 from prunedeploy.errors import UserError
 from prunedeploy.files import atomic_directory, from_json, sha256, to_json
 from prunedeploy.runtimes import by_name as runtime_by_name
@@ -60,17 +60,20 @@ def build(
         threads: how many such an engine will mostly run with; 0 for all cores of the target.
         tune: whether such a runtime measures which way to compute each layer, and how long.
         within: how far outputs may be from the model's in float64, in parts of their range, where
-            that is less than ``verify`` allows; 1e-6 costs dense layers some of their speed.
+            that is less than the 1e-5 that ``verify`` allows; else it is refused. The sparse
+            runtime has forms of dense layers that round less, and takes them where it has to.
 
     Raises:
         UserError: no such model, target or runtime; the target is not at hand; the engine
             computes something else; ``output`` cannot be written or is not an engine.
     """
     tell = progress or silent
-    options = replace(options_of(batch, threads, tune, tell), within=_checked(within))
+    options = replace(options_of(batch, threads, tune, tell), within=within)
     source = source_of(model, tell)
     row = targets.by_name(target)
     builder = _runtime(row, runtime)
+    if within is not None:
+        _check_within(within, source, row, builder)
     place = Path(output or f"{source.stem}.{row.name}.{builder.name}.engine")
     _refuse_place(place)
     dense = dense_of(source, baseline, tell)
@@ -212,16 +215,17 @@ def options_of(
     return BuildOptions(batches, threads, tune, tell)
 
 
-def _checked(within: float | None) -> float | None:
-    """No more than ``verify`` allows."""
+def _check_within(within: float, source: Path, row: targets.Target, builder: Runtime) -> None:
+    """Refuse a bound that ``verify`` does not allow, or that nothing could be held to."""
     from prunedeploy.verify import TOLERANCE
 
     most = TOLERANCE["float32"]
-    if within is not None and not 0 < within <= most:
-        raise UserError(
-            f"outputs cannot be held within {within:g}: give more than 0, at most {most:g}"
-        )
-    return within
+    if not 0 < within <= most:
+        raise UserError(f"outputs cannot be held within {within:g}: give at most {most:g}")
+    if not builder.computes or targets.why_not_here(row):
+        raise UserError(f"outputs cannot be held within {within:g}: nothing is computed here")
+    if precision := precision_of(source):
+        raise UserError(f"outputs cannot be held within {within:g}: the model is in {precision}")
 
 
 def _check_threads(threads: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from dataclasses import dataclass, replace
@@ -48,12 +49,12 @@ def fill(folder: Path, order: Order, options: BuildOptions) -> Manifest:
         return manifest
     options.tell("comparing its outputs with the reference's")
     difference = _difference(folder, order, manifest, precision, options.within)
-    near = options.within or NEAR * difference.tolerance
+    near = min(options.within or math.inf, NEAR * difference.tolerance)
     if order.builder.name in CAREFUL and not difference.max_rel <= near:
         options.tell(f"outputs differ by {difference.max_rel:.1e}: building with less rounding")
         manifest, precision = _built(folder, order, replace(options, careful=True))
         difference = _difference(folder, order, manifest, precision, options.within)
-    _check(difference, order)
+    _check(difference, order, options.within)
     return replace(manifest, difference=difference)
 
 
@@ -87,10 +88,10 @@ def _built(folder: Path, order: Order, options: BuildOptions) -> tuple[Manifest,
         arch=payload.arch,
         isa=payload.isa,
     )
-    return manifest, payload.precision or _precision(order.source)
+    return manifest, payload.precision or precision_of(order.source)
 
 
-def _precision(source: Path) -> str:
+def precision_of(source: Path) -> str:
     """What the model was converted to (``ToFloat16``, ``Quantise``), empty for no such model."""
     from prunedeploy import model as models
     from prunedeploy.verify import PRECISION
@@ -103,9 +104,9 @@ def _difference(
 ) -> Difference:
     """How far the engine is from the model in the reference; with ``within`` that is in float64."""
     from prunedeploy.evaluate import Evaluator
-    from prunedeploy.verify import compare, random_feeds, tolerance_of
+    from prunedeploy.verify import TOLERANCE, compare, random_feeds, tolerance_of
 
-    tolerance = within or tolerance_of(precision)
+    tolerance = tolerance_of(precision) if within is None else TOLERANCE["float32"]
     reference = Evaluator(order.source, float64=within is not None)
     with order.builder.open(Engine(folder, manifest, ""), OpenOptions()) as session:
         differences = [
@@ -122,13 +123,18 @@ def _difference(
     )
 
 
-def _check(difference: Difference, order: Order) -> None:
+def _check(difference: Difference, order: Order, within: float | None) -> None:
     """Refuse an engine that is too far from its model."""
+    if difference.passed and not difference.max_rel <= (within or math.inf):
+        raise UserError(
+            f"the {order.builder.name} engine rounds more than {within:.2g} of the range: "
+            f"{difference.where} is off by {difference.max_rel:.2g}; nothing was written"
+        )
     if not difference.passed:
         raise UserError(
             f"the {order.builder.name} engine computes something else than {order.source}: "
             f"{difference.where} differs by {difference.max_rel:.2g} of its range, "
-            f"{difference.tolerance:.0e} is allowed; nothing was written"
+            f"{difference.tolerance:.2g} is allowed; nothing was written"
         )
 
 

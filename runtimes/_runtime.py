@@ -42,7 +42,7 @@ class BuildOptions:
     mostly run with, 0 for all cores; ``tune`` how long to measure which way to compute each layer.
     ``tell`` is told in words what is being done. ``careful`` asks for the forms of layers that
     round the least, where the runtime has several. ``within`` is how far outputs may be from the
-    model's, in parts of their range, where that is less than ``verify`` allows.
+    model's in float64, in parts of their range, where that is less than ``verify`` allows.
     """
 
     batches: tuple[int, ...] = ()

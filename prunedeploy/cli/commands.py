@@ -213,7 +213,7 @@ def build(
     ] = "quick",
     within: Annotated[
         float | None,
-        typer.Option(metavar="1e-6", help="Largest difference allowed, in parts of the range."),
+        typer.Option(metavar="1e-6", help="Largest difference allowed, of the range; else 1e-5."),
     ] = None,
     emit: Annotated[
         Literal["c"] | None, typer.Option(help="Write its C sources instead of an engine.")

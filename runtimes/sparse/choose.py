@@ -39,7 +39,8 @@ CHUNKS = (4, 6, 8, 12, 14)  # rows that are computed at once
 MOST_GATHERED = 1 << 24  # entries of a table for im2col, where nothing else will do
 MINIMAL = (1, 2, 3, 4, 5, 6, 8, 10, 12)  # output channels of a block of minimal filtering
 SQUARES = (4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16)  # and of one that filters both ways
-LONGEST = {"winograd": 216, "mixed": 512, "block": 512}  # terms of a sum: longer ones err more
+# Terms of a row's sum within a panel: longer sums err more. Rows of scattered non-zeros have fewer.
+LONGEST = {"winograd": 216, "mixed": 512, "block": 512}
 MOST_TURNED = 1 << 20  # floats of transformed input that a thread may hold
 CHEAPEST = 0.5  # that a cell of a block is, in scattered non-zeros
 FULL = 0.95  # above this density the kernel for dense layers has all that blocks could give
@@ -101,6 +102,7 @@ def _lanes(step: Conv, isa: str, outputs: int) -> Iterator[int]:
 
 def _panels(step: Conv, shapes: Iterable[Tiling], threads: int) -> Iterator[Tiling]:
     """``shapes`` with panels and groups."""
+    terms = _terms(step)
     for way in shapes:
         layout = geometry(step, way)
         size = 1 if layout.flat and way.packing == "none" else layout.channel
@@ -108,7 +110,6 @@ def _panels(step: Conv, shapes: Iterable[Tiling], threads: int) -> Iterator[Tili
         reach = (MOST_OFFSET - 1) * layout.unit // max(layout.channel, 1)
         channels = max(step.x.shape[1], 1)
         if way.kernel in LONGEST:
-            terms = max(step.weight[0, 0].size * density(step), 1.0)  # of a channel in a row's sum
             channels = min(channels, max(int(LONGEST[way.kernel] / terms), 1))
         per_channel = 4 * (way.eighths * 8 if layout.flat and way.packing != "im2col" else size)
         for budget in (L1 // 2, L1, 3 * L1, 16 * L1):
@@ -119,6 +120,13 @@ def _panels(step: Conv, shapes: Iterable[Tiling], threads: int) -> Iterator[Tili
             yield replace(way, channels=panel, groups=groups)
             if panel == channels:
                 break
+
+
+def _terms(step: Conv) -> float:
+    """Of an input channel in the sum of a row that has any."""
+    rows = int(np.count_nonzero(step.weight.any((1, 2, 3))))
+    terms = int(np.count_nonzero(step.weight)) / max(rows * step.weight.shape[1], 1)
+    return float(max(terms, 1.0))
 
 
 def _groups(tiles: int, threads: int, rows: int) -> int:

@@ -252,6 +252,8 @@ static OrtCustomOpInputOutputCharacteristic variadic(const OrtCustomOp *op, size
 static size_t none(int **inputs, int **outputs) { return (void)inputs, (void)outputs, 0; }
 static void nothing(int *inputs, int *outputs) { (void)inputs, (void)outputs; }
 
+/* ONNX Runtime calls what is not null of the first `version`'s fields, and from 1.17 on some of them
+ * without asking: those that have nothing to say are there as well. */
 static const OrtCustomOp sparse_engine = {
     .version = OLDEST,
     .CreateKernel = create_old,

@@ -3,7 +3,7 @@
  * A template like block.h. A visit of a block is PD_ROWS + 1 records: with PD_BLOCK its `count` of
  * columns, then one record a row; PD_NONE fills up a block of fewer rows. A record without PD_BLOCK
  * in front is a row for itself. A row may be in one block and have scattered non-zeros besides:
- * then it is visited twice in a panel, and the second visit goes on with the sums of the first.
+ * then it is visited twice in a panel, and the sums of the first are added to those of the second.
  *
  * `row` of a record holds the row in its lower half; in its upper half the row's place in the
  * order of the stream, where its sums lie. */

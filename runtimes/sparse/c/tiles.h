@@ -15,7 +15,8 @@
 enum { PD_STRIP = 8, PD_MOST_LANES = 128 };
 
 /* Products of one sum, and of a sum of sums. float32 errs in proportion to a sum's length, and most
- * where the terms are larger than what is left of them in the end: so a long sum is made of short ones. */
+ * where the terms are larger than what is left of them in the end: so a long sum is made of short ones.
+ * A row has as many sums of PD_CHUNK as its registers allow, and the last ones may be twice as long. */
 #ifndef PD_CHUNK
 #define PD_CHUNK 8
 #endif

@@ -1,5 +1,5 @@
 /* One visit of PD_AT rows that share their offsets, inside a kernel of mixed.h: the records `rows`,
- * `n` columns. Rows begin with their bias or go on with their sums, and end, each for itself. */
+ * `n` columns. Rows begin and end, each for itself. */
 {
     pd_vec all[PD_AT][PD_PIECES][PD_FULL + 1];
     pd_half half[PD_AT][PD_PIECES];

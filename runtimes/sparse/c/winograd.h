@@ -24,17 +24,12 @@ static __attribute__((noinline)) void PD_NAME(
         pd_vec all[PD_ROWS][PD_PIECES][PD_FULL + 1];
         pd_half half[PD_ROWS][PD_PIECES];
         for (int m = 0; m < PD_ROWS; m++) {
-            const float *sum = sums + (uint64_t)(begin - first + m) * size;
             const float bias = flags & PD_FIRST && m < rows ? to->bias[begin + m] : 0;
 #pragma GCC unroll 32
             for (int r = 0; r < PD_PIECES; r++) {
 #pragma GCC unroll 32
-                for (int v = 0; v < PD_FULL; v++)
-                    all[m][r][v] = flags & PD_FIRST
-                        ? pd_splat(bias) : pd_loadu(sum + r * PD_EIGHTS * 8 + v * PD_LANES);
-                if (PD_HALF)
-                    half[m][r] = flags & PD_FIRST ? pd_half_splat(bias)
-                        : pd_half_load(sum + r * PD_EIGHTS * 8 + PD_FULL * PD_LANES);
+                for (int v = 0; v < PD_FULL; v++) all[m][r][v] = pd_splat(bias);
+                if (PD_HALF) half[m][r] = pd_half_splat(bias);
             }
         }
         const uint16_t *at = offset;
@@ -81,11 +76,14 @@ static __attribute__((noinline)) void PD_NAME(
             const uint32_t row = begin + m;
             pd_vec (*a)[PD_FULL + 1] = all[m];
             pd_half *b = half[m];
+            float *sum = sums + (uint64_t)(row - first) * size;
+            if (!(flags & PD_FIRST)) {
+#include "resume.h"
+            }
             if (flags & PD_LAST) {
                 if (m >= rows) break;
 #include "finish.h"
             } else {
-                float *sum = sums + (uint64_t)(row - first) * size;
 #include "keep.h"
             }
         }

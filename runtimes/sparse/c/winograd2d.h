@@ -1,19 +1,25 @@
 /* winograd2d: PD_ROWS output channels of the PD_EIGHTS * 8 tiles of a group, PD_OUTPUTS x PD_OUTPUTS
  * pixels each, from PD_SIZE x PD_SIZE points of the transformed input (see tiles.h).
  *
- * A template like block.h. The products of one point are summed over all channels in registers,
- * PD_ROWS rows of PD_EIGHTS * 8 lanes; then those of all points are transformed back. A block's
- * weights are [point][channel][PD_ROWS]. */
+ * A template like block.h. The products of one point are summed over all channels, some of them at
+ * a time in registers, PD_ROWS rows of PD_EIGHTS * 8 lanes; then those of all points are transformed
+ * back. A block's weights are [point][channel][PD_ROWS]. */
 #include "tiles.h"
 
 #define PD_TILES (PD_EIGHTS * 8)
 #define PD_FULL (PD_TILES / PD_LANES)
-#define PD_SETS (2 * PD_ROWS * PD_FULL <= (PD_LANES == 8 ? 12 : 24) ? 2 : 1) /* of sums in registers */
+#if PD_LANES == 16 || defined(__ARM_NEON)
+#define PD_SUMS 24 /* vectors, in 32 registers */
+#else
+#define PD_SUMS 12 /* in 16 */
+#endif
+#define PD_SETS (2 * PD_ROWS * PD_FULL <= PD_SUMS ? 2 : 1) /* sums of a row, in turn */
 #ifdef PD_ACT
 #define PD_END(v) PD_ACT(v)
 #else
 #define PD_END(v) pd_min(pd_max(v, pd_splat(c->low)), pd_splat(c->high))
 #endif
+_Static_assert(PD_GROUP % (PD_SETS * PD_CHUNK) == 0 || PD_CHUNK % PD_GROUP == 0, "a group ends");
 
 static __attribute__((noinline)) void PD_NAME(
     const pd_tiles *c, const pd_strip *strips, int count, int first, const float *weights,
@@ -22,14 +28,14 @@ static __attribute__((noinline)) void PD_NAME(
     float *const products = scratch + c->products, *const pixels = scratch + c->pixels;
     for (int p = 0; p < PD_SIZE * PD_SIZE; p++) {
         const float *x = scratch + p * point;
-        pd_vec group[PD_ROWS][PD_FULL]; /* sums of a group's chunks */
+        pd_vec group[PD_ROWS][PD_FULL]; /* sums of a group's chunks; compilers want them begun */
 #pragma GCC unroll 32
         for (int m = 0; m < PD_ROWS; m++)
 #pragma GCC unroll 32
             for (int v = 0; v < PD_FULL; v++) group[m][v] = pd_splat(0);
         for (int k = 0; k < c->channels;) {
-            const int begin = k, left = c->channels - k;
-            const int end = left < 2 * PD_SETS * PD_CHUNK ? k + left : k + PD_SETS * PD_CHUNK;
+            const int begin = k, most = PD_SETS * PD_CHUNK;
+            const int end = c->channels - k < 2 * most ? c->channels : k + most;
             pd_vec all[PD_SETS][PD_ROWS][PD_FULL];
 #pragma GCC unroll 2
             for (int s = 0; s < PD_SETS; s++)
@@ -51,7 +57,8 @@ static __attribute__((noinline)) void PD_NAME(
                         for (int v = 0; v < PD_FULL; v++)
                             all[s][m][v] += pd_splat(weights[m]) * in[v];
                 }
-            const int goes_on = begin % PD_GROUP, ends = end % PD_GROUP == 0 || end == c->channels;
+            const int begins = begin % PD_GROUP == 0;
+            const int ends = end % PD_GROUP == 0 || end == c->channels;
 #pragma GCC unroll 32
             for (int m = 0; m < PD_ROWS; m++) {
                 float *to = products + (m * PD_SIZE * PD_SIZE + p) * PD_TILES;
@@ -59,7 +66,7 @@ static __attribute__((noinline)) void PD_NAME(
                 for (int v = 0; v < PD_FULL; v++, to += PD_LANES) {
                     pd_vec sum = all[0][m][v];
                     if (PD_SETS > 1) sum += all[PD_SETS - 1][m][v];
-                    if (goes_on) sum += group[m][v];
+                    if (!begins) sum += group[m][v];
                     group[m][v] = sum;
                     if (!ends) continue;
                     if (begin >= PD_GROUP) sum += pd_loadu(to);
@@ -100,6 +107,7 @@ static __attribute__((noinline)) void PD_NAME(
 #undef PD_END
 #undef PD_TILES
 #undef PD_FULL
+#undef PD_SUMS
 #undef PD_SETS
 #undef PD_NAME
 #undef PD_ROWS

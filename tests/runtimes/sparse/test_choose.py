@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from convs import Layer
 
@@ -140,3 +141,19 @@ def test_rows_wider_than_the_registers_are_cut_into_bands() -> None:
     step = LAYERS[7].step
     assert inside(step) == 1
     assert all(way.eighths * EIGHT < row_size(step) for way in choose.candidates(step, "avx2", 2))
+
+
+@pytest.mark.parametrize(("density", "empty"), [(1.0, 0), (0.6, 0), (0.9, 2)])
+def test_panels_are_short_enough_for_their_sums(density: float, empty: int) -> None:
+    """By the terms that a row has which is not empty; a window of one channel is always allowed."""
+    layer = Layer((1, 512, 8, 8), 32, (3, 3), pads=SAME, density=density, empty=empty)
+    step = layer.step
+    full = step.weight[step.weight.any((1, 2, 3))]
+    terms = np.count_nonzero(full) / len(full) / 512
+    seen = set()
+    for way in choose.candidates(step, "avx512", 1):
+        longest = choose.LONGEST.get(way.kernel)
+        if longest is not None:
+            seen.add(way.kernel)
+            assert way.channels * terms <= longest
+    assert {"block", "winograd"} <= seen

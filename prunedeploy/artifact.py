@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import get_args
 
@@ -68,7 +67,7 @@ def build(
             computes something else; ``output`` cannot be written or is not an engine.
     """
     tell = progress or silent
-    options = replace(options_of(batch, threads, tune, tell), within=within)
+    options = options_of(batch, threads, tune, tell)
     source = source_of(model, tell)
     row = targets.by_name(target)
     builder = _runtime(row, runtime)
@@ -77,7 +76,7 @@ def build(
     place = Path(output or f"{source.stem}.{row.name}.{builder.name}.engine")
     _refuse_place(place)
     dense = dense_of(source, baseline, tell)
-    order = Order(source, row, builder, place, dense, *_specs(source))
+    order = Order(source, row, builder, place, dense, *_specs(source), within)
     tell(f"building {place} with {builder.name}")
     with atomic_directory(place) as folder:
         manifest = fill(folder, order, options)

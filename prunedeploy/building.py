@@ -21,7 +21,11 @@ NEAR = 0.8  # of what outputs may differ by: beyond that another input may excee
 
 @dataclass(frozen=True)
 class Order:
-    """An engine to be built: of which model, for whom, where it will lie, beside what dense one."""
+    """An engine to be built: of which model, for whom, where it will lie, beside what dense one.
+
+    ``within`` is how far its outputs may be from the model's in float64, in parts of their range,
+    where that is less than ``verify`` allows.
+    """
 
     source: Path
     target: targets.Target
@@ -30,12 +34,13 @@ class Order:
     dense: Path | None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    within: float | None = None
 
 
 def fill(folder: Path, order: Order, options: BuildOptions) -> Manifest:
     """Write an engine's files to ``folder`` and compare it with its model, where that can be.
 
-    An engine that is nearly too far from its model, or further than ``options.within``, is built
+    An engine that is nearly too far from its model, or further than ``order.within``, is built
     again with less rounding, by runtimes that know how.
 
     Raises:
@@ -48,13 +53,13 @@ def fill(folder: Path, order: Order, options: BuildOptions) -> Manifest:
         options.tell(f"never compared with its model: {reason.partition(';')[0]}")
         return manifest
     options.tell("comparing its outputs with the reference's")
-    difference = _difference(folder, order, manifest, precision, options.within)
-    near = min(options.within or math.inf, NEAR * difference.tolerance)
+    difference = _difference(folder, order, manifest, precision)
+    near = min(order.within or math.inf, NEAR * difference.tolerance)
     if order.builder.name in CAREFUL and not difference.max_rel <= near:
         options.tell(f"outputs differ by {difference.max_rel:.1e}: building with less rounding")
         manifest, precision = _built(folder, order, replace(options, careful=True))
-        difference = _difference(folder, order, manifest, precision, options.within)
-    _check(difference, order, options.within)
+        difference = _difference(folder, order, manifest, precision)
+    _check(difference, order)
     return replace(manifest, difference=difference)
 
 
@@ -99,15 +104,14 @@ def precision_of(source: Path) -> str:
     return str(models.load(source).metadata_props.get(PRECISION, ""))
 
 
-def _difference(
-    folder: Path, order: Order, manifest: Manifest, precision: str, within: float | None
-) -> Difference:
-    """How far the engine is from the model in the reference; with ``within`` that is in float64."""
+def _difference(folder: Path, order: Order, manifest: Manifest, precision: str) -> Difference:
+    """How far the engine is from the model in the reference, in float64 for ``order.within``."""
     from prunedeploy.evaluate import Evaluator
     from prunedeploy.verify import TOLERANCE, compare, random_feeds, tolerance_of
 
-    tolerance = tolerance_of(precision) if within is None else TOLERANCE["float32"]
-    reference = Evaluator(order.source, float64=within is not None)
+    exact = order.within is not None
+    tolerance = TOLERANCE["float32"] if exact else tolerance_of(precision)
+    reference = Evaluator(order.source, float64=exact)
     with order.builder.open(Engine(folder, manifest, ""), OpenOptions()) as session:
         differences = [
             compare(reference.run(feeds), session.run(feeds), tolerance)
@@ -123,11 +127,11 @@ def _difference(
     )
 
 
-def _check(difference: Difference, order: Order, within: float | None) -> None:
+def _check(difference: Difference, order: Order) -> None:
     """Refuse an engine that is too far from its model."""
-    if difference.passed and not difference.max_rel <= (within or math.inf):
+    if difference.passed and not difference.max_rel <= (order.within or math.inf):
         raise UserError(
-            f"the {order.builder.name} engine rounds more than {within:.2g} of the range: "
+            f"the {order.builder.name} engine rounds more than {order.within:.2g} of the range: "
             f"{difference.where} is off by {difference.max_rel:.2g}; nothing was written"
         )
     if not difference.passed:

@@ -41,8 +41,7 @@ class BuildOptions:
     ``batches`` are the batch sizes, empty for the model's own or 1; ``threads`` how many it will
     mostly run with, 0 for all cores; ``tune`` how long to measure which way to compute each layer.
     ``tell`` is told in words what is being done. ``careful`` asks for the forms of layers that
-    round the least, where the runtime has several. ``within`` is how far outputs may be from the
-    model's in float64, in parts of their range, where that is less than ``verify`` allows.
+    round the least, where the runtime has several.
     """
 
     batches: tuple[int, ...] = ()
@@ -50,7 +49,6 @@ class BuildOptions:
     tune: Tuning = "quick"
     tell: Callable[[str], None] = silent
     careful: bool = False
-    within: float | None = None
 
 
 @dataclass(frozen=True)

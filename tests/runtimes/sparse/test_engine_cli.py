@@ -53,6 +53,11 @@ def test_build_says_what_it_is_for(here, capsys, monkeypatch):
         (["--runtime", "ort", "--batch", "2"], "ort takes batches of any size"),
         (["--runtime", "ort", "--emit", "c"], "ort has no C sources"),
         (["--emit", "rust"], "is not one of 'c'"),
+        (["--within", "1e-4"], "cannot be held within 0.0001: give at most 1e-05"),
+        (["--within", "nan"], "cannot be held within nan"),
+        (["--within", "1e-6", "--runtime", "null"], "nothing is computed here"),
+        (["--within", "1e-6", "--emit", "c"], "--within is for engines that are built"),
+        (["--within", "1e-6", "--target", "jetson"], "--within is for engines that are built"),
         (["--tune", "slow"], "is not one of"),
     ],
 )

@@ -62,6 +62,7 @@ def check(recipe: Recipe, folder: Path | None) -> None:
         f"{recipe.name:18} {len(lowered.graph.node):5} nodes  difference {difference:g}", flush=True
     )
     if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
         onnx.save(lowered, folder / f"{recipe.name}.onnx")
         np.savez(folder / f"{recipe.name}.npz", input=images, output=after)
 

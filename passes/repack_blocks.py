@@ -113,7 +113,7 @@ def _decide(graph: ir.Graph, layer: Layer, parts: list[Part], target: Target) ->
         return Note(
             layer.name, "refused", f"{blocks}, slower if repacked for {target.name}: {figures}", 0
         )
-    silent = rewrite(graph, layer, best.parts, best.name)
+    silent = rewrite(graph, layer, best.parts, best.name, target.multiple)
     how = "order folded into the layers behind" if silent else "a Gather restores the order"
     reason = f"{blocks} repacked by {best.name}, predicted for {target.name}: {figures}; {how}"
     return Note(layer.name, "taken", reason, len(best.parts))

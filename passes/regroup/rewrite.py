@@ -5,6 +5,10 @@
 - *columns*: the shifted copies of the input under each tap side by side (im2col, written with Pad,
   Slice and Concat), and each part a 1x1 convolution of those that it reads.
 
+Convolutions read a multiple of channels that the target's engines like, the last one over again
+with weights of zero where blocks are narrower: other counts are left out of ONNX Runtime's blocked
+kernels, whose short sums are also nearer to the exact ones.
+
 The results are concatenated. Their order goes into the layers behind where these allow (see
 ``shrink/reorder.py``), otherwise a Gather puts the channels back.
 """
@@ -35,6 +39,7 @@ class Writer:
 
     graph: ir.Graph
     layer: Layer
+    multiple: int
 
     def __post_init__(self) -> None:
         self.taken = names(self.graph)
@@ -72,6 +77,13 @@ class Writer:
         result.shape, result.type = ir.Shape(dims), like.type
         return result
 
+    def padded(self, channels: Ints) -> Ints:
+        """As many as a convolution likes, the last one repeated."""
+        if self.layer.node.op_type != "Conv" or not channels.size:
+            return channels
+        count = -(-channels.size // self.multiple) * self.multiple
+        return np.pad(channels, (0, count - channels.size), mode="edge")
+
     def select(self, value: ir.Value, axis: int, indices: Ints) -> ir.Value:
         """Indices of an axis; the value itself where all are taken in order."""
         if np.array_equal(indices, np.arange(static_size(value, axis) or 0)):
@@ -81,9 +93,12 @@ class Writer:
         return self.add("Gather", [value, index], chosen, sizes={axis: len(indices)})
 
 
-def rewrite(graph: ir.Graph, layer: Layer, parts: list[Part], form: str) -> bool:
-    """``layer`` as ``parts``; whether the order of the result went into other layers' weights."""
-    writer = Writer(graph, layer)
+def rewrite(graph: ir.Graph, layer: Layer, parts: list[Part], form: str, multiple: int = 1) -> bool:
+    """``layer`` as ``parts``; whether the order of the result went into other layers' weights.
+
+    Convolutions read a ``multiple`` of channels.
+    """
+    writer = Writer(graph, layer, multiple)
     order = np.concatenate([part.rows for part in parts])
     silent = reorder(graph, layer.result, layer.result_axis, order, layer.node, {})
     writer.taken = names(graph)  # those of reordered weights, too
@@ -135,9 +150,13 @@ def _narrow(writer: Writer, part: Part) -> ir.Value:
     tensor = layer.weight.const_value
     assert tensor is not None
     rows = layer.rows()
-    channels = part.channels(rows.shape[2])
+    own = part.channels(rows.shape[2])
+    channels = writer.padded(own)
+    if channels.size >= rows.shape[1]:  # then all as they are, without a Gather
+        own = channels = np.arange(rows.shape[1])
     weight = np.take(tensor.numpy(), part.rows, axis=layer.weight_out)
     weight = np.take(weight, channels, axis=layer.weight_in)
+    weight = _without_padding(weight, layer.weight_in, own.size)
     attributes = dict(layer.node.attributes)
     cut = window(layer, part)
     if cut is not None:
@@ -146,6 +165,13 @@ def _narrow(writer: Writer, part: Part) -> ir.Value:
         attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", weight.shape[2:])
     source = writer.select(layer.source, layer.source_axis, channels)
     return _layer(writer, part, layer.node.op_type, source, weight, attributes)
+
+
+def _without_padding(weight: Array, axis: int, count: int) -> Array:
+    """Zeros for the channels behind the first ``count`` of an axis, which are there twice."""
+    whole = [(0, 0)] * weight.ndim
+    whole[axis] = (0, weight.shape[axis] - count)
+    return np.pad(np.take(weight, np.arange(count), axis=axis), whole)
 
 
 def _layer(
@@ -201,12 +227,13 @@ def _im2col(writer: Writer, parts: list[Part]) -> list[ir.Value]:
     place = np.searchsorted(used, np.arange(height * width))
     taps = height * width
     return [
-        writer.select(whole, 1, place[part.columns % taps] * extent[0] + part.columns // taps)
-        for part in parts
+        writer.select(whole, 1, place[columns % taps] * extent[0] + columns // taps)
+        for columns in (writer.padded(part.columns) for part in parts)
     ]
 
 
 def _product(writer: Writer, part: Part, source: ir.Value) -> ir.Value:
     rows = writer.layer.rows().reshape(len(writer.layer.rows()), -1)
-    weight = rows[np.ix_(part.rows, part.columns)][:, :, None, None]
+    weight = rows[np.ix_(part.rows, writer.padded(part.columns))][:, :, None, None]
+    weight = _without_padding(weight, 1, part.columns.size)
     return _layer(writer, part, "Conv", source, weight, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -89,6 +90,47 @@ def test_columns_are_unrolled_where_blocks_are_no_channels() -> None:
     assert "columns" in result.notes[0].reason
     assert operators["Slice"] == 9
     assert operators["Pad"] == 1
+
+
+def _wants(multiple: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = dataclasses.replace(repack_blocks.by_name("host"), multiple=multiple)
+    monkeypatch.setattr(repack_blocks, "by_name", lambda name: row)
+
+
+@pytest.mark.parametrize(
+    ("machine", "sizes"),
+    [("channels", [(8, 3), (12, 7)]), ("columns", [(8, 30), (12, 41)])],
+    indirect=["machine"],
+)
+@pytest.mark.parametrize("multiple", [4, 8])
+def test_convolutions_read_a_multiple_of_channels(
+    multiple: int, sizes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _wants(multiple, monkeypatch)
+    channels = sizes[0][1] < 12
+    result, _ = apply(model := chain(sizes, 2, channels))
+    assert ("columns" in result.notes[0].reason) is not channels
+    weights = [v for k, v in model.graph.initializers.items() if k.startswith("blocks.part.weight")]
+    widths = {int(weight.const_value.shape[1]) for weight in weights}  # type: ignore[union-attr, arg-type]
+    # all 12 channels are read as they are once padding reaches them
+    expected = {
+        min(-(-width // multiple) * multiple, 12 if channels else 108) for _, width in sizes
+    }
+    assert widths == expected
+
+
+@pytest.mark.parametrize(
+    ("machine", "sizes"),
+    [("channels", [(8, 5), (9, 6)]), ("columns", [(8, 30), (9, 41)])],
+    indirect=["machine"],
+)
+def test_a_twin_whose_padding_has_weights_is_found(
+    sizes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _wants(4, monkeypatch)
+    monkeypatch.setattr(rewrite, "_without_padding", lambda weight, axis, count: weight)
+    with pytest.raises(PassError):
+        apply(chain(sizes, 2, sizes[0][1] < 12))
 
 
 def test_taps_that_vanish_are_cut() -> None:

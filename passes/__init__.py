@@ -1,7 +1,8 @@
 """Passes: model to model, exact. One a file; ``default()`` has them in the order they run.
 
-``LowerOpset``, ``ToFloat16``, ``Quantise``, ``RepackBlocks`` and ``RecordTwoFour`` are not among
-the default ones: they are for targets that need them, or at the user's word.
+``LowerOpset``, ``ToFloat16``, ``Quantise``, ``RoundWeights``, ``RepackBlocks`` and
+``RecordTwoFour`` are not among the default ones: they are for targets that need them, or at the
+user's word.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from prunedeploy.passes.record_two_four import RecordTwoFour
 from prunedeploy.passes.remove_dead_branches import RemoveDeadBranches
 from prunedeploy.passes.remove_identity import RemoveIdentity
 from prunedeploy.passes.repack_blocks import RepackBlocks
+from prunedeploy.passes.round_weights import RoundWeights
 from prunedeploy.passes.scatter_branches import ScatterBranches
 from prunedeploy.passes.select_before_split import SelectBeforeSplit
 from prunedeploy.passes.shrink import ShrinkChannels
@@ -72,6 +74,7 @@ __all__ = [
     "RemoveDeadBranches",
     "RemoveIdentity",
     "RepackBlocks",
+    "RoundWeights",
     "ScatterBranches",
     "SelectBeforeSplit",
     "ShrinkChannels",

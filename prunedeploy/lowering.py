@@ -18,6 +18,7 @@ from prunedeploy.passes.opset.widened import NEWEST
 from prunedeploy.types import Array, Difference, PassReport
 
 Precision = Literal["float32", "float16", "int8"]
+Weights = Literal["float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class LowerResult:
     opset: int
     ir_version: int
     precision: Precision
+    weights: Weights
     difference: Difference
     passes: tuple[PassReport, ...]
 
@@ -40,6 +42,7 @@ def lower(
     *,
     target: str = "host",
     precision: Precision = "float32",
+    weights: Weights = "float32",
     opset: int | None = None,
     ir_version: int | None = None,
     feeds: Mapping[str, Array] | None = None,
@@ -53,6 +56,8 @@ def lower(
         output: the file to write, ``<model>.<target>.<precision>.onnx`` by default.
         target: a name of ``targets.TARGETS``, whose toolchain says what it takes.
         precision: float16 and int8 are not exact; what they cost is measured and reported.
+        weights: what those of linear layers on a few positions are rounded to; the model stays
+            float32, and the sparse runtime stores them in two bytes. Not exact either.
         opset: instead of the target's.
         ir_version: instead of the target's; 0 for the oldest that goes with the opset.
         feeds: calibration inputs; random ones where there are none, which int8 does not take.
@@ -63,7 +68,12 @@ def lower(
         UserError: the target cannot compute so, or a node has no such form; it is named.
     """
     source, row = Path(model), targets.by_name(target)
-    place = Path(output or f"{source.stem}.{row.name}.{precision}.onnx")
+    if weights != "float32" and precision != "float32":
+        raise UserError(
+            f"a model in {precision} has its weights in {precision}: give one of the two"
+        )
+    form = precision if weights == "float32" else f"{weights} weights"
+    place = Path(output or f"{source.stem}.{row.name}.{form.replace(' ', '-')}.onnx")
     if place.suffix != ".onnx" or place.resolve() == source.resolve():
         raise UserError(f"cannot write {place}: name another file that ends in .onnx")
     limits = row.toolchain
@@ -84,18 +94,22 @@ def lower(
         if not feeds:
             raise UserError("int8 needs inputs like those it will see: give calibration feeds")
         steps.append(passes.Quantise(given, frozenset(keep), budget))
+    if weights != "float32":
+        steps.append(passes.RoundWeights(weights, frozenset(keep)))
     if newest < have or least:
         steps.append(LowerOpset(min(newest, have), least))
     before = Evaluator(program).run(given)
     reports = passes.run(program, steps, given)
-    _refuse_undone(reports, precision, newest)
+    _refuse_undone(reports, form, newest)
     after = Evaluator(program).run(given)
-    difference = verify.compare(before, after, verify.tolerance_of(precision))
-    if precision == "float32":
+    rounded = verify.TOLERANCE[weights] if weights != "float32" else None
+    allowed = rounded or verify.tolerance_of(precision)
+    difference = verify.compare(before, after, allowed)
+    if precision == weights == "float32":
         difference = verify.exactly(difference, source, program, given)
     if not difference.passed:
         raise UserError(
-            f"in {precision} {difference.where} is off by {difference.max_rel:.2g} of its range, "
+            f"in {form} {difference.where} is off by {difference.max_rel:.2g} of its range, "
             f"{difference.tolerance:.0e} is allowed: keep nodes in float32, or all; nothing written"
         )
     with files.atomic_group(place) as temporary:
@@ -108,6 +122,7 @@ def lower(
         opset=_opset(program),
         ir_version=int(program.ir_version or 0),
         precision=precision,
+        weights=weights,
         difference=difference,
         passes=reports,
     )
@@ -117,14 +132,13 @@ def _opset(program: ir.Model) -> int:
     return int(program.opset_imports.get("", program.opset_imports.get("ai.onnx", 1)))
 
 
-def _refuse_undone(reports: Sequence[PassReport], precision: str, opset: int) -> None:
+def _refuse_undone(reports: Sequence[PassReport], form: str, opset: int) -> None:
     """A pass that refuses a whole model leaves it as it was: then there is nothing to write."""
     for report in reports:
         refused = [note for note in report.result.notes if note.status == "refused"]
         if report.result.changed or not refused:
             continue
-        what = f"opset {opset}" if report.name == LowerOpset.name else precision
+        what = f"opset {opset}" if report.name == LowerOpset.name else form
         more = f" and {len(refused) - 1} more" if len(refused) > 1 else ""
-        raise UserError(
-            f"the model cannot be written in {what}: {refused[0].where}{more}: {refused[0].reason}"
-        )
+        where = f"{refused[0].where}{more}: " if refused[0].where != "graph" else ""
+        raise UserError(f"the model cannot be written in {what}: {where}{refused[0].reason}")

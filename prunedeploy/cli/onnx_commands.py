@@ -24,6 +24,10 @@ def lower(
     precision: Annotated[
         Literal["float32", "float16", "int8"], typer.Option(help="The narrow ones are not exact.")
     ] = "float32",
+    weights: Annotated[
+        Literal["float32", "float16", "bfloat16"],
+        typer.Option(help="Round those of linear layers on a few positions; computes in float32."),
+    ] = "float32",
     keep: Annotated[
         list[str] | None, typer.Option(metavar="NODE", help="Stays in float32; repeat for several.")
     ] = None,
@@ -42,13 +46,14 @@ def lower(
 ) -> None:
     """Write a model in the opset, IR version and precision that a machine takes.
 
-    The opset is exact. float16 and int8 are measured against the model as it was, and refused
-    where they cost more than their tolerance.
+    The opset is exact. float16, int8 and rounded weights are measured against the model as it was,
+    and refused where they cost more than their tolerance.
 
     \b
     Examples:
       prunedeploy lower resnet56.shrunk.onnx --target jetson --precision float16
       prunedeploy lower resnet56.shrunk.onnx --target t4 --precision int8 --input images.npy
+      prunedeploy lower vgg16.shrunk.onnx --weights float16
     """
     import prunedeploy as api
     from prunedeploy.cli import show
@@ -59,6 +64,7 @@ def lower(
             *(model, output),
             target=target,
             precision=precision,
+            weights=weights,
             opset=opset,
             ir_version=ir_version,
             feeds=inputs_of(model, inputs),
@@ -119,10 +125,15 @@ def predict(
 
 def _lowered(found: LowerResult) -> None:
     from prunedeploy.cli.show import difference
+    from prunedeploy.passes import RoundWeights
 
     print(f"{found.model}: opset {found.opset}, IR version {found.ir_version}, {found.precision}")
     print(f"  from {found.source}: {difference(found.difference)}")
     for report in found.passes:
+        taken = [note for note in report.result.notes if note.status == "taken"]
+        if report.name == RoundWeights.name and taken:
+            count = sum(note.count for note in taken)
+            print(f"  {count:,} weights rounded to {found.weights}, in layers: {len(taken)}")
         for note in report.result.notes:
             if note.status != "taken":
                 print(f"  {report.name}: {note.where}: {note.reason}")

@@ -9,10 +9,10 @@ from typing import Any
 
 from prunedeploy.prediction.record import Work
 from prunedeploy.runtimes._runtime import BuildOptions
-from prunedeploy.runtimes.sparse.emit.narrow import SPARSE
+from prunedeploy.runtimes.sparse.emit.narrow import sparse_up_to
 from prunedeploy.targets import Target
 
-INDEX = {"rows": 2, "vector": 4}  # bytes that go with the weight of a non-zero
+INDEX = {"rows": 2, "vector": 2}  # bytes that go with the weight of a non-zero
 TILED = ("rows", "block", "mixed", "winograd", "winograd2d")
 KERNEL_OF = {
     "MatMul": "product",
@@ -50,7 +50,8 @@ def _work(layer: Mapping[str, Any], share: float) -> Work:
     found = kernel(str(layer["kind"]), str(layer["choice"]))
     nonzeros, weights = int(layer["nonzeros"]), int(layer["weights"])
     # whole rows of weights are read without indices
-    dense = found == "vector" and nonzeros > SPARSE * weights
+    pixels = round(float(layer["flops"]) / max(2 * nonzeros, 1))
+    dense = found == "vector" and nonzeros > sparse_up_to(pixels) * weights
     stored = 4 * weights if dense else (4 + INDEX.get(found, 0)) * nonzeros
     return Work(
         name=str(layer["name"]),

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from net import Net
 from onnx import TensorProto, helper, numpy_helper
 
 import prunedeploy
+from prunedeploy import model as models
 from prunedeploy.cli import arrays, main, tables
 from prunedeploy.errors import UserError
 from prunedeploy.types import TensorSpec
@@ -300,6 +302,19 @@ def test_lower_writes_what_the_target_takes(
     assert 0 < found["difference"]["max_rel"] <= found["difference"]["tolerance"]
 
 
+def test_lower_rounds_weights(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net = Net(channels=8, size=1, dtype=np.float32)
+    linear = tmp_path / "linear.onnx"
+    models.save(net.model(net.linear(net.node("Flatten", "input"), (8, 5))), linear)
+    output = tmp_path / "half.onnx"
+    assert main(["lower", str(linear), "--weights", "float16", "-o", str(output)]) == 0
+    assert "40 weights rounded to float16, in layers: 1" in capsys.readouterr().out
+    assert main(["lower", str(model), "--weights", "float16"]) == 2
+    assert "no layer uses its weights on fewer than 16 positions" in capsys.readouterr().err
+
+
 def test_lower_calibrates_on_a_file(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -320,6 +335,8 @@ def test_lower_calibrates_on_a_file(
         (["--target", "nano"], "there is no target 'nano'"),
         (["--precision", "half"], "--precision"),
         (["--opset", "7"], "no way to opset 7"),
+        (["--weights", "int8"], "--weights"),
+        (["--weights", "float16", "--precision", "float16"], "give one of the two"),
     ],
 )
 def test_lower_refuses_in_one_line(

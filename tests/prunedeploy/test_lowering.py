@@ -63,6 +63,33 @@ def test_int8_for_a_t4(feeds: dict[str, np.ndarray]) -> None:
     assert kept.difference.max_rel <= 1e-2
 
 
+@pytest.mark.parametrize(("weights", "most"), [("float16", 1e-3), ("bfloat16", 1e-2)])
+def test_rounded_weights(weights: str, most: float, feeds: dict[str, np.ndarray]) -> None:
+    result = lower("net.onnx", weights=weights, feeds=feeds)  # type: ignore[arg-type]
+    assert result.model == Path(f"net.host.{weights}-weights.onnx")
+    assert (result.precision, result.weights) == ("float32", weights)
+    assert 0 < result.difference.max_rel < most
+    assert result.difference.passed
+    found = verify.compare(
+        {"y": run("net.onnx", feeds)}, {"y": run(result.model, feeds)}, result.difference.tolerance
+    )
+    assert found.passed
+
+
+def test_rounded_weights_take_half_of_an_engine(tmp_path: Path) -> None:
+    net = Net(channels=256, size=1, dtype=np.float32)
+    models.save(
+        net.model(net.linear(net.node("Flatten", "input"), (256, 512))), tmp_path / "m.onnx"
+    )
+    whole = prunedeploy.build(tmp_path / "m.onnx", runtime="sparse", output=tmp_path / "whole")
+    lowered = lower(tmp_path / "m.onnx", tmp_path / "half.onnx", weights="float16")
+    half = prunedeploy.build(lowered.model, runtime="sparse", output=tmp_path / "half")
+    assert half.manifest.difference is not None
+    assert half.manifest.difference.max_rel < 1e-6  # it computes what the rounded model does
+    sizes = [sum(f.stat().st_size for f in x.path.rglob("*")) for x in (whole, half)]
+    assert sizes[0] - sizes[1] > 0.9 * 2 * 256 * 512
+
+
 def test_this_machine_takes_it_as_it_is(feeds: dict[str, np.ndarray]) -> None:
     result = lower("net.onnx")
     assert result.opset == 20
@@ -78,6 +105,7 @@ def test_this_machine_takes_it_as_it_is(feeds: dict[str, np.ndarray]) -> None:
         ({"precision": "int8"}, "give calibration feeds"),
         ({"opset": 9}, "give one of 11 to 25"),
         ({"output": "net.onnx"}, "name another file"),
+        ({"weights": "float16", "precision": "float16"}, "give one of the two"),
         ({"output": "net.plan"}, "ends in .onnx"),
         ({"target": "nano"}, "there is no target 'nano'"),
     ],

@@ -227,6 +227,16 @@ def data_of(case: Case, rng: np.random.Generator) -> tuple[Array, list[Array]]:
     return arena, arrays
 
 
+def results(runner: Runner, seed: int = 0) -> list[Array]:
+    """What every case writes first, in its own shape."""
+    rng, found = np.random.default_rng(seed), []
+    for number, case in enumerate(runner.cases):
+        arena, arrays = data_of(case, rng)
+        assert runner.run(number, arrays, arena, 1 + number % 3) == 0
+        found.append(strided(plan.writes(case.step)[0], arrays).copy())
+    return found
+
+
 def check(cases: Sequence[Case], isa: str, *flags: str, seed: int = 0) -> None:
     """Every case gives what the interpreter does in float64, and writes nothing else."""
     check_with(Library(cases, isa, *flags), seed)

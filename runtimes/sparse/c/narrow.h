@@ -1,87 +1,147 @@
 /* narrow: linear layers on very few pixels (a vector of features a sample), bound by memory.
  *
- * One pixel: dot products along the weights' rows. A few: each weight times one short vector. The
- * result of row m lies at y + m * pixels, x of channel k at x + k * pixels. */
+ * Dense rows: dot products along them with the features of each pixel, so that a weight that has come
+ * serves all pixels. Sparse ones: each weight times the pixels of its column, side by side.
+ *
+ * A template, included once for each way to store weights. Define before: PD_KIND, one of those of
+ * widen.h; PD_STORED, the type of its elements; PD_COLUMN, the type of the columns of non-zeros;
+ * PD_DOTS and PD_SPARSE, the names of the functions. */
+#include "conv.h"
+#include "widen.h"
+
 #ifndef PD_NARROW_H
 #define PD_NARROW_H
+#define PD_JOINED(a, b) a##b
+#define PD_JOIN(a, b) PD_JOINED(a, b)
 
-#include "conv.h"
-
-PD_INLINE float pd_sum(pd_vec v) {
-#if PD_LANES == 1
-    return v;
+#if PD_LANES == 16 || defined(__ARM_NEON)
+enum { PD_SIDE = 4 }; /* pixels at once: four rows of sums, in 32 registers */
 #else
-    float total = 0;
-    for (int i = 0; i < PD_LANES; i++) total += v[i];
-    return total;
+enum { PD_SIDE = 2 }; /* in 16 */
 #endif
+
+/* Vectors, and non-zeros, after which a sum begins anew: long sums are made of short ones, which err
+ * in proportion to their length. */
+enum { PD_RUN = 32, PD_SPARSE_RUN = 256 };
+
+/* The features of each pixel side by side, in `to`: x of channel k lies at x + k * pixels. */
+PD_INLINE const float *pd_narrow_turn(float *restrict to, const float *restrict x, int size,
+                                      int pixels) {
+    for (int j = 0; j < pixels; j++)
+        for (int k = 0; k < size; k++) to[(ptrdiff_t)j * size + k] = x[(ptrdiff_t)k * pixels + j];
+    return to;
+}
+#endif
+
+#define PD_FETCH PD_JOIN(pd_fetch_, PD_KIND)
+#define PD_WIDENED PD_JOIN(pd_widen_, PD_KIND)
+#define PD_PART PD_JOIN(PD_DOTS, _part)
+
+/* whole[r][j] += row[r] times pixel j from `begin` to `end`, whole vectors, for `pixels` (a constant,
+ * at most PD_SIDE) pixels `size` apart. */
+PD_INLINE void PD_PART(pd_vec (*whole)[PD_UNIT], const PD_STORED *const *row, const float *x,
+                       int size, int begin, int end, int pixels) {
+    pd_vec all[4][PD_SIDE];
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; r++)
+#pragma GCC unroll 4
+        for (int j = 0; j < pixels; j++) all[r][j] = pd_splat(0);
+    for (int k = begin; k < end; k += PD_LANES) {
+        pd_vec v[PD_SIDE];
+#pragma GCC unroll 4
+        for (int j = 0; j < pixels; j++) v[j] = pd_loadu(x + (ptrdiff_t)j * size + k);
+#pragma GCC unroll 4
+        for (int r = 0; r < 4; r++) {
+            if (pixels > 1) __builtin_prefetch(row[r] + k + PD_AHEAD); /* one alone is fast enough */
+            const pd_vec by = PD_FETCH(row[r] + k);
+#pragma GCC unroll 4
+            for (int j = 0; j < pixels; j++) all[r][j] += by * v[j];
+        }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; r++)
+#pragma GCC unroll 4
+        for (int j = 0; j < pixels; j++) whole[r][j] += all[r][j];
 }
 
-/* sums[r] = dot(weights row r, x), `rows` (at most 4) rows `size` apart, all `size` long. */
-PD_INLINE void pd_dots(float *sums, const float *weights, const float *x, int size, int rows) {
-    const float *w1 = weights + (rows > 1 ? size : 0), *w2 = weights + (rows > 2 ? 2 * size : 0);
-    const float *w3 = weights + (rows > 3 ? 3 * size : 0);
-    pd_vec a = {0}, b = {0}, c = {0}, d = {0};
-    int k = 0;
-    for (; k + PD_LANES <= size; k += PD_LANES) {
-        const pd_vec v = pd_loadu(x + k);
-        a += v * pd_loadu(weights + k);
-        b += v * pd_loadu(w1 + k);
-        c += v * pd_loadu(w2 + k);
-        d += v * pd_loadu(w3 + k);
+/* sums[r][j] = dot(weights row r, pixel j): `rows` (at most 4) rows and `pixels` (below PD_UNIT, a
+ * constant), `size` apart and all `size` long. */
+PD_INLINE void PD_DOTS(float sums[][PD_UNIT], const PD_STORED *weights, const float *x, int size,
+                       int rows, int pixels) {
+    const PD_STORED *row[4];
+    pd_vec whole[4][PD_UNIT];
+    for (int r = 0; r < 4; r++) {
+        row[r] = weights + (r < rows ? (ptrdiff_t)r * size : 0);
+        for (int j = 0; j < pixels; j++) whole[r][j] = pd_splat(0);
     }
-    float total[4] = {pd_sum(a), pd_sum(b), pd_sum(c), pd_sum(d)};
-    for (; k < size; k++) {
-        total[0] += x[k] * weights[k];
-        total[1] += x[k] * w1[k];
-        total[2] += x[k] * w2[k];
-        total[3] += x[k] * w3[k];
+    const int vectors = size / PD_LANES * PD_LANES;
+    for (int k = 0; k < vectors; k += PD_RUN * PD_LANES) { /* so many weights stay near for all pixels */
+        const int end = vectors - k < PD_RUN * PD_LANES ? vectors : k + PD_RUN * PD_LANES;
+#pragma GCC unroll 8
+        for (int j = 0; j < pixels; j += PD_SIDE)
+            PD_PART((pd_vec(*)[PD_UNIT])(whole[0] + j), row, x + (ptrdiff_t)j * size, size, k, end,
+                    pixels - j < PD_SIDE ? pixels - j : PD_SIDE);
     }
-    for (int r = 0; r < rows; r++) sums[r] = total[r];
+    for (int r = 0; r < rows; r++) {
+        float room[PD_WIDE]; /* what lies behind a row is read, not used */
+        const float *w = vectors < size ? PD_WIDENED(row[r] + vectors, room) : room;
+        for (int j = 0; j < pixels; j++) {
+            sums[r][j] = pd_sum_lanes(whole[r][j]);
+            for (int i = 0; vectors + i < size; i++)
+                sums[r][j] += x[(ptrdiff_t)j * size + vectors + i] * w[i];
+        }
+    }
 }
 
-/* Row `row` of a matrix of non-zeros times all pixels; ends[row] is where its entries end. */
-PD_INLINE void pd_narrow_sparse(float *sums, const float *weights, const uint32_t *columns,
-                                const uint32_t *ends, int row, const float *x, int pixels) {
+/* Row `row` of a matrix of non-zeros times all pixels (a constant); ends[row] is where its entries
+ * end. */
+PD_INLINE void PD_SPARSE(float *sums, const PD_STORED *weights, const PD_COLUMN *columns,
+                         const uint32_t *ends, int row, const float *x, int pixels) {
+    enum { MOST = (PD_UNIT + PD_LANES - 1) / PD_LANES };
+    const int vectors = (pixels + PD_LANES - 1) / PD_LANES;
     uint32_t k = row ? ends[row - 1] : 0;
-    const uint32_t end = ends[row];
-    if (pixels == 1) {
-        float a = 0, b = 0, c = 0, d = 0;
-        for (; k + 4 <= end; k += 4) {
-            a += weights[k] * x[columns[k]];
-            b += weights[k + 1] * x[columns[k + 1]];
-            c += weights[k + 2] * x[columns[k + 2]];
-            d += weights[k + 3] * x[columns[k + 3]];
+    float whole = 0;
+    for (int j = 0; j < vectors * PD_LANES; j++) sums[j] = 0;
+    while (k < ends[row]) {
+        const uint32_t end = ends[row] - k < PD_SPARSE_RUN ? ends[row] : k + PD_SPARSE_RUN;
+        float one[4] = {0, 0, 0, 0};
+        pd_vec all[4][MOST];
+        for (int t = 0; t < 4; t++)
+            for (int v = 0; v < vectors; v++) all[t][v] = pd_splat(0);
+        for (; k < end; k += PD_WIDE) {
+            float room[PD_WIDE];
+            const float *w = PD_WIDENED(weights + k, room);
+            const int n = end - k < PD_WIDE ? (int)(end - k) : PD_WIDE;
+#pragma GCC unroll 4
+            for (int i = 0; i < PD_WIDE; i += 4)
+#pragma GCC unroll 4
+                for (int t = 0; t < 4; t++) {
+                    if (i + t >= n) break;
+                    const float *from = x + (ptrdiff_t)columns[k + i + t] * pixels;
+                    if (pixels == 1) {
+                        one[t] += w[i + t] * *from;
+                        continue;
+                    }
+                    for (int v = 0; v < vectors; v++)
+                        all[t][v] += pd_splat(w[i + t]) * pd_loadu(from + v * PD_LANES);
+                }
         }
-        for (; k < end; k++) a += weights[k] * x[columns[k]];
-        sums[0] = (a + b) + (c + d);
-        return;
+        k = end;
+        whole += (one[0] + one[1]) + (one[2] + one[3]);
+        if (pixels == 1) continue;
+        for (int v = 0; v < vectors; v++) {
+            const pd_vec sum = (all[0][v] + all[1][v]) + (all[2][v] + all[3][v]);
+            pd_storeu(sums + v * PD_LANES, pd_loadu(sums + v * PD_LANES) + sum);
+        }
     }
-    for (int j = 0; j < pixels; j++) sums[j] = 0;
-    for (; k < end; k++)
-        for (int j = 0; j < pixels; j++) sums[j] += weights[k] * x[columns[k] * pixels + j];
+    if (pixels == 1) sums[0] = whole;
 }
 
-/* Four rows of a dense matrix, stored column by column, times 2 to 15 pixels. */
-PD_INLINE void pd_narrow_dense(float *sums, const float *weights, const float *x, int size,
-                               int pixels) {
-    enum { VECTORS = (PD_UNIT + PD_LANES - 1) / PD_LANES };
-    pd_vec sum[4][VECTORS];
-#pragma GCC unroll 4
-    for (int r = 0; r < 4; r++)
-#pragma GCC unroll 16
-        for (int v = 0; v < VECTORS; v++) sum[r][v] = pd_splat(0);
-    for (int k = 0; k < size; k++) {
-#pragma GCC unroll 16
-        for (int v = 0; v < VECTORS; v++) {
-            const pd_vec from = pd_loadu(x + k * pixels + v * PD_LANES);
-#pragma GCC unroll 4
-            for (int r = 0; r < 4; r++) sum[r][v] += pd_splat(weights[4 * k + r]) * from;
-        }
-    }
-    for (int r = 0; r < 4; r++)
-        for (int v = 0; v < VECTORS; v++)
-            pd_storeu(sums + r * PD_UNIT + v * PD_LANES, sum[r][v]);
-}
-
-#endif
+#undef PD_FETCH
+#undef PD_WIDENED
+#undef PD_PART
+#undef PD_KIND
+#undef PD_STORED
+#undef PD_COLUMN
+#undef PD_DOTS
+#undef PD_SPARSE

@@ -21,7 +21,7 @@ from prunedeploy.runtimes.sparse.emit import emitter
 from prunedeploy.runtimes.sparse.emit._context import C_TYPES, Constants, Context
 
 KERNELS = ("copy", "pool", "reduce", "map", "softmax", "norm", "matmul", "tables", "mixed")
-MODULES = (*(f"kernels_{name}" for name in KERNELS), "conv", "depthwise", "narrow")
+MODULES = (*(f"kernels_{name}" for name in KERNELS), "conv", "depthwise", "narrow", "stored")
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g1", "-w")
 
 MAIN = """

@@ -82,10 +82,10 @@ def test_a_broken_twin_is_found(
     for name in ("_sparse", "_dense"):
         whole = getattr(narrow, name)
 
-        def lost(weight, count, context, whole=whole):  # type: ignore[no-untyped-def]
+        def lost(weight, *rest, whole=whole):  # type: ignore[no-untyped-def]
             changed = weight.copy()
             changed[tuple(index[-1] for index in np.nonzero(weight))] *= 1.01
-            return whole(changed, count, context)
+            return whole(changed, *rest)
 
         monkeypatch.setattr(narrow, name, lost)
     with pytest.raises(AssertionError):

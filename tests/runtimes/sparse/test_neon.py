@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import halves
 import numpy as np
 import pytest
 from convs import ACTIVATIONS, Layer, ways
 from emulated import MISSING, Emulated
 from kernels import Case, check_with
 
+from prunedeploy.runtimes.sparse.emit import narrow
 from prunedeploy.runtimes.sparse.tiling import Tiling
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
@@ -42,6 +44,17 @@ def test_every_way_to_cut_a_layer() -> None:
     kernels = {way.kernel for case in cases for way in case.tuned.values()}
     assert kernels == {"rows", "block", "winograd", "winograd2d"}
     check_with(Emulated(cases))
+
+
+@pytest.mark.parametrize("sparse", [0.0, 1.0])
+def test_every_finite_float16(sparse: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(narrow, "sparse_up_to", lambda *_: sparse)
+    case, numbers = halves.every_float16(2)
+    halves.check_every_float16(Emulated([case]), numbers)
+
+
+def test_layers_on_few_pixels() -> None:
+    check_with(Emulated([*halves.sweep("bfloat16")[::3], *halves.sweep("float16")[::3]]))
 
 
 def test_a_broken_twin_is_seen() -> None:

@@ -22,7 +22,7 @@ import onnx_ir as ir
 
 from prunedeploy import model as models
 from prunedeploy.passes.regroup.parts import Part, by_channels, parts_of
-from prunedeploy.passes.regroup.rewrite import REPACKED, rewrite, window
+from prunedeploy.passes.regroup.rewrite import REPACKED, padded_size, rewrite, window
 from prunedeploy.passes.shrink.axes import static_size
 from prunedeploy.passes.shrink.layers import Layer
 from prunedeploy.passes.shrink.layers import layer as layer_of
@@ -136,12 +136,13 @@ def _channels(layer: Layer, parts: list[Part], positions: int, inputs: int, targ
     merged = by_channels(parts, taps)
     computed, numbers, nodes = 0.0, 0, 2 * (len(merged) > 1)
     for part in merged:
-        channels, cut = part.channels(taps), window(layer, part)
+        cut = window(layer, part)
+        read = min(padded_size(layer, part.channels(taps).size, target.multiple), width)
         left = taps if cut is None else _length(cut[0]) * _length(cut[1])
-        computed += _computed(part.rows.size * channels.size * left, positions, target)
+        computed += _computed(part.rows.size * read * left, positions, target)
         nodes += 1
-        if channels.size < width:
-            numbers += channels.size * inputs
+        if read < width:
+            numbers += read * inputs
             nodes += 1
     numbers += 2 * outputs * positions * (len(merged) > 1)
     return Form("channels", merged, computed, _moved(numbers, nodes - 1, target))
@@ -149,8 +150,12 @@ def _channels(layer: Layer, parts: list[Part], positions: int, inputs: int, targ
 
 def _columns(layer: Layer, parts: list[Part], positions: int, inputs: int, target: Target) -> Form:
     outputs, width, taps = layer.rows().shape
-    computed = sum(_computed(p.rows.size * p.columns.size, positions, target) for p in parts)
-    gathered = sum(part.columns.size for part in parts)
+    read = [padded_size(layer, part.columns.size, target.multiple) for part in parts]
+    computed = sum(
+        _computed(part.rows.size * columns, positions, target)
+        for part, columns in zip(parts, read, strict=True)
+    )
+    gathered = sum(read)
     numbers = width * inputs + (2 * width * taps + gathered + 2 * outputs) * positions
     nodes = taps + 2 * len(parts) + 3
     return Form("columns", parts, computed, _moved(numbers, nodes, target))

@@ -28,9 +28,13 @@ FEW = 16  # uses of a weight a sample, from which on computing takes longer than
 class RoundWeights:
     """Round the weights of linear layers and 1x1 convolutions on fewer than ``FEW`` positions.
 
+    Of a dynamic batch one sample counts, of a fixed one all do. What a runtime multiplies weights
+    with afterwards (a scale behind the layer) makes other numbers of them: run the default passes
+    before, which fold it.
+
     Args:
         to: float16 keeps 11 bits of every number up to 65504, bfloat16 8 bits of any.
-        keep: names of nodes whose weights stay.
+        keep: names of nodes, or of layers as notes name them, whose weights stay.
     """
 
     to: Literal["float16", "bfloat16"] = "float16"
@@ -45,21 +49,25 @@ class RoundWeights:
         if not layers:
             reason = f"no layer uses its weights on fewer than {FEW} positions"
             return PassResult(False, (Note("graph", "refused", reason, 0),))
-        notes = [self._round(layer) for layer in layers if layer.node.name not in self.keep]
+        notes = [
+            self._round(layer) for layer in layers if not {layer.node.name, layer.name} & self.keep
+        ]
         found = tuple(note for note in notes if note is not None)
         return PassResult(any(note.status == "taken" for note in found), found)
 
     def _round(self, layer: Layer) -> Note | None:
         tensor = layer.weight.const_value
         if tensor is None or tensor.dtype != ir.DataType.FLOAT:
-            return None
+            return Note(layer.name, "refused", "weights are not stored as float32", 0)
+        if layer.scale != 1:
+            return Note(layer.name, "refused", "weights are multiplied by the operator's alpha", 0)
         if len(layer.weight.uses()) > 1 or layer.weight.is_graph_output():
             return Note(layer.name, "refused", "others read the same weights", 0)
         weight = tensor.numpy()
         rounded = to_float16(weight) if self.to == "float16" else to_bfloat16(weight)
         if not np.array_equal(np.isfinite(rounded), np.isfinite(weight)):
             return Note(layer.name, "refused", f"weights beyond the range of {self.to}", 0)
-        changed = int(np.count_nonzero(rounded != weight))
+        changed = int(np.count_nonzero((rounded != weight) & ~np.isnan(weight)))
         if not changed:
             return None
         layer.weight.const_value = ir.tensor(rounded, name=tensor.name)
@@ -81,11 +89,18 @@ def to_bfloat16(weight: Array) -> Array:
 
 
 def _is_narrow(layer: Layer) -> bool:
-    """Whether a sample uses each weight a few times: one position, or a few, of one group."""
-    if layer.groups != 1 or layer.rows().shape[2] != 1 or layer.node.op_type == "ConvTranspose":
+    """Whether each weight is used a few times: on one position, or a few, of one group."""
+    node, shape = layer.node, list(layer.result.shape or ())
+    moved = any(node.attributes.get_ints("pads", [0])) or any(
+        stride != 1 for stride in node.attributes.get_ints("strides", [1])
+    )
+    if layer.groups != 1 or layer.rows().shape[2] != 1 or moved or not shape:
         return False
-    shape = list(layer.result.shape or ())
-    axes = [axis for axis in range(1, len(shape)) if axis != layer.result_axis % len(shape)]
+    if node.op_type == "ConvTranspose":
+        return False
+    axes = [axis for axis in range(len(shape)) if axis != layer.result_axis % len(shape)]
     sizes = [static_size(layer.result, axis) for axis in axes]
+    if axes[0] == 0 and sizes[0] is None:
+        sizes[0] = 1  # the batch
     known = [size for size in sizes if size is not None]
-    return bool(shape) and len(known) == len(sizes) and int(np.prod(known)) < FEW
+    return len(known) == len(sizes) and int(np.prod(known)) < FEW

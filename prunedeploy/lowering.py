@@ -53,7 +53,8 @@ def lower(
 
     Args:
         model: an ONNX file.
-        output: the file to write, ``<model>.<target>.<precision>.onnx`` by default.
+        output: the file to write, ``<model>.<target>.<precision>.onnx`` by default; with rounded
+            weights ``<model>.<target>.<weights>-weights.onnx``.
         target: a name of ``targets.TARGETS``, whose toolchain says what it takes.
         precision: float16 and int8 are not exact; what they cost is measured and reported.
         weights: what those of linear layers on a few positions are rounded to; the model stays
@@ -61,7 +62,7 @@ def lower(
         opset: instead of the target's.
         ir_version: instead of the target's; 0 for the oldest that goes with the opset.
         feeds: calibration inputs; random ones where there are none, which int8 does not take.
-        keep: names of nodes that stay in float32.
+        keep: names of nodes that stay in float32, or whose weights do.
         budget: for int8: the most that the outputs may be off, relative to their range.
 
     Raises:

@@ -117,9 +117,12 @@ def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Array]) -> N
     """Refuse what ``inputs`` does not describe, before a runtime words it in its own way.
 
     Raises:
-        UserError: a missing or unknown name, another dtype or shape, or an empty dimension.
+        UserError: no mapping, a missing or unknown name, another dtype or shape, or an empty
+            dimension.
     """
     names = [spec.name for spec in inputs]
+    if not isinstance(feeds, Mapping):
+        raise UserError(f"inputs go by name: give {{{names[0] if names else ''!r}: array, ...}}")
     if unknown := [name for name in feeds if name not in names]:
         raise UserError(f"no input is called {unknown[0]!r}: the engine takes {', '.join(names)}")
     for spec in inputs:

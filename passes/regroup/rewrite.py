@@ -7,7 +7,8 @@
 
 Convolutions read a multiple of channels that the target's engines like, the last one over again
 with weights of zero where blocks are narrower: other counts are left out of ONNX Runtime's blocked
-kernels, whose short sums are also nearer to the exact ones.
+kernels (of 16 and more channels it takes multiples of 4), whose short sums are also nearer to the
+exact ones.
 
 The results are concatenated. Their order goes into the layers behind where these allow (see
 ``shrink/reorder.py``), otherwise a Gather puts the channels back.
@@ -79,9 +80,9 @@ class Writer:
 
     def padded(self, channels: Ints) -> Ints:
         """As many as a convolution likes, the last one repeated."""
-        if self.layer.node.op_type != "Conv" or not channels.size:
+        if not channels.size:
             return channels
-        count = -(-channels.size // self.multiple) * self.multiple
+        count = padded_size(self.layer, channels.size, self.multiple)
         return np.pad(channels, (0, count - channels.size), mode="edge")
 
     def select(self, value: ir.Value, axis: int, indices: Ints) -> ir.Value:
@@ -91,6 +92,11 @@ class Writer:
         index = self.constant(indices.astype(np.int64), f"{self.layer.name}.indices")
         chosen = {"axis": ir.AttrInt64("axis", axis)}
         return self.add("Gather", [value, index], chosen, sizes={axis: len(indices)})
+
+
+def padded_size(layer: Layer, channels: int, multiple: int) -> int:
+    """How many channels a part reads that needs ``channels``."""
+    return -(-channels // multiple) * multiple if layer.node.op_type == "Conv" else channels
 
 
 def rewrite(graph: ir.Graph, layer: Layer, parts: list[Part], form: str, multiple: int = 1) -> bool:

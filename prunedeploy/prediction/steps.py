@@ -9,7 +9,6 @@ from typing import Any
 
 from prunedeploy.prediction.record import Work
 from prunedeploy.runtimes._runtime import BuildOptions
-from prunedeploy.runtimes.sparse.emit.narrow import sparse_up_to
 from prunedeploy.targets import Target
 
 INDEX = {"rows": 2, "vector": 2}  # bytes that go with the weight of a non-zero
@@ -49,14 +48,15 @@ def of_layers(layers: Iterable[Mapping[str, Any]], cut: int, threads: int) -> tu
 def _work(layer: Mapping[str, Any], share: float) -> Work:
     found = kernel(str(layer["kind"]), str(layer["choice"]))
     nonzeros, weights = int(layer["nonzeros"]), int(layer["weights"])
-    # whole rows of weights are read without indices
-    pixels = round(float(layer["flops"]) / max(2 * nonzeros, 1))
-    dense = found == "vector" and nonzeros > sparse_up_to(pixels) * weights
-    stored = 4 * weights if dense else (4 + INDEX.get(found, 0)) * nonzeros
+    words = str(layer["choice"]).split()
+    dense = found == "vector" and "dense" in words  # whole rows are read without indices
+    each = 2 if {"bfloat16", "float16"} & set(words) else 4
+    stored = each * weights if dense else (each + INDEX.get(found, 0)) * nonzeros
+    flops = float(layer["flops"])
     return Work(
         name=str(layer["name"]),
         kernel=found,
-        flops=2.0 * weights if dense else float(layer["flops"]),
+        flops=flops * weights / max(nonzeros, 1) if dense else flops,
         weights=stored,
         moved=int(layer["bytes"]) - 4 * nonzeros,
         cycles=float(layer.get("cycles", 0.0)) * share,

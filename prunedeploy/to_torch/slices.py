@@ -53,7 +53,7 @@ class SlicePlan:
         Raises:
             UserError: it is none.
         """
-        data = data.get("plan", data)
+        data = data.get("plan", data) if isinstance(data, Mapping) else data
         if not isinstance(data, Mapping) or data.get("version") != VERSION:
             raise UserError("this is no plan: it takes what prunedeploy shrink --state-dict wrote")
         try:

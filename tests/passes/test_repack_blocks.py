@@ -99,7 +99,11 @@ def _wants(multiple: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("machine", "sizes"),
-    [("channels", [(8, 3), (12, 7)]), ("columns", [(8, 30), (12, 41)])],
+    [
+        ("channels", [(8, 3), (12, 7)]),
+        ("channels", [(8, 3), (12, 10)]),
+        ("columns", [(8, 30), (12, 41)]),
+    ],
     indirect=["machine"],
 )
 @pytest.mark.parametrize("multiple", [4, 8])
@@ -108,6 +112,7 @@ def test_convolutions_read_a_multiple_of_channels(
 ) -> None:
     _wants(multiple, monkeypatch)
     channels = sizes[0][1] < 12
+    monkeypatch.setattr(repack_blocks, "_can_unroll", lambda layer: not channels)
     result, _ = apply(model := chain(sizes, 2, channels))
     assert ("columns" in result.notes[0].reason) is not channels
     weights = [v for k, v in model.graph.initializers.items() if k.startswith("blocks.part.weight")]
@@ -129,6 +134,7 @@ def test_a_twin_whose_padding_has_weights_is_found(
 ) -> None:
     _wants(4, monkeypatch)
     monkeypatch.setattr(rewrite, "_without_padding", lambda weight, axis, count: weight)
+    monkeypatch.setattr(repack_blocks, "_can_unroll", lambda layer: sizes[0][1] >= 12)
     with pytest.raises(PassError):
         apply(chain(sizes, 2, sizes[0][1] < 12))
 

@@ -200,6 +200,8 @@ def test_refusals_of_apply_plan(saved: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "none.pt")
     with pytest.raises(UserError, match="no plan"):
         apply_plan(wrong, tmp_path / "none.pt")
+    with pytest.raises(UserError, match="no plan"):
+        apply_plan(wrong, None)  # type: ignore[arg-type]
     (tmp_path / "bad.pt").write_bytes(b"nothing")
     with pytest.raises(UserError, match="cannot read the plan"):
         apply_plan(wrong, tmp_path / "bad.pt")

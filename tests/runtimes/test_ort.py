@@ -48,6 +48,8 @@ def test_names_in_names_out(engine):
         ({"a": A[0], "b": B}, "takes batch x 3, found 3"),
         ({"a": A[:0], "b": B[:0]}, "takes batch x 3, found 0 x 3"),
         ({"a": A, "b": B[:3]}, "batch is 3 in input"),
+        (A, "inputs go by name: give {'a': array, ...}"),
+        ([A, B], "inputs go by name"),
     ],
 )
 def test_feeds_that_do_not_fit(engine, feeds, message, capfd):

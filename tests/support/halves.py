@@ -11,7 +11,8 @@ from kernels import Case, Runner, results
 from prunedeploy.runtimes.sparse.emit.stored import Stored
 from prunedeploy.runtimes.sparse.plan import Conv
 
-SIZES = [(1, 1), (3, 2), (4, 7), (5, 16), (9, 33), (31, 67), (66, 129)]  # rows, channels
+# rows and channels; the last ones have more than one run of sums (PD_RUN, PD_SPARSE_RUN)
+SIZES = [(1, 1), (3, 2), (4, 7), (5, 16), (9, 33), (31, 67), (66, 129), (5, 1100), (3, 3001)]
 
 
 def rounded(case: Case, kind: Stored) -> Case:
@@ -40,8 +41,8 @@ def sweep(kind: Stored) -> list[Case]:
                 activation=ACTIVATIONS[turn % 3],
                 empty=(0, 3)[turn % 2],
             )
-            # sums of 129 products near 1, some without fused additions
-            cases.append(replace(rounded(layer.case(seed=turn), kind), tolerance=1e-5))
+            # sums of up to 3001 products near 1, some without fused additions
+            cases.append(replace(rounded(layer.case(seed=turn), kind), tolerance=2e-5))
     return cases
 
 

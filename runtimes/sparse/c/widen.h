@@ -10,8 +10,10 @@ typedef uint16_t pd_shorts __attribute__((vector_size(PD_LANES * 2), aligned(2),
 PD_INLINE pd_ivec pd_of_shorts(const uint16_t *p) {
     return __builtin_convertvector(*(const pd_shorts *)p, pd_ivec);
 }
+PD_INLINE pd_ivec pd_to_upper(pd_ivec half) { return half << 16; }
 #else
 PD_INLINE pd_ivec pd_of_shorts(const uint16_t *p) { return (pd_ivec)*p; }
+PD_INLINE pd_ivec pd_to_upper(pd_ivec half) { return (pd_ivec)((uint32_t)half << 16); }
 #endif
 
 /* A vector of float32. */
@@ -19,7 +21,7 @@ PD_INLINE pd_vec pd_fetch_float32(const float *p) { return pd_loadu(p); }
 
 /* A vector of bfloat16: the upper halves of float32. */
 PD_INLINE pd_vec pd_fetch_bfloat16(const uint16_t *p) {
-    return pd_of_bits((pd_ivec)(pd_of_shorts(p) << 16));
+    return pd_of_bits(pd_to_upper(pd_of_shorts(p)));
 }
 
 /* A vector of finite float16. */
@@ -29,11 +31,12 @@ PD_INLINE pd_vec pd_fetch_float16(const uint16_t *p) {
 #elif PD_LANES == 4 && defined(__aarch64__)
     return (pd_vec)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
 #else
-    const pd_ivec half = pd_of_shorts(p), rest = half & 0x7fff, sign = (half ^ rest) << 16;
-    /* 13 more bits of a fraction, an exponent that begins 112 lower; below 2^-14, a multiple of 2^-24 */
+    const pd_ivec half = pd_of_shorts(p), rest = half & 0x7fff;
+    /* a fraction has 13 more bits, an exponent begins 112 lower; below 2^-14 all are multiples of 2^-24 */
     const pd_vec normal = pd_of_bits((rest << 13) + (112 << 23));
     const pd_vec whole = pd_of_int(rest), tiny = whole * pd_splat(0x1p-24f);
-    return pd_of_bits(pd_bits(pd_where(pd_lt(whole, pd_splat(1024)), tiny, normal)) | sign);
+    const pd_vec size = pd_where(pd_lt(whole, pd_splat(1024)), tiny, normal);
+    return pd_of_bits(pd_bits(size) | pd_to_upper(half ^ rest));
 #endif
 }
 

@@ -20,10 +20,9 @@ from prunedeploy.runtimes.sparse.plan import UNIT, Conv
 from prunedeploy.runtimes.sparse.tiling import is_direct, pixels
 from prunedeploy.types import Array
 
-# Densities up to which single non-zeros of one pixel beat whole rows, and more a further pixel:
-# break-even in benchmarks/vectors.py.
-SPARSE: dict[Stored, float] = {"float32": 0.2, "bfloat16": 0.13, "float16": 0.13}
-SPARSER = 0.01
+# The density up to which single non-zeros of one pixel beat whole rows, and how much more a further
+# pixel allows (benchmarks/vectors.py). The same however weights are stored: so is the output.
+SPARSE, SPARSER = 0.18, 0.01
 ROWS = 4  # rows computed at once
 
 
@@ -32,9 +31,9 @@ def suits(step: Conv) -> bool:
     return is_direct(step) and step.groups == 1 and pixels(step) < UNIT
 
 
-def sparse_up_to(count: int, kind: Stored = "float32") -> float:
+def sparse_up_to(count: int) -> float:
     """Up to which density single non-zeros are faster on ``count`` pixels."""
-    return SPARSE[kind] + SPARSER * (count - 1)
+    return SPARSE + SPARSER * (count - 1)
 
 
 def emit(step: Conv, context: Context) -> Code:
@@ -42,7 +41,7 @@ def emit(step: Conv, context: Context) -> Code:
     rows, channels = step.weight.shape[:2]
     weight, count = step.weight.reshape(rows, channels), pixels(step)
     kind = kind_of(weight)
-    sparse = bool(np.count_nonzero(weight) <= sparse_up_to(count, kind) * weight.size)
+    sparse = bool(np.count_nonzero(weight) <= sparse_up_to(count) * weight.size)
     form = _Form(kind, index_type(channels))
     compute = (_sparse if sparse else _dense)(weight, count, form, context)
     turned = channels * count if not sparse and count > 1 else 0
@@ -68,7 +67,7 @@ for (int row = begin * {ROWS}; row < end * {ROWS} && row < {rows}; row += {ROWS}
         }}
 }}"""
     headers = ("functions.h",) if act(step) else ()
-    choice = f"vector {kind}" if kind != "float32" else ""
+    choice = f"vector {'rows' if sparse else 'dense'} {kind}"
     return Code(body, (form.instance(),), headers, turned, choice)
 
 

@@ -13,7 +13,7 @@ from prunedeploy.runtimes.sparse.emit.project import SOURCES
 from prunedeploy.targets import by_name
 
 # Included once an instance, with macros that say which: from the emitters, not by themselves.
-TEMPLATE = re.compile(r"^#undef PD_(NAME|AT)\b", re.MULTILINE)
+TEMPLATE = re.compile(r"^#undef PD_(NAME|AT|KIND)\b", re.MULTILINE)
 OTHERS = {
     "engine.h",
     "pd_engine.h",

@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from convs import ACTIVATIONS, Layer
-from kernels import Case, check, supported
+from kernels import Case, Library, check, supported
 
 from prunedeploy.runtimes.sparse.emit import narrow
 from prunedeploy.runtimes.sparse.plan import Activation
 
 SIZES = [(1, 1), (1, 2), (3, 1), (4, 7), (5, 16), (9, 33), (31, 67), (66, 129)]  # rows, channels
+MANY = [(5, 1100), (3, 3001)]  # more than one run of sums (PD_RUN, PD_SPARSE_RUN)
 
 
 def sweep() -> list[Case]:
@@ -32,6 +33,26 @@ def sweep() -> list[Case]:
             )
             cases.append(layer.case(seed=turn))
     return cases
+
+
+@pytest.mark.parametrize("isa", supported())
+def test_sums_of_several_runs(isa: str) -> None:
+    cases = [
+        replace(Layer((1, channels, 1, pixels), rows, density=density).case(), tolerance=2e-5)
+        for rows, channels in MANY
+        for pixels in (1, 3, 6)
+        for density in (0.1, 0.16, 1.0)
+    ]
+    check(cases, isa)
+
+
+@pytest.mark.parametrize("isa", supported())
+@pytest.mark.parametrize("density", [0.1, 1.0])
+def test_more_columns_than_two_bytes_say(density: float, isa: str) -> None:
+    layers = [Layer((1, 2**16 + 9, 1, pixels), 2, density=density) for pixels in (1, 2)]
+    cases = [replace(layer.case(), tolerance=2e-4) for layer in layers]
+    assert all("uint32" in code.body for code in Library(cases, isa).codes)
+    check(cases, isa)
 
 
 @pytest.mark.parametrize("isa", supported())

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -83,9 +84,7 @@ def to_float16(weight: Array) -> Array:
 
 def to_bfloat16(weight: Array) -> Array:
     """The nearest numbers of bfloat16, as float32; NaN stays."""
-    bits = np.ascontiguousarray(weight, np.float32).view(np.uint32)
-    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)
-    return np.where(np.isnan(weight), weight, rounded.view(np.float32))
+    return weight.astype(ml_dtypes.bfloat16).astype(np.float32)
 
 
 def _is_narrow(layer: Layer) -> bool:

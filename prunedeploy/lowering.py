@@ -103,8 +103,7 @@ def lower(
     reports = passes.run(program, steps, given)
     _refuse_undone(reports, form, newest)
     after = Evaluator(program).run(given)
-    rounded = verify.TOLERANCE[weights] if weights != "float32" else None
-    allowed = rounded or verify.tolerance_of(precision)
+    allowed = verify.tolerance_of(precision) if weights == "float32" else verify.TOLERANCE[weights]
     difference = verify.compare(before, after, allowed)
     if precision == weights == "float32":
         difference = verify.exactly(difference, source, program, given)

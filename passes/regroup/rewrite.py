@@ -161,8 +161,8 @@ def _narrow(writer: Writer, part: Part) -> ir.Value:
     if channels.size >= rows.shape[1]:  # then all as they are, without a Gather
         own = channels = np.arange(rows.shape[1])
     weight = np.take(tensor.numpy(), part.rows, axis=layer.weight_out)
-    weight = np.take(weight, channels, axis=layer.weight_in)
-    weight = _without_padding(weight, layer.weight_in, own.size)
+    weight = np.take(weight, own, axis=layer.weight_in)
+    weight = _with_zeros(weight, layer.weight_in, channels.size)
     attributes = dict(layer.node.attributes)
     cut = window(layer, part)
     if cut is not None:
@@ -173,11 +173,11 @@ def _narrow(writer: Writer, part: Part) -> ir.Value:
     return _layer(writer, part, layer.node.op_type, source, weight, attributes)
 
 
-def _without_padding(weight: Array, axis: int, count: int) -> Array:
-    """Zeros for the channels behind the first ``count`` of an axis, which are there twice."""
-    whole = [(0, 0)] * weight.ndim
-    whole[axis] = (0, weight.shape[axis] - count)
-    return np.pad(np.take(weight, np.arange(count), axis=axis), whole)
+def _with_zeros(weight: Array, axis: int, count: int) -> Array:
+    """``count`` channels on an axis: zeros for those that are read a second time."""
+    added = [(0, 0)] * weight.ndim
+    added[axis] = (0, count - weight.shape[axis])
+    return np.pad(weight, added)
 
 
 def _layer(
@@ -240,6 +240,6 @@ def _im2col(writer: Writer, parts: list[Part]) -> list[ir.Value]:
 
 def _product(writer: Writer, part: Part, source: ir.Value) -> ir.Value:
     rows = writer.layer.rows().reshape(len(writer.layer.rows()), -1)
-    weight = rows[np.ix_(part.rows, writer.padded(part.columns))][:, :, None, None]
-    weight = _without_padding(weight, 1, part.columns.size)
+    weight = rows[np.ix_(part.rows, part.columns)][:, :, None, None]
+    weight = _with_zeros(weight, 1, writer.padded(part.columns).size)
     return _layer(writer, part, "Conv", source, weight, {})

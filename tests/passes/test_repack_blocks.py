@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
+import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 from block_weights import blocks_at, filled
 from hypothesis import given, settings
@@ -19,7 +23,7 @@ from prunedeploy import passes, targets, verify
 from prunedeploy.evaluate import Evaluator
 from prunedeploy.passes import PassError, RecordTwoFour, RepackBlocks, repack_blocks
 from prunedeploy.passes.record_two_four import two_four
-from prunedeploy.passes.regroup import rewrite
+from prunedeploy.passes.regroup import Block, rewrite
 from prunedeploy.types import PassResult
 
 MACHINES = {  # macs and bytes a second; what it makes of nodes
@@ -133,10 +137,47 @@ def test_a_twin_whose_padding_has_weights_is_found(
     sizes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _wants(4, monkeypatch)
-    monkeypatch.setattr(rewrite, "_without_padding", lambda weight, axis, count: weight)
+    monkeypatch.setattr(
+        rewrite,
+        "_with_zeros",
+        lambda weight, axis, count: np.take(weight, range(count), axis, mode="clip"),
+    )
     monkeypatch.setattr(repack_blocks, "_can_unroll", lambda layer: sizes[0][1] >= 12)
     with pytest.raises(PassError):
         apply(chain(sizes, 2, sizes[0][1] < 12))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", ["columns"], indirect=True)
+def test_every_real_block_list_is_repacked(
+    real_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All 33, wherever a block is narrower than its layer, and ONNX Runtime within 1e-6."""
+    _wants(16, monkeypatch)
+    lists = json.loads(gzip.decompress((real_data / "structure_lth_blocks.json.gz").read_bytes()))
+    taken = 0
+    for name, pairs in lists.items():
+        blocks = [Block(np.array(sorted(r)), np.array(sorted(c))) for r, c in pairs if r and c]
+        kernel = 1 if "downsample" in name else 3
+        rows = 1 + max(int(block.rows.max()) for block in blocks)
+        channels = -(-(1 + max(int(block.columns.max()) for block in blocks)) // kernel**2)
+        net = Net(channels=channels, size=4, dtype=np.float32, batch=2)
+        x = net.conv("input", (channels, rows), kernel=kernel, name="blocks")
+        shape = (rows, channels, kernel, kernel)
+        net.weights["blocks.weight"][...] = filled(shape, blocks, 7)
+        model = net.model(net.node("Relu", x))
+        narrow = any(b.columns.size < channels * kernel**2 for b in blocks) or len(blocks) > 1
+        feeds = verify.random_feeds(models.specs(model)[0], 2, seed=7)
+        exact = Evaluator(model, float64=True).run(feeds)
+        result = RepackBlocks()(model)
+        assert result.changed is narrow, name
+        taken += result.changed
+        again = Evaluator(model, float64=True).run(feeds)
+        assert verify.compare(exact, again, tolerance=1e-12).passed, name
+        session = ort.InferenceSession(ir.to_proto(model).SerializeToString())
+        found = dict(zip(exact, session.run(None, feeds), strict=True))
+        assert verify.compare(exact, found, tolerance=1e-6).passed, name
+    assert taken == 19  # the other lists are one block, of the whole layer
 
 
 def test_taps_that_vanish_are_cut() -> None:

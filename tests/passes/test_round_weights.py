@@ -12,8 +12,9 @@ from net import Net
 
 from prunedeploy import model as models
 from prunedeploy import passes, verify
-from prunedeploy.passes import RoundWeights
+from prunedeploy.passes import RoundWeights, round_weights
 from prunedeploy.passes.round_weights import to_bfloat16, to_float16
+from prunedeploy.runtimes.sparse.plan import UNIT
 from prunedeploy.types import PassReport
 
 
@@ -62,6 +63,10 @@ def test_a_second_run_and_what_stays() -> None:
     assert np.array_equal(weights(model)["head.weight"], before["head.weight"])
     assert not RoundWeights(keep=frozenset({str(head)}))(model).changed
     assert RoundWeights()(model).changed
+
+
+def test_few_positions_are_those_of_the_sparse_runtime() -> None:
+    assert round_weights.FEW == UNIT
 
 
 def test_nothing_to_wait_for_is_said() -> None:

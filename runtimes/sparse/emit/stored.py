@@ -8,34 +8,38 @@ would compute with float32 weights, to the last bit. ``passes.RoundWeights`` mak
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 
 from prunedeploy.types import Array
 
 Stored = Literal["float32", "bfloat16", "float16"]
+NARROW: dict[Stored, np.dtype[Any]] = {
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
+}
 C_TYPE: dict[Stored, str] = {"float32": "float", "bfloat16": "uint16_t", "float16": "uint16_t"}
 LONGEST = 2**16  # columns that 16 bits can say
 
 
 def kind_of(weights: Array) -> Stored:
     """The smallest type that has every one of float32 ``weights``, the one sooner widened first."""
-    bits = np.ascontiguousarray(weights, np.float32).view(np.uint32)
-    if not np.any(bits & 0xFFFF):
-        return "bfloat16"
-    with np.errstate(over="ignore", invalid="ignore"):
-        half = weights.astype(np.float16)
-    same = half.astype(np.float32).view(np.uint32) == bits
-    return "float16" if np.isfinite(half).all() and same.all() else "float32"
+    for kind, dtype in NARROW.items():
+        with np.errstate(over="ignore", invalid="ignore"):
+            narrow = weights.astype(dtype)
+        same = narrow.astype(np.float32).tobytes() == weights.astype(np.float32).tobytes()
+        if same and (kind == "bfloat16" or np.isfinite(weights).all()):  # as widen.h has them
+            return kind
+    return "float32"
 
 
 def stored(weights: Array, kind: Stored) -> Array:
     """``weights`` in ``kind``, the bits of narrow ones as uint16; their values are not changed."""
-    whole = np.ascontiguousarray(weights, np.float32)
-    if kind == "bfloat16":
-        return (whole.view(np.uint32) >> 16).astype(np.uint16)
-    return whole.astype(np.float16).view(np.uint16) if kind == "float16" else whole
+    if kind == "float32":
+        return weights.astype(np.float32)
+    return np.ascontiguousarray(weights.astype(NARROW[kind])).view(np.uint16)
 
 
 def index_type(count: int) -> str:

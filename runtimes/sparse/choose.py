@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from prunedeploy.errors import UserError
-from prunedeploy.runtimes.sparse import blocks, winograd, winograd2d
+from prunedeploy.runtimes.sparse import blocks, unrolled, winograd, winograd2d
 from prunedeploy.runtimes.sparse.cost import LANES, cycles
 from prunedeploy.runtimes.sparse.plan import UNIT, Conv
 from prunedeploy.runtimes.sparse.tiling import (
@@ -40,7 +40,10 @@ MOST_GATHERED = 1 << 24  # entries of a table for im2col, where nothing else wil
 MINIMAL = (1, 2, 3, 4, 5, 6, 8, 10, 12)  # output channels of a block of minimal filtering
 SQUARES = (4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16)  # and of one that filters both ways
 # Terms of a row's sum within a panel: longer sums err more. Rows of scattered non-zeros have fewer.
-LONGEST = {"winograd": 216, "mixed": 512, "block": 512}
+LONGEST = {"winograd": 216, "mixed": 512, "block": 512, "unrolled": 512}
+UNROLLED = 0.6  # up to this density a layer's non-zeros may be instructions
+UNROLLED_TILE = 56  # eights of pixels that a program runs over one after the other
+UNROLLED_PANEL = 640 * 1024  # bytes of a packed panel: programs read it from the second-level cache
 MOST_TURNED = 1 << 20  # floats of transformed input that a thread may hold
 CHEAPEST = 0.5  # that a cell of a block is, in scattered non-zeros
 FULL = 0.95  # above this density the kernel for dense layers has all that blocks could give
@@ -76,9 +79,43 @@ def density(step: Conv) -> float:
 def candidates(step: Conv, isa: str, threads: int) -> Iterator[Tiling]:
     """All ways that are worth a thought; for very large windows, all that there are."""
     usual = list(dict.fromkeys(_panels(step, _shapes(step, isa), threads)))
+    yield from _unrolled(step, isa, threads)
     yield from usual or _panels(step, _last_resorts(step), threads)
     if density(step) >= SQUARE:
         yield from _squares(step, isa, threads)
+
+
+def _unrolled(step: Conv, isa: str, threads: int) -> Iterator[Tiling]:
+    """Programs of as many rows as there are registers, or a little fewer, all equally many."""
+    if isa != "avx512" or density(step) > UNROLLED:
+        return
+    outputs = len(step.weight)
+    rows = -(-outputs // max(-(-outputs // unrolled.MOST_ROWS), 1))
+    for way in dict.fromkeys(_unrolled_shapes(step, rows)):
+        layout = geometry(step, way)
+        channels = max(min(step.x.shape[1], int(LONGEST["unrolled"] / _terms(step))), 1)
+        if way.packing != "none":
+            channels = max(min(channels, UNROLLED_PANEL // (4 * max(layout.channel, 1))), 1)
+        yield replace(way, channels=channels, groups=_groups(layout.tiles, threads, outputs))
+
+
+def _unrolled_shapes(step: Conv, rows: int) -> Iterator[Tiling]:
+    """Tiles of whole planes, or of parts of them that are as large as each other."""
+    if is_flat(step):
+        count, unit = -(-pixels(step) // 8), max(inside(step) // 8, 1)
+        for most in (UNROLLED_TILE, UNROLLED_TILE // 2, UNROLLED_TILE // 4):
+            eighths = -(-count // -(-count // most))
+            if eighths < count:
+                eighths += eighths % 2
+            eighths = -(-eighths // unit) * unit
+            if is_direct(step) and step.x.strides[1] % UNIT == 0:
+                yield Tiling("unrolled", 1, eighths, 1, packing="none", rows=rows)
+            yield Tiling("unrolled", 1, eighths, 1, rows=rows)
+        return
+    found = list(_window_shapes(step, "unrolled", rows, UNROLLED_TILE))
+    if inside(step) == 1 and step.strides == (1, 1):
+        found += _raster_shapes(step, "unrolled", rows, UNROLLED_TILE)
+    yield from sorted(found, key=lambda way: -way.elements)
 
 
 def _squares(step: Conv, isa: str, threads: int) -> Iterator[Tiling]:
@@ -286,7 +323,7 @@ def _comb_shapes(step: Conv, most: int) -> Iterator[Tiling]:
 def _raster_shapes(step: Conv, kernel: Kernel, rows: int, most: int) -> Iterator[Tiling]:
     """Whole images, or bands of them."""
     pitch, (height, width) = raster_pitch(step), step.y.shape[2:]
-    if pitch > SMALL:
+    if pitch > SMALL and kernel != "unrolled":
         return
     for bands in range(1, height + 1):
         pieces = -(-height // bands)

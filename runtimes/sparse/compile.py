@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO
 
 from prunedeploy.errors import UserError
-from prunedeploy.runtimes.sparse.emit.project import GENERAL, WEIGHTS, Project
+from prunedeploy.runtimes.sparse.emit.project import CODE, GENERAL, WEIGHTS, Project
 from prunedeploy.runtimes.sparse.engine import LIBRARY as LIBRARY
 from prunedeploy.targets import Target
 
@@ -205,6 +205,8 @@ def write(project: Project, folder: Path) -> None:
     for name, text in project.files.items():
         (folder / name).write_text(text)
     (folder / WEIGHTS).write_bytes(project.weights)
+    if project.code:
+        (folder / CODE).write_bytes(project.code)
 
 
 def _run(commands: Sequence[Sequence[str]], folder: Path, tools: Toolchain) -> None:

@@ -32,6 +32,10 @@ COPY_STRIDED = 6.0  # every second element
 PATCH = 10.0  # of a row of pixels under eight tiles of minimal filtering, taken apart
 TURN = 7.5  # of a point of a vector of tiles, from its pixels
 TURN_BACK = 6.5  # of such a point, to pixels and into memory
+UNROLLED = 0.5  # of a non-zero that is an instruction: the fetching of its weight
+UNROLLED_LOAD = 1.2  # and of a vector of the input that a program loads, for all its rows
+UNROLLED_SUM = 4.0  # of a vector of sums: begun, stored by the program, fetched to be finished
+UNROLLED_CALL = 15.0  # of a program on a vector
 L2 = 768 * 1024  # bytes that stay in the second-level cache
 L3_LOADS = 1.5  # what loads cost more beyond it
 
@@ -44,6 +48,10 @@ def cycles(
     lanes = LANES[isa]
     if way.kernel == "winograd2d":
         return _squares(step, way, layout, lanes, threads)
+    if way.kernel == "unrolled":
+        computed, copied = _unrolled(step, way, lanes), _copied(step, way, layout, lanes)
+        share = -(-layout.tiles * way.groups // threads)
+        return share / way.groups * computed + math.ceil(share / way.groups) * copied
     panels = -(-step.x.shape[1] // way.channels)
     inner = _inner(step, way, layout, lanes)
     columns: float
@@ -72,6 +80,18 @@ def cycles(
     share = -(-items // threads)
     copied = math.ceil(share / way.groups) * _copied(step, way, layout, lanes)
     return share / way.groups * computed + copied
+
+
+def _unrolled(step: Conv, way: Tiling, lanes: int) -> float:
+    """One tile by programs: whichever is more, multiplications or what they fetch."""
+    nonzeros, rows = int(np.count_nonzero(step.weight)), len(step.weight)
+    panels, programs = -(-step.x.shape[1] // way.channels), -(-rows // way.rows)
+    columns = step.weight[0].size * programs
+    filled = nonzeros / max(step.weight.size, 1)
+    loads = columns * (1 - (1 - filled) ** (rows / programs))
+    fetched = UNROLLED * nonzeros + UNROLLED_LOAD * loads
+    sums = panels * (rows * UNROLLED_SUM + programs * UNROLLED_CALL)
+    return way.elements / lanes * (max(nonzeros, fetched) + sums)
 
 
 def _squares(step: Conv, way: Tiling, layout: Geometry, lanes: int, threads: int) -> float:

@@ -31,6 +31,7 @@ class Part:
     visits: Array
     offsets: Array
     weights: Array
+    code: Array | None = None  # bytes; of the kernel "unrolled"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Streams:
 
 
 @dataclass(frozen=True)
-class _Entries:
+class Entries:
     """Weights to store, one an element: output row, input channel, offset in the panel."""
 
     row: Ints
@@ -76,39 +77,40 @@ def streams(step: Conv, tiling: Tiling, geometry: Geometry) -> Streams:
     """
     outputs = step.weight.shape[0]
     panels = panels_of(step.x.shape[1], tiling.channels)
-    entries = _entries(step, geometry, panels, step.weight != 0)
-    edges = _groups(np.bincount(entries.row, minlength=outputs), tiling.groups)
+    found = entries(step, geometry, panels)
+    if found.offset.size and found.offset.max() >= MOST_OFFSET:
+        raise ValueError(f"an offset of {found.offset.max()} units does not fit into 16 bits")
+    edges = groups(np.bincount(found.row, minlength=outputs), tiling.groups)
     parts = tuple(
-        _parts(_within(entries, begin, end), begin, end, len(panels))
+        _parts(within(found, begin, end), begin, end, len(panels))
         for begin, end in itertools.pairwise(edges)
     )
     return Streams(panels, parts, int(np.diff(edges).max()))
 
 
-def _within(entries: _Entries, begin: int, end: int) -> _Entries:
+def within(entries: Entries, begin: int, end: int) -> Entries:
+    """Those of the rows [begin, end)."""
     here = (entries.row >= begin) & (entries.row < end)
-    return _Entries(
+    return Entries(
         entries.row[here], entries.panel[here], entries.offset[here], entries.weight[here]
     )
 
 
-def _entries(
-    step: Conv, geometry: Geometry, panels: tuple[tuple[int, int], ...], wanted: NDArray[np.bool_]
-) -> _Entries:
-    row, local, kernel_row, kernel_column = (x.astype(np.int64) for x in np.nonzero(wanted))
+def entries(step: Conv, geometry: Geometry, panels: tuple[tuple[int, int], ...]) -> Entries:
+    """All non-zeros, in the order of their rows."""
+    row, local, kernel_row, kernel_column = (x.astype(np.int64) for x in np.nonzero(step.weight))
     outputs, width = step.weight.shape[:2]
     channel = local + row // (outputs // step.groups) * width
     starts = np.array([begin for begin, _ in panels], np.int64)
     panel = np.searchsorted(starts, channel, side="right") - 1
     taps = np.array(geometry.taps, np.int64)
     offset = (channel - starts[panel]) * geometry.channel + taps[kernel_row, kernel_column]
-    offset //= geometry.unit
-    if offset.size and offset.max() >= MOST_OFFSET:
-        raise ValueError(f"an offset of {offset.max()} units does not fit into 16 bits")
-    return _Entries(row, panel.astype(np.int64), offset, step.weight[wanted])
+    return Entries(
+        row, panel.astype(np.int64), offset // geometry.unit, step.weight[step.weight != 0]
+    )
 
 
-def _groups(load: Ints, count: int) -> list[int]:
+def groups(load: Ints, count: int) -> list[int]:
     """Edges of ``count`` groups of consecutive rows with about the same number of non-zeros."""
     total = np.cumsum(load + 1)  # a row without any still has to be written
     wanted = total[-1] * np.arange(1, count) / count
@@ -116,7 +118,7 @@ def _groups(load: Ints, count: int) -> list[int]:
     return [int(edge) for edge in np.maximum.accumulate(edges)]
 
 
-def _parts(entries: _Entries, begin: int, end: int, panels: int) -> tuple[Part, ...]:
+def _parts(entries: Entries, begin: int, end: int, panels: int) -> tuple[Part, ...]:
     rows = end - begin
     count = np.zeros((rows, panels), np.int64)
     np.add.at(count, (entries.row - begin, entries.panel), 1)

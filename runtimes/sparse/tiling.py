@@ -17,7 +17,7 @@ EIGHT = 8  # pixels: widths of tiles count in eights, half a vector of AVX-512
 MOST_OFFSET = 2**16  # offsets are 16 bits
 
 
-Kernel = Literal["rows", "block", "mixed", "winograd", "winograd2d"]
+Kernel = Literal["rows", "unrolled", "block", "mixed", "winograd", "winograd2d"]
 Packing = Literal["plain", "none", "copies", "im2col", "raster", "comb"]
 
 
@@ -26,9 +26,9 @@ class Tiling:
     """The free choices of one layer; what is best is measured (``tune``).
 
     Args:
-        kernel: "rows" computes one output row at a time, "block" ``rows`` of them; "mixed" has
-            both, with blocks of rows from anywhere in the layer; "winograd" filters along rows of
-            pixels, "winograd2d" both ways.
+        kernel: "rows" computes one output row at a time, "block" ``rows`` of them, "unrolled" at
+            most ``rows`` with an instruction a non-zero; "mixed" has rows and blocks of rows from
+            anywhere in the layer; "winograd" filters along rows of pixels, "winograd2d" both ways.
         pieces: rows of pixels in a tile; 1 for flat tiles.
         eighths: pixels of a piece, in eights; in "winograd2d" tiles of ``pieces`` x ``pieces``
             pixels that are computed at once.

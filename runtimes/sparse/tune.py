@@ -22,11 +22,11 @@ import numpy as np
 
 from prunedeploy.errors import UserError
 from prunedeploy.files import atomic_path
-from prunedeploy.runtimes.sparse import blocks, choose
+from prunedeploy.runtimes.sparse import blocks, choose, unrolled
 from prunedeploy.runtimes.sparse.compile import Toolchain, build_library
 from prunedeploy.runtimes.sparse.emit import conv, depthwise, narrow
 from prunedeploy.runtimes.sparse.emit._context import Code, Constants, Context
-from prunedeploy.runtimes.sparse.emit.project import Project, closure
+from prunedeploy.runtimes.sparse.emit.project import CODE, Project, blob, closure
 from prunedeploy.runtimes.sparse.plan import GUARD, Buffer, Conv, Plan
 from prunedeploy.runtimes.sparse.tiling import Packing, Tiling, inside
 from prunedeploy.types import Array
@@ -34,7 +34,7 @@ from prunedeploy.types import Array
 Effort = Literal["none", "quick", "full"]
 CANDIDATES: dict[str, int] = {"quick": 12, "full": 48}  # measured a case
 ROUNDS: dict[str, int] = {"quick": 7, "full": 15}  # of which the fastest counts
-KERNELS = ("rows.h", "block.h", "mixed.h", "winograd.h", "winograd2d.h")
+KERNELS = ("rows.h", "unrolled.h", "block.h", "mixed.h", "winograd.h", "winograd2d.h")
 VARIANTS = 2  # candidates of the same tile that "quick" measures, of other panels
 BLOCKS = True  # False: as if there were none, for measurements of what they bring
 MARGIN = 1.03  # by which blocks have to be faster
@@ -201,7 +201,8 @@ def _machine(isa: str) -> str:
     """This processor, and the kernels as they are: other kernels have other best tilings."""
     kernels = closure(KERNELS)
     digest = hashlib.sha256(repr(sorted(kernels.items())).encode())
-    digest.update(Path(choose.__file__).read_bytes())
+    for module in (choose, unrolled):
+        digest.update(Path(module.__file__).read_bytes())
     for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
         if line.startswith(("model name", "cpu family", "model\t", "CPU part")):
             digest.update(line.encode())
@@ -244,12 +245,13 @@ def _measure(
     cases: Mapping[str, Conv], tools: Toolchain, threads: int, effort: Effort
 ) -> dict[str, Choice]:
     """The fastest tiling of each case; all are compiled at once, so that instances are shared."""
-    constants, codes, trials, isa = Constants(), [], [], tools.isa
+    constants, instructions, isa = Constants(), Constants(), tools.isa
+    codes, trials = [], []
     far = min(max(sum(_stored(case) for case in cases.values()), FLUSH), FAR)
     sizes = []
     for key, case in cases.items():
         step, plan = _alone(case)
-        context = Context(plan, constants, isa, threads)
+        context = Context(plan, constants, isa, threads, code=instructions)
         ways = _diverse(choose.ranked(step, isa, threads), effort)
         # kernels that store unlike amounts of weights: these are as far away as in the network
         flush = far if len({way.kernel for way in ways}) > 1 else FLUSH
@@ -261,7 +263,9 @@ def _measure(
         library = Path(folder) / "trials.so"
         files = _sources(codes)
         files |= closure(["pd.h", *KERNELS, "functions.h"])
-        build_library(Project(files, b"", isa, (), {}), library, tools)
+        code = instructions.data()
+        files["code.c"] = blob("pd_code", CODE, code, ".text")
+        build_library(Project(files, b"", isa, (), {}, code), library, tools)
         seconds = _run(library, codes, sizes, constants, threads, effort)
     measured: dict[str, list[tuple[float, Tiling]]] = {}
     for (key, way), time in zip(trials, seconds, strict=True):

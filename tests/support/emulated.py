@@ -56,7 +56,7 @@ class Emulated:
     def __init__(self, cases: Sequence[Case]) -> None:
         assert all(buffer.place == "arena" for case in cases for buffer in case.buffers)
         self.cases = cases
-        self.codes, constants = emitted(cases, "neon")
+        self.codes, constants, _ = emitted(cases, "neon")
         self.weights = len(constants)
         self._folder = tempfile.TemporaryDirectory()  # gone with this object
         self.folder = Path(self._folder.name)

@@ -17,6 +17,7 @@ import prunedeploy.runtimes.sparse as sparse
 from prunedeploy.runtimes.sparse import plan
 from prunedeploy.runtimes.sparse.emit import emitter
 from prunedeploy.runtimes.sparse.emit._context import Code, Constants, Context
+from prunedeploy.runtimes.sparse.emit.project import CODE, blob
 from prunedeploy.runtimes.sparse.evaluate import run_step, strided
 from prunedeploy.types import Array
 
@@ -145,15 +146,16 @@ class Runner(Protocol):
         """One step, each thread's share after the other; the error code it leaves."""
 
 
-def emitted(cases: Sequence[Case], isa: str) -> tuple[list[Code], bytes]:
-    """The code of every step, and the constants of all."""
-    constants = Constants()
+def emitted(cases: Sequence[Case], isa: str) -> tuple[list[Code], bytes, bytes]:
+    """The code of every step, the constants of all, and their instructions."""
+    constants, instructions = Constants(), Constants()
     name = "generic" if isa == "scalar" else isa
-    codes = [
-        emitter(case.step)(case.step, Context(plan_of(case), constants, name, tuned=case.tuned))
+    contexts = [
+        Context(plan_of(case), constants, name, tuned=case.tuned, code=instructions)
         for case in cases
     ]
-    return codes, constants.data()
+    codes = [emitter(c.step)(c.step, x) for c, x in zip(cases, contexts, strict=True)]
+    return codes, constants.data(), instructions.data()
 
 
 class Library:
@@ -161,14 +163,16 @@ class Library:
 
     def __init__(self, cases: Sequence[Case], isa: str, *flags: str) -> None:
         self.cases = cases
-        self.codes, constants = emitted(cases, isa)
+        self.codes, constants, instructions = emitted(cases, isa)
         self.weights = aligned(np.frombuffer(constants, np.uint8))
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             (folder / "steps.c").write_text(source(self.codes))
+            (folder / "code.c").write_text(blob("pd_code", CODE, instructions, ".text"))
+            (folder / CODE).write_bytes(instructions)
             command = ["gcc", *FLAGS, *ISA[isa], *(flags or ("-O1",)), "-shared", "-fPIC"]
             done = subprocess.run(
-                [*command, "steps.c", "-o", "steps.so", "-lm"],
+                [*command, "steps.c", "code.c", "-o", "steps.so", "-lm"],
                 cwd=folder, capture_output=True, text=True, check=False,
             )  # fmt: skip
             assert done.returncode == 0, done.stderr[:4000]

@@ -161,7 +161,8 @@ static void pd_pack_phase(float *to, const float *plane, const pd_phase *f, int 
     const ptrdiff_t pitch = (ptrdiff_t)f->row_step * width;
     const float *from = plane + (row + above * f->row_step) * (ptrdiff_t)width + column;
 #if PD_LANES == 16
-    for (int j = 0; j < f->width; j += 16) {
+    /* the last first: what it writes behind its row is the beginning of the next one */
+    for (int j = (f->width - 1) / 16 * 16; j >= 0; j -= 16) {
         const int low = begin > j ? begin - j : 0, high = end < j + 16 ? end - j : 16;
         pd_pack_column(to + j, from + (ptrdiff_t)f->column_step * j, pitch, f->column_step, above,
                        inside, f->rows, f->width, low > 16 ? 16 : low, high);

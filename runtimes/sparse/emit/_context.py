@@ -64,7 +64,7 @@ class Context:
     """Where a plan's memory and constants are, in words of C.
 
     ``threads`` is how many the engine is expected to run with; ``tuned`` maps a step's name to
-    what the tuner chose for it (see ``tune``).
+    what the tuner chose for it (see ``tune``); ``code`` holds machine instructions (``unrolled``).
     """
 
     plan: Plan
@@ -72,6 +72,7 @@ class Context:
     isa: str
     threads: int = 2
     tuned: dict[str, Any] = field(default_factory=dict)
+    code: Constants = field(default_factory=Constants)
 
     def pointer(self, view: View) -> str:
         """C expression: pointer to the view's first element, const where it is an input."""

@@ -24,8 +24,9 @@ from prunedeploy.types import TensorSpec
 SOURCES = Path(__file__).parents[1] / "c"
 HEADER = "pd_engine.h"  # the public one
 WEIGHTS = "weights.bin"
+CODE = "code.bin"
 FIXED = ("engine.c", "engine.h", "threads.h", HEADER, "pd.h")  # part of every project
-GENERAL = ("engine.c", "model.c", "weights.c")  # compiled for any processor of the architecture
+GENERAL = ("engine.c", "model.c", "weights.c", "code.c")  # compiled for any processor of the architecture
 INSTANCE = 3000  # characters of a step's text that compile as long as one kernel instance
 FILE = 60_000  # characters, weighed so, that one file is to hold
 MOST_FILES = 12
@@ -67,13 +68,17 @@ class Layer:
 
 @dataclass(frozen=True)
 class Project:
-    """Texts by file name, the constants, and the layers of every plan by its batch."""
+    """Texts by file name, the constants, and the layers of every plan by its batch.
+
+    ``code`` are instructions for the processor, of layers that are unrolled; mostly there are none.
+    """
 
     files: dict[str, str]
     weights: bytes
     isa: str
     batches: tuple[int, ...]
     layers: dict[int, tuple[Layer, ...]]
+    code: bytes = b""
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -108,21 +113,24 @@ def emit_project(plans: Sequence[plan.Plan], options: Options) -> Project:
     Raises:
         UserError: its constants are more than one library can hold.
     """
-    constants = Constants()
+    constants, code = Constants(), Constants()
     functions = [
         function
         for number, one in enumerate(plans)
-        for function in _functions(one, number, constants, options)
+        for function in _functions(one, number, (constants, code), options)
     ]
-    if constants.size > MOST_WEIGHTS:
+    size = constants.size + code.size
+    if size > MOST_WEIGHTS:
         raise UserError(
             f"an engine holds {MOST_WEIGHTS >> 20} MB of constants at the most, this network has "
-            f"{constants.size >> 20} MB without its zeros: use --runtime ort"
+            f"{size >> 20} MB without its zeros: use --runtime ort"
         )
-    weights = constants.data()
+    weights, instructions = constants.data(), code.data() if code.size else b""
     files = {f"steps_{n}.c": _text(f) for n, f in enumerate(_spread(functions))}
     files["model.c"] = _model(plans, functions, len(weights), options)
-    files["weights.c"] = _weights(weights)
+    files["weights.c"] = blob("pd_weights", WEIGHTS, weights, ".rodata")
+    if instructions:
+        files["code.c"] = blob("pd_code", CODE, instructions, ".text")
     used = {header for function in functions for header in function.code.headers}
     used |= {name for f in functions for text in f.code.top for name in _INCLUDE.findall(text)}
     files |= closure([*FIXED, *sorted(used)])
@@ -136,6 +144,7 @@ def emit_project(plans: Sequence[plan.Plan], options: Options) -> Project:
         isa=options.isa,
         batches=tuple(one.batch for one in plans),
         layers=layers,
+        code=instructions,
     )
 
 
@@ -145,14 +154,16 @@ def c_file(name: str) -> str:
 
 
 def _functions(
-    one: plan.Plan, number: int, constants: Constants, options: Options
+    one: plan.Plan, number: int, stores: tuple[Constants, Constants], options: Options
 ) -> list[_Function]:
-    """Those of ``one``, then those of its head."""
+    """Those of ``one``, then those of its head; ``stores`` take constants and instructions."""
+    constants, code = stores
     tuned = dict(options.tuned[number]) if options.tuned else {}
     threads = options.threads if one.repeats == 1 else 1
-    works = [(step, Context(one, constants, options.isa, threads, tuned)) for step in one.steps]
+    early = Context(one, constants, options.isa, threads, tuned, code)
+    works = [(step, early) for step in one.steps]
     if one.head is not None:
-        late = Context(one.head.plan, constants, options.isa, options.threads, tuned)
+        late = Context(one.head.plan, constants, options.isa, options.threads, tuned, code)
         works += [(step, late) for step in one.head.plan.steps]
     return [
         _Function(
@@ -300,17 +311,17 @@ def _tensors(what: str, ports: Sequence[plan.Port], specs: Sequence[TensorSpec])
     return lines
 
 
-def _weights(data: bytes) -> str:
-    """An object file with the constants; the hash tells compilers that cache when they change."""
+def blob(name: str, file: str, data: bytes, section: str) -> str:
+    """An object file with ``data``; the hash tells compilers that cache when it changes."""
     return f"""\
-/* {WEIGHTS}: {len(data)} bytes, SHA-256 {hashlib.sha256(data).hexdigest()} */
+/* {file}: {len(data)} bytes, SHA-256 {hashlib.sha256(data).hexdigest()} */
 __asm__(
-    ".pushsection .rodata\\n"
+    ".pushsection {section}\\n"
     ".balign 4096\\n"
-    ".global pd_weights\\n"
-    ".hidden pd_weights\\n"
-    "pd_weights:\\n"
-    ".incbin \\"{WEIGHTS}\\"\\n"
+    ".global {name}\\n"
+    ".hidden {name}\\n"
+    "{name}:\\n"
+    ".incbin \\"{file}\\"\\n"
     ".popsection\\n");
 """
 

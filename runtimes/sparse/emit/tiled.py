@@ -19,11 +19,13 @@ from prunedeploy.runtimes.sparse.tiling import (
     pixels,
     row_size,
 )
+from prunedeploy.runtimes.sparse.unrolled import unrolled_streams
 from prunedeploy.runtimes.sparse.winograd import transforms, winograd_streams
 from prunedeploy.types import Array
 
 STREAMS = {
     "rows": streams,
+    "unrolled": unrolled_streams,
     "block": dense_streams,
     "mixed": mixed_streams,
     "winograd": winograd_streams,
@@ -35,7 +37,8 @@ def emit(step: Conv, context: Context, tiling: Tiling) -> Code:
     """``step`` cut as ``tiling`` says."""
     layout = geometry(step, tiling)
     packed = STREAMS[tiling.kernel](step, tiling, layout)
-    kernel, top = _kernel(step, tiling, layout)
+    kept = len(packed.panels) > 1 or packed.resumes
+    kernel, top = _kernel(step, tiling, layout, kept)
     size = _panel_elements(tiling, layout, packed)
     residual = "0" if step.residual is None else context.pointer(step.residual)
     body = (
@@ -43,14 +46,16 @@ def emit(step: Conv, context: Context, tiling: Tiling) -> Code:
         f"pd_conv_run(w, &layer, {context.pointer(step.x)}, {context.pointer(step.y)}, {residual}, "
         f"{kernel}, {size});"
     )
-    sums = packed.rows_of_group * tiling.groups * tiling.elements
-    scratch = size + (sums if len(packed.panels) > 1 or packed.resumes else 0)
+    kept_rows = packed.rows_of_group * tiling.groups if kept else 0
+    if tiling.kernel == "unrolled":
+        kept_rows = max(kept_rows, tiling.rows)
+    scratch = size + kept_rows * tiling.elements
     needed = cycles(step, tiling, context.isa, context.threads)
     return Code(body, (top,), ("conv.h", "functions.h"), scratch, str(tiling), needed)
 
 
-def _kernel(step: Conv, tiling: Tiling, layout: Geometry) -> tuple[str, str]:
-    """The name of the kernel's instance, and the text that makes it."""
+def _kernel(step: Conv, tiling: Tiling, layout: Geometry, kept: bool) -> tuple[str, str]:
+    """The name of the kernel's instance, and the text that makes it; ``kept``: sums are."""
     settings = {
         "PIECES": 1 if tiling.packing == "raster" else tiling.pieces,
         "EIGHTS": tiling.eighths,
@@ -62,7 +67,9 @@ def _kernel(step: Conv, tiling: Tiling, layout: Geometry) -> tuple[str, str]:
         kind, settings = f"{kind}_raster", {"RASTER": layout.columns, **settings}
     if tiling.comb:
         kind, settings = f"{kind}_comb", {"COMB": tiling.comb, **settings}
-    if tiling.kernel != "rows":
+    if tiling.kernel == "unrolled":
+        settings = {"KEPT": int(kept), **settings}
+    elif tiling.kernel != "rows":
         settings = {"ROWS": tiling.rows, **settings}
     name = "_".join(["pd", kind, *map(str, settings.values())])
     return instance(name, f"{tiling.kernel}.h", settings, step)
@@ -155,10 +162,14 @@ def _gather(step: Conv) -> Array:
 
 def _part(part: Part, context: Context) -> tuple[int, ...]:
     store = context.constants.add
+    visits = part.visits
+    if part.code is not None:
+        visits = visits.copy()
+        visits["code"] += context.code.add(part.code)
     return (
-        len(part.visits),
+        len(visits),
         part.first,
-        store(part.visits),
+        store(visits),
         store(part.offsets),
         store(part.weights),
     )

@@ -93,7 +93,7 @@ def _unrolled(step: Conv, isa: str, threads: int) -> Iterator[Tiling]:
     rows = -(-outputs // max(-(-outputs // unrolled.MOST_ROWS), 1))
     for way in dict.fromkeys(_unrolled_shapes(step, rows)):
         layout = geometry(step, way)
-        channels = max(min(step.x.shape[1], int(LONGEST["unrolled"] / _terms(step))), 1)
+        channels = min(step.x.shape[1], max(int(LONGEST["unrolled"] / _terms(step)), 1))
         if way.packing != "none":
             channels = max(min(channels, UNROLLED_PANEL // (4 * max(layout.channel, 1))), 1)
         yield replace(way, channels=channels, groups=_groups(layout.tiles, threads, outputs))
@@ -105,9 +105,8 @@ def _unrolled_shapes(step: Conv, rows: int) -> Iterator[Tiling]:
         count, unit = -(-pixels(step) // 8), max(inside(step) // 8, 1)
         for most in (UNROLLED_TILE, UNROLLED_TILE // 2, UNROLLED_TILE // 4):
             eighths = -(-count // -(-count // most))
-            if eighths < count:
-                eighths += eighths % 2
             eighths = -(-eighths // unit) * unit
+            eighths += eighths % 2
             if is_direct(step) and step.x.strides[1] % UNIT == 0:
                 yield Tiling("unrolled", 1, eighths, 1, packing="none", rows=rows)
             yield Tiling("unrolled", 1, eighths, 1, rows=rows)
@@ -115,7 +114,8 @@ def _unrolled_shapes(step: Conv, rows: int) -> Iterator[Tiling]:
     found = list(_window_shapes(step, "unrolled", rows, UNROLLED_TILE))
     if inside(step) == 1 and step.strides == (1, 1):
         found += _raster_shapes(step, "unrolled", rows, UNROLLED_TILE)
-    yield from sorted(found, key=lambda way: -way.elements)
+    whole = (replace(way, eighths=way.eighths + way.eighths % 2) for way in found)
+    yield from sorted(found + list(whole), key=lambda way: -way.elements)
 
 
 def _squares(step: Conv, isa: str, threads: int) -> Iterator[Tiling]:
@@ -163,7 +163,7 @@ def _terms(step: Conv) -> float:
     """Of an input channel in the sum of a row that has any."""
     rows = int(np.count_nonzero(step.weight.any((1, 2, 3))))
     terms = int(np.count_nonzero(step.weight)) / max(rows * step.weight.shape[1], 1)
-    return float(max(terms, 1.0))
+    return float(max(terms, 1e-3))
 
 
 def _groups(tiles: int, threads: int, rows: int) -> int:

@@ -41,6 +41,12 @@ MARGIN = 1.03  # by which blocks have to be faster
 FLUSH = 1 << 20  # floats read between two runs: more than the caches of one core hold
 FAR = 1 << 23  # the most that are read where kernels compete whose weights differ in size
 
+SETTLE = """\
+#define _GNU_SOURCE
+#include "pages.h"
+extern __attribute__((visibility("hidden"))) const unsigned char pd_code[];
+__attribute__((visibility("default"))) void settle(void) { pd_settle(pd_code, SIZE); }
+"""  # as an engine does before it runs
 VISIBLE = '__attribute__((visibility("default")))'
 
 Progress = Callable[[str], None]
@@ -262,9 +268,10 @@ def _measure(
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "trials.so"
         files = _sources(codes)
-        files |= closure(["pd.h", *KERNELS, "functions.h"])
+        files |= closure(["pd.h", *KERNELS, "functions.h", "pages.h"])
         code = instructions.data()
         files["code.c"] = blob("pd_code", CODE, code, ".text")
+        files["settle.c"] = SETTLE.replace("SIZE", str(len(code)))
         build_library(Project(files, b"", isa, (), {}, code), library, tools)
         seconds = _run(library, codes, sizes, constants, threads, effort)
     measured: dict[str, list[tuple[float, Tiling]]] = {}
@@ -355,6 +362,7 @@ def _run(
     import time
 
     loaded = ctypes.CDLL(str(library))
+    loaded.settle()
     weights = _aligned(np.frombuffer(constants.data(), np.uint8))
     arena = _aligned(np.ones(max(each.arena for each in sizes) + GUARD, np.float32))
     scratch = _aligned(np.zeros(max(code.scratch for code in codes) + GUARD, np.float32))

@@ -5,12 +5,14 @@ each vector of the input once, and adds it to the sums of all rows that have a w
 stay in registers, for which rows they are is written in the instructions. So a non-zero costs its
 multiplication, with the weight as the operand in memory, and nothing else: no offset, no load of the
 input that only it needs, no end of a row that the processor has to foresee. The same program runs
-over the vectors of a tile one after the other, which is what its size is paid back by.
+over the vectors of a tile one after the other, which is what its size is paid back by; meanwhile it
+fetches the next program, for no processor foresees so far where its instructions will come from.
 
 The instructions are those of AVX-512 (Intel 64 and IA-32 Architectures Software Developer's Manual,
 volume 2, section 2.7: the EVEX prefix): sums in zmm0 to zmm30, the input in zmm31. The first
 argument (rdi) points to the tile, the second (rsi) behind the first ``REACH`` weights, the third
-(rdx) to the sums in memory, the fourth (rcx) to the bias of the first row; see c/unrolled.h.
+(rdx) to the sums in memory, the fourth (rcx) to the bias of the first row, the fifth (r8) to what is
+to be fetched; see c/unrolled.h.
 """
 
 from __future__ import annotations
@@ -37,13 +39,24 @@ from prunedeploy.runtimes.sparse.tiling import Geometry, Tiling
 from prunedeploy.types import Array
 
 PROGRAM = np.dtype(
-    [("row", "<u4"), ("rows", "<u2"), ("flags", "<u2"), ("weight", "<u8"), ("code", "<u8", 2)]
+    [
+        ("row", "<u4"),
+        ("rows", "<u2"),
+        ("flags", "<u2"),
+        ("code", "<u8"),  # bytes into all instructions
+        ("half", "<u4"),  # from there, as what follows
+        ("weight", "<u4"),
+        ("size", "<u4"),
+        ("fetch", "<u4"),
+    ]
 )
 MOST_ROWS = 31  # registers of sums; one is the input's
 INPUT = 31  # its register
 REACH = 128  # weights that an instruction reaches, before the pointer and from it on
-ALIGNMENT = 64  # bytes: programs start on a cache line's boundary
-WIDTHS = (2, 1)  # of a vector: 512 bits, 256 bits, as the prefix says it
+LINE = 64  # bytes of a cache line: instructions and weights begin on one
+BYTES = 13  # of instructions and weights, for a non-zero: how much is fetched ahead
+SPACING = (8, 64)  # non-zeros from one instruction that fetches a line to the next
+WHOLE, HALF = 2, 1  # widths of vectors as the prefix says them: 512 bits, 256 bits
 
 RDX, RSI, RDI, RCX = 2, 6, 7, 1  # numbers of the registers that hold addresses
 
@@ -70,31 +83,23 @@ MULTIPLY_ADD = _Operation(2, 1, 0xB8)  # vfmadd231ps
 def unrolled_streams(step: Conv, tiling: Tiling, geometry: Geometry) -> Streams:
     """The programs of ``step``, each of ``tiling.rows`` rows at the most.
 
-    A part's ``visits`` are ``PROGRAM``: where each begins in the part's ``code``, for whole
-    vectors and for halves, and in its weights.
+    A part's ``visits`` are ``PROGRAM``, with places in the part's ``code``, where the weights are
+    as well.
     """
     panels = panels_of(step.x.shape[1], tiling.channels)
     found = entries(step, geometry, panels)
     edges = groups(np.bincount(found.row, minlength=len(step.weight)), tiling.groups)
     parts = []
     for begin, end in itertools.pairwise(edges):
-        here = within(found, begin, end)
+        own = within(found, begin, end)
         blocks = _blocks(begin, end, tiling.rows)
-        parts.append(
-            tuple(
-                _part(
-                    _Terms(
-                        here.row[here.panel == panel],
-                        here.offset[here.panel == panel] * geometry.unit,
-                        here.weight[here.panel == panel],
-                    ),
-                    blocks,
-                    FIRST * (panel == 0) + LAST * (panel == len(panels) - 1),
-                    tiling,
-                )
-                for panel in range(len(panels))
-            )
-        )
+        group = []
+        for panel in range(len(panels)):
+            here = own.panel == panel
+            terms = _Terms(own.row[here], own.offset[here] * geometry.unit, own.weight[here])
+            flags = FIRST * (panel == 0) + LAST * (panel == len(panels) - 1)
+            group.append(_part(terms, blocks, flags, tiling))
+        parts.append(tuple(group))
     return Streams(panels, tuple(parts), int(np.diff(edges).max()))
 
 
@@ -117,78 +122,102 @@ def _part(terms: _Terms, blocks: Ints, flags: int, tiling: Tiling) -> Part:
     """The programs of all blocks of rows, for one panel."""
     block = np.searchsorted(blocks, terms.row, side="right") - 1
     order = np.lexsort((terms.row, terms.place, block))
-    block, place = block[order], terms.place[order]
-    code = _Code(block, terms.row[order] - blocks[block], place, np.diff(blocks))
-    programs = np.zeros(len(blocks) - 1, PROGRAM)
-    programs["row"], programs["rows"], programs["flags"] = blocks[:-1], np.diff(blocks), flags
-    programs["weight"] = code.first + REACH
-    texts, size = [], 0
-    for number, width in enumerate(WIDTHS):
-        whole, half = divmod(tiling.eighths, 2)
-        if (whole, half)[number]:
-            programs["code"][:, number] = size + code.starts
-            texts.append(code.text(width, flags, tiling.elements))
-            size += texts[-1].size
+    block, rows = block[order], np.diff(blocks)
+    row, place = terms.row[order] - blocks[block], terms.place[order]
+    whole, half = divmod(tiling.eighths, 2)
+    calls = (1 if tiling.packing == "raster" else tiling.pieces) * (whole + half)
+    spacing = int(np.clip(calls * LINE // BYTES, *SPACING))
+    code = _Code(block, row, place, rows, flags, tiling.elements, spacing)
+
+    count = np.bincount(block, minlength=rows.size)
+    length = _lines(code.length)
+    programs = np.zeros(rows.size, PROGRAM)
+    programs["row"], programs["rows"], programs["flags"] = blocks[:-1], rows, flags
+    programs["half"] = length * (whole > 0)
+    weights = length * ((whole > 0) + half)
+    programs["weight"] = weights + 4 * REACH
+    programs["size"] = weights + _lines(4 * count)
+    programs["fetch"] = -(-count // spacing) * LINE
+    starts = np.cumsum(np.append(0, programs["size"].astype(np.int64)))
+    programs["code"] = starts[:-1]
+
+    text = np.full(starts[-1], TRAP, np.uint8)
+    if whole:
+        code.write(text, starts[:-1], WHOLE)
+    if half:
+        code.write(text, starts[:-1] + programs["half"], HALF)
     weight = terms.weight[order].astype(np.float32)
-    text = np.concatenate([*texts, np.zeros(0, np.uint8)])
-    return Part(int(blocks[0]), programs, np.zeros(0, np.uint16), weight, text)
+    at = (starts[:-1] + weights)[block] + 4 * code.nth
+    text[at[:, None] + np.arange(4)] = weight.reshape(-1, 1).view(np.uint8)
+    return Part(int(blocks[0]), programs, np.zeros(0, np.uint16), np.zeros(0, np.float32), text)
+
+
+def _lines(size: Ints) -> Ints:
+    """Bytes, rounded up to whole cache lines."""
+    lines: Ints = -(-size // LINE) * LINE
+    return lines
+
+
+TRAP = 0xCC  # int3: what is between programs
+RETURN = 0xC3
 
 
 class _Code:
-    """Where every instruction of a part's programs lies; ``text`` writes them.
+    """Where every instruction of a part's programs lies; ``write`` writes them.
 
-    A program is: a sum a row begun (7 bytes each); for every column that its rows use a load (10),
-    and for every non-zero of it a multiplication (7); the pointer to the weights moved on (7) in
-    front of every 2 ``REACH``-th; sums stored (10 each, and 10 where they go on), a return.
+    A program begins a sum a row (7 bytes each). For every non-zero follows a multiplication (7); in
+    front of it, for the first one of a column, a load (10), for every ``spacing``-th the fetching of
+    a cache line of what comes next (8), and for every 2 ``REACH``-th the pointer to the weights is
+    moved (7). Then sums are added to those before them (10), unless they are the first, and stored
+    (10); the last is a return (1).
     """
 
-    def __init__(self, block: Ints, row: Ints, place: Ints, rows: Ints) -> None:
-        self.row, self.place, self.rows = row, place, rows
-        blocks = np.arange(len(rows))
-        self.first: Ints = np.searchsorted(block, blocks)
-        self.nth: Ints = np.arange(block.size) - self.first[block]
+    def __init__(
+        self, block: Ints, row: Ints, place: Ints, rows: Ints, flags: int, elements: int, spacing: int
+    ) -> None:
+        self.block, self.row, self.place, self.rows = block, row, place, rows
+        self.first, self.elements, self.spacing = bool(flags & FIRST), elements, spacing
+        start = np.searchsorted(block, np.arange(rows.size))
+        self.nth: Ints = np.arange(block.size) - start[block]
         self.loads = np.ones(block.size, np.bool_)
         self.loads[1:] = (np.diff(block) != 0) | (np.diff(place) != 0)
+        self.fetches = self.nth % spacing == 0
         self.moves = (self.nth > 0) & (self.nth % (2 * REACH) == 0)
-        lengths = 7 + 7 * self.moves + 10 * self.loads
-        ends = np.cumsum(lengths)
-        total = np.bincount(block, lengths, len(rows)).astype(np.int64)
-        self.begin, self.end = 7 * rows, 7 * rows + total
-        sizes = self.end + 20 * rows + 1
-        self.starts: Ints = np.cumsum(np.append(0, -(-sizes // ALIGNMENT) * ALIGNMENT))
-        self.size = int(self.starts[-1])
-        self.starts = self.starts[:-1]
-        before = np.append(0, ends)[self.first]
-        #: of each non-zero's multiplication
-        self.at: Ints = (self.starts + self.begin - before)[block] + ends - 7
+        lengths = 7 + 10 * self.loads + 8 * self.fetches + 7 * self.moves
+        total = np.bincount(block, lengths, rows.size).astype(np.int64)
+        behind = np.cumsum(lengths) - (np.cumsum(total) - total)[block]  # in its own program
+        #: of a non-zero's multiplication in its program, and of the end of all of them
+        self.at: Ints = 7 * rows[block] + behind - 7
+        self.end: Ints = 7 * rows + total
+        self.length: Ints = self.end + (10 if self.first else 20) * rows + 1
 
-    def text(self, width: int, flags: int, elements: int) -> Bytes:
-        """The programs for vectors of ``width``; a row's sums are ``elements`` in memory."""
-        found = np.full(self.size, 0xCC, np.uint8)  # int3
-        sums, start = _numbers(self.rows)
-        if flags & FIRST:
-            begun = _memory(SPREAD, width, sums, RCX, sums, short=True)
+    def write(self, text: Bytes, starts: Ints, width: int) -> None:
+        """The programs, which begin at ``starts``, for vectors of ``width``."""
+        row, block = _numbers(self.rows)
+        if self.first:
+            begun = _memory(SPREAD, width, row, RCX, row, short=True)
         else:
-            begun = np.pad(_registers(CLEAR, width, sums), ((0, 0), (0, 1)), constant_values=0x90)
-        _put(found, self.starts[start] + 7 * sums, begun)
-        _put(
-            found,
-            self.at[self.loads] - 10,
-            _memory(LOAD, width, INPUT, RDI, 4 * self.place[self.loads]),
-        )
-        # the load is in front of the multiplication, what moves the pointer in front of both
-        moved = self.at[self.moves] - 7 - 10 * self.loads[self.moves]
-        _put(found, moved, np.tile(_advance(8 * REACH), (moved.size, 1)))
-        reach = self.nth % (2 * REACH) - REACH
-        _put(found, self.at, _memory(MULTIPLY_ADD, width, self.row, RSI, reach, short=True))
-        ended = self.starts[start] + self.end[start]
-        if not flags & FIRST:
-            _put(found, ended + 10 * sums, _memory(ADD, width, sums, RDX, 4 * elements * sums))
-            ended = ended + 10 * self.rows[start]
-        _put(found, ended + 10 * sums, _memory(STORE, width, sums, RDX, 4 * elements * sums))
-        returned = self.starts + self.end + (10 if flags & FIRST else 20) * self.rows
-        found[returned] = 0xC3
-        return found
+            begun = np.pad(_registers(CLEAR, width, row), ((0, 0), (0, 1)), constant_values=0x90)
+        _put(text, starts[block] + 7 * row, begun)
+        at = starts[self.block] + self.at
+        _put(text, at, _memory(MULTIPLY_ADD, width, self.row, RSI, self._reach, short=True))
+        loaded = _memory(LOAD, width, INPUT, RDI, 4 * self.place[self.loads])
+        _put(text, at[self.loads] - 10, loaded)
+        at = at - 10 * self.loads
+        _put(text, at[self.fetches] - 8, _fetch(self.nth[self.fetches] // self.spacing * LINE))
+        at = at - 8 * self.fetches
+        _put(text, at[self.moves] - 7, np.tile(_advance(8 * REACH), (int(self.moves.sum()), 1)))
+        at, sums = (starts + self.end)[block], 4 * self.elements * row
+        if not self.first:
+            _put(text, at + 10 * row, _memory(ADD, width, row, RDX, sums))
+            at = at + 10 * self.rows[block]
+        _put(text, at + 10 * row, _memory(STORE, width, row, RDX, sums))
+        text[starts + self.length - 1] = RETURN
+
+    @property
+    def _reach(self) -> Ints:
+        """Of every multiplication: its weight, from where the pointer is."""
+        return self.nth % (2 * REACH) - REACH
 
 
 def _numbers(rows: Ints) -> tuple[Ints, Ints]:
@@ -251,6 +280,14 @@ def _prefix(
     found[:, 1] = 0xF0 ^ ((register & 8) << 4 | register & 16) | operation.map
     found[:, 2] = (~other & 15) << 3 | 4 | operation.prefix
     found[:, 3] = width << 5 | spread << 4 | (~other & 16) >> 1
+    return found
+
+
+def _fetch(at: Ints) -> Bytes:
+    """prefetcht1 [r8 + at]: a cache line into the second-level cache."""
+    found = np.empty((at.size, 8), np.uint8)
+    found[:, :4] = (0x41, 0x0F, 0x18, 0x90)
+    found[:, 4:] = at.astype("<i4").reshape(-1, 1).view(np.uint8)
     return found
 
 

@@ -2,6 +2,7 @@
  * architecture, so that one which lacks the instructions of the steps is told so. */
 #define _GNU_SOURCE
 #include "engine.h"
+#include "pages.h"
 #include "threads.h"
 
 #include <sys/mman.h>
@@ -82,6 +83,11 @@ static unsigned char *pd_map(size_t size) {
 #endif
     return begin;
 }
+
+/* Once, before the first session runs: programs belong to the library, not to a session. */
+static pthread_once_t pd_settled = PTHREAD_ONCE_INIT;
+
+static void pd_settle_programs(void) { pd_settle(pd_programs.from, pd_programs.size); }
 
 static void pd_free(pd_session *s) {
     if (s->memory) munmap(s->memory, s->size);
@@ -204,6 +210,7 @@ PD_API int pd_create(pd_session **session, int threads) {
     *session = 0;
     if (!pd_cpu_has(pd_this_model.isa)) return PD_BAD_CPU;
     if (threads == 0) threads = pd_processors();
+    pthread_once(&pd_settled, pd_settle_programs);
     pd_session *s = 0;
     if (posix_memalign((void **)&s, 128, sizeof *s)) return PD_NO_MEMORY;
     memset(s, 0, sizeof *s);

@@ -28,11 +28,18 @@ typedef struct {
     const char *const *name;
 } pd_plan;
 
+/* Instructions that are not compiled (unrolled.h), in whole pages; none: 0 and 0. */
+typedef struct {
+    const unsigned char *from;
+    size_t size;
+} pd_blob;
+
 #define PD_HIDDEN __attribute__((visibility("hidden")))
 
 extern PD_HIDDEN const pd_model pd_this_model;
 extern PD_HIDDEN const pd_plan pd_plans[]; /* one for each of pd_this_model.batch */
 extern PD_HIDDEN const size_t pd_scratch;  /* bytes a thread needs for itself */
 extern PD_HIDDEN const unsigned char pd_weights[];
+extern PD_HIDDEN const pd_blob pd_programs;
 
 #endif

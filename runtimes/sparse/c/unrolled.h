@@ -11,21 +11,28 @@
 
 extern __attribute__((visibility("hidden"))) const unsigned char pd_code[];
 
-/* A program: its rows, where its weights are, and its instructions for whole vectors and halves. */
+/* A program: its rows; where its instructions for whole vectors are, and, from there, those for halves,
+ * its weights, and its end; how many bytes of what follows it fetches in one run. */
 typedef struct {
     uint32_t row;
     uint16_t rows, flags;
-    uint64_t weight, code[2];
+    uint64_t code;
+    uint32_t half, weight, size, fetch;
 } pd_program;
 
 typedef void (*pd_instructions)(const float *tile, const float *weights, float *sums,
-                                const float *bias);
+                                const float *bias, const void *fetched);
 
-PD_INLINE pd_instructions pd_at_code(uint64_t place) {
-    const unsigned char *from = pd_code + place;
-    pd_instructions found;
-    memcpy(&found, &from, sizeof found);
-    return found;
+/* The program, from `part` of its instructions on, over one vector; the `call`-th of a tile. */
+PD_INLINE void pd_call(const pd_program *p, uint32_t part, int call, const float *tile, float *sums,
+                       const float *bias) {
+    const unsigned char *code = pd_code + p->code, *from = code + part;
+    const uint64_t fetched = (uint64_t)call * p->fetch;
+    pd_instructions run;
+    memcpy(&run, &from, sizeof run);
+    /* what follows is mostly the next program, as large as this one */
+    run(tile, (const float *)(const void *)(code + p->weight), sums, bias,
+        fetched < p->size ? code + p->size + fetched : code);
 }
 #endif
 
@@ -37,7 +44,7 @@ static __attribute__((noinline)) void PD_NAME(
     const float *weights, const float *tile, float *sums, const pd_store_to *to) {
     const pd_program *programs = (const pd_program *)(const void *)visits;
     const int size = PD_PIECES * PD_EIGHTS * 8;
-    (void)offsets;
+    (void)offsets, (void)weights;
 #ifdef PD_RASTER
     const int pieces = 1, width = (to->pieces - 1) * PD_PITCH + PD_RASTER;
 #else
@@ -45,16 +52,16 @@ static __attribute__((noinline)) void PD_NAME(
 #endif
     for (uint32_t i = 0; i < count; i++) {
         const pd_program *p = &programs[i];
-        const float *own = weights + p->weight, *bias = to->bias + p->row;
+        const float *bias = to->bias + p->row;
         float *sum = sums + (PD_KEPT ? (uint64_t)(p->row - first) * size : 0);
+        int call = 0;
         for (int r = 0; r < pieces; r++) {
             const float *from = tile + r * PD_PITCH;
             float *end = sum + r * PD_EIGHTS * 8;
-            for (int v = 0; v < PD_FULL && v * PD_LANES < width; v++)
-                pd_at_code(p->code[0])(from + v * PD_LANES, own, end + v * PD_LANES, bias);
-            if (PD_HALF && PD_FULL * PD_LANES < width)
-                pd_at_code(p->code[1])(from + PD_FULL * PD_LANES, own, end + PD_FULL * PD_LANES,
-                                       bias);
+            int v = 0;
+            for (; v < PD_FULL * PD_LANES && v < width; v += PD_LANES)
+                pd_call(p, 0, call++, from + v, end + v, bias);
+            if (PD_HALF && v < width) pd_call(p, p->half, call++, from + v, end + v, bias);
         }
         if (!(p->flags & PD_LAST)) continue;
         for (uint32_t row = p->row; row < p->row + p->rows; row++, sum += size) {

@@ -25,7 +25,7 @@ SOURCES = Path(__file__).parents[1] / "c"
 HEADER = "pd_engine.h"  # the public one
 WEIGHTS = "weights.bin"
 CODE = "code.bin"
-FIXED = ("engine.c", "engine.h", "threads.h", HEADER, "pd.h")  # part of every project
+FIXED = ("engine.c", "engine.h", "pages.h", "threads.h", HEADER, "pd.h")  # part of every project
 GENERAL = ("engine.c", "model.c", "weights.c", "code.c")  # compiled for any processor of the architecture
 INSTANCE = 3000  # characters of a step's text that compile as long as one kernel instance
 FILE = 60_000  # characters, weighed so, that one file is to hold
@@ -127,7 +127,7 @@ def emit_project(plans: Sequence[plan.Plan], options: Options) -> Project:
         )
     weights, instructions = constants.data(), code.data() if code.size else b""
     files = {f"steps_{n}.c": _text(f) for n, f in enumerate(_spread(functions))}
-    files["model.c"] = _model(plans, functions, len(weights), options)
+    files["model.c"] = _model(plans, functions, len(weights), len(instructions), options)
     files["weights.c"] = blob("pd_weights", WEIGHTS, weights, ".rodata")
     if instructions:
         files["code.c"] = blob("pd_code", CODE, instructions, ".text")
@@ -235,7 +235,11 @@ def closure(names: Sequence[str]) -> dict[str, str]:
 
 
 def _model(
-    plans: Sequence[plan.Plan], functions: Sequence[_Function], weights: int, options: Options
+    plans: Sequence[plan.Plan],
+    functions: Sequence[_Function],
+    weights: int,
+    code: int,
+    options: Options,
 ) -> str:
     scratch = max((function.code.scratch for function in functions), default=0)
     lines = ['#include "engine.h"']
@@ -253,6 +257,9 @@ def _model(
     rows = ", ".join(map(_row, plans))
     lines.append(f"const pd_plan pd_plans[] = {{{rows}}};")
     lines.append(f"const size_t pd_scratch = {4 * (scratch + plan.GUARD)};")
+    if code:
+        lines.append("extern PD_HIDDEN const unsigned char pd_code[];")
+    lines.append(f"const pd_blob pd_programs = {{{'pd_code' if code else 0}, {code}}};")
     lines += _tensors("input", plans[0].inputs, options.inputs)
     lines += _tensors("output", plans[0].outputs, options.outputs)
     batches = ", ".join(str(one.batch) for one in plans)
@@ -322,6 +329,7 @@ __asm__(
     ".hidden {name}\\n"
     "{name}:\\n"
     ".incbin \\"{file}\\"\\n"
+    ".balign 4096\\n"
     ".popsection\\n");
 """
 

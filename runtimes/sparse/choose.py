@@ -43,6 +43,7 @@ SQUARES = (4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16)  # and of one that filters bot
 LONGEST = {"winograd": 216, "mixed": 512, "block": 512, "unrolled": 512}
 UNROLLED = 0.6  # up to this density a layer's non-zeros may be instructions
 UNROLLED_TILE = 56  # eights of pixels that a program runs over one after the other
+UNROLLED_TERMS = (LONGEST["unrolled"], 80)  # of a row: as above; so that a program is in the cache
 UNROLLED_PANEL = 640 * 1024  # bytes of a packed panel: programs read it from the second-level cache
 MOST_TURNED = 1 << 20  # floats of transformed input that a thread may hold
 CHEAPEST = 0.5  # that a cell of a block is, in scattered non-zeros
@@ -93,10 +94,13 @@ def _unrolled(step: Conv, isa: str, threads: int) -> Iterator[Tiling]:
     rows = -(-outputs // max(-(-outputs // unrolled.MOST_ROWS), 1))
     for way in dict.fromkeys(_unrolled_shapes(step, rows)):
         layout = geometry(step, way)
-        channels = min(step.x.shape[1], max(int(LONGEST["unrolled"] / _terms(step)), 1))
+        groups = _groups(layout.tiles, threads, outputs)
+        most = step.x.shape[1]
         if way.packing != "none":
-            channels = max(min(channels, UNROLLED_PANEL // (4 * max(layout.channel, 1))), 1)
-        yield replace(way, channels=channels, groups=_groups(layout.tiles, threads, outputs))
+            most = min(most, UNROLLED_PANEL // (4 * max(layout.channel, 1)))
+        panels = (min(int(terms / _terms(step)), most) for terms in UNROLLED_TERMS)
+        for channels in dict.fromkeys(max(each, 1) for each in panels):
+            yield replace(way, channels=channels, groups=groups)
 
 
 def _unrolled_shapes(step: Conv, rows: int) -> Iterator[Tiling]:

@@ -117,9 +117,9 @@ def _unrolled_shapes(step: Conv, rows: int) -> Iterator[Tiling]:
         return
     found = list(_window_shapes(step, "unrolled", rows, UNROLLED_TILE))
     if inside(step) == 1 and step.strides == (1, 1):
-        found += _raster_shapes(step, "unrolled", rows, UNROLLED_TILE)
-    whole = (replace(way, eighths=way.eighths + way.eighths % 2) for way in found)
-    yield from sorted(found + list(whole), key=lambda way: -way.elements)
+        for way in _raster_shapes(step, "unrolled", rows, UNROLLED_TILE):
+            found.append(replace(way, eighths=way.eighths + way.eighths % 2))
+    yield from sorted(found, key=lambda way: -way.elements)
 
 
 def _squares(step: Conv, isa: str, threads: int) -> Iterator[Tiling]:

@@ -12,7 +12,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,12 +33,15 @@ from prunedeploy.runtimes.sparse.tiling import Packing, Tiling, inside
 from prunedeploy.types import Array
 
 Effort = Literal["none", "quick", "full"]
-CANDIDATES: dict[str, int] = {"quick": 12, "full": 48}  # measured a case
-ROUNDS: dict[str, int] = {"quick": 7, "full": 15}  # of which the fastest counts
+CANDIDATES: dict[str, int] = {"quick": 8, "full": 48}  # of a kernel, measured a case
+ROUNDS: dict[str, int] = {"quick": 4, "full": 10}  # of which the fastest counts
+AGAIN = 3  # times as many for those that may be the fastest
+CLOSE = 1.15  # which are no slower than this, after the first rounds
 KERNELS = ("rows.h", "unrolled.h", "block.h", "mixed.h", "winograd.h", "winograd2d.h")
 VARIANTS = 2  # candidates of the same tile that "quick" measures, of other panels
 BLOCKS = True  # False: as if there were none, for measurements of what they bring
 MARGIN = 1.03  # by which blocks have to be faster
+STORED = 12  # bytes of a non-zero and what goes with it: 6 in rows, 15 in programs
 FLUSH = 1 << 20  # floats read between two runs: more than the caches of one core hold
 FAR = 1 << 23  # the most that are read where kernels compete whose weights differ in size
 
@@ -207,8 +211,8 @@ def _machine(isa: str) -> str:
     """This processor, and the kernels as they are: other kernels have other best tilings."""
     kernels = closure(KERNELS)
     digest = hashlib.sha256(repr(sorted(kernels.items())).encode())
-    for module in (choose, unrolled):
-        digest.update(Path(module.__file__).read_bytes())
+    for file in (choose.__file__, unrolled.__file__, __file__):
+        digest.update(Path(file).read_bytes())
     for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
         if line.startswith(("model name", "cpu family", "model\t", "CPU part")):
             digest.update(line.encode())
@@ -253,7 +257,8 @@ def _measure(
     """The fastest tiling of each case; all are compiled at once, so that instances are shared."""
     constants, instructions, isa = Constants(), Constants(), tools.isa
     codes, trials = [], []
-    far = min(max(sum(_stored(case) for case in cases.values()), FLUSH), FAR)
+    # other programs use the caches, too
+    far = min(max(2 * sum(_stored(case) for case in cases.values()), FLUSH), FAR)
     sizes = []
     for key, case in cases.items():
         step, plan = _alone(case)
@@ -263,7 +268,7 @@ def _measure(
         flush = far if len({way.kernel for way in ways}) > 1 else FLUSH
         for way in ways:
             trials.append((key, way))
-            sizes.append(_Sizes(plan.arena, flush))
+            sizes.append(_Sizes(plan.arena, flush, _written(step, plan)))
             codes.append(conv.cut(step, context, way))
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "trials.so"
@@ -273,24 +278,48 @@ def _measure(
         files["code.c"] = blob("pd_code", CODE, code, ".text")
         files["settle.c"] = SETTLE.replace("SIZE", str(len(code)))
         build_library(Project(files, b"", isa, (), {}, code), library, tools)
-        seconds = _run(library, codes, sizes, constants, threads, effort)
+        runner = _Runner(library, codes, sizes, constants, threads)
+        rounds = ROUNDS[effort]
+        seconds = [runner.seconds(index, rounds) for index in range(len(codes))]
+        best = {key: min(_of(key, trials, seconds)) for key in cases}
+        for index, (key, _) in enumerate(trials):
+            if seconds[index] <= CLOSE * best[key]:
+                again = runner.seconds(index, AGAIN * rounds)
+                seconds[index] = min(seconds[index], again)
     measured: dict[str, list[tuple[float, Tiling]]] = {}
-    for (key, way), time in zip(trials, seconds, strict=True):
-        measured.setdefault(key, []).append((time, way))
+    for (key, way), taken in zip(trials, seconds, strict=True):
+        measured.setdefault(key, []).append((taken, way))
     return {key: _choice(times) for key, times in measured.items()}
+
+
+def _of(
+    key: str, trials: Sequence[tuple[str, Tiling]], seconds: Sequence[float]
+) -> Iterator[float]:
+    """Of the trials of one case."""
+    return (taken for (other, _), taken in zip(trials, seconds, strict=True) if other == key)
 
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Floats of a trial's arena, and of what is read before each of its runs."""
+    """Floats of a trial's arena, of what is read before each of its runs, and those parts of the
+    arena that the layers before have just written."""
 
     arena: int
     flush: int
+    written: tuple[slice, ...] = ()
+
+
+def _written(step: Conv, plan: Plan) -> tuple[slice, ...]:
+    """Where the operands of ``step`` lie."""
+    views = [step.x] if step.residual is None else [step.x, step.residual]
+    begins = [plan.offsets[view.buffer] for view in views]
+    ends = [plan.buffers[view.buffer].size for view in views]
+    return tuple(slice(begin, begin + end) for begin, end in zip(begins, ends, strict=True))
 
 
 def _stored(step: Conv) -> int:
-    """Floats of a layer's non-zeros and their offsets."""
-    return int(np.count_nonzero(step.weight)) * 3 // 2
+    """Floats of a layer's non-zeros, and of offsets or instructions."""
+    return int(np.count_nonzero(step.weight)) * STORED // 4
 
 
 def _choice(times: Sequence[tuple[float, Tiling]]) -> Choice:
@@ -350,41 +379,44 @@ class _Work(ctypes.Structure):
     ]
 
 
-def _run(
-    library: Path,
-    codes: Sequence[Code],
-    sizes: Sequence[_Sizes],
-    constants: Constants,
-    threads: int,
-    effort: Effort,
-) -> list[float]:
-    """Seconds of every trial: the fastest round, the slowest thread's share."""
-    import time
+class _Runner:
+    """What runs trials: a library of them, and memory."""
 
-    loaded = ctypes.CDLL(str(library))
-    loaded.settle()
-    weights = _aligned(np.frombuffer(constants.data(), np.uint8))
-    arena = _aligned(np.ones(max(each.arena for each in sizes) + GUARD, np.float32))
-    scratch = _aligned(np.zeros(max(code.scratch for code in codes) + GUARD, np.float32))
-    other = np.ones(max(each.flush for each in sizes), np.float32)
-    found = []
-    for index in range(len(codes)):
-        function = getattr(loaded, f"trial{index}")
+    def __init__(
+        self,
+        library: Path,
+        codes: Sequence[Code],
+        sizes: Sequence[_Sizes],
+        constants: Constants,
+        threads: int,
+    ) -> None:
+        self._library = ctypes.CDLL(str(library))
+        self._library.settle()
+        self._sizes, self._threads = sizes, threads
+        self._weights = _aligned(np.frombuffer(constants.data(), np.uint8))
+        self._arena = _aligned(np.ones(max(each.arena for each in sizes) + GUARD, np.float32))
+        self._scratch = _aligned(np.zeros(max(x.scratch for x in codes) + GUARD, np.float32))
+        self._other = np.ones(max(each.flush for each in sizes), np.float32)
+
+    def seconds(self, index: int, rounds: int) -> float:
+        """Of one trial: the fastest round, the slowest thread's share."""
+        function, sizes = getattr(self._library, f"trial{index}"), self._sizes[index]
         worst = 0.0
-        for thread in range(threads):
+        for thread in range(self._threads):
             work = _Work(
-                arena.ctypes.data, 0, 0, weights.ctypes.data, scratch.ctypes.data, thread, threads
-            )
+                self._arena.ctypes.data, 0, 0, self._weights.ctypes.data,
+                self._scratch.ctypes.data, thread, self._threads,
+            )  # fmt: skip
             best = float("inf")
-            for _ in range(ROUNDS[effort]):
-                other[: sizes[index].flush].sum()
+            for _ in range(rounds):
+                self._other[: sizes.flush].sum()
+                for part in sizes.written:
+                    self._arena[part].sum()
                 start = time.thread_time()  # other programs' turns do not count
                 function(ctypes.byref(work))
                 best = min(best, time.thread_time() - start)
             worst = max(worst, best)
-        found.append(worst)
-    del loaded
-    return found
+        return worst
 
 
 def _aligned(array: Array) -> Array:

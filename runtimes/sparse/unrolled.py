@@ -55,6 +55,7 @@ INPUT = 31  # its register
 REACH = 128  # weights that an instruction reaches, before the pointer and from it on
 LINE = 64  # bytes of a cache line: instructions and weights begin on one
 BYTES = 13  # of instructions and weights, for a non-zero: how much is fetched ahead
+BOTH = 21  # where there are instructions for whole vectors and for halves
 SPACING = (8, 64)  # non-zeros from one instruction that fetches a line to the next
 WHOLE, HALF = 2, 1  # widths of vectors as the prefix says them: 512 bits, 256 bits
 
@@ -126,7 +127,7 @@ def _part(terms: _Terms, blocks: Ints, flags: int, tiling: Tiling) -> Part:
     row, place = terms.row[order] - blocks[block], terms.place[order]
     whole, half = divmod(tiling.eighths, 2)
     calls = (1 if tiling.packing == "raster" else tiling.pieces) * (whole + half)
-    spacing = int(np.clip(calls * LINE // BYTES, *SPACING))
+    spacing = int(np.clip(calls * LINE // (BOTH if whole and half else BYTES), *SPACING))
     code = _Code(block, row, place, rows, flags, tiling.elements, spacing)
 
     count = np.bincount(block, minlength=rows.size)

@@ -48,7 +48,7 @@ class BuildOptions:
     threads: int = 0
     tune: Tuning = "quick"
     tell: Callable[[str], None] = silent
-    careful: bool = False
+    careful: int = 0
 
 
 @dataclass(frozen=True)

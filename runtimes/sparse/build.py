@@ -84,7 +84,7 @@ def project_of(
     isa = compiling.isa_of(target)
     if options.careful:
         tuned = [
-            careful(plan, found, isa, threads)
+            careful(plan, found, isa, threads, options.careful)
             for plan, found in zip(plans, tuned or [{} for _ in plans], strict=True)
         ]
     written = Options(
@@ -108,20 +108,25 @@ def tilings(
     return found
 
 
-def careful(plan: Plan, tuned: dict[str, Tiling], isa: str, threads: int) -> dict[str, Tiling]:
-    """``tuned`` without minimal filtering of more than two rows, whose rounding is the largest."""
+def careful(
+    plan: Plan, tuned: dict[str, Tiling], isa: str, threads: int, level: int = 2
+) -> dict[str, Tiling]:
+    """``tuned`` without the minimal filtering whose rounding is the largest.
+
+    That is, at level 1, of more than three rows at once, at level 2 of more than two.
+    """
     found = dict(tuned)
     late = plan.head.plan.steps if plan.head is not None else ()
     for step in (*plan.steps, *late):
         if isinstance(step, Conv) and is_tiled(step):
             ways = choose.ranked(step, isa, threads)
-            if _is_rough(found.get(step.name, ways[0])):
-                found[step.name] = next(way for way in ways if not _is_rough(way))
+            if _is_rough(found.get(step.name, ways[0]), level):
+                found[step.name] = next(way for way in ways if not _is_rough(way, level))
     return found
 
 
-def _is_rough(way: Tiling) -> bool:
-    return way.kernel in ("winograd", "winograd2d") and way.pieces > 2
+def _is_rough(way: Tiling, level: int) -> bool:
+    return way.kernel in ("winograd", "winograd2d") and way.pieces > 4 - level
 
 
 def plan_of(model: Any, batch: int, threads: int) -> Plan:

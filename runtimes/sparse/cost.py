@@ -32,9 +32,12 @@ COPY_STRIDED = 6.0  # every second element
 PATCH = 10.0  # of a row of pixels under eight tiles of minimal filtering, taken apart
 TURN = 7.5  # of a point of a vector of tiles, from its pixels
 TURN_BACK = 6.5  # of such a point, to pixels and into memory
-UNROLLED = 0.5  # of a non-zero that is an instruction: the fetching of its weight
+UNROLLED_WEIGHT = 0.5  # of a non-zero that is an instruction: its weight
 UNROLLED_LOAD = 1.2  # and of a vector of the input that a program loads, for all its rows
-UNROLLED_SUM = 4.0  # of a vector of sums: begun, stored by the program, fetched to be finished
+UNROLLED_CODE = 9.0  # bytes of instructions that come in a cycle where a program is no longer in
+UNROLLED_L1 = 28 * 1024  # the first-level cache, which holds so many
+UNROLLED_FETCH = 4.0  # bytes of programs that come in a cycle from memory
+UNROLLED_SUM = 5.0  # of a vector of sums: begun, stored by the program, fetched to be finished
 UNROLLED_CALL = 15.0  # of a program on a vector
 L2 = 768 * 1024  # bytes that stay in the second-level cache
 L3_LOADS = 1.5  # what loads cost more beyond it
@@ -83,15 +86,19 @@ def cycles(
 
 
 def _unrolled(step: Conv, way: Tiling, lanes: int) -> float:
-    """One tile by programs: whichever is more, multiplications or what they fetch."""
+    """One tile by programs: multiplications, or whatever they wait for."""
     nonzeros, rows = int(np.count_nonzero(step.weight)), len(step.weight)
     panels, programs = -(-step.x.shape[1] // way.channels), -(-rows // way.rows)
     columns = step.weight[0].size * programs
     filled = nonzeros / max(step.weight.size, 1)
     loads = columns * (1 - (1 - filled) ** (rows / programs))
-    fetched = UNROLLED * nonzeros + UNROLLED_LOAD * loads
+    code = 8 * nonzeros + 10 * loads
+    inner = max(nonzeros, UNROLLED_WEIGHT * nonzeros + UNROLLED_LOAD * loads)
+    if code > UNROLLED_L1 * programs * panels:
+        inner = max(inner, code / UNROLLED_CODE)
     sums = panels * (rows * UNROLLED_SUM + programs * UNROLLED_CALL)
-    return way.elements / lanes * (max(nonzeros, fetched) + sums)
+    fetched = (code + 4 * nonzeros) / UNROLLED_FETCH
+    return max(way.elements / lanes * (inner + sums), fetched)
 
 
 def _squares(step: Conv, way: Tiling, layout: Geometry, lanes: int, threads: int) -> float:

@@ -23,7 +23,7 @@ import numpy as np
 
 from prunedeploy.errors import UserError
 from prunedeploy.files import atomic_path
-from prunedeploy.runtimes.sparse import blocks, choose, unrolled
+from prunedeploy.runtimes.sparse import blocks, choose, cost, unrolled
 from prunedeploy.runtimes.sparse.compile import Toolchain, build_library
 from prunedeploy.runtimes.sparse.emit import conv, depthwise, narrow
 from prunedeploy.runtimes.sparse.emit._context import Code, Constants, Context
@@ -40,7 +40,7 @@ CLOSE = 1.15  # which are no slower than this, after the first rounds
 KERNELS = ("rows.h", "unrolled.h", "block.h", "mixed.h", "winograd.h", "winograd2d.h")
 VARIANTS = 2  # candidates of the same tile that "quick" measures, of other panels
 BLOCKS = True  # False: as if there were none, for measurements of what they bring
-MARGIN = 1.03  # by which blocks have to be faster
+MARGIN = 1.03  # by which blocks and programs have to be faster
 STORED = 12  # bytes of a non-zero and what goes with it: 6 in rows, 15 in programs
 FLUSH = 1 << 20  # floats read between two runs: more than the caches of one core hold
 FAR = 1 << 23  # the most that are read where kernels compete whose weights differ in size
@@ -211,7 +211,7 @@ def _machine(isa: str) -> str:
     """This processor, and the kernels as they are: other kernels have other best tilings."""
     kernels = closure(KERNELS)
     digest = hashlib.sha256(repr(sorted(kernels.items())).encode())
-    for file in (choose.__file__, unrolled.__file__, __file__):
+    for file in (choose.__file__, cost.__file__, unrolled.__file__, __file__):
         digest.update(Path(file).read_bytes())
     for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
         if line.startswith(("model name", "cpu family", "model\t", "CPU part")):
@@ -323,13 +323,23 @@ def _stored(step: Conv) -> int:
 
 
 def _choice(times: Sequence[tuple[float, Tiling]]) -> Choice:
-    """The fastest; blocks only where they are faster by more than such measurements are off by."""
+    """The fastest; what is larger, only where it is faster by more than measurements are off by."""
     plain = [pair for pair in times if pair[1].kernel != "mixed"] or list(times)
-    without, other = min(plain, key=lambda pair: pair[0])
+    without, other = _least(plain, "unrolled")
     seconds, way = min(times, key=lambda pair: pair[0])
-    if way.kernel == "mixed" and seconds * MARGIN > without:
+    if way.kernel != "mixed" or seconds * MARGIN > without:
         seconds, way = without, other
     return Choice(way, other, seconds, without)
+
+
+def _least(times: Sequence[tuple[float, Tiling]], kernel: str) -> tuple[float, Tiling]:
+    """The fastest; of ``kernel``, if by the margin."""
+    best = min(times, key=lambda pair: pair[0])
+    others = [pair for pair in times if pair[1].kernel != kernel]
+    if best[1].kernel != kernel or not others:
+        return best
+    other = min(others, key=lambda pair: pair[0])
+    return best if best[0] * MARGIN <= other[0] else other
 
 
 def _alone(step: Conv) -> tuple[Conv, Plan]:

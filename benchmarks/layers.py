@@ -8,6 +8,7 @@ that ``machine.py`` measures in the same minute:
 
 - FMA: all multiplications of its non-zero weights, an operand of each in L1;
 - edges: those of whole tiles, where a quarter or more of that lies beyond the edges of the map;
+- fetch: operands of programs that come in no faster than two in a cycle, a load counted as two;
 - latency: sums that wait for one another, where a tile has too few vectors to fill the time;
 - L2: the operand read from L2, where the panel of a tile is larger than L1;
 - rows: a fixed number of cycles each time a row meets a panel;
@@ -61,7 +62,9 @@ def bounds(time: StepTime, cut: Cut, peaks: Machine, total: int) -> dict[str, fl
 
     Weights come from beyond the cache where ``total``, what a whole run touches, does not fit.
     """
-    found = {"FMA": time.flops * share_of_products(cut) / peaks.fma_load / 1e9}
+    unrolled = cut.way is not None and cut.way.kernel == "unrolled"
+    peak = peaks.fma if unrolled else peaks.fma_load  # an operand is spread, or a vector
+    found = {"FMA": time.flops * share_of_products(cut) / peak / 1e9}
     weights = 4 * time.nonzeros
     tensors = time.bytes - weights
     moved = {"L3": 0.0, "DRAM": 0.0}
@@ -73,12 +76,16 @@ def bounds(time: StepTime, cut: Cut, peaks: Machine, total: int) -> dict[str, fl
         return found
     way, layout = cut.way, geometry(cut.step, cut.way)
     pixels = way.elements * layout.tiles  # with those beyond the edges
-    computed = time.nonzeros if way.kernel == "rows" else time.weights
+    computed = time.nonzeros if way.kernel in ("rows", "unrolled") else time.weights
     cycle = 1e-9 / (peaks.clock * peaks.threads)
     if way.kernel == "winograd2d":
         return found
     if way.kernel != "winograd" and (whole := 2 * computed * pixels) > EDGES * time.flops:
-        found["edges"] = whole / peaks.fma_load / 1e9
+        found["edges"] = whole / peak / 1e9
+    if way.kernel == "unrolled":
+        vectors = pixels / 16
+        found["fetch"] = (computed / 2 + loads(cut.step, way)) * vectors * cycle
+        return found
     # the sums of all rows of a block go on side by side, and so do the sets of a row's
     found["latency"] = computed / way.rows / sets(way) * layout.tiles * LATENCY * cycle
     channel = 32 * way.eighths if layout.flat else 4 * layout.channel
@@ -88,6 +95,14 @@ def bounds(time: StepTime, cut: Cut, peaks: Machine, total: int) -> dict[str, fl
     visits = -(-outputs // way.rows) * -(-channels // way.channels) * layout.tiles
     found["rows"] = visits * VISIT * cycle
     return found
+
+
+def loads(step: Conv, way: Tiling) -> float:
+    """Vectors of the input that all programs load for one of the output's, if zeros are random."""
+    rows = len(step.weight)
+    programs = -(-rows // way.rows)
+    filled = float((step.weight != 0).mean())
+    return step.weight[0].size * programs * (1 - (1 - filled) ** (rows / programs))
 
 
 def share_of_products(cut: Cut) -> float:

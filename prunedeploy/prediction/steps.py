@@ -11,8 +11,8 @@ from prunedeploy.prediction.record import Work
 from prunedeploy.runtimes._runtime import BuildOptions
 from prunedeploy.targets import Target
 
-INDEX = {"rows": 2, "vector": 2}  # bytes that go with the weight of a non-zero
-TILED = ("rows", "block", "mixed", "winograd", "winograd2d")
+INDEX = {"rows": 2, "unrolled": 10, "vector": 2}  # bytes that go with the weight of a non-zero
+TILED = ("rows", "unrolled", "block", "mixed", "winograd", "winograd2d")
 KERNEL_OF = {
     "MatMul": "product",
     "Softmax": "function",

@@ -98,7 +98,7 @@ def _unrolled(step: Conv, way: Tiling, lanes: int) -> float:
         inner = max(inner, code / UNROLLED_CODE)
     sums = panels * (rows * UNROLLED_SUM + programs * UNROLLED_CALL)
     fetched = (code + 4 * nonzeros) / UNROLLED_FETCH
-    return max(way.elements / lanes * (inner + sums), fetched)
+    return float(max(way.elements / lanes * (inner + sums), fetched))
 
 
 def _squares(step: Conv, way: Tiling, layout: Geometry, lanes: int, threads: int) -> float:

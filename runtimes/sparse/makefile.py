@@ -9,7 +9,7 @@ from prunedeploy.runtimes.sparse.compile import (
     LINK,
     OPTIMISE,
 )
-from prunedeploy.runtimes.sparse.emit.project import GENERAL, HEADER, WEIGHTS, Project
+from prunedeploy.runtimes.sparse.emit.project import CODE, GENERAL, HEADER, WEIGHTS, Project
 from prunedeploy.targets import Target
 
 _MAKEFILE = """\
@@ -32,7 +32,7 @@ steps_%.o: steps_%.c $(wildcard *.h)
 \t$(CC) $(ALL) $(CFLAGS) -c $< -o $@
 
 weights.o: {weights}
-
+{code}
 clean:
 \trm -f $(OBJECTS) {library}
 
@@ -52,7 +52,12 @@ into your own program. It needs the C library, libm and POSIX threads, and nothi
 - `engine.c`, `threads.h`: sessions, memory, threads. The same in every project.
 - `model.c`: the tables of this network. `steps_*.c`: a function a layer.
 - `weights.c`, `{weights}`: all constants. They belong together.
-- `layers.json`: what every layer is and has to do.
+{code}- `layers.json`: what every layer is and has to do.
+"""
+
+_CODE = f"""\
+- `code.c`, `{CODE}`: the programs of layers that are unrolled: instructions for the processor,
+  one for every weight that is not zero.
 """
 
 
@@ -69,11 +74,13 @@ def makefile(project: Project, target: Target) -> str:
         objects=" ".join(objects),
         link=" ".join(LINK),
         weights=WEIGHTS,
+        code=f"code.o: {CODE}\n" if project.code else "",
     )
 
 
 def readme(project: Project, target: Target) -> str:
     """How to build and use it."""
+    general = [name for name in GENERAL if name in project.files]
     return _README.format(
         target=target.name,
         arch=target.arch,
@@ -81,6 +88,7 @@ def readme(project: Project, target: Target) -> str:
         batches=", ".join(map(str, project.batches)),
         library=LIBRARY,
         header=HEADER,
-        sources=", ".join(f"`{name}`" for name in (*GENERAL, "steps_*.c")),
+        sources=", ".join(f"`{name}`" for name in (*general, "steps_*.c")),
         weights=WEIGHTS,
+        code=_CODE if project.code else "",
     )

@@ -200,6 +200,7 @@ def _is_sound(way: Tiling) -> bool:
     return (
         way.kernel in conv.KERNELS
         and all(type(count) is int and count > 0 for count in counts)
+        and (way.kernel != "unrolled" or way.rows <= unrolled.MOST_ROWS)
         and way.packing in get_args(Packing)
         and way.comb in (0, *choose.COMBS)
         and type(way.fill) is float

@@ -1,18 +1,18 @@
 """Streams of the kernel "unrolled": programs, in which every non-zero is an instruction.
 
 A program computes some output rows on one vector of pixels, from one panel of channels: it loads
-each vector of the input once, and adds it to the sums of all rows that have a weight there. The sums
-stay in registers, for which rows they are is written in the instructions. So a non-zero costs its
-multiplication, with the weight as the operand in memory, and nothing else: no offset, no load of the
-input that only it needs, no end of a row that the processor has to foresee. The same program runs
-over the vectors of a tile one after the other, which is what its size is paid back by; meanwhile it
-fetches the next program, for no processor foresees so far where its instructions will come from.
+each vector of the input once, and adds it to the sums of all rows that have a weight there. The
+sums stay in registers, for which rows they are is written in the instructions. So a non-zero costs
+its multiplication, with the weight as the operand in memory, and nothing else: no offset, no load
+of the input that only it needs, no end of a row that the processor has to foresee. The same program
+runs over the vectors of a tile one after the other, which is what pays for its size. Meanwhile it
+fetches the next one, for no processor foresees so far where its instructions will come from.
 
 The instructions are those of AVX-512 (Intel 64 and IA-32 Architectures Software Developer's Manual,
-volume 2, section 2.7: the EVEX prefix): sums in zmm0 to zmm30, the input in zmm31. The first
+volume 2, section 2.7, on the EVEX prefix): sums in zmm0 to zmm30, the input in zmm31. The first
 argument (rdi) points to the tile, the second (rsi) behind the first ``REACH`` weights, the third
-(rdx) to the sums in memory, the fourth (rcx) to the bias of the first row, the fifth (r8) to what is
-to be fetched; see c/unrolled.h.
+(rdx) to the sums in memory, the fourth (rcx) to the bias of the first row, the fifth (r8) to what
+is to be fetched; see c/unrolled.h.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ LINE = 64  # bytes of a cache line: instructions and weights begin on one
 BYTES = 13  # of instructions and weights, for a non-zero: how much is fetched ahead
 BOTH = 21  # where there are instructions for whole vectors and for halves
 SPACING = (8, 64)  # non-zeros from one instruction that fetches a line to the next
+TRAP, RETURN = 0xCC, 0xC3  # int3, which is between programs, and ret
 WHOLE, HALF = 2, 1  # widths of vectors as the prefix says them: 512 bits, 256 bits
 
 RDX, RSI, RDI, RCX = 2, 6, 7, 1  # numbers of the registers that hold addresses
@@ -66,7 +67,7 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class _Operation:
-    """An instruction's map of opcodes, its mandatory prefix and opcode (volume 2, section 2.7.1)."""
+    """An instruction's map of opcodes, its mandatory prefix, and its opcode."""
 
     map: int
     prefix: int
@@ -153,28 +154,38 @@ def _part(terms: _Terms, blocks: Ints, flags: int, tiling: Tiling) -> Part:
     return Part(int(blocks[0]), programs, np.zeros(0, np.uint16), np.zeros(0, np.float32), text)
 
 
+def placed(programs: Array, place: int) -> Array:
+    """``programs`` of a part whose code is at ``place`` among all instructions."""
+    moved: NDArray[np.void] = programs.astype(PROGRAM)
+    moved["code"] += np.uint64(place)
+    return moved
+
+
 def _lines(size: Ints) -> Ints:
     """Bytes, rounded up to whole cache lines."""
     lines: Ints = -(-size // LINE) * LINE
     return lines
 
 
-TRAP = 0xCC  # int3: what is between programs
-RETURN = 0xC3
-
-
 class _Code:
     """Where every instruction of a part's programs lies; ``write`` writes them.
 
     A program begins a sum a row (7 bytes each). For every non-zero follows a multiplication (7); in
-    front of it, for the first one of a column, a load (10), for every ``spacing``-th the fetching of
-    a cache line of what comes next (8), and for every 2 ``REACH``-th the pointer to the weights is
-    moved (7). Then sums are added to those before them (10), unless they are the first, and stored
-    (10); the last is a return (1).
+    front of it, for the first one of a column, a load (10), for every ``spacing``-th the fetching
+    of a cache line of what comes next (8), and for every 2 ``REACH``-th the pointer to the weights
+    is moved (7). Then sums are added to those before them (10), unless they are the first, and
+    stored (10); the last is a return (1).
     """
 
     def __init__(
-        self, block: Ints, row: Ints, place: Ints, rows: Ints, flags: int, elements: int, spacing: int
+        self,
+        block: Ints,
+        row: Ints,
+        place: Ints,
+        rows: Ints,
+        flags: int,
+        elements: int,
+        spacing: int,
     ) -> None:
         self.block, self.row, self.place, self.rows = block, row, place, rows
         self.first, self.elements, self.spacing = bool(flags & FIRST), elements, spacing
@@ -235,7 +246,12 @@ def _put(text: Bytes, at: Ints, instructions: Bytes) -> None:
 
 
 def _memory(
-    operation: _Operation, width: int, register: Ints | int, base: int, at: Ints, short: bool = False
+    operation: _Operation,
+    width: int,
+    register: Ints | int,
+    base: int,
+    at: Ints,
+    short: bool = False,
 ) -> Bytes:
     """Instructions of a vector register and the memory at ``base`` + ``at``.
 

@@ -26,7 +26,12 @@ HEADER = "pd_engine.h"  # the public one
 WEIGHTS = "weights.bin"
 CODE = "code.bin"
 FIXED = ("engine.c", "engine.h", "pages.h", "threads.h", HEADER, "pd.h")  # part of every project
-GENERAL = ("engine.c", "model.c", "weights.c", "code.c")  # compiled for any processor of the architecture
+GENERAL = (
+    "engine.c",
+    "model.c",
+    "weights.c",
+    "code.c",
+)  # compiled for any processor of the architecture
 INSTANCE = 3000  # characters of a step's text that compile as long as one kernel instance
 FILE = 60_000  # characters, weighed so, that one file is to hold
 MOST_FILES = 12

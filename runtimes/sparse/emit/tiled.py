@@ -19,7 +19,7 @@ from prunedeploy.runtimes.sparse.tiling import (
     pixels,
     row_size,
 )
-from prunedeploy.runtimes.sparse.unrolled import unrolled_streams
+from prunedeploy.runtimes.sparse.unrolled import placed, unrolled_streams
 from prunedeploy.runtimes.sparse.winograd import transforms, winograd_streams
 from prunedeploy.types import Array
 
@@ -164,8 +164,7 @@ def _part(part: Part, context: Context) -> tuple[int, ...]:
     store = context.constants.add
     visits = part.visits
     if part.code is not None:
-        visits = visits.copy()
-        visits["code"] += context.code.add(part.code)
+        visits = placed(visits, context.code.add(part.code))
     return (
         len(visits),
         part.first,

@@ -55,10 +55,12 @@ def test_every_candidate_can_be_computed(layer: Layer, isa: str) -> None:
         # sums of one point stay in registers; no more than the smallest tile where rows alone do
         outputs = {"winograd": way.pieces, "winograd2d": way.pieces**2}.get(way.kernel, 1)
         elements = way.rows * way.elements // outputs
+        if way.kernel == "unrolled":  # one vector at a time
+            elements = way.rows * LANES[isa]
         assert elements < REGISTERS[isa] * LANES[isa] or way.pieces * way.eighths == 1, way
         # offsets reach the last tap of a panel's last channel
         farthest = (way.channels - 1) * layout.channel + max(max(row) for row in layout.taps)
-        assert farthest // layout.unit < MOST_OFFSET, way
+        assert way.kernel == "unrolled" or farthest // layout.unit < MOST_OFFSET, way
         assert all(tap % layout.unit == 0 for row in layout.taps for tap in row)
         assert layout.channel % layout.unit == 0
         assert 1 <= way.channels <= step.x.shape[1]
@@ -96,9 +98,11 @@ def test_the_best_by_the_model_is_first(isa: str) -> None:
 
 
 def test_the_kernel_follows_from_the_density() -> None:
-    """Scattered zeros are computed row by row, dense layers in blocks of rows."""
+    """Scattered zeros are computed row by row or in programs, dense layers in blocks of rows."""
     sparse = Layer((1, 64, 14, 14), 64, density=0.1)
-    assert {way.kernel for way in choose.candidates(sparse.step, "avx512", 2)} == {"rows"}
+    found = {way.kernel for way in choose.candidates(sparse.step, "avx512", 2)}
+    assert found == {"rows", "unrolled"}
+    assert {way.kernel for way in choose.candidates(sparse.step, "avx2", 2)} == {"rows"}
     dense = replace(sparse, density=1.0)
     assert "rows" not in {way.kernel for way in choose.candidates(dense.step, "avx512", 2)}
     assert choose.tiling(dense.step, "avx512").rows > 1
@@ -106,7 +110,7 @@ def test_the_kernel_follows_from_the_density() -> None:
 
 def test_whole_rows_of_a_sparse_layer_are_blocks() -> None:
     """As refilling leaves them; a dense layer with a few rows of nothing needs none."""
-    for kept, kernels in ((12, {"rows", "mixed"}), (60, {"block"})):
+    for kept, kernels in ((12, {"rows", "unrolled", "mixed"}), (60, {"block"})):
         step = Layer((1, 64, 14, 14), 64, density=1.0, empty=0).step
         step.weight[kept:] = 0
         assert {way.kernel for way in choose.candidates(step, "avx512", 2)} == kernels

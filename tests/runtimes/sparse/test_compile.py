@@ -23,7 +23,7 @@ from prunedeploy.bench import bench
 from prunedeploy.errors import UserError
 from prunedeploy.runtimes.sparse import compile as compiling
 from prunedeploy.runtimes.sparse.compile import build_library, toolchain
-from prunedeploy.runtimes.sparse.emit.project import Project
+from prunedeploy.runtimes.sparse.emit.project import CODE, Project
 from prunedeploy.targets import by_name
 
 HOST = by_name("host")
@@ -278,6 +278,25 @@ def test_make_builds_what_build_builds(emitted, tmp_path, monkeypatch):
     copy = shutil.copytree(place, tmp_path / "src")
     _make(copy, f"CC={toolchain(HOST).command[0]}")
     assert (copy / "model.so").read_bytes() == (engine.path / "model.so").read_bytes()
+
+
+def test_programs_are_part_of_the_project(emitted):
+    """Where the processor has their instructions; make then knows that they belong to it."""
+    _, place = emitted
+    if toolchain(HOST).isa != "avx512":
+        pytest.skip("no AVX-512 here: layers have no programs")
+    assert (place / CODE).stat().st_size > 1000
+    assert f"code.o: {CODE}\n" in (place / "Makefile").read_text()
+    assert f"`{CODE}`" in (place / "README.md").read_text()
+    assert "unrolled" in (place / "layers.json").read_text()
+
+
+def test_without_programs_nothing_is_said_of_them(emitted, tmp_path):
+    model, _ = emitted
+    place = artifact.emit_c(model, "jetson-nano", tmp_path / "src", batch=1)
+    assert not (place / CODE).exists()
+    assert "code.o" not in (place / "Makefile").read_text()
+    assert "code.c" not in (place / "README.md").read_text() + (place / "Makefile").read_text()
 
 
 def test_nothing_is_overwritten(emitted):

@@ -19,9 +19,17 @@ from kernels import FLAGS, ISA, Case, plan_of, source, supported
 from prunedeploy.runtimes.sparse import plan
 from prunedeploy.runtimes.sparse.emit import emitter
 from prunedeploy.runtimes.sparse.emit._context import C_TYPES, Constants, Context
+from prunedeploy.runtimes.sparse.emit.project import CODE, blob
 
 KERNELS = ("copy", "pool", "reduce", "map", "softmax", "norm", "matmul", "tables", "mixed")
-MODULES = (*(f"kernels_{name}" for name in KERNELS), "conv", "depthwise", "narrow", "stored")
+MODULES = (
+    *(f"kernels_{name}" for name in KERNELS),
+    "conv",
+    "depthwise",
+    "narrow",
+    "stored",
+    "unrolled",
+)
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g1", "-w")
 
 MAIN = """
@@ -101,9 +109,11 @@ def _swept() -> list[Case]:
     return cases
 
 
-def _program(cases: Sequence[Case], isa: str, constants: Constants) -> str:
+def _program(cases: Sequence[Case], isa: str, constants: Constants, instructions: Constants) -> str:
     """C: the steps, what they work on, and a main that runs all of them."""
-    contexts = [_Apart(plan_of(case), constants, isa, tuned=case.tuned) for case in cases]
+    contexts = [
+        _Apart(plan_of(case), constants, isa, tuned=case.tuned, code=instructions) for case in cases
+    ]
     codes = [emitter(c.step)(c.step, x) for c, x in zip(cases, contexts, strict=True)]
     lines = [
         source(codes).replace('#include "pd.h"', '#include "pd.h"\nstatic void *buffers[8];', 1),
@@ -124,9 +134,10 @@ def _program(cases: Sequence[Case], isa: str, constants: Constants) -> str:
     return "\n".join(lines)
 
 
-def _is_combed(case: Case) -> bool:
-    """Rows that vectors of 16 alone know, whatever the sweep was made for."""
-    return any(way.packing == "comb" for way in case.tuned.values())
+def _is_wide(case: Case) -> bool:
+    """What vectors of 16 alone know, whatever the sweep was made for."""
+    ways = case.tuned.values()
+    return any(way.packing == "comb" or way.kernel == "unrolled" for way in ways)
 
 
 STEP = int(os.environ.get("PRUNEDEPLOY_SWEEP", "9"))  # every so many cases; 1: all
@@ -135,12 +146,14 @@ STEP = int(os.environ.get("PRUNEDEPLOY_SWEEP", "9"))  # every so many cases; 1: 
 @pytest.mark.slow
 @pytest.mark.parametrize(("isa", "first"), [(supported()[0], 0), ("generic", STEP // 2)])
 def test_no_kernel_leaves_its_memory(isa: str, first: int, tmp_path: Path) -> None:
-    constants = Constants()
-    cases = [case for case in _swept() if isa == "avx512" or not _is_combed(case)][first::STEP]
+    constants, instructions = Constants(), Constants()
+    cases = [case for case in _swept() if isa == "avx512" or not _is_wide(case)][first::STEP]
     assert {type(case.step) for case in cases} >= set(plan.Step.__args__)
-    (tmp_path / "steps.c").write_text(_program(cases, isa, constants))
+    (tmp_path / "steps.c").write_text(_program(cases, isa, constants, instructions))
+    (tmp_path / "code.c").write_text(blob("pd_code", CODE, instructions.data(), ".text"))
+    (tmp_path / CODE).write_bytes(instructions.data())
     (tmp_path / "weights.bin").write_bytes(constants.data())
-    command = ["gcc", *FLAGS, *ISA[isa], *SANITIZE, "steps.c", "-o", "steps", "-lm"]
+    command = ["gcc", *FLAGS, *ISA[isa], *SANITIZE, "steps.c", "code.c", "-o", "steps", "-lm"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[:4000]
     done = subprocess.run(

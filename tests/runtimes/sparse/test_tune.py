@@ -118,6 +118,12 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "absurd": lambda data: json.dumps(
         {key: _changed(choice, eighths=0) for key, choice in json.loads(data).items()}
     ).encode(),
+    "more rows than registers": lambda data: json.dumps(
+        {
+            key: _changed(choice, kernel="unrolled", rows=32)
+            for key, choice in json.loads(data).items()
+        }
+    ).encode(),
     "no time": lambda data: json.dumps(
         {key: {**choice, "seconds": "soon"} for key, choice in json.loads(data).items()}
     ).encode(),

@@ -250,3 +250,18 @@ def test_careful_builds_keep_two_by_two() -> None:
     assert (usual.kernel, usual.pieces) == ("winograd2d", 4)
     way = careful(plan, {step.name: usual}, "avx512", 2)[step.name]
     assert (way.kernel, way.pieces) == ("winograd2d", 2)
+
+
+def test_a_little_careful_builds_keep_three_by_three() -> None:
+    """Where a window has them: a stem's F(3x3) rounds less than its F(4), more than its F(2)."""
+    net = Small()
+    stem = net.conv(net.input("n", 3, 224, 224), 3, 64, 7, pads=[3, 3, 3, 3], strides=[2, 2])
+    plan = lower(net.model(stem), 1, {})
+    assert isinstance(plan, Plan)
+    (step,) = (step for step in plan.steps if isinstance(step, Conv))
+    rough = next(w for w in choose.ranked(step, "avx512", 2) if w.pieces == 4)
+    assert rough.kernel == "winograd"
+    tuned = {step.name: rough}
+    ways = [careful(plan, tuned, "avx512", 2, level)[step.name] for level in (1, 2)]
+    assert [way.pieces for way in ways] == [3, 2]
+    assert careful(plan, {step.name: ways[0]}, "avx512", 2, 1) == {step.name: ways[0]}

@@ -1,0 +1,277 @@
+"""Programs: every instruction read by something that did not write it, and run by the processor."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from convs import ACTIVATIONS, Layer, beside
+from kernels import C_FOLDER, Case, check, supported
+from processor import Memory, run
+
+from prunedeploy.runtimes.sparse import choose
+from prunedeploy.runtimes.sparse.emit.project import CODE, blob
+from prunedeploy.runtimes.sparse.plan import Conv
+from prunedeploy.runtimes.sparse.streams import FIRST, LAST, Part, Streams
+from prunedeploy.runtimes.sparse.tiling import Geometry, Tiling, geometry
+from prunedeploy.runtimes.sparse.unrolled import LINE, MOST_ROWS, REACH, unrolled_streams
+from prunedeploy.types import Array
+
+RELU, SAME = ACTIVATIONS[1], (1, 1, 1, 1)
+needs_avx512 = pytest.mark.skipif(
+    "avx512" not in supported(), reason="no AVX-512 here: programs are read, not run"
+)
+
+WAYS = {
+    "in place": (Layer((1, 20, 4, 16), 33), Tiling("unrolled", 1, 4, 20, packing="none", rows=17)),
+    "panels": (Layer((1, 23, 5, 8), 31), Tiling("unrolled", 1, 2, 7, rows=31)),
+    "groups": (Layer((1, 17, 4, 8), 40), Tiling("unrolled", 1, 4, 17, groups=3, rows=10)),
+    "halves": (Layer((1, 40, 3, 9), 12), Tiling("unrolled", 1, 3, 40, rows=12)),
+    "half alone": (Layer((1, 9, 2, 4), 5), Tiling("unrolled", 1, 1, 4, rows=5)),
+    "window": (
+        Layer((1, 6, 7, 9), 8, (3, 3), (2, 2), SAME),
+        Tiling("unrolled", 2, 1, 4, rows=3),
+    ),
+    "raster": (
+        Layer((1, 12, 6, 6), 9, (3, 3), pads=SAME, density=0.5),
+        Tiling("unrolled", 6, 6, 12, packing="raster", rows=9),
+    ),
+    "grouped": (
+        Layer((1, 12, 5, 8), 12, (3, 3), pads=SAME, groups=3, density=0.4),
+        Tiling("unrolled", 2, 1, 7, rows=4),
+    ),
+    "many weights": (Layer((1, 90, 2, 8), 8, density=0.9), Tiling("unrolled", 1, 2, 90, rows=8)),
+    "nothing": (Layer((1, 5, 2, 8), 4, density=0.0), Tiling("unrolled", 1, 2, 5, rows=4)),
+    "more groups than rows": (Layer((1, 8, 2, 8), 2), Tiling("unrolled", 1, 2, 8, groups=4)),
+}
+
+
+def _made(name: str) -> tuple[Conv, Tiling, Geometry, Streams]:
+    layer, way = WAYS[name]
+    step = layer.step
+    whole = np.rint(3 * step.weight).astype(np.float32)  # sums of such are exact
+    step = replace(step, weight=whole, bias=np.rint(3 * step.bias).astype(np.float32))
+    layout = geometry(step, way)
+    return step, way, layout, unrolled_streams(step, way, layout)
+
+
+def _expected(step: Conv, layout: Geometry, tile: Array, begin: int, end: int, at: int) -> Array:
+    """Of one panel, sums [rows, 16] of the pixels from ``at`` on, bias not included."""
+    outputs, width = step.weight.shape[:2]
+    taps = np.array(layout.taps).reshape(-1)
+    found = np.zeros((outputs, 16), np.float32)
+    for row in range(outputs):
+        first = row // (outputs // step.groups) * width
+        for channel in range(max(begin, first), min(end, first + width)):
+            weights = step.weight[row, channel - first].reshape(-1)
+            for tap, weight in zip(taps, weights, strict=True):
+                place = (channel - begin) * layout.channel + tap + at
+                found[row] += weight * tile[place : place + 16]
+    return found
+
+
+def _run(part: Part, number: int, half: bool, memory: Memory) -> int:
+    """A program of ``part`` on ``memory``: where its instructions end."""
+    program = part.visits[number]
+    assert part.code is not None
+    start, stored = int(program["code"]), int(program["code"] + program["weight"])
+    memory.pointer, memory.bias = stored, memory.bias[int(program["row"]) :]
+    memory.weights = range(stored - 4 * REACH, int(program["code"] + program["size"]))
+    start += int(program["half"]) if half else 0
+    return start + run(memory, start)
+
+
+def check_programs(
+    step: Conv, way: Tiling, layout: Geometry, found: Streams, half: bool = False
+) -> None:
+    """All programs of a layer, panel by panel: sums are the layer's, and each weight is used."""
+    rng = np.random.default_rng(1)
+    lanes, used = 8 if half else 16, 0
+    kept = np.full((len(step.weight), way.elements + 16), np.nan, np.float32)
+    wanted = np.broadcast_to(step.bias[:, None], (len(step.weight), 16)).copy()
+    for panel, (begin, end) in enumerate(found.panels):
+        size = (end - begin) * layout.channel + layout.taps[-1][-1] + 32
+        tile = rng.integers(-4, 5, size).astype(np.float32)
+        wanted += _expected(step, layout, tile, begin, end, 0)
+        for group in found.parts:
+            part = group[panel]
+            for number, program in enumerate(part.visits):
+                row, rows = int(program["row"]), int(program["rows"])
+                assert program["flags"] == FIRST * (panel == 0) + LAST * (
+                    panel == len(found.panels) - 1
+                )
+                sums = np.full(rows * way.elements + 16, np.nan, np.float32)
+                for index in range(rows):
+                    sums[index * way.elements :][:16] = kept[row + index, :16]
+                assert part.code is not None
+                memory = Memory(part.code, tile, sums, step.bias, 0, range(0))
+                stop = _run(part, number, half, memory)
+                parts = [int(program["code"] + program[key]) for key in ("half", "weight")]
+                assert stop <= (parts[1] - 4 * REACH if half or not parts[0] else max(parts))
+                assert memory.used == list(memory.weights)[::4][: len(memory.used)]
+                assert memory.fetched == list(range(0, int(program["fetch"]), LINE))
+                used += len(memory.used)
+                for index in range(rows):
+                    kept[row + index, :16] = sums[index * way.elements :][:16]
+    np.testing.assert_array_equal(kept[:, :lanes], wanted[:, :lanes])
+    assert used == np.count_nonzero(step.weight)
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_programs_compute_the_layer(name: str) -> None:
+    step, way, layout, found = _made(name)
+    if way.eighths > 1:
+        check_programs(step, way, layout, found)
+    if way.eighths % 2:
+        check_programs(step, way, layout, found, half=True)
+
+
+def test_programs_have_at_most_as_many_rows_as_they_may() -> None:
+    step, way, _, found = _made("groups")
+    sizes = [int(p["rows"]) for group in found.parts for part in group for p in part.visits]
+    assert sum(sizes) == len(step.weight)
+    assert max(sizes) <= way.rows
+    assert max(sizes) - min(sizes) <= 2
+
+
+@pytest.mark.parametrize("where", ["register", "place", "weight", "store"])
+def test_a_wrong_instruction_is_found(where: str) -> None:
+    step, way, layout, found = _made("panels")
+    part = found.parts[0][1]
+    assert part.code is not None
+    code, program = part.code.copy(), part.visits[0]
+    multiply = next(at for at in range(code.size) if code[at] == 0x62 and code[at + 4] == 0xB8)
+    match where:
+        case "register":
+            code[multiply + 5] ^= 8
+        case "place":
+            code[multiply + 6] += 1
+        case "weight":
+            code[int(program["weight"]) - 4 * REACH : int(program["weight"]) - 4 * REACH + 4] = 0
+        case "store":
+            store = max(a for a in range(multiply, int(program["weight"]) - 4 * REACH)
+                        if code[a] == 0x62 and code[a + 4] == 0x11)  # fmt: skip
+            code[store + 6] ^= 64
+    wrong = replace(part, code=code)
+    parts = tuple((*group[:1], wrong, *group[2:]) for group in found.parts)
+    with pytest.raises(AssertionError):
+        check_programs(step, way, layout, replace(found, parts=parts))
+
+
+# -- run by the processor --------------------------------------------------------------------------
+
+LAYERS = (
+    Layer((1, 67, 14, 14), 70, residual="own", activation=RELU),
+    Layer((2, 31, 7, 7), 67, residual="in place", activation=ACTIVATIONS[8]),
+    Layer((1, 33, 9, 9), 1, empty=0),
+    Layer((3, 12, 5, 5), 32, density=0.55, activation=ACTIVATIONS[2]),
+    Layer((1, 24, 28, 28), 35, (3, 3), pads=SAME, density=0.1, residual="own", activation=RELU),
+    Layer((1, 8, 9, 56), 26, (3, 3), pads=SAME, residual="in place"),
+    Layer((1, 7, 17, 33), 9, (3, 3), (2, 2), SAME),
+    Layer((2, 6, 20, 15), 9, (5, 5), pads=(2, 2, 2, 2), density=0.3),
+    Layer((1, 9, 30, 9), 12, (3, 3), (1, 2), SAME, groups=3, density=0.4),
+    Layer((16, 20, 4, 4), 33, (3, 3), pads=SAME, residual="own", activation=RELU, beside=True),
+    Layer((16, 9, 8, 8), 12, strides=(2, 2), beside=True),
+    Layer((1, 64, 3, 3), 45, (3, 3), pads=SAME, density=0.0),
+)
+
+
+def _candidates(layer: Layer) -> list[Tiling]:
+    return [w for w in choose.candidates(layer.step, "avx512", 2) if w.kernel == "unrolled"]
+
+
+def sweep() -> list[Case]:
+    """Every candidate of these layers, a third of them in panels and groups that are unusual."""
+    cases, rng = [], np.random.default_rng(5)
+    for layer in LAYERS:
+        for number, way in enumerate(_candidates(layer)):
+            if number % 3 == 1:
+                panel = int(rng.integers(1, way.channels + 1))
+                way = replace(way, channels=panel, groups=int(rng.integers(1, 5)))
+            cases.append(layer.case(way, seed=number))
+    return cases
+
+
+@needs_avx512
+def test_unrolled_layers_agree_with_the_interpreter() -> None:
+    cases = sweep()
+    assert len(cases) > 60
+    packings = {way.packing for case in cases for way in case.tuned.values()}
+    assert packings == {"plain", "none", "raster"}
+    check(cases, "avx512")
+
+
+@needs_avx512
+def test_a_sum_that_is_not_resumed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin begins every panel with the bias."""
+    from prunedeploy.runtimes.sparse import unrolled
+
+    part = unrolled._part
+    monkeypatch.setattr(
+        unrolled, "_part", lambda terms, blocks, flags, way: part(terms, blocks, flags | FIRST, way)
+    )
+    case = Layer((1, 20, 4, 8), 9).case(Tiling("unrolled", 1, 4, 7, rows=9))
+    with pytest.raises(AssertionError):
+        check([case], "avx512")
+
+
+@pytest.mark.parametrize("isa", ["avx2", "neon", "generic"])
+def test_other_instruction_sets_have_none(isa: str) -> None:
+    for layer in LAYERS:
+        assert all(way.kernel != "unrolled" for way in choose.candidates(layer.step, isa, 2))
+
+
+def test_layers_that_are_nearly_dense_have_none() -> None:
+    assert not _candidates(replace(LAYERS[0], density=0.9, empty=0))
+    assert _candidates(LAYERS[0])
+    assert all(1 <= way.rows <= MOST_ROWS for layer in LAYERS for way in _candidates(layer))
+
+
+# -- pages -----------------------------------------------------------------------------------------
+
+SETTLED = """\
+#define _GNU_SOURCE
+#include "pages.h"
+extern __attribute__((visibility("hidden"))) const unsigned char pd_code[];
+void settle(void) { pd_settle(pd_code, SIZE); }
+const unsigned char *code(void) { return pd_code; }
+"""
+
+
+@pytest.mark.skipif(not supported()[0].startswith("avx"), reason="programs are for x86-64")
+@pytest.mark.parametrize("size", [(5 << 20) + 4321, 4096])
+def test_programs_settle_as_they_are(size: int, tmp_path: Path) -> None:
+    """The same bytes in the same place, which still run, of no file, and not to be written."""
+    code = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+    for at in (0, size // 2, size - 6):
+        code[at : at + 6] = (0xB8, at & 255, at >> 8 & 255, at >> 16 & 255, 0, 0xC3)  # return at
+    (tmp_path / CODE).write_bytes(code.tobytes())
+    (tmp_path / "code.c").write_text(blob("pd_code", CODE, code.tobytes(), ".text"))
+    (tmp_path / "settle.c").write_text(SETTLED.replace("SIZE", str(size)))
+    command = ["gcc", "-O1", "-shared", "-fPIC", "-I", C_FOLDER, "settle.c", "code.c", "-o", "s.so"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    library = ctypes.CDLL(str(tmp_path / "s.so"))
+    library.code.restype = ctypes.c_void_p
+    place = library.code()
+    for _ in range(2):
+        library.settle()
+        assert ctypes.string_at(place, size) == code.tobytes()
+        for at in (0, size // 2, size - 6):
+            assert ctypes.CFUNCTYPE(ctypes.c_int)(place + at)() == at & 0xFFFFFF
+    (line,) = (
+        line.split()
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if int(line.split("-")[0], 16) <= place < int(line.split("-")[1].split()[0], 16)
+    )
+    assert line[1] == "r-xp"
+    assert (len(line) == 5) == (size >= 2 << 20)  # no file behind it
+
+
+def test_images_side_by_side_have_whole_vectors() -> None:
+    layer = LAYERS[-2]
+    assert beside(layer.step.x).strides[3] == 16
+    assert all(way.eighths % 2 == 0 for way in _candidates(layer))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,14 @@ from prunedeploy.errors import UserError
 from prunedeploy.runtimes._runtime import BuildOptions, Payload
 from prunedeploy.runtimes.sparse import choose
 from prunedeploy.runtimes.sparse import compile as compiling
-from prunedeploy.runtimes.sparse.emit.project import HEADER, Options, Project, c_file, emit_project
+from prunedeploy.runtimes.sparse.emit.project import (
+    HEADER,
+    Options,
+    Project,
+    TooLargeError,
+    c_file,
+    emit_project,
+)
 from prunedeploy.runtimes.sparse.engine import LAYERS, LIBRARY
 from prunedeploy.runtimes.sparse.makefile import makefile, readme
 from prunedeploy.runtimes.sparse.plan import Conv, Plan
@@ -95,7 +103,15 @@ def project_of(
         outputs=tuple(spec for spec in outputs if _is_batched(spec, plans)),
         tuned=tuned,
     )
-    return emit_project(plans, written), threads
+    try:
+        return emit_project(plans, written), threads
+    except TooLargeError:
+        options.tell("programs would not fit into a library: building without them")
+    small = [
+        rolled(plan, found, isa, threads)
+        for plan, found in zip(plans, tuned or [{} for _ in plans], strict=True)
+    ]
+    return emit_project(plans, replace(written, tuned=small)), threads
 
 
 def tilings(
@@ -115,18 +131,34 @@ def careful(
 
     That is, at level 1, of more than three rows at once, at level 2 of more than two.
     """
+
+    def is_rough(way: Tiling) -> bool:
+        return way.kernel in ("winograd", "winograd2d") and way.pieces > 4 - level
+
+    return _without(plan, tuned, isa, threads, is_rough)
+
+
+def rolled(plan: Plan, tuned: dict[str, Tiling], isa: str, threads: int) -> dict[str, Tiling]:
+    """``tuned`` without programs, which are larger than what other kernels store."""
+    return _without(plan, tuned, isa, threads, lambda way: way.kernel == "unrolled")
+
+
+def _without(
+    plan: Plan,
+    tuned: dict[str, Tiling],
+    isa: str,
+    threads: int,
+    unwanted: Callable[[Tiling], bool],
+) -> dict[str, Tiling]:
+    """``tuned`` with the model's best other way, where one is ``unwanted``."""
     found = dict(tuned)
     late = plan.head.plan.steps if plan.head is not None else ()
     for step in (*plan.steps, *late):
         if isinstance(step, Conv) and is_tiled(step):
             ways = choose.ranked(step, isa, threads)
-            if _is_rough(found.get(step.name, ways[0]), level):
-                found[step.name] = next(way for way in ways if not _is_rough(way, level))
+            if unwanted(found.get(step.name, ways[0])):
+                found[step.name] = next(way for way in ways if not unwanted(way))
     return found
-
-
-def _is_rough(way: Tiling, level: int) -> bool:
-    return way.kernel in ("winograd", "winograd2d") and way.pieces > 4 - level
 
 
 def plan_of(model: Any, batch: int, threads: int) -> Plan:

@@ -42,6 +42,8 @@ SQUARES = (4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16)  # and of one that filters bot
 # Terms of a row's sum within a panel: longer sums err more. Rows of scattered non-zeros have fewer.
 LONGEST = {"winograd": 216, "mixed": 512, "block": 512, "unrolled": 512}
 UNROLLED = 0.6  # up to this density a layer's non-zeros may be instructions
+PROGRAM = 15  # bytes of a program for a non-zero
+APART = 64  # pixels a thread from which on it may compute its own
 UNROLLED_TILE = 56  # eights of pixels that a program runs over one after the other
 UNROLLED_TERMS = (LONGEST["unrolled"], 80)  # of a row: as above; so that a program is in the cache
 UNROLLED_PANEL = 640 * 1024  # bytes of a packed panel: programs read it from the second-level cache
@@ -92,23 +94,35 @@ def _unrolled(step: Conv, isa: str, threads: int) -> Iterator[Tiling]:
         return
     outputs = len(step.weight)
     rows = -(-outputs // max(-(-outputs // unrolled.MOST_ROWS), 1))
-    for way in dict.fromkeys(_unrolled_shapes(step, rows)):
-        layout = geometry(step, way)
+    found = dict.fromkeys(_unrolled_shapes(step, rows, threads))
+    ways = {way: geometry(step, way) for way in found}
+    if _apart(step, threads):
+        even = {way: layout for way, layout in ways.items() if layout.tiles % threads == 0}
+        ways = even or ways
+    for way, layout in ways.items():
         groups = _groups(layout.tiles, threads, outputs)
-        most = step.x.shape[1]
+        most = min(step.x.shape[1], unrolled.REACHED // max(layout.channel, 1))
         if way.packing != "none":
             most = min(most, UNROLLED_PANEL // (4 * max(layout.channel, 1)))
         panels = (min(int(terms / _terms(step)), most) for terms in UNROLLED_TERMS)
-        for channels in dict.fromkeys(max(each, 1) for each in panels):
+        for channels in dict.fromkeys(max(each, 1) for each in panels if most):
             yield replace(way, channels=channels, groups=groups)
 
 
-def _unrolled_shapes(step: Conv, rows: int) -> Iterator[Tiling]:
+def _apart(step: Conv, threads: int) -> bool:
+    """Whether threads share pixels out, and not rows: programs are less than the input is."""
+    read, programs = 4 * step.x.shape[1] * pixels(step), PROGRAM * np.count_nonzero(step.weight)
+    return bool(pixels(step) >= APART * threads and read > programs)
+
+
+def _unrolled_shapes(step: Conv, rows: int, threads: int) -> Iterator[Tiling]:
     """Tiles of whole planes, or of parts of them that are as large as each other."""
     if is_flat(step):
         count, unit = -(-pixels(step) // 8), max(inside(step) // 8, 1)
         for most in (UNROLLED_TILE, UNROLLED_TILE // 2, UNROLLED_TILE // 4):
-            eighths = -(-count // -(-count // most))
+            shared = threads if _apart(step, threads) else 1
+            tiles = -(-count // (most * shared)) * shared
+            eighths = -(-count // tiles)
             eighths = -(-eighths // unit) * unit
             eighths += eighths % 2
             if is_direct(step) and step.x.strides[1] % UNIT == 0:
@@ -151,7 +165,7 @@ def _panels(step: Conv, shapes: Iterable[Tiling], threads: int) -> Iterator[Tili
         reach = (MOST_OFFSET - 1) * layout.unit // max(layout.channel, 1)
         channels = max(step.x.shape[1], 1)
         if way.kernel in LONGEST:
-            channels = min(channels, max(int(LONGEST[way.kernel] / terms), 1))
+            channels = min(channels, max(int(LONGEST[way.kernel] / max(terms, 1.0)), 1))
         per_channel = 4 * (way.eighths * 8 if layout.flat and way.packing != "im2col" else size)
         for budget in (L1 // 2, L1, 3 * L1, 16 * L1):
             panel = min(max(budget // per_channel, 1), reach, channels)
@@ -164,7 +178,7 @@ def _panels(step: Conv, shapes: Iterable[Tiling], threads: int) -> Iterator[Tili
 
 
 def _terms(step: Conv) -> float:
-    """Of an input channel in the sum of a row that has any."""
+    """Of an input channel in the sum of a row that has any, on average."""
     rows = int(np.count_nonzero(step.weight.any((1, 2, 3))))
     terms = int(np.count_nonzero(step.weight)) / max(rows * step.weight.shape[1], 1)
     return float(max(terms, 1e-3))

@@ -46,10 +46,10 @@ Written by prunedeploy for {target} ({arch}, {isa}), batch sizes {batches}.
 
     make          # -> {library}; make CC=clang, or a cross compiler
 
-`{header}` is the whole interface. Link the library, or the sources ({sources} and `{weights}`)
+`{header}` is the whole interface. Link the library, or the sources ({sources} and {blobs})
 into your own program. It needs the C library, libm and POSIX threads, and nothing else.
 
-- `engine.c`, `threads.h`: sessions, memory, threads. The same in every project.
+- `engine.c`, `threads.h`, `pages.h`: sessions, threads, memory. The same in every project.
 - `model.c`: the tables of this network. `steps_*.c`: a function a layer.
 - `weights.c`, `{weights}`: all constants. They belong together.
 {code}- `layers.json`: what every layer is and has to do.
@@ -90,5 +90,6 @@ def readme(project: Project, target: Target) -> str:
         header=HEADER,
         sources=", ".join(f"`{name}`" for name in (*general, "steps_*.c")),
         weights=WEIGHTS,
+        blobs=f"`{WEIGHTS}`" + (f", `{CODE}`" if project.code else ""),
         code=_CODE if project.code else "",
     )

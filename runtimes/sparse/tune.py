@@ -7,6 +7,7 @@ and the slowest thread's share counts.
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
 import hashlib
 import json
@@ -23,9 +24,9 @@ import numpy as np
 
 from prunedeploy.errors import UserError
 from prunedeploy.files import atomic_path
-from prunedeploy.runtimes.sparse import blocks, choose, cost, unrolled
+from prunedeploy.runtimes.sparse import blocks, choose, cost, streams, tiling, unrolled
 from prunedeploy.runtimes.sparse.compile import Toolchain, build_library
-from prunedeploy.runtimes.sparse.emit import conv, depthwise, narrow
+from prunedeploy.runtimes.sparse.emit import conv, depthwise, narrow, tiled
 from prunedeploy.runtimes.sparse.emit._context import Code, Constants, Context
 from prunedeploy.runtimes.sparse.emit.project import CODE, Project, blob, closure
 from prunedeploy.runtimes.sparse.plan import GUARD, Buffer, Conv, Plan
@@ -37,10 +38,12 @@ CANDIDATES: dict[str, int] = {"quick": 8, "full": 48}  # of a kernel, measured a
 ROUNDS: dict[str, int] = {"quick": 4, "full": 10}  # of which the fastest counts
 AGAIN = 3  # times as many for those that may be the fastest
 CLOSE = 1.15  # which are no slower than this, after the first rounds
+MODULES = (blocks, choose, cost, streams, tiled, tiling, unrolled)  # that cut layers
 KERNELS = ("rows.h", "unrolled.h", "block.h", "mixed.h", "winograd.h", "winograd2d.h")
 VARIANTS = 2  # candidates of the same tile that "quick" measures, of other panels
 BLOCKS = True  # False: as if there were none, for measurements of what they bring
 MARGIN = 1.03  # by which blocks and programs have to be faster
+LIBRARY = 512 << 20  # bytes of programs that one library of trials holds
 STORED = 12  # bytes of a non-zero and what goes with it: 6 in rows, 15 in programs
 FLUSH = 1 << 20  # floats read between two runs: more than the caches of one core hold
 FAR = 1 << 23  # the most that are read where kernels compete whose weights differ in size
@@ -119,7 +122,7 @@ def tune(
     unknown = {key: group[0] for key, group in cases.items() if store.get(key) is None}
     if unknown:
         (progress or (lambda _: None))(f"measuring {len(unknown)} kinds of layers")
-        store.update(_measure(unknown, tools, threads, effort))
+        store.update(_measure(unknown, _far(steps), tools, threads, effort))
     found = [(step.name, store.get(key)) for key, group in cases.items() for step in group]
     known = {name: choice for name, choice in found if choice is not None}
     tuned = Tuned(
@@ -182,7 +185,8 @@ class _Store:
         except (KeyError, TypeError, ValueError):
             return None
         times = (choice.seconds, choice.without)
-        sound = all(map(_is_sound, ways.values())) and all(type(t) is float for t in times)
+        sound = all(_is_sound(way, self._isa) for way in ways.values())
+        sound = sound and all(type(seconds) is float for seconds in times)
         return choice if sound else None
 
     def update(self, found: Mapping[str, Choice]) -> None:
@@ -194,13 +198,18 @@ class _Store:
                 file.write_text(json.dumps(self._known, indent=0, sort_keys=True))
 
 
-def _is_sound(way: Tiling) -> bool:
+def _is_program(way: Tiling, isa: str) -> bool:
+    packings = ("plain", "none", "raster")
+    return isa == "avx512" and way.rows <= unrolled.MOST_ROWS and way.packing in packings
+
+
+def _is_sound(way: Tiling, isa: str) -> bool:
     """Whether fields are of their type and range: they come out of a file."""
     counts = (way.pieces, way.eighths, way.channels, way.groups, way.rows)
     return (
         way.kernel in conv.KERNELS
         and all(type(count) is int and count > 0 for count in counts)
-        and (way.kernel != "unrolled" or way.rows <= unrolled.MOST_ROWS)
+        and (way.kernel != "unrolled" or _is_program(way, isa))
         and way.packing in get_args(Packing)
         and way.comb in (0, *choose.COMBS)
         and type(way.fill) is float
@@ -212,8 +221,9 @@ def _machine(isa: str) -> str:
     """This processor, and the kernels as they are: other kernels have other best tilings."""
     kernels = closure(KERNELS)
     digest = hashlib.sha256(repr(sorted(kernels.items())).encode())
-    for file in (choose.__file__, cost.__file__, unrolled.__file__, __file__):
-        digest.update(Path(file).read_bytes())
+    for module in MODULES:
+        digest.update(Path(str(module.__file__)).read_bytes())
+    digest.update(Path(__file__).read_bytes())
     for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
         if line.startswith(("model name", "cpu family", "model\t", "CPU part")):
             digest.update(line.encode())
@@ -253,51 +263,91 @@ def _tile(way: Tiling) -> Tiling:
 
 
 def _measure(
-    cases: Mapping[str, Conv], tools: Toolchain, threads: int, effort: Effort
+    cases: Mapping[str, Conv], far: int, tools: Toolchain, threads: int, effort: Effort
 ) -> dict[str, Choice]:
-    """The fastest tiling of each case; all are compiled at once, so that instances are shared."""
-    constants, instructions, isa = Constants(), Constants(), tools.isa
-    codes, trials = [], []
-    # other programs use the caches, too
-    far = min(max(2 * sum(_stored(case) for case in cases.values()), FLUSH), FAR)
-    sizes = []
+    """The fastest tiling of each case; ``far`` floats are read between two runs (``_far``)."""
+    found: dict[str, Choice] = {}
+    for some in _together(cases, effort):
+        trials = _Trials(tools.isa, threads)
+        for key, case in some.items():
+            trials.add(key, case, far, effort)
+        seconds = _seconds(trials, tools, ROUNDS[effort])
+        measured: dict[str, list[tuple[float, Tiling]]] = {}
+        for trial, taken in zip(trials.all, seconds, strict=True):
+            measured.setdefault(trial.key, []).append((taken, trial.way))
+        found |= {key: _choice(times) for key, times in measured.items()}
+    return found
+
+
+def _together(cases: Mapping[str, Conv], effort: Effort) -> Iterator[dict[str, Conv]]:
+    """Cases that go into one library, so that instances are shared: as many as fit well."""
+    some: dict[str, Conv] = {}
+    size = 0
     for key, case in cases.items():
+        programs = 4 * _stored(case) * CANDIDATES[effort]
+        if some and size + programs > LIBRARY:
+            yield some
+            some, size = {}, 0
+        some[key] = case
+        size += programs
+    if some:
+        yield some
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A way to compute a case, as code."""
+
+    key: str
+    way: Tiling
+    code: Code
+    sizes: _Sizes
+
+
+class _Trials:
+    """Trials of one library, and what they share."""
+
+    def __init__(self, isa: str, threads: int) -> None:
+        self.all: list[_Trial] = []
+        self.constants, self.instructions = Constants(), Constants()
+        self.isa, self.threads = isa, threads
+
+    def add(self, key: str, case: Conv, far: int, effort: Effort) -> None:
+        """Those of a case."""
         step, plan = _alone(case)
-        context = Context(plan, constants, isa, threads, code=instructions)
-        ways = _diverse(choose.ranked(step, isa, threads), effort)
+        context = Context(plan, self.constants, self.isa, self.threads, code=self.instructions)
+        ways = _diverse(choose.ranked(step, self.isa, self.threads), effort)
         # kernels that store unlike amounts of weights: these are as far away as in the network
         flush = far if len({way.kernel for way in ways}) > 1 else FLUSH
-        for way in ways:
-            trials.append((key, way))
-            sizes.append(_Sizes(plan.arena, flush, _written(step, plan)))
-            codes.append(conv.cut(step, context, way))
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "trials.so"
-        files = _sources(codes)
+        sizes = _Sizes(plan.arena, flush, _written(step, plan))
+        self.all += [_Trial(key, way, conv.cut(step, context, way), sizes) for way in ways]
+
+    def build(self, library: Path, tools: Toolchain) -> None:
+        """All of them into a shared library."""
+        code = self.instructions.data()
+        files = _sources([trial.code for trial in self.all])
         files |= closure(["pd.h", *KERNELS, "functions.h", "pages.h"])
-        code = instructions.data()
         files["code.c"] = blob("pd_code", CODE, code, ".text")
         files["settle.c"] = SETTLE.replace("SIZE", str(len(code)))
-        build_library(Project(files, b"", isa, (), {}, code), library, tools)
-        runner = _Runner(library, codes, sizes, constants, threads)
-        rounds = ROUNDS[effort]
-        seconds = [runner.seconds(index, rounds) for index in range(len(codes))]
-        best = {key: min(_of(key, trials, seconds)) for key in cases}
-        for index, (key, _) in enumerate(trials):
-            if seconds[index] <= CLOSE * best[key]:
+        build_library(Project(files, b"", self.isa, (), {}, code), library, tools)
+
+
+def _seconds(trials: _Trials, tools: Toolchain, rounds: int) -> list[float]:
+    """Of every trial; those that are close to the best of their case are measured for longer."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "trials.so"
+        trials.build(library, tools)
+        runner = _Runner(library, trials)
+        seconds = [runner.seconds(index, rounds) for index in range(len(trials.all))]
+        best: dict[str, float] = {}
+        for trial, taken in zip(trials.all, seconds, strict=True):
+            best[trial.key] = min(taken, best.get(trial.key, taken))
+        for index, trial in enumerate(trials.all):
+            if seconds[index] <= CLOSE * best[trial.key]:
                 again = runner.seconds(index, AGAIN * rounds)
                 seconds[index] = min(seconds[index], again)
-    measured: dict[str, list[tuple[float, Tiling]]] = {}
-    for (key, way), taken in zip(trials, seconds, strict=True):
-        measured.setdefault(key, []).append((taken, way))
-    return {key: _choice(times) for key, times in measured.items()}
-
-
-def _of(
-    key: str, trials: Sequence[tuple[str, Tiling]], seconds: Sequence[float]
-) -> Iterator[float]:
-    """Of the trials of one case."""
-    return (taken for (other, _), taken in zip(trials, seconds, strict=True) if other == key)
+        runner.close()
+    return seconds
 
 
 @dataclass(frozen=True)
@@ -314,8 +364,13 @@ def _written(step: Conv, plan: Plan) -> tuple[slice, ...]:
     """Where the operands of ``step`` lie."""
     views = [step.x] if step.residual is None else [step.x, step.residual]
     begins = [plan.offsets[view.buffer] for view in views]
-    ends = [plan.buffers[view.buffer].size for view in views]
-    return tuple(slice(begin, begin + end) for begin, end in zip(begins, ends, strict=True))
+    sizes = [plan.buffers[view.buffer].size for view in views]
+    return tuple(slice(begin, begin + size) for begin, size in zip(begins, sizes, strict=True))
+
+
+def _far(steps: Iterable[Conv]) -> int:
+    """Floats between two runs of a layer: twice the network's, for others use the caches too."""
+    return min(max(2 * sum(map(_stored, steps)), FLUSH), FAR)
 
 
 def _stored(step: Conv) -> int:
@@ -393,21 +448,20 @@ class _Work(ctypes.Structure):
 class _Runner:
     """What runs trials: a library of them, and memory."""
 
-    def __init__(
-        self,
-        library: Path,
-        codes: Sequence[Code],
-        sizes: Sequence[_Sizes],
-        constants: Constants,
-        threads: int,
-    ) -> None:
+    def __init__(self, library: Path, trials: _Trials) -> None:
         self._library = ctypes.CDLL(str(library))
         self._library.settle()
-        self._sizes, self._threads = sizes, threads
-        self._weights = _aligned(np.frombuffer(constants.data(), np.uint8))
-        self._arena = _aligned(np.ones(max(each.arena for each in sizes) + GUARD, np.float32))
-        self._scratch = _aligned(np.zeros(max(x.scratch for x in codes) + GUARD, np.float32))
-        self._other = np.ones(max(each.flush for each in sizes), np.float32)
+        self._threads = trials.threads
+        self._sizes = [trial.sizes for trial in trials.all]
+        scratch = max(trial.code.scratch for trial in trials.all)
+        self._weights = _aligned(np.frombuffer(trials.constants.data(), np.uint8))
+        self._arena = _aligned(np.ones(max(x.arena for x in self._sizes) + GUARD, np.float32))
+        self._scratch = _aligned(np.zeros(scratch + GUARD, np.float32))
+        self._other = np.ones(max(x.flush for x in self._sizes), np.float32)
+
+    def close(self) -> None:
+        """Give its memory back, of which programs are most."""
+        _ctypes.dlclose(self._library._handle)
 
     def seconds(self, index: int, rounds: int) -> float:
         """Of one trial: the fastest round, the slowest thread's share."""

@@ -52,6 +52,7 @@ PROGRAM = np.dtype(
 )
 MOST_ROWS = 31  # registers of sums; one is the input's
 INPUT = 31  # its register
+REACHED = 2**29 - 2**16  # elements of a panel: instructions reach 2^31 bytes
 REACH = 128  # weights that an instruction reaches, before the pointer and from it on
 LINE = 64  # bytes of a cache line: instructions and weights begin on one
 BYTES = 13  # of instructions and weights, for a non-zero: how much is fetched ahead
@@ -87,9 +88,15 @@ def unrolled_streams(step: Conv, tiling: Tiling, geometry: Geometry) -> Streams:
 
     A part's ``visits`` are ``PROGRAM``, with places in the part's ``code``, where the weights are
     as well.
+
+    Raises:
+        ValueError: a panel reaches further than an instruction does.
     """
     panels = panels_of(step.x.shape[1], tiling.channels)
     found = entries(step, geometry, panels)
+    farthest = int(found.offset.max(initial=0)) * geometry.unit
+    if farthest >= 2**29:
+        raise ValueError(f"an operand {farthest} elements away is out of an instruction's reach")
     edges = groups(np.bincount(found.row, minlength=len(step.weight)), tiling.groups)
     parts = []
     for begin, end in itertools.pairwise(edges):

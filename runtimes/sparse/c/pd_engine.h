@@ -6,7 +6,7 @@
  *     if (code) fprintf(stderr, "%s\n", pd_error(code));
  *     pd_destroy(session);
  *
- * There is no global state. Sessions are independent of one another; runs of one session from
+ * No run depends on global state. Sessions are independent of one another; runs of one session from
  * several threads wait for each other. A session must not be used in a child of fork(). */
 #ifndef PD_ENGINE_H
 #define PD_ENGINE_H

@@ -2,8 +2,8 @@
  * some rows on one vector of pixels; it runs over the tile's vectors, one after the other, then the
  * rows are finished as those of the other kernels are.
  *
- * A template like rows.h. PD_ROOM rows of sums are in the scratch: those of one program, or those of
- * all where panels follow. */
+ * A template like rows.h. PD_KEPT: where panels follow, the sums of all rows are in the scratch, else
+ * those of one program after the other. */
 #include "conv.h"
 
 #ifndef PD_UNROLLED_H
@@ -12,7 +12,7 @@
 extern __attribute__((visibility("hidden"))) const unsigned char pd_code[];
 
 /* A program: its rows; where its instructions for whole vectors are, and, from there, those for halves,
- * its weights, and its end; how many bytes of what follows it fetches in one run. */
+ * what the pointer to its weights is, and its end; how many bytes of what follows it fetches a run. */
 typedef struct {
     uint32_t row;
     uint16_t rows, flags;
@@ -92,5 +92,4 @@ static __attribute__((noinline)) void PD_NAME(
 #undef PD_RASTER
 #undef PD_PITCH
 #undef PD_EIGHTS
-#undef PD_LOG_UNIT
 #undef PD_ACT

@@ -26,12 +26,8 @@ HEADER = "pd_engine.h"  # the public one
 WEIGHTS = "weights.bin"
 CODE = "code.bin"
 FIXED = ("engine.c", "engine.h", "pages.h", "threads.h", HEADER, "pd.h")  # part of every project
-GENERAL = (
-    "engine.c",
-    "model.c",
-    "weights.c",
-    "code.c",
-)  # compiled for any processor of the architecture
+#: compiled for any processor of the architecture
+GENERAL = ("engine.c", "model.c", "weights.c", "code.c")
 INSTANCE = 3000  # characters of a step's text that compile as long as one kernel instance
 FILE = 60_000  # characters, weighed so, that one file is to hold
 MOST_FILES = 12
@@ -39,6 +35,10 @@ MOST_WEIGHTS = 2**31 - 2**27  # bytes of constants: code reaches data by 31 bits
 BYTES = {"float32": 4, "int64": 8, "int32": 4, "bool": 1}
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
+
+
+class TooLargeError(UserError):
+    """A project whose constants and programs are more than one library can hold."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def emit_project(plans: Sequence[plan.Plan], options: Options) -> Project:
     """The C project of an engine that computes ``plans``, one a batch size.
 
     Raises:
-        UserError: its constants are more than one library can hold.
+        TooLargeError: its constants and programs are more than one library can hold.
     """
     constants, code = Constants(), Constants()
     functions = [
@@ -126,7 +126,7 @@ def emit_project(plans: Sequence[plan.Plan], options: Options) -> Project:
     ]
     size = constants.size + code.size
     if size > MOST_WEIGHTS:
-        raise UserError(
+        raise TooLargeError(
             f"an engine holds {MOST_WEIGHTS >> 20} MB of constants at the most, this network has "
             f"{size >> 20} MB without its zeros: use --runtime ort"
         )

@@ -68,6 +68,7 @@ def _kernel(step: Conv, tiling: Tiling, layout: Geometry, kept: bool) -> tuple[s
     if tiling.comb:
         kind, settings = f"{kind}_comb", {"COMB": tiling.comb, **settings}
     if tiling.kernel == "unrolled":
+        del settings["LOG_UNIT"]  # its offsets are in its instructions
         settings = {"KEPT": int(kept), **settings}
     elif tiling.kernel != "rows":
         settings = {"ROWS": tiling.rows, **settings}

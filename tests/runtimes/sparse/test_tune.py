@@ -124,6 +124,12 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
             for key, choice in json.loads(data).items()
         }
     ).encode(),
+    "a comb of programs": lambda data: json.dumps(
+        {
+            key: _changed(choice, kernel="unrolled", packing="comb", eighths=4)
+            for key, choice in json.loads(data).items()
+        }
+    ).encode(),
     "no time": lambda data: json.dumps(
         {key: {**choice, "seconds": "soon"} for key, choice in json.loads(data).items()}
     ).encode(),
@@ -158,7 +164,7 @@ def test_a_damaged_cache_is_ignored(
     asked: list[str] = []
 
     def measured(
-        cases: dict[str, Conv], tools: Toolchain, threads: int, effort: tune.Effort
+        cases: dict[str, Conv], _far: int, tools: Toolchain, threads: int, effort: tune.Effort
     ) -> dict[str, tune.Choice]:
         """In place of the compiler: this is about the cache."""
         asked.extend(cases)

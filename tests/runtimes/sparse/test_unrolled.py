@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from convs import ACTIVATIONS, Layer, beside
+from engines import build
 from kernels import C_FOLDER, Case, check, supported
+from lowered import Small
 from processor import Memory, run
 
+from prunedeploy import artifact
+from prunedeploy.model import save
 from prunedeploy.runtimes.sparse import choose
+from prunedeploy.runtimes.sparse.emit import project as projects
 from prunedeploy.runtimes.sparse.emit.project import CODE, blob
-from prunedeploy.runtimes.sparse.plan import Conv
+from prunedeploy.runtimes.sparse.plan import Conv, View
 from prunedeploy.runtimes.sparse.streams import FIRST, LAST, Part, Streams
 from prunedeploy.runtimes.sparse.tiling import Geometry, Tiling, geometry
 from prunedeploy.runtimes.sparse.unrolled import LINE, MOST_ROWS, REACH, unrolled_streams
-from prunedeploy.types import Array
+from prunedeploy.types import Array, Engine
 
 RELU, SAME = ACTIVATIONS[1], (1, 1, 1, 1)
 needs_avx512 = pytest.mark.skipif(
@@ -110,8 +117,10 @@ def check_programs(
                 assert part.code is not None
                 memory = Memory(part.code, tile, sums, step.bias, 0, range(0))
                 stop = _run(part, number, half, memory)
-                parts = [int(program["code"] + program[key]) for key in ("half", "weight")]
-                assert stop <= (parts[1] - 4 * REACH if half or not parts[0] else max(parts))
+                ends = int(program["half"]) or int(program["weight"]) - 4 * REACH
+                if half or not way.eighths % 2:
+                    ends = int(program["weight"]) - 4 * REACH
+                assert stop <= int(program["code"]) + ends
                 assert memory.used == list(memory.weights)[::4][: len(memory.used)]
                 assert memory.fetched == list(range(0, int(program["fetch"]), LINE))
                 used += len(memory.used)
@@ -231,6 +240,29 @@ def test_layers_that_are_nearly_dense_have_none() -> None:
     assert all(1 <= way.rows <= MOST_ROWS for layer in LAYERS for way in _candidates(layer))
 
 
+def test_images_side_by_side_have_whole_vectors() -> None:
+    layer = LAYERS[-2]
+    assert beside(layer.step.x).strides[3] == 16
+    assert all(way.eighths % 2 == 0 for way in _candidates(layer))
+
+
+def test_planes_out_of_reach_are_refused_or_left_to_others() -> None:
+    """An instruction reaches 2^31 bytes: panels of very large planes have fewer channels."""
+    layer = Layer((1, 40, 2, 8), 5, density=0.5)
+    step = layer.step
+    far = View(step.x.buffer, step.x.shape, (16, 2**24, 8, 1))
+    ways = choose.candidates(replace(step, x=far), "avx512", 2)
+    found = [way for way in ways if way.kernel == "unrolled" and way.packing == "none"]
+    assert {way.channels for way in found} == {31}
+    for way in found:
+        layout = geometry(replace(step, x=far), way)
+        assert len(unrolled_streams(replace(step, x=far), way, layout).panels) == 2
+    way = replace(found[0], channels=40)
+    layout = geometry(replace(step, x=far), way)
+    with pytest.raises(ValueError, match="out of an instruction's reach"):
+        unrolled_streams(replace(step, x=far), way, layout)
+
+
 # -- pages -----------------------------------------------------------------------------------------
 
 SETTLED = """\
@@ -242,7 +274,28 @@ const unsigned char *code(void) { return pd_code; }
 """
 
 
-@pytest.mark.skipif(not supported()[0].startswith("avx"), reason="programs are for x86-64")
+HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+needs_huge_pages = pytest.mark.skipif(
+    not supported()[0].startswith("avx") or not HUGE.exists() or "[never]" in HUGE.read_text(),
+    reason="no huge pages here, or no x86-64",
+)
+
+
+def _linear(seed: int) -> ir.Model:
+    """A layer with 300,000 scattered non-zeros on 128 pixels."""
+    net = Small(seed=seed)
+    weight = net.normal(1024, 2048, 1, 1)
+    weight[net.random.random(weight.shape) > 0.15] = 0
+    return net.model(net.node("Conv", net.input("n", 2048, 8, 16), weight, net.normal(1024)))
+
+
+def _programs_in_memory() -> int:
+    """Pieces of memory of this process that can be run and are of no file."""
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    return sum(line[1] == "r-xp" and len(line) == 5 for line in lines)
+
+
+@needs_huge_pages
 @pytest.mark.parametrize("size", [(5 << 20) + 4321, 4096])
 def test_programs_settle_as_they_are(size: int, tmp_path: Path) -> None:
     """The same bytes in the same place, which still run, of no file, and not to be written."""
@@ -271,7 +324,44 @@ def test_programs_settle_as_they_are(size: int, tmp_path: Path) -> None:
     assert (len(line) == 5) == (size >= 2 << 20)  # no file behind it
 
 
-def test_images_side_by_side_have_whole_vectors() -> None:
-    layer = LAYERS[-2]
-    assert beside(layer.step.x).strides[3] == 16
-    assert all(way.eighths % 2 == 0 for way in _candidates(layer))
+@needs_avx512
+def test_where_programs_do_not_fit_layers_have_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(_linear(0), tmp_path / "net.onnx")
+    told: list[str] = []
+
+    def built(name: str) -> Engine:
+        return build(tmp_path / "net.onnx", tmp_path / name, threads=1, progress=told.append)
+
+    size = (built("usual").path / "model.so").stat().st_size
+    assert not any("fit into" in text for text in told)
+    monkeypatch.setattr(projects, "MOST_WEIGHTS", size * 2 // 3)
+    small = built("small")
+    assert any("programs would not fit into a library" in text for text in told)
+    assert (small.path / "model.so").stat().st_size < size * 2 // 3
+    assert "unrolled" not in (small.path / "layers.json").read_text()
+
+
+@needs_avx512
+@needs_huge_pages
+def test_an_engine_settles_once_whoever_comes_first(tmp_path: Path) -> None:
+    """Sessions that begin at the same time, of two engines: all right, and a copy an engine."""
+    before, engines = _programs_in_memory(), []
+    for seed in range(2):
+        save(_linear(seed), tmp_path / f"{seed}.onnx")
+        engines.append(build(tmp_path / f"{seed}.onnx", tmp_path / f"{seed}.engine", threads=1))
+    assert all((engine.path / "model.so").stat().st_size > 3 << 20 for engine in engines)
+    feeds = {"in0": np.random.default_rng(1).standard_normal((1, 2048, 8, 16), np.float32)}
+
+    def output(engine: Engine) -> Array:
+        with artifact.open(engine, 1) as session:
+            (found,) = session.run(feeds).values()
+            return found
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(output, engines * 8))
+    for number, one in enumerate(found):
+        np.testing.assert_array_equal(one, found[number % 2])
+    assert not np.allclose(found[0], found[1])
+    assert _programs_in_memory() - before in (0, 2)  # 0: the libraries are closed again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,30 @@ def test_an_engine_near_its_tolerance_is_built_with_less_rounding(
     assert any("less rounding" in text for text in told)
     assert engine.manifest.difference is not None
     assert engine.manifest.difference.passed
+
+
+@pytest.mark.parametrize(
+    ("distances", "built"), [((5e-6,), 0), ((9e-6, 5e-6), 1), ((9e-6, 9e-6, 5e-6), 2)]
+)
+def test_builds_are_as_careful_as_they_have_to_be(
+    distances: tuple[float, ...], built: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows at once: four, then three, then two; no more builds than it takes."""
+    net = Small()
+    stem = net.conv(net.input("n", 3, 224, 224), 3, 64, 7, pads=[3, 3, 3, 3], strides=[2, 2])
+    save(net.model(stem), tmp_path / "net.onnx")
+    waiting, told, difference = list(distances), list[str](), building._difference
+    monkeypatch.setattr(
+        building, "_difference", lambda *a: replace(difference(*a), max_rel=waiting.pop(0))
+    )
+    engine = artifact.build(
+        *(tmp_path / "net.onnx", "host", "sparse", tmp_path / "net.engine", None, told.append),
+        tune="none",
+    )
+    assert not waiting
+    assert sum("less rounding" in text for text in told) == built
+    assert engine.manifest.difference is not None
+    assert engine.manifest.difference.max_rel == 5e-6
 
 
 def test_an_engine_is_held_within_what_its_user_says(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ KERNELS = ("rows.h", "unrolled.h", "block.h", "mixed.h", "winograd.h", "winograd
 VARIANTS = 2  # candidates of the same tile that "quick" measures, of other panels
 BLOCKS = True  # False: as if there were none, for measurements of what they bring
 MARGIN = 1.03  # by which blocks and programs have to be faster
+LARGE = 100_000  # non-zeros of a layer
 LIBRARY = 512 << 20  # bytes of programs that one library of trials holds
 STORED = 12  # bytes of a non-zero and what goes with it: 6 in rows, 15 in programs
 FLUSH = 1 << 20  # floats read between two runs: more than the caches of one core hold
@@ -235,24 +236,31 @@ def _machine(isa: str) -> str:
 # -- measuring -------------------------------------------------------------------------------------
 
 
-def _diverse(ways: Sequence[Tiling], effort: Effort) -> list[Tiling]:
-    """The best of every kernel, for the model knows too little to prefer one to another."""
+def _diverse(ways: Sequence[Tiling], effort: Effort, large: bool = False) -> list[Tiling]:
+    """The best of every kernel, for the model knows too little to prefer one to another.
+
+    Of a ``large`` layer fewer programs, which take the longest to write.
+    """
     kernels = _unique((way.kernel,) for way in ways)
     return [
         way
         for kernel in kernels
-        for way in _best([way for way in ways if way.kernel == kernel], effort)
+        for way in _best(
+            [way for way in ways if way.kernel == kernel],
+            effort,
+            CANDIDATES[effort] // (2 if large and kernel == "unrolled" else 1),
+        )
     ]
 
 
-def _best(ways: Iterable[Tiling], effort: Effort) -> list[Tiling]:
+def _best(ways: Iterable[Tiling], effort: Effort, most: int) -> list[Tiling]:
     found: list[Tiling] = []
     for way in ways:
         tile = _tile(way)
         same = sum(tile == _tile(other) for other in found)
         if effort == "full" or same < VARIANTS:
             found.append(way)
-        if len(found) == CANDIDATES[effort]:
+        if len(found) == most:
             break
     return found
 
@@ -316,7 +324,8 @@ class _Trials:
         """Those of a case."""
         step, plan = _alone(case)
         context = Context(plan, self.constants, self.isa, self.threads, code=self.instructions)
-        ways = _diverse(choose.ranked(step, self.isa, self.threads), effort)
+        ranked = choose.ranked(step, self.isa, self.threads)
+        ways = _diverse(ranked, effort, bool(np.count_nonzero(step.weight) > LARGE))
         # kernels that store unlike amounts of weights: these are as far away as in the network
         flush = far if len({way.kernel for way in ways}) > 1 else FLUSH
         sizes = _Sizes(plan.arena, flush, _written(step, plan))

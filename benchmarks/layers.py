@@ -38,6 +38,7 @@ from prunedeploy.profiling import profiles_of
 from prunedeploy.runtimes.sparse import winograd, winograd2d
 from prunedeploy.runtimes.sparse.build import plan_of, tilings
 from prunedeploy.runtimes.sparse.compile import toolchain
+from prunedeploy.runtimes.sparse.cost import program_loads
 from prunedeploy.runtimes.sparse.plan import Conv, Step
 from prunedeploy.runtimes.sparse.tiling import Tiling, geometry
 from prunedeploy.types import StepTime
@@ -84,7 +85,7 @@ def bounds(time: StepTime, cut: Cut, peaks: Machine, total: int) -> dict[str, fl
         found["edges"] = whole / peak / 1e9
     if way.kernel == "unrolled":
         vectors = pixels / 16
-        found["fetch"] = (computed / 2 + loads(cut.step, way)) * vectors * cycle
+        found["fetch"] = (computed / 2 + program_loads(cut.step, way)) * vectors * cycle
         return found
     # the sums of all rows of a block go on side by side, and so do the sets of a row's
     found["latency"] = computed / way.rows / sets(way) * layout.tiles * LATENCY * cycle
@@ -95,14 +96,6 @@ def bounds(time: StepTime, cut: Cut, peaks: Machine, total: int) -> dict[str, fl
     visits = -(-outputs // way.rows) * -(-channels // way.channels) * layout.tiles
     found["rows"] = visits * VISIT * cycle
     return found
-
-
-def loads(step: Conv, way: Tiling) -> float:
-    """Vectors of the input that all programs load for one of the output's, if zeros are random."""
-    rows = len(step.weight)
-    programs = -(-rows // way.rows)
-    filled = float((step.weight != 0).mean())
-    return step.weight[0].size * programs * (1 - (1 - filled) ** (rows / programs))
 
 
 def share_of_products(cut: Cut) -> float:

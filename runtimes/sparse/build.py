@@ -86,14 +86,14 @@ def project_of(
     threads = options.threads or target.cores or targets.cores()
     plans = [plan_of(loaded, batch, threads) for batch in _batches(inputs, options.batches)]
     _check_batched(plans, outputs)
-    tuned: list[dict[str, Tiling]] = []
+    tuned: list[dict[str, Tiling]] = [{} for _ in plans]
     if tools is not None and options.tune != "none" and targets.why_not_here(target) is None:
         tuned = [tilings(plan, tools, threads, options.tune, options.tell) for plan in plans]
     isa = compiling.isa_of(target)
     if options.careful:
         tuned = [
             careful(plan, found, isa, threads, options.careful)
-            for plan, found in zip(plans, tuned or [{} for _ in plans], strict=True)
+            for plan, found in zip(plans, tuned, strict=True)
         ]
     written = Options(
         isa=isa,
@@ -107,10 +107,7 @@ def project_of(
         return emit_project(plans, written), threads
     except TooLargeError:
         options.tell("programs would not fit into a library: building without them")
-    small = [
-        rolled(plan, found, isa, threads)
-        for plan, found in zip(plans, tuned or [{} for _ in plans], strict=True)
-    ]
+    small = [rolled(plan, found, isa, threads) for plan, found in zip(plans, tuned, strict=True)]
     return emit_project(plans, replace(written, tuned=small)), threads
 
 

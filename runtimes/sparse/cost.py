@@ -89,9 +89,7 @@ def _unrolled(step: Conv, way: Tiling, lanes: int) -> float:
     """One tile by programs: multiplications, or whatever they wait for."""
     nonzeros, rows = int(np.count_nonzero(step.weight)), len(step.weight)
     panels, programs = -(-step.x.shape[1] // way.channels), -(-rows // way.rows)
-    columns = step.weight[0].size * programs
-    filled = nonzeros / max(step.weight.size, 1)
-    loads = columns * (1 - (1 - filled) ** (rows / programs))
+    loads = program_loads(step, way)
     code = 8 * nonzeros + 10 * loads
     inner = max(nonzeros, UNROLLED_WEIGHT * nonzeros + UNROLLED_LOAD * loads)
     if code > UNROLLED_L1 * programs * panels:
@@ -99,6 +97,14 @@ def _unrolled(step: Conv, way: Tiling, lanes: int) -> float:
     sums = panels * (rows * UNROLLED_SUM + programs * UNROLLED_CALL)
     fetched = (code + 4 * nonzeros) / UNROLLED_FETCH
     return float(max(way.elements / lanes * (inner + sums), fetched))
+
+
+def program_loads(step: Conv, way: Tiling) -> float:
+    """Vectors of the input that all programs load for one of the output's, if zeros are random."""
+    rows = len(step.weight)
+    programs = -(-rows // way.rows)
+    filled = int(np.count_nonzero(step.weight)) / max(step.weight.size, 1)
+    return float(step.weight[0].size * programs * (1 - (1 - filled) ** (rows / programs)))
 
 
 def _squares(step: Conv, way: Tiling, layout: Geometry, lanes: int, threads: int) -> float:

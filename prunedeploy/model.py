@@ -26,7 +26,8 @@ def load(path: Path) -> ir.Model:
     """The ONNX model at ``path``, its external weights included.
 
     Raises:
-        UserError: the file is missing, is not ONNX, is cut short, or its weights are.
+        UserError: the file is missing, is not ONNX, is cut short, or its weights are, or nothing
+            of its graph is an output.
     """
     if not path.is_file():
         raise UserError(f"no such model: {path}")
@@ -42,6 +43,8 @@ def load(path: Path) -> ir.Model:
         raise UserError(f"cannot read {path} as ONNX: {reason}") from None
     if not len(model.graph) and not model.graph.outputs:
         raise UserError(f"cannot read {path} as ONNX: it holds no graph")
+    if not model.graph.outputs:
+        raise UserError(f"cannot read {path} as ONNX: its graph has no outputs")
     return model
 
 

@@ -126,8 +126,10 @@ def compare(
         tolerance: on ``max_rel``; from ``TOLERANCE`` by the reference's dtype when None.
 
     Raises:
-        UserError: outputs are missing or of another shape.
+        UserError: outputs are missing or of another shape, or there are none.
     """
+    if not reference:
+        raise UserError("there is nothing to compare: the model has no outputs")
     worst_abs, worst_rel, where, samples, changed = 0.0, 0.0, "", 0, 0
     if tolerance is None:
         tolerance = max(TOLERANCE.get(array.dtype.name, 0.0) for array in reference.values())

@@ -247,6 +247,15 @@ def test_text_for_a_model(folder: Folder, name: str) -> None:
     assert "net.onnx" in folder.refused(name, "net.onnx")
 
 
+@pytest.mark.parametrize("name", ["inspect", "shrink", "build", "lower", "predict", "bench"])
+def test_a_model_without_outputs(folder: Folder, name: str) -> None:
+    path = small_model(Path("net.onnx"))
+    model = onnx.load(path)
+    del model.graph.output[:]
+    onnx.save(model, path)
+    assert "net.onnx" in folder.refused(name, path)
+
+
 def test_external_weights_that_are_gone(folder: Folder) -> None:
     path = small_model(Path("net.onnx"))
     onnx.save(onnx.load(path), path, save_as_external_data=True, size_threshold=0, location="w")

@@ -57,6 +57,8 @@ def test_changed_predictions_are_counted() -> None:
 def test_missing_or_reshaped_outputs() -> None:
     with pytest.raises(UserError, match="should have shape"):
         verify.compare(outputs([0, 1]), outputs([0, 1, 2]))
+    with pytest.raises(UserError, match="no outputs"):
+        verify.compare({}, {})
     with pytest.raises(UserError, match="nothing"):
         verify.compare(outputs([0, 1]), {})
 

@@ -147,6 +147,7 @@ class Garden:
         """The network: whatever nobody reads yet is read by a layer, and that is an output."""
         used = {name for node in self.net.nodes for name in node.input}
         loose = [value for value in self.values if value.name not in used]
+        assert loose, "a grower read the value that it added"
         outputs = [self._head(value) for value in loose]
         return self.net.model(*dict.fromkeys(outputs))
 

@@ -87,9 +87,9 @@ def top(garden: Garden, op: str) -> Value:
     source = garden.layered(4)
     count = min(2, source.shape[3])
     values, indices = garden.node(op, source, garden.ints(count), outputs=2, axis=3)
-    name = garden.one("Add", values, garden.one("Cast", indices, to=11))
+    name = values
     if garden.choose.random() < 0.5:
-        name = values
+        name = garden.one("Add", values, garden.one("Cast", indices, to=11))
     return garden.add(name, (*source.shape[:3], count))
 
 

@@ -8,6 +8,7 @@ are in no chunk, and those that a chunk's rows have outside of its columns, on t
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import weakref
 from collections.abc import Iterable, Iterator
@@ -70,26 +71,38 @@ class Found:
         return sum(block.size for block in self.blocks)
 
 
-_known: dict[tuple[int, float], tuple[weakref.ref[Array], Found]] = {}
+_known: dict[tuple[bytes, float], Found] = {}
+_digests: dict[int, tuple[weakref.ref[Array], bytes]] = {}
 
 
 def blocks_of(step: Conv, fill: float = 1.0) -> Found:
     """The blocks of a layer that pay if a cell costs ``fill`` of a scattered non-zero.
 
-    Found once a weight; none where rows are too many to number.
+    Found once for the same weights, also where a model is built again; none where rows are too many
+    to number.
     """
     if step.weight.shape[0] > MOST_ROWS:
         return Found((), 0)
-    key = (id(step.weight), fill)
-    known = _known.get(key)
+    key = (_digest(step), fill)
+    if key not in _known:
+        while len(_known) >= KNOWN:
+            del _known[next(iter(_known))]
+        blocks = lossless(step.weight, Price(fill), step.groups)
+        _known[key] = Found(blocks, _inside(step, blocks))
+    return _known[key]
+
+
+def _digest(step: Conv) -> bytes:
+    """Of a layer's weights, their shape and their groups; computed once an array."""
+    known = _digests.get(id(step.weight))
     if known is not None and known[0]() is step.weight:  # and not another with its old id
         return known[1]
-    while len(_known) >= KNOWN:
-        del _known[next(iter(_known))]
-    blocks = lossless(step.weight, Price(fill), step.groups)
-    found = Found(blocks, _inside(step, blocks))
-    _known[key] = (weakref.ref(step.weight), found)
-    return found
+    while len(_digests) >= KNOWN:
+        del _digests[next(iter(_digests))]
+    found = hashlib.sha256(repr((step.weight.shape, step.groups)).encode())
+    found.update(np.ascontiguousarray(step.weight).data)
+    _digests[id(step.weight)] = (weakref.ref(step.weight), found.digest())
+    return found.digest()
 
 
 def _inside(step: Conv, blocks: tuple[Block, ...]) -> int:

@@ -164,8 +164,11 @@ def plan_of(model: Any, batch: int, threads: int) -> Plan:
     Raises:
         UserError: the runtime cannot compute it; the message says why.
     """
-    whole = _lower(model, batch)
-    return samples(whole, _lower(model, 1), threads) if batch > 1 and _is_open(model) else whole
+    if batch > 1 and _is_open(model):
+        found = samples(_lower(model, batch, beside=False), _lower(model, 1), threads)
+        if found is not None:
+            return found
+    return _lower(model, batch)
 
 
 def _is_open(model: Any) -> bool:
@@ -176,10 +179,10 @@ def _is_open(model: Any) -> bool:
     )
 
 
-def _lower(model: Any, batch: int) -> Plan:
+def _lower(model: Any, batch: int, beside: bool = True) -> Plan:
     from prunedeploy.runtimes.sparse.lower import Refusal, lower
 
-    found = lower(model, batch)
+    found = lower(model, batch, beside=beside)
     if isinstance(found, Refusal):
         raise UserError(f"the sparse runtime cannot compute {found}: use --runtime ort")
     return found

@@ -49,6 +49,7 @@ UNROLLED_TERMS = (LONGEST["unrolled"], 80)  # of a row: as above; so that a prog
 UNROLLED_PANEL = 640 * 1024  # bytes of a packed panel: programs read it from the second-level cache
 MOST_TURNED = 1 << 20  # floats of transformed input that a thread may hold
 CHEAPEST = 0.5  # that a cell of a block is, in scattered non-zeros
+CHEAPEST_UNROLLED = 0.85  # where these are instructions
 FULL = 0.95  # above this density the kernel for dense layers has all that blocks could give
 DENSE = 0.4  # from this density on blocks are worth considering
 SQUARE = 0.2  # and minimal filtering both ways, of a quarter of the dense products
@@ -90,7 +91,7 @@ def candidates(step: Conv, isa: str, threads: int) -> Iterator[Tiling]:
 
 def _unrolled(step: Conv, isa: str, threads: int) -> Iterator[Tiling]:
     """Programs of as many rows as there are registers, or a little fewer, all equally many."""
-    if isa != "avx512" or density(step) > UNROLLED:
+    if not _may_unroll(step, isa):
         return
     outputs = len(step.weight)
     rows = -(-outputs // max(-(-outputs // unrolled.MOST_ROWS), 1))
@@ -107,6 +108,10 @@ def _unrolled(step: Conv, isa: str, threads: int) -> Iterator[Tiling]:
         panels = (min(int(terms / _terms(step)), most) for terms in UNROLLED_TERMS)
         for channels in dict.fromkeys(max(each, 1) for each in panels if most):
             yield replace(way, channels=channels, groups=groups)
+
+
+def _may_unroll(step: Conv, isa: str) -> bool:
+    return isa == "avx512" and density(step) <= UNROLLED
 
 
 def _apart(step: Conv, threads: int) -> bool:
@@ -230,25 +235,26 @@ def _tiles(step: Conv, kernel: Kernel, rows: int, isa: str) -> Iterator[Tiling]:
 def _mixed_shapes(step: Conv, isa: str) -> Iterator[Tiling]:
     """Those of blocks, where enough of the layer lies in such as pay."""
     price = fill(step, isa)
-    if not _is_full(step) and blocks.share(step, price) >= BLOCKS:
+    if price < 1 and blocks.share(step, price) >= BLOCKS:
         for rows in CHUNKS:
             for way in _tiles(step, "mixed", rows, isa):
                 yield replace(way, fill=price)
 
 
 def fill(step: Conv, isa: str) -> float:
-    """What a cell of a block costs in scattered non-zeros, by the model; at most 1.
+    """What a cell of a block costs in scattered non-zeros, by the model; at most 1: no blocks pay.
 
-    That is also the answer where there would be too few blocks if cells cost ``CHEAPEST``, which a
-    look at some rows of a scattered layer tells, and where a layer is dense anyway.
+    That is also the answer where there would be too few blocks if cells were as cheap as they ever
+    are, which a look at some rows of a scattered layer tells, and where a layer is dense anyway.
     """
     count = int(np.count_nonzero(step.weight))
-    if _is_full(step) or blocks.share(step, CHEAPEST) < BLOCKS:
+    least = CHEAPEST_UNROLLED if _may_unroll(step, isa) else CHEAPEST
+    if _is_full(step) or blocks.share(step, least) < BLOCKS:
         return 1.0
     shape = (step.x.shape, step.y.shape, step.weight.shape, step.strides, step.pads)
     key = (*shape, step.dilations, step.x.strides[1], count, isa)
     if key not in _fills:
-        _fills[key] = _fill(step, isa, count)
+        _fills[key] = _fill(step, isa, count, least)
     return _fills[key]
 
 
@@ -263,17 +269,18 @@ def _is_full(step: Conv) -> bool:
     return bool(count.sum() > FULL * np.count_nonzero(count) * step.weight[0].size)
 
 
-def _fill(step: Conv, isa: str, count: int) -> float:
+def _fill(step: Conv, isa: str, count: int, lowest: float) -> float:
     """All non-zeros in blocks, over all scattered."""
     rows = len(step.weight)
-    single = [cycles(step, way, isa, 1) for way in _panels(step, _tiles(step, "rows", 1, isa), 1)]
+    scattered = [*_panels(step, _tiles(step, "rows", 1, isa), 1), *_unrolled(step, isa, 1)]
+    single = [cycles(step, way, isa, 1) for way in scattered]
     blocked = []
     for size in CHUNKS:
         work = blocks.Work(-(-count // size), -(-rows // size), 0, 0)
         ways = _panels(step, _tiles(step, "mixed", size, isa), 1)
         blocked += [cycles(step, way, isa, 1, work) for way in ways]
     least = min(blocked, default=1.0) / max(min(single, default=1.0), 1e-9)
-    return round(min(max(least, CHEAPEST), 1.0), 2)
+    return round(min(max(least, lowest), 1.0), 2)
 
 
 def _last_resorts(step: Conv) -> Iterator[Tiling]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from prunedeploy.runtimes.sparse import blocks, winograd, winograd2d
+from prunedeploy.runtimes.sparse import blocks, unrolled, winograd, winograd2d
 from prunedeploy.runtimes.sparse.plan import Conv
 from prunedeploy.runtimes.sparse.tiling import Geometry, Tiling, geometry, inside
 
@@ -37,7 +37,8 @@ UNROLLED_LOAD = 1.2  # and of a vector of the input that a program loads, for al
 UNROLLED_CODE = 9.0  # bytes of instructions that come in a cycle where a program is no longer in
 UNROLLED_L1 = 28 * 1024  # the first-level cache, which holds so many
 UNROLLED_FETCH = 4.0  # bytes of programs that come in a cycle from memory
-UNROLLED_SUM = 5.0  # of a vector of sums: begun, stored by the program, fetched to be finished
+UNROLLED_SUM = 3.0  # of a vector of sums: begun, finished or put away
+UNROLLED_RESUMED = 2.0  # and fetched again, by the next panel's program or to be finished
 UNROLLED_CALL = 15.0  # of a program on a vector
 L2 = 768 * 1024  # bytes that stay in the second-level cache
 L3_LOADS = 1.5  # what loads cost more beyond it
@@ -94,7 +95,9 @@ def _unrolled(step: Conv, way: Tiling, lanes: int) -> float:
     inner = max(nonzeros, UNROLLED_WEIGHT * nonzeros + UNROLLED_LOAD * loads)
     if code > UNROLLED_L1 * programs * panels:
         inner = max(inner, code / UNROLLED_CODE)
-    sums = panels * (rows * UNROLLED_SUM + programs * UNROLLED_CALL)
+    again = panels - (unrolled.ending_of(step, way) is not None)
+    sums = rows * (panels * UNROLLED_SUM + again * UNROLLED_RESUMED)
+    sums += panels * programs * UNROLLED_CALL
     fetched = (code + 4 * nonzeros) / UNROLLED_FETCH
     return float(max(way.elements / lanes * (inner + sums), fetched))
 

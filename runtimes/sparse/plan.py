@@ -141,6 +141,20 @@ class Activation:
     op: str = "identity"
     numbers: tuple[float, ...] = ()
 
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Its lower and upper bound, infinite where it has none; None where it is no clamp."""
+        match self.op:
+            case "identity":
+                return -math.inf, math.inf
+            case "relu":
+                return 0.0, math.inf
+            case "clip":
+                low, high = self.numbers
+                return low, high
+            case _:
+                return None
+
 
 @dataclass(frozen=True)
 class Conv:
@@ -357,13 +371,14 @@ class Plan:
 class Head:
     """The end of a plan in samples: the steps of ``plan``, once for the whole batch.
 
-    It begins with one row of ``count`` elements a sample, the k-th at ``source + k * source_step``
-    of the sample's arena; of sample n it goes to ``place + n * sample_step + k * place_step`` of
-    the head's arena.
+    It begins with ``count`` runs of ``pixels`` elements a sample, the k-th at
+    ``source + k * source_step`` of the sample's arena; of sample n it goes to
+    ``place + n * sample_step + k * place_step`` of the head's arena.
     """
 
     plan: Plan
     count: int
+    pixels: int
     source: int
     source_step: int
     place: int

@@ -12,7 +12,12 @@ The instructions are those of AVX-512 (Intel 64 and IA-32 Architectures Software
 volume 2, section 2.7, on the EVEX prefix): sums in zmm0 to zmm30, the input in zmm31. The first
 argument (rdi) points to the tile, the second (rsi) behind the first ``REACH`` weights, the third
 (rdx) to the sums in memory, the fourth (rcx) to the bias of the first row, the fifth (r8) to what
-is to be fetched; see c/unrolled.h.
+is to be fetched, the sixth (r9) to the result, the seventh (on the stack, as the eighth is) to the
+residual; the eighth is the mask of the pixels that are the tile's; see c/unrolled.h.
+
+The last program of a row finishes it: it adds the residual, applies the activation and stores the
+result. Sums go through memory only where another panel follows, or where programs cannot do it
+(``ending_of``).
 """
 
 from __future__ import annotations
@@ -61,7 +66,8 @@ SPACING = (8, 64)  # non-zeros from one instruction that fetches a line to the n
 TRAP, RETURN = 0xCC, 0xC3  # int3, which is between programs, and ret
 WHOLE, HALF = 2, 1  # widths of vectors as the prefix says them: 512 bits, 256 bits
 
-RDX, RSI, RDI, RCX = 2, 6, 7, 1  # numbers of the registers that hold addresses
+RAX, RDX, RSI, RDI, RCX = 0, 2, 6, 7, 1  # numbers of the registers that hold addresses
+R9 = 9
 
 Bytes = NDArray[np.uint8]
 
@@ -78,9 +84,39 @@ class _Operation:
 LOAD = _Operation(1, 0, 0x10)  # vmovups register, memory
 STORE = _Operation(1, 0, 0x11)  # vmovups memory, register
 ADD = _Operation(1, 0, 0x58)  # vaddps
+LEAST = _Operation(1, 0, 0x5D)  # vminps
+MOST = _Operation(1, 0, 0x5F)  # vmaxps
 CLEAR = _Operation(1, 1, 0xEF)  # vpxord
 SPREAD = _Operation(2, 1, 0x18)  # vbroadcastss
 MULTIPLY_ADD = _Operation(2, 1, 0xB8)  # vfmadd231ps
+NUMBER = _Operation(2, 1, 0x7C)  # vpbroadcastd, from a general register
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What programs do with their sums in the end: residual, activation, result.
+
+    Elements from one row of the result, and of the residual, to the next; bounds of the activation.
+    """
+
+    stride: int
+    residual: int | None
+    low: float
+    high: float
+
+
+def ending_of(step: Conv, tiling: Tiling) -> Ending | None:
+    """How programs finish rows; None where c/unrolled.h does, behind them.
+
+    That is where pixels of the border are between those of the result, where an activation is more
+    than two bounds, and where rows are out of an instruction's reach.
+    """
+    bounds = step.activation.bounds
+    residual = None if step.residual is None else step.residual.strides[1]
+    farthest = tiling.rows * max(step.y.strides[1], residual or 0)
+    if tiling.packing == "raster" or bounds is None or farthest >= 2**29:
+        return None
+    return Ending(step.y.strides[1], residual, *bounds)
 
 
 def unrolled_streams(step: Conv, tiling: Tiling, geometry: Geometry) -> Streams:
@@ -97,6 +133,7 @@ def unrolled_streams(step: Conv, tiling: Tiling, geometry: Geometry) -> Streams:
     farthest = int(found.offset.max(initial=0)) * geometry.unit
     if farthest >= 2**29:
         raise ValueError(f"an operand {farthest} elements away is out of an instruction's reach")
+    ending = ending_of(step, tiling)
     edges = groups(np.bincount(found.row, minlength=len(step.weight)), tiling.groups)
     parts = []
     for begin, end in itertools.pairwise(edges):
@@ -107,7 +144,7 @@ def unrolled_streams(step: Conv, tiling: Tiling, geometry: Geometry) -> Streams:
             here = own.panel == panel
             terms = _Terms(own.row[here], own.offset[here] * geometry.unit, own.weight[here])
             flags = FIRST * (panel == 0) + LAST * (panel == len(panels) - 1)
-            group.append(_part(terms, blocks, flags, tiling))
+            group.append(_part(terms, blocks, flags, tiling, ending))
         parts.append(tuple(group))
     return Streams(panels, tuple(parts), int(np.diff(edges).max()))
 
@@ -127,16 +164,20 @@ def _blocks(begin: int, end: int, most: int) -> Ints:
     return begin + (end - begin) * np.arange(count + 1) // count
 
 
-def _part(terms: _Terms, blocks: Ints, flags: int, tiling: Tiling) -> Part:
+def _part(
+    terms: _Terms, blocks: Ints, flags: int, tiling: Tiling, ending: Ending | None
+) -> Part:
     """The programs of all blocks of rows, for one panel."""
     block = np.searchsorted(blocks, terms.row, side="right") - 1
-    order = np.lexsort((terms.row, terms.place, block))
+    places = int(terms.place.max(initial=0)) + 1
+    order = np.argsort((block * places + terms.place) * (MOST_ROWS + 1) + terms.row - blocks[block])
     block, rows = block[order], np.diff(blocks)
     row, place = terms.row[order] - blocks[block], terms.place[order]
     whole, half = divmod(tiling.eighths, 2)
     calls = (1 if tiling.packing == "raster" else tiling.pieces) * (whole + half)
     spacing = int(np.clip(calls * LINE // (BOTH if whole and half else BYTES), *SPACING))
-    code = _Code(block, row, place, rows, flags, tiling.elements, spacing)
+    tail = _Tail(bool(flags & FIRST), ending if flags & LAST else None, tiling.elements)
+    code = _Code(block, row, place, rows, tail, spacing)
 
     count = np.bincount(block, minlength=rows.size)
     length = _lines(code.length)
@@ -155,9 +196,10 @@ def _part(terms: _Terms, blocks: Ints, flags: int, tiling: Tiling) -> Part:
         code.write(text, starts[:-1], WHOLE)
     if half:
         code.write(text, starts[:-1] + programs["half"], HALF)
-    weight = terms.weight[order].astype(np.float32)
-    at = (starts[:-1] + weights)[block] + 4 * code.nth
-    text[at[:, None] + np.arange(4)] = weight.reshape(-1, 1).view(np.uint8)
+    stored = terms.weight[order].astype("<f4").view(np.uint8)
+    edges = 4 * np.cumsum(np.append(0, count))
+    for at, (first, last) in zip(starts[:-1] + weights, itertools.pairwise(edges), strict=True):
+        text[at : at + last - first] = stored[first:last]
     return Part(int(blocks[0]), programs, np.zeros(0, np.uint16), np.zeros(0, np.float32), text)
 
 
@@ -174,28 +216,58 @@ def _lines(size: Ints) -> Ints:
     return lines
 
 
+@dataclass(frozen=True)
+class _Tail:
+    """How a program ends.
+
+    Sums are added to those before them, unless they are the ``first``, of which ``elements`` are
+    between two rows. They are stored there as well, unless rows are finished.
+    """
+
+    first: bool
+    ending: Ending | None
+    elements: int
+
+    def instructions(self, rows: int, width: int) -> Bytes:
+        """Of a program of so many rows, its return included."""
+        row = np.arange(rows)
+        found: list[Bytes] = []
+        if not self.first:
+            found += [_memory(ADD, width, row, RDX, 4 * self.elements * row)]
+        if self.ending is None:
+            found += [_memory(STORE, width, row, RDX, 4 * self.elements * row)]
+        else:
+            found += _finished(self.ending, row, width)
+        return np.concatenate([*(each.reshape(-1) for each in found), np.array([RETURN], np.uint8)])
+
+
+def _finished(ending: Ending, row: Ints, width: int) -> list[Bytes]:
+    """Instructions that finish rows and store them."""
+    found = [_bytes("c5f8904c2410")]  # kmovw k1, [rsp + 16]
+    if ending.residual is not None:
+        found += [_bytes("488b442408")]  # mov rax, [rsp + 8]
+        found += [_memory(ADD, width, row, RAX, 4 * ending.residual * row)]
+    for operation, bound in ((MOST, ending.low), (LEAST, ending.high)):
+        if np.isfinite(np.float32(bound)):
+            # NaN stays: the last operand is the result where either is NaN
+            found += [_number(width, bound), _registers(operation, width, row, INPUT)]
+    return [*found, _memory(STORE, width, row, R9, 4 * ending.stride * row, masked=True)]
+
+
 class _Code:
     """Where every instruction of a part's programs lies; ``write`` writes them.
 
     A program begins a sum a row (7 bytes each). For every non-zero follows a multiplication (7); in
     front of it, for the first one of a column, a load (10), for every ``spacing``-th the fetching
     of a cache line of what comes next (8), and for every 2 ``REACH``-th the pointer to the weights
-    is moved (7). Then sums are added to those before them (10), unless they are the first, and
-    stored (10); the last is a return (1).
+    is moved (7). Then comes the tail.
     """
 
     def __init__(
-        self,
-        block: Ints,
-        row: Ints,
-        place: Ints,
-        rows: Ints,
-        flags: int,
-        elements: int,
-        spacing: int,
+        self, block: Ints, row: Ints, place: Ints, rows: Ints, tail: _Tail, spacing: int
     ) -> None:
         self.block, self.row, self.place, self.rows = block, row, place, rows
-        self.first, self.elements, self.spacing = bool(flags & FIRST), elements, spacing
+        self.tail, self.spacing = tail, spacing
         start = np.searchsorted(block, np.arange(rows.size))
         self.nth: Ints = np.arange(block.size) - start[block]
         self.loads = np.ones(block.size, np.bool_)
@@ -208,15 +280,18 @@ class _Code:
         #: of a non-zero's multiplication in its program, and of the end of all of them
         self.at: Ints = 7 * rows[block] + behind - 7
         self.end: Ints = 7 * rows + total
-        self.length: Ints = self.end + (10 if self.first else 20) * rows + 1
+        ends = {count: tail.instructions(count, WHOLE).size for count in set(rows.tolist())}
+        self.length: Ints = self.end + np.array([ends[count] for count in rows.tolist()], np.int64)
 
     def write(self, text: Bytes, starts: Ints, width: int) -> None:
         """The programs, which begin at ``starts``, for vectors of ``width``."""
         row, block = _numbers(self.rows)
-        if self.first:
+        if self.tail.first:
             begun = _memory(SPREAD, width, row, RCX, row, short=True)
         else:
-            begun = np.pad(_registers(CLEAR, width, row), ((0, 0), (0, 1)), constant_values=0x90)
+            begun = np.pad(
+                _registers(CLEAR, width, row, row), ((0, 0), (0, 1)), constant_values=0x90
+            )
         _put(text, starts[block] + 7 * row, begun)
         at = starts[self.block] + self.at
         _put(text, at, _memory(MULTIPLY_ADD, width, self.row, RSI, self._reach, short=True))
@@ -226,12 +301,10 @@ class _Code:
         _put(text, at[self.fetches] - 8, _fetch(self.nth[self.fetches] // self.spacing * LINE))
         at = at - 8 * self.fetches
         _put(text, at[self.moves] - 7, np.tile(_advance(8 * REACH), (int(self.moves.sum()), 1)))
-        at, sums = (starts + self.end)[block], 4 * self.elements * row
-        if not self.first:
-            _put(text, at + 10 * row, _memory(ADD, width, row, RDX, sums))
-            at = at + 10 * self.rows[block]
-        _put(text, at + 10 * row, _memory(STORE, width, row, RDX, sums))
-        text[starts + self.length - 1] = RETURN
+        for rows in set(self.rows.tolist()):
+            some = self.rows == rows
+            tail = self.tail.instructions(rows, width)
+            _put(text, (starts + self.end)[some], np.tile(tail, (int(some.sum()), 1)))
 
     @property
     def _reach(self) -> Ints:
@@ -249,7 +322,8 @@ def _numbers(rows: Ints) -> tuple[Ints, Ints]:
 
 def _put(text: Bytes, at: Ints, instructions: Bytes) -> None:
     """``instructions`` [count, bytes] to the places ``at``."""
-    text[at[:, None] + np.arange(instructions.shape[1])] = instructions
+    for index in range(instructions.shape[1]):
+        text[at + index] = instructions[:, index]
 
 
 def _memory(
@@ -259,20 +333,23 @@ def _memory(
     base: int,
     at: Ints,
     short: bool = False,
+    masked: bool = False,
 ) -> Bytes:
     """Instructions of a vector register and the memory at ``base`` + ``at``.
 
     ``short``: the operand is one float, spread over a vector; ``at`` counts floats, -128 to 127.
-    Else it is a vector, and ``at`` counts bytes. In a sum and a product a third operand is between
-    the two: the input in the product, the register itself in the sum.
+    Else it is a vector, ``masked`` by k1 or whole, and ``at`` counts bytes. In a sum and a product
+    a third operand is between the two: the input in the product, the register itself in the sum.
     """
     between = {MULTIPLY_ADD: INPUT, ADD: register}.get(operation)
     spread = short and operation is MULTIPLY_ADD
     register, at = np.broadcast_arrays(np.asarray(register), at)
     found = np.empty((at.size, 7 if short else 10), np.uint8)
     found[:, :4] = _prefix(operation, width, register, between, spread)
+    found[:, 1] ^= 0x20 * (base >> 3)
+    found[:, 3] |= masked
     found[:, 4] = operation.opcode
-    found[:, 5] = (0x40 if short else 0x80) | (register & 7) << 3 | base
+    found[:, 5] = (0x40 if short else 0x80) | (register & 7) << 3 | base & 7
     if short:
         found[:, 6] = at.astype(np.int8).view(np.uint8)
     else:
@@ -280,14 +357,27 @@ def _memory(
     return found
 
 
-def _registers(operation: _Operation, width: int, register: Ints) -> Bytes:
-    """Instructions of three operands, all the same register."""
+def _registers(operation: _Operation, width: int, register: Ints, between: Ints | int) -> Bytes:
+    """Instructions of three operands, of which first and last are the same register."""
     found = np.empty((register.size, 6), np.uint8)
-    found[:, :4] = _prefix(operation, width, register, register, False)
+    found[:, :4] = _prefix(operation, width, register, between, False)
     found[:, 1] ^= ((register & 8) << 2 | (register & 16) << 2).astype(np.uint8)
     found[:, 4] = operation.opcode
     found[:, 5] = 0xC0 | (register & 7) << 3 | register & 7
     return found
+
+
+def _number(width: int, number: float) -> Bytes:
+    """The input's register full of a number: mov eax, its bits; vpbroadcastd of eax."""
+    moved = np.append(np.uint8(0xB8), np.array([number], "<f4").view(np.uint8))
+    spread = _registers(NUMBER, width, np.array([INPUT]), 0)
+    spread[:, 1] |= 0x60  # the last operand is eax
+    spread[:, 5] = 0xC0 | (INPUT & 7) << 3 | RAX
+    return np.concatenate([moved, spread.reshape(-1)])
+
+
+def _bytes(hexadecimal: str) -> Bytes:
+    return np.frombuffer(bytes.fromhex(hexadecimal), np.uint8)
 
 
 def _prefix(

@@ -1,6 +1,6 @@
 """A processor for programs (``runtimes/sparse/unrolled.py``): it reads instructions byte by byte.
 
-It knows those of ``NAMES`` and four others; what else it meets is an error, and so is an operand
+It knows those of ``NAMES`` and a few others; what else it meets is an error, and so is an operand
 where a program has no business.
 """
 
@@ -17,9 +17,12 @@ NAMES = {
     (1, 0, 0x10): "load",
     (1, 0, 0x11): "store",
     (1, 0, 0x58): "add",
+    (1, 0, 0x5D): "least",
+    (1, 0, 0x5F): "most",
     (1, 1, 0xEF): "clear",
     (2, 1, 0x18): "spread",
     (2, 1, 0xB8): "multiply",
+    (2, 1, 0x7C): "number",
 }
 
 
@@ -28,7 +31,7 @@ class Memory:
     """What a program may touch: float32 but for ``code``.
 
     ``pointer`` is where the second argument points to, in bytes of ``code``; ``weights`` the bytes
-    of it that are weights.
+    of it that are weights; ``pixels`` of a vector that may be stored in the result ``y``.
     """
 
     code: Array
@@ -37,6 +40,9 @@ class Memory:
     bias: Array
     pointer: int
     weights: range
+    y: Array
+    residual: Array
+    pixels: int = 16
     used: list[int] = field(default_factory=list)  # places of weights, in order
     fetched: list[int] = field(default_factory=list)
 
@@ -50,6 +56,7 @@ class _Evex:
     register: int
     between: int
     broadcast: bool
+    masked: bool
     base: int | None  # None: the last operand is a register
     last: int
     place: int
@@ -60,37 +67,50 @@ def _evex(code: Array, at: int) -> _Evex:
     p0, p1, p2, opcode, modrm = (int(x) for x in code[at + 1 : at + 6])
     assert p0 & 8 == 0
     assert p1 & 0x84 == 4  # W0
-    assert p2 & 0x87 == 0  # no mask
+    assert p2 & 0x86 == 0  # k1 or no mask
     name = NAMES[p0 & 7, p1 & 3, opcode]
     lanes = {1: 8, 2: 16}[p2 >> 5]
     register = modrm >> 3 & 7 | (~p0 >> 7 & 1) << 3 | (~p0 >> 4 & 1) << 4
     between = (~p1 >> 3 & 15) | (~p2 >> 3 & 1) << 4
     mode, low = modrm >> 6, modrm & 7
-    broadcast = bool(p2 & 16)
+    broadcast, masked = bool(p2 & 16), bool(p2 & 1)
     if mode == 3:
         last = low | (~p0 >> 5 & 1) << 3 | (~p0 >> 6 & 1) << 4
-        return _Evex(name, lanes, register, between, broadcast, None, last, 0, 6)
-    assert p0 & 0x60 == 0x60  # plain base, no index
+        return _Evex(name, lanes, register, between, broadcast, masked, None, last, 0, 6)
+    assert p0 & 0x40  # no index
     assert low != 4
+    low |= (~p0 >> 5 & 1) << 3
     if mode == 1:
         unit = 4 if broadcast or name == "spread" else 4 * lanes
         place = int(code[at + 6].astype(np.int8)) * unit
-        return _Evex(name, lanes, register, between, broadcast, low, 0, place, 7)
+        return _Evex(name, lanes, register, between, broadcast, masked, low, 0, place, 7)
     assert mode == 2
     (place,) = struct.unpack("<i", code[at + 6 : at + 10].tobytes())
-    return _Evex(name, lanes, register, between, broadcast, low, 0, place, 10)
+    return _Evex(name, lanes, register, between, broadcast, masked, low, 0, place, 10)
 
 
 def run(memory: Memory, start: int) -> int:
     """The program at ``start``, to its return: how many bytes it is long."""
     registers = np.full((32, 16), np.nan, np.float32)
-    at, pointer = start, memory.pointer
+    at, pointer, masked = start, memory.pointer, False
+    eax = None  # where the residual is, or a number
     while True:
         first = int(memory.code[at])
         if first == 0xC3:
             return at + 1 - start
         if first == 0x90:
             at += 1
+        elif first == 0xC5:
+            assert memory.code[at : at + 6].tobytes() == bytes.fromhex("c5f8904c2410")
+            masked = True  # kmovw k1, [rsp + 16]
+            at += 6
+        elif first == 0xB8:  # mov eax, imm32
+            eax = memory.code[at + 1 : at + 5].view(np.float32)[0]
+            at += 5
+        elif first == 0x48 and memory.code[at + 1] == 0x8B:
+            assert memory.code[at + 2 : at + 5].tobytes() == b"\x44\x24\x08"  # mov rax, [rsp + 8]
+            eax = "residual"
+            at += 5
         elif first == 0x48:
             assert memory.code[at + 1 : at + 3].tobytes() == b"\x81\xc6"  # add rsi, imm32
             pointer += struct.unpack("<i", memory.code[at + 3 : at + 7].tobytes())[0]
@@ -102,7 +122,9 @@ def run(memory: Memory, start: int) -> int:
         else:
             assert first == 0x62, hex(first)
             found = _evex(memory.code, at)
-            _execute(memory, registers, found, pointer)
+            assert found.masked == (found.name == "store" and found.base == 9)
+            assert masked or not found.masked
+            _execute(memory, registers, found, pointer, eax)
             at += found.length
 
 
@@ -112,7 +134,9 @@ def _floats(array: Array, place: int, lanes: int) -> Array:
     return array[place // 4 : place // 4 + lanes]
 
 
-def _execute(memory: Memory, registers: Array, it: _Evex, pointer: int) -> None:
+def _execute(
+    memory: Memory, registers: Array, it: _Evex, pointer: int, eax: np.float32 | str | None
+) -> None:
     to = registers[it.register]
     match it.name, it.base:
         case "clear", None:
@@ -134,5 +158,20 @@ def _execute(memory: Memory, registers: Array, it: _Evex, pointer: int) -> None:
             to[: it.lanes] += _floats(memory.sums, it.place, it.lanes)
         case "store", 2:
             _floats(memory.sums, it.place, it.lanes)[:] = to[: it.lanes]
+        case "add", 0:  # RAX
+            assert it.register == it.between
+            assert eax == "residual"
+            to[: it.lanes] += _floats(memory.residual, it.place, it.lanes)
+        case "number", None:
+            assert it.last == 0
+            assert isinstance(eax, np.float32)
+            to[: it.lanes] = eax
+        case "most" | "least", None:
+            assert it.register == it.last
+            bound = np.minimum if it.name == "least" else np.maximum
+            to[: it.lanes] = bound(to[: it.lanes], registers[it.between, : it.lanes])
+        case "store", 9:  # R9
+            count = min(it.lanes, memory.pixels)
+            _floats(memory.y, it.place, count)[:] = to[:count]
         case _:
             raise AssertionError(it)

@@ -134,8 +134,9 @@ static float *pd_head(pd_session *s, const pd_plan *plan) {
 
 static void pd_carry_over(float *head, const float *arena, const pd_carry *c, int sample) {
     float *to = head + c->to + (size_t)sample * c->sample_step;
-    for (int i = 0; i < c->count; i++)
-        to[(size_t)i * c->to_step] = arena[c->from + (size_t)i * c->from_step];
+    const float *from = arena + c->from;
+    for (int i = 0; i < c->count; i++, from += c->from_step, to += c->to_step)
+        for (int k = 0; k < c->pixels; k++) to[k] = from[k];
 }
 
 /* This thread's share of the samples, each from beginning to end. */

@@ -7,10 +7,10 @@
 
 typedef void (*pd_step)(const pd_work *w);
 
-/* Between the steps of a sample and those of the whole batch: `count` elements of float32 a sample,
- * from there in the sample's arena to there in the batch's. */
+/* Between the steps of a sample and those of the whole batch: `count` runs of `pixels` elements of
+ * float32 a sample, from there in the sample's arena to there in the batch's. */
 typedef struct {
-    int count;
+    int count, pixels;
     size_t from, from_step, to, to_step, sample_step;
 } pd_carry;
 

@@ -1,9 +1,9 @@
 /* unrolled: scattered non-zeros as instructions. A visit is a program (unrolled.py), which computes
- * some rows on one vector of pixels; it runs over the tile's vectors, one after the other, then the
- * rows are finished as those of the other kernels are.
+ * some rows on one vector of pixels; it runs over the tile's vectors, one after the other.
  *
  * A template like rows.h. PD_KEPT: where panels follow, the sums of all rows are in the scratch, else
- * those of one program after the other. */
+ * those of one program after the other. PD_ENDS: programs finish their rows themselves, and store
+ * exactly the tile's pixels; else they are finished as those of the other kernels are. */
 #include "conv.h"
 
 #ifndef PD_UNROLLED_H
@@ -21,18 +21,26 @@ typedef struct {
 } pd_program;
 
 typedef void (*pd_instructions)(const float *tile, const float *weights, float *sums,
-                                const float *bias, const void *fetched);
+                                const float *bias, const void *fetched, float *y,
+                                const float *residual, uint64_t mask);
 
-/* The program, from `part` of its instructions on, over one vector; the `call`-th of a tile. */
-PD_INLINE void pd_call(const pd_program *p, uint32_t part, int call, const float *tile, float *sums,
-                       const float *bias) {
+/* One vector of a tile for a program: the `call`-th; `count` of its pixels are the tile's. */
+typedef struct {
+    const float *tile, *bias, *residual;
+    float *sums, *y;
+    int call, count;
+} pd_vector;
+
+/* The program, from `part` of its instructions on, over one vector. */
+PD_INLINE void pd_call(const pd_program *p, uint32_t part, const pd_vector *v) {
     const unsigned char *code = pd_code + p->code, *from = code + part;
-    const uint64_t fetched = (uint64_t)call * p->fetch;
+    const uint64_t fetched = (uint64_t)v->call * p->fetch;
+    const uint64_t mask = v->count < PD_LANES ? (1u << v->count) - 1 : 0xffff;
     pd_instructions run;
     memcpy(&run, &from, sizeof run);
     /* what follows is mostly the next program, as large as this one */
-    run(tile, (const float *)(const void *)(code + p->weight), sums, bias,
-        fetched < p->size ? code + p->size + fetched : code);
+    run(v->tile, (const float *)(const void *)(code + p->weight), v->sums, v->bias,
+        fetched < p->size ? code + p->size + fetched : code, v->y, v->residual, mask);
 }
 #endif
 
@@ -52,18 +60,19 @@ static __attribute__((noinline)) void PD_NAME(
 #endif
     for (uint32_t i = 0; i < count; i++) {
         const pd_program *p = &programs[i];
-        const float *bias = to->bias + p->row;
         float *sum = sums + (PD_KEPT ? (uint64_t)(p->row - first) * size : 0);
-        int call = 0;
+        float *y = to->y + p->row * to->y_stride;
+        const float *residual = to->residual ? to->residual + p->row * to->residual_stride : 0;
+        pd_vector now = {.bias = to->bias + p->row};
         for (int r = 0; r < pieces; r++) {
-            const float *from = tile + r * PD_PITCH;
-            float *end = sum + r * PD_EIGHTS * 8;
-            int v = 0;
-            for (; v < PD_FULL * PD_LANES && v < width; v += PD_LANES)
-                pd_call(p, 0, call++, from + v, end + v, bias);
-            if (PD_HALF && v < width) pd_call(p, p->half, call++, from + v, end + v, bias);
+            for (int v = 0; v < PD_EIGHTS * 8 && v < width; v += PD_LANES, now.call++) {
+                now.tile = tile + r * PD_PITCH + v, now.sums = sum + r * PD_EIGHTS * 8 + v;
+                now.y = y + r * to->pitch + v, now.count = width - v;
+                now.residual = residual ? residual + r * to->pitch + v : 0;
+                pd_call(p, v < PD_FULL * PD_LANES ? 0 : p->half, &now);
+            }
         }
-        if (!(p->flags & PD_LAST)) continue;
+        if (PD_ENDS || !(p->flags & PD_LAST)) continue;
         for (uint32_t row = p->row; row < p->row + p->rows; row++, sum += size) {
             pd_vec a[PD_PIECES][PD_FULL + 1];
             pd_half b[PD_PIECES];
@@ -85,6 +94,7 @@ static __attribute__((noinline)) void PD_NAME(
 }
 
 #undef PD_KEPT
+#undef PD_ENDS
 #undef PD_FULL
 #undef PD_HALF
 #undef PD_NAME

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from prunedeploy.runtimes.sparse.emit.functions import activation_call, literal
 from prunedeploy.runtimes.sparse.plan import Conv
 
-CLAMPS = {"identity", "relu", "clip"}  # activations that are two bounds
-
 
 def bounds(step: Conv) -> tuple[str, str]:
     """The activation's lower and upper bound in C; infinite where it has none."""
-    infinity = "__builtin_inff()"
-    match step.activation.op:
-        case "relu":
-            return "0", infinity
-        case "clip":
-            low, high = step.activation.numbers
-            return literal(low), literal(high)
-        case _:
-            return f"-{infinity}", infinity
+    low, high = step.activation.bounds or (-math.inf, math.inf)
+    return literal(low), literal(high)
 
 
 def act(step: Conv) -> str:
     """C expression for the activation of the vector ``v``, empty where bounds do."""
-    return "" if step.activation.op in CLAMPS else activation_call(step.activation, "v")
+    return "" if step.activation.bounds else activation_call(step.activation, "v")
 
 
 def instance(name: str, header: str, settings: Mapping[str, object], step: Conv) -> tuple[str, str]:

@@ -295,7 +295,7 @@ def _row(one: plan.Plan) -> str:
         h = one.head
         late, head = len(h.plan.steps), 4 * (h.plan.arena + plan.GUARD)
         steps = f"{h.source}, {h.source_step}, {h.place}, {h.place_step}, {h.sample_step}"
-        carry = f"{{{h.count}, {steps}}}"
+        carry = f"{{{h.count}, {h.pixels}, {steps}}}"
     apart = len(one.steps)
     numbers = f"{one.batch}, {one.repeats}, {apart + late}, {apart}, {arena}, {head}, {carry}"
     tables = ", ".join(

@@ -19,7 +19,7 @@ from prunedeploy.runtimes.sparse.tiling import (
     pixels,
     row_size,
 )
-from prunedeploy.runtimes.sparse.unrolled import placed, unrolled_streams
+from prunedeploy.runtimes.sparse.unrolled import ending_of, placed, unrolled_streams
 from prunedeploy.runtimes.sparse.winograd import transforms, winograd_streams
 from prunedeploy.types import Array
 
@@ -47,7 +47,7 @@ def emit(step: Conv, context: Context, tiling: Tiling) -> Code:
         f"{kernel}, {size});"
     )
     kept_rows = packed.rows_of_group * tiling.groups if kept else 0
-    if tiling.kernel == "unrolled":
+    if tiling.kernel == "unrolled" and ending_of(step, tiling) is None:
         kept_rows = max(kept_rows, tiling.rows)
     scratch = size + kept_rows * tiling.elements
     needed = cycles(step, tiling, context.isa, context.threads)
@@ -69,7 +69,7 @@ def _kernel(step: Conv, tiling: Tiling, layout: Geometry, kept: bool) -> tuple[s
         kind, settings = f"{kind}_comb", {"COMB": tiling.comb, **settings}
     if tiling.kernel == "unrolled":
         del settings["LOG_UNIT"]  # its offsets are in its instructions
-        settings = {"KEPT": int(kept), **settings}
+        settings = {"KEPT": int(kept), "ENDS": int(ending_of(step, tiling) is not None), **settings}
     elif tiling.kernel != "rows":
         settings = {"ROWS": tiling.rows, **settings}
     name = "_".join(["pd", kind, *map(str, settings.values())])

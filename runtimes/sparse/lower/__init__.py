@@ -39,13 +39,16 @@ class Refusal:
         return f"{self.operator} ({self.node}): {self.reason}"
 
 
-def lower(model: ir.Model, batch: int, sizes: Mapping[str, int] = NO_SIZES) -> Plan | Refusal:
+def lower(
+    model: ir.Model, batch: int, sizes: Mapping[str, int] = NO_SIZES, beside: bool = True
+) -> Plan | Refusal:
     """The plan for ``batch`` samples, memory planned.
 
     Args:
         model: float32; it is not changed.
         batch: what the first axis of the inputs is, where the model leaves it open.
         sizes: the other axes that the model leaves open, by name.
+        beside: whether sixteen images may lie side by side; else they are behind one another.
     """
     try:
         prepared = prepare(model)
@@ -54,7 +57,7 @@ def lower(model: ir.Model, batch: int, sizes: Mapping[str, int] = NO_SIZES) -> P
         names = [str(value.name) for value in prepared.graph.outputs]
         plan = Placer(graph).plan(inputs, names, batch)
         _check_sizes(plan)
-        return allocate(interleave(plan))
+        return allocate(interleave(plan) if beside else plan)
     except RefusedError as refused:
         return Refusal(refused.operator, refused.node, refused.reason)
 

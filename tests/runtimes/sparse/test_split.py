@@ -44,21 +44,28 @@ def _feeds(batch: int, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def _plans(model: ir.Model, batch: int = BATCH) -> tuple[Plan, Plan]:
-    whole, one = lower(model, batch, {}), lower(model, 1, {})
+    whole, one = lower(model, batch, beside=False), lower(model, 1)
     assert isinstance(whole, Plan)
     assert isinstance(one, Plan)
     return whole, one
 
 
+def _split(whole: Plan, one: Plan) -> Plan:
+    found = split.samples(whole, one, 2)
+    assert found is not None
+    return found
+
+
 @pytest.fixture
 def near(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing fits into the caches."""
+    """Nothing fits into the caches, and no map is small."""
     monkeypatch.setattr(split, "NEAR", 0)
+    monkeypatch.setattr(split, "LARGEST", 0)
 
 
 def test_what_fits_into_the_caches_stays_whole() -> None:
     whole, one = _plans(_network())
-    assert split.samples(whole, one, 2) is whole
+    assert split.samples(whole, one, 2) is None
 
 
 @pytest.mark.usefixtures("near")
@@ -67,6 +74,7 @@ def test_what_does_not_fit_is_computed_in_samples() -> None:
     x = net.conv(net.input("n", 3, 9, 11), 3, 6)
     whole, one = _plans(net.model(net.conv(x, 6, 5)))
     found = split.samples(whole, one, 2)
+    assert found is not None
     assert found == replace(
         one, batch=BATCH, repeats=BATCH, inputs=whole.inputs, outputs=whole.outputs
     )
@@ -77,6 +85,7 @@ def test_what_does_not_fit_is_computed_in_samples() -> None:
 def test_the_linear_layer_at_the_end_is_computed_once_for_all_samples() -> None:
     whole, one = _plans(_network())
     found = split.samples(whole, one, 2)
+    assert found is not None
     head = found.head
     assert head is not None
     assert found.steps == one.steps[: len(found.steps)]
@@ -97,7 +106,7 @@ def test_no_head_where_more_than_its_input_is_needed() -> None:
     first = net.node("Gemm", pooled, net.normal(6, 6), net.normal(6))
     joined = net.node("Add", first, largest)
     whole, one = _plans(net.model(net.node("Gemm", joined, net.normal(6, 4), net.normal(4))))
-    head = split.samples(whole, one, 2).head
+    head = _split(whole, one).head
     assert head is not None  # the second one alone
     assert [len(step.weight) for step in head.plan.steps if isinstance(step, Conv)] == [4]
 
@@ -109,22 +118,22 @@ def test_no_head_for_images() -> None:
     image = net.conv(net.input("n", 3, 9, 11), 3, 6)
     scale = net.conv(net.node("GlobalAveragePool", image), 6, 6)
     whole, one = _plans(net.model(net.node("Mul", image, scale)))
-    assert split.samples(whole, one, 2).head is None
+    assert _split(whole, one).head is None
 
 
 def test_the_limit_is_the_arena(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, one = _plans(_network())
     monkeypatch.setattr(split, "NEAR", 4 * whole.arena)
-    assert split.samples(whole, one, 2) is whole
+    assert split.samples(whole, one, 2) is None
     monkeypatch.setattr(split, "NEAR", 4 * whole.arena - 1)
-    assert split.samples(whole, one, 2).repeats == BATCH
+    assert _split(whole, one).repeats == BATCH
 
 
 @pytest.mark.usefixtures("near")
 @pytest.mark.parametrize("threads", [3, 5, 32])
 def test_samples_that_threads_cannot_share_stay_whole(threads: int) -> None:
     whole, one = _plans(_network())
-    assert split.samples(whole, one, threads) is whole
+    assert split.samples(whole, one, threads) is None
 
 
 @pytest.mark.usefixtures("near")
@@ -134,7 +143,66 @@ def test_a_result_over_the_batch_stays_whole() -> None:
     x = net.conv(net.input("n", 3, 5, 5), 3, 4)
     model = net.model(net.node("ReduceMean", x, np.array([0]), keepdims=0))
     whole, one = _plans(model)
-    assert split.samples(whole, one, 2) is whole
+    assert split.samples(whole, one, 2) is None
+
+
+# -- small maps ------------------------------------------------------------------------------------
+
+
+def _shrinking(side: int) -> ir.Model:
+    """Two blocks with residuals, the second on smaller maps, and a classifier."""
+    net = Small(seed=1)
+    x = net.conv(net.input("n", 3, side, side), 3, 8, 3, pads=[1] * 4)
+    for strides in ([1, 1], [2, 2]):
+        first = net.node("Relu", net.conv(x, 8, 8, 1))
+        second = net.node("Relu", net.conv(first, 8, 8, 3, pads=[1] * 4, strides=strides))
+        short = net.conv(x, 8, 8, 1, strides=strides)
+        x = net.node("Relu", net.node("Add", net.conv(second, 8, 8, 1), short))
+    pooled = net.node("Flatten", net.node("GlobalAveragePool", x))
+    return net.model(net.node("Gemm", pooled, net.normal(8, 5), net.normal(5)))
+
+
+def _layers(plan: Plan) -> list[tuple[int, ...]]:
+    return [step.y.shape for step in plan.steps if isinstance(step, Conv)]
+
+
+def test_layers_of_small_maps_are_computed_once_for_all_samples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the one before them, from which on one tensor is needed."""
+    monkeypatch.setattr(split, "NEAR", 0)
+    whole, one = _plans(_shrinking(15))
+    found = _split(whole, one)
+    assert found.head is not None
+    assert (found.head.count, found.head.pixels) == (8, 225)
+    assert _layers(found.head.plan) == [
+        (BATCH, 8, 15, 15), (BATCH, 8, 8, 8), (BATCH, 8, 8, 8), (BATCH, 8, 8, 8), (BATCH, 5, 1, 1)
+    ]  # fmt: skip
+    assert _layers(found) == [(1, 8, 15, 15)] * 5
+    wide = _split(*_plans(_shrinking(17))).head  # from maps of 289 pixels
+    assert wide is not None
+    assert (wide.count, wide.pixels) == (8, 1)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("side", [13, 15, 17])
+def test_small_maps_of_all_samples_agree(
+    side: int, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(split, "NEAR", 0)
+    model = _shrinking(side)
+    save(model, tmp_path / "net.onnx")
+    engine = build(tmp_path / "net.onnx", tmp_path / "a.engine", batch=6, threads=threads)
+    feeds = {"in0": np.random.default_rng(side).standard_normal((6, 3, side, side), np.float32)}
+    with artifact.open(engine, threads) as session:
+        for sample in (None, 2):
+            if sample is not None:
+                feeds["in0"][sample] = np.nan  # which the others do not see
+            (found,), (wanted,) = session.run(feeds).values(), reference(model, feeds)
+            agree(found, wanted)
+
+
+# -- engines ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

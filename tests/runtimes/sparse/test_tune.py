@@ -6,15 +6,16 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+from convs import Layer
 from engines import network
 from lowered import Small
 
 from prunedeploy import artifact
-from prunedeploy.runtimes.sparse import choose, tune
+from prunedeploy.runtimes.sparse import choose, trials, tune
 from prunedeploy.runtimes.sparse.compile import Toolchain, toolchain
 from prunedeploy.runtimes.sparse.lower import lower
 from prunedeploy.runtimes.sparse.plan import Conv, Plan
@@ -32,7 +33,7 @@ def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two candidates a case, and no optimisation: what is chosen does not matter here."""
     monkeypatch.setitem(tune.CANDIDATES, "quick", 2)
     monkeypatch.setitem(tune.ROUNDS, "quick", 1)
-    monkeypatch.setattr(tune, "FLUSH", 1 << 10)
+    monkeypatch.setattr(trials, "FLUSH", 1 << 10)
 
 
 def _quick(tools: Toolchain) -> Toolchain:
@@ -224,6 +225,16 @@ def test_every_kernel_is_measured(plan: Plan) -> None:
     chosen = tune._diverse(ways, "quick")
     assert {way.kernel for way in chosen} == {way.kernel for way in ways}
     assert len(chosen) <= 2 * len({way.kernel for way in ways})
+
+
+def test_hopeless_kernels_are_not_measured() -> None:
+    """Of a pointwise layer with half of its weights: dense blocks compute twice as much."""
+    step = Layer((1, 64, 28, 28), 64, density=0.5).step
+    kernels = [{way.kernel for way in tune._tried(step, "avx512", 1, effort)}
+               for effort in get_args(tune.Effort)[1:]]  # fmt: skip
+    assert kernels == [{"unrolled"}, {"unrolled", "block"}]
+    few = dataclasses.replace(step, weight=step.weight * (np.arange(64) % 4 == 0)[:, None, None])
+    assert {way.kernel for way in tune._tried(few, "avx512", 1, "quick")} == {"unrolled", "rows"}
 
 
 def test_blocks_have_to_be_faster_by_more_than_noise() -> None:

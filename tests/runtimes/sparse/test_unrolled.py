@@ -25,27 +25,40 @@ from prunedeploy.runtimes.sparse.emit.project import CODE, blob
 from prunedeploy.runtimes.sparse.plan import Conv, View
 from prunedeploy.runtimes.sparse.streams import FIRST, LAST, Part, Streams
 from prunedeploy.runtimes.sparse.tiling import Geometry, Tiling, geometry
-from prunedeploy.runtimes.sparse.unrolled import LINE, MOST_ROWS, REACH, unrolled_streams
+from prunedeploy.runtimes.sparse.unrolled import LINE, MOST_ROWS, REACH, ending_of, unrolled_streams
 from prunedeploy.types import Array, Engine
 
-RELU, SAME = ACTIVATIONS[1], (1, 1, 1, 1)
+RELU, CLIP, SAME = ACTIVATIONS[1], ACTIVATIONS[2], (1, 1, 1, 1)
 needs_avx512 = pytest.mark.skipif(
     "avx512" not in supported(), reason="no AVX-512 here: programs are read, not run"
 )
 
 WAYS = {
-    "in place": (Layer((1, 20, 4, 16), 33), Tiling("unrolled", 1, 4, 20, packing="none", rows=17)),
-    "panels": (Layer((1, 23, 5, 8), 31), Tiling("unrolled", 1, 2, 7, rows=31)),
+    "in place": (
+        Layer((1, 20, 4, 16), 33, residual="own", activation=RELU),
+        Tiling("unrolled", 1, 4, 20, packing="none", rows=17),
+    ),
+    "panels": (
+        Layer((1, 23, 5, 8), 31, residual="in place", activation=CLIP),
+        Tiling("unrolled", 1, 2, 7, rows=31),
+    ),
     "groups": (Layer((1, 17, 4, 8), 40), Tiling("unrolled", 1, 4, 17, groups=3, rows=10)),
-    "halves": (Layer((1, 40, 3, 9), 12), Tiling("unrolled", 1, 3, 40, rows=12)),
-    "half alone": (Layer((1, 9, 2, 4), 5), Tiling("unrolled", 1, 1, 4, rows=5)),
+    "halves": (
+        Layer((1, 40, 3, 9), 12, residual="own", activation=CLIP),
+        Tiling("unrolled", 1, 3, 40, rows=12),
+    ),
+    "half alone": (Layer((1, 9, 2, 4), 5, activation=RELU), Tiling("unrolled", 1, 1, 4, rows=5)),
     "window": (
-        Layer((1, 6, 7, 9), 8, (3, 3), (2, 2), SAME),
+        Layer((1, 6, 7, 9), 8, (3, 3), (2, 2), SAME, activation=RELU),
         Tiling("unrolled", 2, 1, 4, rows=3),
     ),
     "raster": (
-        Layer((1, 12, 6, 6), 9, (3, 3), pads=SAME, density=0.5),
+        Layer((1, 12, 6, 6), 9, (3, 3), pads=SAME, density=0.5, activation=RELU),
         Tiling("unrolled", 6, 6, 12, packing="raster", rows=9),
+    ),
+    "no clamp": (
+        Layer((1, 12, 3, 8), 9, residual="own", activation=ACTIVATIONS[8]),
+        Tiling("unrolled", 1, 2, 5, rows=4),
     ),
     "grouped": (
         Layer((1, 12, 5, 8), 12, (3, 3), pads=SAME, groups=3, density=0.4),
@@ -95,27 +108,32 @@ def _run(part: Part, number: int, half: bool, memory: Memory) -> int:
 def check_programs(
     step: Conv, way: Tiling, layout: Geometry, found: Streams, half: bool = False
 ) -> None:
-    """All programs of a layer, panel by panel: sums are the layer's, and each weight is used."""
+    """All programs of a layer, panel by panel: results are the layer's, and each weight is used.
+
+    The last three of a vector's pixels are not the tile's.
+    """
     rng = np.random.default_rng(1)
-    lanes, used = 8 if half else 16, 0
-    kept = np.full((len(step.weight), way.elements + 16), np.nan, np.float32)
-    wanted = np.broadcast_to(step.bias[:, None], (len(step.weight), 16)).copy()
+    lanes, used, outputs = 8 if half else 16, 0, len(step.weight)
+    ending = ending_of(step, way)
+    y_step, residual_step = step.y.strides[1], step.residual.strides[1] if step.residual else 0
+    y = np.full(outputs * y_step + 16, np.nan, np.float32)
+    residual = rng.integers(-4, 5, outputs * residual_step + 16).astype(np.float32)
+    kept = np.full(outputs * way.elements + 16, np.nan, np.float32)
+    wanted = np.broadcast_to(step.bias[:, None], (outputs, 16)).copy()
     for panel, (begin, end) in enumerate(found.panels):
         size = (end - begin) * layout.channel + layout.taps[-1][-1] + 32
         tile = rng.integers(-4, 5, size).astype(np.float32)
         wanted += _expected(step, layout, tile, begin, end, 0)
-        for group in found.parts:
-            part = group[panel]
+        flags = FIRST * (panel == 0) + LAST * (panel == len(found.panels) - 1)
+        for part in (group[panel] for group in found.parts):
             for number, program in enumerate(part.visits):
                 row, rows = int(program["row"]), int(program["rows"])
-                assert program["flags"] == FIRST * (panel == 0) + LAST * (
-                    panel == len(found.panels) - 1
-                )
-                sums = np.full(rows * way.elements + 16, np.nan, np.float32)
-                for index in range(rows):
-                    sums[index * way.elements :][:16] = kept[row + index, :16]
+                assert program["flags"] == flags
                 assert part.code is not None
-                memory = Memory(part.code, tile, sums, step.bias, 0, range(0))
+                places = (slice(row * n, (row + rows - 1) * n + lanes)
+                          for n in (way.elements, y_step, residual_step))  # fmt: skip
+                sums, to, other = (a[s] for a, s in zip((kept, y, residual), places, strict=True))
+                memory = Memory(part.code, tile, sums, step.bias, 0, range(0), to, other, lanes - 3)
                 stop = _run(part, number, half, memory)
                 ends = int(program["half"]) or int(program["weight"]) - 4 * REACH
                 if half or not way.eighths % 2:
@@ -124,10 +142,22 @@ def check_programs(
                 assert memory.used == list(memory.weights)[::4][: len(memory.used)]
                 assert memory.fetched == list(range(0, int(program["fetch"]), LINE))
                 used += len(memory.used)
-                for index in range(rows):
-                    kept[row + index, :16] = sums[index * way.elements :][:16]
-    np.testing.assert_array_equal(kept[:, :lanes], wanted[:, :lanes])
     assert used == np.count_nonzero(step.weight)
+    if ending is None:
+        results = _rows(kept, way.elements, outputs, lanes)
+    else:
+        wanted[:, lanes - 3 :] = np.nan
+        results = _rows(y, y_step, outputs, lanes)
+        if ending.residual is not None:
+            wanted += _rows(residual, residual_step, outputs, 16)
+        low, high = step.activation.bounds or (0.0, 0.0)
+        wanted = np.clip(wanted, np.float32(low), np.float32(high))
+    np.testing.assert_array_equal(results, wanted[:, :lanes])
+
+
+def _rows(array: Array, step: int, count: int, lanes: int) -> Array:
+    """The first vector of every row of memory, [count, lanes]."""
+    return np.stack([array[row * step :][:lanes] for row in range(count)])
 
 
 @pytest.mark.parametrize("name", WAYS)
@@ -147,10 +177,19 @@ def test_programs_have_at_most_as_many_rows_as_they_may() -> None:
     assert max(sizes) - min(sizes) <= 2
 
 
-@pytest.mark.parametrize("where", ["register", "place", "weight", "store"])
+def _place(code: Array, instruction: str) -> int:
+    """Where the last of such instructions is."""
+    return code.tobytes().rindex(bytes.fromhex(instruction))
+
+
+WRONG = ["register", "place", "weight", "store", "mask", "residual", "bound"]
+
+
+@pytest.mark.parametrize("where", WRONG)
 def test_a_wrong_instruction_is_found(where: str) -> None:
     step, way, layout, found = _made("panels")
-    part = found.parts[0][1]
+    last = len(found.panels) - 1
+    part = found.parts[0][last]
     assert part.code is not None
     code, program = part.code.copy(), part.visits[0]
     multiply = next(at for at in range(code.size) if code[at] == 0x62 and code[at + 4] == 0xB8)
@@ -165,8 +204,15 @@ def test_a_wrong_instruction_is_found(where: str) -> None:
             store = max(a for a in range(multiply, int(program["weight"]) - 4 * REACH)
                         if code[a] == 0x62 and code[a + 4] == 0x11)  # fmt: skip
             code[store + 6] ^= 64
+        case "mask":
+            code[_place(code, "c5f8904c2410") + 5] += 8
+        case "residual":
+            add = _place(code, "488b442408") + 5
+            code[add + 6] ^= 64
+        case "bound":
+            code[_place(code, "b80000803f") + 4] ^= 128  # mov eax, 1.0
     wrong = replace(part, code=code)
-    parts = tuple((*group[:1], wrong, *group[2:]) for group in found.parts)
+    parts = tuple((*group[:last], wrong) for group in found.parts)
     with pytest.raises(AssertionError):
         check_programs(step, way, layout, replace(found, parts=parts))
 
@@ -221,7 +267,9 @@ def test_a_sum_that_is_not_resumed_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 
     part = unrolled._part
     monkeypatch.setattr(
-        unrolled, "_part", lambda terms, blocks, flags, way: part(terms, blocks, flags | FIRST, way)
+        unrolled,
+        "_part",
+        lambda terms, blocks, flags, *how: part(terms, blocks, flags | FIRST, *how),
     )
     case = Layer((1, 20, 4, 8), 9).case(Tiling("unrolled", 1, 4, 7, rows=9))
     with pytest.raises(AssertionError):

@@ -119,14 +119,15 @@ class _Reference:
         from prunedeploy.evaluate import Evaluator
 
         self._evaluator = Evaluator(order.source, float64=order.within is not None)
+        self._inputs = order.inputs
         self._known: dict[int, tuple[Feeds, Feeds]] = {}
 
-    def on(self, inputs: tuple[TensorSpec, ...], size: int) -> tuple[Feeds, Feeds]:
+    def on(self, size: int) -> tuple[Feeds, Feeds]:
         """Inputs for a batch of ``size``, and what the model gives for them."""
         from prunedeploy.verify import random_feeds
 
         if size not in self._known:
-            feeds = random_feeds(inputs, size)
+            feeds = random_feeds(self._inputs, size)
             self._known[size] = feeds, self._evaluator.run(feeds)
         return self._known[size]
 
@@ -142,7 +143,7 @@ def _difference(
         differences = [
             compare(wanted, session.run(feeds), tolerance)
             for size in _sizes(manifest, getattr(session, "cuts", False))
-            for feeds, wanted in [reference.on(manifest.inputs, size)]
+            for feeds, wanted in [reference.on(size)]
         ]
     # NaN is the worst of all
     worst = max(differences, key=lambda x: (x.max_rel != x.max_rel, x.max_rel))

@@ -25,6 +25,8 @@ from prunedeploy.runtimes.sparse.emit.project import (
 from prunedeploy.runtimes.sparse.engine import LAYERS, LIBRARY
 from prunedeploy.runtimes.sparse.makefile import makefile, readme
 from prunedeploy.runtimes.sparse.plan import Conv, Plan
+from prunedeploy.runtimes.sparse.interleave import interleave
+from prunedeploy.runtimes.sparse.memory import allocate
 from prunedeploy.runtimes.sparse.split import samples
 from prunedeploy.runtimes.sparse.tiling import Tiling
 from prunedeploy.runtimes.sparse.tune import Effort, Progress, is_tiled, tune
@@ -164,11 +166,10 @@ def plan_of(model: Any, batch: int, threads: int) -> Plan:
     Raises:
         UserError: the runtime cannot compute it; the message says why.
     """
-    if batch > 1 and _is_open(model):
-        found = samples(_lower(model, batch, beside=False), _lower(model, 1), threads)
-        if found is not None:
-            return found
-    return _lower(model, batch)
+    if batch == 1 or not _is_open(model):
+        return _lower(model, batch)
+    whole = _lower(model, batch, beside=False)
+    return samples(whole, _lower(model, 1), threads) or allocate(interleave(whole))
 
 
 def _is_open(model: Any) -> bool:

@@ -252,7 +252,9 @@ def fill(step: Conv, isa: str) -> float:
     if _is_full(step) or blocks.share(step, least) < BLOCKS:
         return 1.0
     shape = (step.x.shape, step.y.shape, step.weight.shape, step.strides, step.pads)
-    key = (*shape, step.dilations, step.x.strides[1], count, isa)
+    # programs finish rows where an activation is bounds; their panels depend on rows that are empty
+    programs = (step.activation.bounds is None, step.residual is None, round(_terms(step), 3))
+    key = (*shape, step.dilations, step.x.strides[1], count, isa, *programs)
     if key not in _fills:
         _fills[key] = _fill(step, isa, count, least)
     return _fills[key]

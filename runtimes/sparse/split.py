@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from prunedeploy.runtimes.sparse.memory import allocate
 from prunedeploy.runtimes.sparse.plan import Conv, Head, Plan, Step, View, is_planar, reads, writes
@@ -20,6 +20,39 @@ from prunedeploy.runtimes.sparse.plan import Conv, Head, Plan, Step, View, is_pl
 NEAR = 12 << 20  # bytes of tensors that two threads' caches, and their part of a shared one, hold
 SMALL = 64  # pixels of a map that is small
 LARGEST = 4 * SMALL  # and of those that small ones come from
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A place where the rest of the network needs one tensor of what was before.
+
+    Args:
+        first: of the rest, in the plan of a sample.
+        late: the rest, of the whole batch.
+        wanted: the tensor, of the whole batch.
+        given: and of a sample.
+    """
+
+    first: int
+    late: tuple[Step, ...]
+    wanted: View
+    given: View
+
+    @property
+    def views(self) -> list[View]:
+        """All that the rest reads and writes."""
+        return [view for step in self.late for view in (*reads(step), *writes(step))]
+
+    @property
+    def is_row(self) -> bool:
+        """Whether a sample is one row of elements from here on."""
+        return all(sum(size > 1 for size in view.shape[1:]) <= 1 for view in self.views)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether all maps from here on are of moderate size, and what is carried is maps."""
+        planes = all(is_planar(view, 1) and len(view.shape) == 4 for view in (self.wanted, self.given))
+        return planes and all(math.prod(view.shape[2:]) <= LARGEST for view in self.views)
 
 
 def samples(whole: Plan, one: Plan, threads: int) -> Plan | None:
@@ -32,15 +65,15 @@ def samples(whole: Plan, one: Plan, threads: int) -> Plan | None:
     """
     if whole.batch % threads or 4 * whole.arena <= NEAR or not _apart(whole, one):
         return None
-    first, head = _best(list(_heads(whole, one)), one)
+    cut = _best(list(_cuts(whole, one)), one)
     return replace(
         one,
         batch=whole.batch,
         repeats=whole.batch,
         inputs=whole.inputs,
         outputs=whole.outputs,
-        steps=one.steps[:first],
-        head=head,
+        steps=one.steps[: cut.first] if cut else one.steps,
+        head=_head(whole, one, cut) if cut else None,
     )
 
 
@@ -54,21 +87,13 @@ def _apart(whole: Plan, one: Plan) -> bool:
     )
 
 
-def _best(heads: Sequence[tuple[int, Head]], one: Plan) -> tuple[int, Head | None]:
-    """The longest of single pixels, or one that is longer by the last small maps, and its begin."""
+def _best(cuts: Sequence[_Cut], one: Plan) -> _Cut | None:
+    """The last before small maps, else the first before rows; ``cuts`` are in order."""
     small = _small(one)
-    late = [(first, head) for first, head in heads if head.pixels == 1]
-    found: tuple[int, Head | None] = late[0] if late else (len(one.steps), None)
-    for first, head in heads:
-        if head.pixels > 1 and first <= small and _widest(head.plan) <= LARGEST:
-            found = first, head  # the shortest that has all small maps
-    return found
-
-
-def _widest(plan: Plan) -> int:
-    """Pixels of the largest map that a layer reads or writes."""
-    layers = [step for step in plan.steps if isinstance(step, Conv)]
-    return max(math.prod(view.shape[2:]) for step in layers for view in (step.x, step.y))
+    before = [cut for cut in cuts if cut.first <= small and cut.is_small and not cut.is_row]
+    if before:
+        return before[-1]
+    return next((cut for cut in cuts if cut.is_row), None)
 
 
 def _small(plan: Plan) -> int:
@@ -83,45 +108,43 @@ def _small(plan: Plan) -> int:
     return found
 
 
-def _heads(whole: Plan, one: Plan) -> Iterator[tuple[int, Head]]:
-    """Where the rest of ``one`` needs one tensor of what was before, the longest rest first."""
+def _cuts(whole: Plan, one: Plan) -> Iterator[_Cut]:
+    """Before every layer where the batch can be put together, the longest rest first."""
     places = {step.name: index for index, step in enumerate(one.steps)}
     for index, step in enumerate(whole.steps):
         first = places.get(step.name)
-        if first is None or not isinstance(step, Conv):
+        single = one.steps[first] if first is not None else None
+        if not isinstance(step, Conv) or not isinstance(single, Conv) or first is None:
             continue
         late, later = whole.steps[index:], one.steps[first:]
-        if _layers(late) != _layers(later):
-            continue
-        wanted, given = _only(whole, index), _only(one, first)
-        if wanted is None or given is None or _results(whole, late) != _results(one, later):
-            continue
-        head = _head(whole, late, wanted, one, given)
-        if head is not None:
-            yield first, head
+        if (
+            _layers(late) == _layers(later)
+            and _results(whole, late) == _results(one, later)
+            and _needed(whole, index) == {step.x}
+            and _needed(one, first) == {single.x}
+            and step.x.shape == (whole.batch, *single.x.shape[1:])
+            and single.x.shape[0] == 1
+        ):
+            yield _Cut(first, late, step.x, single.x)
 
 
 def _layers(steps: Sequence[Step]) -> list[str]:
     return [step.name for step in steps if isinstance(step, Conv)]
 
 
-def _only(plan: Plan, first: int) -> View | None:
-    """What the steps from ``first`` on need of those before, where it is one view of one buffer,
-    and the first of them reads it."""
-    late = plan.steps[first:]
-    needed = _needed(plan, first)
-    views = {view for step in late for view in reads(step) if view.buffer in needed}
-    return views.pop() if len(views) == 1 and views <= set(reads(late[0])) else None
+def _needed(plan: Plan, first: int) -> set[View]:
+    """How steps from ``first`` on read what is in the arena by then.
 
-
-def _needed(plan: Plan, first: int) -> set[int]:
-    """Buffers of the arena that steps from ``first`` on read and do not write before."""
-    found: set[int] = set()
+    A buffer of which they write a part themselves counts (slices of a Concat), if another part is
+    written before.
+    """
+    early = {view.buffer for step in plan.steps[:first] for view in writes(step)}
+    found: set[View] = set()
     written: set[int] = set()
     for step in plan.steps[first:]:
-        found |= {view.buffer for view in reads(step)} - written
+        found |= {view for view in reads(step) if view.buffer in early or view.buffer not in written}
         written |= {view.buffer for view in writes(step)}
-    return {buffer for buffer in found if plan.buffers[buffer].place == "arena"}
+    return {view for view in found if plan.buffers[view.buffer].place == "arena"}
 
 
 def _results(plan: Plan, steps: Sequence[Step]) -> set[int]:
@@ -130,27 +153,18 @@ def _results(plan: Plan, steps: Sequence[Step]) -> set[int]:
     return {buffer.index for buffer in buffers if buffer.place == "output"}
 
 
-def _is_row(view: View) -> bool:
-    """Whether each sample has one row of elements and no more."""
-    return sum(size > 1 for size in view.shape[1:]) <= 1
-
-
-def _head(
-    whole: Plan, steps: tuple[Step, ...], wanted: View, one: Plan, given: View
-) -> Head | None:
-    """``steps`` of ``whole``, where what is carried to them is planes or a row a sample."""
-    if all(_is_row(view) for step in steps for view in (*reads(step), *writes(step))):
+def _head(whole: Plan, one: Plan, cut: _Cut) -> Head:
+    late = allocate(replace(whole, steps=cut.late))
+    wanted, given = cut.wanted, cut.given
+    if cut.is_row:
         axis = max(range(1, len(wanted.shape)), key=lambda axis: wanted.shape[axis])
-        count, pixels = math.prod(wanted.shape[1:]), 1
-    elif is_planar(wanted, 1) and is_planar(given, 1) and len(wanted.shape) == 4:
-        axis, count, pixels = 1, wanted.shape[1], math.prod(wanted.shape[2:])
     else:
-        return None
-    late = allocate(replace(whole, steps=steps))
+        axis = 1
+    count = wanted.shape[axis]
     return Head(
         plan=late,
         count=count,
-        pixels=pixels,
+        pixels=math.prod(wanted.shape[1:]) // count,
         source=one.offsets[given.buffer] + given.offset,
         source_step=given.strides[axis],
         place=late.offsets[wanted.buffer] + wanted.offset,

@@ -247,8 +247,8 @@ def _finished(ending: Ending, row: Ints, width: int) -> list[Bytes]:
     if ending.residual is not None:
         found += [_bytes("488b442408")]  # mov rax, [rsp + 8]
         found += [_memory(ADD, width, row, RAX, 4 * ending.residual * row)]
-    for operation, bound in ((MOST, ending.low), (LEAST, ending.high)):
-        if np.isfinite(np.float32(bound)):
+    for operation, bound, free in ((MOST, ending.low, -np.inf), (LEAST, ending.high, np.inf)):
+        if np.float32(bound) != free:
             # NaN stays: the last operand is the result where either is NaN
             found += [_number(width, bound), _registers(operation, width, row, INPUT)]
     return [*found, _memory(STORE, width, row, R9, 4 * ending.stride * row, masked=True)]

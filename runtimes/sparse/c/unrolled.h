@@ -1,9 +1,9 @@
 /* unrolled: scattered non-zeros as instructions. A visit is a program (unrolled.py), which computes
  * some rows on one vector of pixels; it runs over the tile's vectors, one after the other.
  *
- * A template like rows.h. PD_KEPT: where panels follow, the sums of all rows are in the scratch, else
- * those of one program after the other. PD_ENDS: programs finish their rows themselves, and store
- * exactly the tile's pixels; else they are finished as those of the other kernels are. */
+ * A template like rows.h. PD_KEPT: where panels follow, the sums of all rows are in the scratch.
+ * PD_ENDS: the last program of a row finishes it, and stores exactly the tile's pixels; else the
+ * scratch has the sums of one program after the other, finished as those of other kernels are. */
 #include "conv.h"
 
 #ifndef PD_UNROLLED_H
@@ -91,6 +91,9 @@ static __attribute__((noinline)) void PD_NAME(
 #endif
         }
     }
+#if PD_ENDS
+    _mm256_zeroupper(); /* compilers see no vectors here, and SSE behind them may be slow */
+#endif
 }
 
 #undef PD_KEPT

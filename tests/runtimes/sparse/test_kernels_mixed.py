@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from block_weights import blocks_at, filled, scattered
@@ -155,6 +157,17 @@ def test_chunks_take_the_blocks_and_leave_the_rest() -> None:
         columns=2 * 20 + 3 * 25, chunks=5, nonzeros=20 + 2 * 30, rows=37 - 8 - 11
     )
     assert blocks.share(step) == (9 * 20 + 11 * 25) / np.count_nonzero(weight)
+
+
+def test_blocks_are_found_once_for_the_same_weights() -> None:
+    """Of another array too, as where a model is built again; not of other weights."""
+    weight = filled((12, 20, 1, 1), blocks_at(12, 20, [(4, 9)], 3), 3)
+    step = _case(weight, (1, 5, 7), Tiling("mixed", 1, 1, 20, rows=4)).step
+    assert isinstance(step, Conv)
+    found = blocks.blocks_of(step)
+    assert blocks.blocks_of(replace(step, weight=step.weight.copy())) is found
+    assert blocks.blocks_of(replace(step, weight=2 * step.weight)) is not found
+    assert blocks.blocks_of(step, 0.9) is not found
 
 
 def test_every_non_zero_is_stored_once() -> None:

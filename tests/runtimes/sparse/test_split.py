@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -200,6 +200,79 @@ def test_small_maps_of_all_samples_agree(
                 feeds["in0"][sample] = np.nan  # which the others do not see
             (found,), (wanted,) = session.run(feeds).values(), reference(model, feeds)
             agree(found, wanted)
+
+
+def _halved(net: Small) -> str:
+    """Small maps, behind a layer on larger ones."""
+    x = net.conv(net.input("n", 3, 12, 10), 3, 8)
+    return net.node("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
+
+
+def _dense_block(net: Small) -> str:
+    """What a layer reads is put together from before and from the layer in front of it."""
+    x = _halved(net)
+    for width in (8, 12, 16):
+        y = net.conv(net.node("Relu", x), width, 6)
+        x = net.node("Concat", x, net.conv(y, 6, 4, 3, pads=[1] * 4), axis=1)
+    return net.node("Flatten", net.node("GlobalAveragePool", x))
+
+
+def _branches(net: Small) -> str:
+    """One half of a tensor is before the only place where one tensor is needed."""
+    x = _halved(net)
+    y = net.node("MaxPool", x, kernel_shape=[3, 3], pads=[1] * 4)
+    return net.node("Sigmoid", net.node("Concat", y, net.conv(x, 8, 6), axis=1))
+
+
+def _tokens(net: Small) -> str:
+    """The positions of all samples are one axis of a linear layer."""
+    x = net.node("Reshape", _halved(net), np.array([0, 8, 30]))
+    x = net.node("MatMul", net.node("Transpose", x, perm=[0, 2, 1]), net.normal(8, 5))
+    return net.node("MatMul", net.node("Relu", x), net.normal(5, 4))
+
+
+def _rows(net: Small) -> str:
+    x = net.node("Transpose", _halved(net), perm=[0, 2, 3, 1])
+    x = net.node("Gemm", net.node("Reshape", x, np.array([-1, 8])), net.normal(8, 5), net.normal(5))
+    x = net.node("Gemm", net.node("Relu", x), net.normal(5, 4), net.normal(4))
+    return net.node("Reshape", x, np.array([-1, 120]))
+
+
+def _decoder(net: Small) -> str:
+    """From single pixels to images."""
+    x = net.node("GlobalAveragePool", net.conv(net.input("n", 3, 20, 20), 3, 6))
+    x = net.conv(x, 6, 6)
+    weight = net.normal(6, 4, 20, 20)
+    return net.conv(net.node("Relu", net.node("ConvTranspose", x, weight)), 4, 3, 3)
+
+
+CUTS = (_dense_block, _branches, _tokens, _rows, _decoder)
+
+
+@pytest.mark.parametrize(("grown", "batch"), [*((cut, 4) for cut in CUTS), (_dense_block, 16)])
+def test_what_cannot_be_put_together_is_not_cut(
+    grown: Callable[[Small], str], batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(split, "NEAR", 0)
+    net = Small(seed=2)
+    model = net.model(grown(net))
+    save(model, tmp_path / "net.onnx")
+    engine = build(tmp_path / "net.onnx", tmp_path / "a.engine", batch=batch, threads=2)
+    random = np.random.default_rng(batch)
+    with artifact.open(engine, 2) as session:
+        feeds = {
+            spec.name: random.standard_normal((batch, *spec.shape[1:])).astype(np.float32)
+            for spec in session.inputs
+        }
+        for found, wanted in zip(session.run(feeds).values(), reference(model, feeds), strict=True):
+            agree(found, wanted)
+
+
+def test_a_decoder_is_no_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split, "NEAR", 0)
+    net = Small()
+    found = _split(*_plans(net.model(_decoder(net))))
+    assert found.head is None
 
 
 # -- engines ---------------------------------------------------------------------------------------

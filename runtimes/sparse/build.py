@@ -35,6 +35,7 @@ from prunedeploy.types import TensorSpec
 
 MODEL_HEADER = "model.h"
 MOST_BATCH = 4096
+SHORT = 256  # terms of a sum that rounds little
 
 
 def build_payload(model: Path, target: Target, directory: Path, options: BuildOptions) -> Payload:
@@ -126,20 +127,23 @@ def tilings(
 def careful(
     plan: Plan, tuned: dict[str, Tiling], isa: str, threads: int, level: int = 2
 ) -> dict[str, Tiling]:
-    """``tuned`` without the minimal filtering whose rounding is the largest.
+    """``tuned`` without the ways whose rounding is the largest.
 
-    That is, at level 1, of more than three rows at once, at level 2 of more than two.
+    That is, at level 1, minimal filtering of more than three rows at once; at level 2 of more than
+    two, and direct sums of more than ``SHORT`` terms.
     """
 
-    def is_rough(way: Tiling) -> bool:
-        return way.kernel in ("winograd", "winograd2d") and way.pieces > 4 - level
+    def is_rough(step: Conv, way: Tiling) -> bool:
+        if way.kernel in ("winograd", "winograd2d"):
+            return way.pieces > 4 - level
+        return level > 1 and way.kernel in choose.LONGEST and choose.longest(step, way) > SHORT
 
     return _without(plan, tuned, isa, threads, is_rough)
 
 
 def rolled(plan: Plan, tuned: dict[str, Tiling], isa: str, threads: int) -> dict[str, Tiling]:
     """``tuned`` without programs, which are larger than what other kernels store."""
-    return _without(plan, tuned, isa, threads, lambda way: way.kernel == "unrolled")
+    return _without(plan, tuned, isa, threads, lambda _, way: way.kernel == "unrolled")
 
 
 def _without(
@@ -147,16 +151,18 @@ def _without(
     tuned: dict[str, Tiling],
     isa: str,
     threads: int,
-    unwanted: Callable[[Tiling], bool],
+    unwanted: Callable[[Conv, Tiling], bool],
 ) -> dict[str, Tiling]:
-    """``tuned`` with the model's best other way, where one is ``unwanted``."""
+    """``tuned`` with the model's best other way, where one is ``unwanted`` and there is another."""
     found = dict(tuned)
     late = plan.head.plan.steps if plan.head is not None else ()
     for step in (*plan.steps, *late):
         if isinstance(step, Conv) and is_tiled(step):
             ways = choose.ranked(step, isa, threads)
-            if unwanted(found.get(step.name, ways[0])):
-                found[step.name] = next(way for way in ways if not unwanted(way))
+            usual = found.get(step.name, ways[0])
+            if unwanted(step, usual):
+                others = (way for way in ways if not unwanted(step, way))
+                found[step.name] = next(others, usual)
     return found
 
 

@@ -182,6 +182,11 @@ def _panels(step: Conv, shapes: Iterable[Tiling], threads: int) -> Iterator[Tili
                 break
 
 
+def longest(step: Conv, way: Tiling) -> float:
+    """Terms of a row's sum within a panel, on average."""
+    return way.channels * _terms(step)
+
+
 def _terms(step: Conv) -> float:
     """Of an input channel in the sum of a row that has any, on average."""
     rows = int(np.count_nonzero(step.weight.any((1, 2, 3))))

@@ -175,6 +175,20 @@ def test_builds_are_as_careful_as_they_have_to_be(
     assert engine.manifest.difference.max_rel == 5e-6
 
 
+def test_careful_builds_have_short_sums() -> None:
+    """Of direct products, at the second level alone."""
+    net = Small()
+    layer = net.conv(net.input("n", 512, 14, 14), 512, 64, 1)
+    plan = lower(net.model(layer), 1, {})
+    assert isinstance(plan, Plan)
+    (step,) = (step for step in plan.steps if isinstance(step, Conv))
+    ways = choose.ranked(step, "avx512", 2)
+    long = next(way for way in ways if way.kernel == "block" and way.channels > 256)
+    little, more = (careful(plan, {step.name: long}, "avx512", 2, level) for level in (1, 2))
+    assert little == {step.name: long}
+    assert more[step.name].channels <= 256
+
+
 def test_an_engine_is_held_within_what_its_user_says(tmp_path: Path) -> None:
     path, net = tmp_path / "net.onnx", Small()
     save(net.model(net.conv(net.input("n", 64, 32, 32), 64, 64, 3, pads=[1, 1, 1, 1])), path)

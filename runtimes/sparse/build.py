@@ -23,10 +23,10 @@ from prunedeploy.runtimes.sparse.emit.project import (
     emit_project,
 )
 from prunedeploy.runtimes.sparse.engine import LAYERS, LIBRARY
-from prunedeploy.runtimes.sparse.makefile import makefile, readme
-from prunedeploy.runtimes.sparse.plan import Conv, Plan
 from prunedeploy.runtimes.sparse.interleave import interleave
+from prunedeploy.runtimes.sparse.makefile import makefile, readme
 from prunedeploy.runtimes.sparse.memory import allocate
+from prunedeploy.runtimes.sparse.plan import Conv, Plan
 from prunedeploy.runtimes.sparse.split import samples
 from prunedeploy.runtimes.sparse.tiling import Tiling
 from prunedeploy.runtimes.sparse.tune import Effort, Progress, is_tiled, tune

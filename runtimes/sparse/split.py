@@ -51,7 +51,9 @@ class _Cut:
     @property
     def is_small(self) -> bool:
         """Whether all maps from here on are of moderate size, and what is carried is maps."""
-        planes = all(is_planar(view, 1) and len(view.shape) == 4 for view in (self.wanted, self.given))
+        planes = all(
+            is_planar(view, 1) and len(view.shape) == 4 for view in (self.wanted, self.given)
+        )
         return planes and all(math.prod(view.shape[2:]) <= LARGEST for view in self.views)
 
 
@@ -142,7 +144,9 @@ def _needed(plan: Plan, first: int) -> set[View]:
     found: set[View] = set()
     written: set[int] = set()
     for step in plan.steps[first:]:
-        found |= {view for view in reads(step) if view.buffer in early or view.buffer not in written}
+        found |= {
+            view for view in reads(step) if view.buffer in early or view.buffer not in written
+        }
         written |= {view.buffer for view in writes(step)}
     return {view for view in found if plan.buffers[view.buffer].place == "arena"}
 

@@ -33,7 +33,6 @@ from prunedeploy.runtimes.sparse.emit import conv, depthwise, narrow, tiled
 from prunedeploy.runtimes.sparse.emit.project import closure
 from prunedeploy.runtimes.sparse.plan import Conv, Plan
 from prunedeploy.runtimes.sparse.tiling import Packing, Tiling, inside
-from prunedeploy.types import Array
 
 Effort = Literal["none", "quick", "full"]
 CANDIDATES: dict[str, int] = {"quick": 8, "full": 48}  # of a kernel, measured a case
@@ -42,7 +41,7 @@ MODULES = (blocks, choose, cost, streams, tiled, tiling, trials, unrolled)  # th
 VARIANTS = 2  # candidates of the same tile that "quick" measures, of other panels
 BLOCKS = True  # False: as if there were none, for measurements of what they bring
 MARGIN = 1.03  # by which blocks and programs have to be faster
-# times what another kernel needs by the model, which was off by less than 1.5 in 200 cases (AVX-512)
+# times what another needs by the model, which was off by less than 1.5 in 200 cases (AVX-512)
 HOPELESS = 1.6
 LARGE = 100_000  # non-zeros of a layer
 LIBRARY = 512 << 20  # bytes of programs that one library of trials holds

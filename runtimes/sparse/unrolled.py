@@ -164,9 +164,7 @@ def _blocks(begin: int, end: int, most: int) -> Ints:
     return begin + (end - begin) * np.arange(count + 1) // count
 
 
-def _part(
-    terms: _Terms, blocks: Ints, flags: int, tiling: Tiling, ending: Ending | None
-) -> Part:
+def _part(terms: _Terms, blocks: Ints, flags: int, tiling: Tiling, ending: Ending | None) -> Part:
     """The programs of all blocks of rows, for one panel."""
     block = np.searchsorted(blocks, terms.row, side="right") - 1
     places = int(terms.place.max(initial=0)) + 1

@@ -47,7 +47,7 @@ def test_around_each_operator_outputs_never_move_and_channels_go(operator: str) 
 
 @pytest.mark.slow
 @settings(
-    max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+    max_examples=1200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
 @given(st.randoms(use_true_random=False), st.integers(0, 99))
 def test_outputs_never_move(choose: random.Random, seed: int) -> None:

@@ -272,8 +272,8 @@ def dense_of(source: Path, baseline: str | Path | None, tell: Progress) -> Path 
         if not Path(baseline).is_file():
             raise UserError(f"no such baseline: {baseline}")
         return _onnx(Path(baseline))
-    result = _read_sidecar(source.with_suffix(".json"))
-    if result is None or not source.is_file():
+    result = _read_sidecar(source.with_suffix(".json")) if source.is_file() else None
+    if result is None:
         return None
     # as recorded, or beside the model where all of it was moved
     places = (result.dense, source.with_name(result.dense.name))

@@ -248,6 +248,12 @@ def test_text_for_a_model(folder: Folder, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["inspect", "shrink", "build", "lower", "predict", "bench"])
+def test_where_one_is_for_a_file(folder: Folder, name: str) -> None:
+    """A path without a name, of which no other name can be made: one line, status 2."""
+    folder.refused(name, ".")
+
+
+@pytest.mark.parametrize("name", ["inspect", "shrink", "build", "lower", "predict", "bench"])
 def test_a_model_without_outputs(folder: Folder, name: str) -> None:
     path = small_model(Path("net.onnx"))
     model = onnx.load(path)

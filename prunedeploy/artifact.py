@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import get_args
 
@@ -139,14 +138,19 @@ def read_engine(path: str | Path) -> Engine:
     return Engine(folder, manifest, sha256(folder / MANIFEST))
 
 
-def open(
-    engine: str | Path | Engine, threads: int = 0, *, shared: bool = False
-) -> AbstractContextManager[Session]:
-    """A session on an engine: ``with open(path) as session: session.run({"input": array})``.
+def open(engine: str | Path | Engine, threads: int = 0, *, shared: bool = False) -> Session:
+    """A session on an engine, ready to run:
+
+        session = prunedeploy.open("net.host.sparse.engine")
+        logits = session.run({"input": images})["output"]
+        session.close()
+
+    ``with prunedeploy.open(...) as session:`` closes it at the end of the block. A session that
+    nobody refers to any more is closed by itself.
 
     Args:
         engine: an engine's folder, which is checked, or one that was read already.
-        threads: how many to compute with; 0 leaves it to the runtime.
+        threads: how many to compute with at most; 0 leaves it to the runtime.
         shared: other sessions run in turn with this one (see ``OpenOptions``).
 
     Raises:

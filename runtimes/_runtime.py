@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, Protocol
+from types import TracebackType
+from typing import Literal, Protocol, Self
 
 import numpy as np
 
@@ -70,7 +70,10 @@ class Payload:
 
 
 class Session(Protocol):
-    """An opened engine."""
+    """An opened engine: ready to run, until it is closed or nobody refers to it any more.
+
+    It is its own context manager: ``with session:`` closes it at the end of the block.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -80,9 +83,41 @@ class Session(Protocol):
         """Compute every output for one batch of inputs.
 
         Raises:
-            UserError: a name, dtype or shape that the engine does not take.
+            UserError: a name, dtype or shape that the engine does not take; the session is closed.
         """
         ...
+
+    def close(self) -> None:
+        """Let go of memory and threads, whoever still holds this object; more than once is fine."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class Closing:
+    """Makes a session its own context manager."""
+
+    def close(self) -> None:
+        """See ``Session.close``."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 class Runtime(Protocol):
@@ -108,9 +143,18 @@ class Runtime(Protocol):
         """
         ...
 
-    def open(self, engine: Engine, options: OpenOptions) -> AbstractContextManager[Session]:
-        """A session on ``engine``; its resources are released on leaving the context."""
+    def open(self, engine: Engine, options: OpenOptions) -> Session:
+        """A session on ``engine``.
+
+        Raises:
+            UserError: the engine does not run here, or is damaged.
+        """
         ...
+
+
+def closed_error() -> UserError:
+    """What a closed session answers to whoever runs it."""
+    return UserError("the session is closed: open the engine again")
 
 
 def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Array]) -> None:

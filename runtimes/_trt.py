@@ -18,7 +18,7 @@ import numpy as np
 
 from prunedeploy.errors import UserError
 from prunedeploy.runtimes._cuda import Device
-from prunedeploy.runtimes._runtime import check_feeds, split
+from prunedeploy.runtimes._runtime import Closing, check_feeds, closed_error, split
 from prunedeploy.runtimes._trt_dialects import Dialect, network_flag
 from prunedeploy.types import Array, Engine
 
@@ -110,7 +110,7 @@ def write(directory: Path, built: Built, record: Mapping[str, object]) -> tuple[
     return (PLAN, RECORD)
 
 
-class TrtSession:
+class TrtSession(Closing):
     """An engine on the GPU: own stream, own buffers, given back on closing."""
 
     def __init__(self, trt: Trt, engine: Engine) -> None:
@@ -132,7 +132,7 @@ class TrtSession:
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Every output by name, batches that the engine was not built for in pieces."""
         if self._context is None:
-            raise UserError("the session is closed: run it inside its with block")
+            raise closed_error()
         check_feeds(self.inputs, feeds)
         arrays = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
         pieces = self._pieces(arrays)

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from prunedeploy.runtimes._runtime import (
     BuildOptions,
+    Closing,
     OpenOptions,
     Payload,
     Session,
     check_feeds,
+    closed_error,
 )
 from prunedeploy.targets import Target
 from prunedeploy.types import Array, Engine, TensorSpec
 
 
-class NullSession:
+class NullSession(Closing):
     """Zeros of the right shape."""
 
     provider = "null"
 
     def __init__(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
         self.inputs, self.outputs = inputs, outputs
+        self._closed = False
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Zeros; a dynamic size has the length it has in the inputs, 1 where they lack it."""
+        if self._closed:
+            raise closed_error()
         check_feeds(self.inputs, feeds)
         sizes = {
             dim: size
@@ -42,6 +46,10 @@ class NullSession:
             )
             for spec in self.outputs
         }
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+        self._closed = True
 
 
 class Null:
@@ -64,7 +72,6 @@ class Null:
         """Write nothing."""
         return Payload(())
 
-    @contextmanager
-    def open(self, engine: Engine, options: OpenOptions) -> Iterator[Session]:
+    def open(self, engine: Engine, options: OpenOptions) -> Session:
         """A session that returns zeros."""
-        yield NullSession(engine.manifest.inputs, engine.manifest.outputs)
+        return NullSession(engine.manifest.inputs, engine.manifest.outputs)

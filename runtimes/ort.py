@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,12 @@ import numpy as np
 from prunedeploy.errors import MissingExtra, UserError
 from prunedeploy.runtimes._runtime import (
     BuildOptions,
+    Closing,
     OpenOptions,
     Payload,
     Session,
     check_feeds,
+    closed_error,
 )
 from prunedeploy.targets import Target, why_not_here
 from prunedeploy.types import Array, Engine
@@ -55,7 +56,7 @@ def _first_line(error: Exception) -> str:
     return re.sub(r"\S*/onnxruntime_src/.*\) (?=[A-Z])", "", line)
 
 
-class OrtSession:
+class OrtSession(Closing):
     """One InferenceSession.
 
     ``providers`` as onnxruntime takes them, ``entries`` for the session's configuration; what
@@ -92,7 +93,7 @@ class OrtSession:
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Every output by name."""
         if self._inner is None:
-            raise UserError("the session is closed: run it inside its with block")
+            raise closed_error()
         check_feeds(self.inputs, feeds)
         arrays = {name: np.asarray(array) for name, array in feeds.items()}
         try:
@@ -146,11 +147,6 @@ class Ort:
             shutil.copyfile(model, directory / PAYLOAD)
         return Payload(tuple(sorted(path.name for path in directory.iterdir())))
 
-    @contextmanager
-    def open(self, engine: Engine, options: OpenOptions) -> Iterator[Session]:
+    def open(self, engine: Engine, options: OpenOptions) -> Session:
         """A session on the CPU."""
-        session = OrtSession(engine, options)
-        try:
-            yield session
-        finally:
-            session.close()
+        return OrtSession(engine, options)

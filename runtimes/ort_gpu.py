@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from prunedeploy.errors import MissingExtra, UserError
@@ -106,14 +105,9 @@ class OrtCuda:
         """The same file as for the CPU."""
         return Ort().build(model, target, directory, options)
 
-    @contextmanager
-    def open(self, engine: Engine, options: OpenOptions) -> Iterator[Session]:
+    def open(self, engine: Engine, options: OpenOptions) -> Session:
         """A session on the GPU."""
-        session = OrtGpuSession(engine, options, self.wanted)
-        try:
-            yield session
-        finally:
-            session.close()
+        return OrtGpuSession(engine, options, self.wanted)
 
 
 class OrtTensorRT(OrtCuda):

@@ -9,8 +9,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,21 +106,16 @@ class TensorRT:
         (directory / "layers.json").write_text(trt.inspect(built.plan))
         return Payload((*names, "layers.json"), batches=options.batches)
 
-    @contextmanager
     def open(
         self,
         engine: Engine,
         options: OpenOptions,  # noqa: ARG002 - threads are the GPU's own business
-    ) -> Iterator[Session]:
+    ) -> Session:
         """A session on the GPU."""
         if not gpus():
             raise UserError(f"{NAME} engines open where a CUDA GPU is: there is none here")
         library = _library()
-        session = TrtSession(Trt(library, NAME, dialect(str(library.__version__))), engine)
-        try:
-            yield session
-        finally:
-            session.close()
+        return TrtSession(Trt(library, NAME, dialect(str(library.__version__))), engine)
 
 
 def set_flags(library: Any, config: Any, names: tuple[str, ...]) -> None:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import importlib.util
 import platform
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,20 +87,15 @@ class TensorRTRtx:
         files = write(directory, built, record)
         return Payload(files, batches=options.batches, precision=precision)
 
-    @contextmanager
     def open(
         self,
         engine: Engine,
         options: OpenOptions,  # noqa: ARG002 - threads are the GPU's own business
-    ) -> Iterator[Session]:
+    ) -> Session:
         """A session on the GPU."""
         if not gpus():
             raise UserError(f"{NAME} engines open where a CUDA GPU is: there is none here")
-        session = TrtSession(Trt(_library(), NAME, DIALECTS[-1]), engine)
-        try:
-            yield session
-        finally:
-            session.close()
+        return TrtSession(Trt(_library(), NAME, DIALECTS[-1]), engine)
 
 
 def _in_float16(model: Path, folder: Path) -> tuple[Path, tuple[Note, ...]]:

@@ -9,6 +9,7 @@ import os
 import platform
 from pathlib import Path
 
+from prunedeploy.targets.quota import cpu_quota
 from prunedeploy.targets.row import ISA_FLAGS, LANES, Target
 from prunedeploy.targets.table import RTX_RUNTIMES, TARGETS
 
@@ -16,8 +17,13 @@ MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 
 
 def cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0))
+    """Cores this process may use, at least 1: those it may be scheduled on, and no more than a
+    container's CPU limit grants it whole.
+
+    A part of a core does not count: a thread for it would be stopped in the middle of its work
+    whenever the quota is used up, with all others waiting for it.
+    """
+    return max(1, int(min(len(os.sched_getaffinity(0)), cpu_quota())))
 
 
 def host_isa(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,8 +61,7 @@ class Sparse:
 
         write_sources(model, target, directory, options)
 
-    @contextmanager
-    def open(self, engine: Engine, options: OpenOptions) -> Iterator[SparseSession]:
+    def open(self, engine: Engine, options: OpenOptions) -> SparseSession:
         """A session; refuses before any code of an engine for another machine runs."""
         manifest = engine.manifest
         if reason := why_not_here(manifest.arch, manifest.isa):
@@ -73,15 +70,12 @@ class Sparse:
         try:
             _check_interface(engine, library)
             threads = options.threads or min(manifest.threads, targets.cores()) or 1
-            session = SparseSession(
+            return SparseSession(
                 library, threads, manifest.inputs, manifest.outputs, partial(read_layers, engine)
             )
-            try:
-                yield session
-            finally:
-                session.close()
-        finally:
+        except BaseException:
             library.close()
+            raise
 
 
 def why_not_here(arch: str, isa: str) -> str | None:

@@ -49,7 +49,8 @@ Written by prunedeploy for {target} ({arch}, {isa}), batch sizes {batches}.
 `{header}` is the whole interface. Link the library, or the sources ({sources} and {blobs})
 into your own program. It needs the C library, libm and POSIX threads, and nothing else.
 
-- `engine.c`, `threads.h`, `pages.h`: sessions, threads, memory. The same in every project.
+- `engine.c`, `threads.h`, `adaptive.h`, `processors.h`, `pages.h`: sessions, threads, memory. The
+  same in every project.
 - `model.c`: the tables of this network. `steps_*.c`: a function a layer.
 - `weights.c`, `{weights}`: all constants. They belong together.
 {code}- `layers.json`: what every layer is and has to do.

@@ -6,6 +6,7 @@ import _ctypes
 import ctypes
 import os
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from prunedeploy.errors import UserError
-from prunedeploy.runtimes._runtime import check_feeds, split
+from prunedeploy.runtimes._runtime import Closing, check_feeds, closed_error, split
 from prunedeploy.runtimes.sparse.elf import check_whole
 from prunedeploy.types import Array, TensorSpec
 
@@ -102,6 +103,7 @@ class Library:
         lib.pd_destroy.restype = None
         lib.pd_error.argtypes = [i]
         lib.pd_error.restype = ctypes.c_char_p
+        lib.pd_threads_used.argtypes = [p]
         lib.pd_steps.argtypes = [i, ctypes.POINTER(i)]
         lib.pd_steps.restype = ctypes.POINTER(ctypes.c_char_p)
         lib.pd_set_profiling.argtypes = [p, i]
@@ -113,6 +115,10 @@ class Library:
         if code := self._lib.pd_create(ctypes.byref(session), threads):
             raise UserError(f"cannot start the engine: {self.error(code)}")
         return session
+
+    def threads_used(self, session: ctypes.c_void_p) -> int:
+        """How many threads the last run computed with."""
+        return int(self._lib.pd_threads_used(session))
 
     def run(
         self, session: ctypes.c_void_p, batch: int, inputs: list[int], outputs: list[int]
@@ -167,8 +173,11 @@ def _tensors(first: Any, count: int) -> tuple[Tensor, ...]:
     )
 
 
-class SparseSession:
-    """One session of a library; safe to use from several threads, which then take turns."""
+class SparseSession(Closing):
+    """One session of a library; safe to use from several threads, which then take turns.
+
+    It closes ``library`` when it is closed, or when nobody refers to it any more.
+    """
 
     def __init__(
         self,
@@ -184,6 +193,8 @@ class SparseSession:
         self._library = library
         self._session: ctypes.c_void_p | None = library.create(threads)
         self._process = os.getpid()
+        self._release = weakref.finalize(self, _release, library, self._session, self._process)
+        self._release.atexit = False  # a thread may still be running it when the interpreter ends
         self._turn = threading.Lock()
         # a batch the engine was not built for is computed in pieces that it was
         self.cuts = any(t.batched for t in library.inputs) and all(
@@ -249,21 +260,28 @@ class SparseSession:
             self._library.profiling(self._checked(), False)
         return found
 
+    @property
+    def threads_used(self) -> int:
+        """How many threads the last run computed with: a session takes fewer than it was opened
+        with where it measures that they are faster. 0 before the first run.
+        """
+        with self._turn:
+            return self._library.threads_used(self._checked())
+
     def close(self) -> None:
         """Let go of memory and threads, whoever still holds this object."""
         if self._process != os.getpid():
-            # the threads of a session do not follow into a child process: nothing to end there,
-            # and whoever had its turn there has it for ever
+            # whoever had its turn when the process was forked has it for ever in here
             self._session = None
+            self._release()
             return
         with self._turn:
-            session, self._session = self._session, None
-            if session is not None:
-                self._library.destroy(session)
+            self._session = None
+            self._release()  # once only
 
     def _checked(self) -> ctypes.c_void_p:
         if self._session is None:
-            raise UserError("the session is closed: run it inside its with block")
+            raise closed_error()
         if self._process != os.getpid():
             raise UserError(
                 "the session was opened before this process was forked: open the engine in here"
@@ -313,6 +331,13 @@ class SparseSession:
                 raise UserError(f"the array for output {tensor.name!r} overlaps another one")
             results.append(given)
         return results
+
+
+def _release(library: Library, session: ctypes.c_void_p, process: int) -> None:
+    """End a session; in a child of the process that started it there are no threads to end."""
+    if process == os.getpid():
+        library.destroy(session)
+        library.close()
 
 
 def _check_out(tensor: Tensor, shape: tuple[int, ...], array: Array) -> None:

@@ -27,6 +27,16 @@ def network(path: Path, seed: int = 0, batch: int | str = "batch") -> Path:
     return path
 
 
+def wide_network(path: Path, seed: int = 0) -> Path:
+    """Two convolutions that are enough work for several threads; takes 8x48x48."""
+    net = Net(8, 48, seed, np.float32)
+    first = net.node("Relu", net.conv(net.input, (8, 64)))
+    second = net.node("Relu", net.conv(first, (64, 64)))
+    pooled = net.node("Flatten", net.node("GlobalAveragePool", second))
+    save(net.model(net.linear(pooled, (64, 10))), path)
+    return path
+
+
 def feed(engine: Engine, batch: int, seed: int = 1) -> dict[str, np.ndarray]:
     """Random inputs."""
     shape = (batch, *engine.manifest.inputs[0].shape[1:])

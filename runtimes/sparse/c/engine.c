@@ -2,6 +2,7 @@
  * architecture, so that one which lacks the instructions of the steps is told so. */
 #define _GNU_SOURCE
 #include "engine.h"
+#include "adaptive.h"
 #include "pages.h"
 #include "threads.h"
 
@@ -20,9 +21,11 @@ struct pd_session {
     pd_pool pool;
     unsigned char *memory; /* arena, then the scratch of every thread */
     size_t size;
-    int *errors; /* one a thread */
-    double *seconds; /* one a step, of all plans */
-    int profiling;
+    int *errors;            /* one a thread */
+    double *seconds;        /* one a step, of all plans */
+    double *stage_seconds;  /* one a stage, of the run that is going on */
+    pd_adaptive *adaptive;  /* one a plan */
+    int profiling, threads_used; /* the latter of the last run */
     /* of the run that is going on */
     const pd_plan *plan;
     double *times;
@@ -93,6 +96,8 @@ static void pd_free(pd_session *s) {
     if (s->memory) munmap(s->memory, s->size);
     free(s->errors);
     free(s->seconds);
+    free(s->stage_seconds);
+    free(s->adaptive);
     free(s);
 }
 
@@ -112,7 +117,8 @@ static size_t pd_scratch_step(void) { return pd_round(pd_scratch + 64, PD_PAGE);
 
 /* -- running ------------------------------------------------------------------------------------- */
 
-static pd_work pd_work_of(pd_session *s, int thread) {
+/* What thread `thread` needs to compute share `share` of `shares`. */
+static pd_work pd_work_of(pd_session *s, int thread, int share, int shares) {
     const size_t scratch = pd_scratch_begin(s->pool.threads) + (size_t)thread * pd_scratch_step();
     const pd_work work = {
         .arena = (float *)s->memory,
@@ -120,8 +126,8 @@ static pd_work pd_work_of(pd_session *s, int thread) {
         .outputs = s->outputs,
         .weights = pd_weights,
         .scratch = (float *)(s->memory + scratch),
-        .thread = thread,
-        .threads = s->pool.threads,
+        .thread = share,
+        .threads = shares,
         .error = &s->errors[thread * 32], /* a line of its own */
     };
     return work;
@@ -139,67 +145,91 @@ static void pd_carry_over(float *head, const float *arena, const pd_carry *c, in
         for (int k = 0; k < c->pixels; k++) to[k] = from[k];
 }
 
-/* This thread's share of the samples, each from beginning to end. */
-static void pd_all_samples(pd_session *s, const pd_plan *plan, int thread) {
-    pd_work work = pd_work_of(s, thread);
+/* One sample from beginning to end, in the thread's own arena. */
+static void pd_one_sample(pd_session *s, int sample, int thread) {
+    const pd_plan *plan = s->plan;
+    pd_work work = pd_work_of(s, thread, 0, 1);
     const void *inputs[pd_this_model.inputs + 1];
     void *outputs[pd_this_model.outputs + 1];
-    int first, end;
-    pd_share(&work, plan->repeats, &first, &end);
     work.arena = (float *)(s->memory + (size_t)thread * pd_round(plan->arena, PD_PAGE));
     work.inputs = inputs, work.outputs = outputs;
-    work.thread = 0, work.threads = 1;
-    for (int sample = first; sample < end; sample++) {
-        for (int i = 0; i < pd_this_model.inputs; i++)
-            inputs[i] = (const char *)s->inputs[i] + (size_t)sample * plan->input_step[i];
-        for (int i = 0; i < pd_this_model.outputs; i++)
-            outputs[i] = (char *)s->outputs[i] + (size_t)sample * plan->output_step[i];
-        for (int i = 0; i < plan->apart; i++) {
-            const double begin = thread == 0 && s->times ? pd_now() : 0;
-            plan->step[i](&work);
-            if (thread == 0 && s->times) s->times[i] += pd_now() - begin;
-        }
-        pd_carry_over(pd_head(s, plan), work.arena, &plan->carry, sample);
-    }
-    pd_barrier(&s->pool, thread);
-}
-
-/* Steps from `first` on, all threads at each. */
-static void pd_together(pd_session *s, const pd_plan *plan, int thread, int first, float *arena) {
-    pd_work work = pd_work_of(s, thread);
-    work.arena = arena;
-    double begin = thread == 0 && s->times ? pd_now() : 0;
-    for (int i = first; i < plan->count; i++) {
+    for (int i = 0; i < pd_this_model.inputs; i++)
+        inputs[i] = (const char *)s->inputs[i] + (size_t)sample * plan->input_step[i];
+    for (int i = 0; i < pd_this_model.outputs; i++)
+        outputs[i] = (char *)s->outputs[i] + (size_t)sample * plan->output_step[i];
+    for (int i = 0; i < plan->apart; i++) {
+        const double begin = thread == 0 && s->times ? pd_now() : 0;
         plan->step[i](&work);
-        pd_barrier(&s->pool, thread);
-        if (thread == 0 && s->times) {
-            const double end = pd_now();
-            s->times[i] = end - begin;
-            begin = end;
-        }
+        if (thread == 0 && s->times) s->times[i] += pd_now() - begin;
     }
+    pd_carry_over(pd_head(s, plan), work.arena, &plan->carry, sample);
 }
 
-static void pd_all_steps(void *context, int thread) {
+/* A stage is a step, or all steps of all samples; then the samples are its shares. */
+static void pd_one_share(void *context, int stage, int share, int thread) {
     pd_session *s = context;
-    const pd_plan *plan = s->plan; /* after the last barrier the next run may have another one */
-    if (plan->repeats > 1) {
-        pd_all_samples(s, plan, thread);
-        pd_together(s, plan, thread, plan->apart, pd_head(s, plan));
-    } else {
-        pd_together(s, plan, thread, 0, (float *)s->memory);
+    const pd_plan *plan = s->plan;
+    const int samples = plan->repeats > 1;
+    if (samples && stage == 0) {
+        pd_one_sample(s, share, thread);
+        return;
     }
+    pd_work work = pd_work_of(s, thread, share, s->threads_used);
+    if (samples) work.arena = pd_head(s, plan);
+    plan->step[samples ? plan->apart + stage - 1 : stage](&work);
+}
+
+/* Stages of a run, and the step that the last of them is one behind of. */
+static int pd_stages(const pd_plan *plan) {
+    return plan->repeats > 1 ? 1 + plan->count - plan->apart : plan->count;
+}
+
+static void pd_run_plan(pd_session *s, int threads) {
+    const pd_plan *plan = s->plan;
+    const int samples = plan->repeats > 1, stages = pd_stages(plan);
+    s->threads_used = threads;
+    pd_pool_run(
+        &s->pool, stages, samples ? plan->repeats : 0, threads, s->times ? s->stage_seconds : 0);
+    if (s->times)
+        for (int i = samples; i < stages; i++)
+            s->times[samples ? plan->apart + i - 1 : i] = s->stage_seconds[i];
 }
 
 static int pd_run_locked(pd_session *s) {
+    pd_adaptive *adaptive = &s->adaptive[s->plan - pd_plans];
     int code = PD_OK;
     for (int i = 0; i < s->pool.threads; i++) s->errors[i * 32] = PD_OK;
     s->times = s->profiling ? s->seconds + pd_first_time(s->plan) : 0;
-    if (s->times) memset(s->times, 0, (size_t)s->plan->count * sizeof *s->times);
-    pd_pool_run(&s->pool);
+    if (s->times) {
+        memset(s->times, 0, (size_t)s->plan->count * sizeof *s->times);
+        pd_run_plan(s, adaptive->candidate[0].threads);
+    } else {
+        const int chosen = pd_adaptive_pick(adaptive);
+        const double begin = pd_now();
+        pd_run_plan(s, adaptive->candidate[chosen].threads);
+        pd_adaptive_learn(adaptive, chosen, pd_now() - begin);
+    }
     for (int i = 0; i < s->pool.threads; i++)
         if (s->errors[i * 32]) code = s->errors[i * 32];
     return code;
+}
+
+/* The most threads that any plan's work is enough for. */
+static int pd_useful_threads(void) {
+    int most = 1;
+#if defined(PD_ALL_THREADS)
+    most = PD_MOST_THREADS;
+#endif
+    for (int i = 0; i < pd_this_model.batches; i++)
+        if (pd_plans[i].useful > most) most = pd_plans[i].useful;
+    return most;
+}
+
+static int pd_most_shares(void) {
+    int most = 0;
+    for (int i = 0; i < pd_this_model.batches; i++)
+        if (pd_plans[i].repeats > most) most = pd_plans[i].repeats;
+    return most;
 }
 
 /* -- what pd_engine.h promises -------------------------------------------------------------------- */
@@ -211,6 +241,7 @@ PD_API int pd_create(pd_session **session, int threads) {
     *session = 0;
     if (!pd_cpu_has(pd_this_model.isa)) return PD_BAD_CPU;
     if (threads == 0) threads = pd_processors();
+    if (threads > pd_useful_threads()) threads = pd_useful_threads();
     pthread_once(&pd_settled, pd_settle_programs);
     pd_session *s = 0;
     if (posix_memalign((void **)&s, 128, sizeof *s)) return PD_NO_MEMORY;
@@ -219,12 +250,17 @@ PD_API int pd_create(pd_session **session, int threads) {
     if (s->size >= PD_HUGE) s->size = pd_round(s->size, PD_HUGE);
     s->memory = pd_map(s->size);
     s->errors = calloc((size_t)threads, 32 * sizeof *s->errors);
-    s->seconds = calloc(pd_first_time(pd_plans + pd_this_model.batches) + 1, sizeof *s->seconds);
-    if (!s->memory || !s->errors || !s->seconds) {
+    const size_t steps = pd_first_time(pd_plans + pd_this_model.batches) + 1;
+    s->seconds = calloc(steps, sizeof *s->seconds);
+    s->stage_seconds = calloc(steps + 1, sizeof *s->stage_seconds);
+    s->adaptive = calloc((size_t)pd_this_model.batches, sizeof *s->adaptive);
+    if (!s->memory || !s->errors || !s->seconds || !s->stage_seconds || !s->adaptive) {
         pd_free(s);
         return PD_NO_MEMORY;
     }
-    if (!pd_pool_start(&s->pool, threads, pd_all_steps, s)) {
+    for (int i = 0; i < pd_this_model.batches; i++)
+        pd_adaptive_start(&s->adaptive[i], threads, pd_plans[i].useful);
+    if (!pd_pool_start(&s->pool, threads, pd_most_shares(), pd_one_share, s)) {
         pd_free(s);
         return PD_NO_THREAD;
     }
@@ -292,4 +328,12 @@ PD_API int pd_profile(pd_session *s, int batch, double *seconds, int count) {
     for (int i = 0; i < count && i < plan->count; i++) seconds[i] = s->seconds[pd_first_time(plan) + (size_t)i];
     pthread_mutex_unlock(&s->running);
     return PD_OK;
+}
+
+PD_API int pd_threads_used(pd_session *s) {
+    if (!s) return 0;
+    pthread_mutex_lock(&s->running);
+    const int used = s->threads_used;
+    pthread_mutex_unlock(&s->running);
+    return used;
 }

@@ -14,13 +14,14 @@ typedef struct {
     size_t from, from_step, to, to_step, sample_step;
 } pd_carry;
 
-/* The steps for one batch size. With `repeats` above 1 the first `apart` are those of one sample:
+/* The steps for one batch size. More than `useful` threads are not worth waking for them. With `repeats` above 1 the first `apart` are those of one sample:
  * every thread computes whole samples in an arena of its own; the others follow once all samples
  * are there, in a further arena. `input_step` and `output_step` are a sample's bytes. */
 typedef struct {
     int batch;
     int repeats;
     int count, apart;
+    int useful;
     size_t arena, head; /* bytes */
     pd_carry carry;
     const size_t *input_step, *output_step;

@@ -57,8 +57,10 @@ typedef struct pd_session pd_session;
 
 const pd_model *pd_info(void);
 
-/* Start a session that computes with `threads` threads, the caller's own counted; 0: as many as
- * the caller may run on. Returns PD_OK, or a code for pd_error. */
+/* Start a session that computes with at most `threads` threads, the caller's own counted; 0: as many
+ * as there are processors that the caller may use. A session measures its own runs and computes with
+ * fewer threads for as long as that is faster: where the work is too little for more, and where other
+ * programs want the processors. Returns PD_OK, or a code for pd_error. */
 int pd_create(pd_session **session, int threads);
 
 /* Compute one batch. Arrays are in C order, one pointer a tensor, in the order of pd_model, and
@@ -74,7 +76,10 @@ const char *pd_error(int code);
 /* The names of the steps that a run of `batch` takes; *count is how many. Null, 0: no such batch. */
 const char *const *pd_steps(int batch, int *count);
 
-/* Whether runs from now on note how long each step takes (off at first). */
+/* How many threads the last run computed with; 0 before the first. */
+int pd_threads_used(pd_session *session);
+
+/* Whether runs from now on note how long each step takes (off at first). They use all threads then. */
 int pd_set_profiling(pd_session *session, int on);
 
 /* Seconds of each step in the last run of `batch` with profiling on, at most `count` of them. */

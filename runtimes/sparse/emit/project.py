@@ -18,14 +18,17 @@ from typing import Any
 from prunedeploy.errors import UserError
 from prunedeploy.runtimes.sparse import emit, plan
 from prunedeploy.runtimes.sparse.emit._context import Code, Constants, Context
-from prunedeploy.runtimes.sparse.emit.work import work
+from prunedeploy.runtimes.sparse.emit.work import useful_threads, work
 from prunedeploy.types import TensorSpec
 
 SOURCES = Path(__file__).parents[1] / "c"
 HEADER = "pd_engine.h"  # the public one
 WEIGHTS = "weights.bin"
 CODE = "code.bin"
-FIXED = ("engine.c", "engine.h", "pages.h", "threads.h", HEADER, "pd.h")  # part of every project
+FIXED = (  # part of every project
+    *("engine.c", "engine.h", "adaptive.h", "pages.h", "processors.h", "threads.h", "pd.h"),
+    HEADER,
+)
 #: compiled for any processor of the architecture
 GENERAL = ("engine.c", "model.c", "weights.c", "code.c")
 INSTANCE = 3000  # characters of a step's text that compile as long as one kernel instance
@@ -259,7 +262,7 @@ def _model(
         for what, ports in (("input", one.inputs), ("output", one.outputs)):
             sizes = ", ".join(map(str, [*(_sample_bytes(port, one) for port in ports), 0]))
             lines.append(f"static const size_t {what}_step_{one.batch}[] = {{{sizes}}};")
-    rows = ", ".join(map(_row, plans))
+    rows = ", ".join(_row(one, options.isa) for one in plans)
     lines.append(f"const pd_plan pd_plans[] = {{{rows}}};")
     lines.append(f"const size_t pd_scratch = {4 * (scratch + plan.GUARD)};")
     if code:
@@ -288,8 +291,8 @@ def _model(
     return "\n".join(lines) + "\n"
 
 
-def _row(one: plan.Plan) -> str:
-    """Its pd_plan."""
+def _row(one: plan.Plan, isa: str) -> str:
+    """The initialiser of the plan's ``pd_plan``."""
     arena, late, head, carry = 4 * (one.arena + plan.GUARD), 0, 0, "{0}"
     if one.head is not None:
         h = one.head
@@ -297,7 +300,9 @@ def _row(one: plan.Plan) -> str:
         steps = f"{h.source}, {h.source_step}, {h.place}, {h.place_step}, {h.sample_step}"
         carry = f"{{{h.count}, {h.pixels}, {steps}}}"
     apart = len(one.steps)
-    numbers = f"{one.batch}, {one.repeats}, {apart + late}, {apart}, {arena}, {head}, {carry}"
+    useful = max(one.repeats, useful_threads(one.steps, isa))
+    counts = f"{one.batch}, {one.repeats}, {apart + late}, {apart}, {useful}"
+    numbers = f"{counts}, {arena}, {head}, {carry}"
     tables = ", ".join(
         f"{name}_{one.batch}" for name in ("input_step", "output_step", "steps", "names")
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from prunedeploy.runtimes.sparse.cost import LANES
 from prunedeploy.runtimes.sparse.plan import (
     Conv,
     Lookup,
@@ -21,6 +23,13 @@ from prunedeploy.runtimes.sparse.plan import (
     reads,
     writes,
 )
+
+MAX_THREADS = 1024  # PD_MOST_THREADS of c/threads.h
+# Cycles that one more thread costs in every step: 3.5 us (the fitted ``sync`` of predictions) at
+# 3.65 GHz. It is enough that the figure is right within a factor of two: sessions measure the rest.
+SYNC = 12_800
+BYTES_PER_CYCLE = 8  # that one core moves between its caches and memory, roughly
+WORTH = 0.9  # of the time with half as many threads: above it more threads are not worth waking
 
 
 @dataclass(frozen=True)
@@ -68,3 +77,28 @@ def work(step: Step) -> Work:
 def _touched(view: View) -> int:
     """Elements of memory: a broadcast axis counts once."""
     return math.prod(n for n, stride in zip(view.shape, view.strides, strict=True) if stride)
+
+
+def useful_threads(steps: Sequence[Step], isa: str) -> int:
+    """The most threads, a power of two, that ``steps`` have enough work for.
+
+    Networks of a few microseconds are slower on two threads than on one, because threads wait for
+    one another after every step.
+
+    Args:
+        steps: of one run.
+        isa: a name of ``cost.LANES``.
+
+    Returns:
+        From 1 to ``MAX_THREADS``.
+    """
+    todo = [work(step) for step in steps]
+    alone = [max(x.flops / (2 * LANES[isa]), x.bytes / BYTES_PER_CYCLE) for x in todo]
+
+    def cycles(threads: int) -> float:
+        return sum(alone) / threads + SYNC * len(alone) * math.log2(threads)
+
+    threads = 1
+    while threads < MAX_THREADS and cycles(2 * threads) < WORTH * cycles(threads):
+        threads *= 2
+    return threads

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -343,48 +342,6 @@ def test_opening_needs_neither_torch_nor_onnx(engine):
 
 
 # -- sessions --------------------------------------------------------------------------------------
-
-
-def _tasks() -> int:
-    return len(list(Path("/proc/self/task").iterdir()))
-
-
-def test_threads_are_as_asked_and_end_with_the_session(engine):
-    before = _tasks()
-    with artifact.open(engine, threads=5) as session:
-        assert _tasks() == before + 4
-    assert _tasks() == before
-    with pytest.raises(UserError, match="session is closed"):
-        session.run(feed(engine, 2))
-    session.close()  # twice does no harm
-    with artifact.open(engine, threads=1):
-        assert _tasks() == before
-
-
-def tasks():
-    """This process's threads, by the system's numbers."""
-    return {int(path.name) for path in Path("/proc/self/task").iterdir()}
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="affinities are Linux's")
-def test_threads_may_run_where_they_might_before(engine):
-    """They move away from each other, but stay nowhere: after rests, in a row, and bound."""
-    allowed = os.sched_getaffinity(0)
-    for bound in (allowed, {min(allowed)}):
-        before = tasks()
-        os.sched_setaffinity(0, bound)
-        try:
-            with artifact.open(engine, 2) as session:
-                feeds = feed(engine, 3)
-                for rest in (0, 0.005, 0, 0.02, 0):
-                    time.sleep(rest)
-                    session.run(feeds)
-                own = tasks() - before
-                assert own
-                for thread in [*own, 0]:
-                    assert os.sched_getaffinity(thread) == bound
-        finally:
-            os.sched_setaffinity(0, allowed)
 
 
 def test_memory_goes_with_the_session(engine):

@@ -17,6 +17,7 @@ TEMPLATE = re.compile(r"^#undef PD_(NAME|AT|KIND)\b", re.MULTILINE)
 OTHERS = {
     "engine.h",
     "pd_engine.h",
+    "processors.h",
     "threads.h",
     "finish.h",
     "finish_raster.h",

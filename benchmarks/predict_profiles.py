@@ -23,7 +23,6 @@ import race
 from machine import settled
 
 from prunedeploy import artifact
-from prunedeploy.bench import interleave
 from prunedeploy.files import atomic_path
 from prunedeploy.prediction.graph import FEW_ROWS, KERNEL_OF
 from prunedeploy.prediction.record import Work
@@ -31,6 +30,7 @@ from prunedeploy.prediction.steps import of_layers
 from prunedeploy.profiling import profiles_of
 from prunedeploy.runtimes._runtime import Session
 from prunedeploy.runtimes.ort import PAYLOAD
+from prunedeploy.timing import interleave
 from prunedeploy.types import Array, Engine, Profile
 from prunedeploy.verify import random_feeds
 

@@ -22,12 +22,12 @@ from deepsparse_session import Peer, peer
 from machine import settled
 
 from prunedeploy import artifact
-from prunedeploy.bench import interleave
 from prunedeploy.environment import environment
 from prunedeploy.errors import UserError
 from prunedeploy.files import atomic_path, from_json, to_json
 from prunedeploy.runtimes._runtime import Session, Tuning
 from prunedeploy.statistics import ratio
+from prunedeploy.timing import interleave
 from prunedeploy.types import Array, Engine, Ratio
 from prunedeploy.verify import compare, random_feeds
 

@@ -13,13 +13,13 @@ import numpy as np
 
 from prunedeploy import artifact, passes
 from prunedeploy import model as models
-from prunedeploy.bench import interleave
 from prunedeploy.errors import UserError
 from prunedeploy.evaluate import Evaluator
 from prunedeploy.runtimes._runtime import Session, Tuning
 from prunedeploy.runtimes.sparse import tune
 from prunedeploy.runtimes.sparse.engine import LIBRARY
 from prunedeploy.statistics import ratio
+from prunedeploy.timing import interleave
 from prunedeploy.types import Array, Engine, Ratio
 from prunedeploy.verify import TOLERANCE, compare, random_feeds
 

@@ -20,8 +20,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import prunedeploy
-from prunedeploy.bench import interleave
 from prunedeploy.statistics import ratio
+from prunedeploy.timing import interleave
 from prunedeploy.verify import random_feeds
 
 WARMUP = 3

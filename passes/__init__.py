@@ -29,11 +29,11 @@ from prunedeploy.passes.tabulate_maps import TabulateMaps
 from prunedeploy.passes.to_float16 import ToFloat16
 
 
-def before_cuts(zero_threshold: float = 0.0) -> tuple[Pass, ...]:
-    """What runs before channels are cut."""
+def before_cuts(zero_threshold: float = 0.0, *, larger: bool = True) -> tuple[Pass, ...]:
+    """What runs before channels are cut; ``larger`` is that of ``FoldConstants``."""
     return (
         RemoveIdentity(),
-        FoldConstants(),
+        FoldConstants(larger),
         TabulateMaps(),
         FoldBatchNorm(),
         SimplifyGathers(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -24,13 +25,20 @@ from prunedeploy.types import Note, PassResult
 
 REPEATING = ("Expand", "Gather", "Tile")
 SMALL = 1 << 13  # elements that need no second thought
+TINY = 1 << 6  # and those where the model is not to grow
 LARGEST = 1 << 28  # elements of a constant that is computed here
 
 
 @dataclass(frozen=True)
 class FoldConstants:
-    """Fold constant subgraphs (onnxscript's folder) and computed reshape targets."""
+    """Fold constant subgraphs (onnxscript's folder) and computed reshape targets.
 
+    With ``larger`` a result of moderate size is stored though it is larger than what it was
+    computed from. Runtimes fold such constants when they load a model, so that this brings no
+    speed there; other passes may need it.
+    """
+
+    larger: bool = True
     name: ClassVar[str] = "fold-constants"
     exact: ClassVar[bool] = True
 
@@ -39,7 +47,7 @@ class FoldConstants:
         before = sum(1 for _ in model.graph.all_nodes())
         changed, lengths, targets = False, 0, 0
         while True:  # a target that is known makes lengths known, and with them what was computed
-            folded, known, fixed = _round(model)
+            folded, known, fixed = _round(model, SMALL if self.larger else TINY)
             changed, lengths, targets = changed or folded, lengths + known, targets + fixed
             if not (folded or known or fixed):
                 break
@@ -54,14 +62,14 @@ class FoldConstants:
         return PassResult(changed or gone + targets + lengths > 0, tuple(notes))
 
 
-def _round(model: ir.Model) -> tuple[bool, int, int]:
+def _round(model: ir.Model, small: int) -> tuple[bool, int, int]:
     """Whether something was folded, how many lengths came to be known, how many targets."""
     before = sum(1 for _ in model.graph.all_nodes())
     lifted = common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
     changed = lifted(model).modified
     models.infer_shapes(model)
     lengths = sum(_fix_length(node) for node in list(model.graph))
-    changed |= _fold(model)
+    changed |= _fold(model, small)
     changed |= lifted(model).modified
     models.infer_shapes(model)
     name_lengths(model.graph)
@@ -76,12 +84,13 @@ def _same(one: int | ir.SymbolicDim, other: int | ir.SymbolicDim) -> bool:
     return one == other and (isinstance(one, int) or one.value is not None)
 
 
-def _fold(model: ir.Model) -> bool:
+def _fold(model: ir.Model, small: int) -> bool:
+    worth_it = partial(_worth_it, small)
     limits = {"input_size_limit": LARGEST, "output_size_limit": LARGEST}
-    return bool(optimizer.fold_constants(model, should_fold=_worth_it, **limits).modified)
+    return bool(optimizer.fold_constants(model, should_fold=worth_it, **limits).modified)
 
 
-def _worth_it(node: ir.Node) -> bool | None:
+def _worth_it(small: int, node: ir.Node) -> bool | None:
     """Not where it would make the file larger; None leaves the folder to its own rules.
 
     That is where a node repeats what it is given, writes it in a wider type, or where others read
@@ -91,13 +100,13 @@ def _worth_it(node: ir.Node) -> bool | None:
     sizes = [_elements(value) for value in (*given, node.outputs[0])]
     made, result = sizes[-1], node.outputs[0]
     if node.op_type == "ConstantOfShape":
-        return made is not None and made <= SMALL
+        return made is not None and made <= small
     if node.op_type in REPEATING and None not in sizes and sizes[0] != made:
         return bool((made or 0) <= (sizes[0] or 0))
-    large = [value for value, size in zip(given, sizes, strict=False) if (size or 0) > SMALL]
+    large = [value for value, size in zip(given, sizes, strict=False) if (size or 0) > small]
     if any(len(value.uses()) > 1 or value.is_graph_output() for value in large):
         return False
-    if made is not None and made > SMALL and result.dtype is not None:
+    if made is not None and made > small and result.dtype is not None:
         read = sum((_elements(v) or 0) * v.dtype.itemsize for v in given if v.dtype is not None)
         return None if made * result.dtype.itemsize <= read else False
     return None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import get_args
 
-from prunedeploy import targets
+from prunedeploy import choice, targets
 from prunedeploy.building import Order, fill, model_sha256, precision_of
 from prunedeploy.errors import UserError
 from prunedeploy.files import atomic_directory, from_json, sha256, to_json
@@ -15,7 +16,6 @@ from prunedeploy.runtimes import by_name as runtime_by_name
 from prunedeploy.runtimes._runtime import (
     BuildOptions,
     OpenOptions,
-    Runtime,
     Session,
     Tuning,
     silent,
@@ -47,7 +47,9 @@ def build(
     Args:
         model: an ONNX file; the newest result of ``shrink`` in the current folder when None.
         target: a name of ``targets.TARGETS``.
-        runtime: a name of ``runtimes.RUNTIMES``; "auto" is the target's best one that is there.
+        runtime: a name of ``runtimes.RUNTIMES``. "auto" is the fastest: on this machine every
+            runtime that can compute the model is built and timed, for another target the
+            prediction decides; the manifest's ``choice`` has the times.
         output: the engine's folder; ``<model>.<target>.<runtime>.engine`` in the current folder
             when None. An engine already there is replaced, anything else is refused.
         baseline: the dense model to compare speed with; when None, the one that ``shrink``
@@ -69,18 +71,28 @@ def build(
     options = options_of(batch, threads, tune, tell)
     source = source_of(model, tell)
     row = targets.by_name(target)
-    builder = _runtime(row, runtime)
+    names = choice.candidates(row, runtime)
     if within is not None:
-        _check_within(within, source, row, builder)
-    place = Path(output or f"{source.stem}.{row.name}.{builder.name}.engine")
-    _refuse_place(place)
+        _check_within(within, source, row, names)
+    places = {name: Path(output or f"{source.stem}.{row.name}.{name}.engine") for name in names}
+    for place in places.values():
+        _refuse_place(place)
     dense = dense_of(source, baseline, tell)
-    order = Order(source, row, builder, place, dense, *_specs(source), within)
-    tell(f"building {place} with {builder.name}")
-    with atomic_directory(place) as folder:
-        manifest = fill(folder, order, options)
+    specs = _specs(source)
+
+    def order_of(name: str) -> Order:
+        return Order(source, row, runtime_by_name(name), places[name], dense, *specs, within)
+
+    if len(names) > 1 and targets.why_not_here(row) is None:
+        with choice.measured(order_of, names, options, _parent(places[names[0]])) as best:
+            return _put(best.order, best.manifest, best.folder)
+    made = choice.predicted(source, row, names, options) if len(names) > 1 else None
+    order = order_of(made.runtime if made is not None else names[0])
+    tell(f"building {order.place} with {order.builder.name}")
+    with atomic_directory(order.place) as folder:
+        manifest = replace(fill(folder, order, options), choice=made)
         (folder / MANIFEST).write_text(to_json(manifest))
-    return Engine(place, manifest, sha256(place / MANIFEST))
+    return Engine(order.place, manifest, sha256(order.place / MANIFEST))
 
 
 def emit_c(
@@ -218,14 +230,15 @@ def options_of(
     return BuildOptions(batches, threads, tune, tell)
 
 
-def _check_within(within: float, source: Path, row: targets.Target, builder: Runtime) -> None:
+def _check_within(within: float, source: Path, row: targets.Target, names: Sequence[str]) -> None:
     """Refuse a bound that ``verify`` does not allow, or that nothing could be held to."""
     from prunedeploy.verify import TOLERANCE
 
     most = TOLERANCE["float32"]
     if not 0 < within <= most:
         raise UserError(f"outputs cannot be held within {within:g}: give at most {most:g}")
-    if not builder.computes or targets.why_not_here(row):
+    computes = all(runtime_by_name(name).computes for name in names)
+    if not computes or targets.why_not_here(row):
         raise UserError(f"outputs cannot be held within {within:g}: nothing is computed here")
     if precision := precision_of(source):
         raise UserError(f"outputs cannot be held within {within:g}: the model is in {precision}")
@@ -291,12 +304,20 @@ def dense_of(source: Path, baseline: str | Path | None, tell: Progress) -> Path 
     return None
 
 
-def _runtime(row: targets.Target, name: str) -> Runtime:
-    if reason := targets.refuse(row, name):
-        raise UserError(reason)
-    if name != "auto":
-        return runtime_by_name(name)
-    return runtime_by_name(next(x for x in row.runtimes if targets.refuse(row, x) is None))
+def _put(order: Order, manifest: Manifest, built: Path) -> Engine:
+    """Move the files of an engine that was built in another folder to its place."""
+    with atomic_directory(order.place) as folder:
+        for file in built.iterdir():
+            file.replace(folder / file.name)
+        (folder / MANIFEST).write_text(to_json(manifest))
+    return Engine(order.place, manifest, sha256(order.place / MANIFEST))
+
+
+def _parent(place: Path) -> Path:
+    """The folder that ``place`` is in."""
+    if not place.parent.is_dir():
+        raise UserError(f"cannot write {place}: {place.parent} is not a folder")
+    return place.parent
 
 
 def _refuse_place(place: Path) -> None:

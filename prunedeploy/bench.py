@@ -1,18 +1,13 @@
-"""Timing: the dense baseline and every candidate in turn, in one process, on the same inputs.
+"""Benchmarks: the dense baseline and every candidate in turn, in one process, on the same inputs.
 
-Latencies of two separate runs differ by a tenth on an ordinary machine (clock, other load, where
-memory happens to lie), so they say nothing about ratios. Here every round runs each engine, in an
-order drawn anew (Kalibera and Jones, Rigorous Benchmarking in Reasonable Time, ISMM 2013), and
-the ratio comes from the pairs (``prunedeploy.statistics``). In its turn an engine runs twice and
-the second run counts: the first brings its weights back into the caches that the others used.
+How runs are timed is in ``prunedeploy.timing``; the ratio of two engines comes from the pairs of
+their runs in each round (``prunedeploy.statistics``).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import gc
 import tempfile
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,6 +24,7 @@ from prunedeploy.prediction.engines import forecast_of
 from prunedeploy.profiling import check_profiling, profiles_of
 from prunedeploy.runtimes._runtime import Session, split
 from prunedeploy.statistics import ratio
+from prunedeploy.timing import interleave
 from prunedeploy.types import (
     Accuracy,
     Array,
@@ -145,36 +141,6 @@ def bench(
         profiles=profiles,
         predicted=predicted,
     )
-
-
-def interleave(
-    sessions: Sequence[Session],
-    feeds: Mapping[str, Array],
-    rounds: int,
-    warmup: int,
-    seed: int = 0,
-) -> list[list[int]]:
-    """Nanoseconds of ``rounds`` runs of each session, the sessions in turn in every round."""
-    order = np.random.default_rng(seed)
-    samples: list[list[int]] = [[] for _ in sessions]
-    for session in sessions:
-        for _ in range(warmup):
-            session.run(feeds)
-    collecting = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        for _ in range(rounds):
-            for index in order.permutation(len(sessions)):
-                session = sessions[index]
-                session.run(feeds)
-                start = time.perf_counter_ns()
-                session.run(feeds)
-                samples[index].append(time.perf_counter_ns() - start)
-    finally:
-        if collecting:
-            gc.enable()
-    return samples
 
 
 def _check_numbers(batch: int, threads: int, rounds: int, warmup: int) -> None:

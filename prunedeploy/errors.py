@@ -13,6 +13,17 @@ class UserError(Exception):
     """
 
 
+class UnsupportedModelError(UserError):
+    """A runtime that lacks what the model needs; another may have it.
+
+    ``reason`` says so without advice, for whoever tries several runtimes.
+    """
+
+    def __init__(self, runtime: str, reason: str) -> None:
+        super().__init__(f"the {runtime} runtime cannot compute {reason}: use --runtime ort")
+        self.reason = f"it cannot compute {reason}"
+
+
 class MissingExtra(UserError):  # noqa: N818 - it names what is missing, not an error
     """A part that is installed on request is not there; the message names the extra."""
 

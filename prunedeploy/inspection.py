@@ -17,6 +17,7 @@ from prunedeploy.layers import (
     state_layers,
 )
 from prunedeploy.sparsity import TINY
+from prunedeploy.types import NextStep
 
 if TYPE_CHECKING:
     import torch
@@ -75,6 +76,7 @@ class Inspection:
     outlook: tuple[Outlook, ...]
     hints: tuple[Hint, ...] = ()
     blocks: tuple[LayerBlocks, ...] = ()
+    next_step: NextStep | None = None  # by the command line
 
 
 def inspect(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,13 +94,20 @@ def release(tensor: object) -> None:
 
 
 def weight_bytes(model: ir.Model) -> int:
-    """Bytes of all initializers."""
-    return sum(v.const_value.nbytes for v in _initializers(model) if v.const_value is not None)
+    """Bytes of all constants."""
+    return sum(tensor.nbytes for tensor in _constants(model))
 
 
-def _initializers(model: ir.Model) -> list[ir.Value]:
-    """Those of subgraphs too."""
-    return [value for graph in model.graphs() for value in graph.initializers.values()]
+def _constants(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    """What is stored in a model: initializers and the values of Constant nodes, in all graphs."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value.const_value
+        for node in graph:
+            stored = node.attributes.get("value") if node.op_type == "Constant" else None
+            if stored is not None and stored.type == ir.AttributeType.TENSOR:
+                yield stored.as_tensor()
 
 
 def spec(value: ir.Value) -> TensorSpec:
@@ -133,9 +140,8 @@ def stats(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Mo
     infer_shapes(model)
     size = sum(file.stat().st_size for file in (path, *data_files(path)))
     parameters = nonzero = 0
-    for value in _initializers(model):
-        tensor = value.const_value
-        if tensor is not None and tensor.dtype.is_floating_point():
+    for tensor in _constants(model):
+        if tensor.dtype.is_floating_point():
             parameters += math.prod(tensor.shape.numpy())
             nonzero += int(np.count_nonzero(tensor.numpy()))
             release(tensor)

@@ -22,7 +22,7 @@ from prunedeploy.export import to_model
 from prunedeploy.input_range import Stated
 from prunedeploy.passes.shrink.liveness import layers_of
 from prunedeploy.to_torch import Outputs, write_program, write_state
-from prunedeploy.types import Array, PassReport, ShrinkResult
+from prunedeploy.types import Array, PassReport, PassResult, ShrinkResult, ShrinkVariant
 
 if TYPE_CHECKING:
     import onnx
@@ -57,7 +57,7 @@ def shrink(
     mask: str | Path | None = None,
     zero_threshold: float = 0.0,
     input_range: Stated | None = None,
-    align: int | Literal["auto"] = 1,
+    align: int | Literal["auto"] = "auto",
     target: str = "host",
     pt: str | Path | None = None,
     state_dict: str | Path | None = None,
@@ -78,8 +78,10 @@ def shrink(
         input_range: what inputs lie within: (low, high), numbers or one a channel; by name where
             there are several inputs; or "recipe", pixels in [0, 1] as the recipe normalises them.
             The result is the same network within it only; the model's metadata says so.
-        align: keep dead channels where they make a layer's output channels a multiple of this;
-            "auto": where that makes ``target`` faster, measured if it is this machine.
+        align: keep dead channels where they make a layer's output channels a multiple of this; 1
+            keeps none. "auto" takes the variant that is fastest on ``target``, measured if it is
+            this machine (see ``prunedeploy.variants``), and leaves the network as it came where
+            every other is slower.
         target: a name of ``targets.TARGETS``, for ``align``.
         pt: also write the shrunken network there as a torch.export program (``.pt2``).
         state_dict: also write there the smaller state_dict of the checkpoint's own module, and
@@ -128,13 +130,10 @@ def shrink(
             plain = _prepare(to_model(module, loaded.shape, optimize=False))
             write_state(file, module, plain, feeds, zero_threshold, loaded.arch)
             del module, plain
-        reports = passes.run(program, passes.before_cuts(zero_threshold), feeds, say)
-        step = passes.ShrinkChannels(zero_threshold, align if isinstance(align, int) else 1)
         if align == "auto":
-            step, report = _choose(program, machine, loaded.shape, zero_threshold, say)
-            reports += (report,)
-        steps = (step, *passes.after_cuts(zero_threshold, target))
-        reports += passes.run(program, steps, feeds, say)
+            program, cut = _fastest(program, machine, loaded.shape, zero_threshold, feeds, say)
+        else:
+            cut = _aligned(program, align, target, zero_threshold, feeds, say)
         say("writing")
         outputs = _run(program, feeds)
         difference = verify.compare(expected, outputs)
@@ -155,12 +154,13 @@ def shrink(
             before=before,
             after=models.stats(model_file, shapes),
             difference=difference,
-            passes=reports,
+            passes=cut.reports,
             seconds=time.perf_counter() - begin,
             mean=loaded.mean,
             std=loaded.std,
             input_ranges=ranges,
-            align=step.align,
+            align=cut.align,
+            variants=cut.variants,
             pt=back.pt,
             state_dict=back.state_dict,
         )
@@ -175,20 +175,53 @@ def _machine(align: int | str, name: str) -> targets.Target:
     return targets.by_name(name)
 
 
-def _choose(
+@dataclass(frozen=True)
+class _Cut:
+    """What the passes did: their reports, the multiple of channels, what was compared."""
+
+    reports: tuple[PassReport, ...]
+    align: int
+    variants: tuple[ShrinkVariant, ...] = ()
+
+
+def _aligned(
+    program: ir.Model,
+    align: int,
+    target: str,
+    zero_threshold: float,
+    feeds: dict[str, Array],
+    say: Progress,
+) -> _Cut:
+    """All passes over ``program``, in place, channels kept for multiples of ``align``."""
+    step = passes.ShrinkChannels(zero_threshold, align)
+    steps = (*passes.before_cuts(zero_threshold), step)
+    steps += passes.after_cuts(zero_threshold, target)
+    return _Cut(passes.run(program, steps, feeds, say), align)
+
+
+def _fastest(
     program: ir.Model,
     machine: targets.Target,
     shape: Sequence[int] | None,
     zero_threshold: float,
+    feeds: dict[str, Array],
     say: Progress,
-) -> tuple[passes.ShrinkChannels, PassReport]:
-    """What ``--align auto`` decides on, as a pass that changes nothing and says why."""
-    from prunedeploy import alignment  # measuring imports what shrinking alone does not need
+) -> tuple[ir.Model, _Cut]:
+    """The variant of ``program`` that is fastest on ``machine``; ``program`` is used up."""
+    from prunedeploy import variants  # measuring imports what shrinking alone does not need
 
+    judge = variants.Judge(machine, _feeds(program, shape, batch=1), say)
+    original = program.clone()
+    before = passes.before_cuts(zero_threshold, larger=judge.folds_larger(program))
+    reports = passes.run(program, before, feeds, say)
     begin = time.perf_counter()
-    feeds = _feeds(program, shape, batch=1)
-    step, result = alignment.choose(program, machine, feeds, zero_threshold, say)
-    return step, PassReport("align-channels", result, time.perf_counter() - begin, None)
+    choice = judge.choose(original, program, zero_threshold)
+    result = PassResult(False, (variants.note(machine, choice),))
+    chosen = PassReport("choose-variant", result, time.perf_counter() - begin, None)
+    if choice.original:
+        return original, _Cut((chosen,), choice.align, choice.variants)
+    reports += (chosen, *passes.run(program, choice.steps, feeds, say))
+    return program, _Cut(reports, choice.align, choice.variants)
 
 
 def _is_onnx(source: Path) -> bool:

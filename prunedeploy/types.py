@@ -94,6 +94,39 @@ class ModelStats:
 
 
 @dataclass(frozen=True)
+class RuntimeTime:
+    """Seconds of a run of ``batch`` inputs in one runtime, on ``threads`` threads: the median of a
+    measurement, or a prediction.
+    """
+
+    runtime: str
+    batch: int
+    threads: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RefusedRuntime:
+    """A runtime that was not chosen because it has no engine of the model, and why."""
+
+    runtime: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RuntimeChoice:
+    """How an engine's runtime was chosen where the user named none.
+
+    ``times`` are of every runtime that can compute the model; empty where only one can.
+    """
+
+    kind: Literal["measured", "predicted"]
+    runtime: str
+    times: tuple[RuntimeTime, ...]
+    refused: tuple[RefusedRuntime, ...] = ()
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The record beside every engine: what it is, what it was made from, and with what.
 
@@ -101,7 +134,8 @@ class Manifest:
     part to its version. ``model_sha256`` is the model the engine was built from, ``baseline``
     the dense model it is to be compared with (a path, relative to the engine where possible).
     ``batches`` are the batch sizes it was built for, empty where it takes any, ``threads`` how many
-    it was cut for; ``arch`` and ``isa`` are what compiled code in it needs.
+    it was cut for; ``arch`` and ``isa`` are what compiled code in it needs. ``choice`` is how its
+    runtime was chosen, None where it was named.
     """
 
     runtime: str
@@ -118,6 +152,7 @@ class Manifest:
     threads: int = 0
     arch: str = ""
     isa: str = ""
+    choice: RuntimeChoice | None = None
 
 
 @dataclass(frozen=True)
@@ -140,13 +175,67 @@ class PassReport:
 
 
 @dataclass(frozen=True)
+class Ratio:
+    """How many times faster than the baseline, with a 95 % interval (1.0 is equal)."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ShrinkVariant:
+    """One of the variants of a network that shrink compared: all compute the same.
+
+    ``kind`` is "original" for the network as it came, "uncut" where no channel is cut. Of a "cut"
+    one ``align`` is the multiple of output channels that dead ones were kept for (1 for none),
+    ``kept`` how many, ``borders`` what took over constants under zero padding, and ``scattered``
+    says whether branches of constant rows were computed narrow. ``speed`` is relative to the
+    original, measured in ONNX Runtime on one thread; else ``cost`` is, by a model of the target.
+    """
+
+    kind: Literal["original", "uncut", "cut"]
+    align: int = 1
+    borders: str = ""
+    kept: int = 0
+    scattered: bool = False
+    parameters: int = 0
+    speed: Ratio | None = None
+    cost: float | None = None
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """The command to go on with, and what it should bring on ``target``: predicted, not measured.
+
+    ``low`` and ``high`` are the speed of ``runtime`` relative to ONNX Runtime on the dense network.
+    They are equal where layers were looked at one by one, which also gives ``seconds`` of a run on
+    ``threads`` threads; else they are estimated from the ``share`` of multiply-accumulates (of
+    weights, where those are not known) that is left. Without a runtime there is no prediction, and
+    ``why`` may say why not.
+    """
+
+    command: str
+    target: str
+    runtime: str = ""
+    threads: int = 0
+    seconds: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    share: float = 0.0
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class ShrinkResult:
     """What ``prunedeploy.shrink`` did. ``dense`` is the exported model before the passes.
 
     ``mean`` and ``std`` are how pixels in [0, 1] are normalised before they reach the network,
     where its recipe says; 0 and 1 for one that brings its own normalisation. Where
     ``input_ranges`` names an input, the two models are the same within that range only. ``align``
-    is the multiple of channels that dead ones were kept for, 1 for none.
+    is the multiple of channels that dead ones were kept for, 1 for none; ``variants`` are those
+    that it was chosen among, empty where it was given.
     """
 
     source: Path
@@ -165,6 +254,8 @@ class ShrinkResult:
     std: tuple[float, ...] = ()
     input_ranges: dict[str, InputRange] = field(default_factory=dict)
     align: int = 1
+    variants: tuple[ShrinkVariant, ...] = ()
+    next_step: NextStep | None = None  # by the command line
     pt: Path | None = None  # the torch.export program, where one was asked for
     state_dict: Path | None = None  # the sliced state_dict with its plan, likewise
 
@@ -196,15 +287,6 @@ class Measurement:
     peak_memory_bytes: int
     difference: Difference
     accuracy: Accuracy | None = None
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """How many times faster than the baseline, with a 95 % interval (1.0 is equal)."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from prunedeploy.runtimes._runtime import (
     closed_error,
 )
 from prunedeploy.targets import Target, why_not_here
-from prunedeploy.types import Array, Engine
+from prunedeploy.types import Array, Engine, TensorSpec
 
 PAYLOAD = "model.onnx"
 NO_ENTRIES: Mapping[str, str] = {}
@@ -57,7 +57,7 @@ def _first_line(error: Exception) -> str:
 
 
 class OrtSession(Closing):
-    """One InferenceSession.
+    """One InferenceSession on the model at ``path``.
 
     ``providers`` as onnxruntime takes them, ``entries`` for the session's configuration; what
     really computes is for the caller to check (``runtimes/ort_gpu.py``).
@@ -65,7 +65,9 @@ class OrtSession(Closing):
 
     def __init__(
         self,
-        engine: Engine,
+        path: Path,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
         options: OpenOptions,
         providers: Sequence[object] = ("CPUExecutionProvider",),
         entries: Mapping[str, str] = NO_ENTRIES,
@@ -79,14 +81,13 @@ class OrtSession(Closing):
             settings.add_session_config_entry("session.force_spinning_stop", "1")
         for key, value in entries.items():
             settings.add_session_config_entry(key, value)
-        path = engine.path / PAYLOAD
         try:
             self._inner: Any = onnxruntime.InferenceSession(
                 str(path), settings, providers=list(providers)
             )
         except Exception as error:  # its errors have no common base but Exception
             raise UserError(f"onnxruntime cannot open the model: {_first_line(error)}") from error
-        self.inputs, self.outputs = engine.manifest.inputs, engine.manifest.outputs
+        self.inputs, self.outputs = inputs, outputs
         self.provider = ", ".join(self._inner.get_providers())
         self._names = [spec.name for spec in self.outputs]
 
@@ -149,4 +150,5 @@ class Ort:
 
     def open(self, engine: Engine, options: OpenOptions) -> Session:
         """A session on the CPU."""
-        return OrtSession(engine, options)
+        manifest = engine.manifest
+        return OrtSession(engine.path / PAYLOAD, manifest.inputs, manifest.outputs, options)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from prunedeploy.errors import MissingExtra, UserError
 from prunedeploy.runtimes._runtime import BuildOptions, OpenOptions, Payload, Session
-from prunedeploy.runtimes.ort import Ort, OrtSession, library
+from prunedeploy.runtimes.ort import PAYLOAD, Ort, OrtSession, library
 from prunedeploy.targets import Target, gpus, why_not_here
 from prunedeploy.types import Engine
 
@@ -36,7 +36,15 @@ class OrtGpuSession(OrtSession):
         providers = [(name, dict(OPTIONS.get(name, {}))) for name in wanted]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns of what is an error below
-            super().__init__(engine, options, providers, {ASSIGNMENT: "1"})
+            manifest = engine.manifest
+            super().__init__(
+                engine.path / PAYLOAD,
+                manifest.inputs,
+                manifest.outputs,
+                options,
+                providers,
+                {ASSIGNMENT: "1"},
+            )
         self.provider = self._proved(wanted[0])
 
     def _proved(self, wanted: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -97,8 +98,9 @@ def inspect(
     """
     import prunedeploy as api
     from prunedeploy.cli import show
+    from prunedeploy.next_step import after_inspect
 
-    with working(f"reading {source}"):
+    with working(f"reading {source}") as progress:
         result = api.inspect(
             source,
             arch=arch,
@@ -109,6 +111,10 @@ def inspect(
             std=None if std is None else parse_floats(std),
             blocks=blocks,
         )
+        progress("predicting what can be gained")
+        given = [*(["--arch", arch] if arch else []), *(["--mask", str(mask)] if mask else [])]
+        given += ["--trust"] if trust else []
+        result = replace(result, next_step=after_inspect(result, given))
     show.result(result, show.inspection, json)
 
 
@@ -134,10 +140,11 @@ def shrink(
     align: Annotated[
         str,
         typer.Option(
-            metavar="N|auto", help="Keep dead channels up to multiples of N, or where it pays."
+            metavar="N|auto",
+            help="Keep dead channels up to multiples of N (1: none), or what is fastest.",
         ),
-    ] = "1",
-    target: Annotated[str, typer.Option(help="Machine to align for; see: targets.")] = "host",
+    ] = "auto",
+    target: Annotated[str, typer.Option(help="Machine to be fast on; see: targets.")] = "host",
     pt: Annotated[
         Path | None, typer.Option(metavar="OUT.pt2", help="Also write a torch.export program.")
     ] = None,
@@ -164,6 +171,7 @@ def shrink(
     """
     import prunedeploy as api
     from prunedeploy.cli import show
+    from prunedeploy.next_step import after_shrink
 
     shape = None if input_shape is None else parse_shape(input_shape)
     with working(f"reading {source}") as progress:
@@ -182,6 +190,8 @@ def shrink(
             state_dict=state_dict,
             progress=progress,
         )
+        progress("predicting what an engine gains")
+        result = replace(result, next_step=after_shrink(result, target))
     show.result(result, lambda r: show.shrinking(r, verbose), json)
     raise typer.Exit(0 if result.difference.passed else 1)
 

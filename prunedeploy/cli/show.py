@@ -5,14 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from prunedeploy.cli.show_next import choice, next_step
 from prunedeploy.cli.tables import count, ratio, share, size, table
 from prunedeploy.input_range import claim
 from prunedeploy.prediction import text as forecasts
-from prunedeploy.types import BenchResult, Difference, Engine, Note, Profile, ShrinkResult
+from prunedeploy.types import (
+    BenchResult,
+    Difference,
+    Engine,
+    Note,
+    PassReport,
+    Profile,
+    ShrinkResult,
+)
 
 if TYPE_CHECKING:
     from prunedeploy.block_report import LayerBlocks
@@ -82,6 +92,7 @@ def inspection(found: Inspection) -> None:
         )
         for hint in found.hints:
             print(f"  {len(hint.channels)} of {hint.of} channels that {hint.reader} reads")
+    next_step(found.next_step)
 
 
 def _blocks(found: Sequence[LayerBlocks]) -> None:
@@ -179,15 +190,19 @@ def shrinking(done: ShrinkResult, verbose: bool) -> None:
     if done.input_ranges:
         print(f"the same network {claim(done.input_ranges)}")
     print()
-    rows = [
-        (x.name, "changed" if x.result.changed else "nothing to do", f"{x.seconds:.2f} s")
-        for x in done.passes
-    ]
+    rows = [(x.name, _outcome(x), f"{x.seconds:.2f} s") for x in done.passes]
     table(("pass", "", "time"), rows, left=frozenset({0, 1}))
     for status, title in (("taken", "taken"), ("refused", "refused"), ("info", "notes")):
         _notes(
             title, [n for x in done.passes for n in x.result.notes if n.status == status], verbose
         )
+    next_step(done.next_step)
+
+
+def _outcome(report: PassReport) -> str:
+    if report.name == "choose-variant":
+        return "compared"
+    return "changed" if report.result.changed else "nothing to do"
 
 
 def _change(what: str, before: int, after: int) -> tuple[str, ...]:
@@ -256,6 +271,10 @@ def engine(built: Engine) -> None:
         print("  never compared with its model, so never to be timed")
     else:
         print(f"  largest difference from its model: {difference(manifest.difference)}")
+    choice(manifest.choice)
+    if manifest.baseline is not None and manifest.difference is not None:
+        print()
+        print(f"next: prunedeploy bench {shlex.quote(str(built.path))} -o result.json")
 
 
 def project(found: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prunedeploy import targets
-from prunedeploy.errors import UserError
+from prunedeploy.errors import UnsupportedModelError, UserError
 from prunedeploy.runtimes._runtime import BuildOptions, Payload
 from prunedeploy.runtimes.sparse import choose
 from prunedeploy.runtimes.sparse import compile as compiling
@@ -191,7 +191,7 @@ def _lower(model: Any, batch: int, beside: bool = True) -> Plan:
 
     found = lower(model, batch, beside=beside)
     if isinstance(found, Refusal):
-        raise UserError(f"the sparse runtime cannot compute {found}: use --runtime ort")
+        raise UnsupportedModelError("sparse", str(found))
     return found
 
 

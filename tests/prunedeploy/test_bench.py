@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import gc
 import importlib
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -188,42 +186,6 @@ def test_without_a_baseline(engine, folder):
 def test_numbers_out_of_range(options):
     with pytest.raises(UserError, match="must be at least"):
         bench("e", **options)
-
-
-class Recorder:
-    """A session that takes its time and keeps the order of the runs."""
-
-    def __init__(self, name: str, seconds: float, log: list[str]) -> None:
-        self.name, self.seconds, self.log = name, seconds, log
-
-    def run(self, feeds):
-        self.log.append(self.name)
-        assert self.log.count(self.name) <= 3 or not gc.isenabled()
-        time.sleep(self.seconds)
-
-
-def test_every_round_runs_each_twice_and_times_the_second():
-    log: list[str] = []
-    sessions = [Recorder("a", 0.002, log), Recorder("b", 0.004, log)]
-    samples = module.interleave(sessions, {}, rounds=6, warmup=3)
-    assert log[:6] == list("aaabbb")
-    rounds = ["".join(log[i : i + 4]) for i in range(6, len(log), 4)]
-    assert len(rounds) == 6
-    assert set(rounds) == {"aabb", "bbaa"}  # the order is drawn anew
-    assert [len(x) for x in samples] == [6, 6]
-    assert min(samples[0]) >= 2_000_000
-    assert min(samples[1]) >= 4_000_000
-    assert gc.isenabled()
-
-
-def test_the_garbage_collector_is_back_after_a_failure():
-    class Failing:
-        def run(self, feeds):
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        module.interleave([Failing()], {}, rounds=1, warmup=0)
-    assert gc.isenabled()
 
 
 def test_the_files_of_a_bench_are_left_alone(engine, folder, leftovers):

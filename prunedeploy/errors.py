@@ -24,6 +24,10 @@ class UnsupportedModelError(UserError):
         self.reason = f"it cannot compute {reason}"
 
 
+class CompilerError(UserError):
+    """A C compiler that is there, or was named, does not do its work."""
+
+
 class MissingExtra(UserError):  # noqa: N818 - it names what is missing, not an error
     """A part that is installed on request is not there; the message names the extra."""
 

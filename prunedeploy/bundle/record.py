@@ -77,7 +77,8 @@ class Bundle:
 
     The recorded inputs are ``runs`` batches of ``batch``; ``tolerances`` are those of
     ``prunedeploy.verify`` by precision. ``predicted`` is what the model should take there: no one
-    has measured it.
+    has measured it. ``missing`` names what an engine of the target's cannot be built from: "sparse
+    engine", "float32 model"; ``notes`` say why.
     """
 
     kind: str
@@ -99,6 +100,7 @@ class Bundle:
     versions: dict[str, str]
     files: dict[str, str]
     predicted: tuple[Forecast, ...] = ()
+    missing: tuple[str, ...] = ()  # of what the target should have
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prunedeploy.bundle import elf
 from prunedeploy.bundle.record import SparsePart
-from prunedeploy.errors import UserError
+from prunedeploy.errors import CompilerError, UserError
 from prunedeploy.runtimes._runtime import BuildOptions
 from prunedeploy.runtimes.sparse import compile as compiling
 from prunedeploy.runtimes.sparse.build import layers_json, project_of
@@ -26,7 +26,8 @@ def write(model: Path, target: Target, folder: Path, options: BuildOptions) -> S
     """Put the engine for ``target`` into ``folder``, compiled where that can be done here.
 
     Raises:
-        UserError: the sparse runtime cannot compute the model.
+        UserError: the sparse runtime cannot compute the model; of these a CompilerError: the
+            compiler that is here for ``target`` does not work.
     """
     folder.mkdir()
     try:
@@ -37,6 +38,8 @@ def write(model: Path, target: Target, folder: Path, options: BuildOptions) -> S
         why = str(error)
         shutil.rmtree(folder)
         folder.mkdir()
+    except CompilerError:
+        raise
     except UserError as error:
         if compiling_is_possible(target):
             raise

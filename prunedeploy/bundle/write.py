@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -17,9 +17,18 @@ from prunedeploy.bundle import archive as archives
 from prunedeploy.bundle import models as model_files
 from prunedeploy.bundle import sparse as sparse_part
 from prunedeploy.bundle.readme import readme
-from prunedeploy.bundle.record import ARCHIVE, FOLDER, MANIFEST, Bundle, SparsePart, Tensor, Written
+from prunedeploy.bundle.record import (
+    ARCHIVE,
+    FOLDER,
+    MANIFEST,
+    Bundle,
+    Plan,
+    SparsePart,
+    Tensor,
+    Written,
+)
 from prunedeploy.bundle.record import read as read_bundle
-from prunedeploy.errors import UserError
+from prunedeploy.errors import CompilerError, UnsupportedModelError, UserError
 from prunedeploy.evaluate import Evaluator
 from prunedeploy.files import atomic_directory, atomic_path, sha256, to_json
 from prunedeploy.prediction.predict import predict_all
@@ -138,6 +147,7 @@ def _write(
         },
         files={},
         predicted=tuple(x.forecast for x in predicted),
+        missing=tuple(_missing(row, sparse, plans)),
     )
     (folder / "README.md").write_text(readme(bundle))
     names = sorted(x.relative_to(folder).as_posix() for x in folder.rglob("*") if x.is_file())
@@ -151,15 +161,32 @@ def _write(
 def _sparse(
     folder: Path, source: Path, row: Target, options: BuildOptions
 ) -> tuple[SparsePart | None, tuple[str, ...]]:
-    """The sparse engine, or why there is none."""
+    """The sparse engine, or why the runtime cannot compute the model.
+
+    Raises:
+        CompilerError: the compiler that is here for the target does not work: that is not for the
+            device to find out.
+    """
     if "sparse" not in row.runtimes:
         return None, ()
     try:
         found = sparse_part.write(source, row, folder, options)
+    except CompilerError as error:
+        raise CompilerError(f"no sparse engine for {row.name}: {error}") from error
     except UserError as error:
         shutil.rmtree(folder, ignore_errors=True)
-        return None, (f"no sparse engine: {error}",)
+        why = error.reason if isinstance(error, UnsupportedModelError) else str(error)
+        return None, (f"no sparse engine: {why}",)
     return found, (found.why,) if found.why else ()
+
+
+def _missing(row: Target, sparse: SparsePart | None, plans: Sequence[Plan]) -> Iterator[str]:
+    """What the target can have and the bundle has not."""
+    if "sparse" in row.runtimes and sparse is None:
+        yield "sparse engine"
+    with_trt = row.toolchain is not None and "tensorrt" in row.runtimes
+    if with_trt and not any((x.of, x.precision) == ("model", "float32") for x in plans):
+        yield "float32 model"
 
 
 def _batch(inputs: tuple[TensorSpec, ...], wanted: tuple[int, ...]) -> int:

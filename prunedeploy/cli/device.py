@@ -59,6 +59,7 @@ def write(
             archive=archive,
         )
     show.result(found, bundle, json)
+    raise typer.Exit(1 if found.bundle.missing else 0)
 
 
 def bundle(written: Written) -> None:
@@ -73,9 +74,11 @@ def bundle(written: Written) -> None:
         how = f"compiled with {sparse.compiler}" if sparse.compiled else "as C sources"
         least = f", needs glibc {sparse.glibc}" if sparse.glibc else ""
         print(f"  sparse engine for {found.arch} ({sparse.isa}), {how}{least}")
+    for part in found.missing:
+        print(f"  NOT complete: there is no {part}")
     for note in found.notes:
         print(f"  {note}")
-    for forecast in found.predicted:
+    for forecast in sorted(found.predicted, key=lambda forecast: forecast.seconds):
         print(f"  {forecasts.line(forecast)}")
     print("  on the device: sh build.sh && python3 bench.py, or here: --remote user@host")
 

@@ -26,7 +26,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO
 
-from prunedeploy.errors import UserError
+from prunedeploy.errors import CompilerError, UserError
 from prunedeploy.runtimes.sparse.emit.project import CODE, GENERAL, WEIGHTS, Project
 from prunedeploy.runtimes.sparse.engine import LIBRARY as LIBRARY
 from prunedeploy.targets import Target
@@ -140,14 +140,16 @@ def _identity(command: tuple[str, ...]) -> tuple[str, str]:
             [*command, "--version"], capture_output=True, text=True, timeout=60, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise UserError(f"the C compiler {shown} does not run: {error}") from None
+        raise CompilerError(f"the C compiler {shown} does not run: {error}") from None
     first = (said.stdout.strip() or said.stderr.strip() or "it says nothing").splitlines()[0]
     if not said.stdout.strip():  # zig answers, and fails all the same
-        raise UserError(f"the C compiler {shown} does not run: {first}")
+        raise CompilerError(f"the C compiler {shown} does not run: {first}")
     numbers: list[str] = re.findall(r"\d+\.\d+(?:\.\d+)?", first)
-    if "zig" in first and command[1:3] == ("-m", "ziglang"):
+    if "ziglang" in command:
         return "ziglang", metadata.version("ziglang")
-    name = "ziglang" if "zig" in first else "clang" if "clang" in first else "gcc"
+    # since 0.16 zig's compiler says that it is clang, which spells processors otherwise
+    is_zig = "zig" in first or any("zig" in Path(word).name for word in command)
+    name = "ziglang" if is_zig else "clang" if "clang" in first else "gcc"
     return name, numbers[-1] if numbers else first
 
 
@@ -188,7 +190,7 @@ def _build(folder: Path, tools: Toolchain, extra: Sequence[str]) -> None:
     objects = [source.replace(".c", ".o") for source in sources]
     _run([[*tools.command, "-o", LIBRARY, *objects, *LINK, *extra, "-lm"]], folder, tools)
     if not (folder / LIBRARY).is_file():
-        raise UserError(f"{tools} wrote nothing: name a C compiler in PRUNEDEPLOY_CC")
+        raise CompilerError(f"{tools} wrote nothing: name a C compiler in PRUNEDEPLOY_CC")
 
 
 def compile_command(
@@ -226,7 +228,9 @@ def _run(commands: Sequence[Sequence[str]], folder: Path, tools: Toolchain) -> N
                         said = output.read().decode(errors="replace")
                         raise _failure(process.returncode, command, said, tools)
                 if time.monotonic() > end:
-                    raise UserError(f"{tools} took longer than {TIMEOUT:.0f} s: name another one")
+                    raise CompilerError(
+                        f"{tools} took longer than {TIMEOUT:.0f} s: name another one"
+                    )
                 time.sleep(0.004)
         finally:
             for process in running:
@@ -251,11 +255,11 @@ def _start(command: Sequence[str], folder: Path, output: IO[bytes]) -> subproces
 def _failure(status: int, command: Sequence[str], said: str, tools: Toolchain) -> Exception:
     """A bug of ours, unless the compiler cannot compile anything at all."""
     if status < 0 or "Killed" in said:
-        return UserError(f"{tools} was killed while it compiled: is there enough memory?")
+        return CompilerError(f"{tools} was killed while it compiled: is there enough memory?")
     if "No space left on device" in said:
         return UserError(f"no space left for the compiler in {tempfile.gettempdir()}: set TMPDIR")
     if problem := _problem(tools):
-        return UserError(
+        return CompilerError(
             f"{tools} cannot compile a small C program: {problem}; install its C library "
             "(apt install libc6-dev), or ziglang (pip install 'prunedeploy[cross]')"
         )

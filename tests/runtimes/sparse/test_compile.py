@@ -139,6 +139,23 @@ def test_ziglang_for_another_architecture(monkeypatch):
     assert "aarch64-linux-gnu.2.35" in toolchain(by_name("jetson-orin")).command
 
 
+@pytest.mark.parametrize(
+    ("name", "says", "known_as", "cpu"),
+    [
+        ("zig", "clang version 22.1.8", "ziglang", "cortex_a57"),  # zig 0.16 and newer
+        ("zig-0.15", "zig 0.15.2 (clang 20.1.2)", "ziglang", "cortex_a57"),
+        ("clang-19", "Debian clang version 19.1.0", "clang", "cortex-a57"),
+        ("aarch64-linux-gnu-gcc", "aarch64-linux-gnu-gcc 12.2.0", "gcc", "cortex-a57"),
+    ],
+)
+def test_how_compilers_spell_processors(monkeypatch, tmp_path, name, says, known_as, cpu):
+    named = fake(tmp_path, f'echo "{says}"', name)
+    monkeypatch.setenv("PRUNEDEPLOY_CC", str(named))
+    found = toolchain(NANO)
+    assert found.name == known_as
+    assert f"-mcpu={cpu}" in found.flags
+
+
 # -- its failures ----------------------------------------------------------------------------------
 
 

@@ -1,0 +1,61 @@
+"""How the choice of a runtime and the next command are told."""
+
+from __future__ import annotations
+
+from prunedeploy.cli.tables import share, table
+from prunedeploy.types import NextStep, RuntimeChoice
+
+NAMES = {"ort": "ONNX Runtime", "sparse": "the sparse runtime"}
+
+
+def next_step(step: NextStep | None) -> None:
+    """The command, and what it should bring."""
+    if step is None:
+        return
+    print()
+    print(f"next: {step.command}")
+    where = "this machine" if step.target == "host" else step.target
+    if not step.runtime:
+        if step.why:
+            print(f"  no prediction: {step.why}")
+        return
+    name = NAMES.get(step.runtime, step.runtime)
+    if step.seconds:
+        threads = f"{step.threads} thread{'s' * (step.threads != 1)}"
+        print(
+            f"  predicted for {where}, {threads}: {1e3 * step.seconds:.3g} ms in {name}, "
+            f"{step.low:.2f}x the\n  speed of ONNX Runtime on the dense network"
+        )
+        return
+    print(
+        f"  {share(step.share)} of the work is left; then `prunedeploy build` should give "
+        f"{step.low:.1f}x to {step.high:.1f}x\n  the speed of ONNX Runtime on {where}, in {name} "
+        "(estimated)"
+    )
+
+
+def choice(found: RuntimeChoice | None) -> None:
+    """Every runtime's times, the one that was taken first."""
+    if found is None:
+        return
+    how = "measured here" if found.kind == "measured" else "predicted"
+    for batch in dict.fromkeys(each.batch for each in found.times):
+        times = [each for each in found.times if each.batch == batch]
+        threads = sorted({each.threads for each in times})
+        most = {each.runtime: each.seconds for each in times if each.threads == threads[-1]}
+        base = most.get("ort", most[found.runtime])
+        rows = []
+        for name in sorted(most, key=lambda name: most[name]):
+            cells = [
+                f"{1e3 * each.seconds:.3g}"
+                for n in threads
+                for each in times
+                if (each.runtime, each.threads) == (name, n)
+            ]
+            taken = " (taken)" if name == found.runtime else ""
+            rows.append((f"{name}{taken}", *cells, f"{base / most[name]:.2f}x"))
+        print()
+        heads = (f"ms, {n} thread{'s' * (n != 1)}" for n in threads)
+        table((f"runtime, batch {batch}, {how}", *heads, "speed"), rows)
+    for each in found.refused:
+        print(f"  not {each.runtime}: {each.reason}")

@@ -84,7 +84,7 @@ def build(
         return Order(source, row, runtime_by_name(name), places[name], dense, *specs, within)
 
     if len(names) > 1 and targets.why_not_here(row) is None:
-        with choice.measured(order_of, names, options, _parent(places[names[0]])) as best:
+        with choice.measured(order_of, names, options) as best:
             return _put(best.order, best.manifest, best.folder)
     made = choice.predicted(source, row, names, options) if len(names) > 1 else None
     order = order_of(made.runtime if made is not None else names[0])
@@ -311,13 +311,6 @@ def _put(order: Order, manifest: Manifest, built: Path) -> Engine:
             file.replace(folder / file.name)
         (folder / MANIFEST).write_text(to_json(manifest))
     return Engine(order.place, manifest, sha256(order.place / MANIFEST))
-
-
-def _parent(place: Path) -> Path:
-    """The folder that ``place`` is in."""
-    if not place.parent.is_dir():
-        raise UserError(f"cannot write {place}: {place.parent} is not a folder")
-    return place.parent
 
 
 def _refuse_place(place: Path) -> None:

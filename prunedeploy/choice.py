@@ -7,7 +7,6 @@ and on as many as the engine is asked for, which decides. For another machine th
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ import numpy as np
 from prunedeploy import targets
 from prunedeploy.building import Order, fill
 from prunedeploy.errors import UnsupportedModelError, UserError
+from prunedeploy.files import scratch_folder
 from prunedeploy.runtimes import RUNTIMES
 from prunedeploy.runtimes._runtime import BuildOptions, OpenOptions
 from prunedeploy.runtimes._runtime import split as split_batch
@@ -89,22 +89,19 @@ def predicted(
 
 
 @contextmanager
-def measured(
-    orders: Orders, names: Sequence[str], options: BuildOptions, parent: Path
-) -> Iterator[Built]:
+def measured(orders: Orders, names: Sequence[str], options: BuildOptions) -> Iterator[Built]:
     """Build with every runtime of ``names``, race the engines, and give the fastest.
 
     Args:
         orders: makes the order of each runtime.
         names: at least two runtimes.
         options: of the builds.
-        parent: an existing folder, in which the engines are built while the block runs.
 
     Raises:
-        UserError: no runtime can compute the model.
+        UserError: no runtime can compute the model; nothing can be written where it is to lie.
     """
-    with tempfile.TemporaryDirectory(prefix=".prunedeploy-", dir=parent) as folder:
-        found, refused = _built(orders, names, options, Path(folder))
+    with scratch_folder(orders(names[0]).place) as folder:
+        found, refused = _built(orders, names, options, folder)
         times: tuple[RuntimeTime, ...] = ()
         if len(found) > 1:
             times = _race(found, options)

@@ -69,6 +69,19 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """A fresh folder beside ``path`` for what may take its place; gone with the block."""
+    folder = _beside(path)
+    try:
+        folder.mkdir()
+        yield folder
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
 def atomic_group(path: Path) -> Iterator[Path]:
     """The same for a file and those that it refers to by name: ``path``'s name in a fresh folder.
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -20,7 +19,7 @@ from signals import listen
 from prunedeploy import artifact
 from prunedeploy.errors import UserError
 from prunedeploy.files import sha256, to_json
-from prunedeploy.runtimes.ort import Ort, OrtSession
+from prunedeploy.runtimes.ort import PAYLOAD, Ort, OrtSession
 from prunedeploy.verify import random_feeds
 
 
@@ -30,7 +29,7 @@ def run(engine, **options):
 
 
 def test_a_built_engine_computes_what_the_model_does(folder, shrunk):
-    engine = artifact.build(shrunk.model)
+    engine = artifact.build(shrunk.model, runtime="ort")
     assert str(engine.path) == "out.host.ort.engine"
     manifest = engine.manifest
     assert manifest.difference is not None
@@ -54,7 +53,7 @@ def test_without_a_model_the_newest_result_is_taken_and_named(folder, shrunk, wr
     (folder / "plain.json").write_text("[1, 2]")
     (folder / "other.json").write_bytes(b"\xff\xfe")
     said: list[str] = []
-    engine = artifact.build(progress=said.append)
+    engine = artifact.build(progress=said.append, runtime="ort")
     assert engine.manifest.model_sha256 == shrunk.model_sha256
     assert "out.onnx" in said[0]
     shutil.copy("out.onnx", "newer.onnx")
@@ -65,12 +64,12 @@ def test_without_a_model_the_newest_result_is_taken_and_named(folder, shrunk, wr
 
 def test_without_a_model_and_without_a_result(folder):
     with pytest.raises(UserError, match="no result of `prunedeploy shrink`"):
-        artifact.build()
+        artifact.build(runtime="ort")
 
 
 def test_the_dense_baseline_comes_from_the_record_beside_the_model(folder, shrunk):
     (folder / "deep").mkdir()
-    engine = artifact.build("out.onnx", output="deep/e")
+    engine = artifact.build("out.onnx", output="deep/e", runtime="ort")
     assert engine.manifest.baseline == "../../out.dense.onnx"
     assert artifact.baseline_of(engine) == shrunk.dense
     assert artifact.shrink_result_of(engine) == shrunk
@@ -88,37 +87,38 @@ def test_a_dense_model_of_any_name_and_place_is_found(folder, shrunk):
     dense = shrunk.dense.rename(folder / "far" / "source.onnx")
     record = dataclasses.replace(shrunk, dense=dense)
     (folder / "out.json").write_text(to_json(record))
-    assert artifact.baseline_of(artifact.build("out.onnx", output="e")) == dense
+    assert artifact.baseline_of(artifact.build("out.onnx", output="e", runtime="ort")) == dense
     dense.rename(folder / "source.onnx")  # moved along with the model
-    assert artifact.baseline_of(artifact.build("out.onnx", output="e")) == folder / "source.onnx"
+    moved = artifact.build("out.onnx", output="e", runtime="ort")
+    assert artifact.baseline_of(moved) == folder / "source.onnx"
 
 
 def test_a_dense_model_that_is_gone_is_said(folder, shrunk):
     shrunk.dense.unlink()
     said: list[str] = []
-    assert artifact.build("out.onnx", progress=said.append).manifest.baseline is None
+    assert artifact.build("out.onnx", progress=said.append, runtime="ort").manifest.baseline is None
     assert any("out.dense.onnx is not what shrink wrote" in line for line in said)
 
 
 def test_a_baseline_that_was_named_counts(folder, shrunk):
-    engine = artifact.build("out.dense.onnx", baseline="out.onnx")
+    engine = artifact.build("out.dense.onnx", baseline="out.onnx", runtime="ort")
     assert artifact.baseline_of(engine) == shrunk.model
     with pytest.raises(UserError, match="no such baseline"):
-        artifact.build("out.onnx", baseline="none.onnx")
+        artifact.build("out.onnx", baseline="none.onnx", runtime="ort")
 
 
 def test_a_record_of_another_model_gives_no_baseline_and_says_so(folder, shrunk, write_network):
     write_network(shrunk.model, 5)
     said: list[str] = []
-    engine = artifact.build("out.onnx", progress=said.append)
+    engine = artifact.build("out.onnx", progress=said.append, runtime="ort")
     assert engine.manifest.baseline is None
     assert artifact.shrink_result_of(engine) is None
     assert any("no dense baseline" in line for line in said)
 
 
 def test_an_engine_is_replaced(folder, shrunk, leftovers):
-    first = artifact.build("out.onnx", output="e")
-    second = artifact.build("out.dense.onnx", output="e")
+    first = artifact.build("out.onnx", output="e", runtime="ort")
+    second = artifact.build("out.dense.onnx", output="e", runtime="ort")
     assert artifact.read_engine("e") == second != first
     assert not leftovers(folder)
 
@@ -129,7 +129,7 @@ def _foreign(folder: Path) -> None:
 
 
 def _note(folder: Path) -> None:
-    artifact.build("out.onnx", output="e")
+    artifact.build("out.onnx", output="e", runtime="ort")
     (folder / "e" / "notes.txt").write_text("mine")
 
 
@@ -147,7 +147,7 @@ def test_what_is_not_an_engine_is_not_replaced(folder, shrunk, prepare, message)
     prepare(folder)
     before = sorted(folder.rglob("*"))
     with pytest.raises(UserError, match=message):
-        artifact.build("out.onnx", output="e")
+        artifact.build("out.onnx", output="e", runtime="ort")
     assert sorted(folder.rglob("*")) == before
 
 
@@ -159,16 +159,16 @@ class Wrong(OrtSession):
         return {name: array + 1e-4 * np.ptp(array) for name, array in found.items()}
 
 
-@contextlib.contextmanager
 def _open_wrong(self, engine, options):
-    yield Wrong(engine, options)
+    manifest = engine.manifest
+    return Wrong(engine.path / PAYLOAD, manifest.inputs, manifest.outputs, options)
 
 
 def test_an_engine_that_computes_something_else_is_refused(folder, shrunk, monkeypatch, leftovers):
-    kept = artifact.build("out.onnx", output="e")
+    kept = artifact.build("out.onnx", output="e", runtime="ort")
     monkeypatch.setattr(Ort, "open", _open_wrong)
     with pytest.raises(UserError, match="computes something else"):
-        artifact.build("out.dense.onnx", output="e")
+        artifact.build("out.dense.onnx", output="e", runtime="ort")
     assert artifact.read_engine("e") == kept
     assert not leftovers(folder)
 
@@ -179,7 +179,7 @@ def test_an_engine_that_computes_something_else_is_refused(folder, shrunk, monke
 def test_a_build_that_raises_leaves_the_previous_engine(
     folder, shrunk, monkeypatch, leftovers, failure
 ):
-    kept = artifact.build("out.onnx", output="e")
+    kept = artifact.build("out.onnx", output="e", runtime="ort")
 
     def fail(self, model, target, directory, options):
         (directory / "half").write_text("half")
@@ -188,7 +188,7 @@ def test_a_build_that_raises_leaves_the_previous_engine(
     monkeypatch.setattr(Ort, "build", fail)
     expected = UserError if isinstance(failure, OSError) else type(failure)
     with pytest.raises(expected):
-        artifact.build("out.dense.onnx", output="e")
+        artifact.build("out.dense.onnx", output="e", runtime="ort")
     assert artifact.read_engine("e") == kept
     assert not leftovers(folder)
 
@@ -206,7 +206,7 @@ def slow(self, model, target, directory, options):
     return files
 Ort.build = slow
 try:
-    artifact.build(sys.argv[1], output="e")
+    artifact.build(sys.argv[1], output="e", runtime="ort")
 except UserError as error:
     sys.exit(f"UserError: {error}")
 """
@@ -225,7 +225,7 @@ def start(
 
 
 def test_ctrl_c_in_the_middle_of_a_build(folder, shrunk, leftovers):
-    kept = artifact.build("out.onnx", output="e")
+    kept = artifact.build("out.onnx", output="e", runtime="ort")
     child = start("out.dense.onnx", 60)
     assert child.stdout is not None
     assert child.stdout.readline() == "building\n"
@@ -238,7 +238,7 @@ def test_ctrl_c_in_the_middle_of_a_build(folder, shrunk, leftovers):
 
 
 def test_two_builds_at_once_into_one_place(folder, shrunk, leftovers):
-    artifact.build("out.onnx", output="e")
+    artifact.build("out.onnx", output="e", runtime="ort")
     children = [start(model, 0.2) for model in ("out.onnx", "out.dense.onnx")]
     errors = [child.communicate(timeout=60)[1] for child in children]
     assert 0 in [child.returncode for child in children], errors
@@ -250,7 +250,7 @@ def test_two_builds_at_once_into_one_place(folder, shrunk, leftovers):
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(folder, shrunk, leftovers):
-    kept = artifact.build("out.onnx", output="e")
+    kept = artifact.build("out.onnx", output="e", runtime="ort")
 
     def limit() -> None:  # no file may grow beyond 100 bytes
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -268,14 +268,14 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(folder, shrunk, leftovers):
 @pytest.mark.parametrize("place", ["/sys/engine", "missing/engine"])
 def test_a_folder_that_cannot_be_written(folder, shrunk, place):
     with pytest.raises(UserError, match="cannot write") as caught:
-        artifact.build("out.onnx", output=place)
+        artifact.build("out.onnx", output=place, runtime="ort")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "manifest.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "empty"])
 def test_damage_to_any_file_is_found(folder, shrunk, name, damage):
-    artifact.build("out.onnx", output="e")
+    artifact.build("out.onnx", output="e", runtime="ort")
     file = folder / "e" / name
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 0x80
@@ -291,7 +291,7 @@ def test_damage_to_any_file_is_found(folder, shrunk, name, damage):
 
 def test_the_engine_hash_is_that_of_its_manifest(folder, shrunk):
     """Digits changed inside a manifest stay a manifest; the hash of the engine tells them apart."""
-    engine = artifact.build("out.onnx", output="e")
+    engine = artifact.build("out.onnx", output="e", runtime="ort")
     file = folder / "e" / "manifest.json"
     assert engine.sha256 == sha256(file)
     file.write_text(file.read_text().replace('"target": "host"', '"target": "tost"'))
@@ -300,7 +300,7 @@ def test_the_engine_hash_is_that_of_its_manifest(folder, shrunk):
 
 @pytest.mark.parametrize("name", ["../out.onnx", "/etc/passwd"])
 def test_a_manifest_may_not_name_files_outside(folder, shrunk, name):
-    artifact.build("out.onnx", output="e")
+    artifact.build("out.onnx", output="e", runtime="ort")
     file = folder / "e" / "manifest.json"
     data = json.loads(file.read_text())
     data["files"][name] = "0" * 64
@@ -319,7 +319,7 @@ def test_what_is_not_an_engine_is_not_opened(folder, shrunk, path, message):
 
 
 def test_threads_below_zero(folder, shrunk):
-    engine = artifact.build("out.onnx")
+    engine = artifact.build("out.onnx", runtime="ort")
     with pytest.raises(UserError, match="-1 threads"):
         artifact.open(engine, threads=-1)
 
@@ -337,7 +337,7 @@ def test_threads_below_zero(folder, shrunk):
 def test_mistakes_are_one_line_and_write_nothing(folder, shrunk, options, message):
     before = sorted(folder.iterdir())
     with pytest.raises(UserError, match=message) as caught:
-        artifact.build(**{"model": "out.onnx", **options})
+        artifact.build(**{"model": "out.onnx", "runtime": "ort", **options})
     assert "\n" not in str(caught.value)
     assert sorted(folder.iterdir()) == before
 
@@ -349,7 +349,7 @@ def test_an_unknown_operator_is_named(folder):
     opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("my", 1)]
     onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), "odd.onnx")
     with pytest.raises(UserError, match="Frobnicate") as caught:
-        artifact.build("odd.onnx")
+        artifact.build("odd.onnx", runtime="ort")
     assert "\n" not in str(caught.value)
     assert list(folder.iterdir()) == [folder / "odd.onnx"]
 
@@ -359,9 +359,9 @@ def test_weights_in_a_file_beside_the_model_move_along(folder, shrunk):
     (folder / "far").mkdir()
     onnx.save(model, "far/ext.onnx", save_as_external_data=True, size_threshold=0, location="w.bin")
     assert (folder / "far" / "w.bin").stat().st_size
-    artifact.build("far/ext.onnx", output="e")
+    artifact.build("far/ext.onnx", output="e", runtime="ort")
     shutil.rmtree("far")
-    expected = run(artifact.build("out.onnx", output="plain"))
+    expected = run(artifact.build("out.onnx", output="plain", runtime="ort"))
     np.testing.assert_array_equal(run("e"), expected)
 
 
@@ -370,7 +370,7 @@ def test_a_baseline_whose_weights_are_gone_is_none(folder, shrunk):
     (folder / "far").mkdir()
     beside = {"save_as_external_data": True, "size_threshold": 0, "location": "w.bin"}
     onnx.save(dense, "far/dense.onnx", **beside)
-    engine = artifact.build("out.onnx", baseline="far/dense.onnx", output="e")
+    engine = artifact.build("out.onnx", baseline="far/dense.onnx", output="e", runtime="ort")
     assert artifact.baseline_of(engine) is not None
     (folder / "far" / "w.bin").unlink()
     with pytest.raises(UserError, match="is not the dense baseline any more"):
@@ -378,7 +378,7 @@ def test_a_baseline_whose_weights_are_gone_is_none(folder, shrunk):
 
 
 def test_an_engine_that_moved_still_runs(folder, shrunk):
-    artifact.build("out.onnx", output="e")
+    artifact.build("out.onnx", output="e", runtime="ort")
     expected = run("e")
     (folder / "far").mkdir()
     shutil.move("e", "far/e")
@@ -392,7 +392,7 @@ def test_the_null_engine_is_never_compared(folder, shrunk):
 
 
 def test_opening_imports_neither_torch_nor_onnx(folder, shrunk):
-    artifact.build("out.onnx", output="e")
+    artifact.build("out.onnx", output="e", runtime="ort")
     code = (
         "import sys; from prunedeploy import artifact\n"
         "with artifact.open('e') as s: print(s.provider)\n"

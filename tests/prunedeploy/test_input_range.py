@@ -152,7 +152,7 @@ def test_shrink_within_a_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     wide = {"input": np.full((1, 3, 8, 8), 300, np.float32)}
     one, two = (pipeline.Evaluator(Path(p)).run(wide)["output"] for p in ("net.onnx", result.model))
     assert np.abs(one - two).max() > 1
-    engine = artifact.build(result.model, output="e")
+    engine = artifact.build(result.model, output="e", runtime="ort")
     assert engine.manifest.inputs[0].range == InputRange((0.0,), (1.0,))
     seen: list[np.ndarray] = []
     original = bench.random_feeds
@@ -175,7 +175,7 @@ def test_engines_for_ranges_that_do_not_meet(
     write_net(Path("net.onnx"))
     for name, bounds in (("a", (0, 1)), ("b", (2, 3))):
         pipeline.shrink("net.onnx", f"{name}.onnx", input_range=bounds)
-        artifact.build(f"{name}.onnx", output=name)
+        artifact.build(f"{name}.onnx", output=name, runtime="ort")
     with pytest.raises(UserError, match="no number of input is both"):
         bench.bench(["a", "b"], rounds=1)
 

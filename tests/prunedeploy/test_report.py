@@ -86,7 +86,7 @@ def test_from_files_as_from_records(folder, shrunk, timed):
 def test_a_real_measurement(folder, shrunk):
     from prunedeploy.bench import bench
 
-    artifact.build("out.onnx", output="e")
+    artifact.build("out.onnx", output="e", runtime="ort")
     result = bench("e", rounds=3)
     text = report([result])
     assert cells(text, "") == ["out.dense.onnx (dense baseline)", "e"]

@@ -5,7 +5,7 @@ import platform
 
 import pytest
 
-from prunedeploy import artifact, targets
+from prunedeploy import choice, targets
 from prunedeploy.errors import UserError
 from prunedeploy.runtimes import RUNTIMES
 from prunedeploy.targets import machine
@@ -129,7 +129,7 @@ def test_auto_is_the_best_that_does_not_refuse(monkeypatch):
     assert "pip install 'prunedeploy[tensorrt]'" in (targets.refuse(row, "auto") or "")
     row = dataclasses.replace(row, runtimes=("tensorrt", "ort"))
     assert targets.refuse(row, "auto") is None
-    assert artifact._runtime(row, "auto").name == "ort"
+    assert choice.candidates(row, "auto") == ("ort",)
 
 
 def test_self_check_runs_every_runtime():

@@ -223,7 +223,7 @@ def test_checkpoint_to_program_and_back(folder: Path) -> None:
     network = torch_nets.residual()
     torch.save(network.state_dict(), "net.pt")
     options = {"arch": "torch_nets:Residual", "input_shape": (1, 3, 12, 12)}
-    result = prunedeploy.shrink("net.pt", pt="small.pt2", **options)
+    result = prunedeploy.shrink("net.pt", pt="small.pt2", align=1, **options)
     assert result.pt == Path("small.pt2")
     small = torch.export.load("small.pt2").module()
     shapes = {name: tuple(p.shape) for name, p in small.named_parameters()}

@@ -25,7 +25,7 @@ def engine(tmp_path, monkeypatch):
     )
     opsets = [onnx.helper.make_opsetid("", 20)]
     onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), "two.onnx")
-    return artifact.build("two.onnx", output="e")
+    return artifact.build("two.onnx", output="e", runtime="ort")
 
 
 A, B = np.ones((4, 3), np.float32), np.arange(4)[:, None]
@@ -130,7 +130,8 @@ def test_nothing_but_our_own_words_reaches_the_terminal(tmp_path):
     onnx.save(model, tmp_path / "m.onnx")
     code = (
         "from prunedeploy import artifact\n"
-        "with artifact.open(artifact.build('m.onnx')) as session: print(session.provider)"
+        "engine = artifact.build('m.onnx', runtime='ort')\n"
+        "with artifact.open(engine) as session: print(session.provider)"
     )
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)

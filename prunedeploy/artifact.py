@@ -20,7 +20,14 @@ from prunedeploy.runtimes._runtime import (
     Tuning,
     silent,
 )
-from prunedeploy.types import Engine, Manifest, ShrinkResult, TensorSpec
+from prunedeploy.types import (
+    Engine,
+    Manifest,
+    RefusedRuntime,
+    RuntimeChoice,
+    ShrinkResult,
+    TensorSpec,
+)
 
 MANIFEST = "manifest.json"
 MOST_THREADS = 256  # runtimes start every thread they are asked for, whatever the machine has
@@ -71,7 +78,7 @@ def build(
     options = options_of(batch, threads, tune, tell)
     source = source_of(model, tell)
     row = targets.by_name(target)
-    names = choice.candidates(row, runtime)
+    names, refused = choice.candidates(row, runtime)
     if within is not None:
         _check_within(within, source, row, names)
     places = {name: Path(output or f"{source.stem}.{row.name}.{name}.engine") for name in names}
@@ -85,12 +92,13 @@ def build(
 
     if len(names) > 1 and targets.why_not_here(row) is None:
         with choice.measured(order_of, names, options) as best:
-            return _put(best.order, best.manifest, best.folder)
+            return _put(best.order, _refusing(best.manifest, refused), best.folder)
     made = choice.predicted(source, row, names, options) if len(names) > 1 else None
     order = order_of(made.runtime if made is not None else names[0])
     tell(f"building {order.place} with {order.builder.name}")
     with atomic_directory(order.place) as folder:
         manifest = replace(fill(folder, order, options), choice=made)
+        manifest = _refusing(manifest, refused)
         (folder / MANIFEST).write_text(to_json(manifest))
     return Engine(order.place, manifest, sha256(order.place / MANIFEST))
 
@@ -302,6 +310,14 @@ def dense_of(source: Path, baseline: str | Path | None, tell: Progress) -> Path 
             return dense
     tell(f"no dense baseline recorded: {result.dense} is not what shrink wrote")
     return None
+
+
+def _refusing(manifest: Manifest, refused: tuple[RefusedRuntime, ...]) -> Manifest:
+    """With the runtimes that could not even be tried."""
+    if not refused:
+        return manifest
+    made = manifest.choice or RuntimeChoice("measured", manifest.runtime, ())
+    return replace(manifest, choice=replace(made, refused=(*made.refused, *refused)))
 
 
 def _put(order: Order, manifest: Manifest, built: Path) -> Engine:

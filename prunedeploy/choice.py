@@ -33,6 +33,7 @@ from prunedeploy.types import (
 SECONDS = 1.5  # that one race takes: one number of threads, one batch size
 ROUNDS = 100  # at most
 MARGIN = 1.02  # a runtime further down in the target's list has to be faster than this to be taken
+ON_CPU = ("ort", "sparse")
 ANY_BATCH = ("ort",)  # runtimes that are not built for batch sizes: theirs take any
 
 # The order of an engine that one runtime, by name, is to build.
@@ -48,24 +49,30 @@ class Built:
     manifest: Manifest
 
 
-def candidates(target: Target, runtime: str) -> tuple[str, ...]:
-    """The runtimes to build with, best known first: the one that was named, or for "auto" all that
-    the target can have and that build here.
+def candidates(target: Target, runtime: str) -> tuple[tuple[str, ...], tuple[RefusedRuntime, ...]]:
+    """The runtimes to build with, and those of the target that cannot build for it here.
+
+    Args:
+        target: the machine to build for.
+        runtime: the one that the user named, or "auto" for all that the target can have. A GPU of
+            this machine is asked for by name.
 
     Raises:
-        UserError: the runtime cannot build for ``target`` here; of "auto", none can.
+        UserError: the runtime that was named cannot build for ``target`` here; of "auto", none can.
     """
     if runtime != "auto":
         if reason := targets.refuse(target, runtime):
             raise UserError(reason)
-        return (runtime,)
+        return (runtime,), ()
     known = [name for name in target.runtimes if name in RUNTIMES and name != "null"]
-    if target.name == "host":  # a GPU of this machine is asked for by name
-        known = [name for name in known if name in ("ort", "sparse")]
-    found = tuple(name for name in known if targets.refuse(target, name) is None)
+    if target.name == "host":
+        known = [name for name in known if name in ON_CPU]
+    reasons = {name: targets.refuse(target, name) for name in known}
+    found = tuple(name for name, reason in reasons.items() if reason is None)
     if not found:
         raise UserError(targets.refuse(target, "auto") or f"no runtime for {target.name} is here")
-    return found
+    refused = (RefusedRuntime(name, reason) for name, reason in reasons.items() if reason)
+    return found, tuple(refused)
 
 
 def predicted(

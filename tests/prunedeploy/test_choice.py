@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -119,6 +120,19 @@ def test_a_runtime_that_cannot_compute_the_model_is_named(folder):
     assert refused.runtime == "sparse"
     assert refused.reason.startswith("it cannot compute")
     assert "--runtime" not in refused.reason
+
+
+def test_without_a_compiler_it_is_said_why_the_stock_runtime_was_taken(folder, monkeypatch):
+    monkeypatch.delenv("PRUNEDEPLOY_CC", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *rest: None if name == "ziglang" else find(name)
+    )
+    done = CliRunner().invoke(app, ["build", "net.onnx"])
+    assert done.exit_code == 0, done.output
+    assert "net.host.ort.engine" in done.output
+    assert "not sparse: no C compiler found: install gcc" in done.output
 
 
 def test_a_runtime_that_computes_something_else_is_not_raced(folder, monkeypatch):

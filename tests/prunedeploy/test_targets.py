@@ -129,7 +129,9 @@ def test_auto_is_the_best_that_does_not_refuse(monkeypatch):
     assert "pip install 'prunedeploy[tensorrt]'" in (targets.refuse(row, "auto") or "")
     row = dataclasses.replace(row, runtimes=("tensorrt", "ort"))
     assert targets.refuse(row, "auto") is None
-    assert choice.candidates(row, "auto") == ("ort",)
+    names, refused = choice.candidates(row, "auto")
+    assert names == ("ort",)
+    assert [each.runtime for each in refused] == ["tensorrt"]
 
 
 def test_self_check_runs_every_runtime():

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunedeploy.checkpoint import current_folder
 from prunedeploy.checkpoint.sniff import Kind
 from prunedeploy.checkpoint.torchfile import read_legacy, read_zip
 from prunedeploy.checkpoint.unpickle import CodeRefused, load_pickle
@@ -101,10 +102,12 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def _read_trusted(path: Path, kind: Kind) -> Any:
-    if kind != "pickle":
-        return torch.load(path, map_location="cpu", weights_only=False)
-    with path.open("rb") as file, _storages_on_cpu():
-        return pickle.load(file)
+    """Classes of the file may lie in the current folder."""
+    with current_folder.asked():
+        if kind != "pickle":
+            return torch.load(path, map_location="cpu", weights_only=False)
+        with path.open("rb") as file, _storages_on_cpu():
+            return pickle.load(file)
 
 
 @contextmanager

@@ -1,0 +1,121 @@
+"""Which weight a mask belongs to, by the names of both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+Words = tuple[str, ...]
+
+MASK = frozenset(("mask", "masks"))
+# What names of masks have beside the name of the weight, in the tools that write them.
+DECORATION = MASK | frozenset(
+    (
+        *("binary", "bool", "boolean", "mma", "prune", "pruned", "pruner", "pruning"),
+        *("sparse", "sparsity", "sparsifier", "dict", "state", "buffer", "ctx", "list", "by"),
+        *("name", "param", "params", "layer", "layers", "element", "filter", "channel", "nm"),
+    )
+)
+# Masks that mark what is taken away; those of all known tools mark what stays.
+INVERTED = frozenset(("pruned", "dropped", "drop", "removed", "remove", "zero", "zeros", "zeroed"))
+# NNCF keeps masks as operations of the layer.
+OPERATION = re.compile(r"(?:^|\.)(?:pre_ops|post_ops)\.[^.]+\.op(?=\.|$)")
+NO_WEIGHT = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@dataclass(frozen=True)
+class Target:
+    """The weight that a mask was found to belong to.
+
+    ``explicit`` is True where the mask's name mentions the parameter itself, not only its layer.
+    ``prefix`` is what one of the two names alone has in front of what they have in common.
+    """
+
+    name: str
+    explicit: bool
+    prefix: Words = ()
+
+
+def words(name: str) -> Words:
+    """The parts of a name in lower case: at dots, underscores and inner capitals.
+
+    ``module``, which wrappers put into names, does not count.
+    """
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", ".", OPERATION.sub("", name))
+    parts = re.split(r"[^A-Za-z0-9]+", name.lower())
+    return tuple(part for part in parts if part and part != "module")
+
+
+def is_mask_key(key: str) -> bool:
+    """Whether a key says of itself that masks are under it: ``mask_dict``, ``c1.weight_mask``; not
+    ``mask_head``, which is a part of networks that compute masks of images."""
+    found = words(key)
+    return bool(MASK & set(found)) and (found[-1] in MASK or DECORATION.issuperset(found))
+
+
+class Index:
+    """The weights of a state_dict, to be found by the name of their mask."""
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        self._exact: dict[Words, list[str]] = {}
+        self._ends: dict[Words, list[tuple[Words, str]]] = {}
+        for name, tensor in state.items():
+            if not tensor.is_floating_point() or not tensor.dim() or name.endswith(NO_WEIGHT):
+                continue
+            key = words(name)
+            self._exact.setdefault(key, []).append(name)
+            self._ends.setdefault(key[-2:], []).append((key, name))
+
+    def find(self, name: str, prefixes: bool = False, among: bool = False) -> Target | None:
+        """The weight that a mask called ``name`` belongs to, or None when there is no telling.
+
+        Args:
+            name: of the mask, dots between its parts.
+            prefixes: whether one of the names may have a prefix that the other has not.
+            among: whether the mask is an entry of the state_dict itself, and not its own weight.
+        """
+        parts = words(name)
+        for form, explicit in _forms(parts):
+            if found := [x for x in self._exact.get(form, ()) if not among or x != name]:
+                return Target(found[0], explicit) if len(found) == 1 else None
+        for form, explicit in _forms(parts) if prefixes else ():
+            near = [
+                (key, found)
+                for key, found in self._ends.get(form[-2:], ())
+                if _one_ends_in_other(key, form)
+            ]
+            if near:
+                (key, weight), *others = near
+                prefix = key[: -len(form)] or form[: -len(key)]
+                return None if others else Target(weight, explicit, prefix)
+        return None
+
+
+def _one_ends_in_other(one: Words, other: Words) -> bool:
+    short, long = sorted((one, other), key=len)
+    return bool(short) and long[len(long) - len(short) :] == short
+
+
+def _forms(parts: Words) -> Iterator[tuple[Words, bool]]:
+    """What the weight may be called, and whether the mask's name names the parameter."""
+    begin, end = 0, len(parts)
+    while end > begin and parts[end - 1] in DECORATION:
+        end -= 1
+    while begin < end and parts[begin] in DECORATION:
+        begin += 1
+    forms = [parts]
+    if parts and parts[-1] in MASK:
+        forms.append(parts[:-1])
+    if parts and parts[0] in MASK:
+        forms.append(parts[1:])
+    forms.append(parts[begin:end])
+    yield from ((form, True) for form in forms if form)
+    yield from (((*form, "weight"), False) for form in forms)
+
+
+def joined(path: Sequence[str]) -> str:
+    """A path through nested containers as one name."""
+    return ".".join(path)

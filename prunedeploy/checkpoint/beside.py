@@ -221,7 +221,7 @@ def apply(state: State, candidates: list[Beside]) -> Applied:
                     " which: save the weights alone, and give the masks by the names of the weights"
                     " with --mask"
                 )
-            if each.named and masks.mixed(each.tensor):
+            if each.named and _is_mask_of_nothing(each):
                 left.append(each)
         elif each.named:
             pairs.append((each, target))
@@ -235,7 +235,7 @@ def apply(state: State, candidates: list[Beside]) -> Applied:
     for path, elements in lists.items():
         tensors = [each.tensor for each in elements]
         if not any(_fits_some(each, shapes) for each in elements):
-            left += [each for each in elements if masks.mixed(each.tensor)]
+            left += [each for each in elements if _is_mask_of_nothing(each)]
             continue
         settled.append(masks.apply_list(state, tensors, f"under {keys(path)}"))
         found.append(f"{len(tensors)} masks in the same file (under {keys(path)}), by their shapes")
@@ -330,6 +330,8 @@ def _container(each: Beside) -> Path:
 
 def _looks_meant(each: Beside, weight: Tensor) -> bool:
     """Whether it would change the weight that its name leads to, were it the mask that it looks."""
+    if each.path[0].startswith(NOT_WEIGHTS) or ELSEWHERE & set(words(each.path[0])):
+        return False
     same = each.tensor.shape == weight.shape and weight.dim() > 1
     if not same or not masks.mixed(each.tensor) or is_plain_pattern(each.tensor):
         return False
@@ -338,11 +340,14 @@ def _looks_meant(each: Beside, weight: Tensor) -> bool:
 
 def _looks_lost(each: Beside, shapes: set[tuple[int, ...]]) -> bool:
     """Whether it looks like the mask of a weight, and no name says of which."""
+    return _fits_some(each, shapes) and _is_mask_of_nothing(each)
+
+
+def _is_mask_of_nothing(each: Beside) -> bool:
+    """Whether it looks like a mask, and its keys do not say that it is one of something else."""
     if ELSEWHERE & {word for key in each.path for word in words(key)}:
         return False
     if any(key.startswith(NOT_WEIGHTS) for key in each.path):
-        return False
-    if not _fits_some(each, shapes):
         return False
     return masks.mixed(each.tensor) and not is_plain_pattern(each.tensor)
 

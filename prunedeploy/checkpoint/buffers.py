@@ -78,8 +78,10 @@ def _pair(name: str, state: State, index: Index) -> Pair | None:
     ends_as_mask = words(name)[-1] in SOFT
     if not masks.binary(tensor) and not ends_as_mask:
         return None
-    if masks.fit(tensor, state[target.name]) is None and not target.explicit:
-        return None  # of another size than the layer's weight: of its inputs, of attention
+    if not target.explicit and (
+        masks.fit(tensor, state[target.name]) is None or is_plain_pattern(tensor)
+    ):
+        return None  # of another size than the layer's weight, or a triangle: one of attention
     return Pair(name, tensor, target)
 
 

@@ -30,7 +30,8 @@ UNKNOWN = (
 BARE = (
     "is the weight before a parametrization that the file does not have: call"
     " sparsifier.squash_mask() before saving if it is torch.ao.pruning's, or give its masks with"
-    " --mask; else torch.nn.utils.parametrize.remove_parametrizations"
+    " --mask; else torch.nn.utils.parametrize.remove_parametrizations, or name the network that"
+    " has it with --arch pkg.module:factory"
 )
 
 

@@ -89,7 +89,8 @@ def choose(names: Iterable[str], fits: Callable[[Reading], bool]) -> Reading | N
     for reading in of_all(names):
         if fits(reading):
             return reading
-    parts = [reading for reading in _parts(names) if fits(reading)]
+    fitting = (reading for reading in _parts(names) if fits(reading))
+    parts = list({frozenset(reading.aliases(names)): reading for reading in fitting}.values())
     if len(parts) > 1:
         parts = [x for x in parts if not AVERAGE & set(words(x.prefix))] or parts
     if len(parts) > 1:
@@ -129,8 +130,7 @@ def whole_for(names: Iterable[str], wanted: set[str]) -> Callable[[Reading], boo
 
 
 def _parts(names: list[str]) -> Iterator[Reading]:
-    """Readings that leave out a part, each set of names once."""
-    seen: set[frozenset[str]] = {frozenset(names)}
+    """Readings that leave out a part."""
     besides = frozenset(head for name in names if BESIDE & set(words(head := _first(name))))
     for inside in (False, True):
         plain = [name.replace(".module.", ".") if inside else name for name in names]
@@ -143,9 +143,7 @@ def _parts(names: list[str]) -> Iterator[Reading]:
         )
         readings = [Reading("", inside, besides)] if besides else []
         for reading in (*readings, *(Reading(prefix, inside) for prefix in prefixes)):
-            kept = frozenset(reading.aliases(names))
-            if kept and kept not in seen:
-                seen.add(kept)
+            if 0 < len(reading.aliases(names)) < len(names):
                 yield reading
 
 

@@ -224,7 +224,8 @@ def apply(state: State, candidates: list[Beside]) -> Applied:
             if each.named and _is_mask_of_nothing(each):
                 left.append(each)
         elif each.named:
-            pairs.append((each, target))
+            if target.explicit or _in_masks(each) or not is_plain_pattern(each.tensor):
+                pairs.append((each, target))
         elif _looks_meant(each, state[target.name]):
             raise UserError(
                 f"{each.where} holds zeros and ones in the shape of {target.name}, and does not say"
@@ -326,6 +327,11 @@ def _container(each: Beside) -> Path:
         if is_mask_key(key):
             return each.path[: at + 1]
     return each.path[:-1][:1]
+
+
+def _in_masks(each: Beside) -> bool:
+    """Whether it lies among masks, and is not only called one itself, as those of attention are."""
+    return any(map(is_mask_key, each.path[:-1]))
 
 
 def _looks_meant(each: Beside, weight: Tensor) -> bool:

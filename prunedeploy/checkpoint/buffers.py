@@ -10,7 +10,7 @@ from torch import Tensor
 from prunedeploy.checkpoint import masks
 from prunedeploy.checkpoint.beside import is_plain_pattern
 from prunedeploy.checkpoint.masks import Doubts, Pair, State
-from prunedeploy.checkpoint.naming import MASK, OPERATION, Index, words
+from prunedeploy.checkpoint.naming import MASK, OPERATION, Index, is_mask_key, words
 
 # What a tool keeps beside its mask, which nothing needs once the mask is applied: apex's ASP the
 # values that it took away.
@@ -64,9 +64,8 @@ def apply(state: State) -> Found:
 def _is_called_mask(name: str, tensor: Tensor) -> bool:
     if not tensor.dim():
         return False
-    if MASK & set(words(name.rpartition(".")[2])):
-        return True
-    return words(name)[:1] in (("mask",), ("masks",)) and masks.mixed(tensor)
+    *above, last = name.split(".")
+    return bool(MASK & set(words(last))) or (any(map(is_mask_key, above)) and masks.mixed(tensor))
 
 
 def _pair(name: str, state: State, index: Index) -> Pair | None:

@@ -110,9 +110,9 @@ def _inside(module: nn.Module) -> nn.Module:
 def make_plain(module: nn.Module) -> None:
     """Make the parametrized weights of a network plain parameters: masks are applied."""
     for layer in module.modules():
-        for name in [n.removesuffix("_orig") for n in layer._parameters if n.endswith("_orig")]:
-            if f"{name}_mask" in layer._buffers:
-                prune.remove(layer, name)  # type: ignore[no-untyped-call]
+        hooks = [*layer._forward_pre_hooks.values()]
+        for name in [x._tensor_name for x in hooks if isinstance(x, prune.BasePruningMethod)]:
+            prune.remove(layer, name)  # type: ignore[no-untyped-call]
         if parametrize.is_parametrized(layer):
             assert isinstance(layer.parametrizations, nn.ModuleDict)
             for name in list(layer.parametrizations):

@@ -62,9 +62,17 @@ def reparametrised(state: State, doubts: Doubts) -> str | None:
                 " the mask, too, or call torch.nn.utils.prune.remove before saving"
             )
             continue
-        mask = state.pop(f"{name}_mask")
+        mask = state[f"{name}_mask"]
+        weight = masked(state[f"{name}_orig"], mask, name)
+        if name in state and not torch.equal(state[name], weight):
+            doubts[f"{name}_orig"] = (
+                f"{name} is there, and {name}_orig with {name}_mask, which make another weight:"
+                " save the right one alone"
+            )
+            continue
+        del state[f"{name}_orig"], state[f"{name}_mask"]
+        state[name] = weight
         soft += not binary(mask)
-        state[name] = masked(state.pop(f"{name}_orig"), mask, name)
         count += 1
     if not count:
         return None

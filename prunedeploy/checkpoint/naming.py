@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 from torch import Tensor
 
@@ -17,6 +18,7 @@ DECORATION = MASK | frozenset(
         *("binary", "bool", "boolean", "mma", "prune", "pruned", "pruner", "pruning"),
         *("sparse", "sparsity", "sparsifier", "dict", "state", "buffer", "ctx", "list", "by"),
         *("name", "param", "params", "layer", "layers", "element", "filter", "channel", "nm"),
+        *("score", "scores"),
     )
 )
 # Masks that mark what is taken away; those of all known tools mark what stays.
@@ -53,7 +55,10 @@ def is_mask_key(key: str) -> bool:
     """Whether a key says of itself that masks are under it: ``mask_dict``, ``c1.weight_mask``; not
     ``mask_head``, which is a part of networks that compute masks of images."""
     found = words(key)
-    return bool(MASK & set(found)) and (found[-1] in MASK or DECORATION.issuperset(found))
+    if not MASK & set(found):
+        return False
+    last = set(words(key.rpartition(".")[2])) - MASK
+    return found[-1] in MASK or DECORATION.issuperset(found) or last <= {"weight", "bias"}
 
 
 class Index:
@@ -77,11 +82,11 @@ class Index:
             prefixes: whether one of the names may have a prefix that the other has not.
             among: whether the mask is an entry of the state_dict itself, and not its own weight.
         """
-        parts = words(name)
-        for form, explicit in _forms(parts):
+        forms = list(_forms(name))
+        for form, explicit in forms:
             if found := [x for x in self._exact.get(form, ()) if not among or x != name]:
                 return Target(found[0], explicit) if len(found) == 1 else None
-        for form, explicit in _forms(parts) if prefixes else ():
+        for form, explicit in forms if prefixes else ():
             near = [
                 (key, found)
                 for key, found in self._ends.get(form[-2:], ())
@@ -99,23 +104,22 @@ def _one_ends_in_other(one: Words, other: Words) -> bool:
     return bool(short) and long[len(long) - len(short) :] == short
 
 
-def _forms(parts: Words) -> Iterator[tuple[Words, bool]]:
+def _forms(name: str) -> Iterator[tuple[Words, bool]]:
     """What the weight may be called, and whether the mask's name names the parameter."""
+    parts = words(name)
     begin, end = 0, len(parts)
     while end > begin and parts[end - 1] in DECORATION:
         end -= 1
     while begin < end and parts[begin] in DECORATION:
         begin += 1
+    components = [words(part) for part in OPERATION.sub("", name).split(".")]
     forms = [parts]
     if parts and parts[-1] in MASK:
         forms.append(parts[:-1])
-    if parts and parts[0] in MASK:
-        forms.append(parts[1:])
+    for at, component in enumerate(components):
+        if MASK & set(component):
+            left = tuple(word for word in component if word not in MASK)
+            forms.append(tuple(chain(*components[:at], left, *components[at + 1 :])))
     forms.append(parts[begin:end])
     yield from ((form, True) for form in forms if form)
     yield from (((*form, "weight"), False) for form in forms)
-
-
-def joined(path: Sequence[str]) -> str:
-    """A path through nested containers as one name."""
-    return ".".join(path)

@@ -124,14 +124,16 @@ def _read(
 ) -> tuple[Normalised, nn.Module | None]:
     """The weights; and, of a trusted file, its own module with the masks applied, if ``own``."""
     from prunedeploy.checkpoint import beside, factory, state
-    from prunedeploy.checkpoint.read import FOUND, read, readable
+    from prunedeploy.checkpoint.read import FOUND, constants, read, readable
     from prunedeploy.checkpoint.tree import find_weights, origins_of
+    from prunedeploy.checkpoint.walk import collect
 
     tree = read(path, what, trust)
     with readable(path), _naming(path):  # a damaged pickle may still be read, as nonsense
         held = find_weights(tree, name, TRUST_PROGRAM if what == "torchscript" else "")
         own = own and held.module is not None
-        candidates = beside.collect(tree, held.holder, held.others, own=not own)
+        candidates = collect(tree, held, own=not own)
+        candidates += collect({"constants of the program": constants(path, what)})
         origins = origins_of(held.holder)
     del tree
     with _naming(path):

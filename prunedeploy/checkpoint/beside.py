@@ -1,30 +1,21 @@
-"""Masks that a file keeps beside its weights, under whatever key and in whatever containers."""
+"""Masks that a file keeps beside its weights, under whatever key: applied to the right weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prunedeploy.checkpoint import masks
 from prunedeploy.checkpoint.masks import Pair, Settled, State
 from prunedeploy.checkpoint.naming import Index, Target, is_mask_key, words
-from prunedeploy.checkpoint.standin import SparseTensor
-from prunedeploy.checkpoint.tree import (
-    NOT_WEIGHTS,
-    Path,
-    as_mapping,
-    as_tensor,
-    is_module,
-    keys,
-    modules_of,
-)
+from prunedeploy.checkpoint.tree import NOT_WEIGHTS, Path, keys
+from prunedeploy.checkpoint.walk import Beside, collect
 from prunedeploy.errors import UserError
 
-DEEPEST = 12  # keys on the way to a mask
 SHOWN = 3  # keys in a message
 # Masks of other things than weights, where no name says which weight they belong to.
 ELSEWHERE = frozenset(
@@ -47,143 +38,6 @@ ELSEWHERE = frozenset(
         *("loss", "grad", "grads", "rng", "optimizer", "optim"),
     )
 )
-
-
-@dataclass(frozen=True)
-class Beside:
-    """A tensor outside of the weights, under the keys ``path``.
-
-    ``named`` says that a key on the way calls it a mask. ``listed`` is the path of the list that it
-    is an element of.
-    """
-
-    path: Path
-    tensor: Tensor
-    named: bool
-    listed: Path | None = None
-
-    @property
-    def where(self) -> str:
-        """As messages call it."""
-        return keys(self.path)
-
-
-def collect(
-    tree: Any, holder: Any = None, others: Mapping[Path, Any] | None = None, own: bool = True
-) -> list[Beside]:
-    """Every tensor in ``tree`` that may be a mask of the weights in ``holder``.
-
-    Args:
-        tree: what the file holds.
-        holder: what has the weights, whose own tensors are left out.
-        others: other sets of weights, whose tensors are left out, too.
-        own: whether to look at what a module has beside its parameters and buffers; not where its
-            own code computes with that.
-    """
-    walk = _Walk(holder, {id(value) for value in (others or {}).values()}, own)
-    return list(walk.tensors(tree))
-
-
-class _Walk:
-    """From the outside in; each container is visited once, so that cycles end."""
-
-    def __init__(self, holder: Any, others: set[int], own: bool) -> None:
-        self._holder, self._others, self._own = holder, others, own
-        self._modules: dict[int, str] = {}
-        if is_module(holder):
-            self._modules = {id(part): prefix for prefix, part in modules_of(holder)}
-
-    def tensors(self, tree: Any) -> Iterator[Beside]:
-        waiting: list[tuple[Path, Any, Path | None]] = [((), tree, None)]
-        seen: set[int] = set()
-        while waiting:
-            path, value, listed = waiting.pop()
-            if (tensor := _tensor(value, path)) is not None:
-                if tensor.dim():
-                    yield Beside(path, tensor, any(map(is_mask_key, path)), listed)
-                continue
-            if id(value) in seen or len(path) > DEEPEST:
-                continue
-            seen.add(id(value))
-            in_list = path if isinstance(value, list | tuple) else None
-            waiting += [
-                (at, item, in_list if named is None else None)
-                for at, named, item in reversed(list(self._inside(value, path)))
-            ]
-
-    def _inside(self, value: Any, path: Path) -> Iterator[tuple[Path, str | None, Any]]:
-        """What a container holds: under which keys, and under which name, where it has one."""
-        if is_module(value):
-            if value is self._holder and self._own:
-                for prefix, part in modules_of(value):
-                    for key, item in _attributes(part):
-                        yield (*path, *f"{prefix}{key}".split(".")), key, item
-        elif isinstance(value, list | tuple):
-            for at, item in enumerate(value):
-                if _is_named(item):
-                    yield (*path, str(item[0])), str(item[0]), item[1]
-                elif _may_hold(item):
-                    yield (*path, str(at)), None, item
-        else:
-            for key, item in _entries(value).items():
-                if id(key) in self._modules:  # GraSP keys masks by their modules
-                    yield (*path, f"{self._modules[id(key)]}weight"), str(key), item
-                elif _may_hold(item) and not self._is_own(value, item, path):
-                    yield (*path, str(key)), str(key), item
-
-    def _is_own(self, value: Any, item: Any, path: Path) -> bool:
-        """Whether it is a tensor of a set of weights, and no mask beside them."""
-        is_set = value is self._holder or id(value) in self._others
-        return is_set and _tensor(item, path) is not None
-
-
-def _attributes(part: Any) -> Iterator[tuple[str, Any]]:
-    """Attributes of a module that its state_dict does not have: plain ones, hidden buffers."""
-    fields = vars(part) if isinstance(part, nn.Module) else part.fields()
-    if "_modules" not in fields:
-        return
-    hidden = fields.get("_non_persistent_buffers_set")
-    for key, value in (as_mapping(fields.get("_buffers")) or {}).items():
-        if isinstance(hidden, set) and key in hidden and value is not None:
-            yield str(key), value
-    for key, value in fields.items():
-        if isinstance(key, str) and not key.startswith("_") and _may_hold(value):
-            yield key, value
-
-
-def _entries(value: Any) -> Mapping[Any, Any]:
-    """Of a mapping, or the fields of an object of a class of a trusted file's own."""
-    if (mapping := as_mapping(value)) is not None:
-        return mapping
-    inert = isinstance(value, type | torch.dtype | torch.Size | torch.Generator)
-    return vars(value) if hasattr(value, "__dict__") and not inert and not callable(value) else {}
-
-
-def _is_named(value: Any) -> bool:
-    """A pair of a name and what it is the name of."""
-    return isinstance(value, list | tuple) and len(value) == 2 and isinstance(value[0], str)
-
-
-def _may_hold(value: Any) -> bool:
-    return value is not None and not isinstance(
-        value, str | bytes | bytearray | int | float | complex | type
-    )
-
-
-def _tensor(value: Any, path: Path) -> Tensor | None:
-    """The tensor that it is, dense; sparse ones only where a key says that they are masks."""
-    named = any(map(is_mask_key, path))
-    if isinstance(value, SparseTensor) and not named:
-        return None
-    tensor = as_tensor(value)
-    if not isinstance(tensor, Tensor) or tensor.is_quantized or tensor.is_complex():
-        return None
-    if tensor.layout != torch.strided:
-        return tensor.to_dense() if named else None
-    return tensor
-
-
-# -- what belongs to which weight ------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -355,7 +209,11 @@ def _is_mask_of_nothing(each: Beside) -> bool:
         return False
     if any(key.startswith(NOT_WEIGHTS) for key in each.path):
         return False
-    return masks.mixed(each.tensor) and not is_plain_pattern(each.tensor)
+    if is_plain_pattern(each.tensor):
+        return False
+    if each.named:
+        return masks.binary(each.tensor) and bool((each.tensor == 0).any())
+    return masks.mixed(each.tensor)
 
 
 def _fits_some(each: Beside, shapes: set[tuple[int, ...]]) -> bool:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from prunedeploy.checkpoint import beside, buffers, layers, parametrized
-from prunedeploy.checkpoint.beside import Applied, Beside
+from prunedeploy.checkpoint.beside import Applied
 from prunedeploy.checkpoint.masks import Doubts
 from prunedeploy.checkpoint.standin import Quantised
+from prunedeploy.checkpoint.walk import Beside
 from prunedeploy.errors import UserError
 
 State = dict[str, Tensor]

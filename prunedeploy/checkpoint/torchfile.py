@@ -24,8 +24,12 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 
 
-def read_zip(source: Path | BinaryIO) -> Any:
+def read_zip(source: Path | BinaryIO, record: str = "data") -> Any:
     """What was given to torch.save, from its zip archive; stand-ins for unknown objects.
+
+    Args:
+        source: the archive.
+        record: the pickle in it: ``constants`` of TorchScript's programs, None where there is none.
 
     Raises:
         Exception: any, for a damaged file; the caller words it.
@@ -33,13 +37,15 @@ def read_zip(source: Path | BinaryIO) -> Any:
     with zipfile.ZipFile(source) as archive:
         _drop_absent_checksums(archive)
         root = _root(archive)
+        if record != "data" and f"{root}{record}.pkl" not in archive.namelist():
+            return None
         swap = _byte_order(archive, root) != sys.byteorder
         storages: dict[str, torch.UntypedStorage] = {}
 
         def storage(pid: tuple[Any, ...]) -> Storage:
             kind, key, _, elements = pid[:4]
             if key not in storages:
-                info = archive.getinfo(f"{root}data/{key}")
+                info = archive.getinfo(f"{root}{record}/{key}")
                 if info.file_size != elements * kind.dtype.itemsize:
                     raise pickle.UnpicklingError(f"{info.filename} has the wrong size")
                 storages[key] = _read_member(archive, info)
@@ -47,7 +53,7 @@ def read_zip(source: Path | BinaryIO) -> Any:
                     storages[key].byteswap(kind.dtype)  # type: ignore[no-untyped-call]
             return Storage(storages[key], kind.dtype)
 
-        return load_pickle(io.BytesIO(archive.read(f"{root}data.pkl")), storage)
+        return load_pickle(io.BytesIO(archive.read(f"{root}{record}.pkl")), storage)
 
 
 def _root(archive: zipfile.ZipFile) -> str:

@@ -42,12 +42,13 @@ Path = tuple[str, ...]
 class Weights:
     """A state_dict as it was found, under which keys, and the other sets of weights in the file.
 
-    ``holder`` is what has the tensors: a mapping, a module, or what stands for one. ``others`` are
-    by their keys.
+    ``holder`` is what has the tensors, under the keys ``path``: a mapping, a module, or what stands
+    for one. ``others`` are by their keys.
     """
 
     tensors: dict[str, Any]  # Tensor, or a stand-in that is named when it matters
     found: tuple[str, ...]
+    path: Path
     holder: Any
     others: dict[Path, Any]
     module: nn.Module | None = None  # a trusted file's
@@ -84,7 +85,7 @@ def find_weights(tree: Any, name: str | None = None, otherwise: str = "") -> Wei
         notes.append(f"whole pickled module {holder.origin} read as a state_dict, no code run")
     others = {at: value for at, value in sets.items() if at != path and _same(value, tensors)}
     whole = isinstance(holder, nn.Module) and (name is None or named is not None)
-    return Weights(tensors, tuple(notes), holder, others, holder if whole else None)
+    return Weights(tensors, tuple(notes), path, holder, others, holder if whole else None)
 
 
 def keys(path: Path) -> str:

@@ -72,6 +72,7 @@ CONTAINERS: dict[str, Callable[[Masks], dict[str, Any]]] = {
     "sparse": lambda m: {"masks": {name: mask.to_sparse() for name, mask in m.items()}},
     "list": lambda m: {"masks": [*m.values()]},
     "list with gaps": lambda m: {"masks": [None, *m.values(), None]},
+    "by number": lambda m: {"masks": dict(enumerate(m.values()))},
     "pairs": lambda m: {"masks": [(name, mask) for name, mask in m.items()]},
     "in an object": lambda m: {"pruner": Pruner(m)},
     "torch.ao.pruning": lambda m: {
@@ -96,6 +97,16 @@ def test_masks_in_the_same_file(net, masks, same, what: str, form: str, tmp_path
     tensors, lines = weights(tmp_path / "net", trust=form == "trusted")
     assert torch.equal(tensors["conv2.weight"], net.conv2.weight)
     assert any("masks in the same file" in line for line in lines)
+
+
+def test_masks_beside_another_set_are_that_sets(net, masks, same, tmp_path: Path) -> None:
+    ema = copy.deepcopy(net)
+    with torch.no_grad():
+        ema.fc.weight.add_(1)
+    value = {"model": net.state_dict(), "ema": {"module": ema.state_dict(), "masks": masks}}
+    torch.save(value, tmp_path / "net")
+    same(tmp_path / "net", net)
+    same(tmp_path / "net", apply(ema, masks), weights="ema")
 
 
 def test_masks_beside_an_unwrapped_state_dict(net, masks, same, tmp_path: Path) -> None:
@@ -173,6 +184,10 @@ REFUSED: dict[str, tuple[Callable[[Masks], dict[str, Any]], str]] = {
     "under no name of a weight": (
         lambda m: {"masks": {f"layer {at}": x for at, x in enumerate(m.values())}},
         "'masks'.'layer 0' looks like a mask of a weight, and its name does not say of which",
+    ),
+    "of a whole layer under no name of a weight": (
+        lambda m: {"masks": {"x": torch.zeros(5, 8)}},
+        "looks like a mask of a weight",
     ),
     "under no name at all": (
         lambda m: {"x": {"y": m["conv2.weight"]}},
@@ -338,25 +353,56 @@ def test_hidden_buffers_of_a_whole_module(net: nn.Module, tmp_path: Path) -> Non
 class Masked(nn.Conv2d):
     """A layer as lottery ticket code has it: the mask a plain attribute or a hidden buffer."""
 
-    def __init__(self, old: nn.Conv2d, mask: Tensor, hidden: bool) -> None:
+    def __init__(self, old: nn.Conv2d, mask: Tensor, how: str) -> None:
         super().__init__(6, 8, 3, stride=2, bias=False)
         self.weight = old.weight
-        if hidden:
+        self.how = how
+        if how == "hidden":
             self.register_buffer("mask", mask, persistent=False)
+        elif how == "in a dictionary":
+            self.masks = {"weight": mask}
         else:
-            self.mask = mask
+            setattr(self, how, mask)
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.conv2d(x, self.weight * self.mask, stride=2)
+        if self.how == "in a dictionary":
+            mask = self.masks["weight"]
+        else:
+            mask = getattr(self, "mask" if self.how == "hidden" else self.how)
+        return nn.functional.conv2d(x, self.weight * mask, stride=2)
 
 
-@pytest.mark.parametrize("hidden", [False, True])
-def test_masks_that_a_module_hides(net, masks, same, hidden: bool, tmp_path: Path) -> None:
-    net.conv2 = Masked(net.conv2, masks["conv2.weight"], hidden)
-    assert "conv2.mask" not in net.state_dict()
+HIDDEN = pytest.mark.parametrize(
+    "how", ["hidden", "mask", "_mask", "weight_mask", "in a dictionary"]
+)
+
+
+@HIDDEN
+def test_masks_that_a_module_hides(net, masks, same, how: str, tmp_path: Path) -> None:
+    net.conv2 = Masked(net.conv2, masks["conv2.weight"], how)
+    assert not any("mask" in name for name in net.state_dict())
     torch.save(net, tmp_path / "net")
     assert any("1 masks in the same file" in line for line in same(tmp_path / "net", net).found)
     assert same(tmp_path / "net", net, arch=None, trust=True).arch == "pickled module"
+
+
+@HIDDEN
+def test_masks_that_a_program_hides(net, masks, same, how: str, tmp_path: Path) -> None:
+    """torch.export knows them by name; a trace has constants without one."""
+    net.conv2 = Masked(net.conv2, masks["conv2.weight"], how)
+    sample = torch.rand(2, 3, 9, 9)
+    torch.export.save(torch.export.export(net, (sample,)), tmp_path / "net.pt2")
+    if how == "in a dictionary":
+        with pytest.raises(UserError, match="mask"):
+            load(tmp_path / "net.pt2", arch=ARCH)
+    else:
+        same(tmp_path / "net.pt2", net)
+    torch.jit.trace(net, sample).save(tmp_path / "net.pt")
+    if how == "hidden":
+        same(tmp_path / "net.pt", net)
+    else:
+        with pytest.raises(UserError, match=r"constants of the program.*looks like a mask"):
+            load(tmp_path / "net.pt", arch=ARCH)
 
 
 def test_masks_beside_a_trusted_module(net, masks, same, tmp_path: Path) -> None:

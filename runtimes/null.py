@@ -29,11 +29,11 @@ class NullSession:
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Zeros; a dynamic size has the length it has in the inputs, 1 where they lack it."""
-        check_feeds(self.inputs, feeds)
+        arrays = check_feeds(self.inputs, feeds)
         sizes = {
             dim: size
             for spec in self.inputs
-            for dim, size in zip(spec.shape, feeds[spec.name].shape, strict=True)
+            for dim, size in zip(spec.shape, arrays[spec.name].shape, strict=True)
         }
         return {
             spec.name: np.zeros(

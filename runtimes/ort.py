@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from prunedeploy.errors import MissingExtra, UserError
 from prunedeploy.runtimes._runtime import (
     BuildOptions,
@@ -93,8 +91,7 @@ class OrtSession:
         """Every output by name."""
         if self._inner is None:
             raise UserError("the session is closed: run it inside its with block")
-        check_feeds(self.inputs, feeds)
-        arrays = {name: np.asarray(array) for name, array in feeds.items()}
+        arrays = check_feeds(self.inputs, feeds)
         try:
             results = self._inner.run(self._names, arrays)
         except Exception as error:  # shapes that only a node inside refuses

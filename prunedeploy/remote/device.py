@@ -23,6 +23,7 @@ from prunedeploy.remote.record import RemoteResult
 from prunedeploy.runtimes._runtime import silent
 
 RECORD = "device.json"  # beside the engines of remote_build
+LOOK = 60.0  # seconds for a first look at the device
 TIMEOUT = 3600.0  # seconds on the device: TensorRT builds take minutes
 QUIET = 120.0  # without a sign of life; there is one a second
 MADE = ("results", "built/model.*.plan", "sparse/model.so")  # what a build brings back
@@ -232,7 +233,7 @@ def _document(path: Path) -> dict[str, Any]:
 def _check_machine(to: ssh.Host, arch: str) -> None:
     """Before anything is sent: is it the kind of machine that the bundle is for?"""
     look = f"uname -m; for tool in {' '.join(TOOLS)}; do command -v $tool; done; true"
-    status, said = ssh.run(to, look, 60.0)
+    status, said = ssh.run(to, look, LOOK)
     words = said.split()
     if not words or words[0] != arch:
         found = told.text(words[0]) if words else f"silent (status {status})"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "Kind", "kind", "load", "weights"]
 
-TRUST_PROGRAM = "; its program may: pass --trust if you trust its origin"
+TRUST_PROGRAM = " without running its program: pass --trust if you trust its origin"
 MARKED = 0.05  # difference in the share of zeros from which two sets of weights are told apart
 
 

@@ -35,6 +35,8 @@ def normed(size: Tensor, direction: Tensor) -> Tensor | None:
     Returns:
         The weight, or None where the two are not g and v.
     """
+    if not size.is_floating_point() or not direction.is_floating_point():
+        return None
     axes = list(range(direction.dim()))
     if size.dim():
         kept = [axis for axis, length in enumerate(size.shape) if length != 1]
@@ -105,7 +107,7 @@ def soft_thresholds(state: State, _: Doubts) -> str | None:
     for name in [n for n in state if n.rpartition(".")[2] == "sparseThreshold"]:
         layer = name.removesuffix("sparseThreshold")
         weight = state.get(f"{layer}weight")
-        if weight is None:
+        if weight is None or not weight.dim() or not weight.is_floating_point():
             raise UserError(f"{name} has no weight beside it: the checkpoint is incomplete")
         threshold = torch.sigmoid(state.pop(name).to(weight.dtype))
         if threshold.numel() == 1:
@@ -144,6 +146,8 @@ def gates(state: State, _: Doubts) -> str | None:
             raise UserError(f"{layer}g has {gate.numel()} gates for {weight.numel()} channels")
         for key in ("area", "score"):
             state.pop(f"{layer}{key}", None)
+        if (bias := state.get(f"{layer}bn.bias")) is None or bias.shape != weight.shape:
+            raise UserError(f"{layer}bn has no bias like its weight: the checkpoint is incomplete")
         for key in ("weight", "bias"):
             state[f"{layer}bn.{key}"] = state[f"{layer}bn.{key}"] * gate.flatten()
         for key in [key for key in state if key.startswith(f"{layer}bn.")]:

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from prunedeploy.checkpoint import current_folder
+from prunedeploy.checkpoint.rebuild import view
 from prunedeploy.checkpoint.sniff import Kind
-from prunedeploy.checkpoint.torchfile import read_legacy, read_zip
+from prunedeploy.checkpoint.standin import Storage
+from prunedeploy.checkpoint.torchfile import read_legacy, read_zip, storage_of
 from prunedeploy.checkpoint.unpickle import CodeRefused, load_pickle
 from prunedeploy.errors import MissingExtra, UserError
 
@@ -189,9 +191,6 @@ def _pt2_tensor(record: bytes, entry: dict[str, Any]) -> Any:
         return read_zip(io.BytesIO(record))
     meta = entry["tensor_meta"]
     dtype = PT2_DTYPES[meta["dtype"]]
-    size, stride = ([n["as_int"] for n in meta[key]] for key in ("sizes", "strides"))
-    if not record:
-        return torch.empty(size, dtype=dtype)
-    flat = torch.frombuffer(bytearray(record), dtype=dtype)
-    view = torch.empty(0, dtype=dtype)
-    return view.set_(flat.untyped_storage(), meta["storage_offset"]["as_int"], size, stride)
+    size, stride = (tuple(n["as_int"] for n in meta[key]) for key in ("sizes", "strides"))
+    data = storage_of(bytearray(record))
+    return view(Storage(data, dtype), meta["storage_offset"]["as_int"], size, stride)

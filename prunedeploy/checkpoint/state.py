@@ -17,7 +17,7 @@ from torch import Tensor
 from prunedeploy.checkpoint import beside, buffers, layers, parametrized
 from prunedeploy.checkpoint.beside import Applied
 from prunedeploy.checkpoint.masks import Doubts
-from prunedeploy.checkpoint.standin import Quantised
+from prunedeploy.checkpoint.standin import NUMBERS, Quantised
 from prunedeploy.checkpoint.walk import Beside
 from prunedeploy.errors import UserError
 
@@ -28,6 +28,8 @@ WRAPPER = re.compile(
     r"(?:^module\.)+|(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
 COUNTERS = ("total_ops", "total_params", "n_averaged")  # of thop, and of torch.optim.swa_utils
+DEEPEST = 100  # parts of a name
+MOST_EXPANDED = 1 << 28  # elements of all tensors that store next to none
 FLAT = ("_flat_param", "flat_param")
 
 
@@ -96,7 +98,8 @@ def normalise(
     found += [step(state, doubts) for step in LATER]
     found.append(_one_dtype(state))
     # The order of the modules is the only order there is (see ``selection.py``): restore it.
-    order = sorted(state, key=lambda name: places[name.rpartition(".")[0]])
+    last = len(places)
+    order = sorted(state, key=lambda name: places.get(name.rpartition(".")[0], last))
     plain = {name: state[name] for name in order}
     filters = set(inside.filters | applied.filters)
     lines = [line for line in found if line]
@@ -149,6 +152,7 @@ def _clean(tensors: dict[str, Any]) -> list[str]:
     """Tensors alone, dense, under their own names."""
     names = list(tensors)
     _refuse_shards(tensors)
+    _refuse_bombs(tensors)
     counts: dict[str, int] = {}
 
     def count(what: str) -> None:
@@ -167,6 +171,8 @@ def _clean(tensors: dict[str, Any]) -> list[str]:
             continue
         if plain.rpartition(".")[2] in COUNTERS:
             continue
+        if value.dtype not in NUMBERS:
+            raise UserError(f"{name} is of type {_dtype(value)}, which is not supported")
         if value.layout != torch.strided:
             count(f"sparse tensors ({str(value.layout).removeprefix('torch.sparse_')}) made dense")
             value = value.to_dense()
@@ -197,6 +203,24 @@ def _refuse_shards(tensors: Mapping[str, Any]) -> None:
         raise UserError(
             f"{flat[0]} is the flat parameter of FSDP, several weights in one: save the full"
             " state_dict (StateDictType.FULL_STATE_DICT)"
+        )
+
+
+def _refuse_bombs(tensors: Mapping[str, Any]) -> None:
+    """Names and tensors that are many times as large as what the file has of them."""
+    if deep := next((name for name in tensors if name.count(".") > DEEPEST), None):
+        raise UserError(f"holds a name of {deep.count('.') + 1:,} parts: no network has such")
+    total = 0
+    for value in tensors.values():
+        if not isinstance(value, Tensor):
+            continue
+        sparse = value.layout != torch.strided
+        if sparse or value.numel() * value.element_size() > 2 * value.untyped_storage().nbytes():
+            total += value.numel()
+    if total > MOST_EXPANDED:
+        raise UserError(
+            f"holds {total:,} elements in tensors that store next to none (sparse, expanded): too"
+            " many for weights"
         )
 
 

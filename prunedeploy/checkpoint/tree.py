@@ -33,6 +33,7 @@ WRAPPERS = (
     "ema",
 )
 DEEPEST = 4
+MOST_MODULES = 100_000
 NOT_WEIGHTS = ("optim", "sched")  # how keys begin under which training keeps other things
 
 Path = tuple[str, ...]
@@ -66,7 +67,7 @@ def find_weights(tree: Any, name: str | None = None, otherwise: str = "") -> Wei
     Raises:
         UserError: none, or several and no way to tell which; the message has no file name.
     """
-    sets = _without_masks(dict(_sets(tree, (), DEEPEST)))
+    sets = _without_masks(_sets(tree))
     if not sets:
         raise UserError(f"holds no weights that can be told{_contents(tree)}{otherwise}")
     named = _named(name, sets) if name is not None else None
@@ -135,8 +136,15 @@ def is_module(value: Any) -> bool:
     )
 
 
-def modules_of(module: Any, prefix: str = "", above: int = 64) -> Iterator[tuple[str, Any]]:
-    """Every module in ``module`` with its name and a dot, itself with ``prefix``."""
+def modules_of(module: Any) -> Iterator[tuple[str, Any]]:
+    """Every module in ``module`` with its name and a dot, itself with none."""
+    for count, found in enumerate(_modules_of(module, "", 64)):
+        if count > MOST_MODULES:
+            raise UserError("holds more modules than any network has")
+        yield found
+
+
+def _modules_of(module: Any, prefix: str, above: int) -> Iterator[tuple[str, Any]]:
     if not above:
         raise UserError("holds modules nested too deeply")
     yield prefix, module
@@ -147,7 +155,7 @@ def modules_of(module: Any, prefix: str = "", above: int = 64) -> Iterator[tuple
         children = as_mapping(fields.get("_modules", fields)) or {}
     for key, child in children.items():
         if is_module(child):
-            yield from modules_of(child, f"{prefix}{key}.", above - 1)
+            yield from _modules_of(child, f"{prefix}{key}.", above - 1)
 
 
 def origins_of(holder: Any) -> dict[str, str]:
@@ -160,20 +168,32 @@ def origins_of(holder: Any) -> dict[str, str]:
 # -- the sets --------------------------------------------------------------------------------------
 
 
-def _sets(tree: Any, path: Path, depth: int) -> Iterator[tuple[Path, Any]]:
-    """Every holder of weights with the keys that lead to it; masks hold none."""
-    if is_module(tree):
-        if tensors_of(tree):
-            yield path, tree
-        return
-    mapping = as_mapping(tree)
-    if mapping is None:
-        return
-    if _has_weights(mapping):
-        yield path, tree
-    for key, value in mapping.items() if depth else ():
-        if isinstance(key, str) and not key.startswith(NOT_WEIGHTS) and not is_mask_key(key):
-            yield from _sets(value, (*path, key), depth - 1)
+def _sets(tree: Any) -> dict[Path, Any]:
+    """Every holder of weights by the keys that lead to it first; masks hold none."""
+    found: dict[Path, Any] = {}
+    waiting: list[tuple[Path, Any]] = [((), tree)]
+    seen: set[int] = set()
+    while waiting:
+        path, value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if is_module(value):
+            if tensors_of(value):
+                found[path] = value
+            continue
+        mapping = as_mapping(value)
+        if mapping is None:
+            continue
+        if _has_weights(mapping):
+            found[path] = value
+        below = [
+            ((*path, key), inside)
+            for key, inside in mapping.items()
+            if isinstance(key, str) and not key.startswith(NOT_WEIGHTS) and not is_mask_key(key)
+        ]
+        waiting += reversed(below) if len(path) < DEEPEST else []
+    return found
 
 
 def _has_weights(mapping: Mapping[Any, Any]) -> bool:
@@ -273,9 +293,9 @@ def _plain(name: str) -> str:
     return name.removeprefix("module.").removesuffix("_orig")
 
 
-def _module_tensors(module: Inert, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _module_tensors(module: Inert) -> Iterator[tuple[str, Any]]:
     """Name and tensor of every parameter and persistent buffer of a module's stand-in."""
-    for path, part in modules_of(module, prefix):
+    for path, part in modules_of(module):
         fields = part.fields()
         if "_modules" not in fields:  # TorchScript keeps all in one
             yield from ((f"{path}{k}", v) for k, v in fields.items() if isinstance(v, Tensor))

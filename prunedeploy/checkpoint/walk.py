@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunedeploy.checkpoint.naming import is_mask_key
-from prunedeploy.checkpoint.standin import SparseTensor
+from prunedeploy.checkpoint.standin import NUMBERS, SparseTensor
 from prunedeploy.checkpoint.tree import (
     Path,
     Weights,
@@ -166,7 +166,7 @@ def _tensor(value: Any, path: Path) -> Tensor | None:
     if isinstance(value, SparseTensor) and not named:
         return None
     tensor = as_tensor(value)
-    if not isinstance(tensor, Tensor) or tensor.is_quantized or tensor.is_complex():
+    if not isinstance(tensor, Tensor) or tensor.dtype not in NUMBERS or tensor.is_complex():
         return None
     if tensor.layout != torch.strided:
         return tensor.to_dense() if named else None

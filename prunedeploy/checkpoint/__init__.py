@@ -123,6 +123,8 @@ def _read(
     path: Path, what: Kind, trust: bool, mask: str | Path | None, name: str | None, own: bool
 ) -> tuple[Normalised, nn.Module | None]:
     """The weights; and, of a trusted file, its own module with the masks applied, if ``own``."""
+    from torch import Tensor
+
     from prunedeploy.checkpoint import beside, factory, state
     from prunedeploy.checkpoint.read import FOUND, constants, read, readable
     from prunedeploy.checkpoint.tree import find_weights, origins_of
@@ -131,28 +133,28 @@ def _read(
     tree = read(path, what, trust)
     with readable(path), _naming(path):  # a damaged pickle may still be read, as nonsense
         held = find_weights(tree, name, TRUST_PROGRAM if what == "torchscript" else "")
-        own = own and held.module is not None
-        candidates = collect(tree, held, own=not own)
+        whole = held.module if own else None
+        candidates = collect(tree, held, own=whole is None)
         candidates += collect({"constants of the program": constants(path, what)})
         origins = origins_of(held.holder)
-    del tree
+    tensors, notes, others = held.tensors, held.found, held.others
+    del tree, held  # what is masked is not to be in memory twice
     with _naming(path):
-        if own:
-            assert held.module is not None
-            module = factory.from_pickle(held.module)
-            done = state.Normalised(dict(module.state_dict()))
+        if whole is not None:
+            whole = factory.from_pickle(whole)
+            own_state = whole.state_dict().items()  # which may hold anything besides
+            done = state.Normalised({k: v for k, v in own_state if isinstance(v, Tensor)})
             applied = beside.apply(done.state, candidates)
-            module.load_state_dict(done.state)
+            whole.load_state_dict(done.state, strict=False)
             done.found += applied.found
         else:
-            module = None
-            done = state.normalise(held.tensors, candidates, origins)
-        others = [_other(path, value, done.state) for path, value in held.others.items()]
+            done = state.normalise(tensors, candidates, origins)
+        left = [_other(keys, holder, done.state) for keys, holder in others.items()]
     program = ["its program not run: the weights alone"] if what == "torchscript" else []
-    done.found = [FOUND[what], *program, *held.found, *others, *done.found]
+    done.found = [FOUND[what], *program, *notes, *left, *done.found]
     if mask is not None:
         _apply_mask_file(done, Path(mask), trust)
-    return done, module
+    return done, whole
 
 
 def _other(keys: tuple[str, ...], holder: Any, chosen: Mapping[str, Tensor]) -> str:

@@ -57,8 +57,9 @@ def is_mask_key(key: str) -> bool:
     found = words(key)
     if not MASK & set(found):
         return False
-    last = set(words(key.rpartition(".")[2])) - MASK
-    return found[-1] in MASK or DECORATION.issuperset(found) or last <= {"weight", "bias"}
+    last = set(words(key.rpartition(".")[2]))
+    named = bool(MASK & last) and last - MASK <= {"weight", "bias"}
+    return found[-1] in MASK or DECORATION.issuperset(found) or named
 
 
 class Index:
@@ -87,21 +88,19 @@ class Index:
             if found := [x for x in self._exact.get(form, ()) if not among or x != name]:
                 return Target(found[0], explicit) if len(found) == 1 else None
         for form, explicit in forms if prefixes else ():
-            near = [
-                (key, found)
-                for key, found in self._ends.get(form[-2:], ())
-                if _one_ends_in_other(key, form)
-            ]
-            if near:
-                (key, weight), *others = near
-                prefix = key[: -len(form)] or form[: -len(key)]
-                return None if others else Target(weight, explicit, prefix)
+            ends = self._ends.get(form[-2:], ())
+            # the weight has the prefix, or the mask has: then the longest weight is meant
+            longer = [(key, weight) for key, weight in ends if key[-len(form) :] == form]
+            shorter = [(key, weight) for key, weight in ends if form[-len(key) :] == key]
+            if len(longer) == 1 and not shorter:
+                (key, weight), *_ = longer
+                return Target(weight, explicit, key[: -len(form)])
+            if shorter and not longer:
+                key, weight = max(shorter, key=lambda pair: len(pair[0]))
+                return Target(weight, explicit, form[: -len(key)])
+            if longer or shorter:
+                return None
         return None
-
-
-def _one_ends_in_other(one: Words, other: Words) -> bool:
-    short, long = sorted((one, other), key=len)
-    return bool(short) and long[len(long) - len(short) :] == short
 
 
 def _forms(name: str) -> Iterator[tuple[Words, bool]]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prunedeploy.checkpoint.naming import is_mask_key
 from prunedeploy.checkpoint.standin import NUMBERS, SparseTensor
 from prunedeploy.checkpoint.tree import (
+    NOT_WEIGHTS,
     Path,
     Weights,
     as_mapping,
@@ -90,8 +91,9 @@ class _Walk:
         while waiting:
             path, value, listed = waiting.pop()
             if (tensor := _tensor(value, path)) is not None:
-                if tensor.dim():
-                    yield Beside(path, tensor, any(map(is_mask_key, path)), listed)
+                named = any(map(is_mask_key, path))
+                if tensor.dim() and (named or not path[:1] or not path[0].startswith(NOT_WEIGHTS)):
+                    yield Beside(path, tensor, named, listed)
                 continue
             if id(value) in seen or len(path) > DEEPEST:
                 continue

@@ -1,4 +1,4 @@
-"""Devices that are broken, or not ours: one line, in bounds, and nothing outside of the output."""
+"""Devices that are broken, or not ours: one line, in bounds, nothing outside of the output."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from prunedeploy.cli import main
 from prunedeploy.errors import UserError
 from prunedeploy.files import from_json, to_json
 from prunedeploy.remote import device as remote
-from prunedeploy.remote import ssh, told
+from prunedeploy.remote import ssh
 from prunedeploy.remote.record import RemoteResult
 
 Doc = dict[str, Any]
@@ -367,8 +367,6 @@ def test_seconds_that_nobody_waits(bundle, there, seconds: float, tmp_path: Path
 
 
 # -- archives --------------------------------------------------------------------------------------
-
-
 def sparse_member(size: int) -> bytes:
     """A file with a hole of ``size`` bytes, as GNU tar writes it: a kilobyte."""
     info = tarfile.TarInfo("n/results/big")
@@ -449,24 +447,3 @@ def test_bundles_whose_engines_have_such_names(bundle, name: str, tmp_path: Path
     with pytest.raises(UserError, match="is not a device bundle: its manifest names") as caught:
         read(tmp_path)
     assert str(caught.value).isprintable()
-
-
-# -- the words -------------------------------------------------------------------------------------
-
-
-def test_texts() -> None:
-    assert told.text("a\tb\x1b[1m\n c\u202e") == "a b [1m  c"
-    assert told.text("x" * 10**6) == "x" * told.LONGEST
-    assert told.text(None) == "None"
-
-
-def test_plain_values() -> None:
-    deep: Any = 1
-    for _ in range(100):
-        deep = [deep]
-    assert told.plain({"a": [1, 2.5, True, None, "x\n"]}) == {"a": [1, 2.5, True, None, "x"]}
-    assert told.plain([float("nan"), float("inf"), 10**400]) == [None, None, None]
-    assert isinstance(told.plain(deep)[0][0][0][0][0], str)
-    assert told.fields([1]) == {}
-    assert told.document("[" * 10**6) is None
-    assert told.document("3") is None

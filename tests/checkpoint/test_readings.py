@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from prunedeploy.checkpoint import load, weights
 from prunedeploy.checkpoint.readings import Reading, choose, of_all
+from prunedeploy.cli import main
 from prunedeploy.errors import UserError
 from prunedeploy.inspection import inspect
 from prunedeploy.models import by_name
@@ -101,6 +102,13 @@ def test_several_in_one_state_dict(net, other, same, keys, wrapper: str, tmp_pat
     same(tmp_path / "net", other, weights=keys[1])
 
 
+def test_averages_of_mmcv_are_left_out(net, same, tmp_path: Path) -> None:
+    ema = {f"ema_{n.replace('.', '_')}": t + 1 for n, t in net.state_dict().items()}
+    torch.save({"state_dict": net.state_dict() | ema}, tmp_path / "net")
+    found = same(tmp_path / "net", net).found
+    assert any("left out: ema_conv1_weight" in line for line in found)
+
+
 def test_an_average_in_one_state_dict_is_left_out(net, other, same, tmp_path: Path) -> None:
     state = under("model.", net) | under("ema_model.", other) | {"ema_model.steps": torch.ones(1)}
     torch.save({"state_dict": state}, tmp_path / "net")
@@ -182,6 +190,21 @@ def test_inspect_and_shrink_take_the_name(net, other, tmp_path: Path) -> None:
         tmp_path / "net.pt", tmp_path / "o.onnx", arch=ARCH, input_shape=(1, 3, 9, 9), weights="ema"
     )
     assert "weights under 'ema'" in done.found
+
+
+def test_the_commands_print_the_choice(net, other, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": net.state_dict(), "ema": other.state_dict()}, tmp_path / "net.pt")
+    shape = ["--arch", ARCH, "--input-shape", "1,3,9,9"]
+    for line in (["inspect", "net.pt"], ["shrink", "net.pt", *shape, "-o", "o.onnx"]):
+        assert main(line) == 0
+        said = capsys.readouterr().out
+        assert "weights under 'model'" in said
+        assert "another set of weights left out (under 'ema')" in said
+        assert main([*line, "--weights", "ema"]) == 0
+        assert "weights under 'ema'" in capsys.readouterr().out
+        assert main([*line, "--weights", "swa"]) == 2
+        assert "no weights called swa: it has model, ema" in capsys.readouterr().err
 
 
 def test_a_trusted_module_of_several(net, other, same, tmp_path: Path) -> None:

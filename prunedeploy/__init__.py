@@ -9,9 +9,13 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
+# ``python -m prunedeploy`` imports this with the current folder on sys.path, before __main__.py
+# takes it away: only modules that the interpreter has loaded by then, so not typing.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from prunedeploy.artifact import build, open
     from prunedeploy.bench import bench
     from prunedeploy.bundle.write import write_bundle

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import tempfile
@@ -64,7 +65,7 @@ def to_model(
             shape = ",".join(map(str, input_shape))
             raise UserError(
                 f"the network does not run on an input of shape {shape} ({example}): "
-                "give its shape with --input-shape"
+                f"{_inputs(module) or 'give its shape with --input-shape'}"
             )
         return _export(module, example, None, optimize)
     if isinstance(module, torch.jit.ScriptModule):
@@ -87,17 +88,76 @@ def _example(
     """An input that the module was seen to run on, or why it does not.
 
     So a wrong input shape is told from a network that cannot be exported.
+
+    Raises:
+        UserError: it computes something else each time.
     """
     import torch
 
+    generator = torch.Generator().manual_seed(0)
     try:
         example = torch.zeros(shape, dtype=dtype)
+        sample = torch.rand(shape, generator=generator).to(dtype)
         with torch.no_grad():
-            module(example)
+            runs = [_tensors(module(sample)) for _ in range(2)]
     except Exception as error:  # the network's own code may raise anything
         lines = str(error).strip().splitlines()
         return lines[0] if lines else type(error).__name__
+    if not all(map(_same, *runs)):
+        raise UserError(
+            "the network's outputs are random, two runs on one input differ: leave out what draws"
+            " numbers in eval mode (dropout with training=True, noise)"
+        )
     return example
+
+
+def _tensors(outputs: object) -> list[torch.Tensor]:
+    import torch
+    from torch.utils import _pytree
+
+    return [leaf for leaf in _pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Equal but for what threads round in another order."""
+    import torch
+
+    if one.shape != other.shape:
+        return False
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    return torch.allclose(one, other, rtol=1e-3, atol=1e-5, equal_nan=True)
+
+
+def _inputs(module: torch.nn.Module) -> str:
+    """What to do about a network that takes several inputs; empty where it does not."""
+    try:
+        parameters = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):
+        return ""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p.name for p in parameters if p.kind in kinds and p.default is p.empty]
+    if len(needed) < 2:
+        return ""
+    return (
+        f"it takes {len(needed)} inputs ({', '.join(needed)}), a checkpoint's network may take one:"
+        " write its ONNX model with torch.onnx.export and give that"
+    )
+
+
+def _why(error: BaseException) -> str:
+    """Why torch cannot export a network, in a line."""
+    cause: BaseException = error
+    while (inner := cause.__cause__ or cause.__context__) is not None:
+        cause = inner
+    text = str(cause).strip()
+    if "data-dependent" in text.lower() or "DataDependent" in type(cause).__name__:
+        return (
+            "its forward decides by the values of its input: write that with torch.where or"
+            " torch.cond"
+        )
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return first[:200] or type(cause).__name__
 
 
 def _export(
@@ -121,10 +181,10 @@ def _export(
                 optimize=optimize,
                 verbose=False,
             )
-    except torch.onnx.OnnxExporterError:
+    except torch.onnx.OnnxExporterError as error:
         if dynamic is not None:
             raise
-        raise UserError("torch cannot export this network: see torch.onnx.export") from None
+        raise UserError(f"torch cannot export this network: {_why(error)}") from None
     assert program is not None
     for node in program.model.graph.all_nodes():
         # where in whose source folder the operator was called: nobody else's business

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from prunedeploy.block_report import LayerBlocks
     from prunedeploy.hints import Hint
+    from prunedeploy.pipeline import Loaded
 
 DATA_BATCH = 50  # images computed together, where the model leaves it open
 
@@ -89,6 +90,7 @@ def inspect(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     blocks: Path | str | None = None,
+    weights: str | None = None,
 ) -> Inspection:
     """Measure the zeros of every weight in the checkpoint or ONNX model at ``path``.
 
@@ -105,6 +107,8 @@ def inspect(
         mean: per channel, for uint8 images; known for a recognised checkpoint.
         std: the same.
         blocks: a PNG file to draw the blocks of every layer into; lists them, too.
+        weights: which of several sets of weights in a checkpoint, by its key or the prefix of its
+            names.
 
     Raises:
         UserError: the file cannot be read, or needs code to run and ``trust`` is False; the data
@@ -113,43 +117,56 @@ def inspect(
     from prunedeploy.checkpoint import kind
 
     path = Path(path)
-    masks = None if mask is None else Path(mask)
+    how = _How(arch, trust, None if mask is None else Path(mask), weights)
     whole = kind(path) == "onnx"
-    found = _inspect_model(path) if whole else _inspect_checkpoint(path, arch, trust, masks)
+    found = _inspect_model(path) if whole else _inspect_checkpoint(path, how)
     if blocks is not None:
-        found = replace(found, blocks=_blocks(path, arch, trust, masks, Path(blocks)))
+        found = replace(found, blocks=_blocks(path, how, Path(blocks)))
     if data is None:
         return found
     if (mean is None) != (std is None):
         raise UserError("give both mean and std, or neither")
     given = (mean, std) if mean is not None and std is not None else None
-    return replace(found, hints=_hints(path, arch, trust, masks, Path(data), given))
+    return replace(found, hints=_hints(path, how, Path(data), given))
 
 
-def _blocks(
-    path: Path, arch: str | None, trust: bool, mask: Path | None, picture: Path
-) -> tuple[LayerBlocks, ...]:
-    from prunedeploy import pipeline
+@dataclass(frozen=True)
+class _How:
+    """How a checkpoint is read: see ``checkpoint.load``."""
+
+    arch: str | None
+    trust: bool
+    mask: Path | None
+    weights: str | None
+
+    def load(self, path: Path) -> Loaded:
+        """The model."""
+        from prunedeploy import pipeline
+
+        return pipeline.load(
+            path, arch=self.arch, trust=self.trust, mask=self.mask, weights=self.weights
+        )
+
+
+def _blocks(path: Path, how: _How, picture: Path) -> tuple[LayerBlocks, ...]:
     from prunedeploy.block_report import report
     from prunedeploy.files import check_place
 
     check_place(picture)
-    return report(pipeline.load(path, arch=arch, trust=trust, mask=mask).program, picture)
+    return report(how.load(path).program, picture)
 
 
 def _hints(
     path: Path,
-    arch: str | None,
-    trust: bool,
-    mask: Path | None,
+    how: _How,
     data: Path,
     normalisation: tuple[Sequence[float], Sequence[float]] | None,
 ) -> tuple[Hint, ...]:
-    from prunedeploy import labelled, pipeline
+    from prunedeploy import labelled
     from prunedeploy import model as models
     from prunedeploy.hints import hints
 
-    loaded = pipeline.load(path, arch=arch, trust=trust, mask=mask)
+    loaded = how.load(path)
     if normalisation is None and loaded.mean:
         normalisation = loaded.mean, loaded.std
     images = labelled.load(data, models.specs(loaded.program)[0], normalisation)
@@ -171,16 +188,16 @@ def _inspect_model(path: Path) -> Inspection:
     return _inspection(path, "model", None, (), layers, parameters, macs)
 
 
-def _inspect_checkpoint(path: Path, arch: str | None, trust: bool, mask: Path | None) -> Inspection:
+def _inspect_checkpoint(path: Path, how: _How) -> Inspection:
     from prunedeploy import checkpoint
 
     try:
-        loaded = checkpoint.load(path, arch, trust, mask)
+        loaded = checkpoint.load(path, how.arch, how.trust, how.mask, how.weights)
     except UserError:
-        if arch is not None:
+        if how.arch is not None:
             raise
         # what cannot be read fails here again; an unknown network or a NaN does not
-        tensors, found = checkpoint.weights(path, trust, mask)
+        tensors, found = checkpoint.weights(path, how.trust, how.mask, how.weights)
         layers = tuple(state_layers(tensors))
         return _inspection(path, "checkpoint", None, found, layers, _parameters(tensors), None)
     macs = module_macs(loaded.module, loaded.input_shape)

@@ -15,6 +15,7 @@ from prunedeploy.errors import UserError
 from prunedeploy.evaluate import Evaluator
 from prunedeploy.passes.opset import OLDEST, LowerOpset
 from prunedeploy.passes.opset.widened import NEWEST
+from prunedeploy.runtimes._runtime import native
 from prunedeploy.types import Array, Difference, PassReport
 
 Precision = Literal["float32", "float16", "int8"]
@@ -87,7 +88,8 @@ def lower(
     least = ir_version if ir_version is not None else limits.ir_version if limits else 0
     if newest != have and not OLDEST <= newest <= NEWEST:
         raise UserError(f"no way to opset {newest}: give one of {OLDEST} to {NEWEST}")
-    given = dict(feeds) if feeds else verify.random_feeds(models.specs(program)[0])
+    given = {name: native(array, f"input {name!r}") for name, array in (feeds or {}).items()}
+    given = given or verify.random_feeds(models.specs(program)[0])
     steps: list[passes.Pass] = []
     if precision == "float16":
         steps.append(passes.ToFloat16(given, frozenset(keep)))

@@ -28,6 +28,7 @@ def peak_bytes(engine: Engine, batch: int, threads: int) -> int:
     """
     command = [
         sys.executable,
+        "-P",  # nothing of the current folder in the place of a library
         "-m",
         "prunedeploy.memory",
         str(engine.path),

@@ -55,6 +55,7 @@ def shrink(
     input_shape: Sequence[int] | None = None,
     trust: bool = False,
     mask: str | Path | None = None,
+    weights: str | None = None,
     zero_threshold: float = 0.0,
     input_range: Stated | None = None,
     align: int | Literal["auto"] = "auto",
@@ -74,6 +75,7 @@ def shrink(
         input_shape: of one batch; known for recognised architectures.
         trust: allow a checkpoint to run code while it is loaded.
         mask: a file of masks that goes with the checkpoint.
+        weights: which of several sets of weights in it, by its key or the prefix of its names.
         zero_threshold: weights up to this size count as zero (see ``passes/shrink/zero.py``).
         input_range: what inputs lie within: (low, high), numbers or one a channel; by name where
             there are several inputs; or "recipe", pixels in [0, 1] as the recipe normalises them.
@@ -104,7 +106,7 @@ def shrink(
     beside = [place.with_suffix(suffix) for suffix in (".json", ".dense.onnx")]
     back = Outputs.at((source, place, *beside), pt, state_dict)
     say(f"loading {source}")
-    loaded = _load(model, source, arch, input_shape, trust, mask, say)
+    loaded = _load(model, source, arch, input_shape, trust, mask, weights, say)
     program, module = loaded.program, loaded.module if state_dict is not None else None
     loaded = replace(loaded, module=None)  # its weights are the program's, until passes change them
     _refuse_nan(program)
@@ -253,14 +255,19 @@ def _refuse_foreign(record: Path) -> None:
 
 
 def load(
-    source: Path, *, arch: str | None = None, trust: bool = False, mask: Path | None = None
+    source: Path,
+    *,
+    arch: str | None = None,
+    trust: bool = False,
+    mask: Path | None = None,
+    weights: str | None = None,
 ) -> Loaded:
     """A checkpoint or an ONNX file as a model ready for the passes.
 
     Raises:
         UserError: it cannot be read or exported.
     """
-    return _load(source, source, arch, None, trust, mask, lambda _: None)
+    return _load(source, source, arch, None, trust, mask, weights, lambda _: None)
 
 
 def _load(
@@ -270,13 +277,14 @@ def _load(
     input_shape: Sequence[int] | None,
     trust: bool,
     mask: str | Path | None,
+    weights: str | None,
     say: Progress,
 ) -> Loaded:
     if not isinstance(model, str | Path):
         return Loaded(_prepare(_from_memory(model)), input_shape)
     if _is_onnx(source):
         return Loaded(_prepare(models.load(source)), input_shape, ("ONNX model",))
-    found = checkpoint.load(source, arch=arch, trust=trust, mask=mask)
+    found = checkpoint.load(source, arch=arch, trust=trust, mask=mask, weights=weights)
     shape = input_shape or found.input_shape
     if shape is None:
         raise UserError(f"the input shape of {source} is not known: give it with --input-shape")

@@ -157,22 +157,27 @@ def closed_error() -> UserError:
     return UserError("the session is closed: open the engine again")
 
 
-def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Array]) -> None:
-    """Refuse what ``inputs`` does not describe, before a runtime words it in its own way.
+def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """The arrays as runtimes take them, once they are known to be what ``inputs`` describes.
+
+    Returns:
+        An array for every input, in C order, aligned and in the machine's byte order: the one that
+        was given where it is so already.
 
     Raises:
-        UserError: no mapping, a missing or unknown name, another dtype or shape, or an empty
-            dimension.
+        UserError: no mapping, a missing or unknown name, another dtype or shape, an empty
+            dimension, or a masked array with elements that are not there.
     """
     names = [spec.name for spec in inputs]
     if not isinstance(feeds, Mapping):
         raise UserError(f"inputs go by name: give {{{names[0] if names else ''!r}: array, ...}}")
     if unknown := [name for name in feeds if name not in names]:
         raise UserError(f"no input is called {unknown[0]!r}: the engine takes {', '.join(names)}")
+    found: dict[str, Array] = {}
     for spec in inputs:
         if spec.name not in feeds:
             raise UserError(f"input {spec.name!r} is missing: the engine takes {', '.join(names)}")
-        array = np.asarray(feeds[spec.name])
+        array = native(feeds[spec.name], f"input {spec.name!r}")
         if array.dtype.name != spec.dtype:
             raise UserError(
                 f"input {spec.name!r} takes {spec.dtype}, found {array.dtype}: "
@@ -180,16 +185,42 @@ def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Array]) -> N
             )
         if not _fits(array.shape, spec):
             wanted = " x ".join(map(str, spec.shape)) or "a scalar"
-            found = " x ".join(map(str, array.shape)) or "a scalar"
-            raise UserError(f"input {spec.name!r} takes {wanted}, found {found}")
-    _check_same(inputs, feeds)
+            shape = " x ".join(map(str, array.shape)) or "a scalar"
+            raise UserError(f"input {spec.name!r} takes {wanted}, found {shape}")
+        found[spec.name] = np.require(array, requirements=("C", "A"))
+    _check_same(inputs, found)
+    return found
+
+
+def native(value: object, what: str) -> Array:
+    """``value`` as a plain array in the machine's byte order: of no subclass, all elements there.
+
+    Args:
+        value: an array, a list of numbers, or anything else that NumPy makes an array of.
+        what: what messages call it.
+
+    Raises:
+        UserError: elements of it are masked, or NumPy makes no array of it.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        if np.ma.is_masked(value):
+            raise UserError(f"{what} is a masked array with elements masked: give it .filled(...)")
+        value = value.data
+    try:
+        array: Array = np.asarray(value)
+    except Exception as error:  # whatever the object's own conversion raises
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{what} is no array: {reason}") from None
+    if array.dtype.isnative:
+        return array
+    return array.astype(array.dtype.newbyteorder("="))
 
 
 def _check_same(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Array]) -> None:
     """Dynamic sizes of one name, the batch of several inputs, are one size."""
     sizes: dict[str, int] = {}
     for spec in inputs:
-        for dim, size in zip(spec.shape, np.shape(feeds[spec.name]), strict=True):
+        for dim, size in zip(spec.shape, feeds[spec.name].shape, strict=True):
             if isinstance(dim, str) and dim != "?" and sizes.setdefault(dim, size) != size:
                 raise UserError(
                     f"{dim} is {size} in input {spec.name!r} and {sizes[dim]} in another: "

@@ -133,8 +133,7 @@ class TrtSession(Closing):
         """Every output by name, batches that the engine was not built for in pieces."""
         if self._context is None:
             raise closed_error()
-        check_feeds(self.inputs, feeds)
-        arrays = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+        arrays = check_feeds(self.inputs, feeds)
         pieces = self._pieces(arrays)
         if len(pieces) == 1:
             return self._run(arrays, pieces[0])

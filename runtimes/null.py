@@ -33,11 +33,11 @@ class NullSession(Closing):
         """Zeros; a dynamic size has the length it has in the inputs, 1 where they lack it."""
         if self._closed:
             raise closed_error()
-        check_feeds(self.inputs, feeds)
+        arrays = check_feeds(self.inputs, feeds)
         sizes = {
             dim: size
             for spec in self.inputs
-            for dim, size in zip(spec.shape, feeds[spec.name].shape, strict=True)
+            for dim, size in zip(spec.shape, arrays[spec.name].shape, strict=True)
         }
         return {
             spec.name: np.zeros(

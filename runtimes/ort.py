@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from prunedeploy.errors import MissingExtra, UserError
 from prunedeploy.runtimes._runtime import (
     BuildOptions,
@@ -95,8 +93,7 @@ class OrtSession(Closing):
         """Every output by name."""
         if self._inner is None:
             raise closed_error()
-        check_feeds(self.inputs, feeds)
-        arrays = {name: np.asarray(array) for name, array in feeds.items()}
+        arrays = check_feeds(self.inputs, feeds)
         try:
             results = self._inner.run(self._names, arrays)
         except Exception as error:  # shapes that only a node inside refuses

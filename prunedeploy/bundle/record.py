@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,8 +13,10 @@ from prunedeploy.files import from_json, sha256
 from prunedeploy.types import Difference, Dim, Forecast
 
 MANIFEST = "bundle.json"
+LARGEST = 64 << 20  # bytes of a manifest, at most
 ARCHIVE = ".tar.gz"
 FOLDER = ".bundle"
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 NOT_AN_ENGINE = (
     "is a device bundle for {target}, not an engine: nothing in it was built or measured on that "
     "device yet; run its build.sh and bench.py there, or give --remote user@host"
@@ -146,7 +149,11 @@ def read(path: Path) -> Written:
         raise UserError(f"{path} is not a device bundle: it has no readable {MANIFEST}") from None
     except UserError as error:
         raise UserError(f"{path} is not a device bundle: {MANIFEST} is {error}") from None
-    for name in bundle.files:  # a manifest is data from strangers
+    # a manifest is data from strangers, and engines are called by these names
+    named = [*(plan.name for plan in bundle.plans), *(model.name for model in bundle.models)]
+    if bad := [name for name in named if not PLAIN_NAME.fullmatch(name)]:
+        raise UserError(f"{path} is not a device bundle: its manifest names {bad[0][:99]!a}")
+    for name in bundle.files:
         parts = PurePosixPath(name)
         if parts.is_absolute() or ".." in parts.parts:
             raise UserError(f"{path} is not a device bundle: its manifest names {name}")
@@ -172,6 +179,8 @@ def _from_archive(path: Path) -> bytes:
     with tarfile.open(path) as archive:
         for member in archive:
             if member.isfile() and PurePosixPath(member.name).name == MANIFEST:
+                if member.issparse() or member.size > LARGEST:
+                    break
                 file = archive.extractfile(member)
                 if file is not None:
                     return file.read()

@@ -108,7 +108,7 @@ def _write(
     inputs, outputs = models.specs(models.load(source))
     batch = _batch(inputs, options.batches)
     feeds = dict(given) if given is not None else verify.random_feeds(inputs, RUNS * batch)
-    check_feeds(inputs, feeds)
+    feeds = check_feeds(inputs, feeds)
     runs = _runs(inputs, feeds, batch)
     options.tell("computing the outputs that it is to be compared with")
     recorded = Evaluator(source).run(feeds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,13 @@ from prunedeploy.errors import MissingExtra, UserError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from prunedeploy.checkpoint.state import Normalised
     from prunedeploy.models import Recipe
 
 __all__ = ["Checkpoint", "Kind", "kind", "load", "weights"]
+
+TRUST_PROGRAM = " without running its program: pass --trust if you trust its origin"
+MARKED = 0.05  # difference in the share of zeros from which two sets of weights are told apart
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,11 @@ class Checkpoint:
 
 
 def load(
-    path: str | Path, arch: str | None = None, trust: bool = False, mask: str | Path | None = None
+    path: str | Path,
+    arch: str | None = None,
+    trust: bool = False,
+    mask: str | Path | None = None,
+    weights: str | None = None,
 ) -> Checkpoint:
     """Read the checkpoint at ``path`` without running any code of its own.
 
@@ -50,98 +58,143 @@ def load(
             makes the network; by default recognised from the names of the parameters.
         trust: allow the file to run code while it is loaded.
         mask: a file of masks by parameter name.
+        weights: which of several sets of weights in the file: the key that it is under, or what the
+            names of its tensors begin with.
 
     Raises:
         UserError: the file cannot be read, needs code to run and is not trusted, holds weights
-            that are none, or belongs to a network that is not known.
+            that are none, masks whose meaning is not certain, several sets of weights and no way to
+            tell which, or belongs to a network that is not known.
         MissingExtra: a safetensors file, and no safetensors.
     """
-    from prunedeploy.checkpoint import network, program, selection, state
+    from prunedeploy.checkpoint import factory, network, program, selection, state
 
     path = Path(path)
     what = kind(path)
     digest = files.sha256(path)
-    as_stored = arch is None and mask is None  # the program in the file is what is wanted
+    # the program in the file is what is wanted
+    as_stored = arch is None and mask is None and weights is None
     if what == "pt2" and trust and as_stored:
         module, shape = program.load_exported(path)
-        found: list[str] = ["torch.export program"]
-        return Checkpoint(path, digest, module, "torch.export", shape, None, tuple(found))
-    if what == "torchscript" and as_stored:
-        return _script(path, digest, trust)
-    tensors, found, whole = _weights(path, what, trust, mask)
+        return Checkpoint(
+            path, digest, module, "torch.export", shape, None, ("torch.export program",)
+        )
+    if what == "torchscript" and trust and as_stored:
+        return _script(path, digest)
+    read, whole = _read(path, what, trust, mask, weights, arch is None and mask is None)
+    found = read.found
     with _naming(path):
-        state.check_finite(tensors)
-        if whole is not None and as_stored:
-            module = network.from_pickle(whole)
-            return Checkpoint(path, digest, module, "pickled module", None, None, tuple(found))
+        state.check_finite(read.state)
+        if whole is not None:
+            return Checkpoint(path, digest, whole, "pickled module", None, None, tuple(found))
         if arch is not None and ":" in arch:
-            module, notes = network.from_factory(arch, tensors)
-            found += notes
-            return Checkpoint(path, digest, module, arch, None, None, tuple(found))
-        found += filter(None, [selection.expand(tensors), network.linear_head(tensors)])
-        recipe = network.recipe_for(arch, tensors, "" if trust else _or_trust(what, found))
-        module, shape = network.from_recipe(recipe, tensors)
+            module, notes = factory.from_factory(arch, read)
+            return Checkpoint(path, digest, module, arch, None, None, (*found, *notes))
+        read.refuse_doubts()
+        found += filter(None, [selection.expand(read.state), network.linear_head(read.state)])
+        recipe = network.recipe_for(arch, read.state, "" if trust else _or_trust(what, found))
+        module, shape, left = network.from_recipe(recipe, read.state)
+    found += [left] if left else []
     return Checkpoint(path, digest, module, recipe.name, shape, recipe, tuple(found))
 
 
 def weights(
-    path: str | Path, trust: bool = False, mask: str | Path | None = None
+    path: str | Path,
+    trust: bool = False,
+    mask: str | Path | None = None,
+    name: str | None = None,
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The weights alone, masks applied, under the names of the file; and what it held.
 
-    NaN is let through, and channel selections (``indexes``) stay as they are.
+    NaN is let through, and channel selections (``indexes``) stay as they are. ``name`` says which
+    of several sets.
 
     Raises:
         UserError: as ``load``, but for the network.
     """
-    tensors, found, _ = _weights(Path(path), kind(path), trust, mask)
-    return tensors, tuple(found)
+    path = Path(path)
+    read, _ = _read(path, kind(path), trust, mask, name, False)
+    with _naming(path):
+        read.refuse_doubts()
+    return read.state, tuple(read.found)
 
 
-def _weights(
-    path: Path, what: Kind, trust: bool, mask: str | Path | None
-) -> tuple[dict[str, Tensor], list[str], nn.Module | None]:
-    """The weights, what was found, and the whole module of a trusted file."""
-    from prunedeploy.checkpoint import state
-    from prunedeploy.checkpoint.read import FOUND, read, readable
-    from prunedeploy.checkpoint.tree import find_weights
+def _read(
+    path: Path, what: Kind, trust: bool, mask: str | Path | None, name: str | None, own: bool
+) -> tuple[Normalised, nn.Module | None]:
+    """The weights; and, of a trusted file, its own module with the masks applied, if ``own``."""
+    from torch import Tensor
+
+    from prunedeploy.checkpoint import beside, factory, state
+    from prunedeploy.checkpoint.read import FOUND, constants, read, readable
+    from prunedeploy.checkpoint.tree import find_weights, origins_of
+    from prunedeploy.checkpoint.walk import collect
 
     tree = read(path, what, trust)
     with readable(path), _naming(path):  # a damaged pickle may still be read, as nonsense
-        holder = find_weights(tree)
-    del tree
+        held = find_weights(tree, name, TRUST_PROGRAM if what == "torchscript" else "")
+        whole = held.module if own else None
+        candidates = collect(tree, held, own=whole is None)
+        candidates += collect({"constants of the program": constants(path, what)})
+        origins = origins_of(held.holder)
+    tensors, notes, others = held.tensors, held.found, held.others
+    del tree, held  # what is masked is not to be in memory twice
     with _naming(path):
-        tensors, found = state.normalise(holder.tensors, holder.masks)
-    found = [FOUND[what], *holder.found, *found]
+        if whole is not None:
+            whole = factory.from_pickle(whole)
+            own_state = whole.state_dict().items()  # which may hold anything besides
+            done = state.Normalised({k: v for k, v in own_state if isinstance(v, Tensor)})
+            applied = beside.apply(done.state, candidates)
+            whole.load_state_dict(done.state, strict=False)
+            done.found += applied.found
+        else:
+            done = state.normalise(tensors, candidates, origins)
+        left = [_other(keys, holder, done.state) for keys, holder in others.items()]
+    program = ["its program not run: the weights alone"] if what == "torchscript" else []
+    done.found = [FOUND[what], *program, *notes, *left, *done.found]
     if mask is not None:
-        found.append(_apply_mask_file(tensors, Path(mask), trust))
-    return tensors, found, holder.module
+        _apply_mask_file(done, Path(mask), trust)
+    return done, whole
 
 
-def _apply_mask_file(tensors: dict[str, Tensor], path: Path, trust: bool) -> str:
-    from prunedeploy.checkpoint import masks, state
+def _other(keys: tuple[str, ...], holder: Any, chosen: Mapping[str, Tensor]) -> str:
+    """A set of weights that is left out, in words."""
+    from prunedeploy.checkpoint import state, tree
+
+    line = f"another set of weights left out (under {tree.keys(keys)})"
+    try:
+        theirs = state.zero_share(state.normalise(tree.tensors_of(holder) or {}).state)
+    except UserError:
+        return line
+    ours = state.zero_share(chosen)
+    if abs(ours - theirs) < MARKED:
+        return line
+    return f"{line}: {theirs:.0%} of its weights are zero, {ours:.0%} of those taken"
+
+
+def _apply_mask_file(done: Normalised, path: Path, trust: bool) -> None:
+    from prunedeploy.checkpoint import beside
     from prunedeploy.checkpoint.read import read, readable
-    from prunedeploy.checkpoint.tree import as_tensor, find_weights
 
     tree: Any = read(path, kind(path), trust)
-    where = f"in {path.name}"
     with readable(path), _naming(path):
-        if isinstance(tree, list | tuple):
-            return masks.apply_list(tensors, [as_tensor(m) for m in tree], where)
-        return masks.apply(tensors, state.unwrapped(find_weights(tree).tensors), where)
+        applied = beside.apply_file(done.state, tree, f"in {path.name}")
+    done.settle(applied)
+    done.found += applied.found
 
 
-def _script(path: Path, digest: str, trust: bool) -> Checkpoint:
-    """A TorchScript program; in the place of a known network's, that network, once it is seen to
-    compute the same, because a plain module can be exported and a script cannot."""
+def _script(path: Path, digest: str) -> Checkpoint:
+    """A trusted TorchScript program; in the place of a known network's, that network, once it is
+    seen to compute the same, because a plain module can be exported and a script cannot."""
     from prunedeploy.checkpoint import network, program
 
-    script = program.load_torchscript(path, trust)
+    script = program.load_torchscript(path)
     found = ["TorchScript program"]
     try:
-        tensors, _, _ = _weights(path, "torchscript", False, None)
-        recipe = network.recipe_for(None, tensors)
-        module, shape = network.from_recipe(recipe, tensors)
+        read, _ = _read(path, "torchscript", False, None, None, False)
+        read.refuse_doubts()
+        recipe = network.recipe_for(None, read.state)
+        module, shape, _ = network.from_recipe(recipe, read.state)
     except UserError:
         return Checkpoint(path, digest, script, "torchscript", None, None, tuple(found))
     if not network.same_outputs(script, module, shape):
@@ -153,7 +206,8 @@ def _script(path: Path, digest: str, trust: bool) -> Checkpoint:
 
 def _or_trust(what: Kind, found: list[str]) -> str:
     """What else could help where the network is not recognised: the program in the file."""
-    if what == "pt2" or any(line.startswith("whole pickled module") for line in found):
+    own = what in ("pt2", "torchscript")
+    if own or any(line.startswith("whole pickled module") for line in found):
         return ", or pass --trust if you trust its origin: the file's own network runs code"
     return ""
 

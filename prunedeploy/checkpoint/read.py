@@ -14,8 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunedeploy.checkpoint import current_folder
+from prunedeploy.checkpoint.rebuild import view
 from prunedeploy.checkpoint.sniff import Kind
-from prunedeploy.checkpoint.torchfile import read_legacy, read_zip
+from prunedeploy.checkpoint.standin import Storage
+from prunedeploy.checkpoint.torchfile import read_legacy, read_zip, storage_of
 from prunedeploy.checkpoint.unpickle import CodeRefused, load_pickle
 from prunedeploy.errors import MissingExtra, UserError
 
@@ -101,10 +104,12 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def _read_trusted(path: Path, kind: Kind) -> Any:
-    if kind != "pickle":
-        return torch.load(path, map_location="cpu", weights_only=False)
-    with path.open("rb") as file, _storages_on_cpu():
-        return pickle.load(file)
+    """Classes of the file may lie in the current folder."""
+    with current_folder.asked():
+        if kind != "pickle":
+            return torch.load(path, map_location="cpu", weights_only=False)
+        with path.open("rb") as file, _storages_on_cpu():
+            return pickle.load(file)
 
 
 @contextmanager
@@ -140,21 +145,45 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array) for name, array in native.items()}
 
 
+def constants(path: Path, kind: Kind) -> Any:
+    """Tensors that the program in the file has beside its parameters and buffers: attributes of
+    modules, masks among them, that the state_dict does not have.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    with readable(path):
+        if kind == "torchscript":
+            return read_zip(path, "constants")
+        if kind == "pt2":
+            with zipfile.ZipFile(path) as archive:
+                return _pt2_tensors(archive, "_constants_config.json")
+    return None
+
+
 def _read_pt2_weights(path: Path) -> dict[str, Tensor]:
     """Parameters and buffers alone: the program is left untouched (see ``program.py``)."""
     with zipfile.ZipFile(path) as archive:
-        configs = [n for n in archive.namelist() if n.endswith("_weights_config.json")]
-        if len(configs) != 1:
-            raise UserError(
-                f"{path} is a torch.export archive of another version of PyTorch, whose weights"
-                " can only be read by running it: pass --trust if you trust its origin"
-            )
-        folder = configs[0].rpartition("/")[0]
-        weights = {}
-        for name, entry in json.loads(archive.read(configs[0]))["config"].items():
-            record = archive.read(f"{folder}/{entry['path_name']}")
-            weights[name] = _pt2_tensor(record, entry)
-        return weights
+        found = _pt2_tensors(archive, "_weights_config.json")
+    if found is None:
+        raise UserError(
+            f"{path} is a torch.export archive of another version of PyTorch, whose weights"
+            " can only be read by running it: pass --trust if you trust its origin"
+        )
+    return found
+
+
+def _pt2_tensors(archive: zipfile.ZipFile, config: str) -> dict[str, Tensor] | None:
+    """The tensors that a table of the archive lists, or None where it has no such table."""
+    configs = [name for name in archive.namelist() if name.endswith(config)]
+    if len(configs) != 1:
+        return None
+    folder = configs[0].rpartition("/")[0]
+    found = {}
+    for name, entry in json.loads(archive.read(configs[0]))["config"].items():
+        if not entry["path_name"].startswith("custom_obj_"):
+            found[name] = _pt2_tensor(archive.read(f"{folder}/{entry['path_name']}"), entry)
+    return found
 
 
 def _pt2_tensor(record: bytes, entry: dict[str, Any]) -> Any:
@@ -162,9 +191,6 @@ def _pt2_tensor(record: bytes, entry: dict[str, Any]) -> Any:
         return read_zip(io.BytesIO(record))
     meta = entry["tensor_meta"]
     dtype = PT2_DTYPES[meta["dtype"]]
-    size, stride = ([n["as_int"] for n in meta[key]] for key in ("sizes", "strides"))
-    if not record:
-        return torch.empty(size, dtype=dtype)
-    flat = torch.frombuffer(bytearray(record), dtype=dtype)
-    view = torch.empty(0, dtype=dtype)
-    return view.set_(flat.untyped_storage(), meta["storage_offset"]["as_int"], size, stride)
+    size, stride = (tuple(n["as_int"] for n in meta[key]) for key in ("sizes", "strides"))
+    data = storage_of(bytearray(record))
+    return view(Storage(data, dtype), meta["storage_offset"]["as_int"], size, stride)

@@ -46,11 +46,25 @@ class Function:
 def _tensor(storage: Storage, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
     if not isinstance(storage, Storage):
         raise pickle.UnpicklingError("a tensor without storage")
-    size = tuple(size)
-    if math.prod(size) > max(MOST_ELEMENTS, storage.data.nbytes()):
+    return view(storage, offset, tuple(size), tuple(stride))
+
+
+def view(storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+    """A tensor of what a storage holds, and of nothing else: torch lets some storages grow, by
+    memory of whatever content, where a tensor reaches beyond them.
+
+    Raises:
+        pickle.UnpicklingError: it reaches beyond the storage.
+    """
+    elements = math.prod(size)
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    have = storage.data.nbytes() // storage.dtype.itemsize
+    if min((offset, *size, *stride)) < 0 or (elements and last >= have):
+        raise pickle.UnpicklingError("a tensor larger than its storage")
+    if elements > max(MOST_ELEMENTS, storage.data.nbytes()):
         raise pickle.UnpicklingError("a tensor larger than its storage")
     empty = torch.empty(0, dtype=storage.dtype)
-    return empty.set_(storage.data, offset, size, tuple(stride))  # checks the bounds
+    return empty.set_(storage.data, offset, size, stride)
 
 
 def _tensor_v3(
@@ -89,7 +103,22 @@ def _from_type(function: Any, _: Any, args: Any, *__: Any) -> Any:
 
 
 def _ordered(items: Any = (), *_: Any) -> OrderedDict[Any, Any]:
-    return OrderedDict(items)
+    return OrderedDict(_plain(items))
+
+
+def _set(items: Any = ()) -> set[Any]:
+    return set(_plain(items))
+
+
+def _frozenset(items: Any = ()) -> frozenset[Any]:
+    return frozenset(_plain(items))
+
+
+def _plain(items: Any) -> Any:
+    """What is as large as the file says: a tensor may be seen as many times that."""
+    if not isinstance(items, list | tuple | dict | set | frozenset):
+        raise pickle.UnpicklingError("a container of something else")
+    return items
 
 
 def _default(*_: Any) -> OrderedDict[Any, Any]:
@@ -108,9 +137,9 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "collections.OrderedDict": _ordered,
     "collections.Counter": _ordered,
     "collections.defaultdict": _default,
-    "builtins.set": set,
-    "__builtin__.set": set,
-    "builtins.frozenset": frozenset,
+    "builtins.set": _set,
+    "__builtin__.set": _set,
+    "builtins.frozenset": _frozenset,
     "_codecs.encode": _encode,
     "torch.Size": _first,
     "torch.serialization._get_layout": _first,

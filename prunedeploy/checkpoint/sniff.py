@@ -25,6 +25,7 @@ FOREIGN = (
     (b"x\x9c", "compressed with zlib (joblib?): unpack it first"),
 )
 
+MOST_FIELDS = 100_000  # of a model: its functions and properties, above all
 # Fields of onnx.ModelProto; 7 is the graph.
 ONNX_FIELDS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 14, 20, 25, 26))
 
@@ -103,10 +104,13 @@ def _zip_kind(path: Path) -> Kind | None:
 def _is_onnx(path: Path) -> bool:
     """Whether the file is a sequence of fields of ModelProto, the graph among them."""
     seen = set()
+    count = 0
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(0)
         while file.tell() < size:
+            if (count := count + 1) > MOST_FIELDS:
+                return False
             tag = _varint(file)
             field, wire = tag >> 3, tag & 7
             if field not in ONNX_FIELDS or wire not in (0, 2):

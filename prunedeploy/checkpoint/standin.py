@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -21,6 +22,14 @@ SPARSE_LAYOUTS = {
     "torch.sparse_bsr": torch.sparse_bsr,
     "torch.sparse_bsc": torch.sparse_bsc,
 }
+
+# What torch computes with, or converts to what it does: not its bits, nor halves of bytes.
+NUMBERS = frozenset(
+    value
+    for name, value in vars(torch).items()
+    if isinstance(value, torch.dtype)
+    and re.fullmatch(r"bool|u?int(8|16|32|64)|b?float(8_\w+|16|32|64)|complex(64|128)", name)
+)
 
 NUMPY_CODES = frozenset(["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"])
 
@@ -151,6 +160,8 @@ def _decode(dtype: Any, data: Any, shape: Any, order: Any) -> Tensor | None:
         return None
     code, endian = text(dtype.code), text(dtype.order)
     if code not in NUMPY_CODES or endian not in ("<", ">", "|", "="):
+        return None
+    if not isinstance(data, str | bytes | bytearray):
         return None
     raw = data.encode("latin1") if isinstance(data, str) else bytes(data)
     flat = np.frombuffer(raw, dtype=np.dtype(endian + code))

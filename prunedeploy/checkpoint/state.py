@@ -7,14 +7,18 @@ memory twice, and returns what it found in one line, or None.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from prunedeploy.checkpoint import layers, masks
-from prunedeploy.checkpoint.standin import Quantised
+from prunedeploy.checkpoint import beside, buffers, layers, parametrized
+from prunedeploy.checkpoint.beside import Applied
+from prunedeploy.checkpoint.masks import Doubts
+from prunedeploy.checkpoint.standin import NUMBERS, Quantised
+from prunedeploy.checkpoint.walk import Beside
 from prunedeploy.errors import UserError
 
 State = dict[str, Tensor]
@@ -23,31 +27,93 @@ State = dict[str, Tensor]
 WRAPPER = re.compile(
     r"(?:^module\.)+|(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
-COUNTERS = ("total_ops", "total_params")  # thop's
-NARROW = (torch.float16, torch.bfloat16)
+COUNTERS = ("total_ops", "total_params", "n_averaged")  # of thop, and of torch.optim.swa_utils
+DEEPEST = 100  # parts of a name
+MOST_EXPANDED = 1 << 28  # elements of all tensors that store next to none
+FLAT = ("_flat_param", "flat_param")
 
 
-def normalise(tensors: dict[str, Any], beside: State | None = None) -> tuple[State, list[str]]:
+@dataclass
+class Normalised:
+    """Plain dense weights, and what it took.
+
+    ``masks`` are those that were applied and stood among the weights, by their names: a network of
+    the user's own may have a place for them. ``doubts`` say by the names of entries why the file
+    has to be refused, unless such a network has a place for them. ``bare`` are weights that lack
+    the mask of their parametrization, and the name that they had in it. ``filters`` are as in
+    ``masks.Settled``.
+    """
+
+    state: State
+    found: list[str] = field(default_factory=list)
+    masks: State = field(default_factory=dict)
+    doubts: Doubts = field(default_factory=dict)
+    bare: dict[str, str] = field(default_factory=dict)
+    filters: set[str] = field(default_factory=set)
+
+    def settle(self, applied: Applied) -> None:
+        """Note that masks were applied from elsewhere."""
+        self.filters |= applied.filters
+        for target in applied.targets:
+            self.doubts.pop(self.bare.pop(target, ""), None)
+
+    def refuse_doubts(self) -> None:
+        """Refuse the file for what nobody has settled.
+
+        Raises:
+            UserError: the first doubt.
+        """
+        for why in self.doubts.values():
+            raise UserError(why)
+
+
+def normalise(
+    tensors: dict[str, Any],
+    candidates: Sequence[Beside] = (),
+    origins: Mapping[str, str] | None = None,
+) -> Normalised:
     """``tensors`` as a plain state_dict, and what it took. ``tensors`` is emptied.
 
     Args:
         tensors: name to tensor; other values are left out.
-        beside: masks kept elsewhere in the file, by name of layer or weight.
+        candidates: what is kept elsewhere in the file and may be masks.
+        origins: the classes of the network's modules by their names, where the file says.
 
     Raises:
-        UserError: quantised, complex or otherwise unusable weights; the message names them.
+        UserError: quantised, complex or otherwise unusable weights; a mask whose weight or meaning
+            is not certain; the message names them.
     """
     found: list[str | None] = [*_clean(tensors)]
     state: State = tensors
     places = _places(state)
-    for step in STEPS:
-        found.append(step(state))
-    if beside:
-        found.append(masks.apply(state, unwrapped(beside), "in the same file"))
+    folded = parametrized.fold(state, origins or {})
+    found.append(folded.found)
+    doubts = dict(folded.doubts)
+    found += [step(state, doubts) for step in STEPS]
+    inside = buffers.apply(state)
+    applied = beside.apply(state, list(candidates))
+    found += [*inside.lines, *applied.found]
+    doubts |= inside.doubts
+    doubts |= {name: f"{name} {parametrized.BARE}" for name in folded.bare.values()}
+    found += [step(state, doubts) for step in LATER]
     found.append(_one_dtype(state))
     # The order of the modules is the only order there is (see ``selection.py``): restore it.
-    order = sorted(state, key=lambda name: places[name.rpartition(".")[0]])
-    return {name: state[name] for name in order}, [line for line in found if line]
+    last = len(places)
+    order = sorted(state, key=lambda name: places.get(name.rpartition(".")[0], last))
+    plain = {name: state[name] for name in order}
+    filters = set(inside.filters | applied.filters)
+    lines = [line for line in found if line]
+    done = Normalised(plain, lines, inside.masks, doubts, dict(folded.bare), filters)
+    done.settle(applied)
+    return done
+
+
+def zero_share(state: Mapping[str, Tensor]) -> float:
+    """The share of the weights of layers, [out, in, ...], that are zero."""
+    weights = [t for t in state.values() if t.is_floating_point() and t.dim() > 1]
+    total = sum(weight.numel() for weight in weights)
+    zeros = sum(weight.numel() - int(weight.count_nonzero()) for weight in weights)
+    return zeros / total if total else 0.0
 
 
 def _places(state: State) -> dict[str, int]:
@@ -85,6 +151,8 @@ def check_finite(state: State) -> None:
 def _clean(tensors: dict[str, Any]) -> list[str]:
     """Tensors alone, dense, under their own names."""
     names = list(tensors)
+    _refuse_shards(tensors)
+    _refuse_bombs(tensors)
     counts: dict[str, int] = {}
 
     def count(what: str) -> None:
@@ -103,6 +171,8 @@ def _clean(tensors: dict[str, Any]) -> list[str]:
             continue
         if plain.rpartition(".")[2] in COUNTERS:
             continue
+        if value.dtype not in NUMBERS:
+            raise UserError(f"{name} is of type {_dtype(value)}, which is not supported")
         if value.layout != torch.strided:
             count(f"sparse tensors ({str(value.layout).removeprefix('torch.sparse_')}) made dense")
             value = value.to_dense()
@@ -120,6 +190,40 @@ def _clean(tensors: dict[str, Any]) -> list[str]:
     return [what if what.startswith("prefix ") else f"{n} {what}" for what, n in counts.items()]
 
 
+def _refuse_shards(tensors: Mapping[str, Any]) -> None:
+    """Files of training on several devices that have the names of the weights alone, or a part."""
+    sizes = {k: v.numel() for k, v in tensors.items() if isinstance(v, Tensor) and v.dim()}
+    empty = [name for name, size in sizes.items() if not size]
+    if 2 * len(empty) > len(sizes):
+        raise UserError(
+            f"{len(empty)} of {len(sizes)} tensors are empty ({empty[0]}, ...): the weights are in"
+            " the files of the shards; put them together first (DeepSpeed: zero_to_fp32.py)"
+        )
+    if flat := [name for name in sizes if name.rpartition(".")[2] in FLAT]:
+        raise UserError(
+            f"{flat[0]} is the flat parameter of FSDP, several weights in one: save the full"
+            " state_dict (StateDictType.FULL_STATE_DICT)"
+        )
+
+
+def _refuse_bombs(tensors: Mapping[str, Any]) -> None:
+    """Names and tensors that are many times as large as what the file has of them."""
+    if deep := next((name for name in tensors if name.count(".") > DEEPEST), None):
+        raise UserError(f"holds a name of {deep.count('.') + 1:,} parts: no network has such")
+    total = 0
+    for value in tensors.values():
+        if not isinstance(value, Tensor):
+            continue
+        sparse = value.layout != torch.strided
+        if sparse or value.numel() * value.element_size() > 2 * value.untyped_storage().nbytes():
+            total += value.numel()
+    if total > MOST_EXPANDED:
+        raise UserError(
+            f"holds {total:,} elements in tensors that store next to none (sparse, expanded): too"
+            " many for weights"
+        )
+
+
 def _one_dtype(state: State) -> str | None:
     """A network computes in one dtype: float64 where all of it is, else float32."""
     floats = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
@@ -135,11 +239,13 @@ def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-STEPS: tuple[Callable[[State], str | None], ...] = (
-    layers.parametrizations,
+Step = Callable[[State, Doubts], str | None]
+STEPS: tuple[Step, ...] = (
     layers.weight_norm,
-    masks.reparametrised,
-    masks.beside_weights,
+    layers.nni_wrappers,
+    layers.reparametrised,
+)
+LATER: tuple[Step, ...] = (
     layers.soft_thresholds,
     layers.gates,
 )

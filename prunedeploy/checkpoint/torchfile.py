@@ -20,26 +20,35 @@ from prunedeploy.checkpoint.standin import Storage
 from prunedeploy.checkpoint.unpickle import load_pickle
 
 CHUNK = 1 << 22
+MOST_DEFLATED = 1040  # times that deflate makes something smaller, at most
+LARGEST_PICKLE = 256 << 20  # bytes; tensors are beside it
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 
 
-def read_zip(source: Path | BinaryIO) -> Any:
+def read_zip(source: Path | BinaryIO, record: str = "data") -> Any:
     """What was given to torch.save, from its zip archive; stand-ins for unknown objects.
+
+    Args:
+        source: the archive.
+        record: the pickle in it: ``constants`` of TorchScript's programs, None where there is none.
 
     Raises:
         Exception: any, for a damaged file; the caller words it.
     """
     with zipfile.ZipFile(source) as archive:
         _drop_absent_checksums(archive)
+        _check_claims(archive)
         root = _root(archive)
+        if record != "data" and f"{root}{record}.pkl" not in archive.namelist():
+            return None
         swap = _byte_order(archive, root) != sys.byteorder
         storages: dict[str, torch.UntypedStorage] = {}
 
         def storage(pid: tuple[Any, ...]) -> Storage:
             kind, key, _, elements = pid[:4]
             if key not in storages:
-                info = archive.getinfo(f"{root}data/{key}")
+                info = archive.getinfo(f"{root}{record}/{key}")
                 if info.file_size != elements * kind.dtype.itemsize:
                     raise pickle.UnpicklingError(f"{info.filename} has the wrong size")
                 storages[key] = _read_member(archive, info)
@@ -47,7 +56,26 @@ def read_zip(source: Path | BinaryIO) -> Any:
                     storages[key].byteswap(kind.dtype)  # type: ignore[no-untyped-call]
             return Storage(storages[key], kind.dtype)
 
-        return load_pickle(io.BytesIO(archive.read(f"{root}data.pkl")), storage)
+        info = archive.getinfo(f"{root}{record}.pkl")
+        if info.file_size > LARGEST_PICKLE:
+            raise pickle.UnpicklingError(f"{info.filename} has {info.file_size:,} bytes")
+        return load_pickle(io.BytesIO(archive.read(info)), storage)
+
+
+def _check_claims(archive: zipfile.ZipFile) -> None:
+    """Refuse sizes that the archive does not have: memory is taken before they are read."""
+    for info in archive.infolist():
+        ratio = 1 if info.compress_type == zipfile.ZIP_STORED else MOST_DEFLATED
+        if info.file_size > ratio * info.compress_size or info.compress_size > _size(archive):
+            raise EOFError(f"{info.filename} is cut short")
+
+
+def _size(archive: zipfile.ZipFile) -> int:
+    assert archive.fp is not None
+    position = archive.fp.tell()
+    size = archive.fp.seek(0, io.SEEK_END)
+    archive.fp.seek(position)
+    return size
 
 
 def _root(archive: zipfile.ZipFile) -> str:
@@ -82,13 +110,14 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> torch.Untyp
             position += len(part)
     if position != len(data):
         raise EOFError(f"{info.filename} is cut short")
-    return _storage_of(data)
+    return storage_of(data)
 
 
-def _storage_of(data: bytearray) -> torch.UntypedStorage:
-    if not data:
-        return torch.UntypedStorage(0)  # type: ignore[no-untyped-call]
-    return torch.frombuffer(data, dtype=torch.uint8).untyped_storage()
+def storage_of(data: bytearray) -> torch.UntypedStorage:
+    """A storage of these bytes, which does not grow, as torch's own empty ones do."""
+    whole = torch.frombuffer(data or bytearray(1), dtype=torch.uint8).untyped_storage()
+    part: torch.UntypedStorage = whole[: len(data)]
+    return part
 
 
 def read_legacy(file: BinaryIO, size: int) -> Any:
@@ -109,14 +138,17 @@ def read_legacy(file: BinaryIO, size: int) -> Any:
     if machine.get("little_endian", True) != (sys.byteorder == "little"):
         raise pickle.UnpicklingError("it is from a machine of the other byte order")
     parts: dict[str, tuple[bytearray, int]] = {}
+    claimed = 0
 
     def storage(pid: tuple[Any, ...]) -> Storage:
         kind, key, _, elements, view = (*pid, None)[:5]
+        nonlocal claimed
         if key not in parts:
-            if not 0 <= elements * kind.dtype.itemsize <= size:
+            claimed += elements * kind.dtype.itemsize
+            if elements < 0 or claimed > size:
                 raise EOFError("it is cut short")
             parts[key] = bytearray(elements * kind.dtype.itemsize), kind.dtype.itemsize
-        data = _storage_of(parts[key][0])
+        data = storage_of(parts[key][0])
         if view is not None:  # (key, offset, elements), of PyTorch before 0.4
             begin = view[1] * kind.dtype.itemsize
             data = data[begin : begin + view[2] * kind.dtype.itemsize]

@@ -6,8 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
+from prunedeploy.checkpoint.masks import binary
+from prunedeploy.checkpoint.naming import is_mask_key
 from prunedeploy.checkpoint.standin import Inert, NumpyArray, Quantised, SparseTensor
 from prunedeploy.errors import UserError
 
@@ -28,45 +32,75 @@ WRAPPERS = (
     "model_ema",
     "ema",
 )
-MASKS = ("mask", "masks", "masks_dict")
 DEEPEST = 4
+MOST_MODULES = 100_000
+NOT_WEIGHTS = ("optim", "sched")  # how keys begin under which training keeps other things
+
+Path = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A state_dict as it was found, under which keys, and masks kept elsewhere in the file."""
+    """A state_dict as it was found, under which keys, and the other sets of weights in the file.
+
+    ``holder`` is what has the tensors, under the keys ``path``: a mapping, a module, or what stands
+    for one. ``others`` are by their keys.
+    """
 
     tensors: dict[str, Any]  # Tensor, or a stand-in that is named when it matters
     found: tuple[str, ...]
-    masks: dict[str, Tensor]
+    path: Path
+    holder: Any
+    others: dict[Path, Any]
     module: nn.Module | None = None  # a trusted file's
 
 
-def find_weights(tree: Any) -> Weights:
+def find_weights(tree: Any, name: str | None = None, otherwise: str = "") -> Weights:
     """The weights in ``tree``.
+
+    Args:
+        tree: what the file holds.
+        name: which of several sets: the key that it is under, or, where there is none, what the
+            names of its tensors begin with.
+        otherwise: how the message ends where there are none.
 
     Raises:
         UserError: none, or several and no way to tell which; the message has no file name.
     """
-    found = _find(tree, DEEPEST)
-    if found is None:
-        raise UserError(f"holds no weights that can be told{_contents(tree)}")
-    path, holder = found
-    tensors = _tensors(holder)
+    sets = _without_masks(_sets(tree))
+    if not sets:
+        raise UserError(f"holds no weights that can be told{_contents(tree)}{otherwise}")
+    named = _named(name, sets) if name is not None else None
+    path = _preferred(tree, sets) if named is None else named
+    holder = sets[path]
+    tensors = tensors_of(holder)
     assert tensors is not None
-    notes = [f"weights under {'.'.join(map(repr, path))}"] if path else []
+    notes = [f"weights under {keys(path)}"] if path else []
+    if name is not None and named is None:
+        count = len(tensors)
+        tensors = _below(f"{name}.", tensors, sets)
+        notes.append(f"weights whose names begin with {name}., {count - len(tensors)} others not")
     if isinstance(holder, nn.Module):
         notes.append(f"whole pickled module {type(holder).__name__}")
     elif isinstance(holder, Inert) and "_modules" in holder.fields():
         notes.append(f"whole pickled module {holder.origin} read as a state_dict, no code run")
-    module = holder if isinstance(holder, nn.Module) else None
-    return Weights(tensors, tuple(notes), _masks(tree, holder), module)
+    others = {at: value for at, value in sets.items() if at != path and _same(value, tensors)}
+    whole = isinstance(holder, nn.Module) and (name is None or named is not None)
+    return Weights(tensors, tuple(notes), path, holder, others, holder if whole else None)
+
+
+def keys(path: Path) -> str:
+    """A path through the containers of a file, for messages."""
+    return ".".join(map(repr, path))
 
 
 def as_tensor(value: Any) -> Any:
     """A tensor for what stands for one until all is read; anything else as it is."""
     if isinstance(value, NumpyArray | SparseTensor):
         return value.tensor()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        native = np.ascontiguousarray(value, value.dtype.newbyteorder("="))
+        return torch.from_numpy(native.reshape(value.shape))
     return value.detach() if isinstance(value, Tensor) else value
 
 
@@ -77,48 +111,24 @@ def as_mapping(value: Any) -> Mapping[Any, Any] | None:
     return value.fields() if isinstance(value, Inert) else None
 
 
-def _find(tree: Any, depth: int) -> tuple[tuple[str, ...], Any] | None:
-    """Path to the holder of the weights, and the holder."""
-    mapping = as_mapping(tree)
-    if _is_module(tree):
-        return ((), tree) if _tensors(tree) else None
-    if mapping is None or depth == 0:
-        return None
-    for key in WRAPPERS:
-        if key in mapping and (below := _find(mapping[key], depth - 1)) is not None:
-            return (key, *below[0]), below[1]
-    if _tensors(mapping):
-        return (), tree
-    others = {
-        key: below
-        for key, value in mapping.items()
-        if isinstance(key, str)
-        and not key.startswith(("optim", "sched"))
-        and (below := _find(value, depth - 1)) is not None
-    }
-    if len(others) > 1:
-        raise UserError(f"holds several sets of weights ({', '.join(others)}): save one alone")
-    for key, below in others.items():
-        return (key, *below[0]), below[1]
-    return None
-
-
-def _tensors(holder: Any) -> dict[str, Any] | None:
+def tensors_of(holder: Any) -> dict[str, Any] | None:
     """The state_dict that ``holder`` is or has, or None when there is no weight in it."""
     if isinstance(holder, nn.Module):
         return {name: as_tensor(value) for name, value in holder.state_dict().items()}
-    if _is_module(holder):
+    if is_module(holder):
         items = {name: as_tensor(value) for name, value in _module_tensors(holder)}
     else:
         mapping = as_mapping(holder)
-        assert mapping is not None
+        if mapping is None:
+            return None
         items = {k: as_tensor(v) for k, v in mapping.items() if isinstance(k, str)}
     if any(isinstance(v, Quantised) or (isinstance(v, Tensor) and v.dim()) for v in items.values()):
         return items
     return None
 
 
-def _is_module(value: Any) -> bool:
+def is_module(value: Any) -> bool:
+    """A module, or what stands for one."""
     if isinstance(value, nn.Module):
         return True
     return isinstance(value, Inert) and (
@@ -126,9 +136,166 @@ def _is_module(value: Any) -> bool:
     )
 
 
-def _module_tensors(module: Inert, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def modules_of(module: Any) -> Iterator[tuple[str, Any]]:
+    """Every module in ``module`` with its name and a dot, itself with none."""
+    for count, found in enumerate(_modules_of(module, "", 64)):
+        if count > MOST_MODULES:
+            raise UserError("holds more modules than any network has")
+        yield found
+
+
+def _modules_of(module: Any, prefix: str, above: int) -> Iterator[tuple[str, Any]]:
+    if not above:
+        raise UserError("holds modules nested too deeply")
+    yield prefix, module
+    if isinstance(module, nn.Module):
+        children: Mapping[Any, Any] = module._modules
+    else:
+        fields = module.fields()
+        children = as_mapping(fields.get("_modules", fields)) or {}
+    for key, child in children.items():
+        if is_module(child):
+            yield from _modules_of(child, f"{prefix}{key}.", above - 1)
+
+
+def origins_of(holder: Any) -> dict[str, str]:
+    """The class of each module of a stand-in by its name."""
+    if not isinstance(holder, Inert) or not is_module(holder):
+        return {}
+    return {path.removesuffix("."): part.origin for path, part in modules_of(holder)}
+
+
+# -- the sets --------------------------------------------------------------------------------------
+
+
+def _sets(tree: Any) -> dict[Path, Any]:
+    """Every holder of weights by the keys that lead to it first; masks hold none."""
+    found: dict[Path, Any] = {}
+    waiting: list[tuple[Path, Any]] = [((), tree)]
+    seen: set[int] = set()
+    while waiting:
+        path, value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if is_module(value):
+            if tensors_of(value):
+                found[path] = value
+            continue
+        mapping = as_mapping(value)
+        if mapping is None:
+            continue
+        if _has_weights(mapping):
+            found[path] = value
+        below = [
+            ((*path, key), inside)
+            for key, inside in mapping.items()
+            if isinstance(key, str) and not key.startswith(NOT_WEIGHTS) and not is_mask_key(key)
+        ]
+        waiting += reversed(below) if len(path) < DEEPEST else []
+    return found
+
+
+def _has_weights(mapping: Mapping[Any, Any]) -> bool:
+    """Whether a mapping has tensors of its own; sparse ones are not looked into."""
+    for key, value in mapping.items():
+        if not isinstance(key, str):
+            continue
+        if isinstance(value, Quantised | SparseTensor):
+            return True
+        tensor = as_tensor(value)
+        if isinstance(tensor, Tensor) and tensor.dim():
+            return True
+    return False
+
+
+def _without_masks(sets: dict[Path, Any]) -> dict[Path, Any]:
+    """The sets without those that are zeros and ones throughout, beside others that are not."""
+    weights = {
+        path: holder
+        for path, holder in sets.items()
+        if not path or path[-1] in WRAPPERS or is_module(holder) or not _all_binary(holder)
+    }
+    return weights or sets
+
+
+def _all_binary(holder: Any) -> bool:
+    values = (as_mapping(holder) or {}).values()
+    tensors = [as_tensor(value) for value in values if not isinstance(value, SparseTensor)]
+    found = [value for value in tensors if isinstance(value, Tensor) and value.dim()]
+    return all(value.layout == torch.strided and binary(value) for value in found)
+
+
+def _preferred(tree: Any, sets: Mapping[Path, Any]) -> Path:
+    """The keys of the set that training code would load.
+
+    Raises:
+        UserError: there are several, none of them under a key that is known.
+    """
+    path: Path = ()
+    while not is_module(tree):
+        below = {at for at in sets if at[: len(path)] == path and len(at) > len(path)}
+        first = {at[len(path)] for at in below}
+        known = next((key for key in WRAPPERS if key in first), None)
+        if known is None:
+            if path in sets or not first:
+                break
+            if len(first) > 1:
+                raise UserError(
+                    f"holds several sets of weights ({', '.join(sorted(first))}): name one with"
+                    " --weights"
+                )
+            (known,) = first
+        mapping = as_mapping(tree)
+        assert mapping is not None
+        tree, path = mapping[known], (*path, known)
+    return path
+
+
+def _named(name: str, sets: Mapping[Path, Any]) -> Path | None:
+    """The keys of the set called ``name``, by its last ones; None where no set is under such."""
+    at = [path for path in sets if path and f".{'.'.join(path)}".endswith(f".{name}")]
+    at = at or [path for path in sets if name in path]
+    if len(at) > 1:
+        shown = ", ".join(".".join(path) for path in at)
+        raise UserError(f"holds several sets of weights called {name} ({shown}): name one of these")
+    return at[0] if at else None
+
+
+def _below(prefix: str, tensors: dict[str, Any], sets: Mapping[Path, Any]) -> dict[str, Any]:
+    """The tensors whose names begin with ``prefix``, whatever wrappers put in front of it."""
+    starts = [
+        name[: f".{name}".index(f".{prefix}")] for name in tensors if f".{prefix}" in f".{name}"
+    ]
+    start = min(starts, key=len, default="")
+    begin = start + prefix
+    found = {start + k.removeprefix(begin): v for k, v in tensors.items() if k.startswith(begin)}
+    if not any(_counts(value) for value in found.values()):
+        names = [".".join(path) for path in sets if path]
+        names += dict.fromkeys(name.partition(".")[0] for name in tensors if "." in name)
+        shown = ", ".join(names[:8]) or "one set without a name"
+        raise UserError(f"holds no weights called {prefix.removesuffix('.')}: it has {shown}")
+    return found
+
+
+def _same(holder: Any, tensors: Mapping[str, Any]) -> bool:
+    """Whether a holder has weights under the names of ``tensors``: of the same network, then."""
+    plain = {_plain(name) for name in tensors}
+    names = {_plain(name) for name, value in (tensors_of(holder) or {}).items() if _counts(value)}
+    return bool(names) and 2 * len(names & plain) >= len(names)
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, Quantised) or (isinstance(value, Tensor) and value.is_floating_point())
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("module.").removesuffix("_orig")
+
+
+def _module_tensors(module: Inert) -> Iterator[tuple[str, Any]]:
     """Name and tensor of every parameter and persistent buffer of a module's stand-in."""
-    for path, part in modules_of(module, prefix):
+    for path, part in modules_of(module):
         fields = part.fields()
         if "_modules" not in fields:  # TorchScript keeps all in one
             yield from ((f"{path}{k}", v) for k, v in fields.items() if isinstance(v, Tensor))
@@ -141,39 +308,6 @@ def _module_tensors(module: Inert, prefix: str = "") -> Iterator[tuple[str, Any]
         for key, value in (as_mapping(fields.get("_buffers")) or {}).items():
             if value is not None and key not in hidden:
                 yield f"{path}{key}", value
-
-
-def modules_of(module: Any, prefix: str = "", above: int = 64) -> Iterator[tuple[str, Any]]:
-    """Every module in ``module`` with its name and a dot, itself with ``prefix``."""
-    if not above:
-        raise UserError("holds modules nested too deeply")
-    yield prefix, module
-    if isinstance(module, nn.Module):
-        children: Mapping[Any, Any] = module._modules
-    else:
-        fields = module.fields()
-        children = as_mapping(fields.get("_modules", fields)) or {}
-    for key, child in children.items():
-        if _is_module(child):
-            yield from modules_of(child, f"{prefix}{key}.", above - 1)
-
-
-def _masks(tree: Any, holder: Any) -> dict[str, Tensor]:
-    """Masks beside the weights: Distiller's ``masks_dict``; GraSP's ``mask``, keyed by modules."""
-    top = as_mapping(tree) or {}
-    schedule = as_mapping(top.get("compression_sched")) or {}
-    names = {}
-    if _is_module(holder):
-        names = {id(part): path for path, part in modules_of(holder)}
-    masks = {}
-    for source in (top, schedule):
-        for key in MASKS:
-            for owner, value in (as_mapping(source.get(key)) or {}).items():
-                tensor = as_tensor(value)
-                name = owner if isinstance(owner, str) else names.get(id(owner))
-                if name is not None and isinstance(tensor, Tensor):
-                    masks[name if isinstance(owner, str) else f"{name}weight"] = tensor
-    return masks
 
 
 def _contents(tree: Any) -> str:

@@ -31,13 +31,18 @@ def read(path: Path, inputs: tuple[TensorSpec, ...]) -> dict[str, Array]:
     try:
         content = np.load(path, allow_pickle=False)
         if isinstance(content, np.ndarray):
-            return {_only(path, inputs): content}
+            return {_only(path, inputs): _native(content)}
         with content:
-            return {name: content[name] for name in content.files}
+            return {name: _native(content[name]) for name in content.files}
     except FileNotFoundError:
         raise UserError(f"no such input: {path}") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"cannot read {path} as .npy or .npz: {error}") from None
+
+
+def _native(array: Array) -> Array:
+    """In the machine's byte order, whichever the file has."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _only(path: Path, inputs: tuple[TensorSpec, ...]) -> str:

@@ -21,6 +21,7 @@ from prunedeploy.cli.options import (
     Threads,
     Timeout,
     Trust,
+    WeightSet,
 )
 from prunedeploy.cli.parse import (
     parse_align,
@@ -74,6 +75,7 @@ def inspect(
     source: Annotated[Path, typer.Argument(metavar="CKPT|MODEL")],
     arch: Arch = None,
     mask: Mask = None,
+    weights: WeightSet = None,
     trust: Trust = False,
     data: Annotated[
         Path | None,
@@ -106,6 +108,7 @@ def inspect(
             arch=arch,
             trust=trust,
             mask=mask,
+            weights=weights,
             data=data,
             mean=None if mean is None else parse_floats(mean),
             std=None if std is None else parse_floats(std),
@@ -127,6 +130,7 @@ def shrink(
         str | None, typer.Option(metavar="1,3,224,224", help="Shape of one input, batch first.")
     ] = None,
     mask: Mask = None,
+    weights: WeightSet = None,
     zero_threshold: Annotated[
         float, typer.Option(min=0.0, help="Weights up to this size count as zero: not exact.")
     ] = 0.0,
@@ -182,6 +186,7 @@ def shrink(
             input_shape=shape,
             trust=trust,
             mask=mask,
+            weights=weights,
             zero_threshold=zero_threshold,
             input_range=parse_ranges(input_range or []),
             align=parse_align(align),

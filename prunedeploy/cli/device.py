@@ -196,7 +196,7 @@ def _conditions(found: RemoteResult) -> str:
         ("celsius", "", 1, "degrees C"),
     ):
         seen = found.seen.get(key)
-        if isinstance(seen, list) and len(seen) == 2:
+        if isinstance(seen, list) and [type(x) in (int, float) for x in seen] == [True, True]:
             told.append(f"{what} {seen[0] * scale:.0f} to {seen[1] * scale:.0f} {unit}".strip())
     if mode := found.identity.get("power_mode"):
         told.append(" ".join(str(mode).split()))

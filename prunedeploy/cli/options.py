@@ -14,6 +14,12 @@ Arch = Annotated[
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Let the checkpoint run the code it carries.")]
 Mask = Annotated[Path | None, typer.Option(metavar="FILE", help="Masks kept in a separate file.")]
+WeightSet = Annotated[
+    str | None,
+    typer.Option(
+        "--weights", metavar="NAME", help="Which of several sets of weights, by key or prefix."
+    ),
+]
 Threads = Annotated[int, typer.Option(min=0, help="Threads; 0 leaves it to the runtime.")]
 Mean = Annotated[
     str | None, typer.Option(metavar="R,G,B", help="Of pixels in [0, 1]; that of the network.")

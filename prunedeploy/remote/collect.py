@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,15 @@ from prunedeploy import verify
 from prunedeploy.bundle.record import Tensor, Written
 from prunedeploy.errors import UserError
 from prunedeploy.files import sha256, to_json
+from prunedeploy.remote import told
 from prunedeploy.remote.record import DeviceRun, RemoteResult
 from prunedeploy.runtimes._trt import PLAN
 from prunedeploy.statistics import ratio
 from prunedeploy.types import Array, Difference, Manifest, Ratio, TensorSpec
 
-SPARSE_FILES = ("model.so", "pd_engine.h", "layers.json")
+LIBRARY = "model.so"
+SPARSE_FILES = (LIBRARY, "pd_engine.h", "layers.json")
+UNTIMED = "it was not timed"
 UNVERIFIED = "its outputs did not arrive: not verified, so it has no speed"
 
 
@@ -40,58 +45,101 @@ def collect(
     if known.get("bundle_sha256", written.sha256) != written.sha256:
         raise UserError(f"{host} sent results of another bundle")
     try:
-        candidates = known.get("candidates", [])
-        runs = tuple(_run(each, written, folder / "results") for each in candidates)
-        return RemoteResult(
-            host=host,
-            target=written.bundle.target,
-            bundle_sha256=written.sha256,
-            complete=bool(known.get("complete")) and not problem,
-            problem=problem,
-            identity=dict(known.get("identity", {})),
-            before=dict(known.get("before", {})),
-            seen=dict(known.get("seen", {})),
-            after=dict(known.get("after", {})),
-            tegrastats=str(known.get("tegrastats", "")),
-            throttled=known.get("throttled"),
-            missing=tuple(map(str, known.get("missing", ()))),
-            runs=runs,
-            ratios=_ratios(runs),
-            engines=(),
-            output=None,
-            model_sha256=written.bundle.model_sha256,
-            predicted=written.bundle.predicted,
-        )
+        runs = _runs(known.get("candidates", []), written, folder / "results")
+    except UserError as error:
+        raise UserError(f"{host} sent results that cannot be: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{host} sent results that cannot be read: {error!r}") from None
+        why = told.text(repr(error))
+        raise UserError(f"{host} sent results that cannot be read: {why}") from None
+    missing = known.get("missing", [])
+    throttled = known.get("throttled")
+    return RemoteResult(
+        host=host,
+        target=written.bundle.target,
+        bundle_sha256=written.sha256,
+        complete=known.get("complete") is True and not problem,
+        problem=problem,
+        identity=told.fields(known.get("identity")),
+        before=told.fields(known.get("before")),
+        seen=told.fields(known.get("seen")),
+        after=told.fields(known.get("after")),
+        tegrastats=told.text(known.get("tegrastats", ""), 10_000),
+        throttled=throttled if isinstance(throttled, bool) else None,
+        missing=tuple(map(told.text, missing[:100])) if isinstance(missing, list) else (),
+        runs=runs,
+        ratios=_ratios(runs),
+        engines=(),
+        output=None,
+        model_sha256=written.bundle.model_sha256,
+        predicted=written.bundle.predicted,
+    )
 
 
-def _run(each: Mapping[str, Any], written: Written, results: Path) -> DeviceRun:
+@dataclass(frozen=True)
+class _Kind:
+    """What an engine of the bundle is, by the bundle: a device has no say in it."""
+
+    runtime: str
+    of: str
+    precision: str
+
+
+def _kinds(written: Written) -> dict[str, _Kind]:
+    """The engines that the bundle can have, by name."""
+    bundle = written.bundle
+    found = {plan.name: _Kind("tensorrt", plan.of, plan.precision) for plan in bundle.plans}
+    if bundle.sparse is not None:
+        found["sparse"] = _Kind("sparse", "model", "float32")
+    return found
+
+
+def _runs(candidates: object, written: Written, results: Path) -> tuple[DeviceRun, ...]:
+    """Every engine that the device tells of, each one that the bundle has, and once."""
+    if not isinstance(candidates, list):
+        raise UserError("its engines are no list")
+    kinds, runs = _kinds(written), list[DeviceRun]()
+    for each in candidates:
+        if not isinstance(each, dict):
+            raise UserError("an engine that is no record")
+        name = each["name"]
+        if not isinstance(name, str) or name not in kinds:
+            raise UserError(f"the bundle has no engine called {told.text(ascii(name))}")
+        if name in {run.name for run in runs}:
+            raise UserError(f"two engines are called {name}")
+        runs.append(_run(name, kinds[name], each, written, results))
+    return tuple(runs)
+
+
+def _run(
+    name: str, kind: _Kind, each: Mapping[str, Any], written: Written, results: Path
+) -> DeviceRun:
     """One engine; its samples only if its outputs are those that were recorded."""
-    error, difference = str(each["error"]), None
+    error, difference = told.text(each["error"]), None
     if each.get("outputs"):
-        difference, why = _difference(each, written, results)
+        difference, why = _difference(each, kind.precision, written, results)
         error = error or why
     elif not error:
         error = UNVERIFIED
-    samples = tuple(map(int, each["samples_ns"])) if not error else ()
+    samples = told.times(each["samples_ns"])
+    if not error and not samples:
+        error = UNTIMED
     return DeviceRun(
-        name=str(each["name"]),
-        runtime=str(each["runtime"]),
-        of=str(each["of"]),
-        precision=str(each["precision"]),
+        name=name,
+        runtime=kind.runtime,
+        of=kind.of,
+        precision=kind.precision,
         batch=written.bundle.batch,
-        threads=int(each.get("threads", 0)),
-        version=str(each.get("version", "")),
-        samples_ns=samples,
+        threads=int(told.number(each.get("threads", 0), "threads")),
+        version=told.text(each.get("version", "")),
+        samples_ns=samples if not error else (),
         difference=difference,
-        build_seconds=float(each.get("build_seconds", 0.0)),
+        build_seconds=told.number(each.get("build_seconds", 0.0), "a time"),
         error=error,
     )
 
 
 def _difference(
-    each: Mapping[str, Any], written: Written, results: Path
+    each: Mapping[str, Any], precision: str, written: Written, results: Path
 ) -> tuple[Difference | None, str]:
     """From the recorded outputs, and why that takes its speed away, if it does."""
     bundle = written.bundle
@@ -100,20 +148,40 @@ def _difference(
     try:
         for spec in bundle.outputs:
             recorded = np.load(written.path / spec.file, allow_pickle=False)
-            if int(each["runs"]) != bundle.runs:  # the first batch only
+            if each["runs"] != bundle.runs:  # the first batch only
                 recorded = recorded[: len(recorded) // bundle.runs]
             wanted[spec.name] = recorded
             file = (results / each["outputs"][spec.name]).resolve()
             if results.resolve() not in file.parents:
                 return None, UNVERIFIED
-            found[spec.name] = np.load(file, allow_pickle=False).reshape(recorded.shape)
-        tolerance = bundle.tolerances[str(each["precision"])]
-        difference = verify.compare(wanted, found, tolerance)
-    except (OSError, ValueError, EOFError, KeyError, UserError):
+            found[spec.name] = _read(file, recorded)
+        difference = verify.compare(wanted, found, bundle.tolerances[precision])
+    except (OSError, ValueError, TypeError, EOFError, KeyError, MemoryError, UserError):
         return None, UNVERIFIED
     if difference.passed:
         return difference, ""
     return difference, "its outputs are not the recorded ones: it has no speed"
+
+
+def _read(file: Path, like: Array) -> Array:
+    """The array in ``file``, of as many elements as ``like`` and none that only its header has.
+
+    Raises:
+        Exception: of several kinds, where it is something else.
+    """
+    with file.open("rb") as opened:
+        version = np.lib.format.read_magic(opened)
+        reader = np.lib.format.read_array_header_1_0
+        if version != (1, 0):
+            reader = np.lib.format.read_array_header_2_0
+        shape, _, dtype = reader(opened)
+        size = math.prod(shape)
+        if size != like.size or dtype.kind not in "fiub":
+            raise ValueError("another array")
+        if file.stat().st_size - opened.tell() < size * dtype.itemsize:
+            raise EOFError("cut short")
+    array: Array = np.load(file, allow_pickle=False)
+    return array.reshape(like.shape)
 
 
 def _ratios(runs: tuple[DeviceRun, ...]) -> dict[str, Ratio]:
@@ -138,18 +206,28 @@ def engines(result: RemoteResult, written: Written, folder: Path, place: Path) -
             continue
         into = place / f"{run.name}.engine"
         into.mkdir()
-        if run.runtime == "sparse":
-            for name in SPARSE_FILES:
-                made = folder / "sparse" / name  # compiled there, where the bundle held sources
-                shutil.copyfile(
-                    made if made.is_file() else written.path / "sparse" / name, into / name
-                )
-        else:
-            shutil.copyfile(folder / "built" / f"{run.name}.plan", into / PLAN)
+        _copy(run, written, folder, into)
         files = {file.name: sha256(file) for file in sorted(into.iterdir())}
         (into / "manifest.json").write_text(to_json(_manifest(run, written, files)))
         names.append(into.name)
     return tuple(names)
+
+
+def _copy(run: DeviceRun, written: Written, folder: Path, into: Path) -> None:
+    """The files of an engine: what was built there, and the rest from the bundle."""
+    sources = {}
+    if run.runtime == "sparse":
+        part = written.bundle.sparse
+        for name in SPARSE_FILES:
+            # compiled there only where the bundle held sources
+            there = part is not None and not part.compiled and name == LIBRARY
+            sources[name] = (folder if there else written.path) / "sparse" / name
+    else:
+        sources[PLAN] = folder / "built" / f"{run.name}.plan"
+    for name, source in sources.items():
+        if not source.is_file():
+            raise UserError(f"{run.name} was built there, and its {source.name} did not arrive")
+        shutil.copyfile(source, into / name)
 
 
 def _manifest(run: DeviceRun, written: Written, files: dict[str, str]) -> Manifest:

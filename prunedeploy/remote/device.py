@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import tempfile
@@ -18,16 +17,21 @@ from prunedeploy.bundle.record import ARCHIVE, Written, check, is_bundle
 from prunedeploy.bundle.write import write_bundle
 from prunedeploy.errors import UserError
 from prunedeploy.files import atomic_directory, to_json
-from prunedeploy.remote import ssh, transfer
+from prunedeploy.remote import ssh, told, transfer
 from prunedeploy.remote.collect import collect, engines
 from prunedeploy.remote.record import RemoteResult
 from prunedeploy.runtimes._runtime import silent
 
 RECORD = "device.json"  # beside the engines of remote_build
+LOOK = 60.0  # seconds for a first look at the device
 TIMEOUT = 3600.0  # seconds on the device: TensorRT builds take minutes
 QUIET = 120.0  # without a sign of life; there is one a second
 MADE = ("results", "built/model.*.plan", "sparse/model.so")  # what a build brings back
 TOOLS = ("python3", "tar", "sha256sum", "timeout")  # of the device
+LONGEST = 1e7  # seconds, a third of a year
+LARGEST = 256 << 20  # bytes of a record
+# Of the archive of results: more than any has, and less than would fill a disk.
+RESULTS, RESULTS_PER_BYTE = 1 << 30, 16
 BUILD_ROUNDS = 5  # to see that an engine runs at all
 
 _RUN = (
@@ -72,6 +76,7 @@ def remote_build(
         UserError: no connection, another kind of machine, ``output`` is something else already.
     """
     to, tell = ssh.host(host, ssh_options), progress or silent
+    _check_limits(timeout, quiet)
     with _bundle(source, target, tell, bundle) as (written, packed):
         stem = written.bundle.model.removesuffix(".onnx")
         place = Path(output or f"{stem}.{written.bundle.target}.engines")
@@ -121,12 +126,20 @@ def remote_bench(
         UserError: no connection, or another kind of machine.
     """
     to, tell = ssh.host(host, ssh_options), progress or silent
+    _check_limits(timeout, quiet)
     options = f"--rounds {rounds} --repeats {repeats} --threads {threads}"
     with (
         _bundle(source, target, tell, bundle) as (written, packed),
         _results(to, written, packed, options, (timeout, quiet), tell) as (found, _),
     ):
         return found
+
+
+def _check_limits(timeout: float, quiet: float) -> None:
+    """Seconds that a clock can wait for."""
+    for seconds in (timeout, quiet):
+        if not 0 < seconds <= LONGEST:
+            raise UserError(f"cannot wait for {seconds} s: give a number up to {LONGEST:.0f}")
 
 
 # -- the bundle ------------------------------------------------------------------------------------
@@ -194,9 +207,10 @@ def _results(
         try:
             tell("bringing the results back")
             wait = timeout if not problem else min(quiet, 60.0)
-            transfer.fetch(to, name, files, folder / "result.tar.gz", wait, tell)
-            archives.unpack(folder / "result.tar.gz", folder / "result")
-            known = json.loads((folder / "result" / "results" / "result.json").read_text())
+            limit = RESULTS + RESULTS_PER_BYTE * packed.stat().st_size
+            transfer.fetch(to, name, files, folder / "result.tar.gz", wait, limit, tell)
+            archives.unpack(folder / "result.tar.gz", folder / "result", limit)
+            known = _document(folder / "result" / "results" / "result.json")
         except (UserError, OSError, ValueError) as error:
             if not problem:
                 raise UserError(f"the results of {to.address} cannot be read: {error}") from None
@@ -204,13 +218,25 @@ def _results(
         yield collect(to.address, written, known, problem, folder / "result"), folder / "result"
 
 
+def _document(path: Path) -> dict[str, Any]:
+    """What ``bench.py`` wrote.
+
+    Raises:
+        UserError: it is something else.
+    """
+    found = told.document(path.read_text()) if path.stat().st_size <= LARGEST else None
+    if found is None:
+        raise UserError(f"{path.name} is no record of bench.py")
+    return found
+
+
 def _check_machine(to: ssh.Host, arch: str) -> None:
     """Before anything is sent: is it the kind of machine that the bundle is for?"""
     look = f"uname -m; for tool in {' '.join(TOOLS)}; do command -v $tool; done; true"
-    status, said = ssh.run(to, look, 60.0)
+    status, said = ssh.run(to, look, LOOK)
     words = said.split()
     if not words or words[0] != arch:
-        found = words[0] if words else f"silent (status {status})"
+        found = told.text(words[0]) if words else f"silent (status {status})"
         raise UserError(f"the bundle is for {arch}, {to.address} is {found}: give its --target")
     for tool in TOOLS:
         if not any(word.endswith(f"/{tool}") for word in words):
@@ -229,12 +255,12 @@ def _run(
     known: dict[str, Any] = {}
 
     def take(line: str) -> None:
-        with suppress(ValueError):  # a program that prints between the events is no mistake
-            event = json.loads(line)
-            if isinstance(event, dict):
-                known.update(event.get("result", {}))
-                if "say" in event:
-                    tell(f"{to.address}: {event['say']}")
+        event = told.document(line) or {}  # a program that prints between the events is no mistake
+        result = event.get("result")
+        if isinstance(result, dict):
+            known.update(result)
+        if "say" in event:
+            tell(f"{to.address}: {told.text(event['say'])}")
 
     script = _RUN.format(name=shlex.quote(name), limit=int(timeout) + 5, options=options)
     try:
@@ -246,7 +272,7 @@ def _run(
         with suppress(UserError):  # what runs there would run on
             ssh.run(to, transfer.ENTER + _STOP.format(name=name), 20.0)
         return known, f"{error}: given up"
-    if status in (0, 1, 3) and known.get("complete"):
+    if status in (0, 1, 3) and known.get("complete") is True:
         return known, ""
     if status == 7:
         return known, f"the sparse engine does not compile on {to.address}"

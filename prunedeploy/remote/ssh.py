@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
-import queue
+import selectors
 import shlex
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from prunedeploy.errors import UserError
+from prunedeploy.remote.told import text
 
+CHUNK = 1 << 16
+MOST_SAID = 1 << 20  # bytes that a short script says, and of messages that are kept
+LONGEST_LINE = 64 << 20  # bytes; one holds all results as far as they have come
+LONGEST_WAIT = 3600.0  # seconds that a selector is given at once
 LOST = 255  # ssh's own exit status; that of the command otherwise
 # behind the user's own options, of which ssh takes the first
 DEFAULTS = (
@@ -71,17 +76,14 @@ def run(to: Host, script: str, timeout: float) -> tuple[int, str]:
     Raises:
         ConnectionLostError: there is no connection.
         SilenceError: it took too long.
+        UserError: it says more than a script that only looks.
     """
-    process = _start(to, script, subprocess.DEVNULL, subprocess.PIPE)
-    try:
-        output, errors = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        raise SilenceError(f"{to.address} did not answer within {timeout:.0f} s") from None
-    finally:
-        _end(process)
+    said = bytearray()
+    with _running(to, script, subprocess.DEVNULL) as process:
+        errors = _talk(process, to, said.extend, timeout, f"did not answer within {timeout:.0f} s")
     if process.returncode == LOST:
         raise _lost(to, errors)
-    return process.returncode, (output + errors).decode(errors="replace")
+    return process.returncode, (bytes(said) + errors).decode(errors="replace")
 
 
 def feed(to: Host, script: str, source: BinaryIO, timeout: float) -> None:
@@ -92,38 +94,34 @@ def feed(to: Host, script: str, source: BinaryIO, timeout: float) -> None:
         SilenceError: it took too long.
         UserError: the script failed.
     """
-    process = _start(to, script, source, subprocess.PIPE)
-    try:
-        output, errors = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        raise SilenceError(f"{to.address} took longer than {timeout:.0f} s for a file") from None
-    finally:
-        _end(process)
+    said = bytearray()
+    slow = f"took longer than {timeout:.0f} s for a file"
+    with _running(to, script, source) as process:
+        errors = _talk(process, to, said.extend, timeout, slow)
     if process.returncode == LOST:
         raise _lost(to, errors)
     if process.returncode != 0:
-        said = (errors or output).decode(errors="replace").strip() or "no message"
-        raise UserError(f"{to.address} cannot store the bundle: {said}")
+        told = text((errors or bytes(said)).decode(errors="replace")) or "no message"
+        raise UserError(f"{to.address} cannot store the bundle: {told}")
 
 
-def drain(to: Host, script: str, place: BinaryIO, timeout: float) -> None:
-    """Append the output of ``script`` to the open file ``place``.
+def drain(to: Host, script: str, place: BinaryIO, timeout: float, limit: int) -> None:
+    """Append the output of ``script``, ``limit`` bytes at most, to the open file ``place``.
 
     Raises:
         ConnectionLostError: the connection broke; what came until then is in the file.
         SilenceError: it took too long.
+        UserError: there is more, or the script failed.
     """
-    process = _start(to, script, subprocess.DEVNULL, place)
-    try:
-        _, errors = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        raise SilenceError(f"{to.address} took longer than {timeout:.0f} s for a file") from None
-    finally:
-        _end(process)
+    slow = f"took longer than {timeout:.0f} s for a file"
+    with _running(to, script, subprocess.DEVNULL) as process:
+        errors = _talk(process, to, place.write, timeout, slow, limit=limit)
     if process.returncode == LOST:
         raise _lost(to, errors)
     if process.returncode != 0:
-        raise UserError(f"{to.address} has lost its results: {errors.decode(errors='replace')}")
+        raise UserError(
+            f"{to.address} has lost its results: {text(errors.decode(errors='replace'))}"
+        )
 
 
 def lines(to: Host, script: str, take: Callable[[str], None], timeout: float, quiet: float) -> int:
@@ -131,76 +129,114 @@ def lines(to: Host, script: str, take: Callable[[str], None], timeout: float, qu
 
     Raises:
         ConnectionLostError: the connection broke.
-        SilenceError: no line within ``quiet`` seconds, or no end within ``timeout``.
+        SilenceError: nothing within ``quiet`` seconds, or no end within ``timeout``.
+        UserError: a line has no end.
     """
-    process = _start(to, script, subprocess.DEVNULL, subprocess.PIPE)
-    stream = process.stdout
-    assert stream is not None
-    arrived: queue.Queue[bytes | None] = queue.Queue()
+    begun = bytearray()
 
-    def read() -> None:
-        for line in stream:
-            arrived.put(line)
-        arrived.put(None)
+    def split(data: bytes) -> None:
+        begun.extend(data)
+        if b"\n" in data:
+            *whole, rest = bytes(begun).split(b"\n")
+            begun[:] = rest
+            for line in whole:
+                take(line.decode(errors="replace"))
+        if len(begun) > LONGEST_LINE:
+            raise UserError(f"{to.address} sends a line without an end: no program of ours does")
 
-    errors: list[bytes] = []
-    readers = [
-        threading.Thread(target=read, daemon=True),
-        threading.Thread(target=lambda: errors.append(_all(process)), daemon=True),
-    ]
-    for reader in readers:
-        reader.start()
+    end = f"hangs: no end in {timeout:.0f} s"
+    with _running(to, script, subprocess.DEVNULL) as process:
+        errors = _talk(process, to, split, timeout, end, quiet=quiet, limit=None)
+    if begun:
+        take(begun.decode(errors="replace"))
+    if process.returncode == LOST:
+        raise _lost(to, errors)
+    return process.returncode
+
+
+def _talk(
+    process: subprocess.Popen[bytes],
+    to: Host,
+    take: Callable[[bytes], object],
+    timeout: float,
+    slow: str,
+    *,
+    quiet: float | None = None,
+    limit: int | None = MOST_SAID,
+) -> bytes:
+    """Give the output to ``take`` as it comes, in memory that does not grow with it.
+
+    Args:
+        process: ssh.
+        to: the device, for messages.
+        take: given the bytes.
+        timeout: seconds until the end.
+        slow: what the device does where that passes.
+        quiet: seconds without any output.
+        limit: bytes of the output, at most.
+
+    Returns:
+        The end of its messages, once it has ended.
+    """
+    assert process.stdout is not None
+    assert process.stderr is not None
+    errors, total = bytearray(), 0
     end = time.monotonic() + timeout
+    with selectors.DefaultSelector() as selector:
+        for stream in (process.stdout, process.stderr):
+            os.set_blocking(stream.fileno(), False)
+            selector.register(stream, selectors.EVENT_READ)
+        heard = time.monotonic()
+        while selector.get_map():
+            now = time.monotonic()
+            if now >= end:
+                raise SilenceError(f"{to.address} {slow}")
+            if quiet is not None and now - heard >= quiet:
+                raise SilenceError(f"{to.address} hangs: nothing for {quiet:.0f} s")
+            wait = end - now if quiet is None else min(end - now, heard + quiet - now)
+            for key, _ in selector.select(min(wait, LONGEST_WAIT)):
+                data = os.read(key.fd, CHUNK)
+                if not data:
+                    selector.unregister(key.fileobj)
+                elif key.fileobj is process.stderr:
+                    errors = (errors + data)[-MOST_SAID:]
+                else:
+                    heard = time.monotonic()
+                    total += len(data)
+                    if limit is not None and total > limit:
+                        raise UserError(f"{to.address} sends more than {limit:,} bytes: given up")
+                    take(data)
     try:
-        while True:
-            left = end - time.monotonic()
-            try:
-                line = arrived.get(timeout=max(0.0, min(quiet, left)))
-            except queue.Empty:
-                what = (
-                    f"nothing for {quiet:.0f} s" if quiet < left else f"no end in {timeout:.0f} s"
-                )
-                raise SilenceError(f"{to.address} hangs: {what}") from None
-            if line is None:
-                break
-            take(line.decode(errors="replace").rstrip("\n"))
-        status = process.wait(timeout=30)
+        process.wait(timeout=30)
     except subprocess.TimeoutExpired:
         raise SilenceError(f"{to.address} hangs at the end") from None
-    finally:
-        _end(process)
-    if status == LOST:
-        readers[1].join(5)
-        raise _lost(to, b"".join(errors))
-    return status
+    return bytes(errors)
 
 
-def _all(process: subprocess.Popen[bytes]) -> bytes:
-    return process.stderr.read() if process.stderr is not None else b""
-
-
-def _start(
-    to: Host, script: str, source: int | BinaryIO, place: int | BinaryIO
-) -> subprocess.Popen[bytes]:
-    """ssh; its messages are in English, because we look for words in them."""
-    return subprocess.Popen(
+@contextmanager
+def _running(to: Host, script: str, source: int | BinaryIO) -> Iterator[subprocess.Popen[bytes]]:
+    """ssh, which is not left running, whatever happens; its messages are in English, because we
+    look for words in them."""
+    process = subprocess.Popen(
         to.command(script),
         stdin=source,
-        stdout=place,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "LC_ALL": "C"},
     )
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Nothing is left running, whatever happened."""
-    if process.poll() is None:
-        process.kill()
-    process.wait()
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
 
 
 def _lost(to: Host, errors: bytes) -> ConnectionLostError:
-    said = [x.strip() for x in errors.decode(errors="replace").splitlines() if x.strip()]
+    said = [text(x) for x in errors.decode(errors="replace").splitlines() if x.strip()]
     why = said[-1] if said else "the connection broke"
     advice = ""
     if "Host key verification" in why or "REMOTE HOST IDENTIFICATION" in " ".join(said):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from prunedeploy.errors import UserError
 from prunedeploy.files import sha256
 from prunedeploy.remote import ssh
+from prunedeploy.remote.told import text
 
 ATTEMPTS = 4  # connections that may break on the way of one file
 PAUSE = 1.0  # seconds before another connection: what is on its way arrives meanwhile
@@ -65,7 +67,7 @@ def send(to: ssh.Host, archive: Path, timeout: float, tell: Callable[[str], None
             if status == 0:
                 return name
             if status != 8:
-                raise UserError(f"{to.address} cannot unpack the bundle: {said.strip()}")
+                raise UserError(f"{to.address} cannot unpack the bundle: {text(said)}")
             problem = UserError(f"the bundle does not arrive whole at {to.address}")
         except ssh.ConnectionLostError as error:
             problem = error
@@ -86,8 +88,8 @@ def _there(to: ssh.Host, name: str) -> int | None:
     """Bytes of the archive that have arrived; None where it is unpacked already."""
     status, said = ssh.run(to, ENTER + _LOOK.format(name=name), 5 * SHORT)
     word = said.split()[0] if said.split() else ""
-    if status != 0 or not (word == "ready" or word.isdecimal()):
-        raise UserError(f"{to.address} is no system that a bundle is for: {said.strip()[:200]}")
+    if status != 0 or not (word == "ready" or re.fullmatch("[0-9]{1,18}", word)):
+        raise UserError(f"{to.address} is no system that a bundle is for: {text(said)}")
     return None if word == "ready" else int(word)
 
 
@@ -101,6 +103,7 @@ def fetch(
     pack: Sequence[str],
     place: Path,
     timeout: float,
+    limit: int,
     tell: Callable[[str], None],
 ) -> None:
     """Files of the bundle's folder ``name``, as the archive ``place``.
@@ -111,6 +114,7 @@ def fetch(
         pack: what of it, patterns of the shell.
         place: the file to write; nothing is left of it where this fails.
         timeout: seconds for each connection.
+        limit: bytes that the archive may have.
         tell: told when one broke.
 
     Raises:
@@ -126,12 +130,13 @@ def fetch(
             try:
                 if not digest:
                     status, said = ssh.run(to, ENTER + make, timeout)
-                    if status != 0:
-                        raise UserError(f"{to.address} has no results: {said.strip()[:200]}")
-                    digest = said.split()[0]
+                    digest = said.split()[0] if status == 0 and said.split() else ""
+                    if not re.fullmatch("[0-9a-f]{64}", digest):
+                        raise UserError(f"{to.address} has no results: {text(said)}")
                 with place.open("ab") as file:
                     begin = ssh.size_of(place) + 1
-                    ssh.drain(to, ENTER + f"tail -c +{begin} {there}", file, timeout)
+                    left = limit - begin + 1
+                    ssh.drain(to, ENTER + f"tail -c +{begin} {there}", file, timeout, left)
                 if sha256(place) == digest:
                     ssh.run(to, ENTER + f"rm -f {there}", SHORT)
                     return

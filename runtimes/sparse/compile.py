@@ -33,6 +33,7 @@ from prunedeploy.targets import Target
 
 JOBS = 2  # compilers at once
 TIMEOUT = 900.0  # seconds for all of a project
+ZIG = (sys.executable, "-P", "-m", "ziglang")  # -P: no ziglang.py of the current folder
 GLIBC = "2.27"  # what ziglang links against where the target names none: Ubuntu 18.04's
 
 # Not -ffast-math: NaN and infinity have to do what they do in ONNX Runtime.
@@ -117,7 +118,7 @@ def _command(target: Target) -> tuple[str, ...]:
     named = target.toolchain.glibc if target.toolchain is not None else ""
     musl = target.name == "host" and platform.libc_ver()[0] != "glibc"
     triple = f"{target.arch}-linux-{'musl' if musl else f'gnu.{named or GLIBC}'}"
-    return (sys.executable, "-m", "ziglang", "cc", "-target", triple)
+    return (*ZIG, "cc", "-target", triple)
 
 
 def _flags(target: Target, name: str) -> tuple[str, ...]:
@@ -145,7 +146,7 @@ def _identity(command: tuple[str, ...]) -> tuple[str, str]:
     if not said.stdout.strip():  # zig answers, and fails all the same
         raise CompilerError(f"the C compiler {shown} does not run: {first}")
     numbers: list[str] = re.findall(r"\d+\.\d+(?:\.\d+)?", first)
-    if "ziglang" in command:
+    if command[: len(ZIG)] == ZIG:
         return "ziglang", metadata.version("ziglang")
     # since 0.16 zig's compiler says that it is clang, which spells processors otherwise
     is_zig = "zig" in first or any("zig" in Path(word).name for word in command)

@@ -218,14 +218,11 @@ class SparseSession(Closing):
             UserError: a name, dtype, shape or batch that the engine does not take; an array in
                 ``out`` that cannot be written in place; the session is closed.
         """
-        check_feeds(self.inputs, feeds)
-        arrays = [
-            np.require(feeds[tensor.name], np.dtype(tensor.dtype), ("C", "A"))
-            for tensor in self._library.inputs
-        ]
+        given = check_feeds(self.inputs, feeds)
+        arrays = [given[tensor.name] for tensor in self._library.inputs]
         batch = self._batch(arrays)
         pieces = self.pieces(batch)
-        results = self._results(batch, out or {}, arrays)
+        results = self._results(batch, {} if out is None else out, arrays)
         self._checked()  # in a child process the lock may be held by nobody who is there
         with self._turn:
             session = self._checked()
@@ -244,8 +241,8 @@ class SparseSession(Closing):
         Raises:
             UserError: as ``run``.
         """
-        check_feeds(self.inputs, feeds)
-        arrays = [np.asarray(feeds[tensor.name]) for tensor in self._library.inputs]
+        feeds = check_feeds(self.inputs, feeds)
+        arrays = [feeds[tensor.name] for tensor in self._library.inputs]
         pieces = self.pieces(self._batch(arrays))
         found: dict[int, list[list[float]]] = {size: [] for size in pieces}
         self.run(feeds)
@@ -317,6 +314,10 @@ class SparseSession(Closing):
         self, batch: int, out: Mapping[str, Array], arrays: Sequence[Array]
     ) -> list[Array]:
         names = [tensor.name for tensor in self._library.outputs]
+        if not isinstance(out, Mapping):
+            raise UserError(
+                f"outputs go by name: give {{{names[0] if names else ''!r}: array, ...}}"
+            )
         if unknown := [name for name in out if name not in names]:
             raise UserError(f"no output is called {unknown[0]!r}: it gives {', '.join(names)}")
         results: list[Array] = []
@@ -342,6 +343,8 @@ def _release(library: Library, session: ctypes.c_void_p, process: int) -> None:
 
 def _check_out(tensor: Tensor, shape: tuple[int, ...], array: Array) -> None:
     flags = getattr(array, "flags", None)
+    if isinstance(array, np.ma.MaskedArray):
+        raise UserError(f"the array for output {tensor.name!r} is a masked one: give its .data")
     if flags is None or array.dtype != np.dtype(tensor.dtype) or array.shape != shape:
         wanted = " x ".join(map(str, shape)) or "a scalar"
         raise UserError(f"output {tensor.name!r} needs a {tensor.dtype} array of {wanted}")

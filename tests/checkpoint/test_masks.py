@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize, prune
 from torch.nn.utils.parametrizations import weight_norm
 
 from prunedeploy.checkpoint import load, weights
-from prunedeploy.checkpoint.masks import _pairings
+from prunedeploy.checkpoint.masks import pairings
 from prunedeploy.errors import UserError
 
 
@@ -196,13 +196,13 @@ def test_mask_file_that_does_not_fit(net, masks, change, says: str, tmp_path: Pa
     assert "mask.pth" in str(caught.value)
 
 
-def test_pairings() -> None:
+def testpairings() -> None:
     a, b = torch.Size((1, 2)), torch.Size((3, 4))
-    assert _pairings([a, b], [a, b]) == [0, 1]
-    assert _pairings([b], [a, b, a]) == [1]
-    assert _pairings([a], [a, b, a]) is None
-    assert _pairings([b, a], [a, b]) is None
-    assert _pairings([a, a], [a, b, a]) == [0, 2]
+    assert pairings([a, b], [a, b]) == [0, 1]
+    assert pairings([b], [a, b, a]) == [1]
+    assert pairings([a], [a, b, a]) is None
+    assert pairings([b, a], [a, b]) is None
+    assert pairings([a, a], [a, b, a]) == [0, 2]
 
 
 # -- masks beside the weights in one file --------------------------------------------------------
@@ -228,7 +228,8 @@ def test_distiller(net, masks, masked, same, tmp_path: Path, monkeypatch) -> Non
         "thinning_recipes": [distiller_like.Thinning({"conv1": {}}, {"conv1.weight": []})],
     }
     torch.save(value, tmp_path / "net")
-    assert "3 masks in the same file" in same(tmp_path / "net", masked).found
+    found = same(tmp_path / "net", masked).found
+    assert "3 masks in the same file (under 'compression_sched'.'masks_dict')" in found
 
 
 @pytest.mark.parametrize("trust", [False, True])
@@ -238,7 +239,7 @@ def test_grasp(net, masks, masked, same, trust: bool, tmp_path: Path) -> None:
     }
     torch.save({"net": net, "acc": 93.0, "mask": by_module}, tmp_path / "net.t7")
     loaded = same(tmp_path / "net.t7", masked, trust=trust)
-    assert "3 masks in the same file" in loaded.found
+    assert "3 masks in the same file (under 'mask')" in loaded.found
 
 
 def test_masked_nan_is_zero(net, masks, tmp_path: Path) -> None:

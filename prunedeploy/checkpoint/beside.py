@@ -1,0 +1,241 @@
+"""Masks that a file keeps beside its weights, under whatever key: applied to the right weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunedeploy.checkpoint import masks
+from prunedeploy.checkpoint.masks import Pair, Settled, State
+from prunedeploy.checkpoint.naming import Index, Target, is_mask_key, words
+from prunedeploy.checkpoint.tree import NOT_WEIGHTS, Path, keys
+from prunedeploy.checkpoint.walk import Beside, collect
+from prunedeploy.errors import UserError
+
+SHOWN = 3  # keys in a message
+# Masks of other things than weights, where no name says which weight they belong to.
+ELSEWHERE = frozenset(
+    (
+        *("attn", "attention", "causal", "position", "positions", "pos", "padding", "pad", "token"),
+        *(
+            "tokens",
+            "src",
+            "tgt",
+            "key",
+            "query",
+            "window",
+            "train",
+            "val",
+            "valid",
+            "test",
+            "data",
+        ),
+        *("dataset", "label", "labels", "target", "targets", "input", "output", "image", "images"),
+        *("loss", "grad", "grads", "rng", "optimizer", "optim"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Applied:
+    """The names of the weights that were masked, and what was found, in words.
+
+    ``filters`` are as in ``masks.Settled``.
+    """
+
+    targets: frozenset[str]
+    found: tuple[str, ...]
+    filters: frozenset[str]
+
+
+def apply(state: State, candidates: list[Beside]) -> Applied:
+    """Apply the masks among ``candidates`` to the weights in ``state``.
+
+    Raises:
+        UserError: one looks like a mask, and which weight it belongs to, or what it means, is not
+            certain; the message has no file name.
+    """
+    index = Index(state)
+    shapes = {tuple(tensor.shape) for tensor in state.values() if tensor.dim() > 1}
+    pairs: list[tuple[Beside, Target]] = []
+    lists: dict[Path, list[Beside]] = {}
+    left: list[Beside] = []
+    for each in candidates:
+        target = _target(each, index)
+        if target is None and each.named and each.listed is not None:
+            lists.setdefault(each.listed, []).append(each)
+        elif target is None:
+            if _looks_lost(each, shapes):
+                raise UserError(
+                    f"{each.where} looks like a mask of a weight, and its name does not say of"
+                    " which: save the weights alone, and give the masks by the names of the weights"
+                    " with --mask"
+                )
+            if each.named and _is_mask_of_nothing(each):
+                left.append(each)
+        elif each.named:
+            if target.explicit or _in_masks(each) or not is_plain_pattern(each.tensor):
+                pairs.append((each, target))
+        elif _looks_meant(each, state[target.name]):
+            raise UserError(
+                f"{each.where} holds zeros and ones in the shape of {target.name}, and does not say"
+                " that it is a mask: save the weights with it multiplied in, or without it"
+            )
+    settled = [_settled(state, pairs)]
+    found = [f"{len(pairs)} masks in the same file{_under(x for x, _ in pairs)}"] if pairs else []
+    for path, elements in lists.items():
+        tensors = [each.tensor for each in elements]
+        if not any(_fits_some(each, shapes) for each in elements):
+            left += [each for each in elements if _is_mask_of_nothing(each)]
+            continue
+        settled.append(masks.apply_list(state, tensors, f"under {keys(path)}"))
+        found.append(f"{len(tensors)} masks in the same file (under {keys(path)}), by their shapes")
+    if left:
+        found.append(f"{len(left)} masks that have the shape of no weight left out{_under(left)}")
+    return _applied(settled, found)
+
+
+def apply_file(state: State, tree: Any, where: str) -> Applied:
+    """Apply the masks that a file of masks holds, each by the name of its weight.
+
+    Names may be those of the weights, with ``mask`` in them or not, or of the layers, in containers
+    of any depth; a prefix that one side alone has is ignored.
+
+    Raises:
+        UserError: a mask of no weight, of another shape, or that is none.
+    """
+    candidates = collect(tree)
+    candidates = [each for each in candidates if each.named] or [
+        each for each in candidates if not any(key.startswith(NOT_WEIGHTS) for key in each.path)
+    ]
+    lists = {each.listed for each in candidates}
+    if len(lists) == 1 and None not in lists:
+        listed = masks.apply_list(state, [each.tensor for each in candidates], where)
+        return _applied([listed], [f"{len(listed.applied)} masks {where}"])
+    index = Index(state)
+    found = []
+    for each in candidates:
+        target = _target(each, index, prefixes=True)
+        if target is None:
+            raise UserError(f"mask {'.'.join(each.path)} {where} names no weight of the checkpoint")
+        found.append((each, target))
+    if not found:
+        raise UserError(f"there is no mask {where}")
+    return _applied([_settled(state, found, where)], [f"{len(found)} masks {where}"])
+
+
+def _applied(settled: list[Settled], found: list[str]) -> Applied:
+    return Applied(
+        frozenset(pair.target.name for each in settled for pair in each.applied),
+        tuple(found),
+        frozenset().union(*(each.filters for each in settled)),
+    )
+
+
+def _settled(state: State, found: list[tuple[Beside, Target]], file: str = "") -> Settled:
+    """Apply the masks, each to its weight."""
+    prefixes: dict[str, set[tuple[str, ...]]] = {}
+    for each, target in found:
+        prefixes.setdefault("" if file else each.path[0], set()).add(target.prefix)
+    if any(len(group) > 1 for group in prefixes.values()):
+        raise UserError(
+            f"the names of the masks {file or 'in the same file'} do not go with those of the"
+            " weights in one way: save them under the names of the weights"
+        )
+    pairs = [
+        Pair(f"{'.'.join(x.path)} {file}" if file else x.where, x.tensor, target)
+        for x, target in found
+    ]
+    settled = masks.settle(state, pairs)
+    for doubt in settled.doubts.values():
+        raise UserError(doubt)
+    return settled
+
+
+def _target(each: Beside, index: Index, prefixes: bool = False) -> Target | None:
+    """The weight that the keys name, by as many of them as there have to be."""
+    if each.listed is not None:
+        return None
+    for ignoring in (False, True) if prefixes or each.named else (False,):
+        for begin in range(len(each.path)):
+            if found := index.find(".".join(each.path[begin:]), ignoring):
+                return found
+    return None
+
+
+def _under(found: Iterable[Beside]) -> str:
+    """Under which keys they are, for messages."""
+    places = dict.fromkeys(_container(each) for each in found)
+    shown = ", ".join(keys(path) for path in list(places)[:SHOWN] if path)
+    more = ", ..." if len(places) > SHOWN else ""
+    return f" (under {shown}{more})" if shown else ""
+
+
+def _container(each: Beside) -> Path:
+    """The keys down to the one that says that there are masks."""
+    for at, key in enumerate(each.path[:-1]):
+        if is_mask_key(key):
+            return each.path[: at + 1]
+    return each.path[:-1][:1]
+
+
+def _in_masks(each: Beside) -> bool:
+    """Whether it lies among masks, and is not only called one itself, as those of attention are."""
+    return any(map(is_mask_key, each.path[:-1]))
+
+
+def _looks_meant(each: Beside, weight: Tensor) -> bool:
+    """Whether it would change the weight that its name leads to, were it the mask that it looks."""
+    if each.path[0].startswith(NOT_WEIGHTS) or ELSEWHERE & set(words(each.path[0])):
+        return False
+    same = each.tensor.shape == weight.shape and weight.dim() > 1
+    if not same or not masks.mixed(each.tensor) or is_plain_pattern(each.tensor):
+        return False
+    return bool(((each.tensor == 0) & (weight != 0)).any())
+
+
+def _looks_lost(each: Beside, shapes: set[tuple[int, ...]]) -> bool:
+    """Whether it looks like the mask of a weight, and no name says of which."""
+    return _fits_some(each, shapes) and _is_mask_of_nothing(each)
+
+
+def _is_mask_of_nothing(each: Beside) -> bool:
+    """Whether it looks like a mask, and its keys do not say that it is one of something else."""
+    if ELSEWHERE & {word for key in each.path for word in words(key)}:
+        return False
+    if any(key.startswith(NOT_WEIGHTS) for key in each.path):
+        return False
+    if is_plain_pattern(each.tensor):
+        return False
+    if each.named:
+        return masks.binary(each.tensor) and bool((each.tensor == 0).any())
+    return masks.mixed(each.tensor)
+
+
+def _fits_some(each: Beside, shapes: set[tuple[int, ...]]) -> bool:
+    """Whether it has the shape of a weight, or, being called a mask, one that goes with it."""
+    have = tuple(each.tensor.shape)
+    if have in shapes:
+        return True
+    return each.named and any(
+        (len(have) == 1 and have[0] in shape[:2])
+        or masks.fit(each.tensor, torch.empty(shape, device="meta")) is not None
+        for shape in shapes
+    )
+
+
+def is_plain_pattern(tensor: Tensor) -> bool:
+    """A triangle, a diagonal, or a single one a row: masks of attention, tables of codes."""
+    if tensor.dim() < 2:
+        return False
+    slices = tensor.reshape(-1, *tensor.shape[-2:]) != 0
+    ones = slices[0]
+    if not bool((slices == ones).all()):
+        return False
+    full = torch.ones_like(ones)
+    triangles = (full.tril(), full.triu(), full.tril(-1), full.triu(1))
+    return any(torch.equal(ones, shape) for shape in triangles) or bool((ones.sum(1) == 1).all())

@@ -1,0 +1,175 @@
+"""Find the tensors that a file has beside its weights, in containers and objects of any kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunedeploy.checkpoint.naming import is_mask_key
+from prunedeploy.checkpoint.standin import NUMBERS, SparseTensor
+from prunedeploy.checkpoint.tree import (
+    NOT_WEIGHTS,
+    Path,
+    Weights,
+    as_mapping,
+    as_tensor,
+    is_module,
+    keys,
+    modules_of,
+)
+
+DEEPEST = 12  # keys on the way to a mask
+# What every module has; never a mask, but as hidden buffers.
+INTERNAL = frozenset(vars(nn.Module())) | {"_backend", "_version"}
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A tensor outside of the weights, under the keys ``path``.
+
+    ``named`` says that a key on the way calls it a mask. ``listed`` is the path of the list that it
+    is an element of.
+    """
+
+    path: Path
+    tensor: Tensor
+    named: bool
+    listed: Path | None = None
+
+    @property
+    def where(self) -> str:
+        """As messages call it."""
+        return keys(self.path)
+
+
+def collect(tree: Any, weights: Weights | None = None, own: bool = True) -> list[Beside]:
+    """Every tensor in ``tree`` that may be a mask of ``weights``.
+
+    Args:
+        tree: what the file holds.
+        weights: the set whose tensors are left out, as are those of the other sets of the file, and
+            what lies beside them.
+        own: whether to look at what a module has beside its parameters and buffers; not where its
+            own code computes with that.
+    """
+    if weights is None:
+        return list(_Walk(None, set(), own).tensors(tree))
+    walk = _Walk(weights.holder, {id(value) for value in weights.others.values()}, own)
+    return [
+        each
+        for each in walk.tensors(tree)
+        if all(_shared(each.path, x) <= _shared(each.path, weights.path) for x in weights.others)
+    ]
+
+
+def _shared(one: Path, other: Path) -> int:
+    """How many keys two paths have in common."""
+    count = 0
+    for first, second in zip(one, other, strict=False):
+        if first != second:
+            break
+        count += 1
+    return count
+
+
+class _Walk:
+    """From the outside in; each container is visited once, so that cycles end."""
+
+    def __init__(self, holder: Any, others: set[int], own: bool) -> None:
+        self._holder, self._others, self._own = holder, others, own
+        self._modules: dict[int, str] = {}
+        if is_module(holder):
+            self._modules = {id(part): prefix for prefix, part in modules_of(holder)}
+
+    def tensors(self, tree: Any) -> Iterator[Beside]:
+        waiting: list[tuple[Path, Any, Path | None]] = [((), tree, None)]
+        seen: set[int] = set()
+        while waiting:
+            path, value, listed = waiting.pop()
+            if (tensor := _tensor(value, path)) is not None:
+                named = any(map(is_mask_key, path))
+                if tensor.dim() and (named or not path[:1] or not path[0].startswith(NOT_WEIGHTS)):
+                    yield Beside(path, tensor, named, listed)
+                continue
+            if id(value) in seen or len(path) > DEEPEST:
+                continue
+            seen.add(id(value))
+            waiting += [
+                (at, item, None if named else path)
+                for at, named, item in reversed(list(self._inside(value, path)))
+            ]
+
+    def _inside(self, value: Any, path: Path) -> Iterator[tuple[Path, bool, Any]]:
+        """What a container holds: under which keys, and whether the last is a name or a number."""
+        if is_module(value):
+            if value is self._holder and self._own:
+                for prefix, part in modules_of(value):
+                    for key, item in _attributes(part):
+                        yield (*path, *f"{prefix}{key}".split(".")), True, item
+        elif isinstance(value, list | tuple):
+            for at, item in enumerate(value):
+                if _is_named(item):
+                    yield (*path, str(item[0])), True, item[1]
+                elif _may_hold(item):
+                    yield (*path, str(at)), False, item
+        else:
+            for key, item in _entries(value).items():
+                if id(key) in self._modules:  # GraSP keys masks by their modules
+                    yield (*path, f"{self._modules[id(key)]}weight"), True, item
+                elif _may_hold(item) and not self._is_own(value, item, path):
+                    yield (*path, str(key)), not isinstance(key, int), item
+
+    def _is_own(self, value: Any, item: Any, path: Path) -> bool:
+        """Whether it is a tensor of a set of weights, and no mask beside them."""
+        is_set = value is self._holder or id(value) in self._others
+        return is_set and _tensor(item, path) is not None
+
+
+def _attributes(part: Any) -> Iterator[tuple[str, Any]]:
+    """Attributes of a module that its state_dict does not have: plain ones, hidden buffers."""
+    fields = vars(part) if isinstance(part, nn.Module) else part.fields()
+    if "_modules" not in fields:
+        return
+    hidden = fields.get("_non_persistent_buffers_set")
+    for key, value in (as_mapping(fields.get("_buffers")) or {}).items():
+        if isinstance(hidden, set) and key in hidden and value is not None:
+            yield str(key), value
+    for key, value in fields.items():
+        if isinstance(key, str) and key not in INTERNAL and _may_hold(value):
+            yield key, value
+
+
+def _entries(value: Any) -> Mapping[Any, Any]:
+    """Of a mapping, or the fields of an object of a class of a trusted file's own."""
+    if (mapping := as_mapping(value)) is not None:
+        return mapping
+    inert = isinstance(value, type | torch.dtype | torch.Size | torch.Generator)
+    return vars(value) if hasattr(value, "__dict__") and not inert and not callable(value) else {}
+
+
+def _is_named(value: Any) -> bool:
+    """A pair of a name and what it is the name of."""
+    return isinstance(value, list | tuple) and len(value) == 2 and isinstance(value[0], str)
+
+
+def _may_hold(value: Any) -> bool:
+    return value is not None and not isinstance(
+        value, str | bytes | bytearray | int | float | complex | type
+    )
+
+
+def _tensor(value: Any, path: Path) -> Tensor | None:
+    """The tensor that it is, dense; sparse ones only where a key says that they are masks."""
+    named = any(map(is_mask_key, path))
+    if isinstance(value, SparseTensor) and not named:
+        return None
+    tensor = as_tensor(value)
+    if not isinstance(tensor, Tensor) or tensor.dtype not in NUMBERS or tensor.is_complex():
+        return None
+    if tensor.layout != torch.strided:
+        return tensor.to_dense() if named else None
+    return tensor

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy import checkpoint, files, passes, targets, verify
+from prunedeploy import checkpoint, files, passes, preparation, targets, verify
 from prunedeploy import input_range as input_ranges
 from prunedeploy import model as models
 from prunedeploy.errors import UserError
@@ -125,7 +125,7 @@ def shrink(
             assert module is not None
             assert loaded.shape is not None
             file = stack.enter_context(files.atomic_path(back.state_dict))
-            plain = _prepare(to_model(module, loaded.shape, optimize=False))
+            plain = preparation.prepare(to_model(module, loaded.shape, optimize=False))
             write_state(file, module, plain, feeds, zero_threshold, loaded.arch)
             del module, plain
         reports = passes.run(program, passes.before_cuts(zero_threshold), feeds, say)
@@ -240,15 +240,17 @@ def _load(
     say: Progress,
 ) -> Loaded:
     if not isinstance(model, str | Path):
-        return Loaded(_prepare(_from_memory(model)), input_shape)
+        program = _from_memory(model)
+        return Loaded(program, input_shape, preparation.notes(program))
     if _is_onnx(source):
-        return Loaded(_prepare(models.load(source)), input_shape, ("ONNX model",))
+        program = models.load(source)
+        return Loaded(program, input_shape, ("ONNX model", *preparation.notes(program)))
     found = checkpoint.load(source, arch=arch, trust=trust, mask=mask)
     shape = input_shape or found.input_shape
     if shape is None:
         raise UserError(f"the input shape of {source} is not known: give it with --input-shape")
     say(f"exporting {found.arch or source} at {'x'.join(map(str, shape))}")
-    program = _prepare(to_model(found.module, shape))
+    program = preparation.prepare(to_model(found.module, shape))
     buffers = frozenset(name for name, _ in found.module.named_buffers())
     mean, std = _normalisation(found, shape[1])
     return Loaded(program, shape, found.found, found.arch, mean, std, found.module, buffers)
@@ -271,23 +273,11 @@ def _from_memory(model: onnx.ModelProto | gs.Graph) -> ir.Model:
     import onnx
 
     if isinstance(model, onnx.ModelProto):
-        return ir.from_proto(model)
+        return preparation.from_proto(model)
     import onnx_graphsurgeon as gs
 
     proto: onnx.ModelProto = gs.export_onnx(model)
-    return ir.from_proto(proto)
-
-
-def _prepare(program: ir.Model) -> ir.Model:
-    """One form for all: functions inlined, weights no longer listed as inputs, nodes named."""
-    from onnx_ir.passes import common
-
-    common.InlinePass()(program)
-    common.RemoveInitializersFromInputsPass()(program)
-    common.NameFixPass()(program)
-    common.TopologicalSortPass()(program)
-    models.infer_shapes(program)
-    return program
+    return preparation.from_proto(proto)
 
 
 def _refuse_nan(program: ir.Model) -> None:

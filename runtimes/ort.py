@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from prunedeploy.errors import MissingExtra, UserError
+from prunedeploy.external_data import check_listed
 from prunedeploy.runtimes._runtime import (
     BuildOptions,
     OpenOptions,
@@ -80,9 +81,12 @@ class OrtSession:
             settings.add_session_config_entry(key, value)
         path = engine.path / PAYLOAD
         try:
+            check_listed(path, engine.manifest.files)
             self._inner: Any = onnxruntime.InferenceSession(
                 str(path), settings, providers=list(providers)
             )
+        except UserError:
+            raise
         except Exception as error:  # its errors have no common base but Exception
             raise UserError(f"onnxruntime cannot open the model: {_first_line(error)}") from error
         self.inputs, self.outputs = engine.manifest.inputs, engine.manifest.outputs
@@ -131,16 +135,14 @@ class Ort:
         directory: Path,
         options: BuildOptions,
     ) -> Payload:
-        """Copy the model; weights in files beside it come along."""
+        """Copy the model, or write it anew where its weights lie beside it or it was repaired."""
         if options.batches:
             raise UserError("ort takes batches of any size: --batch is for --runtime sparse")
-        import onnx_ir as ir
-
-        from prunedeploy.model import load, save
+        from prunedeploy.model import data_files, load, save
+        from prunedeploy.preparation import is_repaired
 
         loaded = load(model)
-        constants = [value.const_value for value in loaded.graph.initializers.values()]
-        if any(isinstance(constant, ir.ExternalTensor) for constant in constants):
+        if is_repaired(loaded) or data_files(model):
             save(loaded, directory / PAYLOAD)
         else:
             shutil.copyfile(model, directory / PAYLOAD)

@@ -21,6 +21,7 @@ from prunedeploy.evaluate import Evaluator
 from prunedeploy.export import to_model
 from prunedeploy.input_range import Stated
 from prunedeploy.passes.shrink.liveness import layers_of
+from prunedeploy.randomness import refuse_random
 from prunedeploy.to_torch import Outputs, write_program, write_state
 from prunedeploy.types import Array, PassReport, ShrinkResult
 
@@ -110,6 +111,7 @@ def shrink(
     input_ranges.attach(program, ranges)
     say("running the model as it is")
     feeds, expected = _reference(program, loaded.shape)
+    allowed = verify.tolerances_of(program)
     shapes = {name: array.shape for name, array in feeds.items()}
     with contextlib.ExitStack() as stack:
         dense = source
@@ -137,7 +139,7 @@ def shrink(
         reports += passes.run(program, steps, feeds, say)
         say("writing")
         outputs = _run(program, feeds)
-        difference = verify.compare(expected, outputs)
+        difference = verify.compare(expected, outputs, allowed)
         difference = verify.exactly(difference, dense_file, program, feeds)
         if back.pt is not None:
             file = stack.enter_context(files.atomic_path(back.pt))
@@ -298,10 +300,13 @@ def _refuse_nan(program: ir.Model) -> None:
 
 def _feeds(program: ir.Model, shape: Sequence[int] | None, batch: int = 2) -> dict[str, Array]:
     inputs, _ = models.specs(program)
+    known: dict[str, int] = {}
     if shape is not None and inputs:
         wanted = tuple(inputs[0].shape[:1]) + tuple(shape[1:])
+        named = zip(inputs[0].shape[1:], shape[1:], strict=False)
+        known = {dim: size for dim, size in named if isinstance(dim, str) and dim != "?"}
         inputs = (replace(inputs[0], shape=wanted), *inputs[1:])
-    return verify.random_feeds(inputs, batch)
+    return verify.random_feeds(inputs, batch, known=known)
 
 
 def _reference(
@@ -314,6 +319,7 @@ def _reference(
             could be compared.
     """
     feeds = _feeds(program, shape)
+    refuse_random(program, feeds)
     outputs = _run(program, feeds)
     if not _comparable(outputs):
         stated = {spec.name for spec in models.specs(program)[0] if spec.range is not None}

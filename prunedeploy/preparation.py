@@ -20,6 +20,7 @@ from prunedeploy import forms, protos, repairs, scopes, tensors, validity
 from prunedeploy import model as models
 from prunedeploy.errors import UserError
 from prunedeploy.protos import InvalidError
+from prunedeploy.randomness import drop_idle
 
 MAX_NODES = 1_000_000  # once functions are inlined: each may call others any number of times
 MAX_BYTES = 1 << 31  # of one protobuf; larger models have their weights in files beside them
@@ -58,7 +59,7 @@ def prepare(program: ir.Model) -> ir.Model:
     """The last steps, in place, for a model that is valid: an exporter's, or one that was read.
 
     Functions are inlined, weights no longer listed as inputs, nodes sorted and named, shapes
-    inferred.
+    inferred; noise that no output depends on is gone.
 
     Raises:
         InvalidError: a function cannot be inlined.
@@ -67,6 +68,7 @@ def prepare(program: ir.Model) -> ir.Model:
     common.RemoveInitializersFromInputsPass()(program)
     common.NameFixPass()(program)
     common.TopologicalSortPass()(program)
+    drop_idle(program)
     models.infer_shapes(program)
     return program
 

@@ -72,6 +72,8 @@ class TensorRTRtx:
             notes: tuple[Note, ...] = ()
             if capability in FLOAT16_ONLY:
                 model, notes = _in_float16(model, Path(folder))
+            else:  # in the one form, with functions inlined and what was put right
+                model = _prepared(model, Path(folder))
 
             def configure(config: Any, network: Any) -> None:  # noqa: ARG001 - of the interface
                 config.num_compute_capabilities = 1
@@ -103,6 +105,13 @@ class TensorRTRtx:
             yield session
         finally:
             session.close()
+
+
+def _prepared(model: Path, folder: Path) -> Path:
+    from prunedeploy import model as models
+
+    models.save(models.load(model), folder / model.name)
+    return folder / model.name
 
 
 def _in_float16(model: Path, folder: Path) -> tuple[Path, tuple[Note, ...]]:

@@ -8,7 +8,6 @@ inlined, nodes sorted, everything named, and shapes inferred.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
@@ -16,13 +15,12 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from prunedeploy import forms, protos, repairs, scopes, tensors, validity
+from prunedeploy import forms, functions, repairs, scopes, tensors, validity
 from prunedeploy import model as models
 from prunedeploy.errors import UserError
 from prunedeploy.protos import InvalidError
 from prunedeploy.randomness import drop_idle
 
-MAX_NODES = 1_000_000  # once functions are inlined: each may call others any number of times
 MAX_BYTES = 1 << 31  # of one protobuf; larger models have their weights in files beside them
 NOTES, REPAIRS = "prunedeploy.notes", "prunedeploy.repairs"  # in the model's ``meta``
 
@@ -106,7 +104,7 @@ def _from_proto(proto: onnx.ModelProto, path: Path | None) -> ir.Model:
     tensors.check_all(proto, path)
     about = forms.normalise(proto, path)
     repaired = [*repairs.repair(proto), *scopes.check(proto)]
-    _check_calls(proto)
+    functions.ready(proto)
     try:
         program = ir.from_proto(proto)
     except Exception as error:  # onnx_ir raises what it meets; the first cause names it
@@ -141,32 +139,9 @@ def _sort(program: ir.Model) -> None:
         raise InvalidError(f"its nodes form a circle: {_first_cause(error)}") from None
 
 
-def _check_calls(proto: onnx.ModelProto) -> None:
-    """How many nodes there will be once functions are inlined: calls multiply."""
-    functions = {(f.domain, f.name, getattr(f, "overload", "")): f for f in proto.functions}
-    sizes: dict[tuple[str, str, str], int] = {}
-
-    def size(nodes: Iterable[onnx.NodeProto], open_calls: tuple[str, ...]) -> int:
-        total = 0
-        for node in nodes:
-            key = (node.domain, node.op_type, getattr(node, "overload", ""))
-            if key in functions:
-                if node.op_type in open_calls:
-                    raise InvalidError(f"function {node.op_type} calls itself")
-                if key not in sizes:
-                    sizes[key] = size(functions[key].node, (*open_calls, node.op_type))
-                total += sizes[key]
-            else:
-                total += 1
-            total += size((n for body in protos.bodies(node) for n in body.node), open_calls)
-        return total
-
-    if functions and size(proto.graph.node, ()) > MAX_NODES:
-        raise InvalidError(f"its functions come to more than {MAX_NODES:,} nodes")
-
-
 def _inline(program: ir.Model) -> None:
     try:
         common.InlinePass()(program)
-    except Exception as error:  # of opsets that differ, graphs as arguments
+    except Exception as error:  # of graphs as arguments, more arguments than parameters
         raise InvalidError(f"its functions cannot be inlined: {_first_cause(error)}") from None
+    program.functions.clear()  # those that nothing calls

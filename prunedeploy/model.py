@@ -14,13 +14,15 @@ import onnx
 import onnx_ir as ir
 from onnx_ir import external_data as ir_external_data
 
-from prunedeploy import external_data, files, input_range
+from prunedeploy import external_data, files, input_range, protos
 from prunedeploy.errors import UserError
 from prunedeploy.types import Dim, ModelStats, TensorSpec
 
 # ONNX allows 2 GiB in one protobuf, and writing one takes several times its size in memory: from
 # here on the weights go to a file beside the model.
 PROTOBUF_LIMIT = 2**29
+SMALL = 1024  # bytes of a weight that onnx's checks are shown
+SEQUENCES = ("Sequence", "SplitToSequence", "ConcatFromSequence", "Optional")  # operators
 
 
 def load(path: Path) -> ir.Model:
@@ -139,6 +141,39 @@ def infer_shapes(model: ir.Model) -> None:
     infer(model)
     while _pass_shapes_on(model.graph):
         infer(model)
+    if any(node.op_type.startswith(SEQUENCES) for node in model.graph.all_nodes()):
+        _set_sequences(model)
+
+
+def _set_sequences(model: ir.Model) -> None:
+    """Types of values that are no tensors: onnx_ir takes those that were inferred for tensors."""
+    proto = skeleton(model)
+    for each in protos.graphs(proto.graph):
+        del each.value_info[:]
+    inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    for graph, found in zip(model.graphs(), protos.graphs(inferred.graph), strict=False):
+        types = {x.name: x.type for x in (*found.value_info, *found.output)}
+        for value in (value for node in graph for value in node.outputs):
+            kind = types.get(str(value.name))
+            if kind is not None and kind.WhichOneof("value") in ("sequence_type", "optional_type"):
+                value.type = ir.serde.deserialize_type_proto_for_type(kind)
+                value.shape = None
+
+
+def skeleton(model: ir.Model) -> onnx.ModelProto:
+    """``model`` for onnx's checks, which copy all of it: large weights are inputs."""
+    copy = model.clone()
+    for name, value in list(copy.graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes <= SMALL:
+            continue
+        shape = ir.Shape(tensor.shape.numpy())
+        value.shape, value.type = shape, ir.TensorType(tensor.dtype)
+        if value not in copy.graph.inputs:
+            copy.graph.inputs.append(value)
+        del copy.graph.initializers[name]
+        value.const_value = None
+    return ir.to_proto(copy)
 
 
 def _pass_shapes_on(graph: ir.Graph) -> bool:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from prunedeploy import model as models
 from prunedeploy.protos import InvalidError
 
+WITH_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+NODE = r"\(op_type: ?([^,)]+)(?:, node name: ([^)]+))?\)"  # as onnx names one
 INNER = "declared shapes of inner values contradict the operators: read from those"
 OUTER = "the declared shape of an output contradicts the operators: read from those"
 
@@ -33,20 +34,19 @@ def check(program: ir.Model) -> tuple[str, ...]:
         InvalidError: it is not valid; the message names the node.
     """
     for value in program.graph.inputs:
-        if value.shape is None or value.type is None:
-            raise InvalidError(f"input {value.name!r} has no {'shape' if value.type else 'type'}")
+        if value.type is None:
+            raise InvalidError(f"input {value.name!r} has no type")
+        if value.shape is None and isinstance(value.type, ir.TensorType):
+            raise InvalidError(f"input {value.name!r} has no shape")
     _check_opset(program)
-    models.infer_shapes(program)
     with _named(program):
-        reason = _wrong(program, types=False)
-        if reason is not None:
+        if (reason := _malformed(program)) is not None:
             raise InvalidError(_where(program) or reason)
-        if (reason := _wrong(program)) is None:
+        if (reason := _mistyped(program)) is None:
             return ()
         for note, outputs in ((INNER, False), (OUTER, True)):
             kept = _drop(program, outputs)
-            models.infer_shapes(program)
-            if (reason := _wrong(program)) is None:
+            if (reason := _mistyped(program)) is None:
                 return (note,)
             for value, shape, kind in kept:
                 value.shape, value.type = shape, kind
@@ -74,13 +74,39 @@ def _named(program: ir.Model) -> Iterator[None]:
             node.name = None
 
 
-def _wrong(program: ir.Model, *, types: bool = True) -> str | None:
-    """The checker's complaint, if it has one."""
+def _malformed(program: ir.Model) -> str | None:
+    """The complaint of ONNX's checker, if it has one."""
     with models.shaped_outputs(program):
-        try:
-            common.CheckerPass(full_check=types)(program)
-        except Exception as error:  # its errors have no common base
-            return _plain(str(error))
+        proto = models.skeleton(program)
+    try:
+        onnx.checker.check_model(proto)
+    except Exception as error:  # its errors have no common base
+        return _plain(str(error))
+    return None
+
+
+def _mistyped(program: ir.Model) -> str | None:
+    """The complaint of ONNX's inference of types and shapes, if it has one."""
+    try:
+        onnx.shape_inference.infer_shapes(
+            models.skeleton(program), check_type=True, strict_mode=True
+        )
+    except Exception as error:
+        return _of_nodes(str(error), {node.name for node in program.graph.all_nodes()})
+    return None
+
+
+def _of_nodes(message: str, names: Collection[str | None]) -> str | None:
+    """The first complaint about a node of the model, or about none.
+
+    onnx also infers through the bodies of operators that it defines by functions, and some of those
+    it cannot follow itself; their nodes are none of the model's.
+    """
+    lines = [line for line in message.splitlines() if line.strip()] or [message]
+    about = [re.findall(NODE, line) for line in lines]
+    for line, nodes in zip(lines, about, strict=True):
+        if nodes[-1][1] in names if nodes else line is lines[0]:
+            return _plain(line)
     return None
 
 
@@ -90,7 +116,7 @@ def _plain(message: str) -> str:
     line = re.sub(r"^\[ShapeInferenceError\] (Inference error\(s\): )?", "", line)
     line = re.sub(r"\[(Shape|Type)InferenceError\] ", "", line)
     line = re.sub(r"^Node\(.*?\) with schema\(::(\w+):(\d+)\)", r"\1 of opset \2", line)
-    line = re.sub(r"\(op_type: ?([^,)]+)(?:, node name: ([^)]+))?\)", r"node \1 (\2)", line)
+    line = re.sub(NODE, r"node \1 (\2)", line)
     return line.strip()
 
 
@@ -100,11 +126,8 @@ def _where(program: ir.Model) -> str | None:
     context.ir_version = int(program.ir_version)
     context.opset_imports = dict(program.opset_imports)
     for node in program.graph.all_nodes():
-        if any(
-            a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-            for a in node.attributes.values()
-        ):
-            continue
+        if any(attribute.type in WITH_GRAPHS for attribute in node.attributes.values()):
+            continue  # what they read from around them is not known here
         try:
             onnx.checker.check_node(ir.serde.serialize_node(node), context)
         except onnx.checker.ValidationError as error:

@@ -194,3 +194,50 @@ def test_what_a_file_says_of_inner_sizes_is_kept_where_it_is_right() -> None:
     found = preparation.from_proto(made)
     assert not preparation.notes(found)
     assert found.graph[0].outputs[0].shape == ir.Shape([1, 9])
+
+
+def test_values_that_are_no_tensors_keep_their_types() -> None:
+    """onnx_ir takes what was inferred of a sequence for a tensor; ONNX Runtime then refuses it."""
+    made = model(
+        [
+            node("MatMul", ["x", "W"], ["v"]),
+            node("SequenceConstruct", ["v", "x"], ["s"]),
+            node("SequenceInsert", ["s", "v"], ["t"]),
+            node("ConcatFromSequence", ["t"], ["y"], axis=0),
+        ],
+        [X8],
+        [info("y", FLOAT, [3, 8])],
+        {"W": draw(8, 8)},
+    )
+    write(made)
+    prunedeploy.shrink("net.onnx", "small.onnx")
+    feeds = {"x": draw(1, 8)}
+    assert_same(in_ort("small.onnx", feeds), in_ort("net.onnx", feeds))
+    loaded = models.load(Path("small.onnx"))
+    assert [isinstance(n.outputs[0].type, ir.SequenceType) for n in loaded.graph] == [
+        n.op_type.startswith("Sequence") for n in loaded.graph
+    ]
+
+
+def test_an_operator_that_onnx_itself_cannot_follow_is_not_blamed_on_the_model() -> None:
+    """Its inference of MeanVarianceNormalization without axes fails inside of the function."""
+    made = model(
+        [node("MeanVarianceNormalization", ["x"], ["y"])],
+        [info("x", FLOAT, [2, 3, 4, 4])],
+        [info("y", FLOAT, [2, 3, 4, 4])],
+    )
+    write(made)
+    prunedeploy.shrink("net.onnx", "small.onnx")
+    feeds = {"x": draw(2, 3, 4, 4)}
+    assert_same(in_ort("small.onnx", feeds), in_ort("net.onnx", feeds))
+
+
+def test_types_are_checked_inside_of_branches() -> None:
+    half = onnx.numpy_helper.from_array(np.ones(8, np.float16), "h")
+    then = graph("t", [node("Add", ["x", "h"], ["t1"], name="inner")], ["t1"])
+    then.initializer.append(half)
+    other = graph("e", [relu("x", "e1")], ["e1"])
+    branch = node("If", ["k"], ["y"], then_branch=then, else_branch=other)
+    write(model([branch], [X8, info("k", TensorProto.BOOL, [])], [Y8]))
+    with pytest.raises(UserError, match=r"Add \(inner\).* type tensor\(float16\)"):
+        prunedeploy.inspect("net.onnx")

@@ -40,6 +40,7 @@ def repair(model: onnx.ModelProto) -> tuple[str, ...]:
         *_initializers(model),
         *_node_names(model),
         *_gemm_without_c(model),
+        *_resize_without_roi(model),
         *_untyped(model.graph),
     ]
     return tuple(found)
@@ -141,7 +142,7 @@ def _node_names(model: onnx.ModelProto) -> Iterable[str]:
 
 def _gemm_without_c(model: onnx.ModelProto) -> Iterable[str]:
     """Gemm may leave out C since opset 11; in 7 to 10, where C is broadcast, zeros are the same."""
-    opset = next((x.version for x in model.opset_import if x.domain in STANDARD), 0)
+    opset = _opset(model)
     if not 7 <= opset < 11:
         return
     count = 0
@@ -163,6 +164,31 @@ def _gemm_without_c(model: onnx.ModelProto) -> Iterable[str]:
     if count:
         what = _count(count, "Gemm has", "Gemms have")
         yield f"{what} no C, which opset {opset} asks for: zeros"
+
+
+def _resize_without_roi(model: onnx.ModelProto) -> Iterable[str]:
+    """Resize may leave out region and scales since opset 13; before, empty ones are the same."""
+    opset = _opset(model)
+    if not 11 <= opset < 13:
+        return
+    count = 0
+    for graph in protos.graphs(model.graph):
+        for node in graph.node:
+            missing = [i for i, name in enumerate(node.input) if i in (1, 2) and not name]
+            if node.op_type != "Resize" or node.domain not in STANDARD or not missing:
+                continue
+            name = _free(model, f"{node.output[0]}.empty")
+            graph.initializer.append(numpy_helper.from_array(np.zeros(0, np.float32), name))
+            for index in missing:
+                node.input[index] = name
+            count += 1
+    if count:
+        what = _count(count, "Resize has", "Resizes have")
+        yield f"{what} no region or scales, which opset {opset} asks for: empty ones"
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return next((int(x.version) for x in model.opset_import if x.domain in STANDARD), 0)
 
 
 def _dtype(kind: int) -> np.dtype[np.generic]:

@@ -197,6 +197,20 @@ REPAIRED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
 }
 
 
+def test_a_resize_without_a_region_before_opset_13() -> None:
+    made = model(
+        [node("Resize", ["x", "", "", "size"], ["r"], mode="nearest"), relu("r", "y")],
+        [info("x", FLOAT, [1, 3, 4, 4])],
+        [info("y", FLOAT, [1, 3, 8, 8])],
+        {"size": np.array([1, 3, 8, 8])},
+        opset=11,
+    )
+    feeds = {"x": draw(1, 3, 4, 4)}
+    grown = np.maximum(feeds["x"], 0).repeat(2, 2).repeat(2, 3)
+    through_all(made, feeds, {"y": grown})
+    assert any("no region" in n for n in preparation.notes(models.load(Path("net.onnx"))))
+
+
 @pytest.mark.parametrize("case", REPAIRED)
 def test_what_can_only_mean_one_thing_is_put_right_and_said(case: str) -> None:
     made, said = REPAIRED[case]

@@ -53,8 +53,8 @@ def fill(folder: Path, order: Order, options: BuildOptions) -> Manifest:
     Raises:
         UserError: the runtime cannot build it; it computes something else than its model.
     """
-    usual = _ready(order, options)
-    manifest, allowed = _built(folder, order, options, usual)
+    source = _ready(order, options)
+    manifest, allowed = _built(folder, order, options, source)
     if not order.builder.computes:
         return manifest
     if reason := targets.why_not_here(order.target):
@@ -69,27 +69,33 @@ def fill(folder: Path, order: Order, options: BuildOptions) -> Manifest:
             break
         options.tell(f"outputs differ by {difference.max_rel:.1e}: building with less rounding")
         before = manifest.files
-        manifest, allowed = _built(folder, order, replace(options, careful=careful), usual)
+        manifest, allowed = _built(folder, order, replace(options, careful=careful), source)
         if manifest.files != before:  # else no layer had such a form
             difference = _difference(folder, order, manifest, allowed, reference)
     _check(difference, order)
     return replace(manifest, difference=difference)
 
 
-def _ready(order: Order, options: BuildOptions) -> Tolerance:
-    """What runtimes may differ by on the model, by the types of its values.
+@dataclass(frozen=True)
+class _Source:
+    """What runtimes may differ by on a model, by its values' types, and what was put right."""
 
-    Says what was put right in it, and refuses one whose outputs are random.
-    """
+    tolerance: Tolerance
+    found: tuple[str, ...]
+
+
+def _ready(order: Order, options: BuildOptions) -> _Source:
+    """What is to be known of the model before anything is built; refuses random outputs."""
     from prunedeploy import model as models
     from prunedeploy import preparation, randomness
     from prunedeploy.verify import tolerances_of
 
     program = models.load(order.source)
-    for note in preparation.notes(program):
+    found = preparation.notes(program)
+    for note in found:
         options.tell(f"{order.source}: {note}")
     randomness.refuse_random(program)
-    return tolerances_of(program)
+    return _Source(tolerances_of(program), found)
 
 
 def model_sha256(path: Path) -> str:
@@ -103,12 +109,9 @@ def model_sha256(path: Path) -> str:
 
 
 def _built(
-    folder: Path, order: Order, options: BuildOptions, usual: Tolerance
+    folder: Path, order: Order, options: BuildOptions, source: _Source
 ) -> tuple[Manifest, Tolerance]:
-    """The record of a fresh engine, not compared yet, and what it may differ by.
-
-    That is ``usual``, unless the runtime computes in less than the model.
-    """
+    """The record of a fresh engine, not compared yet, and what it may differ by."""
     from prunedeploy.verify import tolerance_of
 
     payload = order.builder.build(order.source, order.target, folder, options)
@@ -128,8 +131,9 @@ def _built(
         threads=payload.threads,
         arch=payload.arch,
         isa=payload.isa,
+        found=source.found,
     )
-    return manifest, tolerance_of(payload.precision) if payload.precision else usual
+    return manifest, tolerance_of(payload.precision) if payload.precision else source.tolerance
 
 
 def precision_of(source: Path) -> str:

@@ -42,7 +42,7 @@ def normalise(model: onnx.ModelProto, path: Path | None) -> tuple[str, ...]:
     sparse = _densify(model)
     _lift_constants(model.graph)
     _embed(model, path)
-    return (f"{sparse} sparse tensors, read as dense",) if sparse else ()
+    return (f"{sparse} sparse tensor{'s' * (sparse > 1)}, read as dense",) if sparse else ()
 
 
 def _standard_domain(model: onnx.ModelProto) -> None:

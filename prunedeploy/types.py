@@ -111,7 +111,8 @@ class Manifest:
     part to its version. ``model_sha256`` is the model the engine was built from, ``baseline``
     the dense model it is to be compared with (a path, relative to the engine where possible).
     ``batches`` are the batch sizes it was built for, empty where it takes any, ``threads`` how many
-    it was cut for; ``arch`` and ``isa`` are what compiled code in it needs.
+    it was cut for; ``arch`` and ``isa`` are what compiled code in it needs. ``found`` is what was
+    put right in the model before it was built.
     """
 
     runtime: str
@@ -128,6 +129,7 @@ class Manifest:
     threads: int = 0
     arch: str = ""
     isa: str = ""
+    found: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

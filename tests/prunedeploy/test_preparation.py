@@ -226,8 +226,9 @@ def test_what_can_only_mean_one_thing_is_put_right_and_said(case: str) -> None:
     assert any(said in line for line in prunedeploy.shrink("net.onnx", "small.onnx").found)
     assert any(said in line for line in prunedeploy.lower("net.onnx", "low.onnx").found)
     told: list[str] = []
-    prunedeploy.build("net.onnx", runtime="ort", output="ort.e", progress=told.append)
+    engine = prunedeploy.build("net.onnx", runtime="ort", output="ort.e", progress=told.append)
     assert any(said in line for line in told)
+    assert any(said in line for line in engine.manifest.found)
     assert any(said in line for line in prunedeploy.predict("net.onnx", runtime="ort").notes)
 
 

@@ -40,13 +40,15 @@ def check(program: ir.Model) -> tuple[str, ...]:
             raise InvalidError(f"input {value.name!r} has no shape")
     _check_opset(program)
     with _named(program):
-        if (reason := _malformed(program)) is not None:
+        proto = models.skeleton(program)
+        if (reason := _malformed(proto)) is not None:
             raise InvalidError(_where(program) or reason)
-        if (reason := _mistyped(program)) is None:
+        names = {node.name for node in program.graph.all_nodes()}
+        if (reason := _mistyped(proto, names)) is None:
             return ()
         for note, outputs in ((INNER, False), (OUTER, True)):
             kept = _drop(program, outputs)
-            if (reason := _mistyped(program)) is None:
+            if (reason := _mistyped(models.skeleton(program), names)) is None:
                 return (note,)
             for value, shape, kind in kept:
                 value.shape, value.type = shape, kind
@@ -74,25 +76,34 @@ def _named(program: ir.Model) -> Iterator[None]:
             node.name = None
 
 
-def _malformed(program: ir.Model) -> str | None:
-    """The complaint of ONNX's checker, if it has one."""
-    with models.shaped_outputs(program):
-        proto = models.skeleton(program)
+def _malformed(proto: onnx.ModelProto) -> str | None:
+    """The complaint of ONNX's checker, if it has one but that an output has no type or shape."""
+    asked = onnx.GraphProto(output=proto.graph.output)
+    for value in proto.graph.output:
+        if not _is_typed(value.type):
+            some = onnx.helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, ())
+            value.CopyFrom(some)
     try:
         onnx.checker.check_model(proto)
     except Exception as error:  # its errors have no common base
         return _plain(str(error))
+    finally:
+        del proto.graph.output[:]
+        proto.graph.output.extend(asked.output)
     return None
 
 
-def _mistyped(program: ir.Model) -> str | None:
-    """The complaint of ONNX's inference of types and shapes, if it has one."""
+def _is_typed(kind: onnx.TypeProto) -> bool:
+    which = kind.WhichOneof("value")
+    return which is not None and (which != "tensor_type" or kind.tensor_type.HasField("shape"))
+
+
+def _mistyped(proto: onnx.ModelProto, names: Collection[str | None]) -> str | None:
+    """The complaint of ONNX's inference of types and shapes about a node of ``names``."""
     try:
-        onnx.shape_inference.infer_shapes(
-            models.skeleton(program), check_type=True, strict_mode=True
-        )
+        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
     except Exception as error:
-        return _of_nodes(str(error), {node.name for node in program.graph.all_nodes()})
+        return _of_nodes(str(error), names)
     return None
 
 

@@ -35,7 +35,7 @@ import onnx_ir as ir
 from prunedeploy import model as models
 from prunedeploy import passes, verify
 from prunedeploy.errors import UserError
-from prunedeploy.pipeline import _prepare
+from prunedeploy.preparation import prepare
 from prunedeploy.types import Array
 
 Record = dict[str, Any]
@@ -93,7 +93,7 @@ def export(name: str, dense: Path) -> Record:
         lines = str(error.__context__ or error).splitlines()
         told = [line for line in lines if "error" in line.lower()] or [str(error)]
         return {"status": "not exportable", "message": told[-1][:300]}
-    _prepare(program)
+    prepare(program)
     models.save(program, dense)
     return {"input": list(shape), "export seconds": round(time.perf_counter() - begin, 1)}
 
@@ -109,7 +109,7 @@ def make(name: str, folder: Path) -> Record:
         facts.write_text(json.dumps(record))
     record = json.loads(facts.read_text())
     program = models.load(dense)
-    _prepare(program)
+    prepare(program)
     before = parameters(program)
     dead, rows, held = kill(program, np.random.default_rng(zlib.crc32(name.encode())))
     counted = {"parameters": before, "rows": rows, "dead": sum(dead.values()), "held": held}
@@ -212,7 +212,7 @@ def try_passes(name: str, folder: Path) -> Record:
     record: Record = json.loads(path.with_suffix(".json").read_text())
     record.pop("dead rows", None)
     program = models.load(path)
-    _prepare(program)
+    prepare(program)
     feeds = feeds_of(program, 2, 5)
     before = outputs_of(program, feeds)
     plain = outputs_of(program, feeds, optimise=False)

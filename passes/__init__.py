@@ -25,6 +25,7 @@ from prunedeploy.passes.select_before_split import SelectBeforeSplit
 from prunedeploy.passes.shrink import ShrinkChannels
 from prunedeploy.passes.simplify_gathers import SimplifyGathers
 from prunedeploy.passes.simplify_reshapes import SimplifyReshapes
+from prunedeploy.passes.split_shapes import SplitShapes
 from prunedeploy.passes.tabulate_maps import TabulateMaps
 from prunedeploy.passes.to_float16 import ToFloat16
 
@@ -34,6 +35,7 @@ def before_cuts(zero_threshold: float = 0.0, *, larger: bool = True) -> tuple[Pa
     return (
         RemoveIdentity(),
         FoldConstants(larger),
+        SplitShapes(),
         TabulateMaps(),
         FoldBatchNorm(),
         SimplifyGathers(),
@@ -80,6 +82,7 @@ __all__ = [
     "ShrinkChannels",
     "SimplifyGathers",
     "SimplifyReshapes",
+    "SplitShapes",
     "TabulateMaps",
     "ToFloat16",
     "after_cuts",

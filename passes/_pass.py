@@ -64,15 +64,15 @@ def run(
     for each in passes:
         if progress is not None:
             progress(f"pass {each.name}")
-        original = model.clone()  # it shares the weights
+        original, usual = model.clone(), verify.tolerances_of(model)  # the clone shares the weights
         begin = time.perf_counter()
         result = each(model)
         seconds = time.perf_counter() - begin
         difference = None
         if result.changed:
             before, outputs = outputs, _check(each, model, feeds)
-            narrow = model.metadata_props.get(verify.PRECISION, "")
-            difference = _compare(each, before, outputs, verify.tolerance_of(narrow))
+            converted = verify.tolerance_of(model.metadata_props.get(verify.PRECISION, ""))
+            difference = _compare(each, before, outputs, converted or usual)
             difference = verify.exactly(difference, original, model, feeds)
             if each.exact and not difference.passed:
                 raise PassError(f"pass {each.name} changed the outputs by {difference.max_rel:.1e}")
@@ -96,7 +96,7 @@ def _compare(
     each: Pass,
     before: Mapping[str, Array],
     after: Mapping[str, Array],
-    tolerance: float | None,
+    tolerance: verify.Tolerance,
 ) -> Difference:
     """``tolerance`` of a model in less than its outputs' type: its constants are rounded so too."""
     try:

@@ -191,13 +191,23 @@ def _check_engines(engines: Sequence[Engine], batch: int) -> None:
                 f"{engine.path} was built for batches of {sizes}, not {batch}: "
                 f"use one of those, or build it again with --batch {batch}"
             )
-        for spec in (*manifest.inputs, *dense.inputs):
-            fixed = spec.shape[0] if spec.shape else batch
-            if isinstance(fixed, int) and fixed != batch:
+        for fixed in (_fixed_batch(manifest.inputs), _fixed_batch(dense.inputs)):
+            if fixed is not None and fixed != batch:
                 raise UserError(
                     f"{engine.path} takes batches of {fixed} only: use --batch {fixed}, "
                     "or export the model with a dynamic batch"
                 )
+
+
+def _fixed_batch(inputs: Iterable[TensorSpec]) -> int | None:
+    """The one batch that inputs allow; None where it is open.
+
+    Where one input leaves it open, first sizes of others that are numbers are none of the batch:
+    those of recurrent states count layers.
+    """
+    first = [spec.shape[0] for spec in inputs if spec.shape]
+    numbers = [dim for dim in first if isinstance(dim, int)]
+    return numbers[0] if numbers and len(numbers) == len(first) else None
 
 
 def _interface(engine: Engine) -> tuple[object, ...]:
@@ -304,7 +314,9 @@ def _compare(
 ) -> Difference:
     """With the tolerance that the engine was built under: one in float16 may be off by more."""
     built = engine.manifest.difference
-    return compare(dense, outputs, built.tolerance if built is not None else None)
+    if built is None:
+        return compare(dense, outputs)
+    return compare(dense, outputs, built.tolerances or built.tolerance)
 
 
 def _refuse_other(engine: Engine, difference: Difference | None) -> Difference:
@@ -321,7 +333,7 @@ def _refuse_other(engine: Engine, difference: Difference | None) -> Difference:
 
 def _worse(one: Difference, other: Difference) -> Difference:
     """The larger difference, over the samples of both."""
-    larger = other if other.max_rel > one.max_rel else one
+    larger = other if other.share > one.share else one
     return dataclasses.replace(
         larger,
         max_abs=max(one.max_abs, other.max_abs),

@@ -8,12 +8,16 @@ import platform
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prunedeploy import targets
 from prunedeploy.errors import UserError
 from prunedeploy.files import sha256
 from prunedeploy.runtimes._runtime import BuildOptions, OpenOptions, Runtime
 from prunedeploy.types import Array, Difference, Engine, Manifest, TensorSpec
+
+if TYPE_CHECKING:
+    from prunedeploy.verify import Tolerance
 
 #: runtimes with forms of layers that round less, at the price of speed: how careful they can be
 CAREFUL = {"sparse": (1, 2)}
@@ -49,7 +53,8 @@ def fill(folder: Path, order: Order, options: BuildOptions) -> Manifest:
     Raises:
         UserError: the runtime cannot build it; it computes something else than its model.
     """
-    manifest, precision = _built(folder, order, options)
+    source = _ready(order, options)
+    manifest, allowed = _built(folder, order, options, source)
     if not order.builder.computes:
         return manifest
     if reason := targets.why_not_here(order.target):
@@ -57,18 +62,40 @@ def fill(folder: Path, order: Order, options: BuildOptions) -> Manifest:
         return manifest
     options.tell("comparing its outputs with the reference's")
     reference = _Reference(order)
-    difference = _difference(folder, order, manifest, precision, reference)
+    difference = _difference(folder, order, manifest, allowed, reference)
     near = min(order.within or math.inf, NEAR * difference.tolerance)
     for careful in CAREFUL.get(order.builder.name, ()):
         if difference.max_rel <= near:
             break
         options.tell(f"outputs differ by {difference.max_rel:.1e}: building with less rounding")
         before = manifest.files
-        manifest, precision = _built(folder, order, replace(options, careful=careful))
+        manifest, allowed = _built(folder, order, replace(options, careful=careful), source)
         if manifest.files != before:  # else no layer had such a form
-            difference = _difference(folder, order, manifest, precision, reference)
+            difference = _difference(folder, order, manifest, allowed, reference)
     _check(difference, order)
     return replace(manifest, difference=difference)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What runtimes may differ by on a model, by its values' types, and what was put right."""
+
+    tolerance: Tolerance
+    found: tuple[str, ...]
+
+
+def _ready(order: Order, options: BuildOptions) -> _Source:
+    """What is to be known of the model before anything is built; refuses random outputs."""
+    from prunedeploy import model as models
+    from prunedeploy import preparation, randomness
+    from prunedeploy.verify import tolerances_of
+
+    program = models.load(order.source)
+    found = preparation.notes(program)
+    for note in found:
+        options.tell(f"{order.source}: {note}")
+    randomness.refuse_random(program)
+    return _Source(tolerances_of(program), found)
 
 
 def model_sha256(path: Path) -> str:
@@ -81,8 +108,12 @@ def model_sha256(path: Path) -> str:
         return ""
 
 
-def _built(folder: Path, order: Order, options: BuildOptions) -> tuple[Manifest, str]:
-    """The record of a fresh engine, not compared yet, and the precision it computes in."""
+def _built(
+    folder: Path, order: Order, options: BuildOptions, source: _Source
+) -> tuple[Manifest, Tolerance]:
+    """The record of a fresh engine, not compared yet, and what it may differ by."""
+    from prunedeploy.verify import tolerance_of
+
     payload = order.builder.build(order.source, order.target, folder, options)
     dense = order.dense
     manifest = Manifest(
@@ -100,16 +131,17 @@ def _built(folder: Path, order: Order, options: BuildOptions) -> tuple[Manifest,
         threads=payload.threads,
         arch=payload.arch,
         isa=payload.isa,
+        found=source.found,
     )
-    return manifest, payload.precision or precision_of(order.source)
+    return manifest, tolerance_of(payload.precision) if payload.precision else source.tolerance
 
 
 def precision_of(source: Path) -> str:
-    """What the model was converted to (``ToFloat16``, ``Quantise``), empty for no such model."""
+    """The precision less than float32 that the model computes in, empty for no such model."""
     from prunedeploy import model as models
-    from prunedeploy.verify import PRECISION
+    from prunedeploy.verify import precision_of
 
-    return str(models.load(source).metadata_props.get(PRECISION, ""))
+    return precision_of(models.load(source))
 
 
 class _Reference:
@@ -133,12 +165,12 @@ class _Reference:
 
 
 def _difference(
-    folder: Path, order: Order, manifest: Manifest, precision: str, reference: _Reference
+    folder: Path, order: Order, manifest: Manifest, allowed: Tolerance, reference: _Reference
 ) -> Difference:
     """How far the engine is from the model in the reference, in float64 for ``order.within``."""
-    from prunedeploy.verify import TOLERANCE, compare, tolerance_of
+    from prunedeploy.verify import TOLERANCE, compare
 
-    tolerance = TOLERANCE["float32"] if order.within is not None else tolerance_of(precision)
+    tolerance = TOLERANCE["float32"] if order.within is not None else allowed
     with order.builder.open(Engine(folder, manifest, ""), OpenOptions()) as session:
         differences = [
             compare(wanted, session.run(feeds), tolerance)
@@ -146,7 +178,7 @@ def _difference(
             for feeds, wanted in [reference.on(size)]
         ]
     # NaN is the worst of all
-    worst = max(differences, key=lambda x: (x.max_rel != x.max_rel, x.max_rel))
+    worst = max(differences, key=lambda x: (x.max_rel != x.max_rel, x.share))
     return replace(
         worst,
         samples=sum(x.samples for x in differences),

@@ -9,12 +9,13 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from prunedeploy import files, passes, targets, verify
+from prunedeploy import files, passes, preparation, targets, verify
 from prunedeploy import model as models
 from prunedeploy.errors import UserError
 from prunedeploy.evaluate import Evaluator
 from prunedeploy.passes.opset import OLDEST, LowerOpset
 from prunedeploy.passes.opset.widened import NEWEST
+from prunedeploy.randomness import refuse_random
 from prunedeploy.runtimes._runtime import native
 from prunedeploy.types import Array, Difference, PassReport
 
@@ -35,6 +36,7 @@ class LowerResult:
     weights: Weights
     difference: Difference
     passes: tuple[PassReport, ...]
+    found: tuple[str, ...] = ()  # what was put right in the source
 
 
 def lower(
@@ -101,12 +103,16 @@ def lower(
         steps.append(passes.RoundWeights(weights, frozenset(keep)))
     if newest < have or least:
         steps.append(LowerOpset(min(newest, have), least))
-    before = Evaluator(program).run(given)
+    refuse_random(program, given)
+    before, usual = Evaluator(program).run(given), verify.tolerances_of(program)
     reports = passes.run(program, steps, given)
     _refuse_undone(reports, form, newest)
     after = Evaluator(program).run(given)
-    allowed = verify.tolerance_of(precision) if weights == "float32" else verify.TOLERANCE[weights]
-    difference = verify.compare(before, after, allowed)
+    if weights != "float32":
+        usual = verify.TOLERANCE[weights]
+    elif precision != "float32":
+        usual = verify.tolerance_of(precision)
+    difference = verify.compare(before, after, usual)
     if precision == weights == "float32":
         difference = verify.exactly(difference, source, program, given)
     if not difference.passed:
@@ -127,6 +133,7 @@ def lower(
         weights=weights,
         difference=difference,
         passes=reports,
+        found=preparation.notes(program),
     )
 
 

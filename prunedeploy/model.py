@@ -5,47 +5,36 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx_ir import external_data
+from onnx_ir import external_data as ir_external_data
 
-from prunedeploy import files, input_range
+from prunedeploy import external_data, files, input_range, protos
 from prunedeploy.errors import UserError
 from prunedeploy.types import Dim, ModelStats, TensorSpec
 
 # ONNX allows 2 GiB in one protobuf, and writing one takes several times its size in memory: from
 # here on the weights go to a file beside the model.
 PROTOBUF_LIMIT = 2**29
+SMALL = 1024  # bytes of a weight that onnx's checks are shown
+SEQUENCES = ("Sequence", "SplitToSequence", "ConcatFromSequence", "Optional")  # operators
 
 
 def load(path: Path) -> ir.Model:
-    """The ONNX model at ``path``, its external weights included.
+    """The ONNX model at ``path``, ready for every step (see ``preparation``).
 
     Raises:
-        UserError: the file is missing, is not ONNX, is cut short, or its weights are, or nothing
-            of its graph is an output.
+        UserError: the file is missing, is not ONNX or not valid ONNX, is cut short, or its weights
+            are or lie outside of its folder, or nothing of its graph is an output.
     """
-    if not path.is_file():
-        raise UserError(f"no such model: {path}")
-    try:
-        model = ir.load(path)
-        for value in model.graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                value.const_value.numpy()  # maps the file, so that one cut short is seen now
-    except UserError:
-        raise
-    except Exception as error:  # protobuf and onnx_ir raise many kinds for a broken file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"cannot read {path} as ONNX: {reason}") from None
-    if not len(model.graph) and not model.graph.outputs:
-        raise UserError(f"cannot read {path} as ONNX: it holds no graph")
-    if not model.graph.outputs:
-        raise UserError(f"cannot read {path} as ONNX: its graph has no outputs")
-    return model
+    from prunedeploy import preparation
+
+    return preparation.from_file(path)
 
 
 def save(model: ir.Model, path: Path) -> None:
@@ -58,24 +47,19 @@ def save(model: ir.Model, path: Path) -> None:
         return
     for value in model.graph.initializers.values():
         if isinstance(value.const_value, ir.ExternalTensor):
-            [value.const_value] = external_data.convert_tensors_from_external([value.const_value])
+            [value.const_value] = ir_external_data.convert_tensors_from_external(
+                [value.const_value]
+            )
     ir.save(model, path)
 
 
 def data_files(path: Path) -> list[Path]:
-    """The files beside the model at ``path`` that hold its weights; none for most models."""
-    try:
-        graph = onnx.load_model(path, load_external_data=False).graph
-    except Exception:  # not a model: it has no such files, and whoever loads it says so
-        return []
-    locations = {
-        entry.value
-        for tensor in graph.initializer
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    return [path.parent / location for location in sorted(locations)]
+    """The files beside the model at ``path`` that hold its weights; none for most models.
+
+    Raises:
+        UserError: one of them is outside of the model's folder, or no regular file.
+    """
+    return external_data.files(path)
 
 
 def sha256(path: Path) -> str:
@@ -163,6 +147,39 @@ def infer_shapes(model: ir.Model) -> None:
     infer(model)
     while _pass_shapes_on(model.graph):
         infer(model)
+    if any(node.op_type.startswith(SEQUENCES) for node in model.graph.all_nodes()):
+        _set_sequences(model)
+
+
+def _set_sequences(model: ir.Model) -> None:
+    """Types of values that are no tensors: onnx_ir takes those that were inferred for tensors."""
+    proto = skeleton(model)
+    for each in protos.graphs(proto.graph):
+        del each.value_info[:]
+    inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    for graph, found in zip(model.graphs(), protos.graphs(inferred.graph), strict=False):
+        types = {x.name: x.type for x in (*found.value_info, *found.output)}
+        for value in (value for node in graph for value in node.outputs):
+            kind = types.get(str(value.name))
+            if kind is not None and kind.WhichOneof("value") in ("sequence_type", "optional_type"):
+                value.type = ir.serde.deserialize_type_proto_for_type(kind)
+                value.shape = None
+
+
+def skeleton(model: ir.Model) -> onnx.ModelProto:
+    """``model`` for onnx's checks, which copy all of it: large weights are inputs."""
+    copy = model.clone()
+    for name, value in list(copy.graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes <= SMALL:
+            continue
+        shape = ir.Shape(tensor.shape.numpy())
+        value.shape, value.type = shape, ir.TensorType(tensor.dtype)
+        if value not in copy.graph.inputs:
+            copy.graph.inputs.append(value)
+        del copy.graph.initializers[name]
+        value.const_value = None
+    return ir.to_proto(copy)
 
 
 def _pass_shapes_on(graph: ir.Graph) -> bool:
@@ -200,6 +217,22 @@ def node_macs(node: ir.Node) -> int:
     return math.prod(numbers) * taps[-1 if transposed else -2]
 
 
+@contextmanager
+def shaped_outputs(model: ir.Model) -> Iterator[None]:
+    """For the checker: outputs that nobody can tell the shape or type of have some.
+
+    ONNX asks for both, and has no way to say that even the number of dimensions is open.
+    """
+    bare = [(v, v.shape, v.type) for v in model.graph.outputs if v.shape is None or v.type is None]
+    for value, shape, kind in bare:
+        value.shape, value.type = shape or ir.Shape(()), kind or ir.TensorType(ir.DataType.FLOAT)
+    try:
+        yield
+    finally:
+        for value, shape, kind in bare:
+            value.shape, value.type = shape, kind
+
+
 def check(model: ir.Model) -> None:
     """Run the ONNX checker.
 
@@ -209,6 +242,7 @@ def check(model: ir.Model) -> None:
     from onnx_ir.passes.common import CheckerPass
 
     try:
-        CheckerPass(full_check=False)(model)
+        with shaped_outputs(model):
+            CheckerPass(full_check=False)(model)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         raise UserError(f"the model is not valid ONNX: {str(error).splitlines()[0]}") from None

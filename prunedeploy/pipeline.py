@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy import checkpoint, files, passes, targets, verify
+from prunedeploy import checkpoint, files, passes, preparation, targets, verify
 from prunedeploy import input_range as input_ranges
 from prunedeploy import model as models
 from prunedeploy.errors import UserError
@@ -21,6 +21,7 @@ from prunedeploy.evaluate import Evaluator
 from prunedeploy.export import to_model
 from prunedeploy.input_range import Stated
 from prunedeploy.passes.shrink.liveness import layers_of
+from prunedeploy.randomness import refuse_random
 from prunedeploy.to_torch import Outputs, write_program, write_state
 from prunedeploy.types import Array, PassReport, PassResult, ShrinkResult, ShrinkVariant
 
@@ -114,6 +115,7 @@ def shrink(
     input_ranges.attach(program, ranges)
     say("running the model as it is")
     feeds, expected = _reference(program, loaded.shape)
+    allowed = verify.tolerances_of(program)
     shapes = {name: array.shape for name, array in feeds.items()}
     with contextlib.ExitStack() as stack:
         dense = source
@@ -129,7 +131,7 @@ def shrink(
             assert module is not None
             assert loaded.shape is not None
             file = stack.enter_context(files.atomic_path(back.state_dict))
-            plain = _prepare(to_model(module, loaded.shape, optimize=False))
+            plain = preparation.prepare(to_model(module, loaded.shape, optimize=False))
             write_state(file, module, plain, feeds, zero_threshold, loaded.arch)
             del module, plain
         if align == "auto":
@@ -138,7 +140,7 @@ def shrink(
             cut = _aligned(program, align, target, zero_threshold, feeds, say)
         say("writing")
         outputs = _run(program, feeds)
-        difference = verify.compare(expected, outputs)
+        difference = verify.compare(expected, outputs, allowed)
         difference = verify.exactly(difference, dense_file, program, feeds)
         if back.pt is not None:
             file = stack.enter_context(files.atomic_path(back.pt))
@@ -281,15 +283,17 @@ def _load(
     say: Progress,
 ) -> Loaded:
     if not isinstance(model, str | Path):
-        return Loaded(_prepare(_from_memory(model)), input_shape)
+        program = _from_memory(model)
+        return Loaded(program, input_shape, preparation.notes(program))
     if _is_onnx(source):
-        return Loaded(_prepare(models.load(source)), input_shape, ("ONNX model",))
+        program = models.load(source)
+        return Loaded(program, input_shape, ("ONNX model", *preparation.notes(program)))
     found = checkpoint.load(source, arch=arch, trust=trust, mask=mask, weights=weights)
     shape = input_shape or found.input_shape
     if shape is None:
         raise UserError(f"the input shape of {source} is not known: give it with --input-shape")
     say(f"exporting {found.arch or source} at {'x'.join(map(str, shape))}")
-    program = _prepare(to_model(found.module, shape))
+    program = preparation.prepare(to_model(found.module, shape))
     buffers = frozenset(name for name, _ in found.module.named_buffers())
     mean, std = _normalisation(found, shape[1])
     return Loaded(program, shape, found.found, found.arch, mean, std, found.module, buffers)
@@ -312,23 +316,11 @@ def _from_memory(model: onnx.ModelProto | gs.Graph) -> ir.Model:
     import onnx
 
     if isinstance(model, onnx.ModelProto):
-        return ir.from_proto(model)
+        return preparation.from_proto(model)
     import onnx_graphsurgeon as gs
 
     proto: onnx.ModelProto = gs.export_onnx(model)
-    return ir.from_proto(proto)
-
-
-def _prepare(program: ir.Model) -> ir.Model:
-    """One form for all: functions inlined, weights no longer listed as inputs, nodes named."""
-    from onnx_ir.passes import common
-
-    common.InlinePass()(program)
-    common.RemoveInitializersFromInputsPass()(program)
-    common.NameFixPass()(program)
-    common.TopologicalSortPass()(program)
-    models.infer_shapes(program)
-    return program
+    return preparation.from_proto(proto)
 
 
 def _refuse_nan(program: ir.Model) -> None:
@@ -349,10 +341,13 @@ def _refuse_nan(program: ir.Model) -> None:
 
 def _feeds(program: ir.Model, shape: Sequence[int] | None, batch: int = 2) -> dict[str, Array]:
     inputs, _ = models.specs(program)
+    known: dict[str, int] = {}
     if shape is not None and inputs:
         wanted = tuple(inputs[0].shape[:1]) + tuple(shape[1:])
+        named = zip(inputs[0].shape[1:], shape[1:], strict=False)
+        known = {dim: size for dim, size in named if isinstance(dim, str) and dim != "?"}
         inputs = (replace(inputs[0], shape=wanted), *inputs[1:])
-    return verify.random_feeds(inputs, batch)
+    return verify.random_feeds(inputs, batch, known=known)
 
 
 def _reference(
@@ -365,6 +360,7 @@ def _reference(
             could be compared.
     """
     feeds = _feeds(program, shape)
+    refuse_random(program, feeds)
     outputs = _run(program, feeds)
     if not _comparable(outputs):
         stated = {spec.name for spec in models.specs(program)[0] if spec.range is not None}

@@ -64,7 +64,9 @@ class Difference:
     """How far a candidate's outputs lie from the reference's, over ``samples`` inputs.
 
     ``max_rel`` is relative to the range of the reference's output (see ``prunedeploy.verify``,
-    which also holds the tolerances and their justification).
+    which also holds the tolerances and their justification). Where outputs may differ by different
+    amounts, ``tolerances`` has them all, and ``max_rel`` is that of the output ``where`` that took
+    most of what it may, ``tolerance`` what that is.
     """
 
     max_abs: float
@@ -73,11 +75,19 @@ class Difference:
     samples: int
     where: str = ""
     changed_predictions: int = 0
+    tolerances: dict[str, float] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
         """True when the candidate computes what the reference computes."""
         return self.max_rel <= self.tolerance  # False for NaN, as it must be
+
+    @property
+    def share(self) -> float:
+        """How much of the tolerance it takes: 1 for all of it."""
+        if not self.tolerance:
+            return float("inf") if self.max_rel else 0.0
+        return self.max_rel / self.tolerance
 
 
 @dataclass(frozen=True)
@@ -135,7 +145,8 @@ class Manifest:
     the dense model it is to be compared with (a path, relative to the engine where possible).
     ``batches`` are the batch sizes it was built for, empty where it takes any, ``threads`` how many
     it was cut for; ``arch`` and ``isa`` are what compiled code in it needs. ``choice`` is how its
-    runtime was chosen, None where it was named.
+    runtime was chosen, None where it was named. ``found`` is what was put right in the model before
+    it was built.
     """
 
     runtime: str
@@ -153,6 +164,7 @@ class Manifest:
     arch: str = ""
     isa: str = ""
     choice: RuntimeChoice | None = None
+    found: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ networks whose outputs are in the thousands.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from prunedeploy.errors import UserError
+from prunedeploy.sizes import OPEN_SIZE, resolve
 from prunedeploy.types import Array, Difference, InputRange, TensorSpec
 
 if TYPE_CHECKING:
@@ -35,8 +36,15 @@ TOLERANCE: dict[str, float] = {
 
 # What a whole network may be off by that computes in less than its outputs are given in: half of
 # these would show in no prediction of the networks we meet, and what it really is goes on record.
-NARROW_TOLERANCE: dict[str, float] = {"float16": 1e-2, "int8": 1e-1}
+# Converters leave the inputs and outputs of a network in float32 and compute in float16 between:
+# every value there carries a rounding of 2**-11 (2**-8 in bfloat16), however it is computed, and
+# two correct runtimes round at different places. So the tolerance of an output goes by the least
+# precise type that any value between the inputs and it has, not by its own. A constant that is
+# stored in float16 and widened before it is used is exact, and asks for no more than float32 does.
+NARROW_TOLERANCE: dict[str, float] = {"float16": 1e-2, "bfloat16": 5e-2, "int8": 1e-1}
 PRECISION = "prunedeploy.precision"  # in the metadata of a model that was converted
+
+Tolerance = float | Mapping[str, float] | None  # of all outputs, of some by name, by their dtypes
 
 # What may vary in an output that is one number, as far as arithmetic goes: 64 units in the last
 # place, that is 64 * 2**-53 and so on.
@@ -53,26 +61,108 @@ def tolerance_of(precision: str) -> float | None:
     return NARROW_TOLERANCE.get(precision)
 
 
+def tolerances_of(model: ir.Model) -> Tolerance:
+    """What two runtimes, or two forms, of ``model`` may differ by: see ``NARROW_TOLERANCE``.
+
+    Args:
+        model: with the types of its values inferred.
+
+    Returns:
+        One number for a model that was converted; the tolerances of those outputs that are
+        computed in less than float32; None where none is.
+    """
+    if converted := model.metadata_props.get(PRECISION, ""):
+        return tolerance_of(converted)
+    found = {name: NARROW_TOLERANCE[kind] for name, kind in computed_in(model).items() if kind}
+    return found or None
+
+
+def precision_of(model: ir.Model) -> str:
+    """What ``model`` was converted to, or else the least precise type that it computes in.
+
+    Empty for one that computes in the precision of its outputs.
+    """
+    if converted := model.metadata_props.get(PRECISION, ""):
+        return converted
+    return _least(computed_in(model).values())
+
+
+def computed_in(model: ir.Model) -> dict[str, str]:
+    """By output, the least precise of float16 and bfloat16 that is met between the inputs and it.
+
+    Empty where there is none: what no input reaches is a constant, and sizes are exact.
+    """
+    met: dict[ir.Value, str] = {}
+    for value in model.graph.inputs:
+        if not value.is_initializer():
+            met[value] = _narrow(value)
+    _meet(model.graph, met)
+    return {str(value.name): met.get(value, "") for value in model.graph.outputs}
+
+
+def _meet(graph: ir.Graph, met: dict[ir.Value, str]) -> None:
+    """For every value that an input reaches, the least precise type on the way there."""
+    for node in graph:
+        if node.op_type in ("Shape", "Size"):
+            continue
+        on_the_way = [met[value] for value in node.inputs if value in met]
+        for body in bodies(node):
+            met |= {value: _narrow(value) for value in body.inputs}
+            before = len(met)
+            _meet(body, met)
+            if len(met) > before or body.inputs:
+                inner = (met.get(v, "") for n in body.all_nodes() for v in n.outputs)
+                on_the_way.append(_least(inner))
+        if on_the_way:
+            least = _least(on_the_way)
+            met |= {value: _least((least, _narrow(value))) for value in node.outputs}
+
+
+def bodies(node: ir.Node) -> list[ir.Graph]:
+    """The graphs inside of one node."""
+    found: list[ir.Graph] = []
+    for attribute in node.attributes.values():
+        if attribute.type.name == "GRAPH":
+            found.append(attribute.as_graph())
+        elif attribute.type.name == "GRAPHS":
+            found.extend(attribute.as_graphs())
+    return found
+
+
+def _narrow(value: ir.Value) -> str:
+    name = value.dtype.name.lower() if value.dtype is not None else ""
+    return name if name in ("float16", "bfloat16") else ""
+
+
+def _least(kinds: Iterable[str]) -> str:
+    """The one that allows the most; empty for none."""
+    return max(kinds, key=lambda kind: NARROW_TOLERANCE.get(kind, 0.0), default="")
+
+
 def random_feeds(
-    inputs: tuple[TensorSpec, ...], batch: int = 2, seed: int = 0, size: int = 32
+    inputs: tuple[TensorSpec, ...],
+    batch: int = 2,
+    seed: int = 0,
+    size: int = OPEN_SIZE,
+    known: Mapping[str, int] | None = None,
 ) -> dict[str, Array]:
     """Inputs drawn from N(0, 1); bytes from all there are, other integers from {0, 1}; what has a
     range, evenly from within it.
 
     Args:
         inputs: what the model takes, and within what range. Its first dimension is ``batch``
-            where it is dynamic, every other dynamic dimension is ``size``.
+            where it is dynamic, every other dynamic dimension is ``size``; those of one name are
+            of one size (see ``sizes.resolve``).
         batch: samples per input.
         seed: the same seed gives the same arrays.
         size: length of dynamic dimensions other than the first.
+        known: sizes of dynamic dimensions by name, where they are given.
     """
     random = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
+    shapes = resolve(inputs, batch, size, known)
     for spec in inputs:
-        shape = [
-            dim if isinstance(dim, int) else (batch if axis == 0 else size)
-            for axis, dim in enumerate(spec.shape)
-        ]
+        shape = list(shapes[spec.name])
         kind = np.dtype(spec.dtype)
         if spec.range is not None and kind.kind != "b":
             feeds[spec.name] = _within(spec.range, shape, kind, random)
@@ -116,14 +206,16 @@ def _is_floating(dtype: np.dtype[np.generic]) -> bool:
 
 
 def compare(
-    reference: Mapping[str, Array], candidate: Mapping[str, Array], tolerance: float | None = None
+    reference: Mapping[str, Array], candidate: Mapping[str, Array], tolerance: Tolerance = None
 ) -> Difference:
-    """The largest difference over all outputs.
+    """The largest difference over all outputs, of those that may differ by the same.
 
     Args:
         reference: outputs by name, axis 0 the samples.
         candidate: the same of the other model.
-        tolerance: on ``max_rel``; from ``TOLERANCE`` by the reference's dtype when None.
+        tolerance: on ``max_rel``, of all outputs or of some by name; those that are not named go
+            by ``TOLERANCE`` and the reference's dtypes. The largest difference is then the one
+            that takes most of what it may be.
 
     Raises:
         UserError: outputs are missing or of another shape, or there are none.
@@ -131,19 +223,31 @@ def compare(
     if not reference:
         raise UserError("there is nothing to compare: the model has no outputs")
     worst_abs, worst_rel, where, samples, changed = 0.0, 0.0, "", 0, 0
-    if tolerance is None:
-        tolerance = max(TOLERANCE.get(array.dtype.name, 0.0) for array in reference.values())
+    allowed = _allowed(reference, tolerance)
+    limit, share = max(allowed.values()), 0.0
     for name, expected in reference.items():
         if name not in candidate or candidate[name].shape != expected.shape:
             found = candidate[name].shape if name in candidate else "nothing"
             raise UserError(f"output {name} should have shape {expected.shape}, found {found}")
         absolute, relative = _output_difference(expected, candidate[name])
-        if not relative <= worst_rel:  # NaN is the worst of all
-            worst_rel, where = relative, name
+        used = Difference(absolute, relative, allowed[name], 0).share
+        if not used <= share:  # NaN is the worst of all
+            worst_rel, where, limit, share = relative, name, allowed[name], used
         worst_abs = absolute if not absolute <= worst_abs else worst_abs
         samples = max(samples, len(expected) if expected.ndim else 1)
         changed = max(changed, _changed_predictions(expected, candidate[name]))
-    return Difference(worst_abs, worst_rel, tolerance, samples, where, changed)
+    each = allowed if isinstance(tolerance, Mapping) else {}
+    return Difference(worst_abs, worst_rel, limit, samples, where, changed, each)
+
+
+def _allowed(reference: Mapping[str, Array], tolerance: Tolerance) -> dict[str, float]:
+    """What each output may differ by."""
+    if isinstance(tolerance, float | int):
+        return dict.fromkeys(reference, float(tolerance))
+    named = dict(tolerance or {})
+    others = [array.dtype.name for name, array in reference.items() if name not in named]
+    usual = max((TOLERANCE.get(dtype, 0.0) for dtype in others), default=0.0)
+    return {name: named.get(name, usual) for name in reference}
 
 
 def _output_difference(expected: Array, found: Array) -> tuple[float, float]:
@@ -188,5 +292,5 @@ def exactly(
     if difference.passed:
         return difference
     wide = [Evaluator(model, float64=True).run(feeds) for model in (reference, candidate)]
-    found = compare(wide[0], wide[1], difference.tolerance)
+    found = compare(wide[0], wide[1], difference.tolerances or difference.tolerance)
     return replace(found, where=f"{found.where} (in float64)")

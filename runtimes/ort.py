@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prunedeploy.errors import MissingExtra, UserError
+from prunedeploy.external_data import check_listed
 from prunedeploy.runtimes._runtime import (
     BuildOptions,
     Closing,
@@ -52,6 +53,20 @@ def _first_line(error: Exception) -> str:
     # where the file lay while it was built, and a place in onnxruntime's own source
     line = re.sub(r"^Load model from .*? failed:\s*", "", line)
     return re.sub(r"\S*/onnxruntime_src/.*\) (?=[A-Z])", "", line)
+
+
+def payload(engine: Engine) -> Path:
+    """The model inside an engine, once it is known to read no files but the engine's own.
+
+    Raises:
+        UserError: it reads another file, or is no model.
+    """
+    path = engine.path / PAYLOAD
+    try:
+        check_listed(path, engine.manifest.files)
+    except ValueError as error:
+        raise UserError(f"onnxruntime cannot open the model: {_first_line(error)}") from None
+    return path
 
 
 class OrtSession(Closing):
@@ -130,16 +145,14 @@ class Ort:
         directory: Path,
         options: BuildOptions,
     ) -> Payload:
-        """Copy the model; weights in files beside it come along."""
+        """Copy the model, or write it anew where its weights lie beside it or it was repaired."""
         if options.batches:
             raise UserError("ort takes batches of any size: --batch is for --runtime sparse")
-        import onnx_ir as ir
-
-        from prunedeploy.model import load, save
+        from prunedeploy.model import data_files, load, save
+        from prunedeploy.preparation import is_repaired
 
         loaded = load(model)
-        constants = [value.const_value for value in loaded.graph.initializers.values()]
-        if any(isinstance(constant, ir.ExternalTensor) for constant in constants):
+        if is_repaired(loaded) or data_files(model):
             save(loaded, directory / PAYLOAD)
         else:
             shutil.copyfile(model, directory / PAYLOAD)
@@ -148,4 +161,4 @@ class Ort:
     def open(self, engine: Engine, options: OpenOptions) -> Session:
         """A session on the CPU."""
         manifest = engine.manifest
-        return OrtSession(engine.path / PAYLOAD, manifest.inputs, manifest.outputs, options)
+        return OrtSession(payload(engine), manifest.inputs, manifest.outputs, options)

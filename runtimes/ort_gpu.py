@@ -13,7 +13,7 @@ from pathlib import Path
 
 from prunedeploy.errors import MissingExtra, UserError
 from prunedeploy.runtimes._runtime import BuildOptions, OpenOptions, Payload, Session
-from prunedeploy.runtimes.ort import PAYLOAD, Ort, OrtSession, library
+from prunedeploy.runtimes.ort import Ort, OrtSession, library, payload
 from prunedeploy.targets import Target, gpus, why_not_here
 from prunedeploy.types import Engine
 
@@ -38,7 +38,7 @@ class OrtGpuSession(OrtSession):
             warnings.simplefilter("ignore")  # it warns of what is an error below
             manifest = engine.manifest
             super().__init__(
-                engine.path / PAYLOAD,
+                payload(engine),
                 manifest.inputs,
                 manifest.outputs,
                 options,

@@ -70,6 +70,8 @@ class TensorRTRtx:
             notes: tuple[Note, ...] = ()
             if capability in FLOAT16_ONLY:
                 model, notes = _in_float16(model, Path(folder))
+            else:  # in the one form, with functions inlined and what was put right
+                model = _prepared(model, Path(folder))
 
             def configure(config: Any, network: Any) -> None:  # noqa: ARG001 - of the interface
                 config.num_compute_capabilities = 1
@@ -96,6 +98,13 @@ class TensorRTRtx:
         if not gpus():
             raise UserError(f"{NAME} engines open where a CUDA GPU is: there is none here")
         return TrtSession(Trt(_library(), NAME, DIALECTS[-1]), engine)
+
+
+def _prepared(model: Path, folder: Path) -> Path:
+    from prunedeploy import model as models
+
+    models.save(models.load(model), folder / model.name)
+    return folder / model.name
 
 
 def _in_float16(model: Path, folder: Path) -> tuple[Path, tuple[Note, ...]]:

@@ -25,6 +25,7 @@ from prunedeploy.passes.shrink.plan import Plan, make_plan
 from prunedeploy.passes.shrink.recurrent import drop_zero_states
 from prunedeploy.passes.shrink.refusals import refused
 from prunedeploy.passes.shrink.settings import Borders, Settings
+from prunedeploy.passes.shrink.sharing import join, separate
 from prunedeploy.passes.shrink.subgraphs import own_weights, settle_names, share_opsets
 from prunedeploy.passes.shrink.targets import name_lengths
 from prunedeploy.passes.shrink.zero import Zero
@@ -87,6 +88,7 @@ class ShrinkChannels:
         """One graph, the model's own or that of a body."""
         notes: list[Note] = []
         changed, carrier, idle = False, 0, 0
+        copies = separate(graph)
         settings = Settings(
             Zero(self.zero_threshold),
             input_range.of(model),
@@ -111,6 +113,7 @@ class ShrinkChannels:
             carrier = (carrier + 1) % plan.axes.carriers
             plan.weights.forget()
         left = [*_aligned(plan, self.align), *refused(plan, graph)]
+        join(graph, copies)
         if lowered := lower(graph):
             notes += lowered
             models.drop_unused(graph)

@@ -186,7 +186,8 @@ class Ranges:
     def _spread(self, value: ir.Value, found: Range | None, facts: Facts) -> Range | None:
         """One range for all as one a channel: where it is one number, or zeros are known."""
         low, high = (found or ANYTHING).hull()
-        for axis in (1, *range(rank(value) or 0)):
+        axes = range(rank(value) or 0)
+        for axis in sorted(axes, key=lambda axis: axis != 1):  # channels first
             size, known = static_size(value, axis), facts.of(value, axis)
             if size and (low == high or (known is not None and (known == 0).any())):
                 return Range(np.full(size, low), np.full(size, high), axis)

@@ -22,7 +22,7 @@ PADDING = ("AveragePool", "Pad")
 
 def refused(plan: Plan, graph: ir.Graph) -> list[Note]:
     """Channels that nothing feeds or that nobody reads, and that stay nevertheless."""
-    borders = _borders(plan, graph)
+    borders = _shared(plan, graph) | _borders(plan, graph)
     notes: list[Note] = []
     for layer in plan.layers:
         dead = ~plan.weights.used(layer).any(axis=1)
@@ -63,6 +63,18 @@ def _borders(plan: Plan, graph: ir.Graph) -> dict[int, str]:
         lost = set(plan.axes.roots(source, 1)[before].tolist()) - set(kept[after].tolist())
         why = f"constants meet the padding of {node.op_type} ({node.name}): the border differs"
         found.update(dict.fromkeys(lost & set(kept.tolist()), why))
+    return found
+
+
+def _shared(plan: Plan, graph: ir.Graph) -> dict[int, str]:
+    """Labels that weights which several nodes read tie together: by label, the reason."""
+    found: dict[int, str] = {}
+    for value in graph.initializers.values():
+        if len(value.uses()) < 2:
+            continue
+        why = f"several nodes share {value.name}, and not all of them can do without"
+        for axis in range(rank(value) or 0):
+            found |= dict.fromkeys(plan.axes.roots(value, axis).tolist(), why)
     return found
 
 

@@ -9,6 +9,7 @@ from prunedeploy.bundle.record import ModelFile, Plan, Tensor
 from prunedeploy.errors import UserError
 from prunedeploy.lowering import Precision, lower
 from prunedeploy.runtimes._trt_dialects import Dialect, dialect, trtexec_arguments
+from prunedeploy.sizes import OPEN_SIZE, resolve
 from prunedeploy.targets import Target
 from prunedeploy.types import Array
 
@@ -80,8 +81,9 @@ def _plan(
     model: ModelFile, inputs: tuple[Tensor, ...], row: Dialect, batch: int, target: Target
 ) -> Plan:
     plan = f"{BUILT}/{model.name}.plan"
+    chosen = resolve(inputs, batch, OPEN_SIZE)  # as the recorded inputs have them
     dynamic = [x for x in inputs if any(isinstance(dim, str) for dim in x.shape)]
-    sizes = {x.name: [dim if isinstance(dim, int) else batch for dim in x.shape] for x in dynamic}
+    sizes = {x.name: list(chosen[x.name]) for x in dynamic}
     arguments = trtexec_arguments(
         row,
         model.file,

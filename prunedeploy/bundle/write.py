@@ -10,8 +10,9 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 
-from prunedeploy import artifact, targets, verify
+from prunedeploy import artifact, preparation, targets, verify
 from prunedeploy import model as models
 from prunedeploy.bundle import archive as archives
 from prunedeploy.bundle import models as model_files
@@ -32,6 +33,7 @@ from prunedeploy.errors import CompilerError, UnsupportedModelError, UserError
 from prunedeploy.evaluate import Evaluator
 from prunedeploy.files import atomic_directory, atomic_path, sha256, to_json
 from prunedeploy.prediction.predict import predict_all
+from prunedeploy.randomness import refuse_random
 from prunedeploy.runtimes._runtime import BuildOptions, check_feeds, silent
 from prunedeploy.targets import Target
 from prunedeploy.types import Array, TensorSpec
@@ -105,7 +107,11 @@ def _write(
     given: Mapping[str, Array] | None,
 ) -> Bundle:
     """The bundle's files into ``folder``."""
-    inputs, outputs = models.specs(models.load(source))
+    program = models.load(source)
+    refuse_random(program)
+    for note in preparation.notes(program):
+        options.tell(f"{source}: {note}")
+    inputs, outputs = models.specs(program)
     batch = _batch(inputs, options.batches)
     feeds = dict(given) if given is not None else verify.random_feeds(inputs, RUNS * batch)
     feeds = check_feeds(inputs, feeds)
@@ -136,7 +142,7 @@ def _write(
         runs=runs,
         inputs=tensors[0],
         outputs=tensors[1],
-        tolerances={"float32": verify.TOLERANCE["float32"], **verify.NARROW_TOLERANCE},
+        tolerances={"float32": _tolerance(program), **verify.NARROW_TOLERANCE},
         models=written,
         plans=plans,
         sparse=sparse,
@@ -156,6 +162,12 @@ def _write(
     sums = {**bundle.files, MANIFEST: sha256(folder / MANIFEST)}
     (folder / "SHA256SUMS").write_text("".join(f"{x}  {name}\n" for name, x in sums.items()))
     return bundle
+
+
+def _tolerance(program: ir.Model) -> float:
+    """Of the model as it is: it may compute in less than float32 between float32."""
+    usual = verify.TOLERANCE["float32"]
+    return verify.NARROW_TOLERANCE.get(verify.precision_of(program), usual)
 
 
 def _sparse(

@@ -38,6 +38,8 @@ def kind(path: str | Path) -> Kind:
     """
     path = Path(path)
     try:
+        if not path.is_file() and not path.is_dir() and path.exists():
+            raise UserError(f"{path} is not a regular file: name the file itself")
         with path.open("rb") as file:
             head = file.read(512)
             size = file.seek(0, 2)

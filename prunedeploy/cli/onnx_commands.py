@@ -129,6 +129,8 @@ def _lowered(found: LowerResult) -> None:
 
     print(f"{found.model}: opset {found.opset}, IR version {found.ir_version}, {found.precision}")
     print(f"  from {found.source}: {difference(found.difference)}")
+    for line in found.found:
+        print(f"  {line}")
     for report in found.passes:
         taken = [note for note in report.result.notes if note.status == "taken"]
         if report.name == RoundWeights.name and taken:

@@ -260,6 +260,8 @@ def engine(built: Engine) -> None:
     print(f"{built.path}: {manifest.runtime} engine for {manifest.target}")
     versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     print(f"  made with {versions}")
+    for line in manifest.found:
+        print(f"  {line}")
     for spec in manifest.inputs:
         print(f"  takes {spec.name}: {spec.dtype} {_shape(spec.shape)}")
     for spec in manifest.outputs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 import onnx_ir as ir
 
@@ -98,21 +99,26 @@ def works(model: ir.Model, batch: int, style: Style) -> tuple[tuple[Work, ...], 
 
 def fix_shapes(model: ir.Model, batch: int) -> None:
     """Give inputs the batch, and all values behind them their sizes."""
-    for value in model.graph.inputs:
+    inputs = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+    first = {dim.value for value in inputs for dim in list(value.shape or ())[:1] if _named(dim)}
+    for value in inputs:
         dims = list(value.shape or ())
-        open_axes = [axis for axis, dim in enumerate(dims) if not isinstance(dim, int)]
-        if open_axes and open_axes != [0]:
+        if any(not isinstance(d, int) and d.value not in first for d in dims[1:]):
             raise UserError(
                 f"input {value.name!r} has open sizes beside the batch: export it with fixed ones"
             )
-        if open_axes:
-            value.shape = ir.Shape([batch, *dims[1:]])
+        if any(not isinstance(dim, int) for dim in dims):
+            value.shape = ir.Shape([dim if isinstance(dim, int) else batch for dim in dims])
         elif dims and dims[0] != batch and batch != 1:
             raise UserError(f"the model takes batches of {dims[0]} only, not {batch}")
     for node in model.graph:
         for value in node.outputs:
             value.shape = None
     models.infer_shapes(model)
+
+
+def _named(dim: int | ir.SymbolicDim) -> TypeGuard[ir.SymbolicDim]:
+    return not isinstance(dim, int) and dim.value is not None
 
 
 def _is_folded(node: ir.Node) -> bool:

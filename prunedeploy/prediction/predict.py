@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prunedeploy import model as models
-from prunedeploy import targets
+from prunedeploy import preparation, targets
 from prunedeploy.errors import UserError
 from prunedeploy.prediction import graph, steps
 from prunedeploy.prediction.efficiency import GPU, ORT, SPARSE, Table, band
@@ -55,7 +55,9 @@ def predict(
         works = steps.of_model(path, row, batch, limits.threads)
     else:
         style = graph.Style(row.multiple, chosen in GPU_RUNTIMES, WIDTHS[precision])
-        works, notes = graph.works(models.load(path), batch, style)
+        program = models.load(path)
+        works, notes = graph.works(program, batch, style)
+        notes = (*preparation.notes(program), *notes)
     table = table_of(chosen)
     layers = layer_times(works, limits, table)
     return Prediction(

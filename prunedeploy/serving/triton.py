@@ -18,7 +18,9 @@ from typing import Literal
 
 from prunedeploy import artifact
 from prunedeploy.errors import UserError
+from prunedeploy.external_data import check_listed
 from prunedeploy.files import atomic_directory
+from prunedeploy.runtimes.ort import PAYLOAD
 from prunedeploy.serving.onnxruntime_op import onnxruntime_library, onnxruntime_model
 from prunedeploy.types import Engine, TensorSpec
 
@@ -65,6 +67,11 @@ class Model:
 
 
 def _payload(engine: Engine, folder: Path) -> None:
+    if PAYLOAD in engine.manifest.files:
+        try:  # the server would read whatever it names
+            check_listed(engine.path / PAYLOAD, engine.manifest.files)
+        except ValueError as error:
+            raise UserError(f"{engine.path / PAYLOAD} is not ONNX: {error}") from None
     for name in engine.manifest.files:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(engine.path / name, folder / name)

@@ -54,7 +54,7 @@ def write(
     with path.open("rb") as file:
         loaded = torch.export.load(file)
     found = run(loaded.module(), examples, list(expected))
-    difference = verify.compare(expected, found)
+    difference = verify.compare(expected, found, verify.tolerances_of(model))
     if not difference.passed:
         raise ProgramError(f"the torch program is off by {difference.max_rel:.1e}")
     return difference

@@ -58,6 +58,10 @@ def build_payload(model: Path, target: Target, directory: Path, options: BuildOp
 
 def write_sources(model: Path, target: Target, directory: Path, options: BuildOptions) -> None:
     """The C project into ``directory``; without a compiler here nothing is measured either."""
+    from prunedeploy import model as models
+    from prunedeploy import randomness
+
+    randomness.refuse_random(models.load(model))  # what is built here is compared as well
     try:
         tools = compiling.toolchain(target)
     except UserError:

@@ -43,10 +43,11 @@ def test_a_converted_model_is_built_and_timed(precision: str, dense: ir.Model) -
 
 
 def test_a_model_in_float32_may_not_be_off_by_so_much(dense: ir.Model) -> None:
-    """The record in the metadata is what widens the tolerance, nothing else."""
-    feeds = verify.random_feeds(models.specs(dense)[0], batch=8)
-    assert ToFloat16(feeds)(dense).changed
-    del dense.metadata_props[verify.PRECISION]
-    models.save(dense, Path("unsaid.onnx"))
+    """What its weights are rounded to does not matter: what it computes in does."""
+    for value in dense.graph.initializers.values():
+        rounded = value.const_value.numpy().astype(np.float16).astype(np.float32)
+        value.const_value = ir.tensor(rounded, name=value.name)
+    models.save(dense, Path("rounded.onnx"))
+    engine = artifact.build("dense.onnx", runtime="ort")
     with pytest.raises(UserError, match="1e-05 is allowed"):
-        artifact.build("unsaid.onnx", runtime="ort", baseline="dense.onnx")
+        bench([engine.path], baseline="rounded.onnx", rounds=1, warmup=0)

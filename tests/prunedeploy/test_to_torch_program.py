@@ -19,14 +19,14 @@ from prunedeploy import UserError, passes, verify
 from prunedeploy import model as models
 from prunedeploy.evaluate import Evaluator
 from prunedeploy.export import to_model
-from prunedeploy.pipeline import _prepare
+from prunedeploy.preparation import prepare
 from prunedeploy.to_torch import program
 from prunedeploy.to_torch.network import Network
 
 
 def computed(model: ir.Model, batch: int = 3) -> None:
     """The module computes what the interpreter does, in float64."""
-    model = _prepare(model)
+    model = prepare(model)
     feeds = verify.random_feeds(models.specs(model)[0], batch=batch, size=6)
     expected = Evaluator(model).run(feeds)
     examples = tuple(map(torch.from_numpy, feeds.values()))
@@ -255,7 +255,7 @@ def test_checkpoint_to_program_and_back(folder: Path) -> None:
 @pytest.mark.parametrize("make", [torch_nets.mobile, torch_nets.vgg, torch_nets.transformer])
 def test_programs_of_networks(folder: Path, make: Callable[[], nn.Module]) -> None:
     network = make()
-    model = _prepare(to_model(network, torch_nets.SHAPES[make]))
+    model = prepare(to_model(network, torch_nets.SHAPES[make]))
     feeds = verify.random_feeds(models.specs(model)[0], batch=3)
     passes.run(model, passes.DEFAULT, feeds)
     expected = Evaluator(model).run(feeds)

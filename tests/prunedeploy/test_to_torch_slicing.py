@@ -16,14 +16,14 @@ import prunedeploy
 from prunedeploy import SlicePlan, UserError, apply_plan, verify
 from prunedeploy import model as models
 from prunedeploy.export import to_model
-from prunedeploy.pipeline import _prepare
+from prunedeploy.preparation import prepare
 from prunedeploy.to_torch import slicing
 
 NETS = list(torch_nets.SHAPES)
 
 
 def sliced(network: nn.Module, shape: tuple[int, ...], zero: float = 0.0) -> slicing.Sliced:
-    model = _prepare(to_model(network, shape, optimize=False))
+    model = prepare(to_model(network, shape, optimize=False))
     feeds = verify.random_feeds(models.specs(model)[0], batch=3)
     return slicing.slice_module(network, model, feeds, zero)
 

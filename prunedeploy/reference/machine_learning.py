@@ -13,9 +13,20 @@ from prunedeploy.errors import UserError
 from prunedeploy.reference.registry import label
 
 DOMAIN = "ai.onnx.ml"
+NEWEST = 5  # its own opset, as far as it is known here
 
 # operator -> its versions whose results are those of ONNX Runtime
-VERSIONS: dict[str, tuple[int, ...]] = {}
+VERSIONS: dict[str, tuple[int, ...]] = {
+    "ArrayFeatureExtractor": (1,),
+    "Binarizer": (1,),
+    "FeatureVectorizer": (1,),
+    "Imputer": (1,),
+    "LabelEncoder": (2, 4),
+    "LinearRegressor": (1,),
+    "OneHotEncoder": (1,),
+    "Scaler": (1,),
+    "TreeEnsembleRegressor": (1, 3),
+}
 
 
 def step_of(
@@ -34,7 +45,7 @@ def step_of(
         since = onnx.defs.get_schema(node.op_type, version, DOMAIN).since_version
     except onnx.defs.SchemaError:
         since = 0
-    if since not in known:
+    if since not in known or version > NEWEST:
         raise _unknown(node, f" of {DOMAIN} {version}")
     names = [f"in{i}" if value is not None else "" for i, value in enumerate(node.inputs)]
     call = ir.serde.serialize_node(node)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy import checkpoint, files, passes, targets, verify
+from prunedeploy import checkpoint, files, passes, second_oracle, targets, verify
 from prunedeploy import input_range as input_ranges
 from prunedeploy import model as models
 from prunedeploy.errors import UserError
@@ -110,6 +110,7 @@ def shrink(
     input_ranges.attach(program, ranges)
     say("running the model as it is")
     feeds, expected = _reference(program, loaded.shape)
+    checks = [second_oracle.check(program, feeds, expected, "the model as it is")]
     shapes = {name: array.shape for name, array in feeds.items()}
     with contextlib.ExitStack() as stack:
         dense = source
@@ -139,6 +140,7 @@ def shrink(
         outputs = _run(program, feeds)
         difference = verify.compare(expected, outputs)
         difference = verify.exactly(difference, dense_file, program, feeds)
+        checks.append(second_oracle.check(program, feeds, outputs, "the shrunk model"))
         if back.pt is not None:
             file = stack.enter_context(files.atomic_path(back.pt))
             write_program(file, program, feeds, outputs, loaded.buffers)
@@ -163,6 +165,7 @@ def shrink(
             align=step.align,
             pt=back.pt,
             state_dict=back.state_dict,
+            cross_checks=tuple(checks),
         )
         record = stack.enter_context(files.atomic_path(place.with_suffix(".json")))
         record.write_text(files.to_json(result))

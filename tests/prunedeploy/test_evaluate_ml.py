@@ -84,7 +84,9 @@ def test_every_version_that_is_known_is_compared() -> None:
     assert {(name, v) for name, versions in VERSIONS.items() for v in versions} == compared
 
 
-@pytest.mark.parametrize(("operator", "version"), [("Normalizer", 1), ("ZipMap", 1), ("Scaler", 99)])
+@pytest.mark.parametrize(
+    ("operator", "version"), [("Normalizer", 1), ("ZipMap", 1), ("Scaler", 99)]
+)
 def test_others_are_refused_by_name(operator: str, version: int) -> None:
     case: Case = (operator, version, {}, (X,), 1)
     with pytest.raises(UserError, match=f"{DOMAIN}::{operator} .*unknown"):

@@ -102,7 +102,9 @@ def _unknown(node: ir.Node, what: str) -> UserError:
 
 
 def _newer(operator: str, opset: int) -> int | None:
-    """The version that ``onnx`` says an operator has in an opset newer than the tables."""
+    """The version that an operator has in an opset newer than the tables; None: not known."""
+    if opset > onnx.defs.onnx_opset_version():
+        return None  # onnx would answer with the last version that it knows
     try:
         return int(onnx.defs.get_schema(operator, opset, "").since_version)
     except onnx.defs.SchemaError:

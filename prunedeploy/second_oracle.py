@@ -130,6 +130,9 @@ def _loadable(model: Path | ir.Model, folder: Path) -> bytes | str:
     from prunedeploy import model as models
 
     copy = model.clone()  # it shares the weights
+    for node in copy.graph.all_nodes():  # ONNX Runtime ends the process over some of these
+        while node.outputs and not node.outputs[-1].name:
+            node.resize_outputs(len(node.outputs) - 1)
     tensors = [v.const_value for g in copy.graphs() for v in g.initializers.values()]
     outside = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
     if not outside and models.weight_bytes(copy) <= models.PROTOBUF_LIMIT:

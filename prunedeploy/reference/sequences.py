@@ -58,12 +58,17 @@ def _concat(node: ir.Node, values: list[Any]) -> Numbers:
 
 
 def _split(node: ir.Node, x: Numbers, split: Numbers | None = None) -> tuple[Any, ...]:
-    """Without sizes every index is a part of its own, its axis gone unless ``keepdims``."""
+    """Without sizes every index is a part of its own, its axis gone unless ``keepdims``.
+
+    Beside sizes ONNX has ``keepdims`` ignored, which engines do not do: 0 is refused there.
+    """
     axis = within(integer(node, "axis", 0), x.ndim)
     size = x.shape[axis]
     if split is None:
         parts = np.split(x, size, axis)
         return (parts if integer(node, "keepdims", 1) else [p.squeeze(axis) for p in parts],)
+    if not integer(node, "keepdims", 1):
+        raise ValueError("keepdims 0 beside the sizes of the parts")
     if split.ndim:
         sizes = listed(split)
         if sum(sizes) != size:

@@ -16,6 +16,9 @@ from onnx.backend.test.case.node import collect_testcases
 
 from prunedeploy.evaluate import Evaluator
 
+# The code that makes the examples warns of what it divides by.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
+
 OTHER_DOMAINS = ("ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training")
 RANDOM = ("test_bernoulli", "test_training_dropout")
 # Floats that onnx writes with four digits, or adds up in another order.

@@ -113,6 +113,23 @@ def test_what_it_cannot_run_it_says_nothing_of(case: str) -> None:
     assert "ONNX Runtime" in verdict.reason
 
 
+def test_outputs_that_are_left_out_at_the_end() -> None:
+    """Given their empty names, ONNX Runtime ends the process."""
+    names = ["scale", "bias", "mean", "var"]
+    value = helper.make_tensor_value_info
+    node = helper.make_node("BatchNormalization", ["x", *names], ["y", "", "", "", ""])
+    graph = helper.make_graph(
+        [node],
+        "net",
+        [value("x", TensorProto.FLOAT, [2, 3, 4])],
+        [value("y", TensorProto.FLOAT, [2, 3, 4])],
+        [helper.make_tensor(n, TensorProto.FLOAT, [3], [1, 2, i + 1]) for i, n in enumerate(names)],
+    )
+    imports = [helper.make_opsetid("", 9)]
+    model = ir.from_proto(helper.make_model(graph, opset_imports=imports, ir_version=8))
+    assert isinstance(second_oracle.compare(model, feeds_of(model)), Agreement)
+
+
 def test_random_numbers_are_not_compared() -> None:
     net = Net(channels=3, dtype=np.float32)
     model = net.model(net.node("Add", "input", net.node("RandomNormalLike", "input")))

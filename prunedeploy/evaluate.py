@@ -244,10 +244,11 @@ def _round(results: list[Any], rounded: list[np.dtype[Any] | None]) -> list[Any]
     if not any(rounded):
         return results
     kinds = [*rounded, *[None] * len(results)]
-    return [
-        result.astype(kind) if kind is not None and isinstance(result, np.ndarray) else result
-        for result, kind in zip(results, kinds, strict=False)
-    ]
+    with np.errstate(over="ignore"):  # to infinity, as the narrow type has it
+        return [
+            result.astype(kind) if kind is not None and isinstance(result, np.ndarray) else result
+            for result, kind in zip(results, kinds, strict=False)
+        ]
 
 
 def _last_uses(graph: ir.Graph) -> list[list[str]]:

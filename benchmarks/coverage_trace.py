@@ -18,8 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from prunedeploy.evaluate import single_node
-from prunedeploy.kernels import KERNELS
+from prunedeploy.evaluate import evaluate_node
 
 Ids = NDArray[np.int64]
 MOVING = (
@@ -284,11 +283,8 @@ class Trace:
             self._set(node.outputs[0], found[0])
             return
         assert self.graph is not None
-        if node.op_type == "GatherElements":
-            arrays = [feeds[str(value.name)] for value in node.inputs if value is not None]
-            self._set(node.outputs[0], np.asarray(KERNELS[node.op_type](node, *arrays)))
-            return
-        results = single_node(node, self.graph.opset_imports).run(None, feeds)
+        arrays = [None if value is None else feeds[str(value.name)] for value in node.inputs]
+        results = evaluate_node(node, self.graph.opset_imports, arrays)
         for value, ids in zip(node.outputs, results, strict=False):
             self._set(value, np.asarray(ids))
 

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from prunedeploy.opsets import opset
 from prunedeploy.passes.shrink.axes import Labels, rank
 from prunedeploy.passes.shrink.edit import apply
 from prunedeploy.passes.shrink.facts import Constants
@@ -135,7 +136,7 @@ def pad_part(node: ir.Node, index: int, axis: int, known: Constants) -> str | No
     """Replace a part that holds one number by a Pad of the part beside it; why not, or None."""
     graph = node.graph
     assert graph is not None
-    if graph.opset_imports.get("", PAD_INPUTS) < PAD_INPUTS:
+    if opset(graph) < PAD_INPUTS:
         return "Pad takes no computed number before opset 11"
     if (known != known[0]).any():
         return "its channels hold different numbers, and the concatenation is needed whole"

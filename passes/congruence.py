@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.model import release
+from prunedeploy.opsets import scales_channels
 from prunedeploy.passes.shrink import selections
 from prunedeploy.passes.shrink.axes import Axes, Labels, rank, static_size
 from prunedeploy.passes.shrink.facts import constant_array
@@ -180,7 +181,9 @@ def _normalising(node: ir.Node, known: Congruence) -> None:
     """One channel each, with its own numbers."""
     source, result = node.inputs[0], node.outputs[0]
     vectors = [value for value in node.inputs[1:] if value is not None]
-    if source is None or read_besides(node) or node.attributes.get_int("training_mode", False):
+    if source is None or read_besides(node):
+        return
+    if node.op_type == "BatchNormalization" and not scales_channels(node):
         return
     if any(rank(vector) != 1 for vector in vectors) or not known.followed(result, 1):
         return

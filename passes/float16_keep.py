@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.evaluate import Evaluator
+from prunedeploy.opsets import opset
 from prunedeploy.passes.opset.limits import Schema, schema
 from prunedeploy.types import Array
 
@@ -150,7 +151,7 @@ def to_keep(
     """
     graph = model.graph
     reasons: Reasons = {x: "asked for" for x in graph if x.name in asked}
-    reasons = without_form(graph, model.opset_imports[""]) | reasons
+    reasons = without_form(graph, opset(model)) | reasons
     values = observed(model, feeds)
     for node, reason in beyond_range(graph, values).items():
         reasons.setdefault(node, reason)

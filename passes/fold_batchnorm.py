@@ -17,9 +17,10 @@ import numpy as np
 import onnx_ir as ir
 
 from prunedeploy import model as models
+from prunedeploy.opsets import scales_channels
 from prunedeploy.passes.shrink.facts import constant_array
 from prunedeploy.passes.shrink.layers import Layer, bias_rows, layer
-from prunedeploy.passes.shrink.pointwise import EPSILON, read_besides
+from prunedeploy.passes.shrink.pointwise import EPSILON
 from prunedeploy.passes.shrink.rule import replace_input
 from prunedeploy.types import Note, PassResult
 
@@ -59,7 +60,9 @@ def _refuse(node: ir.Node, before: Layer | None) -> str | None:
     """Why ``node`` cannot be folded into the layer before it; None when it can."""
     if before is None:
         return "no layer before the normalisation to fold it into"
-    if node.attributes.get_int("training_mode", False) or read_besides(node):
+    if not node.attributes.get_int("spatial", 1):
+        return "its parameters are of every element"
+    if not scales_channels(node):
         return "normalises with statistics of the batch"
     if any(constant_array(value) is None for value in node.inputs[1:5]):
         return "its parameters are not constants"

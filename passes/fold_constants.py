@@ -18,11 +18,17 @@ from onnx_ir.passes import common
 from onnxscript import optimizer
 
 from prunedeploy import model as models
+from prunedeploy.errors import UserError
+from prunedeploy.opsets import opset
+from prunedeploy.passes.evaluate_constants import evaluate_constants
+from prunedeploy.passes.opset.emit import Emit
+from prunedeploy.passes.opset.rules import RULES
 from prunedeploy.passes.shrink.facts import constant_array
-from prunedeploy.passes.shrink.rule import replace_input
+from prunedeploy.passes.shrink.rule import names, replace_input
 from prunedeploy.passes.shrink.targets import name_lengths
 from prunedeploy.types import Note, PassResult
 
+WRITTEN = {"Split": 18, "Squeeze": 13, "Unsqueeze": 13}  # the versions that onnxscript writes
 REPEATING = ("Expand", "Gather", "Tile")
 SMALL = 1 << 13  # elements that need no second thought
 TINY = 1 << 6  # and those where the model is not to grow
@@ -31,7 +37,7 @@ LARGEST = 1 << 28  # elements of a constant that is computed here
 
 @dataclass(frozen=True)
 class FoldConstants:
-    """Fold constant subgraphs (onnxscript's folder) and computed reshape targets.
+    """Fold constant subgraphs and computed reshape targets.
 
     With ``larger`` a result of moderate size is stored though it is larger than what it was
     computed from. Runtimes fold such constants when they load a model, so that this brings no
@@ -85,9 +91,24 @@ def _same(one: int | ir.SymbolicDim, other: int | ir.SymbolicDim) -> bool:
 
 
 def _fold(model: ir.Model, small: int) -> bool:
-    worth_it = partial(_worth_it, small)
-    limits = {"input_size_limit": LARGEST, "output_size_limit": LARGEST}
-    return bool(optimizer.fold_constants(model, should_fold=worth_it, **limits).modified)
+    """onnxscript follows shapes and sequences; what is computed, the reference computes."""
+    before = set(model.graph.all_nodes())
+    followed = bool(optimizer.fold_constants(model, should_fold=lambda _: False).modified)
+    if followed:
+        _in_this_opset(model, before)
+    return evaluate_constants(model, partial(_worth_it, small), LARGEST) or followed
+
+
+def _in_this_opset(model: ir.Model, before: set[ir.Node]) -> None:
+    """Put nodes that onnxscript wrote, always in the newest form, into that of the model."""
+    taken = names(model.graph)
+    for node in list(model.graph.all_nodes()):
+        if node in before or node.op_type not in WRITTEN:
+            continue
+        for version in range(WRITTEN[node.op_type], opset(model), -1):
+            undo = RULES.get((node.op_type, version))
+            if undo is not None and (reason := undo(node, Emit(node, taken))) is not None:
+                raise UserError(f"{node.op_type} ({node.name}): {reason}")
 
 
 def _worth_it(small: int, node: ir.Node) -> bool | None:

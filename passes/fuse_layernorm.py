@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from prunedeploy import model as models
+from prunedeploy.opsets import opset
 from prunedeploy.passes.shrink.axes import rank, static_size
 from prunedeploy.passes.shrink.facts import constant_array
 from prunedeploy.passes.shrink.reductions import reduced_axes
@@ -39,7 +40,7 @@ class FuseLayerNorm:
 
     def __call__(self, model: ir.Model) -> PassResult:
         """Edit ``model`` in place."""
-        if model.graph.opset_imports.get("", 0) < OPSET:
+        if opset(model) < OPSET:
             return PassResult(False, ())
         models.infer_shapes(model)
         notes = []

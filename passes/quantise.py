@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from prunedeploy import model as models
 from prunedeploy import verify
 from prunedeploy.evaluate import Evaluator
+from prunedeploy.opsets import opset
 from prunedeploy.passes.float16_keep import observed
 from prunedeploy.passes.shrink.rule import names, unused
 from prunedeploy.passes.to_float16 import RECORD
@@ -55,8 +56,8 @@ class Quantise:
         """Edit ``model`` in place."""
         if model.metadata_props.get(RECORD) is not None:
             return PassResult(False)
-        if (opset := model.opset_imports.get("", 1)) < OLDEST:
-            reason = f"opset {opset} has no scales for channels: {OLDEST} has"
+        if (version := opset(model)) < OLDEST:
+            reason = f"opset {version} has no scales for channels: {OLDEST} has"
             return PassResult(False, (Note("graph", "refused", reason, 1),))
         _name(model)
         models.infer_shapes(model)

@@ -25,6 +25,7 @@ from onnx_ir.passes import common
 
 from prunedeploy import input_range
 from prunedeploy import model as models
+from prunedeploy.opsets import opset
 from prunedeploy.passes.concat_parts import concat_axis, drop_parts, pad_part
 from prunedeploy.passes.extents import Extent, Extents
 from prunedeploy.passes.shrink.axes import rank
@@ -51,6 +52,7 @@ NEUTRAL: dict[str, tuple[tuple[int, ...], float]] = {
     "Mul": ((0, 1), 1.0),
     "Div": ((1,), 1.0),
 }
+EXPAND = 8  # the opset that brought it
 SHAPE = "the shape of the result is not known to be the other operand's"
 
 
@@ -244,6 +246,8 @@ def _fold_output(graph: ir.Graph, value: ir.Value, facts: Facts, extents: Extent
     lengths = extents.of(value)
     if any(not isinstance(extent, int) and extent not in inputs for extent in lengths):
         return [Note(_label(value), "refused", "its shape is not known from the inputs", 1)]
+    if opset(graph) < EXPAND:
+        return [Note(_label(value), "refused", "there is no Expand before opset 8", 1)]
     expand = ir.node("Expand", [None, None])
     expand.name = unique_name(graph, f"{_label(value)}.constant")
     new, name = expand.outputs[0], value.name

@@ -8,6 +8,7 @@ from typing import ClassVar
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from prunedeploy.opsets import drops
 from prunedeploy.types import Note, PassResult
 
 
@@ -63,18 +64,13 @@ def _passes_on(node: ir.Node, opset: int) -> bool:
         return False
     source = node.inputs[0]
     if node.op_type == "Dropout":
-        training = node.inputs[2] if len(node.inputs) > 2 else None
         if opset < 7 and not node.attributes.get_int("is_test", 0):
             return False  # it drops unless it is told that it is tested
         unused = not any(mask.uses() or mask.is_graph_output() for mask in node.outputs[1:])
-        return unused and (training is None or _is_false(training))
+        return unused and not drops(node)
     if node.op_type == "Cast" and source is not None and source.dtype is not None:
         return node.attributes.get_int("to", -1) == int(source.dtype)
     return False
-
-
-def _is_false(value: ir.Value) -> bool:
-    return value.const_value is not None and not value.const_value.numpy().any()
 
 
 def _as_identity(node: ir.Node) -> None:

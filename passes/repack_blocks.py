@@ -21,6 +21,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from prunedeploy import model as models
+from prunedeploy.opsets import opset
 from prunedeploy.passes.regroup.parts import Part, by_channels, parts_of
 from prunedeploy.passes.regroup.rewrite import REPACKED, padded_size, rewrite, window
 from prunedeploy.passes.shrink.axes import static_size
@@ -32,6 +33,7 @@ from prunedeploy.types import Note, PassResult
 
 NODE = 5e-6  # seconds that one more node takes whatever its size
 MARGIN = 1.5  # what is saved, over what is spent: figures of machines are rough
+BY_INPUTS = 11  # opset from which Pad and Slice take inputs
 OPERATORS = ("Conv", "Gemm", "MatMul")
 
 
@@ -162,11 +164,15 @@ def _columns(layer: Layer, parts: list[Part], positions: int, inputs: int, targe
 
 
 def _can_unroll(layer: Layer) -> bool:
-    """Whether the window can be written with Slices: two axes of known size and known pads."""
+    """Whether the window can be written with Slices: two axes of known size and known pads.
+
+    Before opset 11 Pad, and before 10 Slice, take attributes instead of inputs.
+    """
     shape = layer.weight.const_value.shape if layer.weight.const_value is not None else ()
     sizes = [static_size(v, a) for v in (layer.source, layer.result) for a in (2, 3)]
     return (
         layer.node.op_type == "Conv"
+        and opset(layer.node) >= BY_INPUTS
         and len(shape) == 4
         and layer.rows().shape[2] > 1
         and None not in sizes

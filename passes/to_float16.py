@@ -18,6 +18,7 @@ from onnx_ir.passes import common
 from prunedeploy import model as models
 from prunedeploy import verify
 from prunedeploy.evaluate import Evaluator
+from prunedeploy.opsets import opset
 from prunedeploy.passes.float16_keep import FREE, LARGEST, formal_takes, is_float32, to_keep
 from prunedeploy.passes.opset.limits import schema
 from prunedeploy.passes.shrink.rule import names, unused
@@ -87,13 +88,13 @@ def _prepare(model: ir.Model) -> None:
 
 def convert(model: ir.Model, kept: frozenset[str]) -> int:
     """Convert in place all nodes but those named; how many nodes compute in float16 then."""
-    graph, opset = model.graph, model.opset_imports[""]
+    graph, version = model.graph, opset(model)
     edges = _Edges(graph)
     outputs = {value: index for index, value in enumerate(graph.outputs)}
     count = 0
     nodes = [node for node in graph if node.name not in kept]
     for node in nodes:
-        found = schema(node.op_type, opset) if not node.domain else None
+        found = schema(node.op_type, version) if not node.domain else None
         floats = [v for v in (*node.inputs, *node.outputs) if is_float32(v) or v in edges.halves]
         if found is None or not floats:
             continue
@@ -110,7 +111,7 @@ def convert(model: ir.Model, kept: frozenset[str]) -> int:
     converted = set(nodes)
     for value in list(edges.halves):
         for reader, index in list(value.uses()):
-            if reader not in edges.casts and _wants_single(reader, index, converted, opset):
+            if reader not in edges.casts and _wants_single(reader, index, converted, version):
                 reader.replace_input_with(index, edges.single(value))
         if value in outputs:
             edges.interface(value, outputs[value])

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunedeploy import targets
+from prunedeploy import second_oracle, targets
 from prunedeploy.errors import UserError
 from prunedeploy.files import sha256
 from prunedeploy.runtimes._runtime import BuildOptions, OpenOptions, Runtime
@@ -62,6 +62,8 @@ def fill(folder: Path, order: Order, options: BuildOptions) -> Manifest:
         return manifest
     options.tell("comparing its outputs with the reference's")
     reference = _Reference(order)
+    runs = (reference.on(size) for size in _sizes(manifest, False))
+    cross_check = second_oracle.check_all(order.source, runs, str(order.source))
     difference = _difference(folder, order, manifest, allowed, reference)
     near = min(order.within or math.inf, NEAR * difference.tolerance)
     for careful in CAREFUL.get(order.builder.name, ()):
@@ -73,7 +75,7 @@ def fill(folder: Path, order: Order, options: BuildOptions) -> Manifest:
         if manifest.files != before:  # else no layer had such a form
             difference = _difference(folder, order, manifest, allowed, reference)
     _check(difference, order)
-    return replace(manifest, difference=difference)
+    return replace(manifest, difference=difference, cross_check=cross_check)
 
 
 @dataclass(frozen=True)

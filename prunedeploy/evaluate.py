@@ -1,10 +1,9 @@
 """A plain interpreter of ONNX models: the reference that passes and engines are checked against.
 
-Node by node in the order of the graph, nothing fused and nothing reordered. Convolutions and
-pools run on torch's CPU kernels, which keep a ResNet-50 under a second; every other operator on
-the implementation in ``onnx.reference``, but for the few that it gets wrong. A node on float16
-or bfloat16 computes in float32 and rounds its result once. In float64 it also serves as the exact
-answer.
+Node by node in the order of the graph, nothing fused and nothing reordered. Every operator is read
+as the opset of the model has it; ``prunedeploy.reference`` holds the kernels, version by version,
+and an operator or version that is not there is refused by name. A node on float16 or bfloat16
+computes in float32 and rounds its result once. In float64 it also serves as the exact answer.
 """
 
 from __future__ import annotations
@@ -17,20 +16,20 @@ import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
 from prunedeploy import model as models
 from prunedeploy.errors import UserError
-from prunedeploy.kernels import KERNELS
-from prunedeploy.loops import body_model, loop
+from prunedeploy.reference import defined, machine_learning
+from prunedeploy.reference.control import captured
+from prunedeploy.reference.registry import BUILDERS, STANDARD, kernel_of, label, standard
 from prunedeploy.types import Array
 
-# Operators whose older versions compute the same; the reference begins with these.
-NO_OLDER = {"DequantizeLinear": 19}
 NARROW = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
+# Operators that round nothing, and ask for the very type of an element: its bits, its limits.
+AS_THEY_ARE = ("BitCast", "Clip")
 
 # A node's results, from its inputs and all values by name.
-Step = Callable[[list[Any], Mapping[str, Any]], Any]
+Step = Callable[[list[Any], Mapping[str, Any]], list[Any]]
 
 
 class Evaluator:
@@ -42,8 +41,8 @@ class Evaluator:
             can be compared without rounding in the way.
 
     Raises:
-        UserError: an operator that neither torch nor ``onnx.reference`` can run, by name; a
-            value that is read and never computed.
+        UserError: an operator that is not known in the model's opset, by name; a value that is
+            read and never computed.
     """
 
     def __init__(self, model: Path | ir.Model, *, float64: bool = False) -> None:
@@ -54,7 +53,8 @@ class Evaluator:
         self.inputs, self.outputs = models.specs(self._model)
         _check_reads(self._model.graph)
         self._last_use = _last_uses(self._model.graph)
-        self._steps = [self._step(node) for node in self._model.graph]
+        self._opsets = standard(self._model.opset_imports)
+        self._steps = [step_of(node, self._opsets, float64=float64) for node in self._model.graph]
 
     def run(
         self,
@@ -69,7 +69,7 @@ class Evaluator:
         missing = [spec.name for spec in self.inputs if spec.name not in feeds]
         if missing:
             raise UserError(f"the model also needs an array for its input {', '.join(missing)}")
-        values: dict[str, Array | None] = {k: self._cast(np.asarray(v)) for k, v in feeds.items()}
+        values: dict[str, Any] = {k: self._cast(_value(v)) for k, v in feeds.items()}
         for name, value in self._model.graph.initializers.items():
             if value.const_value is not None:
                 values.setdefault(name, self._cast(value.const_value.numpy()))
@@ -79,83 +79,107 @@ class Evaluator:
                 results = step(arguments, values)
             except (UserError, MemoryError):
                 raise
-            except Exception as error:  # torch and onnx.reference raise whatever they meet
+            except Exception as error:  # torch and NumPy raise whatever they meet
                 raise _cannot_run(node, arguments, error) from error
             for output, result in zip(node.outputs, results, strict=False):
                 values[str(output.name)] = cast = self._cast(result)
-                if observe is not None and cast is not None:
+                if observe is not None and isinstance(cast, np.ndarray):
                     observe(str(output.name), cast)
             for read in filter(None, node.inputs):
                 models.release(read.const_value)
             for name in self._last_use[index]:
                 values.pop(name, None)  # optional outputs that nothing reads may be absent
-        return {str(v.name): np.asarray(values[str(v.name)]) for v in self._model.graph.outputs}
+        return {str(v.name): _value(values[str(v.name)]) for v in self._model.graph.outputs}
 
-    def _cast(self, array: Any) -> Any:
-        if self._float64 and getattr(array, "dtype", None) in (np.float32, *NARROW):
-            return array.astype(np.float64)
-        return array
-
-    def _step(self, node: ir.Node) -> Step:
-        opsets = _opsets(self._model.opset_imports)
-        kernel = None if node.domain else KERNELS.get(node.op_type)
-        if node.op_type == "BatchNormalization" and opsets.get("", 0) < 7:
-            kernel = None  # it trains unless is_test is set, which onnx.reference knows
-        same_type = _types(node, opsets)
-        fallback: ReferenceEvaluator | None = None
-
-        def step(inputs: list[Any], values: Mapping[str, Any]) -> Any:
-            nonlocal fallback
-            rounded = _rounding(same_type, inputs)
-            if any(rounded):
-                inputs = [_widen(array) for array in inputs]
-            result = kernel(node, *inputs) if kernel is not None else None
-            if result is not None:
-                return _round(result if isinstance(result, tuple) else (result,), rounded)
-            if fallback is None:
-                fallback = single_node(node, opsets)
-            feeds = {name: values[name] for name in fallback.input_names}
-            if any(rounded):
-                feeds = {name: _widen(array) for name, array in feeds.items()}
-            return _round(fallback.run(None, feeds), rounded)
-
-        if kernel is None:  # so that an unknown operator is named at once
-            fallback = single_node(node, opsets)
-        return self._loop(node, opsets, step) if _is_loop(node) else step
-
-    def _loop(self, node: ir.Node, opsets: Mapping[str, int], otherwise: Step) -> Step:
-        """Run the body here; ``otherwise`` where the loop is about more than arrays."""
-        captured = list(dict.fromkeys(_captured(node)))
-        inside = Evaluator(body_model(node, captured, opsets), float64=self._float64)
-
-        def step(inputs: list[Any], values: Mapping[str, Any]) -> Any:
-            outer = {name: values[name] for name in captured}
-            found = loop(node, inside.run, outer, *inputs)
-            return otherwise(inputs, values) if found is None else found
-
-        return step
+    def _cast(self, value: Any) -> Any:
+        return _wide(value) if self._float64 else value
 
 
-def _is_loop(node: ir.Node) -> bool:
-    return node.op_type == "Loop" and node.domain in ("", "ai.onnx") and len(node.inputs) > 1
+def evaluate_node(node: ir.Node, imports: Mapping[str, int], inputs: Sequence[Any]) -> list[Any]:
+    """What one node without subgraphs makes of arrays, None for an input that is left out.
+
+    Raises:
+        UserError: the operator is not known in this opset, or cannot be run on these inputs.
+    """
+    step = step_of(node, standard(imports))
+    arguments = list(inputs)
+    try:
+        return step(arguments, {})
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # torch and NumPy raise whatever they meet
+        raise _cannot_run(node, arguments, error) from error
 
 
-def _label(node: ir.Node) -> str:
-    operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-    return f"operator {operator} (node {node.name or '?'})"
+def step_of(node: ir.Node, opsets: Mapping[str, int], *, float64: bool = False) -> Step:
+    """How a node is computed in a model of these opsets.
+
+    Raises:
+        UserError: the operator is not known in this opset.
+    """
+    if node.domain not in STANDARD:
+        return machine_learning.step_of(node, opsets)
+    kernel: Any = kernel_of(node, opsets)
+    if node.op_type in BUILDERS:
+
+        def make(model: ir.Model) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+            return Evaluator(model, float64=float64).run
+
+        compute = kernel(node, opsets, make)
+    else:
+        compute = _function(node, kernel)
+    same_type = _types(node, opsets)
+    free = node.op_type in defined.TABLE  # outputs of the type of an input that may be left out
+    if float64 and _only_widens(node):
+        return lambda inputs, _: [inputs[0]]
+
+    def step(inputs: list[Any], values: Mapping[str, Any]) -> list[Any]:
+        rounded = _rounding(same_type, inputs, free)
+        if any(rounded) and node.op_type not in AS_THEY_ARE:
+            inputs = [_widen(array) for array in inputs]
+        results = compute(inputs, values)
+        found = [np.asarray(r) if isinstance(r, np.generic) else r for r in results]
+        return _round(found, rounded)
+
+    return step
+
+
+def _function(node: ir.Node, kernel: Any) -> Step:
+    def compute(inputs: list[Any], _: Mapping[str, Any]) -> Any:
+        with np.errstate(all="ignore"):
+            result = kernel(node, *inputs)
+        return result if isinstance(result, tuple) else (result,)
+
+    return compute
+
+
+def _only_widens(node: ir.Node) -> bool:
+    """Whether it is a cast to float32 of what float64 stands for already, so loses nothing."""
+    if node.op_type != "Cast" or node.attributes.get_int("to", 0) != ir.DataType.FLOAT:
+        return False
+    source = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else None
+    return source in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+
+def _value(value: Any) -> Any:
+    """Sequences are lists, optional values may be None."""
+    return value if isinstance(value, list) or value is None else np.asarray(value)
+
+
+def _wide(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_wide(each) for each in value]
+    if getattr(value, "dtype", None) in (np.float32, *NARROW):
+        return value.astype(np.float64)
+    return value
 
 
 def _cannot_run(node: ir.Node, arguments: Sequence[Any], error: Exception) -> UserError:
     shapes = [str(list(a.shape)) if hasattr(a, "shape") else type(a).__name__ for a in arguments]
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return UserError(
-        f"{_label(node)} cannot be run on inputs of shapes {', '.join(shapes) or 'none'}: {reason}"
+        f"{label(node)} cannot be run on inputs of shapes {', '.join(shapes) or 'none'}: {reason}"
     )
-
-
-def _opsets(imports: Mapping[str, int]) -> dict[str, int]:
-    """The imports with the standard domain under the one name that nodes and schemas use."""
-    return {"" if domain == "ai.onnx" else domain: version for domain, version in imports.items()}
 
 
 def _check_reads(graph: ir.Graph) -> None:
@@ -163,8 +187,8 @@ def _check_reads(graph: ir.Graph) -> None:
     known = {v.name for v in graph.inputs}
     known |= {k for k, v in graph.initializers.items() if v.const_value is not None}
     for node in graph:
-        names = [v.name for v in node.inputs if v is not None] + _captured(node)
-        _check_known(names, known, _label(node))
+        names = [v.name for v in node.inputs if v is not None] + captured(node)
+        _check_known(names, known, label(node))
         known |= {v.name for v in node.outputs}
     _check_known([v.name for v in graph.outputs], known, "the graph's outputs")
 
@@ -184,7 +208,7 @@ def _types(node: ir.Node, opsets: Mapping[str, int]) -> list[list[int]]:
     if any(a.type in graphs for a in node.attributes.values()):
         return []  # the graphs inside hold values of the model's own type
     try:
-        schema = onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 1), node.domain)
+        schema = onnx.defs.get_schema(node.op_type, opsets.get("", 1), "")
     except onnx.defs.SchemaError:
         return []
     inputs = _kinds(schema.inputs, len(node.inputs))
@@ -197,11 +221,17 @@ def _kinds(formal: Sequence[Any], count: int) -> list[str]:
     return [*kinds, *kinds[-1:] * count][:count]  # the last one may stand for any number
 
 
-def _rounding(same_type: list[list[int]], inputs: list[Any]) -> list[np.dtype[Any] | None]:
-    """The narrow type that each output is rounded to, None for one that is left as it is."""
+def _rounding(
+    same_type: list[list[int]], inputs: list[Any], free: bool
+) -> list[np.dtype[Any] | None]:
+    """The narrow type that each output is rounded to, None for one that is left as it is.
+
+    ``free``: an output that no input given has the type of takes that of the first.
+    """
     rounded: list[np.dtype[Any] | None] = []
     for sources in same_type:
-        dtypes = [getattr(inputs[i], "dtype", None) for i in sources]
+        given = [i for i in sources if inputs[i] is not None]
+        dtypes = [getattr(inputs[i], "dtype", None) for i in given or ([0] if free else [])]
         rounded.append(next((dtype for dtype in dtypes if dtype in NARROW), None))
     return rounded
 
@@ -210,68 +240,22 @@ def _widen(array: Any) -> Any:
     return array.astype(np.float32) if getattr(array, "dtype", None) in NARROW else array
 
 
-def _round(results: Any, rounded: list[np.dtype[Any] | None]) -> list[Any]:
+def _round(results: list[Any], rounded: list[np.dtype[Any] | None]) -> list[Any]:
     if not any(rounded):
-        return list(results)
-    return [
-        result if dtype is None or result is None else result.astype(dtype)
-        for result, dtype in zip(results, rounded, strict=False)
-    ]
-
-
-def _known(node: ir.Node, opsets: Mapping[str, int]) -> Mapping[str, int]:
-    """The opsets, newer ones for an operator that the reference has no older version of."""
-    least = NO_OLDER.get(node.op_type, 0) if node.domain in ("", "ai.onnx") else 0
-    return {name: max(n, least) if name in ("", "ai.onnx") else n for name, n in opsets.items()}
-
-
-def single_node(node: ir.Node, opsets: Mapping[str, int]) -> ReferenceEvaluator:
-    """The node alone, as a model; what its subgraphs read from outside becomes its inputs too.
-
-    Raises:
-        UserError: nothing here can run the operator.
-    """
-    names = dict.fromkeys(str(v.name) for v in node.inputs if v is not None and v.name)
-    names |= dict.fromkeys(_captured(node))
-    untyped = onnx.TypeProto()
-    imports = [onnx.helper.make_opsetid(*item) for item in _opsets(_known(node, opsets)).items()]
-    try:
-        graph = onnx.helper.make_graph(
-            [ir.serde.serialize_node(node)],
-            "node",
-            [onnx.helper.make_value_info(name, untyped) for name in names],
-            [onnx.helper.make_value_info(v.name, untyped) for v in node.outputs if v.name],
-        )
-        return ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=imports))
-    except Exception as error:
-        raise UserError(
-            f"{_label(node)} is unknown, so what the model computes cannot be checked"
-        ) from error
-
-
-def _captured(node: ir.Node) -> list[str]:
-    """Names that the node's subgraphs read from the graph around them."""
-    names: list[str] = []
-    for attribute in node.attributes.values():
-        graphs = {
-            ir.AttributeType.GRAPH: lambda a: [a.as_graph()],
-            ir.AttributeType.GRAPHS: lambda a: list(a.as_graphs()),
-        }.get(attribute.type, lambda _: [])(attribute)
-        for graph in graphs:
-            own = {v.name for v in graph.inputs} | set(graph.initializers)
-            own |= {v.name for inner in graph for v in inner.outputs}
-            reads = [v.name for inner in graph for v in inner.inputs if v is not None]
-            reads += [name for inner in graph for name in _captured(inner)]
-            reads += [v.name for v in graph.outputs]
-            names += [name for name in reads if name and name not in own]
-    return names
+        return results
+    kinds = [*rounded, *[None] * len(results)]
+    with np.errstate(over="ignore"):  # to infinity, as the narrow type has it
+        return [
+            result.astype(kind) if kind is not None and isinstance(result, np.ndarray) else result
+            for result, kind in zip(results, kinds, strict=False)
+        ]
 
 
 def _last_uses(graph: ir.Graph) -> list[list[str]]:
     """For each node the values that nothing reads after it, so that they can be let go."""
     last: dict[str, int] = {}
     for index, node in enumerate(graph):
-        names = [str(v.name) for v in node.inputs if v is not None] + _captured(node)
+        names = [str(v.name) for v in node.inputs if v is not None] + captured(node)
         names += [str(v.name) for v in node.outputs if v.name]
         last.update((name, index) for name in names)
     kept = {v.name for v in graph.outputs}

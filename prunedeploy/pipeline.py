@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy import checkpoint, files, passes, preparation, targets, verify
+from prunedeploy import (
+    checkpoint,
+    files,
+    passes,
+    preparation,
+    second_oracle,
+    targets,
+    verify,
+)
 from prunedeploy import input_range as input_ranges
 from prunedeploy import model as models
 from prunedeploy.errors import UserError
@@ -116,6 +124,7 @@ def shrink(
     say("running the model as it is")
     feeds, expected = _reference(program, loaded.shape)
     allowed = verify.tolerances_of(program)
+    checks = [second_oracle.check(program, feeds, expected, "the model as it is")]
     shapes = {name: array.shape for name, array in feeds.items()}
     with contextlib.ExitStack() as stack:
         dense = source
@@ -142,6 +151,7 @@ def shrink(
         outputs = _run(program, feeds)
         difference = verify.compare(expected, outputs, allowed)
         difference = verify.exactly(difference, dense_file, program, feeds)
+        checks.append(second_oracle.check(program, feeds, outputs, "the shrunk model"))
         if back.pt is not None:
             file = stack.enter_context(files.atomic_path(back.pt))
             write_program(file, program, feeds, outputs, loaded.buffers)
@@ -167,6 +177,7 @@ def shrink(
             variants=cut.variants,
             pt=back.pt,
             state_dict=back.state_dict,
+            cross_checks=tuple(checks),
         )
         record = stack.enter_context(files.atomic_path(place.with_suffix(".json")))
         record.write_text(files.to_json(result))

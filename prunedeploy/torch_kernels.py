@@ -64,7 +64,7 @@ def transposed_convolution(
         return None
     group = node.attributes.get_int("group", 1)
     whole = convolve(x, w, b, strides, 0, extra, group, dilations)
-    pads = _transposed_pads(node, list(x.shape[2:]), list(whole.shape[2:]), strides)
+    pads = transposed_pads(node, list(x.shape[2:]), list(whole.shape[2:]), strides)
     if min(pads) < 0:
         return None
     for axis in range(rank):
@@ -73,7 +73,7 @@ def transposed_convolution(
     return whole
 
 
-def _transposed_pads(
+def transposed_pads(
     node: ir.Node, size: list[int], whole: list[int], strides: list[int]
 ) -> list[int]:
     """What is cut off the whole result at begin and end, as the ONNX operator defines it."""
@@ -120,7 +120,7 @@ def _ceiled(size: list[int], spans: list[int], strides: list[int], pads: list[in
 
 
 def average_pool(node: ir.Node, x: torch.Tensor) -> torch.Tensor | None:
-    """None with ceil_mode, dilations, or uneven pads."""
+    """None with ceil_mode, dilations, uneven pads, or pads of more than half a window."""
     kernel = list(node.attributes.get_ints("kernel_shape", []))
     strides, dilations, pads = window(node, list(x.shape[2:]), kernel)
     pool = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}.get(x.dim() - 2)
@@ -129,6 +129,8 @@ def average_pool(node: ir.Node, x: torch.Tensor) -> torch.Tensor | None:
     rank = len(kernel)
     if any(d != 1 for d in dilations) or pads[:rank] != pads[rank:]:
         return None
+    if any(2 * p > k for p, k in zip(pads, kernel, strict=False)):
+        return None  # torch wants half a window of data at least
     include = bool(node.attributes.get_int("count_include_pad", False))
     result: torch.Tensor = pool(x, kernel, strides, pads[:rank], False, include)
     return result

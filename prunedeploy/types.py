@@ -91,6 +91,21 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class CrossCheck:
+    """Whether a second oracle agrees with the reference interpreter about a model.
+
+    ``oracle`` names it, with its version, where it agrees, ``difference`` is then the largest, in
+    parts of an output's range; empty where it could not be asked, for ``reason``. Where the two
+    disagree there is no record: nothing is written.
+    """
+
+    model: str
+    oracle: str
+    reason: str = ""
+    difference: float = 0.0
+
+
+@dataclass(frozen=True)
 class ModelStats:
     """Size of a model: stored weights, those that are not zero, multiply-accumulates, bytes.
 
@@ -165,6 +180,7 @@ class Manifest:
     isa: str = ""
     choice: RuntimeChoice | None = None
     found: tuple[str, ...] = ()
+    cross_check: CrossCheck | None = None  # of the reference that ``difference`` is from
 
 
 @dataclass(frozen=True)
@@ -270,6 +286,7 @@ class ShrinkResult:
     next_step: NextStep | None = None  # by the command line
     pt: Path | None = None  # the torch.export program, where one was asked for
     state_dict: Path | None = None  # the sliced state_dict with its plan, likewise
+    cross_checks: tuple[CrossCheck, ...] = ()  # of the reference, before the passes and after them
 
 
 @dataclass(frozen=True)

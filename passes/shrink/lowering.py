@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from prunedeploy.opsets import opset
 from prunedeploy.passes.shrink.axes import static_size
 from prunedeploy.passes.shrink.facts import constant_array
 from prunedeploy.passes.shrink.norms import WIDTH, normalised_axes, old_width
@@ -151,7 +152,7 @@ def _write_out(write: _Writer, r: float) -> None:
 
 def _mean(write: _Writer, value: ir.Value) -> ir.Value:
     axes = normalised_axes(write.norm)
-    if write.graph.opset_imports.get("", 0) < 18:
+    if opset(write.graph) < 18:
         return write.add("ReduceMean", value, axes=axes, keepdims=1)
     return write.add("ReduceMean", value, write.number(axes, value, "axes"), keepdims=1)
 

@@ -9,14 +9,14 @@ comes to instead (see ``map_border``). All sizes but the batch must be known.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from prunedeploy.evaluate import single_node
-from prunedeploy.kernels import KERNELS
+from prunedeploy.evaluate import evaluate_node
+from prunedeploy.opsets import scales_channels
 from prunedeploy.passes.shrink.axes import Mask, rank, static_size
 from prunedeploy.passes.shrink.blocks import by_square
 from prunedeploy.passes.shrink.borders import map_border, whole
@@ -133,8 +133,7 @@ def _by_channel(node: ir.Node) -> bool:
         half = len(full) // 2
         return not any((*full[:2], *full[half : half + 2]))
     if node.op_type == "BatchNormalization":
-        version = node.graph.opset_imports.get("", 0) if node.graph is not None else 0
-        return version >= 9 and not node.attributes.get_int("training_mode", False)
+        return scales_channels(node)
     return node.op_type in GLOBAL
 
 
@@ -168,19 +167,10 @@ def _known_joined(node: ir.Node, facts: Facts) -> Mask | None:
 
 
 def _run(node: ir.Node, facts: Facts) -> Maps | None:
-    """The node itself, run on one example of what is known; None where it cannot be."""
+    """The node itself, run on one example of what is known; None where that is not one map."""
     inputs = [None if value is None else _example(value, facts) for value in node.inputs]
-    kernel = KERNELS.get(node.op_type)
-    with np.errstate(all="ignore"):
-        result: Any = None if kernel is None else kernel(node, *inputs)
-        if result is None:
-            if node.op_type in POOLS:
-                return None  # onnx.reference is slow at these
-            imports = node.graph.opset_imports if node.graph is not None else {}
-            names = [str(v.name) for v in node.inputs if v is not None]
-            feeds = dict(zip(names, [x for x in inputs if x is not None], strict=True))
-            result = single_node(node, imports).run(None, feeds)
-    found = np.array(result[0] if isinstance(result, tuple | list) else result, np.float64)
+    imports = node.graph.opset_imports if node.graph is not None else {}
+    found = np.array(evaluate_node(node, imports, inputs)[0], np.float64)
     return found[0] if len(found) == 1 else None
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy.evaluate import single_node
+from prunedeploy.evaluate import evaluate_node
+from prunedeploy.opsets import drops, scales_channels, softmax_axes
 from prunedeploy.passes.shrink.axes import Axes, Mask, rank, static_size
 from prunedeploy.passes.shrink.facts import Constants, Facts, constant_array
 from prunedeploy.passes.shrink.rule import wall
@@ -84,8 +83,7 @@ def elementwise_constants(node: ir.Node, facts: Facts) -> None:
         known = [np.full(size, np.nan) if f is None else f for f in found]
         zero = _annihilated(node, inputs, known, axis - width)
         if all(f is not None for f in found):
-            names = [str(value.name) for value in inputs]
-            constants = _run(node, dict(zip(names, known, strict=True)))
+            constants = _run(node, known)
             facts.learn(result, axis, np.where(zero, 0.0, constants))
         elif zero.any():
             facts.learn(result, axis, np.where(zero, 0.0, np.nan))
@@ -108,14 +106,20 @@ def _annihilated(node: ir.Node, inputs: list[ir.Value], known: list[Constants], 
     return np.zeros(len(known[0]), bool)
 
 
-def _run(node: ir.Node, known: dict[str, Constants]) -> Constants:
-    graph = node.graph
+def _run(node: ir.Node, known: list[Constants]) -> Constants:
+    """The operator on what is known of its operands, those left out left out."""
+    graph, given = node.graph, iter(known)
     assert graph is not None
-    with np.errstate(all="ignore"):
-        outputs: list[Any] = list(single_node(node, graph.opset_imports).run(None, dict(known)))
-    result: Constants = np.array(outputs[0], np.float64)
-    result[np.isnan(np.array(list(known.values()))).any(axis=0)] = np.nan
-    return result
+    operands = [None if value is None else _operand(value, next(given)) for value in node.inputs]
+    outputs = evaluate_node(node, graph.opset_imports, operands)
+    whole = np.broadcast_to(np.asarray(outputs[0], np.float64), known[0].shape)
+    return np.where(np.isnan(np.array(known)).any(axis=0), np.nan, whole)
+
+
+def _operand(value: ir.Value, known: Constants) -> Constants:
+    """One number where the operand is one: some operators take no more."""
+    single = len(known) > 0 and all(n == 1 for n in value.shape or ())
+    return known[:1].reshape(()) if single else known
 
 
 def where_constants(node: ir.Node, facts: Facts) -> None:
@@ -137,10 +141,12 @@ def where_constants(node: ir.Node, facts: Facts) -> None:
 def couple_first(node: ir.Node, axes: Axes) -> None:
     """Result and first input share all axes; vectors among the other inputs follow the channels.
 
-    BatchNormalization, InstanceNormalization's channel axis, Dropout.
+    BatchNormalization, InstanceNormalization's channel axis, Dropout. A BatchNormalization with
+    parameters for every element, which opset 9 took away, is let alone.
     """
     source, result = node.inputs[0], node.outputs[0]
     vague = any(value is not None and rank(value) is None for value in node.inputs)
+    vague |= not node.attributes.get_int("spatial", 1)
     if source is None or vague or rank(result) != rank(source) or read_besides(node):
         wall(node, axes)
         return
@@ -171,7 +177,7 @@ def batch_norm_constants(node: ir.Node, facts: Facts) -> None:
     A channel whose ``a`` counts as zero holds its bias whatever comes in (network slimming).
     """
     source = node.inputs[0]
-    if node.attributes.get_int("training_mode", False) or read_besides(node):
+    if not scales_channels(node):
         return
     vectors = [constant_array(value) for value in node.inputs[1:5]]
     if source is None or len(vectors) < 4 or any(vector is None for vector in vectors):
@@ -204,23 +210,21 @@ def instance_norm_constants(node: ir.Node, facts: Facts) -> None:
 def first_constants(node: ir.Node, facts: Facts) -> None:
     """The result is the first input (Dropout at inference)."""
     source = node.inputs[0]
-    if source is not None:
+    if source is not None and not drops(node):
         for axis in facts.axes(source):
             facts.learn(node.outputs[0], axis, facts.of(source, axis))
 
 
 def couple_softmax(node: ir.Node, axes: Axes) -> None:
-    """The axis that is normalised cannot be cut; the others pass."""
+    """The axes that are normalised cannot be cut; the others pass."""
     source, result = node.inputs[0], node.outputs[0]
     width = rank(source) if source is not None else None
     if source is None or width is None or rank(result) != width or read_besides(node):
         wall(node, axes)
         return
-    version = node.graph.opset_imports.get("", 0) if node.graph is not None else 0
-    axis = node.attributes.get_int("axis", 1 if version < 13 else -1) % width
+    mixed = softmax_axes(node, width) if width else ()
     for position in range(width):
-        mixed = position >= axis if version < 13 else position == axis
-        if mixed:
+        if position in mixed:
             axes.pin_axis(source, position, f"{node.op_type} ({node.name})")
             axes.pin_axis(result, position)
         else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from prunedeploy.opsets import softmax_axes
 from prunedeploy.passes.shrink.axes import Axes, rank, static_size
 from prunedeploy.passes.shrink.facts import Facts
 from prunedeploy.passes.shrink.rule import Reads, wall
@@ -134,11 +135,8 @@ def _adds_up_to_one(node: ir.Node, operands: list[str], result: str) -> bool:
     summed_letters = set("".join(operands)) - set(result)
     if node.op_type == "Gemm" or producer is None or producer.op_type != "Softmax":
         return False
-    opsets = producer.graph.opset_imports if producer.graph is not None else {}
-    if opsets.get("", 0) < 13:  # it normalised all axes from one on, taken together
-        return False
-    axis = producer.attributes.get_int("axis", -1) % len(operands[0])
-    return len(operands) == 2 and summed_letters == {operands[0][axis]} <= set(operands[1])
+    normalised = {operands[0][axis] for axis in softmax_axes(producer, len(operands[0]))}
+    return len(operands) == 2 and summed_letters == normalised <= set(operands[1])
 
 
 def summed(node: ir.Node, facts: Facts) -> Reads:

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy.evaluate import single_node
+from prunedeploy.evaluate import evaluate_node
+from prunedeploy.opsets import scales_channels
 from prunedeploy.passes.shrink.axes import rank, static_size
 from prunedeploy.passes.shrink.facts import constant_array
-from prunedeploy.passes.shrink.pointwise import EPSILON, read_besides
+from prunedeploy.passes.shrink.pointwise import EPSILON
 from prunedeploy.passes.shrink.ranges import (
     ANYTHING,
     Bounds,
@@ -248,8 +248,7 @@ def monotone(least: float = -math.inf, most: float = math.inf) -> Transfer:
 def _evaluated(node: ir.Node, at: Bounds) -> Bounds:
     assert node.graph is not None
     assert node.inputs[0] is not None
-    feeds: dict[str, Any] = {str(node.inputs[0].name): at}
-    found: list[Any] = list(single_node(node, node.graph.opset_imports).run(None, feeds))
+    found = evaluate_node(node, node.graph.opset_imports, [at])
     return np.array(found[0], np.float64)
 
 
@@ -278,8 +277,7 @@ def _cast(node: ir.Node, pairs: list[Pair]) -> Pair:
 def batch_norm(node: ir.Node, ranges: Ranges) -> Range:
     """y = a (x - mean) + bias, computed in either order of its operations."""
     vectors = [constant_array(value) for value in node.inputs[1:5]]
-    training = node.attributes.get_int("training_mode", False) or read_besides(node)
-    if training or len(vectors) < 4 or any(vector is None for vector in vectors):
+    if not scales_channels(node) or len(vectors) < 4 or any(vector is None for vector in vectors):
         return ANYTHING
     scale, bias, mean, var = (np.asarray(vector, np.float64) for vector in vectors)
     slope = scale / np.sqrt(var + node.attributes.get_float("epsilon", EPSILON))

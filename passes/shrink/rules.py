@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from prunedeploy.opsets import opset
 from prunedeploy.passes.shrink import (
     blocks,
     joins,
@@ -138,6 +139,5 @@ def rule(node: ir.Node) -> Rule | None:
 
 def _old_broadcasting(node: ir.Node) -> bool:
     """Before opset 7 operands were aligned by attributes, and a PRelu's slopes with axis 1."""
-    version = node.graph.opset_imports.get("", 7) if node.graph is not None else 7
     named = "broadcast" in node.attributes or node.op_type == "PRelu"
-    return version < 7 and named and node.op_type in pointwise.ELEMENTWISE + pointwise.JUMPING
+    return opset(node) < 7 and named and node.op_type in pointwise.ELEMENTWISE + pointwise.JUMPING

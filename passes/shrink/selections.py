@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from prunedeploy.opsets import opset
 from prunedeploy.passes.shrink.axes import Axes, Labels, rank, static_size
 from prunedeploy.passes.shrink.facts import Facts, constant_array
 from prunedeploy.passes.shrink.rule import (
@@ -165,7 +166,7 @@ def _kept(value: ir.Value, axis: int, keep: Keep) -> int:
 
 def set_split(node: ir.Node, sizes: list[int]) -> None:
     """The parts' sizes: an attribute before opset 13, an input from then on."""
-    if node.graph is not None and node.graph.opset_imports.get("", 13) < 13:
+    if opset(node) < 13:
         node.attributes["split"] = ir.AttrInt64s("split", sizes)
         return
     node.attributes.pop("num_outputs", None)

@@ -16,6 +16,7 @@ from prunedeploy.input_range import claim
 from prunedeploy.prediction import text as forecasts
 from prunedeploy.types import (
     BenchResult,
+    CrossCheck,
     Difference,
     Engine,
     Note,
@@ -187,6 +188,7 @@ def shrinking(done: ShrinkResult, verbose: bool) -> None:
     table(("", "before", "after", "ratio"), rows)
     print()
     print(f"largest difference from {done.dense}: {difference(done.difference)}")
+    print(f"the reference {cross_checks(done.cross_checks)}")
     if done.input_ranges:
         print(f"the same network {claim(done.input_ranges)}")
     print()
@@ -217,6 +219,15 @@ def difference(found: Difference) -> str:
         f"{found.max_rel:.2g} of the output range (tolerance {found.tolerance:.2g}, "
         f"{found.samples} inputs{where}): {verdict}"
     )
+
+
+def cross_checks(found: Sequence[CrossCheck]) -> str:
+    """Whether a second oracle agrees with what was compared with."""
+    alone = [each for each in found if not each.oracle]
+    if not found or alone:
+        reason = f" ({alone[0].model}: {alone[0].reason})" if alone else ""
+        return f"was not held against ONNX Runtime{reason}"
+    return f"agrees with {found[0].oracle}, within {max(x.difference for x in found):.2g}"
 
 
 def _notes(title: str, notes: list[Note], verbose: bool) -> None:
@@ -273,6 +284,8 @@ def engine(built: Engine) -> None:
         print("  never compared with its model, so never to be timed")
     else:
         print(f"  largest difference from its model: {difference(manifest.difference)}")
+        found = () if manifest.cross_check is None else (manifest.cross_check,)
+        print(f"  the reference {cross_checks(found)}")
     choice(manifest.choice)
     if manifest.baseline is not None and manifest.difference is not None:
         print()

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from prunedeploy.opsets import scales_channels
 from prunedeploy.passes.shrink.layers import Layer, contribution
 from prunedeploy.passes.shrink.liveness import layers_of
 from prunedeploy.passes.shrink.plan import Absorption
@@ -91,8 +92,7 @@ def _behind(layer: Layer, origins: Collection[str]) -> Holder | None:
     node, index = uses[0].node, uses[0].idx
     if node.op_type == "BatchNormalization" and index == 0 and layer.result_axis == 1:
         mean = node.inputs[3]
-        trains = node.attributes.get_int("training_mode", 0)
-        if mean is not None and _own(mean, origins) and not trains:
+        if mean is not None and _own(mean, origins) and scales_channels(node):
             return Holder(str(mean.name), -1)
     if node.op_type == "Add" and layer.node.op_type == "MatMul":
         other = node.inputs[1 - index]

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from prunedeploy.opsets import drops, scales_channels, softmax_axes
 from prunedeploy.to_torch.recurrent import ORDER, recurrent
 from prunedeploy.to_torch.values import CannotExpress
 from prunedeploy.torch_kernels import TORCH
@@ -107,8 +108,8 @@ def _epsilon(node: ir.Node) -> float:
 def _batch_norm(
     node: ir.Node, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor
 ) -> Tensor:
-    if node.attributes.get_int("training_mode", 0):
-        raise CannotExpress("it normalises with statistics of the batch")
+    if not scales_channels(node):
+        raise CannotExpress("it normalises with statistics of the batch, or every element")
     return F.batch_norm(x, mean, var, scale, bias, False, 0.0, _epsilon(node))
 
 
@@ -140,11 +141,17 @@ def _rms_norm(node: ir.Node, x: Tensor, scale: Tensor) -> Tensor:
 
 
 def _softmax(node: ir.Node, x: Tensor, function: Operator = F.softmax) -> Any:
-    version = node.graph.opset_imports.get("", 13) if node.graph is not None else 13
-    if version >= 13:
-        return function(x, node.attributes.get_int("axis", -1))
-    axis = node.attributes.get_int("axis", 1) % x.dim()
-    return function(x.flatten(axis), -1).reshape(x.shape)
+    axes = softmax_axes(node, x.dim())
+    if len(axes) == 1:
+        return function(x, axes[0])
+    return function(x.flatten(axes[0]), -1).reshape(x.shape)
+
+
+def _is_inf(node: ir.Node, x: Tensor) -> Tensor:
+    positive, negative = (node.attributes.get_int(f"detect_{s}", 1) for s in _SIGNS)
+    found = torch.zeros_like(x, dtype=torch.bool)
+    found = found | torch.isposinf(x) if positive else found
+    return found | torch.isneginf(x) if negative else found
 
 
 def _global_pool(reduce_: str) -> Operator:
@@ -166,6 +173,8 @@ def _window(name: str) -> Operator:
 
 
 def _dropout(node: ir.Node, x: Tensor, *_: Tensor) -> Tensor:
+    if drops(node):
+        raise CannotExpress("it drops elements")
     if any(value.uses() for value in node.outputs[1:]):
         raise CannotExpress("its mask is read")
     return x
@@ -193,10 +202,13 @@ def _depth_to_space(node: ir.Node, x: Tensor) -> Tensor:
 def _space_to_depth(node: ir.Node, x: Tensor) -> Tensor:
     block = node.attributes.get_int("blocksize", 1)
     n, c, h, w = x.shape
+    if node.attributes.get_string("mode", "DCR") == "CRD":  # from opset 28 on
+        return F.pixel_unshuffle(x, block)
     split = x.reshape(n, c, h // block, block, w // block, block).permute(0, 3, 5, 1, 2, 4)
     return split.reshape(n, c * block**2, h // block, w // block)
 
 
+_SIGNS = ("positive", "negative")
 _UNARY = (
     *("abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "ceil", "cos", "cosh", "erf"),
     *("exp", "floor", "log", "neg", "reciprocal", "relu", "round", "sigmoid", "sign", "sin"),
@@ -234,7 +246,7 @@ OPERATORS: dict[str, Operator] = {
     "HardSwish": _unary(F.hardswish),
     "Identity": _unary(lambda x: x),
     "InstanceNormalization": _instance_norm,
-    "IsInf": _unary(torch.isinf),
+    "IsInf": _is_inf,
     "IsNaN": _unary(torch.isnan),
     "LayerNormalization": _layer_norm,
     "LeakyRelu": _alpha(lambda x, alpha: F.leaky_relu(x, alpha), 0.01),

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-from onnxscript import optimizer
 from torch import Tensor
 
 from prunedeploy import model as models
 from prunedeploy.passes import FoldConstants, RemoveIdentity
+from prunedeploy.passes.evaluate_constants import evaluate_constants
 from prunedeploy.types import Array
 
 TRANSPOSED = ".transposed"
+FEW = 1 << 13  # elements that a constant of the export may have to be folded at once
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ def simplify(model: ir.Model) -> None:
             _transpose(node)
         elif node.op_type == "Reshape":  # no size is zero here, but a zero copies the batch's
             node.attributes.pop("allowzero", None)
-    optimizer.fold_constants(model)  # the zeros that stand for a bias that is not there
+    # the zeros that stand for a bias that is not there
+    evaluate_constants(model, lambda _: None, FEW)
     for each in (RemoveIdentity(), FoldConstants()):
         each(model)
     for value in model.graph.initializers.values():

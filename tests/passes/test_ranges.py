@@ -183,7 +183,7 @@ def test_resizing_that_moves_channels() -> None:
     net = Net(dtype=np.float32, batch=2)
     x = net.conv("input", (5, 6))
     net.weights["conv0.bias"][:] = [9, -9, 9, -9, 9, -9]
-    scales = net.weight(np.array([1, 1.1, 1, 1], np.float32))
+    scales = net.weight(np.array([1, 1.1, 2, 1], np.float32))
     options = {"mode": "nearest", "nearest_mode": "floor"}
     assert outside(net.model(net.node("Resize", x, "", scales, **options))) == []
 

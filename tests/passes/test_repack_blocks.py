@@ -62,10 +62,10 @@ def _set(net: Net, name: str, sizes: list[tuple[int, int]], seed: int, channels:
 
 
 def chain(
-    sizes: list[tuple[int, int]], seed: int, channels: bool = True, **how: object
+    sizes: list[tuple[int, int]], seed: int, channels: bool = True, opset: int = 20, **how: object
 ) -> ir.Model:
     """A regrouped convolution between two others, with ReLU and a pool behind."""
-    net = Net(size=8, seed=seed)
+    net = Net(size=8, seed=seed, opset=opset)
     x = net.node("Relu", net.conv("input", (5, 12), name="stem"))
     x = net.conv(x, (12, 20), name="blocks", **how)
     _set(net, "blocks", sizes, seed, channels)
@@ -94,6 +94,14 @@ def test_columns_are_unrolled_where_blocks_are_no_channels() -> None:
     assert "columns" in result.notes[0].reason
     assert operators["Slice"] == 9
     assert operators["Pad"] == 1
+
+
+@pytest.mark.parametrize("machine", ["columns"], indirect=True)
+@pytest.mark.parametrize("opset", [9, 10, 11])
+def test_columns_are_unrolled_where_the_opset_has_pads_as_an_input(opset: int) -> None:
+    result, operators = apply(chain([(8, 30), (9, 40)], 2, channels=False, opset=opset))
+    assert ("columns" in result.notes[0].reason) == (opset >= 11)
+    assert operators["Pad"] == (opset >= 11)
 
 
 def _wants(multiple: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,7 +145,7 @@ def test_operand_of_unknown_length_holds_the_other() -> None:
 
 def test_resize_that_mixes_channels_is_no_passage() -> None:
     net = Net()
-    scales = net.weight(np.array([1, 1.1, 1, 1], np.float32))
+    scales = net.weight(np.array([1, 1.1, 2, 1], np.float32))
     net.weights[scales] = net.weights[scales].astype(np.float32)
     y = net.node("Resize", net.node("Relu", dead(net)), "", scales, mode="linear")
     assert width(shrink(net.model(net.conv(y, (8, 4), name="b")))) == 8

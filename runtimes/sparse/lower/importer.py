@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from prunedeploy.errors import UserError
+from prunedeploy.opsets import drops, opset
+from prunedeploy.reference.randoms import OPERATORS as RANDOM
 from prunedeploy.runtimes.sparse.lower.builder import Builder
 from prunedeploy.runtimes.sparse.lower.graph import Graph, Tensor, constant
 from prunedeploy.types import Array
@@ -135,9 +138,9 @@ def read(
     inputs = _inputs(model, batch, sizes)
     values.update(inputs)
     graph = Graph(list(inputs.values()))
-    opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
     for node in model.graph:
-        _import(node, values, Builder(graph, node.name or node.op_type), opset, table, model)
+        _check_version(node, model.opset_imports)
+        _import(node, values, Builder(graph, node.name or node.op_type), table, model)
     for value in model.graph.outputs:
         output = values[str(value.name)]
         assert output is not None
@@ -185,7 +188,6 @@ def _import(
     node: ir.Node,
     values: dict[str, Tensor | None],
     build: Builder,
-    opset: int,
     table: Mapping[str, Importer],
     model: ir.Model,
 ) -> None:
@@ -197,7 +199,7 @@ def _import(
     elif importer is None:
         raise RefusedError(label(node), node.name or "?", "the sparse runtime does not know it")
     else:
-        call = Call(node, arguments, build, opset)
+        call = Call(node, arguments, build, opset(model))
         try:
             made = importer(call)
         except ValueError as error:  # sizes that do not fit: a batch fixed somewhere, mostly
@@ -210,8 +212,22 @@ def _import(
             raise RefusedError(label(node), node.name or "?", f"its output {index} is read")
 
 
+def _check_version(node: ir.Node, imports: Mapping[str, int]) -> None:
+    """Refuse a version of an operator that is not known, or that ONNX has withdrawn.
+
+    What ONNX has no operator of that name for is left to the table.
+    """
+    from prunedeploy.reference.registry import BUILDERS, KERNELS, STANDARD, kernel_of
+
+    if node.domain in STANDARD and (node.op_type in KERNELS or node.op_type in BUILDERS):
+        try:
+            kernel_of(node, imports)
+        except UserError as error:
+            raise RefusedError(label(node), node.name or "?", str(error)) from error
+
+
 def _foldable(node: ir.Node, given: list[Tensor]) -> bool:
-    if node.domain not in ("", "ai.onnx") or node.op_type.startswith("Random"):
+    if node.domain not in ("", "ai.onnx") or node.op_type in RANDOM or drops(node):
         return False
     if node.op_type == "Expand":
         return False  # its own function repeats a constant without memory
@@ -231,18 +247,11 @@ def _fold(
     """What a node with known inputs computes, by the project's reference."""
     if node.op_type == "Constant" and "value" in node.attributes:
         return (constant(node.attributes["value"].as_tensor().numpy()),)
-    from prunedeploy.evaluate import single_node
-    from prunedeploy.kernels import KERNELS
+    from prunedeploy.evaluate import evaluate_node
 
     arrays: list[Any] = []
     for value in node.inputs:
         tensor = values[str(value.name)] if value is not None else None
         arrays.append(None if tensor is None else tensor.value)
-    kernel = KERNELS.get(node.op_type)
-    result: Any = kernel(node, *arrays) if kernel is not None else None
-    if result is None:
-        step = single_node(node, model.opset_imports)
-        named = zip(node.inputs, arrays, strict=True)
-        result = step.run(None, {str(v.name): a for v, a in named if v is not None})
-    results = result if isinstance(result, tuple | list) else (result,)
-    return tuple(constant(np.asarray(array)) for array in results)
+    results = evaluate_node(node, model.opset_imports, arrays)
+    return tuple(constant(np.asarray(array)) for array in results if array is not None)

@@ -20,6 +20,8 @@ def attention(call: Call) -> Tensor:
         raise call.refuse("keys and values of the past are not known")
     if call.number("softcap", 0.0):
         raise call.refuse("softcap is not known")
+    if any(f"{side}_window_size" in call.node.attributes for side in ("left", "right")):
+        raise call.refuse("a window of keys is not known")  # it came with opset 25
     build = call.build
     queries, keys, values = (call.real(index) for index in range(3))
     flat = queries.rank == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from prunedeploy.opsets import scales_channels
 from prunedeploy.runtimes.sparse.lower import expr as e
 from prunedeploy.runtimes.sparse.lower.expr import Expr
 from prunedeploy.runtimes.sparse.lower.graph import ConvOp, Tensor, constant
@@ -226,7 +227,9 @@ def einsum(call: Call) -> Tensor:
 def batch_normalization(call: Call) -> Tensor:
     """x * a + b a channel; ``fuse`` folds it into the layer before."""
     x = call.real(0)
-    if call.integer("training_mode", 0) or (call.opset < 7 and not call.integer("is_test", 0)):
+    if not call.integer("spatial", 1):
+        raise call.refuse("its parameters are of every element")
+    if not scales_channels(call.node):
         raise call.refuse("it normalises with statistics of the batch")
     parameters = [call.constant(i, "scale or statistics") for i in range(1, 5)]
     scale, bias, mean, variance = (np.asarray(p, np.float64) for p in parameters)

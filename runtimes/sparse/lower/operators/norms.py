@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from prunedeploy.opsets import softmax_axes
 from prunedeploy.runtimes.sparse.lower.expr import Expr, number
 from prunedeploy.runtimes.sparse.lower.graph import NormOp, SoftmaxOp, Tensor
 from prunedeploy.runtimes.sparse.lower.importer import Call, Importer
@@ -15,12 +16,11 @@ from prunedeploy.types import Array
 def softmax(call: Call) -> Tensor:
     """Over one axis; before opset 13 over all axes from one on."""
     x, log, build = call.real(0), call.node.op_type == "LogSoftmax", call.build
-    if call.opset >= 13:
-        axis = call.axis(-1)
-        return build.add(SoftmaxOp(build.name, [x], Tensor(x.shape), axis, log))
-    axis = call.axis(1)
-    flat = build.reshape(x, (*x.shape[:axis], math.prod(x.shape[axis:])))
-    y = build.add(SoftmaxOp(build.name, [flat], Tensor(flat.shape), axis, log))
+    axes = softmax_axes(call.node, x.rank)
+    if len(axes) == 1:
+        return build.add(SoftmaxOp(build.name, [x], Tensor(x.shape), axes[0], log))
+    flat = build.reshape(x, (*x.shape[: axes[0]], math.prod(x.shape[axes[0] :])))
+    y = build.add(SoftmaxOp(build.name, [flat], Tensor(flat.shape), axes[0], log))
     return build.reshape(y, x.shape)
 
 

@@ -126,6 +126,8 @@ def split(call: Call) -> tuple[Tensor, ...]:
     sizes = call.ints(1, "split", "split")
     if sizes is None:
         count = len(call.node.outputs)
+        if call.opset < 18 and x.shape[axis] % count:
+            raise call.refuse(f"{x.shape[axis]} does not fall into {count} equal parts")
         each = -(-x.shape[axis] // count)
         sizes = [min(each, x.shape[axis] - i * each) for i in range(count)]
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
@@ -249,7 +251,8 @@ def space_to_depth(call: Call) -> Tensor:
     x, block, build = call.real(0), call.integer("blocksize", 1), call.build
     n, c, h, w = x.shape
     y = build.reshape(x, (n, c, h // block, block, w // block, block))
-    y = build.transpose(y, (0, 3, 5, 1, 2, 4))
+    by_depth = call.string("mode", "DCR") == "DCR"  # the other way came with opset 28
+    y = build.transpose(y, (0, 3, 5, 1, 2, 4) if by_depth else (0, 1, 3, 5, 2, 4))
     return build.reshape(y, (n, c * block**2, h // block, w // block))
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from prunedeploy.reference.resizing import OF_11, OF_19, Axis, nearest
 from prunedeploy.runtimes.sparse.lower.graph import PoolOp, ResizeOp, Tensor
 from prunedeploy.runtimes.sparse.lower.importer import Call, Importer
 from prunedeploy.runtimes.sparse.lower.operators.geometry import window
@@ -61,17 +61,19 @@ def resize(call: Call) -> Tensor:
     if shape[:2] != x.shape[:2]:
         raise call.refuse("it resizes the batch or the channels")
     transform = "asymmetric" if old else call.string("coordinate_transformation_mode", "half_pixel")
-    if transform not in COORDINATES:
+    if transform not in COORDINATES or transform == "tf_crop_and_resize":
         raise call.refuse(f"coordinate_transformation_mode {transform} is not known")
-    rounding = "floor" if old else call.string("nearest_mode", "round_prefer_floor")
     taps = []
     for axis in range(2, x.rank):
-        ends = (np.float32(x.shape[axis] - 1), np.float32(max(shape[axis] - 1, 1)))
-        at = COORDINATES[transform](np.arange(shape[axis]), np.float32(scales[axis]), *ends)
-        nearest = mode == "nearest"
-        taps.append(
-            _nearest(at, x.shape[axis], rounding) if nearest else _linear(at, x.shape[axis])
-        )
+        each = Axis(x.shape[axis], shape[axis], np.float32(scales[axis]))
+        at = COORDINATES[transform](each)
+        if mode != "nearest":
+            taps.append(_linear(at, each.size))
+        elif old:  # the element before, or behind where the axis gets shorter
+            taps.append(_picked(np.ceil(at) if each.scale < 1 else np.floor(at), each.size))
+        else:
+            rounding = call.string("nearest_mode", "round_prefer_floor")
+            taps.append(_picked(nearest(at, rounding), each.size))
     rows: Taps = taps[0] if x.rank == 4 else ((0, 0, 0.0),)
     return call.build.add(ResizeOp(call.build.name, [x], Tensor(shape), rows, taps[-1]))
 
@@ -87,53 +89,25 @@ def _scales(call: Call, index: int) -> tuple[list[float], tuple[int, ...]]:
     scales, shape = [1.0] * x.rank, list(x.shape)
     if sizes is not None and sizes.size:
         for axis, size in zip(axes, sizes.reshape(-1), strict=True):
-            shape[axis], scales[axis] = int(size), float(size) / x.shape[axis]
+            shape[axis] = int(size)
+            scales[axis] = float(np.float32(size) / np.float32(x.shape[axis]))
         return scales, tuple(shape)
     if factors is None and given is not None:
         factors = np.asarray(given.as_floats(), np.float32)
     if factors is None or not factors.size:
         raise call.refuse("it has neither scales nor sizes")
     for axis, factor in zip(axes, factors.reshape(-1), strict=True):
-        shape[axis], scales[axis] = math.floor(x.shape[axis] * float(factor)), float(factor)
+        length = np.float32(x.shape[axis]) * np.float32(factor)
+        shape[axis], scales[axis] = math.floor(length), float(factor)
     return scales, tuple(shape)
 
 
 Coordinates = NDArray[Any]
+COORDINATES = OF_11 | OF_19
 
 
-def _asymmetric(index: Coordinates, scale: np.float32, *_: np.float32) -> Coordinates:
-    return index.astype(np.float32) / scale
-
-
-def _half(index: Coordinates, scale: np.float32, *_: np.float32) -> Coordinates:
-    return (index.astype(np.float32) + np.float32(0.5)) / scale - np.float32(0.5)
-
-
-def _pytorch(index: Coordinates, scale: np.float32, *_: np.float32) -> Coordinates:
-    return _half(index, scale) if len(index) > 1 else np.zeros(1, np.float32)
-
-
-def _align(index: Coordinates, _: np.float32, last: np.float32, end: np.float32) -> Coordinates:
-    return index.astype(np.float32) * last / end
-
-
-# In float32, as ONNX Runtime has it: what is rounded to the nearest depends on it.
-COORDINATES: dict[str, Callable[..., Coordinates]] = {
-    "asymmetric": _asymmetric,
-    "half_pixel": _half,
-    "pytorch_half_pixel": _pytorch,
-    "align_corners": _align,
-}
-ROUNDINGS: dict[str, Callable[[float], float]] = {
-    "round_prefer_floor": lambda at: math.ceil(at - 0.5),
-    "round_prefer_ceil": lambda at: math.floor(at + 0.5),
-    "floor": math.floor,
-    "ceil": math.ceil,
-}
-
-
-def _nearest(at: Coordinates, size: int, rounding: str) -> Taps:
-    found = [min(max(int(ROUNDINGS[rounding](float(c))), 0), size - 1) for c in at]
+def _picked(at: Coordinates, size: int) -> Taps:
+    found = [min(max(int(c), 0), size - 1) for c in at]
     return tuple((index, index, 0.0) for index in found)
 
 

@@ -1,6 +1,6 @@
-"""LSTM, GRU and RNN as the ONNX operators define them, in NumPy, one step at a time.
+"""LSTM, GRU and RNN as the ONNX operators define them, one step at a time.
 
-``onnx.reference`` passes over the lengths of sequences, clipping and activations.
+``layout`` came with opset 14; everything else is as it was in version 7.
 """
 
 from __future__ import annotations
@@ -11,37 +11,73 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from prunedeploy.reference.elementwise import sigmoid, softplus
+from prunedeploy.reference.table import Table, same
 from prunedeploy.types import Array
 
 # of one direction: inputs of one step, gates x (rows for W and R), states -> states
 Step = Callable[[Array, tuple[Any, ...]], tuple[Any, ...]]
+Activation = Callable[[Any], Any]
 
-
-def _sigmoid(x: Any) -> Any:
-    return 0.5 * (1 + np.tanh(0.5 * x))
-
-
-ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+PLAIN: dict[str, Activation] = {
     "relu": lambda x: np.maximum(x, 0),
-    "sigmoid": _sigmoid,
+    "sigmoid": sigmoid,
+    "softplus": softplus,
     "softsign": lambda x: x / (1 + np.abs(x)),
     "tanh": np.tanh,
 }
+# Those with numbers, and what the numbers are where a node gives none; None: it must give them.
+SCALED: dict[str, tuple[Callable[[Any, Any, Any], Any], tuple[float | None, ...]]] = {
+    "affine": (lambda x, a, b: a * x + b, (None, None)),
+    "elu": (lambda x, a, _: np.where(x < 0, a * np.expm1(np.minimum(x, 0)), x), (1.0,)),
+    "hardsigmoid": (lambda x, a, b: np.clip(a * x + b, 0, 1), (0.2, 0.5)),
+    "leakyrelu": (lambda x, a, _: np.where(x < 0, a * x, x), (0.01,)),
+    "scaledtanh": (lambda x, a, b: a * np.tanh(b * x), (None, None)),
+    "thresholdedrelu": (lambda x, a, _: np.where(x > a, x, 0), (1.0,)),
+}
 
 
-def _activations(node: ir.Node, direction: int, usual: list[str]) -> list[Callable[[Any], Any]]:
+def _numbers(node: ir.Node, name: str) -> list[float]:
+    return [float(np.float32(n)) for n in node.attributes.get_floats(name, [])]
+
+
+def _functions(node: ir.Node, names: list[str]) -> list[Activation]:
+    """In their order; those with numbers take the next ones of the node's two lists."""
+    found: list[Activation] = []
+    given = [_numbers(node, "activation_alpha"), _numbers(node, "activation_beta")]
+    for name in names:
+        if name in PLAIN:
+            found.append(PLAIN[name])
+            continue
+        if name not in SCALED:
+            raise ValueError(f"activation {name} is not known")
+        function, usual = SCALED[name]
+        numbers = [
+            rest.pop(0) if rest else default for rest, default in zip(given, usual, strict=False)
+        ]
+        if None in numbers:
+            raise ValueError(f"activation {name} without its numbers")
+        found.append(_scaled(function, [*numbers, 0.0][:2]))
+    return found
+
+
+def _scaled(function: Callable[[Any, Any, Any], Any], numbers: list[Any]) -> Activation:
+    return lambda x: function(x, x.dtype.type(numbers[0]), x.dtype.type(numbers[1]))
+
+
+def _activations(node: ir.Node, direction: int, usual: list[str]) -> list[Activation]:
     """Those of one direction, those of the gates behind the clip, as ONNX Runtime has it."""
     names = list(node.attributes.get_strings("activations", [])) or usual * (direction + 1)
-    chosen = [name.lower() for name in names[direction * len(usual) :][: len(usual)]]
-    unknown = [name for name in chosen if name not in ACTIVATIONS]
-    if unknown or len(chosen) < len(usual):
-        raise ValueError(f"activations {list(names)} are not supported")
+    functions = _functions(node, [name.lower() for name in names])
+    chosen = functions[direction * len(usual) :][: len(usual)]
+    if len(chosen) < len(usual):
+        raise ValueError(f"activations {list(names)} are not enough")
     limit = node.attributes.get_float("clip", np.inf)
-    clipped = [_clipped(ACTIVATIONS[name], limit) for name in chosen[:2]]
-    return [*clipped, *(ACTIVATIONS[name] for name in chosen[2:])]  # a cell's content is not
+    clipped = [_clipped(function, limit) for function in chosen[:2]]
+    return [*clipped, *chosen[2:]]  # a cell's content is not
 
 
-def _clipped(activation: Callable[[Any], Any], limit: float) -> Callable[[Any], Any]:
+def _clipped(activation: Activation, limit: float) -> Activation:
     return lambda x: activation(np.clip(x, -limit, limit))
 
 
@@ -195,3 +231,12 @@ def rnn(
         return step
 
     return _run(node, x, w, r, lengths, [h], make)
+
+
+VERSIONS = (7, 14, 22)
+
+TABLE: Table = {
+    "GRU": same(gru, *VERSIONS),
+    "LSTM": same(lstm, *VERSIONS),
+    "RNN": same(rnn, *VERSIONS),
+}

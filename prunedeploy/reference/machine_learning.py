@@ -1,0 +1,74 @@
+"""Operators of ``ai.onnx.ml``, by the implementation that onnx brings along."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+
+from prunedeploy.errors import UserError
+from prunedeploy.reference.registry import label
+
+DOMAIN = "ai.onnx.ml"
+NEWEST = 5  # its own opset, as far as it is known here
+
+# operator -> its versions whose results are those of ONNX Runtime
+VERSIONS: dict[str, tuple[int, ...]] = {
+    "ArrayFeatureExtractor": (1,),
+    "Binarizer": (1,),
+    "FeatureVectorizer": (1,),
+    "Imputer": (1,),
+    "LabelEncoder": (2, 4),
+    "LinearRegressor": (1,),
+    "OneHotEncoder": (1,),
+    "Scaler": (1,),
+    "TreeEnsembleRegressor": (1, 3),
+}
+
+
+def step_of(
+    node: ir.Node, opsets: Mapping[str, int]
+) -> Callable[[list[Any], Mapping[str, Any]], list[Any]]:
+    """How a node outside of the standard domain is computed.
+
+    Raises:
+        UserError: it is of another domain, or not known in this opset of its own.
+    """
+    version = opsets.get(node.domain, 0)
+    known = VERSIONS.get(node.op_type, ()) if node.domain == DOMAIN else ()
+    if not known:
+        raise _unknown(node, "")
+    try:
+        since = onnx.defs.get_schema(node.op_type, version, DOMAIN).since_version
+    except onnx.defs.SchemaError:
+        since = 0
+    if since not in known or version > NEWEST:
+        raise _unknown(node, f" of {DOMAIN} {version}")
+    names = [f"in{i}" if value is not None else "" for i, value in enumerate(node.inputs)]
+    call = ir.serde.serialize_node(node)
+    del call.input[:]
+    call.input.extend(names)
+    untyped, info = onnx.TypeProto(), onnx.helper.make_value_info
+    graph = onnx.helper.make_graph(
+        [call],
+        node.op_type,
+        [info(name, untyped) for name in names if name],
+        [info(name, untyped) for name in call.output if name],
+    )
+    imports = [onnx.helper.make_opsetid(*item) for item in opsets.items()]
+    run = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=imports)).run
+
+    def step(inputs: list[Any], _: Mapping[str, Any]) -> list[Any]:
+        feeds = {name: x for name, x in zip(names, inputs, strict=True) if name}
+        return list(run(None, feeds))
+
+    return step
+
+
+def _unknown(node: ir.Node, what: str) -> UserError:
+    return UserError(
+        f"{label(node)}{what} is unknown, so what the model computes cannot be checked"
+    )

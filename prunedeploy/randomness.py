@@ -25,10 +25,11 @@ DRAWING = (
     "RandomUniformLike",
 )
 MAX_NAMED = 3  # nodes in a message
+RUNS = 12  # that have to agree: a draw among few numbers may well give the same one twice
 
 
 def refuse_random(program: ir.Model, feeds: Mapping[str, Array] | None = None) -> None:
-    """Run ``program`` twice where it draws random numbers that may reach an output.
+    """Run ``program`` a few times where it draws random numbers that may reach an output.
 
     A seed does not help: runtimes draw other numbers from it than the reference does.
 
@@ -102,7 +103,7 @@ def _switched(feeds: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
 
 
 def _differs(program: ir.Model, feeds: Mapping[str, Array]) -> bool:
-    """Whether two runs give different outputs, without the seeds of the file."""
+    """Whether runs give different outputs, without the seeds of the file."""
     from prunedeploy.evaluate import Evaluator  # reading a model alone does not need it
 
     unseeded = program.clone()
@@ -112,12 +113,15 @@ def _differs(program: ir.Model, feeds: Mapping[str, Array]) -> bool:
             if node.op_type == "Dropout" and unseeded.opset_imports.get("", 0) < 7:
                 return True  # the reference has no such Dropout
     try:
-        first, second = (Evaluator(unseeded).run(feeds) for _ in range(2))
+        first = Evaluator(unseeded).run(feeds)
+        others = (Evaluator(unseeded).run(feeds) for _ in range(RUNS - 1))
+        return any(_are_different(first, other) for other in others)
     except UserError:  # the reference does not draw everything; whoever runs the model would
         return True
-    return any(
-        not np.array_equal(first[k], second[k], equal_nan=_is_float(first[k])) for k in first
-    )
+
+
+def _are_different(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
+    return any(not np.array_equal(one[k], other[k], equal_nan=_is_float(one[k])) for k in one)
 
 
 def _is_float(array: Array) -> bool:

@@ -95,6 +95,8 @@ def outputs(
     """
     if oracle() is None:
         return NotAvailable("onnxruntime is not installed: pip install 'prunedeploy[cpu]'")
+    if (empty := _empty_weight(model)) is not None:
+        return NotAvailable(f"{empty} has no elements: {oracle()} leaves such sums undefined")
     try:
         with tempfile.TemporaryDirectory() as folder:
             session = _session(_loadable(model, Path(folder)), threads)
@@ -105,6 +107,21 @@ def outputs(
     except Exception as error:  # ONNX Runtime's errors have no common base
         lines = str(error).strip().splitlines()
         return NotAvailable(f"{oracle()} cannot run it: {lines[0] if lines else error!r:.300}")
+
+
+def _empty_weight(model: Path | ir.Model) -> str | None:
+    """The name of a matrix or filter without elements: a layer of no inputs is a sum of nothing,
+    which ONNX Runtime does not write.
+    """
+    from prunedeploy import model as models
+
+    program = models.load(model) if isinstance(model, Path) else model
+    for graph in program.graphs():
+        for name, value in graph.initializers.items():
+            tensor = value.const_value
+            if tensor is not None and len(tensor.shape) > 1 and tensor.size == 0:
+                return name
+    return None
 
 
 def _session(source: bytes | str, threads: int) -> Any:

@@ -46,7 +46,7 @@ def _by_windows(node: ir.Node, x: Numbers, w: Numbers, b: Numbers | None) -> Any
     out = view.shape[2 : 2 + rank]
     # batch, group, channels of a group, pixels of the result, taps
     parts = view.reshape(len(x), group, w.shape[1], math.prod(out), math.prod(w.shape[2:]))
-    filters = w.reshape(group, len(w) // group, w.shape[1], -1)
+    filters = w.reshape(group, len(w) // group, w.shape[1], math.prod(w.shape[2:]))
     y = np.einsum("ngcpt,gmct->ngmp", parts, filters).reshape(len(x), len(w), *out)
     return y if b is None else y + b.reshape(-1, *[1] * rank)
 
@@ -71,15 +71,15 @@ def _scattered(node: ir.Node, x: Numbers, w: Numbers, b: Numbers | None) -> Numb
         s * (n - 1) + d * (k - 1) + 1 + e
         for s, n, d, k, e in zip(strides, size, dilations, kernel, extra, strict=True)
     ]
-    parts = x.reshape(len(x), group, -1, *size)
-    filters = w.reshape(group, -1, *w.shape[1:])
+    parts = x.reshape(len(x), group, x.shape[1] // group, *size)
+    filters = w.reshape(group, len(w) // group, *w.shape[1:])
     y = np.zeros((len(x), group, w.shape[1], *whole), x.dtype)
     for tap in np.ndindex(*kernel):
         product = np.einsum("ngc...,gcm->ngm...", parts, filters[(..., *tap)])
         each = zip(tap, dilations, strides, size, strict=True)
         places: Any = (..., *(slice(t * d, t * d + (n - 1) * s + 1, s) for t, d, s, n in each))
         y[places] += product
-    y = y.reshape(len(x), -1, *whole)
+    y = y.reshape(len(x), group * w.shape[1], *whole)
     pads = transposed_pads(node, size, whole, strides)
     for axis in range(rank):  # a negative pad adds zeros
         begin, end, n = pads[axis], pads[rank + axis], whole[axis]
@@ -143,8 +143,9 @@ def _deform_conv(
             channels = slice(part * each, (part + 1) * each)
             read = between(x[sample, channels], at)
             columns[sample, channels, tap] = read * scales[sample, part, tap]
-    rows = columns.reshape(len(x), group, -1, math.prod(out))
-    filters = w.reshape(group, len(w) // group, -1)
+    each = x.shape[1] // group * taps
+    rows = columns.reshape(len(x), group, each, math.prod(out))
+    filters = w.reshape(group, len(w) // group, each)
     y = np.einsum("ngcp,gmc->ngmp", rows, filters).reshape(len(x), len(w), *out)
     return y if b is None else y + b.reshape(-1, *[1] * rank)
 

@@ -16,7 +16,7 @@ from prunedeploy import passes, verify
 from prunedeploy.errors import UserError
 from prunedeploy.evaluate import Evaluator
 from prunedeploy.passes.opset import NEWEST, OLDEST, lowered
-from prunedeploy.pipeline import _prepare
+from prunedeploy.preparation import prepare
 from prunedeploy.reference import reductions
 from prunedeploy.reference.registry import KERNELS
 from prunedeploy.to_torch import program
@@ -36,7 +36,7 @@ def test_the_default_passes(name: str, opset: int) -> None:
     feeds = random_feeds(model, 2, 3)
     expected = reference(model, feeds)
     same(expected, list(Evaluator(model).run(feeds).values()))
-    _prepare(model)
+    prepare(model)
     passes.run(model, passes.default(), feeds)
     same(expected, list(Evaluator(model).run(feeds).values()))
     same(expected, reference(model, feeds))
@@ -47,7 +47,7 @@ def test_constant_folding_alone(name: str, opset: int) -> None:
     model = network(name, opset)
     feeds = random_feeds(model, 2, 3)
     expected = reference(model, feeds)
-    _prepare(model)
+    prepare(model)
     passes.run(model, [passes.FoldConstants()], feeds)
     same(expected, reference(model, feeds))
     initializers = set(model.graph.initializers.values())
@@ -70,7 +70,7 @@ def test_lowering_to_an_older_opset(name: str, opset: int, wanted: int) -> None:
     model = network(name, opset)
     feeds = random_feeds(model, 2, 3)
     expected = reference(model, feeds)
-    _prepare(model)
+    prepare(model)
     refusal = _refusal(name, opset, wanted)
     if refusal:
         with pytest.raises(UserError, match=refusal):
@@ -89,7 +89,7 @@ REFUSED_BY_TORCH = ("norm_in_training", "hardmax", "resized", "pools", "largest"
 def test_a_torch_program(name: str, opset: int) -> None:
     import torch
 
-    model = _prepare(network(name, opset))
+    model = prepare(network(name, opset))
     feeds = random_feeds(model, 2, 3)
     expected = reference(model, feeds)
     examples = tuple(map(torch.from_numpy, feeds.values()))
@@ -127,7 +127,7 @@ def test_sequences_of_parts_become_parts_of_that_opset(opset: int) -> None:
     model = ir.from_proto(helper.make_model(graph, opset_imports=imports, ir_version=8))
     feeds = random_feeds(model, 2, 3)
     expected = reference(model, feeds)
-    _prepare(model)
+    prepare(model)
     passes.run(model, [passes.FoldConstants()], feeds)
     same(expected, reference(model, feeds))
     assert "SplitToSequence" not in {node.op_type for node in model.graph}
@@ -166,7 +166,7 @@ def test_parameters_of_every_element_are_let_alone() -> None:
     model = net.model(str(net.conv(net.node("Relu", y), (6, 4), name="b")))
     feeds = random_feeds(model, 2, 3)
     before = Evaluator(model).run(feeds)
-    passes.run(_prepare(model), passes.default(), feeds)
+    passes.run(prepare(model), passes.default(), feeds)
     assert verify.compare(before, Evaluator(model).run(feeds), 1e-12).passed
 
 
@@ -196,7 +196,7 @@ def test_a_constant_result_is_expanded_where_the_opset_has_that(opset: int) -> N
     model = net.model(str(net.node("Relu", x)))
     feeds = random_feeds(model, 2, 3)
     expected = reference(model, feeds)
-    (report,) = passes.run(_prepare(model), [passes.RemoveDeadBranches()], feeds)
+    (report,) = passes.run(prepare(model), [passes.RemoveDeadBranches()], feeds)
     same(expected, reference(model, feeds))
     assert report.result.changed == (opset >= 8)
     if opset < 8:

@@ -49,6 +49,20 @@ def test_a_network_too_small_for_threads_gets_one(tmp_path):
         assert len(tasks()) == before
 
 
+def settled(thread: int, bound: set[int], patience: float = 10.0) -> bool:
+    """Whether a thread may run on exactly these processors again.
+
+    A run does not wait for threads that are late: one may be between its two calls, which move
+    it and set it free again, after the run has returned.
+    """
+    end = time.monotonic() + patience
+    while os.sched_getaffinity(thread) != bound:
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.001)
+    return True
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="affinities are Linux's")
 def test_threads_may_run_where_they_might_before(engine):
     """They move away from each other, but stay nowhere: after rests, in a row, and bound."""
@@ -64,8 +78,9 @@ def test_threads_may_run_where_they_might_before(engine):
                     session.run(feeds)
                 own = tasks() - before
                 assert own
-                for thread in [*own, 0]:
-                    assert os.sched_getaffinity(thread) == bound
+                assert os.sched_getaffinity(0) == bound
+                for thread in own:
+                    assert settled(thread, bound), "a thread stays where it was moved"
         finally:
             os.sched_setaffinity(0, allowed)
 

@@ -20,14 +20,15 @@ from pathlib import Path
 import cpu_models
 import race
 
-from prunedeploy import artifact, targets
-from prunedeploy.environment import environment
-from prunedeploy.errors import UserError
-from prunedeploy.files import atomic_path, to_json
-from prunedeploy.statistics import ratio
-from prunedeploy.timing import SETTLING, interleave
-from prunedeploy.types import Ratio, RuntimeChoice
-from prunedeploy.verify import random_feeds
+from prunedeploy import targets
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import atomic_path, to_json
+from prunedeploy.core.records import Ratio, RuntimeChoice
+from prunedeploy.core.statistics import ratio
+from prunedeploy.engines import artifact
+from prunedeploy.measure.environment import environment
+from prunedeploy.reference.verify import random_feeds
+from prunedeploy.runtimes.timing import SETTLING, interleave
 
 RESULTS = Path(__file__).parent / "results" / "auto_runtime.json"
 NAMES = (

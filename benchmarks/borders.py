@@ -43,7 +43,7 @@ def measure(name: str, rounds: int, threads: int, batch: int) -> str:
         ways = {"map": None, "channel": mock.PropertyMock(return_value=False)}
         engines, sizes = [], []
         for way, patch in ways.items():
-            target = "prunedeploy.passes.shrink.layers.Layer.mappable"
+            target = "prunedeploy.passes.operators.layers.Layer.mappable"
             with mock.patch(target, patch) if patch is not None else mock.MagicMock():
                 shrunk = prunedeploy.shrink(checkpoint, f"{folder}/{way}.onnx")
             sizes.append(shrunk.after.parameters)

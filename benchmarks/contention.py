@@ -25,12 +25,12 @@ import cpu_models
 import numpy as np
 import race
 
-from prunedeploy import artifact
-from prunedeploy.environment import environment
-from prunedeploy.files import atomic_path, to_json
-from prunedeploy.runtimes._runtime import Session
-from prunedeploy.types import Array, Engine
-from prunedeploy.verify import random_feeds
+from prunedeploy.core.files import atomic_path, to_json
+from prunedeploy.core.records import Array, Engine
+from prunedeploy.engines import artifact
+from prunedeploy.measure.environment import environment
+from prunedeploy.reference.verify import random_feeds
+from prunedeploy.runtimes.api import Session
 
 RESULTS = Path(__file__).parent / "results" / "contention.json"
 WARMUP = 20  # runs of each session before the first that counts: a session looks for its threads

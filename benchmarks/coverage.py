@@ -32,11 +32,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from prunedeploy import model as models
-from prunedeploy import passes, verify
-from prunedeploy.errors import UserError
-from prunedeploy.preparation import prepare
-from prunedeploy.types import Array
+from prunedeploy import passes
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import Array
+from prunedeploy.graph import model as models
+from prunedeploy.graph.preparation import prepare
+from prunedeploy.reference import verify
 
 Record = dict[str, Any]
 DEAD = 0.3
@@ -81,7 +82,7 @@ def export(name: str, dense: Path) -> Record:
     import torch
     from coverage_models import create, randomise
 
-    from prunedeploy.export import to_model
+    from prunedeploy.shrinking.export import to_model
 
     torch.set_num_threads(1)
     begin = time.perf_counter()
@@ -291,7 +292,7 @@ def warm_up() -> None:
     """What every process would import for itself; one thread, so that it may be forked."""
     import torch
 
-    from prunedeploy.export import to_model
+    from prunedeploy.shrinking.export import to_model
 
     torch.set_num_threads(1)
     outputs_of(to_model(torch.nn.Linear(2, 2), (1, 2)), {"input": np.zeros((2, 2), np.float32)})

@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from prunedeploy.evaluate import evaluate_node
+from prunedeploy.reference.evaluate import evaluate_node
 
 Ids = NDArray[np.int64]
 MOVING = (

@@ -23,7 +23,7 @@ import cpu_models
 import race
 from race import BASELINE, OURS, PEER, Results, Row, Settings
 
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 RESULTS = Path(__file__).parent / "results" / "cpu.json"
 

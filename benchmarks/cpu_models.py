@@ -18,13 +18,13 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from prunedeploy import model as models
 from prunedeploy import passes
-from prunedeploy.errors import UserError
-from prunedeploy.export import to_model
+from prunedeploy.core.errors import UserError
+from prunedeploy.graph import model as models
 from prunedeploy.models import by_name
 from prunedeploy.models.mobilenet_v1 import from_npz
 from prunedeploy.passes.opset import lowered
+from prunedeploy.shrinking.export import to_model
 
 VERSION = 1  # of what this file makes: another number is another cache
 CACHE = Path(tempfile.gettempdir()) / "prunedeploy-benchmarks"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from prunedeploy.errors import UserError
-from prunedeploy.runtimes._runtime import Session
-from prunedeploy.types import Array, TensorSpec
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import Array, TensorSpec
+from prunedeploy.runtimes.api import Session
 
 WORKER = Path(__file__).with_name("deepsparse_worker.py")
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import prunedeploy
-from prunedeploy.labelled import load as load_images
+from prunedeploy.measure.labelled import load as load_images
 
 
 def predictions_of_torch(checkpoint: Path, images: np.ndarray) -> np.ndarray:

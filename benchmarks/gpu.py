@@ -23,14 +23,14 @@ import torch
 from torch import Tensor, nn
 
 import prunedeploy
-from prunedeploy import model as models
 from prunedeploy import passes
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import Difference, Ratio
+from prunedeploy.core.statistics import ratio
+from prunedeploy.graph import model as models
 from prunedeploy.models import by_name
-from prunedeploy.statistics import ratio
+from prunedeploy.reference.verify import compare, tolerance_of
 from prunedeploy.to_torch.network import Network
-from prunedeploy.types import Difference, Ratio
-from prunedeploy.verify import compare, tolerance_of
 
 WARMUP = 20
 DTYPES = {"float32": torch.float32, "float16": torch.float16}

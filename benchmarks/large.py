@@ -28,10 +28,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import regimes
 
-from prunedeploy import model as models
 from prunedeploy import passes
-from prunedeploy.export import to_model
+from prunedeploy.graph import model as models
 from prunedeploy.models import by_name
+from prunedeploy.shrinking.export import to_model
 
 WIDTH, INNER, TOKENS = 2048, 8192, 4
 DEAD = 0.3

@@ -32,17 +32,19 @@ import race
 from cpu import shares
 from machine import Machine
 
-from prunedeploy import artifact, targets
-from prunedeploy import model as models
-from prunedeploy.profiling import profiles_of
-from prunedeploy.runtimes.sparse import winograd, winograd2d
+from prunedeploy import targets
+from prunedeploy.core.records import StepTime
+from prunedeploy.engines import artifact
+from prunedeploy.graph import model as models
+from prunedeploy.measure.profiling import profiles_of
+from prunedeploy.reference.verify import random_feeds
 from prunedeploy.runtimes.sparse.build import plan_of, tilings
-from prunedeploy.runtimes.sparse.compile import toolchain
-from prunedeploy.runtimes.sparse.cost import program_loads
-from prunedeploy.runtimes.sparse.plan import Conv, Step
-from prunedeploy.runtimes.sparse.tiling import Tiling, geometry
-from prunedeploy.types import StepTime
-from prunedeploy.verify import random_feeds
+from prunedeploy.runtimes.sparse.kernels import winograd_1d as winograd
+from prunedeploy.runtimes.sparse.kernels import winograd_2d as winograd2d
+from prunedeploy.runtimes.sparse.plan.steps import Conv, Step
+from prunedeploy.runtimes.sparse.schedule.cost import program_loads
+from prunedeploy.runtimes.sparse.schedule.schedule import Tiling, geometry
+from prunedeploy.runtimes.sparse.toolchain.compile import toolchain
 
 VISIT = 14.0  # cycles of a row that meets a panel, beside its multiplications
 LATENCY = 4.0  # cycles from one sum to the next

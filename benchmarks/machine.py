@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from prunedeploy import targets
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@
 
 A 1x1 convolution from 64 channels to so many, a layer of that width (1x1, 3x3, or depthwise 3x3),
 and a 1x1 convolution back to 64: microseconds of the three. The factors of
-``prunedeploy/variant_cost.py`` come from this table.
+``prunedeploy/shrinking/variant_cost.py`` come from this table.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from prunedeploy import model as models
-from prunedeploy.runtimes._runtime import OpenOptions
-from prunedeploy.runtimes.ort import OrtSession
-from prunedeploy.timing import interleave
-from prunedeploy.verify import random_feeds
+from prunedeploy.graph import model as models
+from prunedeploy.reference.verify import random_feeds
+from prunedeploy.runtimes.api import OpenOptions
+from prunedeploy.runtimes.ort.cpu import OrtSession
+from prunedeploy.runtimes.timing import interleave
 
 OUTER = 64
 LESS = (0, 1, 2, 3, 4, 6, 8, 12, 15, 16, 24, 32)  # channels fewer than the widest

@@ -21,9 +21,9 @@ import torch
 from torch import nn
 
 from prunedeploy import passes
-from prunedeploy.export import to_model
 from prunedeploy.models import RECIPES, Recipe
 from prunedeploy.passes.opset import LowerOpset
+from prunedeploy.shrinking.export import to_model
 
 
 def shrunk(recipe: Recipe) -> ir.Model:

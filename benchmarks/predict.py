@@ -22,10 +22,10 @@ import race
 from cpu import numbers
 from predict_profiles import Run
 
-from prunedeploy import model as models
 from prunedeploy import targets
-from prunedeploy.environment import environment
-from prunedeploy.files import atomic_path, from_json, to_json
+from prunedeploy.core.files import atomic_path, from_json, to_json
+from prunedeploy.graph import model as models
+from prunedeploy.measure.environment import environment
 from prunedeploy.prediction import graph, steps
 from prunedeploy.prediction.efficiency import Table
 from prunedeploy.prediction.machine import machine

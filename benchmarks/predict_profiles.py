@@ -22,17 +22,17 @@ import numpy as np
 import race
 from machine import settled
 
-from prunedeploy import artifact
-from prunedeploy.files import atomic_path
+from prunedeploy.core.files import atomic_path
+from prunedeploy.core.records import Array, Engine, Profile
+from prunedeploy.engines import artifact
+from prunedeploy.measure.profiling import profiles_of
 from prunedeploy.prediction.graph import FEW_ROWS, KERNEL_OF
 from prunedeploy.prediction.record import Work
 from prunedeploy.prediction.steps import of_layers
-from prunedeploy.profiling import profiles_of
-from prunedeploy.runtimes._runtime import Session
-from prunedeploy.runtimes.ort import PAYLOAD
-from prunedeploy.timing import interleave
-from prunedeploy.types import Array, Engine, Profile
-from prunedeploy.verify import random_feeds
+from prunedeploy.reference.verify import random_feeds
+from prunedeploy.runtimes.api import Session
+from prunedeploy.runtimes.ort.cpu import PAYLOAD
+from prunedeploy.runtimes.timing import interleave
 
 OF_THEIR_OWN = {"FusedMatMul": "product", "BiasGelu": "function", "Gelu": "function"}
 ATTEMPTS = 6

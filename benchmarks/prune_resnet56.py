@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from prunedeploy.files import atomic_path
+from prunedeploy.core.files import atomic_path
 from prunedeploy.models import by_name
 
 MEAN = torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)

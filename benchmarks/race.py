@@ -1,8 +1,8 @@
 """One interleaved run: ONNX Runtime on the dense graph, the sparse engine, and DeepSparse.
 
 All compute the same network with the same zeros on the same input. Whoever differs from ONNX
-Runtime is not timed. The rounds and the statistics are those of ``prunedeploy.bench``; DeepSparse
-sits in a process of its own (``deepsparse_worker.py``) and reports its own time.
+Runtime is not timed. The rounds and the statistics are those of ``prunedeploy.measure.bench``;
+DeepSparse sits in a process of its own (``deepsparse_worker.py``) and reports its own time.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import numpy as np
 from deepsparse_session import Peer, peer
 from machine import settled
 
-from prunedeploy import artifact
-from prunedeploy.environment import environment
-from prunedeploy.errors import UserError
-from prunedeploy.files import atomic_path, from_json, to_json
-from prunedeploy.runtimes._runtime import Session, Tuning
-from prunedeploy.statistics import ratio
-from prunedeploy.timing import interleave
-from prunedeploy.types import Array, Engine, Ratio
-from prunedeploy.verify import compare, random_feeds
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import atomic_path, from_json, to_json
+from prunedeploy.core.records import Array, Engine, Ratio
+from prunedeploy.core.statistics import ratio
+from prunedeploy.engines import artifact
+from prunedeploy.measure.environment import environment
+from prunedeploy.reference.verify import compare, random_feeds
+from prunedeploy.runtimes.api import Session, Tuning
+from prunedeploy.runtimes.timing import interleave
 
 PEER_TOLERANCE = 1e-3  # of the output's range: other algorithms, but the same network
 WARMUP = 5

@@ -34,12 +34,12 @@ import regroup_models as nets
 import regroup_race as speed
 from regroup_race import BLOCKS, DENSE, REPACKED, ROWS, Time
 
-from prunedeploy import model as models
-from prunedeploy.environment import environment
-from prunedeploy.files import atomic_path, to_json
-from prunedeploy.passes.shrink.liveness import layers_of
-from prunedeploy.statistics import ratio
-from prunedeploy.types import Ratio
+from prunedeploy.core.files import atomic_path, to_json
+from prunedeploy.core.records import Ratio
+from prunedeploy.core.statistics import ratio
+from prunedeploy.graph import model as models
+from prunedeploy.measure.environment import environment
+from prunedeploy.passes.analysis.liveness import layers_of
 
 RESULTS = Path(__file__).parent / "results" / "regroup.json"
 KINDS = (DENSE, REPACKED, ROWS, BLOCKS)

@@ -16,12 +16,12 @@ import torch
 from prune_resnet56 import load_images, normalise
 
 import prunedeploy
-from prunedeploy import artifact
-from prunedeploy import model as models
-from prunedeploy.environment import environment
-from prunedeploy.files import atomic_path, to_json
-from prunedeploy.passes.shrink.liveness import layers_of
-from prunedeploy.types import Engine
+from prunedeploy.core.files import atomic_path, to_json
+from prunedeploy.core.records import Engine
+from prunedeploy.engines import artifact
+from prunedeploy.graph import model as models
+from prunedeploy.measure.environment import environment
+from prunedeploy.passes.analysis.liveness import layers_of
 
 SPARSE = ("scattered", "regrouped", "channels")
 # network, form of its engine: the first is what all others are held against

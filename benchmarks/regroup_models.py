@@ -20,9 +20,9 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
-from prunedeploy import model as models
-from prunedeploy.passes.regroup import Block
-from prunedeploy.types import Array
+from prunedeploy.core.records import Array
+from prunedeploy.graph import model as models
+from prunedeploy.passes.blocks import Block
 
 FOLDER = Path(__file__).parents[2] / "shared" / "data"
 DATA = FOLDER / "structure_lth_blocks.json.gz"
@@ -174,8 +174,8 @@ def write_scattered(name: str, sparsity: float, batch: int, path: Path) -> Path:
     if name != "resnet56":
         shutil.copy(cpu_models.fixed(name, sparsity, batch), path)
         return path
-    from prunedeploy import pipeline
-    from prunedeploy.passes.shrink.liveness import layers_of
+    from prunedeploy.passes.analysis.liveness import layers_of
+    from prunedeploy.shrinking import pipeline
 
     program = pipeline.load(TRAINED).program
     for value in (*program.graph.inputs, *program.graph.outputs):

@@ -11,17 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
-from prunedeploy import artifact, passes
-from prunedeploy import model as models
-from prunedeploy.errors import UserError
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.runtimes._runtime import Session, Tuning
-from prunedeploy.runtimes.sparse import tune
+from prunedeploy import passes
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import Array, Engine, Ratio
+from prunedeploy.core.statistics import ratio
+from prunedeploy.engines import artifact
+from prunedeploy.graph import model as models
+from prunedeploy.reference.evaluate import Evaluator
+from prunedeploy.reference.verify import TOLERANCE, compare, random_feeds
+from prunedeploy.runtimes.api import Session, Tuning
 from prunedeploy.runtimes.sparse.engine import LIBRARY
-from prunedeploy.statistics import ratio
-from prunedeploy.timing import interleave
-from prunedeploy.types import Array, Engine, Ratio
-from prunedeploy.verify import TOLERANCE, compare, random_feeds
+from prunedeploy.runtimes.sparse.schedule import tune
+from prunedeploy.runtimes.timing import interleave
 
 DENSE, ROWS, BLOCKS, REPACKED = "dense", "rows", "blocks", "repacked"
 WARMUP = 5

@@ -32,17 +32,18 @@ import onnx_ir as ir
 import regroup_deploy as deploy
 import regroup_race as speed
 
-from prunedeploy import model as models
-from prunedeploy.files import atomic_path, from_json, to_json
-from prunedeploy.passes.regroup import Rule, regroup
-from prunedeploy.passes.shrink.liveness import layers_of
-from prunedeploy.runtimes.sparse import blocks, choose
-from prunedeploy.runtimes.sparse.compile import isa_of
-from prunedeploy.runtimes.sparse.cost import cycles
-from prunedeploy.runtimes.sparse.lower import Refusal, lower
-from prunedeploy.runtimes.sparse.plan import Conv
+from prunedeploy.core.files import atomic_path, from_json, to_json
+from prunedeploy.core.records import Array
+from prunedeploy.graph import model as models
+from prunedeploy.passes.analysis.liveness import layers_of
+from prunedeploy.passes.blocks import Rule, regroup
+from prunedeploy.runtimes.sparse.kernels import mixed as blocks
+from prunedeploy.runtimes.sparse.plan.lower import Refusal, lower
+from prunedeploy.runtimes.sparse.plan.steps import Conv
+from prunedeploy.runtimes.sparse.schedule import candidates as choose
+from prunedeploy.runtimes.sparse.schedule.cost import cycles
+from prunedeploy.runtimes.sparse.toolchain.compile import isa_of
 from prunedeploy.targets import by_name
-from prunedeploy.types import Array
 
 RESULTS = Path(__file__).parent / "results" / "regroup_study.json"
 DENSITY = 0.2
@@ -223,7 +224,7 @@ def line(model: Path, setting: Setting, folder: Path) -> Line:
 
 def measured(model: Path, setting: Setting, rounds: int, folder: Path) -> dict[str, float]:
     """Times faster than the dense network in the sparse runtime and in ONNX Runtime, batch 1."""
-    from prunedeploy import artifact
+    from prunedeploy.engines import artifact
 
     made = make(models.load(model), setting)
     paths = {

@@ -40,10 +40,10 @@ import torch.nn.functional as F
 from prune_resnet56 import accuracy, augment, load_images, normalise
 from torch import Tensor, nn
 
-from prunedeploy.files import atomic_path
+from prunedeploy.core.files import atomic_path
+from prunedeploy.core.records import Array
 from prunedeploy.models import by_name
-from prunedeploy.passes.regroup import Regrouped, Rule, regroup
-from prunedeploy.types import Array
+from prunedeploy.passes.blocks import Regrouped, Rule, regroup
 
 ARCH = "vgg16_bn_cifar"
 RESULTS = Path(__file__).parent / "results" / "regroup_training.json"

@@ -24,9 +24,9 @@ import torch
 from onnx import helper, numpy_helper
 
 from prunedeploy import passes, targets
-from prunedeploy.export import to_model
 from prunedeploy.models import by_name
-from prunedeploy.passes import scatter_branches
+from prunedeploy.passes.simplify import scatter_branches
+from prunedeploy.shrinking.export import to_model
 
 # (input channels, output channels, side) of the last convolution of a block in each stage
 STAGES = ((64, 256, 56), (128, 512, 28), (256, 1024, 14), (512, 2048, 7))

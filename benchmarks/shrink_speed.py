@@ -28,19 +28,19 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import regimes
 
-from prunedeploy import model as models
-from prunedeploy import pipeline
-from prunedeploy.environment import environment
-from prunedeploy.errors import UserError
-from prunedeploy.export import to_model
-from prunedeploy.files import atomic_path, to_json
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import atomic_path, to_json
+from prunedeploy.core.records import Ratio, ShrinkResult
+from prunedeploy.core.statistics import ratio
+from prunedeploy.graph import model as models
+from prunedeploy.measure.environment import environment
 from prunedeploy.models import RECIPES, by_name
-from prunedeploy.runtimes._runtime import OpenOptions
-from prunedeploy.runtimes.ort import OrtSession
-from prunedeploy.statistics import ratio
-from prunedeploy.timing import interleave
-from prunedeploy.types import Ratio, ShrinkResult
-from prunedeploy.verify import random_feeds
+from prunedeploy.reference.verify import random_feeds
+from prunedeploy.runtimes.api import OpenOptions
+from prunedeploy.runtimes.ort.cpu import OrtSession
+from prunedeploy.runtimes.timing import interleave
+from prunedeploy.shrinking import pipeline
+from prunedeploy.shrinking.export import to_model
 
 RESULTS = Path(__file__).parent / "results" / "shrink_speed.json"
 ALLOWED = 0.98

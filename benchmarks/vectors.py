@@ -20,9 +20,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import prunedeploy
-from prunedeploy.statistics import ratio
-from prunedeploy.timing import interleave
-from prunedeploy.verify import random_feeds
+from prunedeploy.core.statistics import ratio
+from prunedeploy.reference.verify import random_feeds
+from prunedeploy.runtimes.timing import interleave
 
 WARMUP = 3
 # inputs, outputs, share of the weights that are not zero, vectors: the first layer of VGG-16's

@@ -33,7 +33,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from prunedeploy.files import atomic_path
+from prunedeploy.core.files import atomic_path
 from prunedeploy.models import by_name
 
 ARCH = "resnet56"

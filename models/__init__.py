@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 from prunedeploy.models import (
     cifar_resnet,
     densenet,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 from prunedeploy.models._network import Network
 from prunedeploy.models._recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
 

@@ -8,26 +8,26 @@ user's word.
 from __future__ import annotations
 
 from prunedeploy.passes._pass import Pass, PassError, run
-from prunedeploy.passes.fold_batchnorm import FoldBatchNorm
-from prunedeploy.passes.fold_constants import FoldConstants
-from prunedeploy.passes.fuse_layernorm import FuseLayerNorm
-from prunedeploy.passes.group_norm import PlainGroupNorm
-from prunedeploy.passes.merge_channels import MergeChannels
+from prunedeploy.passes.blocks.repack_blocks import RepackBlocks
 from prunedeploy.passes.opset import LowerOpset
-from prunedeploy.passes.quantise import Quantise
-from prunedeploy.passes.record_two_four import RecordTwoFour
-from prunedeploy.passes.remove_dead_branches import RemoveDeadBranches
-from prunedeploy.passes.remove_identity import RemoveIdentity
-from prunedeploy.passes.repack_blocks import RepackBlocks
-from prunedeploy.passes.round_weights import RoundWeights
-from prunedeploy.passes.scatter_branches import ScatterBranches
-from prunedeploy.passes.select_before_split import SelectBeforeSplit
+from prunedeploy.passes.precision.quantise import Quantise
+from prunedeploy.passes.precision.record_two_four import RecordTwoFour
+from prunedeploy.passes.precision.round_weights import RoundWeights
+from prunedeploy.passes.precision.to_float16 import ToFloat16
 from prunedeploy.passes.shrink import ShrinkChannels
-from prunedeploy.passes.simplify_gathers import SimplifyGathers
-from prunedeploy.passes.simplify_reshapes import SimplifyReshapes
-from prunedeploy.passes.split_shapes import SplitShapes
-from prunedeploy.passes.tabulate_maps import TabulateMaps
-from prunedeploy.passes.to_float16 import ToFloat16
+from prunedeploy.passes.simplify.fold_batchnorm import FoldBatchNorm
+from prunedeploy.passes.simplify.fold_constants import FoldConstants
+from prunedeploy.passes.simplify.fuse_layernorm import FuseLayerNorm
+from prunedeploy.passes.simplify.group_norm import PlainGroupNorm
+from prunedeploy.passes.simplify.merge_channels import MergeChannels
+from prunedeploy.passes.simplify.remove_dead_branches import RemoveDeadBranches
+from prunedeploy.passes.simplify.remove_identity import RemoveIdentity
+from prunedeploy.passes.simplify.scatter_branches import ScatterBranches
+from prunedeploy.passes.simplify.select_before_split import SelectBeforeSplit
+from prunedeploy.passes.simplify.simplify_gathers import SimplifyGathers
+from prunedeploy.passes.simplify.simplify_reshapes import SimplifyReshapes
+from prunedeploy.passes.simplify.split_shapes import SplitShapes
+from prunedeploy.passes.simplify.tabulate_maps import TabulateMaps
 
 
 def before_cuts(zero_threshold: float = 0.0, *, larger: bool = True) -> tuple[Pass, ...]:

@@ -12,11 +12,11 @@ from typing import Protocol
 
 import onnx_ir as ir
 
-from prunedeploy import model as models
-from prunedeploy import verify
-from prunedeploy.errors import UserError
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.types import Array, Difference, PassReport, PassResult
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import Array, Difference, PassReport, PassResult
+from prunedeploy.graph import model as models
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
 
 
 class Pass(Protocol):

@@ -6,9 +6,7 @@ The functions below are the whole public interface; each is imported on first us
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 
 # ``python -m prunedeploy`` imports this with the current folder on sys.path, before __main__.py
 # takes it away: only modules that the interpreter has loaded by then, so not typing.
@@ -16,24 +14,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from prunedeploy.artifact import build, open
-    from prunedeploy.bench import bench
     from prunedeploy.bundle.write import write_bundle
     from prunedeploy.checkpoint import Checkpoint, load
-    from prunedeploy.errors import MissingExtra, UserError
-    from prunedeploy.export import export
-    from prunedeploy.inspection import Inspection, inspect
-    from prunedeploy.lowering import LowerResult, lower
-    from prunedeploy.pipeline import shrink
-    from prunedeploy.prediction.predict import predict, predict_all
-    from prunedeploy.prediction.record import Prediction
-    from prunedeploy.remote.device import remote_bench, remote_build
-    from prunedeploy.report import report
-    from prunedeploy.runtimes._runtime import Session
-    from prunedeploy.serving.onnxruntime_op import onnxruntime_library, onnxruntime_model
-    from prunedeploy.serving.triton import serve_repo
-    from prunedeploy.to_torch.slices import SlicePlan, apply_plan
-    from prunedeploy.types import (
+    from prunedeploy.core.errors import MissingExtra, UserError
+    from prunedeploy.core.records import (
         Accuracy,
         BenchResult,
         Difference,
@@ -48,51 +32,65 @@ if TYPE_CHECKING:
         ShrinkResult,
         TensorSpec,
     )
+    from prunedeploy.engines.artifact import build, open
+    from prunedeploy.engines.lowering import LowerResult, lower
+    from prunedeploy.inspection.inspect import Inspection, inspect
+    from prunedeploy.measure.bench import bench
+    from prunedeploy.prediction.predict import predict, predict_all
+    from prunedeploy.prediction.record import Prediction
+    from prunedeploy.remote.device import remote_bench, remote_build
+    from prunedeploy.reports.report import report
+    from prunedeploy.runtimes.api import Session
+    from prunedeploy.serving.onnxruntime_op import onnxruntime_library, onnxruntime_model
+    from prunedeploy.serving.triton import serve_repo
+    from prunedeploy.shrinking.export import export
+    from prunedeploy.shrinking.pipeline import shrink
+    from prunedeploy.to_torch.slices import SlicePlan, apply_plan
 
 __version__ = "0.1.0"
 
 # Every public name and the module it lives in.
 _PUBLIC = {
     "load": "prunedeploy.checkpoint",
-    "export": "prunedeploy.export",
-    "shrink": "prunedeploy.pipeline",
+    "export": "prunedeploy.shrinking.export",
+    "shrink": "prunedeploy.shrinking.pipeline",
     "apply_plan": "prunedeploy.to_torch.slices",
-    "build": "prunedeploy.artifact",
-    "emit_c": "prunedeploy.artifact",
+    "build": "prunedeploy.engines.artifact",
+    "emit_c": "prunedeploy.engines.artifact",
     "write_bundle": "prunedeploy.bundle.write",
     "remote_build": "prunedeploy.remote.device",
     "remote_bench": "prunedeploy.remote.device",
-    "open": "prunedeploy.artifact",
-    "bench": "prunedeploy.bench",
-    "report": "prunedeploy.report",
-    "inspect": "prunedeploy.inspection",
-    "lower": "prunedeploy.lowering",
+    "open": "prunedeploy.engines.artifact",
+    "bench": "prunedeploy.measure.bench",
+    "report": "prunedeploy.reports.report",
+    "inspect": "prunedeploy.inspection.inspect",
+    "lower": "prunedeploy.engines.lowering",
     "predict": "prunedeploy.prediction.predict",
     "predict_all": "prunedeploy.prediction.predict",
     "onnxruntime_library": "prunedeploy.serving.onnxruntime_op",
     "onnxruntime_model": "prunedeploy.serving.onnxruntime_op",
     "serve_repo": "prunedeploy.serving.triton",
     "Checkpoint": "prunedeploy.checkpoint",
-    "Inspection": "prunedeploy.inspection",
-    "Session": "prunedeploy.runtimes._runtime",
+    "Inspection": "prunedeploy.inspection.inspect",
+    "Session": "prunedeploy.runtimes.api",
     "SlicePlan": "prunedeploy.to_torch.slices",
-    "UserError": "prunedeploy.errors",
-    "MissingExtra": "prunedeploy.errors",
-    "Accuracy": "prunedeploy.types",
-    "BenchResult": "prunedeploy.types",
-    "Difference": "prunedeploy.types",
-    "Engine": "prunedeploy.types",
-    "LowerResult": "prunedeploy.lowering",
-    "Manifest": "prunedeploy.types",
-    "Measurement": "prunedeploy.types",
-    "ModelStats": "prunedeploy.types",
-    "Note": "prunedeploy.types",
-    "PassReport": "prunedeploy.types",
-    "PassResult": "prunedeploy.types",
+    "UserError": "prunedeploy.core.errors",
+    "MissingExtra": "prunedeploy.core.errors",
+    "Accuracy": "prunedeploy.core.records",
+    "BenchResult": "prunedeploy.core.records",
+    "Difference": "prunedeploy.core.records",
+    "Engine": "prunedeploy.core.records",
+    "LowerResult": "prunedeploy.engines.lowering",
+    "Manifest": "prunedeploy.core.records",
+    "Measurement": "prunedeploy.core.records",
+    "ModelStats": "prunedeploy.core.records",
+    "Note": "prunedeploy.core.records",
+    "PassReport": "prunedeploy.core.records",
+    "PassResult": "prunedeploy.core.records",
     "Prediction": "prunedeploy.prediction.record",
-    "Ratio": "prunedeploy.types",
-    "ShrinkResult": "prunedeploy.types",
-    "TensorSpec": "prunedeploy.types",
+    "Ratio": "prunedeploy.core.records",
+    "ShrinkResult": "prunedeploy.core.records",
+    "TensorSpec": "prunedeploy.core.records",
 }
 
 __all__ = [  # noqa: RUF022 - in the order of the main job
@@ -150,18 +148,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_PUBLIC})
-
-
-class _Package(ModuleType):
-    """Keeps ``prunedeploy.bench`` the function once the module ``prunedeploy.bench`` is imported.
-
-    The import system binds every submodule as an attribute of its package; bench, export and
-    report are the names of both.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _PUBLIC and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -5,17 +5,17 @@ from __future__ import annotations
 import importlib
 from typing import cast
 
-from prunedeploy.errors import UserError
-from prunedeploy.runtimes._runtime import Runtime
+from prunedeploy.core.errors import UserError
+from prunedeploy.runtimes.api import Runtime
 
 RUNTIMES: dict[str, str] = {
-    "ort": "prunedeploy.runtimes.ort:Ort",
+    "ort": "prunedeploy.runtimes.ort.cpu:Ort",
     "sparse": "prunedeploy.runtimes.sparse.engine:Sparse",
     "null": "prunedeploy.runtimes.null:Null",
-    "ort-cuda": "prunedeploy.runtimes.ort_gpu:OrtCuda",
-    "ort-tensorrt": "prunedeploy.runtimes.ort_gpu:OrtTensorRT",
-    "tensorrt": "prunedeploy.runtimes.tensorrt:TensorRT",
-    "tensorrt-rtx": "prunedeploy.runtimes.tensorrt_rtx:TensorRTRtx",
+    "ort-cuda": "prunedeploy.runtimes.ort.gpu:OrtCuda",
+    "ort-tensorrt": "prunedeploy.runtimes.ort.gpu:OrtTensorRT",
+    "tensorrt": "prunedeploy.runtimes.tensorrt.runtime:TensorRT",
+    "tensorrt-rtx": "prunedeploy.runtimes.tensorrt.rtx:TensorRTRtx",
 }
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from prunedeploy.runtimes._runtime import (
+from prunedeploy.core.records import Array, Engine, TensorSpec
+from prunedeploy.runtimes.api import (
     BuildOptions,
     Closing,
     OpenOptions,
@@ -17,7 +18,6 @@ from prunedeploy.runtimes._runtime import (
     closed_error,
 )
 from prunedeploy.targets import Target
-from prunedeploy.types import Array, Engine, TensorSpec
 
 
 class NullSession(Closing):

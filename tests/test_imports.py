@@ -81,7 +81,7 @@ def test_start_imports_nothing_heavy(code: str, tmp_path: Path) -> None:
 
 
 def test_heavy_imports_would_be_seen(tmp_path: Path) -> None:
-    assert heavy_after("import prunedeploy.types", tmp_path) == {"numpy"}
+    assert heavy_after("import prunedeploy.core.records", tmp_path) == {"numpy"}
 
 
 def test_every_module_imports_without_the_extras(tmp_path: Path) -> None:
@@ -99,6 +99,6 @@ def test_public_names_are_there(name: str) -> None:
 
 
 def test_a_function_outlives_the_import_of_its_module(tmp_path: Path) -> None:
-    code = "import prunedeploy, prunedeploy.bench, prunedeploy.report, prunedeploy.export\n"
+    code = "import prunedeploy, prunedeploy.measure.bench\n"
     code += "print(*map(callable, (prunedeploy.bench, prunedeploy.report, prunedeploy.export)))"
     assert python(code, tmp_path).split() == ["True"] * 3

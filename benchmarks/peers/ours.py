@@ -12,8 +12,8 @@ import torch
 from peers.case import Case, is_weight
 from peers.result import Result, error, one_line, outputs
 from prunedeploy import passes
-from prunedeploy.export import OPSET, to_model
-from prunedeploy.types import Note
+from prunedeploy.core.records import Note
+from prunedeploy.shrinking.export import OPSET, to_model
 
 NAME = "prunedeploy"
 

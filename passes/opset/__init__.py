@@ -17,15 +17,15 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from prunedeploy import model as models
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import Note, PassResult
+from prunedeploy.graph import model as models
+from prunedeploy.passes.operators.rule import names
 from prunedeploy.passes.opset.definitions import insert
 from prunedeploy.passes.opset.emit import Emit
 from prunedeploy.passes.opset.limits import lacking, schema, shed
 from prunedeploy.passes.opset.rules import DEFINED, RULES
 from prunedeploy.passes.opset.widened import NEWEST, WIDENED
-from prunedeploy.passes.shrink.rule import names
-from prunedeploy.types import Note, PassResult
 
 OLDEST = 11
 WITH_METADATA = 10  # IR version from which nodes and values may carry metadata

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy.passes.shrink.rule import unused
-from prunedeploy.types import Array
+from prunedeploy.core.records import Array
+from prunedeploy.passes.operators.rule import unused
 
 Number = int | float
 

@@ -16,20 +16,20 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from prunedeploy import input_range
-from prunedeploy import model as models
+from prunedeploy.core.records import Note, PassResult
+from prunedeploy.graph import input_range
+from prunedeploy.graph import model as models
+from prunedeploy.passes.analysis.settings import Borders, Settings
+from prunedeploy.passes.analysis.shape_targets import name_lengths
+from prunedeploy.passes.analysis.subgraphs import own_weights, settle_names, share_opsets
+from prunedeploy.passes.analysis.zero import Zero
+from prunedeploy.passes.operators.recurrent import drop_zero_states
 from prunedeploy.passes.shrink.align import reason
 from prunedeploy.passes.shrink.edit import apply
 from prunedeploy.passes.shrink.lowering import lower
 from prunedeploy.passes.shrink.plan import Plan, make_plan
-from prunedeploy.passes.shrink.recurrent import drop_zero_states
 from prunedeploy.passes.shrink.refusals import refused
-from prunedeploy.passes.shrink.settings import Borders, Settings
 from prunedeploy.passes.shrink.sharing import join, separate
-from prunedeploy.passes.shrink.subgraphs import own_weights, settle_names, share_opsets
-from prunedeploy.passes.shrink.targets import name_lengths
-from prunedeploy.passes.shrink.zero import Zero
-from prunedeploy.types import Note, PassResult
 
 INTO = {
     "bias": "the bias",

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from prunedeploy.passes.shrink.axes import Axes, Mask
-from prunedeploy.passes.shrink.layers import Layer, Weights
+from prunedeploy.passes.analysis.axes import Axes, Mask
+from prunedeploy.passes.operators.layers import Layer, Weights
 
 
 def reason(multiple: int) -> str:

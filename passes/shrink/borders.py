@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prunedeploy.passes.shrink.axes import static_size
-from prunedeploy.passes.shrink.facts import Constants, Maps
-from prunedeploy.passes.shrink.layers import Layer, tap_contributions
-from prunedeploy.torch_kernels import window
+from prunedeploy.passes.analysis.axes import static_size
+from prunedeploy.passes.analysis.facts import Constants, Maps
+from prunedeploy.passes.operators.layers import Layer, tap_contributions
+from prunedeploy.reference.torch_kernels import window
 
 
 @dataclass(frozen=True)

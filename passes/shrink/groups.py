@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy.passes.shrink.axes import Labels, Mask, static_size
-from prunedeploy.passes.shrink.layers import Layer
+from prunedeploy.core.records import Array
+from prunedeploy.passes.analysis.axes import Labels, Mask, static_size
+from prunedeploy.passes.operators.layers import Layer
+from prunedeploy.passes.operators.rule import Keep, names, unused
+from prunedeploy.passes.operators.selections import set_split
 from prunedeploy.passes.shrink.reorder import Copies, reorder
-from prunedeploy.passes.shrink.rule import Keep, names, unused
-from prunedeploy.passes.shrink.selections import set_split
-from prunedeploy.types import Array
 
 
 @dataclass(frozen=True)

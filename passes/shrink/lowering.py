@@ -20,13 +20,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy.opsets import opset
-from prunedeploy.passes.shrink.axes import static_size
-from prunedeploy.passes.shrink.facts import constant_array
-from prunedeploy.passes.shrink.norms import WIDTH, normalised_axes, old_width
-from prunedeploy.passes.shrink.pointwise import EPSILON
-from prunedeploy.passes.shrink.rule import replace_input
-from prunedeploy.types import Note
+from prunedeploy.core.records import Note
+from prunedeploy.passes.analysis.axes import static_size
+from prunedeploy.passes.analysis.facts import constant_array
+from prunedeploy.passes.operators.elementwise import EPSILON
+from prunedeploy.passes.operators.norms import WIDTH, normalised_axes, old_width
+from prunedeploy.passes.operators.rule import replace_input
+from prunedeploy.reference.opsets import opset
 
 HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 

@@ -8,14 +8,12 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy.passes.shrink.align import padding, reason
-from prunedeploy.passes.shrink.axes import Axes, Labels, Mask
-from prunedeploy.passes.shrink.classes import macs_of_pair, padded
-from prunedeploy.passes.shrink.constants import channel_constants, find_constants
-from prunedeploy.passes.shrink.coupling import couple
-from prunedeploy.passes.shrink.facts import Constants, Facts, Maps
-from prunedeploy.passes.shrink.layers import Layer, Weights
-from prunedeploy.passes.shrink.liveness import (
+from prunedeploy.passes.analysis.axes import Axes, Labels, Mask
+from prunedeploy.passes.analysis.constant_maps import mapped, spread
+from prunedeploy.passes.analysis.constants import channel_constants, find_constants
+from prunedeploy.passes.analysis.coupling import couple
+from prunedeploy.passes.analysis.facts import Constants, Facts, Maps
+from prunedeploy.passes.analysis.liveness import (
     Kept,
     choose_carriers,
     groups_of,
@@ -24,11 +22,13 @@ from prunedeploy.passes.shrink.liveness import (
     mergeable,
     reads_of,
 )
-from prunedeploy.passes.shrink.maps import mapped, spread
-from prunedeploy.passes.shrink.ranges import Ranges
-from prunedeploy.passes.shrink.recurrent import Recurrent, recurrent
-from prunedeploy.passes.shrink.rule import Keep
-from prunedeploy.passes.shrink.settings import Settings
+from prunedeploy.passes.analysis.ranges import Ranges
+from prunedeploy.passes.analysis.settings import Settings
+from prunedeploy.passes.operators.layers import Layer, Weights
+from prunedeploy.passes.operators.recurrent import Recurrent, recurrent
+from prunedeploy.passes.operators.rule import Keep
+from prunedeploy.passes.shrink.align import padding, reason
+from prunedeploy.passes.shrink.group_classes import macs_of_pair, padded
 
 ALONE = "a tensor cannot have no channel at all"
 FEEDS = "a group of a convolution cannot read no channel at all"

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy.passes.shrink.axes import Mask, rank, static_size
-from prunedeploy.passes.shrink.layers import Layer
-from prunedeploy.passes.shrink.liveness import JOINED
+from prunedeploy.core.records import Note
+from prunedeploy.passes.analysis.axes import Mask, rank, static_size
+from prunedeploy.passes.analysis.liveness import JOINED
+from prunedeploy.passes.operators.layers import Layer
 from prunedeploy.passes.shrink.plan import Plan
-from prunedeploy.types import Note
 
 UNREAD = "no layer reads them, and yet they stay: "
 READ = "joined, in a sum, a grouped convolution or a split in parts, with channels that are read"

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy.passes.shrink.axes import Labels, rank, static_size
-from prunedeploy.passes.shrink.facts import constant_array
-from prunedeploy.passes.shrink.layers import Layer, layer
-from prunedeploy.passes.shrink.pointwise import ELEMENTWISE, JUMPING, read_besides
-from prunedeploy.passes.shrink.reductions import reduced_axes
-from prunedeploy.passes.shrink.rule import replace_input
-from prunedeploy.passes.shrink.shapes import moves
+from prunedeploy.passes.analysis.axes import Labels, rank, static_size
+from prunedeploy.passes.analysis.facts import constant_array
+from prunedeploy.passes.operators.elementwise import ELEMENTWISE, JUMPING, read_besides
+from prunedeploy.passes.operators.layers import Layer, layer
+from prunedeploy.passes.operators.reductions import reduced_axes
+from prunedeploy.passes.operators.rule import replace_input
+from prunedeploy.passes.operators.shapes import moves
 
 # A value, its axis, and its new order: index i is to hold what was at index order[i].
 Place = tuple[ir.Value, int, Labels]

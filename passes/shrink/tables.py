@@ -11,8 +11,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from prunedeploy.passes.shrink.rule import replace_input, unique_name
-from prunedeploy.types import Array
+from prunedeploy.core.records import Array
+from prunedeploy.passes.operators.rule import replace_input, unique_name
 
 
 def tabulate(array: Array) -> tuple[Array, tuple[NDArray[np.int64], ...]]:

@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 CHUNK = 1 << 20
 MOST_FILES = 100_000

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from prunedeploy.bundle.record import ModelFile, Plan, Tensor
-from prunedeploy.errors import UserError
-from prunedeploy.lowering import Precision, lower
-from prunedeploy.runtimes._trt_dialects import Dialect, dialect, trtexec_arguments
-from prunedeploy.sizes import OPEN_SIZE, resolve
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import Array
+from prunedeploy.engines.bundle_record import ModelFile, Plan, Tensor
+from prunedeploy.engines.lowering import Precision, lower
+from prunedeploy.graph.sizes import OPEN_SIZE, resolve
+from prunedeploy.runtimes.tensorrt.dialects import Dialect, dialect, trtexec_arguments
 from prunedeploy.targets import Target
-from prunedeploy.types import Array
 
 FOLDER, BUILT = "models", "built"
 WORKSPACE = 1024  # MiB of scratch memory where the default is too little: 16 MiB in 8.2

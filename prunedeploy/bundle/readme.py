@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prunedeploy.bundle.record import Bundle
+from prunedeploy.engines.bundle_record import Bundle
 
 _TEXT = """\
 # {model} for {target}

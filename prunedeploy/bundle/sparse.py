@@ -7,14 +7,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from prunedeploy.bundle import elf
-from prunedeploy.bundle.record import SparsePart
-from prunedeploy.errors import CompilerError, UserError
-from prunedeploy.runtimes._runtime import BuildOptions
-from prunedeploy.runtimes.sparse import compile as compiling
+from prunedeploy.core import elf
+from prunedeploy.core.errors import CompilerError, UserError
+from prunedeploy.engines.bundle_record import SparsePart
+from prunedeploy.runtimes.api import BuildOptions
 from prunedeploy.runtimes.sparse.build import layers_json, project_of
-from prunedeploy.runtimes.sparse.emit.project import HEADER, c_file
+from prunedeploy.runtimes.sparse.codegen.project import HEADER, c_file
 from prunedeploy.runtimes.sparse.engine import LAYERS, Sparse
+from prunedeploy.runtimes.sparse.toolchain import compile as compiling
 from prunedeploy.targets import Target
 
 DEVICE = Path(__file__).parent / "device"

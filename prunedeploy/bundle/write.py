@@ -12,13 +12,16 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy import artifact, preparation, targets, verify
-from prunedeploy import model as models
+from prunedeploy import targets
 from prunedeploy.bundle import archive as archives
 from prunedeploy.bundle import models as model_files
 from prunedeploy.bundle import sparse as sparse_part
 from prunedeploy.bundle.readme import readme
-from prunedeploy.bundle.record import (
+from prunedeploy.core.errors import CompilerError, UnsupportedModelError, UserError
+from prunedeploy.core.files import atomic_directory, atomic_path, sha256, to_json
+from prunedeploy.core.records import Array, TensorSpec
+from prunedeploy.engines import artifact
+from prunedeploy.engines.bundle_record import (
     ARCHIVE,
     FOLDER,
     MANIFEST,
@@ -28,15 +31,15 @@ from prunedeploy.bundle.record import (
     Tensor,
     Written,
 )
-from prunedeploy.bundle.record import read as read_bundle
-from prunedeploy.errors import CompilerError, UnsupportedModelError, UserError
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.files import atomic_directory, atomic_path, sha256, to_json
+from prunedeploy.engines.bundle_record import read as read_bundle
+from prunedeploy.graph import model as models
+from prunedeploy.graph import preparation
 from prunedeploy.prediction.predict import predict_all
-from prunedeploy.randomness import refuse_random
-from prunedeploy.runtimes._runtime import BuildOptions, check_feeds, silent
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
+from prunedeploy.reference.randomness import refuse_random
+from prunedeploy.runtimes.api import BuildOptions, check_feeds, silent
 from prunedeploy.targets import Target
-from prunedeploy.types import Array, TensorSpec
 
 KIND = "device bundle: nothing in it was built or measured on the device"
 RUNS = 4  # batches of random inputs to record, where no inputs are given

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prunedeploy import files
 from prunedeploy.checkpoint.sniff import Kind, kind
-from prunedeploy.errors import MissingExtra, UserError
+from prunedeploy.core import files
+from prunedeploy.core.errors import MissingExtra, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -14,7 +14,7 @@ from prunedeploy.checkpoint.masks import Pair, Settled, State
 from prunedeploy.checkpoint.naming import Index, Target, is_mask_key, words
 from prunedeploy.checkpoint.tree import NOT_WEIGHTS, Path, keys
 from prunedeploy.checkpoint.walk import Beside, collect
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 SHOWN = 3  # keys in a message
 # Masks of other things than weights, where no name says which weight they belong to.

@@ -24,7 +24,7 @@ from prunedeploy.checkpoint.network import (
 )
 from prunedeploy.checkpoint.parametrized import MASKS
 from prunedeploy.checkpoint.state import Normalised
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 COUNTER = "num_batches_tracked"
 

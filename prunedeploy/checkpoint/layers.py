@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from prunedeploy.checkpoint.masks import Doubts, binary, masked
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 State = dict[str, Tensor]
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from prunedeploy.checkpoint.naming import INVERTED, Target, words
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 State = dict[str, Tensor]
 Doubts = dict[str, str]  # name in the file, to why the file is refused

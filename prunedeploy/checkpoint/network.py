@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from prunedeploy import models
 from prunedeploy.checkpoint import readings
 from prunedeploy.checkpoint.readings import Reading
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 from prunedeploy.models import Recipe
 
 State = dict[str, Tensor]

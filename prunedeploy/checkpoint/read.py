@@ -20,7 +20,7 @@ from prunedeploy.checkpoint.sniff import Kind
 from prunedeploy.checkpoint.standin import Storage
 from prunedeploy.checkpoint.torchfile import read_legacy, read_zip, storage_of
 from prunedeploy.checkpoint.unpickle import CodeRefused, load_pickle
-from prunedeploy.errors import MissingExtra, UserError
+from prunedeploy.core.errors import MissingExtra, UserError
 
 FOUND: dict[Kind, str] = {
     "zip": "torch.save, zip format",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from prunedeploy.checkpoint.naming import words
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 DEPTH = 3  # parts of a prefix
 SHOWN = 3

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 State = dict[str, Tensor]
 

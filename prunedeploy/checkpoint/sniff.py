@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 Kind = Literal["zip", "legacy", "pickle", "tar", "safetensors", "npz", "pt2", "torchscript", "onnx"]
 

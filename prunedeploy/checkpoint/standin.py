@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 # Expanded views may hold more elements than their storage; beyond this it is an attack or damage.
 MOST_ELEMENTS = 1 << 29

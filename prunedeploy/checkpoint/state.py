@@ -19,7 +19,7 @@ from prunedeploy.checkpoint.beside import Applied
 from prunedeploy.checkpoint.masks import Doubts
 from prunedeploy.checkpoint.standin import NUMBERS, Quantised
 from prunedeploy.checkpoint.walk import Beside
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 State = dict[str, Tensor]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from prunedeploy.checkpoint.masks import binary
 from prunedeploy.checkpoint.naming import is_mask_key
 from prunedeploy.checkpoint.standin import Inert, NumpyArray, Quantised, SparseTensor
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 # Keys under which training scripts save weights, the most telling first.
 WRAPPERS = (

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from prunedeploy.errors import UserError
-from prunedeploy.files import atomic_path
-from prunedeploy.types import Array, TensorSpec
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import atomic_path
+from prunedeploy.core.records import Array, TensorSpec
 
 
 @dataclass(frozen=True)

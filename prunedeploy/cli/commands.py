@@ -100,7 +100,7 @@ def inspect(
     """
     import prunedeploy as api
     from prunedeploy.cli import show
-    from prunedeploy.next_step import after_inspect
+    from prunedeploy.inspection.next_step import after_inspect
 
     with working(f"reading {source}") as progress:
         result = api.inspect(
@@ -175,7 +175,7 @@ def shrink(
     """
     import prunedeploy as api
     from prunedeploy.cli import show
-    from prunedeploy.next_step import after_shrink
+    from prunedeploy.inspection.next_step import after_shrink
 
     shape = None if input_shape is None else parse_shape(input_shape)
     with working(f"reading {source}") as progress:
@@ -262,7 +262,7 @@ def build(
     from prunedeploy.cli import device, show
 
     if model is None:
-        from prunedeploy.artifact import newest_result
+        from prunedeploy.engines.artifact import newest_result
 
         model = newest_result(Path())
         typer.echo(f"taking {model}, the newest result of shrink here", err=True)
@@ -345,7 +345,7 @@ def bench(
     """
     import prunedeploy as api
     from prunedeploy.cli import show
-    from prunedeploy.files import atomic_path, check_place, to_json
+    from prunedeploy.core.files import atomic_path, check_place, to_json
 
     if output is not None:
         check_place(output)

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from prunedeploy.bundle.record import is_bundle
 from prunedeploy.cli import show
 from prunedeploy.cli.progress import working
 from prunedeploy.cli.tables import size, table
-from prunedeploy.files import atomic_path, to_json
+from prunedeploy.core.files import atomic_path, to_json
+from prunedeploy.engines.bundle_record import is_bundle
 from prunedeploy.prediction import text as forecasts
 
 if TYPE_CHECKING:
-    from prunedeploy.bundle.record import Written
+    from prunedeploy.core.records import Array
+    from prunedeploy.engines.bundle_record import Written
     from prunedeploy.remote.record import RemoteResult
-    from prunedeploy.types import Array
 
 
 def is_elsewhere(target: str) -> bool:
@@ -30,8 +30,8 @@ def is_elsewhere(target: str) -> bool:
 
 def inputs_of(model: Path, file: Path | None) -> dict[str, Array] | None:
     """The arrays in ``file`` by the names of the model's inputs."""
-    from prunedeploy import model as models
     from prunedeploy.cli import arrays
+    from prunedeploy.graph import model as models
 
     return None if file is None else arrays.read(file, models.specs(models.load(model))[0])
 

@@ -12,7 +12,7 @@ from prunedeploy.cli.progress import working
 
 if TYPE_CHECKING:
     from prunedeploy.cli.records import Forecasts
-    from prunedeploy.lowering import LowerResult
+    from prunedeploy.engines.lowering import LowerResult
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")]
 
@@ -103,7 +103,7 @@ def predict(
     import prunedeploy as api
     from prunedeploy.cli import show
     from prunedeploy.cli.records import Forecasts
-    from prunedeploy.files import atomic_path, check_place, to_json
+    from prunedeploy.core.files import atomic_path, check_place, to_json
 
     if runtime == "all" and (layers or output is not None or precision != "float32"):
         raise typer.BadParameter("--layers, --precision and -o are of one runtime: give --runtime")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import typer
 
 if TYPE_CHECKING:
-    from prunedeploy.input_range import Bounds
+    from prunedeploy.graph.input_range import Bounds
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from prunedeploy.cli.show_next import choice, next_step
 from prunedeploy.cli.tables import count, ratio, share, size, table
-from prunedeploy.input_range import claim
-from prunedeploy.prediction import text as forecasts
-from prunedeploy.types import (
+from prunedeploy.core.records import (
     BenchResult,
     CrossCheck,
     Difference,
@@ -24,12 +22,14 @@ from prunedeploy.types import (
     Profile,
     ShrinkResult,
 )
+from prunedeploy.graph.input_range import claim
+from prunedeploy.prediction import text as forecasts
 
 if TYPE_CHECKING:
-    from prunedeploy.block_report import LayerBlocks
     from prunedeploy.cli.arrays import RunResult
-    from prunedeploy.inspection import Inspection
-    from prunedeploy.layers import Layer
+    from prunedeploy.graph.layers import Layer
+    from prunedeploy.inspection.block_report import LayerBlocks
+    from prunedeploy.inspection.inspect import Inspection
     from prunedeploy.targets import Check, Target
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ def result(value: T, human: Callable[[T], None], as_json: bool) -> None:
 
 def inspection(found: Inspection) -> None:
     """Layers, totals, outlook. BatchNorm scales are listed where one of them is zero."""
-    from prunedeploy.layers import is_normalisation
+    from prunedeploy.graph.layers import is_normalisation
 
     arch = f", {found.arch}" if found.arch else ""
     print(f"{found.source}: {found.kind}{arch}")
@@ -97,7 +97,7 @@ def inspection(found: Inspection) -> None:
 
 
 def _blocks(found: Sequence[LayerBlocks]) -> None:
-    from prunedeploy.block_report import outlook
+    from prunedeploy.inspection.block_report import outlook
 
     headers = (
         "layer",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prunedeploy.cli.tables import share, table
-from prunedeploy.types import NextStep, RuntimeChoice
+from prunedeploy.core.records import NextStep, RuntimeChoice
 
 NAMES = {"ort": "ONNX Runtime", "sparse": "the sparse runtime"}
 

@@ -6,17 +6,17 @@ from collections import Counter
 from dataclasses import replace
 
 from prunedeploy import targets
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import Engine, Forecast
 from prunedeploy.prediction.predict import of_layers, predict
-from prunedeploy.runtimes._runtime import split
-from prunedeploy.types import Engine, Forecast
+from prunedeploy.runtimes.api import split
 
 
 def forecast_of(engine: Engine, batch: int, threads: int) -> Forecast | None:
     """What a run of ``engine`` here should take; None where nothing is known to predict it from."""
     try:
         if engine.manifest.runtime == "ort":
-            from prunedeploy.runtimes.ort import PAYLOAD
+            from prunedeploy.runtimes.ort.cpu import PAYLOAD
 
             file = engine.path / PAYLOAD
             return predict(file, "host", "ort", batch=batch, threads=threads).forecast

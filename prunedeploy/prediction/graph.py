@@ -9,8 +9,8 @@ from typing import TypeGuard
 
 import onnx_ir as ir
 
-from prunedeploy import model as models
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
+from prunedeploy.graph import model as models
 from prunedeploy.prediction.record import Work
 
 FEW_ROWS = 16  # below, a linear layer is bound by the reading of its weights

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prunedeploy.errors import UserError
-from prunedeploy.runtimes.sparse.compile import isa_of
-from prunedeploy.runtimes.sparse.cost import LANES
+from prunedeploy.core.errors import UserError
+from prunedeploy.runtimes.sparse.schedule.cost import LANES
+from prunedeploy.runtimes.sparse.toolchain.compile import isa_of
 from prunedeploy.targets import PRECISIONS, Target, cores
 
 GPU_RUNTIMES = ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "ort-cuda")

@@ -6,16 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prunedeploy import model as models
-from prunedeploy import preparation, targets
-from prunedeploy.errors import UserError
+from prunedeploy import targets
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import Forecast
+from prunedeploy.graph import model as models
+from prunedeploy.graph import preparation
 from prunedeploy.prediction import graph, steps
 from prunedeploy.prediction.efficiency import GPU, ORT, SPARSE, Table, band
 from prunedeploy.prediction.machine import CPU_RUNTIMES, GPU_RUNTIMES, Machine, machine
 from prunedeploy.prediction.record import LayerTime, Prediction
 from prunedeploy.prediction.roofline import layer_times
 from prunedeploy.targets import Target
-from prunedeploy.types import Forecast
 
 WIDTHS = {"float64": 8.0, "float32": 4.0, "tf32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0}
 PREDICTED = (*CPU_RUNTIMES, *GPU_RUNTIMES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from prunedeploy.types import Forecast
+from prunedeploy.core.records import Forecast
 
 Limit = Literal["compute", "memory", "overhead"]
 

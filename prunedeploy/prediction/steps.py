@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prunedeploy.prediction.record import Work
-from prunedeploy.runtimes._runtime import BuildOptions
+from prunedeploy.runtimes.api import BuildOptions
 from prunedeploy.targets import Target
 
 INDEX = {"rows": 2, "unrolled": 10, "vector": 2}  # bytes that go with the weight of a non-zero

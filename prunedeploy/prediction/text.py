@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prunedeploy.types import Forecast
+from prunedeploy.core.records import Forecast
 
 
 def band(found: Forecast) -> str:

@@ -19,7 +19,7 @@ from prunedeploy.reference.table import (
     same,
     text,
 )
-from prunedeploy.torch_kernels import (
+from prunedeploy.reference.torch_kernels import (
     convolution,
     transposed_convolution,
     transposed_pads,

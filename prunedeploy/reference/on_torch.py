@@ -9,7 +9,7 @@ import onnx_ir as ir
 import torch
 
 from prunedeploy.reference.table import Kernel, Numbers
-from prunedeploy.torch_kernels import TorchKernel
+from prunedeploy.reference.torch_kernels import TorchKernel
 
 
 def tensor(array: Any) -> torch.Tensor | None:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from prunedeploy.core.records import Array
 from prunedeploy.reference.elementwise import sigmoid, softplus
 from prunedeploy.reference.table import Table, same
-from prunedeploy.types import Array
 
 # of one direction: inputs of one step, gates x (rows for W and R), states -> states
 Step = Callable[[Array, tuple[Any, ...]], tuple[Any, ...]]

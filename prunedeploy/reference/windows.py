@@ -26,7 +26,7 @@ from prunedeploy.reference.table import (
     text,
     wanted,
 )
-from prunedeploy.torch_kernels import average_pool, max_pool, window
+from prunedeploy.reference.torch_kernels import average_pool, max_pool, window
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from prunedeploy import verify
-from prunedeploy.bundle.record import Tensor, Written
-from prunedeploy.errors import UserError
-from prunedeploy.files import sha256, to_json
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import sha256, to_json
+from prunedeploy.core.records import Array, Difference, Manifest, Ratio, TensorSpec
+from prunedeploy.core.statistics import ratio
+from prunedeploy.engines.bundle_record import Tensor, Written
+from prunedeploy.reference import verify
 from prunedeploy.remote import told
 from prunedeploy.remote.record import DeviceRun, RemoteResult
-from prunedeploy.runtimes._trt import PLAN
-from prunedeploy.statistics import ratio
-from prunedeploy.types import Array, Difference, Manifest, Ratio, TensorSpec
+from prunedeploy.runtimes.tensorrt.common import PLAN
 
 LIBRARY = "model.so"
 SPARSE_FILES = (LIBRARY, "pd_engine.h", "layers.json")

@@ -13,14 +13,14 @@ from typing import Any
 
 from prunedeploy import targets
 from prunedeploy.bundle import archive as archives
-from prunedeploy.bundle.record import ARCHIVE, Written, check, is_bundle
 from prunedeploy.bundle.write import write_bundle
-from prunedeploy.errors import UserError
-from prunedeploy.files import atomic_directory, to_json
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import atomic_directory, to_json
+from prunedeploy.engines.bundle_record import ARCHIVE, Written, check, is_bundle
 from prunedeploy.remote import ssh, told, transfer
 from prunedeploy.remote.collect import collect, engines
 from prunedeploy.remote.record import RemoteResult
-from prunedeploy.runtimes._runtime import silent
+from prunedeploy.runtimes.api import silent
 
 RECORD = "device.json"  # beside the engines of remote_build
 LOOK = 60.0  # seconds for a first look at the device

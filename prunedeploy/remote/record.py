@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from prunedeploy.types import Difference, Forecast, Ratio
+from prunedeploy.core.records import Difference, Forecast, Ratio
 
 
 @dataclass(frozen=True)

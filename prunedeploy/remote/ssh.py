@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 from prunedeploy.remote.told import text
 
 CHUNK = 1 << 16

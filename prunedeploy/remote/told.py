@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 LONGEST = 300  # characters of a text that is shown
 DEEPEST = 5  # containers in one another

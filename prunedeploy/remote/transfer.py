@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from prunedeploy.errors import UserError
-from prunedeploy.files import sha256
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import sha256
 from prunedeploy.remote import ssh
 from prunedeploy.remote.told import text
 

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from prunedeploy import artifact
-from prunedeploy.errors import MissingExtra, UserError
-from prunedeploy.types import Array, TensorSpec
+from prunedeploy.core.errors import MissingExtra, UserError
+from prunedeploy.core.records import Array, TensorSpec
+from prunedeploy.engines import artifact
 
 try:
     from mlserver import MLModel

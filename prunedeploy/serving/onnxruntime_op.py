@@ -14,12 +14,13 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prunedeploy import artifact, targets
-from prunedeploy.errors import UserError
-from prunedeploy.files import atomic_path
-from prunedeploy.runtimes.sparse import compile as compiling
+from prunedeploy import targets
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import atomic_path
+from prunedeploy.core.records import Engine, TensorSpec
+from prunedeploy.engines import artifact
 from prunedeploy.runtimes.sparse.engine import LIBRARY
-from prunedeploy.types import Engine, TensorSpec
+from prunedeploy.runtimes.sparse.toolchain import compile as compiling
 
 if TYPE_CHECKING:
     import onnx

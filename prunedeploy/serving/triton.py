@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from prunedeploy import artifact
-from prunedeploy.errors import UserError
-from prunedeploy.external_data import check_listed
-from prunedeploy.files import atomic_directory
-from prunedeploy.runtimes.ort import PAYLOAD
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import atomic_directory
+from prunedeploy.core.records import Engine, TensorSpec
+from prunedeploy.engines import artifact
+from prunedeploy.graph.external_data import check_listed
+from prunedeploy.runtimes.ort.cpu import PAYLOAD
 from prunedeploy.serving.onnxruntime_op import onnxruntime_library, onnxruntime_model
-from prunedeploy.types import Engine, TensorSpec
 
 Backend = Literal["auto", "python", "onnxruntime"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 
-from prunedeploy.errors import UserError
-from prunedeploy.targets.check import Check, self_check
+from prunedeploy.core.errors import UserError
+from prunedeploy.engines.self_check import Check, self_check
 from prunedeploy.targets.machine import cores, detected, gpus, host_isa, why_not_here
 from prunedeploy.targets.row import ISA_FLAGS, LANES, PRECISIONS, Peak, Target, Toolchain
 from prunedeploy.targets.table import TARGETS

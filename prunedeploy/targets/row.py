@@ -50,8 +50,8 @@ class Target:
 
     ``peaks`` and ``bytes_per_second`` are of the whole machine (of its GPU, where it has one),
     ``source`` says where they are from. ``macs_per_second`` is what passes weigh work against
-    ``bytes_per_second`` by (see ``passes/scatter_branches.py``); 0 where not known. On x86 the two
-    are measured on one core, elsewhere half the peak in float32, in float16 on Jetson Nano.
+    ``bytes_per_second`` by (see ``passes/simplify/scatter_branches.py``); 0 where not known. On x86
+    the two are measured on one core, elsewhere half the peak in float32, in float16 on Jetson Nano.
 
     ``hz`` is the clock of a core of the CPU, ``cache_bytes`` the last-level cache of what ``peaks``
     are of: predictions are made of them (``prediction/``). 0 where not known.

@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 from prunedeploy.targets.row import ISA_FLAGS, PRECISIONS, Peak, Target, Toolchain
 from prunedeploy.targets.table import TARGETS
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunedeploy import files
-from prunedeploy.errors import UserError
-from prunedeploy.types import Array
+from prunedeploy.core import files
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -10,11 +10,11 @@ import onnx_ir as ir
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from prunedeploy.opsets import scales_channels
-from prunedeploy.passes.shrink.layers import Layer, contribution
-from prunedeploy.passes.shrink.liveness import layers_of
+from prunedeploy.passes.analysis.liveness import layers_of
+from prunedeploy.passes.operators.layers import Layer, contribution
+from prunedeploy.passes.operators.rule import replace_input
 from prunedeploy.passes.shrink.plan import Absorption
-from prunedeploy.passes.shrink.rule import replace_input
+from prunedeploy.reference.opsets import scales_channels
 from prunedeploy.to_torch.origins import Origin
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from prunedeploy.reference.torch_kernels import pad
 from prunedeploy.to_torch.operators import Operator
 from prunedeploy.to_torch.values import (
     CannotExpress,
@@ -26,7 +27,6 @@ from prunedeploy.to_torch.values import (
     numbers,
     tensor,
 )
-from prunedeploy.torch_kernels import pad
 
 LINEAR = ("half_pixel", "pytorch_half_pixel", "align_corners")
 

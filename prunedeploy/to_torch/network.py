@@ -14,8 +14,8 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from prunedeploy.errors import UserError
-from prunedeploy.passes.shrink.liveness import layers_of
+from prunedeploy.core.errors import UserError
+from prunedeploy.passes.analysis.liveness import layers_of
 from prunedeploy.to_torch.layouts import LAYOUTS, ON_KNOWN, TAKES_KNOWN
 from prunedeploy.to_torch.operators import OPERATORS
 from prunedeploy.to_torch.values import CannotExpress, Known, Value, known, tensor, tensors

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prunedeploy.opsets import drops, scales_channels, softmax_axes
+from prunedeploy.reference.opsets import drops, scales_channels, softmax_axes
+from prunedeploy.reference.torch_kernels import TORCH
 from prunedeploy.to_torch.recurrent import ORDER, recurrent
 from prunedeploy.to_torch.values import CannotExpress
-from prunedeploy.torch_kernels import TORCH
 
 Operator = Callable[..., Any]
 

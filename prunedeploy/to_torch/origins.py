@@ -9,10 +9,10 @@ import numpy as np
 import onnx_ir as ir
 from torch import Tensor
 
-from prunedeploy import model as models
+from prunedeploy.core.records import Array
+from prunedeploy.graph import model as models
 from prunedeploy.passes import FoldConstants, RemoveIdentity
-from prunedeploy.passes.evaluate_constants import evaluate_constants
-from prunedeploy.types import Array
+from prunedeploy.passes.simplify.evaluate_constants import evaluate_constants
 
 TRANSPOSED = ".transposed"
 FEW = 1 << 13  # elements that a constant of the export may have to be folded at once

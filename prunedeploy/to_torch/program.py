@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from prunedeploy import verify
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import Array, Difference
+from prunedeploy.reference import verify
 from prunedeploy.to_torch.network import Network
-from prunedeploy.types import Array, Difference
 
 LARGEST = 1 << 16  # of a dynamic size
 

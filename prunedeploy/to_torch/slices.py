@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 VERSION = 1
 SHOWN = 3  # names in an error

@@ -18,20 +18,20 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from prunedeploy import model as models
-from prunedeploy import verify
-from prunedeploy.errors import UserError
-from prunedeploy.evaluate import Evaluator
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import Array, Difference
+from prunedeploy.graph import model as models
+from prunedeploy.passes.analysis.settings import Limits, Settings
+from prunedeploy.passes.analysis.zero import Zero
+from prunedeploy.passes.operators.table import rule
 from prunedeploy.passes.shrink.edit import apply
 from prunedeploy.passes.shrink.plan import Plan, make_plan
-from prunedeploy.passes.shrink.rules import rule
-from prunedeploy.passes.shrink.settings import Limits, Settings
-from prunedeploy.passes.shrink.zero import Zero
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
 from prunedeploy.to_torch import holders, origins
 from prunedeploy.to_torch.origins import Origin
 from prunedeploy.to_torch.program import run
 from prunedeploy.to_torch.slices import SlicePlan, apply_plan, shapes_of
-from prunedeploy.types import Array, Difference
 
 UNTRACED = "no parameter of the module"
 FIXED = "fixed in the module's code"

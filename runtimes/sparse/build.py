@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from prunedeploy import targets
-from prunedeploy.errors import UnsupportedModelError, UserError
-from prunedeploy.runtimes._runtime import BuildOptions, Payload
-from prunedeploy.runtimes.sparse import choose
-from prunedeploy.runtimes.sparse import compile as compiling
-from prunedeploy.runtimes.sparse.emit.project import (
+from prunedeploy.core.errors import UnsupportedModelError, UserError
+from prunedeploy.core.records import TensorSpec
+from prunedeploy.runtimes.api import BuildOptions, Payload
+from prunedeploy.runtimes.sparse.codegen.project import (
     HEADER,
     Options,
     Project,
@@ -23,15 +22,16 @@ from prunedeploy.runtimes.sparse.emit.project import (
     emit_project,
 )
 from prunedeploy.runtimes.sparse.engine import LAYERS, LIBRARY
-from prunedeploy.runtimes.sparse.interleave import interleave
-from prunedeploy.runtimes.sparse.makefile import makefile, readme
-from prunedeploy.runtimes.sparse.memory import allocate
-from prunedeploy.runtimes.sparse.plan import Conv, Plan
-from prunedeploy.runtimes.sparse.split import samples
-from prunedeploy.runtimes.sparse.tiling import Tiling
-from prunedeploy.runtimes.sparse.tune import Effort, Progress, is_tiled, tune
+from prunedeploy.runtimes.sparse.plan.batch_innermost import interleave
+from prunedeploy.runtimes.sparse.plan.memory import allocate
+from prunedeploy.runtimes.sparse.plan.per_sample import samples
+from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan
+from prunedeploy.runtimes.sparse.schedule import candidates as choose
+from prunedeploy.runtimes.sparse.schedule.schedule import Tiling
+from prunedeploy.runtimes.sparse.schedule.tune import Effort, Progress, is_tiled, tune
+from prunedeploy.runtimes.sparse.toolchain import compile as compiling
+from prunedeploy.runtimes.sparse.toolchain.makefile import makefile, readme
 from prunedeploy.targets import Target
-from prunedeploy.types import TensorSpec
 
 MODEL_HEADER = "model.h"
 MOST_BATCH = 4096
@@ -58,8 +58,8 @@ def build_payload(model: Path, target: Target, directory: Path, options: BuildOp
 
 def write_sources(model: Path, target: Target, directory: Path, options: BuildOptions) -> None:
     """The C project into ``directory``; without a compiler here nothing is measured either."""
-    from prunedeploy import model as models
-    from prunedeploy import randomness
+    from prunedeploy.graph import model as models
+    from prunedeploy.reference import randomness
 
     randomness.refuse_random(models.load(model))  # what is built here is compared as well
     try:
@@ -86,7 +86,7 @@ def project_of(
     """The C project, and the number of threads that it is cut for."""
     import onnx_ir as ir
 
-    from prunedeploy import model as models
+    from prunedeploy.graph import model as models
 
     loaded: ir.Model = models.load(model)
     inputs, outputs = models.specs(loaded)
@@ -191,7 +191,7 @@ def _is_open(model: Any) -> bool:
 
 
 def _lower(model: Any, batch: int, beside: bool = True) -> Plan:
-    from prunedeploy.runtimes.sparse.lower import Refusal, lower
+    from prunedeploy.runtimes.sparse.plan.lower import Refusal, lower
 
     found = lower(model, batch, beside=beside)
     if isinstance(found, Refusal):

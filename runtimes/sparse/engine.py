@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from prunedeploy import targets
-from prunedeploy.errors import UserError
-from prunedeploy.runtimes._runtime import BuildOptions, OpenOptions, Payload
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import Engine
+from prunedeploy.runtimes.api import BuildOptions, OpenOptions, Payload
 from prunedeploy.runtimes.sparse.session import Library, SparseSession
 from prunedeploy.targets import Target
-from prunedeploy.types import Engine
 
 LIBRARY, LAYERS = "model.so", "layers.json"
 
@@ -37,7 +37,7 @@ class Sparse:
 
     def refuse(self, target: Target) -> str | None:
         """It builds for every processor that a compiler is at hand for."""
-        from prunedeploy.runtimes.sparse.compile import toolchain
+        from prunedeploy.runtimes.sparse.toolchain.compile import toolchain
 
         try:
             toolchain(target)

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from prunedeploy.errors import UserError
-from prunedeploy.runtimes._runtime import Closing, check_feeds, closed_error, split
-from prunedeploy.runtimes.sparse.elf import check_whole
-from prunedeploy.types import Array, TensorSpec
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import Array, TensorSpec
+from prunedeploy.runtimes.api import Closing, check_feeds, closed_error, split
+from prunedeploy.runtimes.sparse.toolchain.elf import check_whole
 
 ABI = 1  # PD_ABI of c/pd_engine.h
 

@@ -11,8 +11,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from prunedeploy.statistics import ratio
-from prunedeploy.types import Difference
+from prunedeploy.core.records import Difference
+from prunedeploy.core.statistics import ratio
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 

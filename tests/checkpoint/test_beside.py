@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prunedeploy.checkpoint import load, weights
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 Masks = dict[str, Tensor]
 ARCH = "small_net_of_the_tests:Net"

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from prunedeploy.checkpoint import load, weights
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 
 def glob(module: str, name: str) -> bytes:

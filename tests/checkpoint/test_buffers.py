@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prunedeploy.checkpoint import load, weights
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 Masks = dict[str, Tensor]
 State = dict[str, Tensor]

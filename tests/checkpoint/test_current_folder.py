@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from prunedeploy.checkpoint import current_folder, load
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 NET = """
 from torch import nn

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from prunedeploy.checkpoint import load
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 ARCH = "small_net_of_the_tests:Net"
 

@@ -14,8 +14,8 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.optim.swa_utils import AveragedModel
 
 from prunedeploy.checkpoint import load
-from prunedeploy.errors import UserError
-from prunedeploy.pipeline import shrink
+from prunedeploy.core.errors import UserError
+from prunedeploy.shrinking.pipeline import shrink
 
 SOURCE = """
 import torch

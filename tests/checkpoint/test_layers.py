@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunedeploy.checkpoint import load, weights
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 
 class StrConv(nn.Conv2d):

@@ -15,7 +15,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from prunedeploy.checkpoint import load, weights
 from prunedeploy.checkpoint.masks import pairings
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 
 @pytest.fixture

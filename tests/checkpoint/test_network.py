@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from prunedeploy.checkpoint import load
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 from prunedeploy.models import by_name
 
 

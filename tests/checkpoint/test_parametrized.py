@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import orthogonal, weight_norm
 
 from prunedeploy.checkpoint import load, weights
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 ARCH = "small_net_of_the_tests:Net"
 

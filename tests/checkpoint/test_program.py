@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from prunedeploy.checkpoint import load, weights
-from prunedeploy.errors import UserError
-from prunedeploy.inspection import inspect
+from prunedeploy.core.errors import UserError
+from prunedeploy.inspection.inspect import inspect
 from prunedeploy.models import by_name
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from prunedeploy.checkpoint import load, weights
-from prunedeploy.errors import MissingExtra, UserError
+from prunedeploy.core.errors import MissingExtra, UserError
 
 Save = Callable[[object, Path], None]
 

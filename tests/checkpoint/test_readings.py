@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from prunedeploy.checkpoint import load, weights
 from prunedeploy.checkpoint.readings import Reading, choose, of_all
 from prunedeploy.cli import main
-from prunedeploy.errors import UserError
-from prunedeploy.inspection import inspect
+from prunedeploy.core.errors import UserError
+from prunedeploy.inspection.inspect import inspect
 from prunedeploy.models import by_name
-from prunedeploy.pipeline import shrink
+from prunedeploy.shrinking.pipeline import shrink
 
 ARCH = "small_net_of_the_tests:Net"
 State = dict[str, Tensor]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from prunedeploy.checkpoint import load
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 # Eric-mingjie/rethinking-network-pruning: a pre-activation block, selection behind the BatchNorm.
 SOURCE = """

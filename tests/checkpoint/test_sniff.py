@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from prunedeploy.checkpoint import kind
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 
 def save_onnx(path: Path) -> None:

@@ -29,7 +29,7 @@ from prunedeploy.checkpoint import load, weights
 from prunedeploy.checkpoint.rebuild import FUNCTIONS
 from prunedeploy.checkpoint.standin import Inert
 from prunedeploy.checkpoint.unpickle import load_pickle
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 
 class Call:

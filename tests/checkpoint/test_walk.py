@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 from prunedeploy.checkpoint import load
 from prunedeploy.checkpoint.tree import find_weights
 from prunedeploy.checkpoint.walk import collect
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 ARCH = "small_net_of_the_tests:Net"
 Masks = dict[str, Tensor]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.export import export
 from prunedeploy.models import by_name
+from prunedeploy.reference.evaluate import Evaluator
+from prunedeploy.shrinking.export import export
 
 # ImageNet networks on small images, but for VGG: its 7x7 pooling exports from 7x7 maps only.
 FAMILIES = {

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 from prunedeploy.models import fit
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 from prunedeploy.models.mobilenet_v1 import MobileNetV1, from_npz
 
 

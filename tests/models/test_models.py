@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from prunedeploy import models
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 from prunedeploy.models import RECIPES, Recipe, by_name, nearest, recognise
 
 # torchvision's documentation for its networks; the CIFAR ones from He et al., table 6, and the

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 from prunedeploy.models import by_name
 
 

@@ -7,12 +7,12 @@ import onnx_ir as ir
 import pytest
 from net import Net
 
-from prunedeploy import model as models
-from prunedeploy import verify
-from prunedeploy.evaluate import Evaluator
+from prunedeploy.core.records import PassResult
+from prunedeploy.graph import model as models
 from prunedeploy.passes import FoldBatchNorm, FoldConstants, Pass, PassError, RemoveIdentity, run
-from prunedeploy.passes import fold_batchnorm as folding
-from prunedeploy.types import PassResult
+from prunedeploy.passes.simplify import fold_batchnorm as folding
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
 
 
 def apply(model: ir.Model, each: Pass) -> tuple[PassResult, list[str]]:

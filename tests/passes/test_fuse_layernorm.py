@@ -9,10 +9,12 @@ import onnx_ir as ir
 import pytest
 from net import Net
 
-from prunedeploy import model as models
-from prunedeploy import passes, verify
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.passes import FuseLayerNorm, PassError, fuse_layernorm, run
+from prunedeploy import passes
+from prunedeploy.graph import model as models
+from prunedeploy.passes import FuseLayerNorm, PassError, run
+from prunedeploy.passes.simplify import fuse_layernorm
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
 
 EPSILON = 2.0**-10  # which float32 can hold
 

@@ -8,11 +8,12 @@ import torch
 from net import Net
 from torch import nn
 
-from prunedeploy import model as models
-from prunedeploy import passes, verify
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.export import to_model
+from prunedeploy import passes
+from prunedeploy.graph import model as models
 from prunedeploy.passes import PlainGroupNorm
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
+from prunedeploy.shrinking.export import to_model
 
 
 @torch.no_grad()

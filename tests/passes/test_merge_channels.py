@@ -10,10 +10,12 @@ import pytest
 from net import Net
 from shrinking import tail
 
-from prunedeploy import model as models
-from prunedeploy import passes, verify
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.passes import MergeChannels, PassError, ShrinkChannels, congruence
+from prunedeploy import passes
+from prunedeploy.graph import model as models
+from prunedeploy.passes import MergeChannels, PassError, ShrinkChannels
+from prunedeploy.passes.analysis import value_numbering as congruence
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
 
 ALL_BUT_TWINS = 6
 

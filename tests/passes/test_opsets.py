@@ -12,12 +12,12 @@ from lowered import random_feeds, reference
 from onnx import TensorProto, helper
 from opset_nets import CASES, network
 
-from prunedeploy import passes, verify
-from prunedeploy.errors import UserError
-from prunedeploy.evaluate import Evaluator
+from prunedeploy import passes
+from prunedeploy.core.errors import UserError
+from prunedeploy.graph.preparation import prepare
 from prunedeploy.passes.opset import NEWEST, OLDEST, lowered
-from prunedeploy.preparation import prepare
-from prunedeploy.reference import reductions
+from prunedeploy.reference import reductions, verify
+from prunedeploy.reference.evaluate import Evaluator
 from prunedeploy.reference.registry import KERNELS
 from prunedeploy.to_torch import program
 from prunedeploy.to_torch.network import Network

@@ -10,15 +10,16 @@ import pytest
 import torch
 from net import Net
 
-from prunedeploy import model as models
-from prunedeploy import passes, verify
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.export import to_model
+from prunedeploy import passes
+from prunedeploy.core.records import PassResult
+from prunedeploy.graph import model as models
 from prunedeploy.models import by_name
-from prunedeploy.passes import quantise
 from prunedeploy.passes.opset import LowerOpset
-from prunedeploy.passes.quantise import Quantise, channel_scales
-from prunedeploy.types import PassResult
+from prunedeploy.passes.precision import quantise
+from prunedeploy.passes.precision.quantise import Quantise, channel_scales
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
+from prunedeploy.shrinking.export import to_model
 
 Feeds = dict[str, np.ndarray]
 

@@ -9,15 +9,16 @@ import onnx_ir as ir
 import pytest
 from net import Net
 
-from prunedeploy import input_range, verify
-from prunedeploy import model as models
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.passes.shrink import range_layers
-from prunedeploy.passes.shrink.constants import find_constants
-from prunedeploy.passes.shrink.layers import Weights
-from prunedeploy.passes.shrink.ranges import Range, Ranges, gamma
-from prunedeploy.passes.shrink.zero import Zero
-from prunedeploy.types import InputRange
+from prunedeploy.core.records import InputRange
+from prunedeploy.graph import input_range
+from prunedeploy.graph import model as models
+from prunedeploy.passes.analysis.constants import find_constants
+from prunedeploy.passes.analysis.ranges import Range, Ranges, gamma
+from prunedeploy.passes.analysis.zero import Zero
+from prunedeploy.passes.operators import range_layers
+from prunedeploy.passes.operators.layers import Weights
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
 
 UNIT = InputRange((0.0,), (1.0,))
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from block_weights import blocks_at, filled, scattered
 
-from prunedeploy.errors import UserError
-from prunedeploy.passes.regroup import Rule, find, partition, recover, regroup
-from prunedeploy.types import Array
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import Array
+from prunedeploy.passes.blocks import Rule, find, partition, recover, regroup
 
 pytest.importorskip("mtkahypar", reason="the extra regroup is not installed")
 

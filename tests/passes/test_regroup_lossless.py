@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from block_weights import blocks_at, filled, scattered
 
-from prunedeploy.passes.regroup import Block, Price, lossless, recover
-from prunedeploy.passes.regroup.blocks import cells, dense_mask
-from prunedeploy.types import Array
+from prunedeploy.core.records import Array
+from prunedeploy.passes.blocks import Block, Price, lossless, recover
+from prunedeploy.passes.blocks.blocks import cells, dense_mask
 
 PRICE = Price(0.7)
 
@@ -103,7 +103,7 @@ def test_groups_of_a_convolution_share_no_block() -> None:
 
 
 def test_no_time_is_lost_on_random_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
-    from prunedeploy.passes.regroup.remainder import PATIENCE, _Search
+    from prunedeploy.passes.blocks.remainder import PATIENCE, _Search
 
     looked = 0
     whole = _Search._from

@@ -12,8 +12,8 @@ from block_weights import blocks_at, filled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunedeploy.passes.regroup import Block, recover
-from prunedeploy.passes.regroup.blocks import cells, dense_mask, matrix_shape
+from prunedeploy.passes.blocks import Block, recover
+from prunedeploy.passes.blocks.blocks import cells, dense_mask, matrix_shape
 
 Sizes = list[tuple[int, int]]
 

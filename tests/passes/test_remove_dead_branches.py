@@ -9,11 +9,13 @@ import pytest
 from net import Net
 from shrinking import tail
 
-from prunedeploy import model as models
-from prunedeploy import passes, verify
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.passes import PassError, RemoveDeadBranches, remove_dead_branches
-from prunedeploy.types import PassResult
+from prunedeploy import passes
+from prunedeploy.core.records import PassResult
+from prunedeploy.graph import model as models
+from prunedeploy.passes import PassError, RemoveDeadBranches
+from prunedeploy.passes.simplify import remove_dead_branches
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
 
 ALL = list(range(8))
 Sizes = pytest.mark.parametrize("size", [7, "side"])

@@ -9,9 +9,10 @@ import pytest
 from onnx import TensorProto, helper
 from small_onnx import FLOAT, draw, graph, info, model, node
 
-from prunedeploy import passes, preparation
-from prunedeploy.evaluate import Evaluator
+from prunedeploy import passes
+from prunedeploy.graph import preparation
 from prunedeploy.passes import RemoveIdentity
+from prunedeploy.reference.evaluate import Evaluator
 
 BOOL, INT64 = TensorProto.BOOL, TensorProto.INT64
 X, K = info("x", FLOAT, [2, 4]), info("k", BOOL, [])

@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 from net import Net
 from shrinking import tail
 
-from prunedeploy import model as models
-from prunedeploy import passes, targets, verify
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.passes import PassError, RecordTwoFour, RepackBlocks, repack_blocks
-from prunedeploy.passes.record_two_four import two_four
-from prunedeploy.passes.regroup import Block, rewrite
-from prunedeploy.types import PassResult
+from prunedeploy import passes, targets
+from prunedeploy.core.records import PassResult
+from prunedeploy.graph import model as models
+from prunedeploy.passes import PassError, RecordTwoFour, RepackBlocks
+from prunedeploy.passes.blocks import Block, repack_blocks, rewrite
+from prunedeploy.passes.precision.record_two_four import two_four
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
 
 MACHINES = {  # macs and bytes a second; what it makes of nodes
     "channels": (1.0, 1e9),

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from net import Net
 
-from prunedeploy import model as models
-from prunedeploy import passes, verify
-from prunedeploy.passes import RoundWeights, round_weights
-from prunedeploy.passes.round_weights import to_bfloat16, to_float16
-from prunedeploy.runtimes.sparse.plan import UNIT
-from prunedeploy.types import PassReport
+from prunedeploy import passes
+from prunedeploy.core.records import PassReport
+from prunedeploy.graph import model as models
+from prunedeploy.passes import RoundWeights
+from prunedeploy.passes.precision import round_weights
+from prunedeploy.passes.precision.round_weights import to_bfloat16, to_float16
+from prunedeploy.reference import verify
+from prunedeploy.runtimes.sparse.plan.steps import UNIT
 
 
 def network(size: int = 8) -> ir.Model:

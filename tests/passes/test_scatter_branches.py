@@ -10,11 +10,13 @@ import pytest
 from net import Net
 from shrinking import tail
 
-from prunedeploy import model as models
-from prunedeploy import passes, targets, verify
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.passes import PassError, ScatterBranches, scatter_branches
-from prunedeploy.types import PassResult
+from prunedeploy import passes, targets
+from prunedeploy.core.records import PassResult
+from prunedeploy.graph import model as models
+from prunedeploy.passes import PassError, ScatterBranches
+from prunedeploy.passes.simplify import scatter_branches
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
 
 DEAD = [0, 2, 3, 5, 6, 7]
 

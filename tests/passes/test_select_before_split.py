@@ -7,10 +7,12 @@ import onnx_ir as ir
 import pytest
 from net import Net
 
-from prunedeploy import model as models
-from prunedeploy import passes, verify
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.passes import PassError, SelectBeforeSplit, ShrinkChannels, select_before_split
+from prunedeploy import passes
+from prunedeploy.graph import model as models
+from prunedeploy.passes import PassError, SelectBeforeSplit, ShrinkChannels
+from prunedeploy.passes.simplify import select_before_split
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
 
 HEADS, WIDTH = 3, 4
 

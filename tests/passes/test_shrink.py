@@ -8,10 +8,10 @@ import pytest
 from net import Net
 from shrinking import residual, shrink, tail
 
-from prunedeploy import model as models
-from prunedeploy import verify
-from prunedeploy.evaluate import Evaluator
+from prunedeploy.graph import model as models
 from prunedeploy.passes import ShrinkChannels
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
 
 
 def test_chain_of_dead_channels() -> None:

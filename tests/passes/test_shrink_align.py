@@ -6,8 +6,8 @@ import pytest
 from net import Net
 from shrinking import residual, shrink, tail
 
-from prunedeploy import input_range
-from prunedeploy.types import InputRange
+from prunedeploy.core.records import InputRange
+from prunedeploy.graph import input_range
 
 
 def chain(dead: list[int], width: int = 24, bias: float | None = 0.4) -> tuple[Net, str]:

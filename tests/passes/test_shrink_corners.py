@@ -10,12 +10,13 @@ import onnxruntime
 import pytest
 from net import Net
 
-from prunedeploy import model as models
-from prunedeploy import passes, verify
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.passes.shrink.layers import Weights
-from prunedeploy.passes.shrink.liveness import layers_of
-from prunedeploy.passes.shrink.zero import Zero
+from prunedeploy import passes
+from prunedeploy.graph import model as models
+from prunedeploy.passes.analysis.liveness import layers_of
+from prunedeploy.passes.analysis.zero import Zero
+from prunedeploy.passes.operators.layers import Weights
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
 
 
 def shrink(model: ir.Model) -> ir.Model:

@@ -10,11 +10,12 @@ from shrinking import shrink
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunedeploy import model as models
-from prunedeploy import passes, verify
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.export import to_model
-from prunedeploy.types import Note, PassReport
+from prunedeploy import passes
+from prunedeploy.core.records import Note, PassReport
+from prunedeploy.graph import model as models
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
+from prunedeploy.shrinking.export import to_model
 
 WIDTH, HEADS, TOKENS = 24, 3, 6
 DEAD = [0, 5, 7, 16, 23]

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunedeploy import model as models
-from prunedeploy import passes, verify
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.export import to_model
-from prunedeploy.passes.shrink import shapes
+from prunedeploy import passes
+from prunedeploy.graph import model as models
+from prunedeploy.passes.operators import shapes
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
+from prunedeploy.shrinking.export import to_model
 
 WIDTH, SIZE, TOKENS = 12, 4, 5
 SPELLINGS = ["expand", "interleave", "tile", "enable_gqa"]

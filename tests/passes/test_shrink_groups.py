@@ -10,11 +10,12 @@ from net import Net
 from resnext import REGIMES, ResNeXt
 from shrinking import Shrunk, shrink, tail
 
-from prunedeploy import model as models
-from prunedeploy import verify
-from prunedeploy.evaluate import Evaluator
+from prunedeploy.graph import model as models
 from prunedeploy.passes import DEFAULT, PassError, ShrinkChannels, run
-from prunedeploy.passes.shrink import classes, groups
+from prunedeploy.passes.shrink import group_classes as classes
+from prunedeploy.passes.shrink import groups
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
 
 
 def operators(found: Shrunk) -> dict[str, int]:

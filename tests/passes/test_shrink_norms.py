@@ -8,11 +8,12 @@ import pytest
 from net import Net
 from shrinking import Shrunk, shrink
 
-from prunedeploy import model as models
-from prunedeploy import passes, verify
-from prunedeploy.evaluate import Evaluator
+from prunedeploy import passes
+from prunedeploy.graph import model as models
 from prunedeploy.passes import PassError
 from prunedeploy.passes.shrink import lowering
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
 
 DEAD = [0, 3, 4, 8]
 

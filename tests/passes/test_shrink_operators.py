@@ -10,11 +10,11 @@ import pytest
 from net import Net
 from shrinking import shrink
 
-from prunedeploy import model as models
-from prunedeploy import verify
-from prunedeploy.evaluate import Evaluator
+from prunedeploy.graph import model as models
 from prunedeploy.passes import ShrinkChannels
-from prunedeploy.passes.shrink.rules import RULES
+from prunedeploy.passes.operators.table import RULES
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
 
 DEAD = [0, 1, 6]
 

@@ -15,14 +15,14 @@ import onnx_ir as ir
 import pytest
 from growers import grow
 
-from prunedeploy import model as models
-from prunedeploy import verify
+from prunedeploy.graph import model as models
 from prunedeploy.passes import PassError, ShrinkChannels, run
-from prunedeploy.passes.shrink.axes import Axes, rank, static_size
-from prunedeploy.passes.shrink.facts import Facts
-from prunedeploy.passes.shrink.layers import READERS, Layer
-from prunedeploy.passes.shrink.rule import Rule
-from prunedeploy.passes.shrink.rules import RULES
+from prunedeploy.passes.analysis.axes import Axes, rank, static_size
+from prunedeploy.passes.analysis.facts import Facts
+from prunedeploy.passes.operators.layers import READERS, Layer
+from prunedeploy.passes.operators.rule import Rule
+from prunedeploy.passes.operators.table import RULES
+from prunedeploy.reference import verify
 
 pytestmark = pytest.mark.slow
 

@@ -8,10 +8,11 @@ import pytest
 from net import Net
 from shrinking import shrink
 
-from prunedeploy import model as models
-from prunedeploy import passes, verify
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.passes.shrink import quantised
+from prunedeploy import passes
+from prunedeploy.graph import model as models
+from prunedeploy.passes.operators import quantised
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
 
 DEAD = [1, 4, 6]
 

@@ -13,12 +13,12 @@ from growers import GROWERS, grow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prunedeploy import model as models
-from prunedeploy import verify
-from prunedeploy.evaluate import Evaluator
+from prunedeploy.graph import model as models
 from prunedeploy.passes import ShrinkChannels, run
-from prunedeploy.passes.shrink.layers import READERS
-from prunedeploy.passes.shrink.rules import RULES
+from prunedeploy.passes.operators.layers import READERS
+from prunedeploy.passes.operators.table import RULES
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
 
 # float64, relative to the range of the output: rounding alone
 TOLERANCE = 1e-10

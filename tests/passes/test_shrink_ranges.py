@@ -10,11 +10,11 @@ import pytest
 from net import Net
 from shrinking import shrink, tail
 
-from prunedeploy import input_range
-from prunedeploy import model as models
+from prunedeploy.core.records import InputRange
+from prunedeploy.graph import input_range
+from prunedeploy.graph import model as models
 from prunedeploy.passes import PassError
-from prunedeploy.passes.shrink import range_layers, range_moves
-from prunedeploy.types import InputRange
+from prunedeploy.passes.operators import range_layers, range_moves
 
 
 def biased(

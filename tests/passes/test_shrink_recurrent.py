@@ -12,12 +12,13 @@ from net import Net
 from shrinking import shrink
 from torch import nn
 
-from prunedeploy import model as models
-from prunedeploy import passes, verify
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.export import to_model
-from prunedeploy.passes.shrink import recurrent
-from prunedeploy.passes.shrink.rules import RULES
+from prunedeploy import passes
+from prunedeploy.graph import model as models
+from prunedeploy.passes.operators import recurrent
+from prunedeploy.passes.operators.table import RULES
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
+from prunedeploy.shrinking.export import to_model
 
 GATES = {"GRU": 3, "LSTM": 4, "RNN": 1}
 UNITS, CHANNELS = 6, 5

@@ -8,9 +8,9 @@ from net import Net
 from shrinking import shrink, tail
 
 from prunedeploy.passes import PassError
-from prunedeploy.passes.shrink import reductions
-from prunedeploy.passes.shrink.rule import Rule
-from prunedeploy.passes.shrink.rules import RULES
+from prunedeploy.passes.operators import reductions
+from prunedeploy.passes.operators.rule import Rule
+from prunedeploy.passes.operators.table import RULES
 
 SUMS = ["ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare"]
 

@@ -9,10 +9,11 @@ import pytest
 from net import Net
 from onnx import helper, numpy_helper
 
-from prunedeploy import model as models
-from prunedeploy import passes, verify
-from prunedeploy.evaluate import Evaluator
+from prunedeploy import passes
+from prunedeploy.graph import model as models
 from prunedeploy.passes import ShrinkChannels
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
 
 FLOAT, BOOL, INT = onnx.TensorProto.DOUBLE, onnx.TensorProto.BOOL, onnx.TensorProto.INT64
 WIDTH, DEAD = 8, [1, 4, 6]

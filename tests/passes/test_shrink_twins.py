@@ -11,7 +11,7 @@ from net import Net
 from shrinking import residual, shrink, tail
 
 from prunedeploy.passes import PassError
-from prunedeploy.passes.shrink import layers
+from prunedeploy.passes.operators import layers
 
 
 def _padding_forgotten(node: ir.Node) -> layers.Layer | None:

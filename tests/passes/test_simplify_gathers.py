@@ -7,10 +7,11 @@ import onnx_ir as ir
 import pytest
 from net import Net
 
-from prunedeploy import model as models
-from prunedeploy import passes, verify
-from prunedeploy.evaluate import Evaluator
+from prunedeploy import passes
+from prunedeploy.graph import model as models
 from prunedeploy.passes import SimplifyGathers
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
 
 
 def apply(model: ir.Model) -> list[str]:

@@ -7,10 +7,12 @@ import onnx_ir as ir
 import pytest
 from net import Net
 
-from prunedeploy import model as models
-from prunedeploy import passes, verify
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.passes import PassError, ShrinkChannels, SimplifyReshapes, simplify_reshapes
+from prunedeploy import passes
+from prunedeploy.graph import model as models
+from prunedeploy.passes import PassError, ShrinkChannels, SimplifyReshapes
+from prunedeploy.passes.simplify import simplify_reshapes
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
 
 
 def apply(model: ir.Model, *steps: passes.Pass) -> list[str]:

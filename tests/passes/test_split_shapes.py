@@ -8,9 +8,10 @@ import pytest
 from onnx import TensorProto, numpy_helper
 from small_onnx import FLOAT, draw, info, model, node
 
-from prunedeploy import passes, preparation
-from prunedeploy.evaluate import Evaluator
+from prunedeploy import passes
+from prunedeploy.graph import preparation
 from prunedeploy.passes import SplitShapes
+from prunedeploy.reference.evaluate import Evaluator
 
 INT64 = TensorProto.INT64
 

@@ -7,11 +7,11 @@ import onnx_ir as ir
 import pytest
 from net import Net
 
-from prunedeploy import model as models
-from prunedeploy import verify
-from prunedeploy.evaluate import Evaluator
+from prunedeploy.graph import model as models
 from prunedeploy.passes import FoldConstants, TabulateMaps, run
 from prunedeploy.passes.shrink.tables import tabulate
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
 
 
 def bordered(random: np.random.Generator, channels: int = 5, size: int = 12) -> np.ndarray:

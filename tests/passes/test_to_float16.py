@@ -10,15 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from prunedeploy import model as models
-from prunedeploy import passes, verify
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.export import to_model
+from prunedeploy import passes
+from prunedeploy.core.records import PassResult
+from prunedeploy.graph import model as models
 from prunedeploy.models import by_name
-from prunedeploy.passes import float16_keep, to_float16
 from prunedeploy.passes.opset import LowerOpset
-from prunedeploy.passes.to_float16 import ToFloat16
-from prunedeploy.types import PassResult
+from prunedeploy.passes.precision import float16_keep, to_float16
+from prunedeploy.passes.precision.to_float16 import ToFloat16
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
+from prunedeploy.shrinking.export import to_model
 
 
 def parsed(text: str, opset: int = 20) -> ir.Model:

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
-from prunedeploy.files import sha256, to_json
-from prunedeploy.types import (
+from prunedeploy.core.files import sha256, to_json
+from prunedeploy.core.records import (
     Difference,
     ModelStats,
     Note,

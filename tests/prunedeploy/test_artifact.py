@@ -16,11 +16,11 @@ import onnx
 import pytest
 from signals import listen
 
-from prunedeploy import artifact
-from prunedeploy.errors import UserError
-from prunedeploy.files import sha256, to_json
-from prunedeploy.runtimes.ort import PAYLOAD, Ort, OrtSession
-from prunedeploy.verify import random_feeds
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import sha256, to_json
+from prunedeploy.engines import artifact
+from prunedeploy.reference.verify import random_feeds
+from prunedeploy.runtimes.ort.cpu import PAYLOAD, Ort, OrtSession
 
 
 def run(engine, **options):
@@ -41,7 +41,7 @@ def test_a_built_engine_computes_what_the_model_does(folder, shrunk):
         assert session.provider == "CPUExecutionProvider"
         feeds = random_feeds(session.inputs, 3)
         found = session.run(feeds)["output"]
-    from prunedeploy.evaluate import Evaluator
+    from prunedeploy.reference.evaluate import Evaluator
 
     np.testing.assert_allclose(
         found, Evaluator(shrunk.model).run(feeds)["output"], rtol=1e-5, atol=1e-5

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prunedeploy import artifact
-from prunedeploy.errors import UserError
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.files import from_json, sha256, to_json
-from prunedeploy.runtimes.ort import Ort
-from prunedeploy.types import BenchResult
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import from_json, sha256, to_json
+from prunedeploy.core.records import BenchResult
+from prunedeploy.engines import artifact
+from prunedeploy.reference.evaluate import Evaluator
+from prunedeploy.runtimes.ort.cpu import Ort
 
 # the package's attribute of that name is the function
-module = importlib.import_module("prunedeploy.bench")
+module = importlib.import_module("prunedeploy.measure.bench")
 bench = module.bench
 
 
@@ -165,7 +165,7 @@ def test_a_fixed_batch(engine, folder, write_network):
 
 
 def test_another_network_is_refused(engine, folder):
-    from prunedeploy.targets.check import small_model
+    from prunedeploy.engines.self_check import small_model
 
     small_model(folder / "foreign.onnx")
     with pytest.raises(UserError, match="is not the same network as its baseline"):

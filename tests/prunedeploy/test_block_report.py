@@ -13,9 +13,9 @@ from net import Net
 from typer.testing import CliRunner
 
 import prunedeploy
-from prunedeploy import block_report
 from prunedeploy.cli.commands import app
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
+from prunedeploy.inspection import block_report
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -33,7 +33,7 @@ def model(tmp_path: Path) -> Path:
     )
     path = tmp_path / "model.onnx"
     net_model = net.model(x)
-    from prunedeploy import model as models
+    from prunedeploy.graph import model as models
 
     models.save(net_model, path)
     onnx.checker.check_model(str(path))

@@ -21,14 +21,16 @@ import pytest
 from engines import network
 
 import prunedeploy
-from prunedeploy import artifact, targets
-from prunedeploy.bundle import archive, elf
-from prunedeploy.bundle.record import check, read
+from prunedeploy import targets
+from prunedeploy.bundle import archive
 from prunedeploy.bundle.sparse import DEVICE
 from prunedeploy.bundle.write import write_bundle
 from prunedeploy.cli import main
-from prunedeploy.errors import UserError
-from prunedeploy.verify import compare
+from prunedeploy.core import elf
+from prunedeploy.core.errors import UserError
+from prunedeploy.engines import artifact
+from prunedeploy.engines.bundle_record import check, read
+from prunedeploy.reference.verify import compare
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SCRIPTS = ("bench.py", "state.py", "trt.py")

@@ -9,11 +9,11 @@ import pytest
 from net import Net
 from typer.testing import CliRunner
 
-from prunedeploy import model as models
-from prunedeploy.bundle import record
 from prunedeploy.bundle.write import write_bundle
 from prunedeploy.cli.commands import app
-from prunedeploy.errors import CompilerError
+from prunedeploy.core.errors import CompilerError
+from prunedeploy.engines import bundle_record as record
+from prunedeploy.graph import model as models
 
 
 def save(path: Path, operator: str) -> Path:

@@ -12,14 +12,15 @@ from engines import network
 from net import Net
 from typer.testing import CliRunner
 
-from prunedeploy import artifact, choice, targets
-from prunedeploy import model as models
+from prunedeploy import targets
 from prunedeploy.cli.commands import app
-from prunedeploy.errors import UserError
-from prunedeploy.files import from_json, to_json
-from prunedeploy.runtimes._runtime import BuildOptions
-from prunedeploy.runtimes.ort import Ort
-from prunedeploy.types import Manifest, RuntimeTime
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import from_json, to_json
+from prunedeploy.core.records import Manifest, RuntimeTime
+from prunedeploy.engines import artifact, choice
+from prunedeploy.graph import model as models
+from prunedeploy.runtimes.api import BuildOptions
+from prunedeploy.runtimes.ort.cpu import Ort
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ def test_a_runtime_that_computes_something_else_is_not_raced(folder, monkeypatch
             session.run = lambda feeds: {k: v + 1.0 for k, v in run(feeds).items()}
             return session
 
-    monkeypatch.setattr("prunedeploy.runtimes.ort.Ort", Wrong)
+    monkeypatch.setattr("prunedeploy.runtimes.ort.cpu.Ort", Wrong)
     engine = artifact.build("net.onnx", tune="none")
     assert engine.manifest.runtime == "sparse"
     (refused,) = engine.manifest.choice.refused

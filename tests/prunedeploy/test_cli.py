@@ -17,10 +17,10 @@ from net import Net
 from onnx import TensorProto, helper, numpy_helper
 
 import prunedeploy
-from prunedeploy import model as models
 from prunedeploy.cli import arrays, main, tables
-from prunedeploy.errors import UserError
-from prunedeploy.types import TensorSpec
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import TensorSpec
+from prunedeploy.graph import model as models
 
 COMMANDS = (
     *("inspect", "shrink", "lower", "build", "predict", "bench", "run", "report", "serve-repo"),
@@ -140,7 +140,7 @@ def test_public_names_resolve() -> None:
 
 def test_functions_win_over_modules_of_the_same_name() -> None:
     code = (
-        "import prunedeploy.bench, prunedeploy.export, prunedeploy.report, prunedeploy as p;"
+        "import prunedeploy.measure.bench, prunedeploy as p;"
         "print(all(callable(getattr(p, n)) for n in ('bench', 'export', 'report')))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "True\n"
@@ -267,7 +267,7 @@ def test_main_job(
     image = np.random.default_rng(0).standard_normal((3, 3, 8, 8)).astype(np.float32)
     np.save("x.npy", image)
     done("run", engine, "x.npy", "-o", "y.npy")
-    from prunedeploy.evaluate import Evaluator
+    from prunedeploy.reference.evaluate import Evaluator
 
     expected = Evaluator(model).run({"input": image})["output"]
     np.testing.assert_allclose(np.load("y.npy"), expected, atol=1e-5)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import datetime
 import platform
 
-from prunedeploy.environment import environment
+from prunedeploy.measure.environment import environment
 
 
 def test_the_environment_says_what_was_measured_on():

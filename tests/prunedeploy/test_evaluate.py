@@ -11,10 +11,10 @@ import pytest
 from net import Net
 from onnx import TensorProto, helper, numpy_helper
 
-from prunedeploy import model as models
-from prunedeploy import verify
-from prunedeploy.errors import UserError
-from prunedeploy.evaluate import Evaluator
+from prunedeploy.core.errors import UserError
+from prunedeploy.graph import model as models
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
 
 POOL = {"kernel_shape": [3, 2], "strides": [2, 1]}
 CASES: list[tuple[str, dict[str, object]]] = [

@@ -14,8 +14,8 @@ import onnx
 import pytest
 from forms import base, compare, known
 
-from prunedeploy.evaluate import Evaluator
 from prunedeploy.reference import reductions
+from prunedeploy.reference.evaluate import Evaluator
 from prunedeploy.reference.randoms import OPERATORS as RANDOM
 from prunedeploy.reference.registry import BUILDERS, KERNELS, NEWEST, NOT_EVALUATED
 

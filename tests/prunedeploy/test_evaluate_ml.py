@@ -10,8 +10,8 @@ import pytest
 from forms import base, compare
 from onnx import helper
 
-from prunedeploy.errors import UserError
-from prunedeploy.evaluate import Evaluator
+from prunedeploy.core.errors import UserError
+from prunedeploy.reference.evaluate import Evaluator
 from prunedeploy.reference.machine_learning import DOMAIN, VERSIONS
 
 X = base.data("float32", (3, 4), "ml")

@@ -14,7 +14,7 @@ import pytest
 from forms.compare import difference
 from onnx.backend.test.case.node import collect_testcases
 
-from prunedeploy.evaluate import Evaluator
+from prunedeploy.reference.evaluate import Evaluator
 
 # The code that makes the examples warns of what it divides by.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")

@@ -11,8 +11,8 @@ import pytest
 from lowered import single
 from net import Net
 
-from prunedeploy.errors import UserError
-from prunedeploy.evaluate import Evaluator, evaluate_node
+from prunedeploy.core.errors import UserError
+from prunedeploy.reference.evaluate import Evaluator, evaluate_node
 from prunedeploy.reference.registry import BUILDERS, KERNELS, NEWEST, NOT_EVALUATED
 
 X = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4) - 9

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from prunedeploy.errors import UserError
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.export import export
+from prunedeploy.core.errors import UserError
+from prunedeploy.reference.evaluate import Evaluator
+from prunedeploy.shrinking.export import export
 
 
 class Small(nn.Module):

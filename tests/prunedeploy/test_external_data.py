@@ -15,11 +15,12 @@ from onnx import TensorProto, numpy_helper
 from small_onnx import FLOAT, draw, external, graph, info, model, node, write
 
 import prunedeploy
-from prunedeploy import artifact, external_data, wire
-from prunedeploy import model as models
 from prunedeploy.cli import main
-from prunedeploy.errors import UserError
-from prunedeploy.files import sha256, to_json
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import sha256, to_json
+from prunedeploy.engines import artifact
+from prunedeploy.graph import external_data, wire
+from prunedeploy.graph import model as models
 
 WEIGHT = draw(16, 16)
 X, Y = info("x", FLOAT, [2, 16]), info("y", FLOAT, [2, 16])

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from prunedeploy import files
-from prunedeploy.errors import UserError
-from prunedeploy.types import (
+from prunedeploy.core import files
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import (
     Difference,
     ModelStats,
     Note,

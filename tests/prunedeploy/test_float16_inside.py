@@ -13,10 +13,11 @@ from onnx import TensorProto
 from small_onnx import FLOAT, draw, graph, in_ort, info, model, node, write
 
 import prunedeploy
-from prunedeploy import model as models
-from prunedeploy import preparation, verify
-from prunedeploy.errors import UserError
-from prunedeploy.types import Difference
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import Difference
+from prunedeploy.graph import model as models
+from prunedeploy.graph import preparation
+from prunedeploy.reference import verify
 
 HALF, BRAIN = TensorProto.FLOAT16, TensorProto.BFLOAT16
 KINDS = {HALF: np.float16, BRAIN: ml_dtypes.bfloat16}
@@ -193,8 +194,8 @@ def test_the_share_of_the_tolerance() -> None:
 
 def test_passes_are_held_to_float32_where_weights_alone_are_in_float16() -> None:
     """A pass that is off by 1e-3 is caught there, and not where float16 is computed in."""
+    from prunedeploy.core.records import PassResult
     from prunedeploy.passes import PassError, run
-    from prunedeploy.types import PassResult
 
     class Off:
         name, exact = "off", True
@@ -217,7 +218,7 @@ def test_passes_are_held_to_float32_where_weights_alone_are_in_float16() -> None
 
 
 def test_models_in_files_say_what_they_compute_in() -> None:
-    from prunedeploy.building import precision_of
+    from prunedeploy.engines.building import precision_of
 
     assert precision_of(write(network())) == "float16"
     assert precision_of(write(network(outputs=("z",)))) == ""

@@ -12,15 +12,19 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from prunedeploy import artifact, files, input_range, models, pipeline
-from prunedeploy import model as onnx_models
+from prunedeploy import models
 from prunedeploy.cli.commands import app
-from prunedeploy.errors import UserError
-from prunedeploy.report import report
-from prunedeploy.types import InputRange, ShrinkResult, TensorSpec
-from prunedeploy.verify import random_feeds
+from prunedeploy.core import files
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import InputRange, ShrinkResult, TensorSpec
+from prunedeploy.engines import artifact
+from prunedeploy.graph import input_range
+from prunedeploy.graph import model as onnx_models
+from prunedeploy.reference.verify import random_feeds
+from prunedeploy.reports.report import report
+from prunedeploy.shrinking import pipeline
 
-bench = importlib.import_module("prunedeploy.bench")
+bench = importlib.import_module("prunedeploy.measure.bench")
 SPEC = TensorSpec("input", "float32", ("batch", 3, 8, 8))
 TWO = (SPEC, TensorSpec("mask", "float32", ("batch", 4)))
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from prunedeploy.errors import UserError
-from prunedeploy.inspection import Inspection, inspect
-from prunedeploy.layers import Layer
+from prunedeploy.core.errors import UserError
+from prunedeploy.graph.layers import Layer
+from prunedeploy.inspection.inspect import Inspection, inspect
 from prunedeploy.models import by_name
 
 
@@ -168,7 +168,8 @@ def test_recognised_checkpoint_is_measured_as_its_network(tmp_path: Path) -> Non
 
 
 def test_checkpoint_and_its_model_agree(tmp_path: Path) -> None:
-    from prunedeploy import export, load
+    from prunedeploy import load
+    from prunedeploy.shrinking import export
 
     state = resnet20()
     state["layer2.1.conv2.weight"][:, ::3] = 0
@@ -271,7 +272,7 @@ def test_hints_from_data(tmp_path: Path) -> None:
 
     proto = onnx.load(model)  # with the range stated, the last one is proved and no longer a hint
     text = '{"x": {"low": [0], "high": [1]}}'
-    helper.set_model_props(proto, {"prunedeploy.input_range": text})
+    helper.set_model_props(proto, {"prunedeploy.graph.input_range": text})
     onnx.save(proto, model)
     (hint,) = inspect(model, data=tmp_path / "data.npz").hints
     assert hint.channels == (1,)

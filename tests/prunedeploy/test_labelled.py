@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prunedeploy.errors import UserError
-from prunedeploy.labelled import load
-from prunedeploy.types import TensorSpec
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import TensorSpec
+from prunedeploy.measure.labelled import load
 
 COLOUR = (TensorSpec("input", "float32", ("batch", 3, 4, 5)),)
 GREY = (TensorSpec("input", "float32", ("batch", 1, 4, 5)),)

@@ -11,11 +11,11 @@ import pytest
 from net import Net
 
 import prunedeploy
-from prunedeploy import model as models
-from prunedeploy import verify
-from prunedeploy.errors import UserError
-from prunedeploy.lowering import lower
+from prunedeploy.core.errors import UserError
+from prunedeploy.engines.lowering import lower
+from prunedeploy.graph import model as models
 from prunedeploy.passes import ToFloat16
+from prunedeploy.reference import verify
 
 
 @pytest.fixture

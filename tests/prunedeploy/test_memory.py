@@ -4,9 +4,9 @@ import numpy as np
 import onnx
 import pytest
 
-from prunedeploy import artifact
-from prunedeploy.errors import UserError
-from prunedeploy.memory import peak_bytes
+from prunedeploy.core.errors import UserError
+from prunedeploy.engines import artifact
+from prunedeploy.measure.memory import peak_bytes
 
 
 def test_the_weights_of_an_engine_show(folder, shrunk):

@@ -9,8 +9,8 @@ import onnx_ir as ir
 import pytest
 from net import Net
 
-from prunedeploy import model as models
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
+from prunedeploy.graph import model as models
 
 
 def test_stats_count_what_is_there(tmp_path: Path) -> None:

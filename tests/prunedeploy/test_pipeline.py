@@ -12,11 +12,13 @@ import pytest
 import torch
 from net import Net
 
-from prunedeploy import files, models, passes, pipeline
-from prunedeploy import model as onnx_models
-from prunedeploy.errors import UserError
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.types import ShrinkResult
+from prunedeploy import models, passes
+from prunedeploy.core import files
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import ShrinkResult
+from prunedeploy.graph import model as onnx_models
+from prunedeploy.reference.evaluate import Evaluator
+from prunedeploy.shrinking import pipeline
 
 
 def network(dead: tuple[int, ...] = (1, 4), dtype: type = np.float32) -> ir.Model:
@@ -108,7 +110,7 @@ def test_zero_threshold_may_change_outputs_and_says_so(folder: Path) -> None:
 def test_failing_pass_leaves_nothing_behind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     onnx_models.save(network(), folder / "net.onnx")
     monkeypatch.setattr(
-        "prunedeploy.passes.shrink.liveness.Weights.needed",
+        "prunedeploy.passes.analysis.liveness.Weights.needed",
         lambda self, layer, rows: np.zeros(layer.source.shape[1], bool),
     )
     with pytest.raises(passes.PassError):

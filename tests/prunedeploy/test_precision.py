@@ -9,11 +9,12 @@ import onnx_ir as ir
 import pytest
 from net import Net
 
-from prunedeploy import artifact, verify
-from prunedeploy import model as models
-from prunedeploy.bench import bench
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
+from prunedeploy.engines import artifact
+from prunedeploy.graph import model as models
+from prunedeploy.measure.bench import bench
 from prunedeploy.passes import Quantise, ToFloat16
+from prunedeploy.reference import verify
 
 
 @pytest.fixture

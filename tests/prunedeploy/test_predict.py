@@ -10,19 +10,19 @@ import pytest
 from net import Net
 
 import prunedeploy
-from prunedeploy import model as models
 from prunedeploy import targets
-from prunedeploy.bench import bench
 from prunedeploy.cli import main
-from prunedeploy.errors import UserError
-from prunedeploy.files import from_json, to_json
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import from_json, to_json
+from prunedeploy.core.records import Forecast
+from prunedeploy.graph import model as models
+from prunedeploy.measure.bench import bench
 from prunedeploy.prediction import engines, graph, roofline, steps
 from prunedeploy.prediction.efficiency import GPU, ORT, SPARSE, Efficiency, Table, band
 from prunedeploy.prediction.machine import Machine, machine
 from prunedeploy.prediction.predict import PREDICTED, predict, predict_all
 from prunedeploy.prediction.record import Prediction, Work
-from prunedeploy.report import report
-from prunedeploy.types import Forecast
+from prunedeploy.reports.report import report
 
 CALM = Machine(threads=1, peak=1e9, bandwidth=1e9, cache=1e6)
 ONE = Table({"conv": Efficiency(0.5, 2.0)}, far=0.5, overhead=1e-6, sync=0.0, start=0.0, source="")
@@ -394,7 +394,7 @@ def test_a_twin_that_takes_the_shorter_limit_is_caught(monkeypatch: pytest.Monke
 
 def test_a_twin_that_forgets_zeros_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """And a sparse runtime whose cost model does not count non-zeros."""
-    monkeypatch.setattr("prunedeploy.runtimes.sparse.emit.tiled.cycles", lambda *_: 1e6)
+    monkeypatch.setattr("prunedeploy.runtimes.sparse.codegen.tiled.cycles", lambda *_: 1e6)
     with pytest.raises(AssertionError):
         test_sparse_is_cheaper_the_more_is_zero()
 

@@ -23,9 +23,9 @@ from small_onnx import (
 )
 
 import prunedeploy
-from prunedeploy import model as models
-from prunedeploy import preparation
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
+from prunedeploy.graph import model as models
+from prunedeploy.graph import preparation
 
 X8, Y8 = info("x", FLOAT, [1, 8]), info("y", FLOAT, [1, 8])
 

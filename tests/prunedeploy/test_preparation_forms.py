@@ -15,10 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from small_onnx import FLOAT, conv_net, draw, graph, in_ort, info, model, node, sparse, write
 
 import prunedeploy
-from prunedeploy import model as models
-from prunedeploy import preparation
-from prunedeploy.errors import UserError
-from prunedeploy.evaluate import Evaluator
+from prunedeploy.core.errors import UserError
+from prunedeploy.graph import model as models
+from prunedeploy.graph import preparation
+from prunedeploy.reference.evaluate import Evaluator
 
 X8, Y8 = info("x", FLOAT, [1, 8]), info("y", FLOAT, [1, 8])
 

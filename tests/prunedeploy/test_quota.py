@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from prunedeploy import targets
-from prunedeploy.runtimes.sparse import compile as compiling
-from prunedeploy.runtimes.sparse.emit.project import SOURCES
+from prunedeploy.runtimes.sparse.codegen.project import SOURCES
+from prunedeploy.runtimes.sparse.toolchain import compile as compiling
 from prunedeploy.targets.quota import cpu_quota
 
 MOST = 64.0

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from small_onnx import FLOAT, conv_net, draw, graph, info, model, node, write
 
 import prunedeploy
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 BOOL = TensorProto.BOOL
 X, Y = info("x", FLOAT, ["n", 8]), info("y", FLOAT, ["n", 8])

@@ -11,8 +11,8 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
-from prunedeploy.errors import UserError
-from prunedeploy.evaluate import Evaluator
+from prunedeploy.core.errors import UserError
+from prunedeploy.reference.evaluate import Evaluator
 
 GATES = {"GRU": 3, "LSTM": 4, "RNN": 1}
 TIME, BATCH, CHANNELS, UNITS = 5, 3, 4, 6

@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 from engines import network
 
-from prunedeploy import artifact, targets
+from prunedeploy import targets
 from prunedeploy.bundle.write import write_bundle
 from prunedeploy.cli import main
-from prunedeploy.errors import UserError
-from prunedeploy.files import from_json
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import from_json
+from prunedeploy.engines import artifact
 from prunedeploy.remote import ssh
 from prunedeploy.remote.device import remote_bench, remote_build
 from prunedeploy.remote.record import RemoteResult
-from prunedeploy.report import report
+from prunedeploy.reports.report import report
 
 HERE = targets.by_name("x86-avx2")
 pytestmark = [

@@ -21,11 +21,11 @@ import pytest
 from engines import network
 
 from prunedeploy.bundle import archive
-from prunedeploy.bundle.record import Plan, Written, read
 from prunedeploy.bundle.write import write_bundle
 from prunedeploy.cli import main
-from prunedeploy.errors import UserError
-from prunedeploy.files import from_json, to_json
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import from_json, to_json
+from prunedeploy.engines.bundle_record import Plan, Written, read
 from prunedeploy.remote import device as remote
 from prunedeploy.remote import ssh
 from prunedeploy.remote.record import RemoteResult

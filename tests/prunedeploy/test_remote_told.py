@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 from prunedeploy.remote import told
 
 

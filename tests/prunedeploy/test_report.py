@@ -5,12 +5,12 @@ import json
 
 import pytest
 
-from prunedeploy import artifact
-from prunedeploy.errors import UserError
-from prunedeploy.files import to_json
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import to_json
+from prunedeploy.core.records import Accuracy, BenchResult, Difference, Forecast, Measurement, Ratio
+from prunedeploy.engines import artifact
 from prunedeploy.remote.record import DeviceRun, RemoteResult
-from prunedeploy.report import read, report
-from prunedeploy.types import Accuracy, BenchResult, Difference, Forecast, Measurement, Ratio
+from prunedeploy.reports.report import read, report
 
 
 def measurement(name: str, sha: str, milliseconds: int) -> Measurement:
@@ -84,7 +84,7 @@ def test_from_files_as_from_records(folder, shrunk, timed):
 
 
 def test_a_real_measurement(folder, shrunk):
-    from prunedeploy.bench import bench
+    from prunedeploy.measure.bench import bench
 
     artifact.build("out.onnx", output="e", runtime="ort")
     result = bench("e", rounds=3)

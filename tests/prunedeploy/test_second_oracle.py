@@ -16,13 +16,13 @@ from net import Net
 from onnx import TensorProto, helper
 
 import prunedeploy
-from prunedeploy import files, second_oracle, verify
-from prunedeploy import model as models
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.reference import reductions
+from prunedeploy.core import files
+from prunedeploy.core.records import CrossCheck, Manifest, ShrinkResult
+from prunedeploy.graph import model as models
+from prunedeploy.reference import reductions, second_oracle, verify
+from prunedeploy.reference.evaluate import Evaluator
 from prunedeploy.reference.registry import KERNELS
-from prunedeploy.second_oracle import Agreement, Disagreement, NotAvailable, OracleError
-from prunedeploy.types import CrossCheck, Manifest, ShrinkResult
+from prunedeploy.reference.second_oracle import Agreement, Disagreement, NotAvailable, OracleError
 
 
 def softmax_net(opset: int = 11, tail: int = 0) -> ir.Model:

@@ -13,9 +13,9 @@ import pytest
 from engines import wide_network
 
 import prunedeploy
-from prunedeploy.errors import UserError
-from prunedeploy.runtimes._runtime import Session
-from prunedeploy.types import Engine
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import Engine
+from prunedeploy.runtimes.api import Session
 
 RUNTIMES = ("ort", "sparse", "null")
 

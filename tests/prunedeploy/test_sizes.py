@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from prunedeploy import verify
-from prunedeploy.sizes import resolve
-from prunedeploy.types import Dim, TensorSpec
+from prunedeploy.core.records import Dim, TensorSpec
+from prunedeploy.graph.sizes import resolve
+from prunedeploy.reference import verify
 
 
 def specs(*shapes: tuple[Dim, ...]) -> tuple[TensorSpec, ...]:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from prunedeploy import sparsity
-from prunedeploy.sparsity import TINY, measure
+from prunedeploy.graph import sparsity
+from prunedeploy.graph.sparsity import TINY, measure
 
 Weight = NDArray[np.float32]
 

@@ -5,8 +5,9 @@ import platform
 
 import pytest
 
-from prunedeploy import choice, targets
-from prunedeploy.errors import UserError
+from prunedeploy import targets
+from prunedeploy.core.errors import UserError
+from prunedeploy.engines import choice
 from prunedeploy.runtimes import RUNTIMES
 from prunedeploy.targets import machine
 
@@ -151,8 +152,8 @@ def test_self_check_runs_every_runtime():
 
 
 def test_self_check_says_why_a_runtime_fails(monkeypatch):
-    from prunedeploy.errors import MissingExtra
-    from prunedeploy.runtimes.ort import Ort
+    from prunedeploy.core.errors import MissingExtra
+    from prunedeploy.runtimes.ort.cpu import Ort
 
     def missing(self):
         raise MissingExtra("onnxruntime", "cpu")

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from prunedeploy.timing import interleave
+from prunedeploy.runtimes.timing import interleave
 
 
 class Recorder:

@@ -15,11 +15,12 @@ from net import Net
 from torch import nn
 
 import prunedeploy
-from prunedeploy import UserError, passes, verify
-from prunedeploy import model as models
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.export import to_model
-from prunedeploy.preparation import prepare
+from prunedeploy import UserError, passes
+from prunedeploy.graph import model as models
+from prunedeploy.graph.preparation import prepare
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
+from prunedeploy.shrinking.export import to_model
 from prunedeploy.to_torch import program
 from prunedeploy.to_torch.network import Network
 

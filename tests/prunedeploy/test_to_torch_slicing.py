@@ -13,10 +13,11 @@ from torch import nn
 from torch.nn.utils import prune
 
 import prunedeploy
-from prunedeploy import SlicePlan, UserError, apply_plan, verify
-from prunedeploy import model as models
-from prunedeploy.export import to_model
-from prunedeploy.preparation import prepare
+from prunedeploy import SlicePlan, UserError, apply_plan
+from prunedeploy.graph import model as models
+from prunedeploy.graph.preparation import prepare
+from prunedeploy.reference import verify
+from prunedeploy.shrinking.export import to_model
 from prunedeploy.to_torch import slicing
 
 NETS = list(torch_nets.SHAPES)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prunedeploy import targets
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 
 CAMERA = """
 [camera]

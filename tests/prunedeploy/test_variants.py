@@ -12,15 +12,17 @@ import pytest
 from net import Net
 from typer.testing import CliRunner
 
-from prunedeploy import model as models
-from prunedeploy import pipeline, targets, variants, verify
+from prunedeploy import targets
 from prunedeploy.cli.commands import app
-from prunedeploy.errors import UserError
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.files import from_json, to_json
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import from_json, to_json
+from prunedeploy.core.records import Ratio, ShrinkResult, ShrinkVariant
+from prunedeploy.graph import model as models
 from prunedeploy.passes import FoldConstants
-from prunedeploy.types import Ratio, ShrinkResult, ShrinkVariant
-from prunedeploy.variant_cost import cost
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
+from prunedeploy.shrinking import pipeline, variants
+from prunedeploy.shrinking.variant_cost import cost
 
 
 def network(dead: int = 7, bias: float = 0.0, width: int = 24) -> ir.Model:

@@ -6,9 +6,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from prunedeploy import verify
-from prunedeploy.errors import UserError
-from prunedeploy.types import TensorSpec
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import TensorSpec
+from prunedeploy.reference import verify
 
 
 def outputs(*rows: list[float]) -> dict[str, np.ndarray]:

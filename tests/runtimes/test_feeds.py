@@ -13,13 +13,14 @@ import pytest
 import torch
 from engines import build, network, output
 
-from prunedeploy import artifact, verify
 from prunedeploy.cli import arrays, main
-from prunedeploy.errors import UserError
-from prunedeploy.labelled import load as load_images
-from prunedeploy.lowering import lower
-from prunedeploy.runtimes._runtime import check_feeds, native
-from prunedeploy.types import Array, TensorSpec
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import Array, TensorSpec
+from prunedeploy.engines import artifact
+from prunedeploy.engines.lowering import lower
+from prunedeploy.measure.labelled import load as load_images
+from prunedeploy.reference import verify
+from prunedeploy.runtimes.api import check_feeds, native
 
 BATCH = 2
 NAME = "gemm7_0"  # of the only output

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from prunedeploy.errors import UserError
-from prunedeploy.runtimes._runtime import BuildOptions
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import TensorSpec
+from prunedeploy.runtimes.api import BuildOptions
 from prunedeploy.runtimes.null import Null, NullSession
-from prunedeploy.types import TensorSpec
 
 INPUTS = (TensorSpec("x", "float32", ("batch", 3, "h")),)
 OUTPUTS = (TensorSpec("y", "float64", ("batch", "h", 2)), TensorSpec("z", "int64", ("k",)))

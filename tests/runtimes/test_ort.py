@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
-from prunedeploy import artifact
-from prunedeploy.errors import MissingExtra, UserError
-from prunedeploy.runtimes.ort import Ort
+from prunedeploy.core.errors import MissingExtra, UserError
+from prunedeploy.engines import artifact
+from prunedeploy.runtimes.ort.cpu import Ort
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_an_idle_shared_session_leaves_the_cores_alone(engine):
 
 
 def test_a_payload_that_onnxruntime_does_not_take(engine):
-    from prunedeploy.runtimes._runtime import OpenOptions
+    from prunedeploy.runtimes.api import OpenOptions
 
     (engine.path / "model.onnx").write_bytes(b"not a model")
     with (

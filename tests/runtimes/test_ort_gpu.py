@@ -11,13 +11,14 @@ import onnx
 import onnxruntime
 import pytest
 
-from prunedeploy import artifact, targets
-from prunedeploy.errors import UserError
-from prunedeploy.runtimes import ort_gpu
-from prunedeploy.runtimes._runtime import OpenOptions
-from prunedeploy.runtimes.ort_gpu import CPU, CUDA, TENSORRT, OrtCuda, OrtGpuSession, OrtTensorRT
+from prunedeploy import targets
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import Engine
+from prunedeploy.engines import artifact
+from prunedeploy.runtimes.api import OpenOptions
+from prunedeploy.runtimes.ort import gpu as ort_gpu
+from prunedeploy.runtimes.ort.gpu import CPU, CUDA, TENSORRT, OrtCuda, OrtGpuSession, OrtTensorRT
 from prunedeploy.targets import machine
-from prunedeploy.types import Engine
 
 AZURE = "AzureExecutionProvider"  # part of every wheel; runs remote models, so no node of these
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 from prunedeploy.runtimes import RUNTIMES, by_name
 
 

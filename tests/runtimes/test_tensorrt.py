@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from net import Net
 
-from prunedeploy import artifact, targets
-from prunedeploy import model as models
-from prunedeploy.errors import UserError
-from prunedeploy.runtimes import tensorrt
-from prunedeploy.runtimes._trt_dialects import (
+from prunedeploy import targets
+from prunedeploy.core.errors import UserError
+from prunedeploy.engines import artifact
+from prunedeploy.graph import model as models
+from prunedeploy.runtimes.tensorrt import runtime as tensorrt
+from prunedeploy.runtimes.tensorrt.dialects import (
     DIALECTS,
     dialect,
     flags,
@@ -24,8 +25,8 @@ from prunedeploy.runtimes._trt_dialects import (
     trtexec_arguments,
     two_four_layers,
 )
-from prunedeploy.runtimes._trt_layers import read_interface, read_layers
-from prunedeploy.runtimes.tensorrt import TensorRT
+from prunedeploy.runtimes.tensorrt.layers import read_interface, read_layers
+from prunedeploy.runtimes.tensorrt.runtime import TensorRT
 from prunedeploy.targets import machine
 
 

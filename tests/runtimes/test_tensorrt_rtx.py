@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from prunedeploy import artifact, passes, targets
-from prunedeploy import model as models
-from prunedeploy.errors import MissingExtra, UserError
-from prunedeploy.export import to_model
+from prunedeploy import passes, targets
+from prunedeploy.core.errors import MissingExtra, UserError
+from prunedeploy.engines import artifact
+from prunedeploy.graph import model as models
 from prunedeploy.models import by_name
-from prunedeploy.runtimes._runtime import BuildOptions, OpenOptions
-from prunedeploy.runtimes.tensorrt_rtx import TensorRTRtx
+from prunedeploy.runtimes.api import BuildOptions, OpenOptions
+from prunedeploy.runtimes.tensorrt.rtx import TensorRTRtx
+from prunedeploy.shrinking.export import to_model
 
 TURING = targets.by_name("rtx2080ti")
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from prunedeploy.passes.regroup import Block
-from prunedeploy.types import Array
+from prunedeploy.core.records import Array
+from prunedeploy.passes.blocks import Block
 
 
 def blocks_at(rows: int, columns: int, sizes: Sequence[tuple[int, int]], seed: int) -> list[Block]:

@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 from kernels import Case, Memory
 
-from prunedeploy.runtimes.sparse import choose
-from prunedeploy.runtimes.sparse.plan import Activation, Conv, View
-from prunedeploy.runtimes.sparse.tiling import EIGHT, Tiling, is_flat, row_size
+from prunedeploy.runtimes.sparse.plan.steps import Activation, Conv, View
+from prunedeploy.runtimes.sparse.schedule import candidates as choose
+from prunedeploy.runtimes.sparse.schedule.schedule import EIGHT, Tiling, is_flat, row_size
 
 ACTIVATIONS = (
     Activation(),

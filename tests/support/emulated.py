@@ -12,8 +12,8 @@ from pathlib import Path
 
 from kernels import FLAGS, Case, emitted, source
 
-from prunedeploy.runtimes.sparse import plan
-from prunedeploy.types import Array
+from prunedeploy.core.records import Array
+from prunedeploy.runtimes.sparse.plan import steps as plan
 
 QEMU = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
 MISSING = (

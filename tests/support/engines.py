@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from net import Net
 
-from prunedeploy import artifact
-from prunedeploy.model import save
-from prunedeploy.types import Engine
+from prunedeploy.core.records import Engine
+from prunedeploy.engines import artifact
+from prunedeploy.graph.model import save
 
 
 def network(path: Path, seed: int = 0, batch: int | str = "batch") -> Path:

@@ -8,8 +8,8 @@ import numpy as np
 from convs import ACTIVATIONS, Layer
 from kernels import Case, Runner, results
 
-from prunedeploy.runtimes.sparse.emit.stored import Stored
-from prunedeploy.runtimes.sparse.plan import Conv
+from prunedeploy.runtimes.sparse.codegen.stored import Stored
+from prunedeploy.runtimes.sparse.plan.steps import Conv
 
 # rows and channels; the last ones have more than one run of sums (PD_RUN, PD_SPARSE_RUN)
 SIZES = [(1, 1), (3, 2), (4, 7), (5, 16), (9, 33), (31, 67), (66, 129), (5, 1100), (3, 3001)]

@@ -14,12 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 
 import prunedeploy.runtimes.sparse as sparse
-from prunedeploy.runtimes.sparse import plan
-from prunedeploy.runtimes.sparse.emit import emitter
-from prunedeploy.runtimes.sparse.emit._context import Code, Constants, Context
-from prunedeploy.runtimes.sparse.emit.project import CODE, blob
-from prunedeploy.runtimes.sparse.evaluate import run_step, strided
-from prunedeploy.types import Array
+from prunedeploy.core.records import Array
+from prunedeploy.runtimes.sparse.codegen import emitter
+from prunedeploy.runtimes.sparse.codegen._context import Code, Constants, Context
+from prunedeploy.runtimes.sparse.codegen.project import CODE, blob
+from prunedeploy.runtimes.sparse.plan import steps as plan
+from prunedeploy.runtimes.sparse.plan.interpreter import run_step, strided
 
 C_FOLDER = next(iter(sparse.__path__)) + "/c"
 FLAGS = (

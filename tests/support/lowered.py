@@ -12,11 +12,11 @@ import onnx_ir as ir
 import onnxruntime
 from onnx import helper, numpy_helper
 
-from prunedeploy import model as models
-from prunedeploy import verify
-from prunedeploy.runtimes.sparse.evaluate import evaluate
-from prunedeploy.runtimes.sparse.lower import Refusal, lower
-from prunedeploy.runtimes.sparse.plan import Plan
+from prunedeploy.graph import model as models
+from prunedeploy.reference import verify
+from prunedeploy.runtimes.sparse.plan.interpreter import evaluate
+from prunedeploy.runtimes.sparse.plan.lower import Refusal, lower
+from prunedeploy.runtimes.sparse.plan.steps import Plan
 
 TOLERANCE = 1e-5  # of the output's range: ONNX Runtime computes in float32
 

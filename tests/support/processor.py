@@ -1,4 +1,5 @@
-"""A processor for programs (``runtimes/sparse/unrolled.py``): it reads instructions byte by byte.
+"""A processor for programs (``runtimes/sparse/kernels/jit.py``): it reads instructions byte by
+byte.
 
 It knows those of ``NAMES`` and a few others; what else it meets is an error, and so is an operand
 where a program has no business.
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from prunedeploy.types import Array
+from prunedeploy.core.records import Array
 
 NAMES = {
     (1, 0, 0x10): "load",

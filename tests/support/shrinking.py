@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from net import Net
 
-from prunedeploy import model as models
-from prunedeploy import verify
-from prunedeploy.evaluate import Evaluator
+from prunedeploy.core.records import PassResult
+from prunedeploy.graph import model as models
 from prunedeploy.passes import ShrinkChannels, run
-from prunedeploy.types import PassResult
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
 
 
 @dataclass

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import regimes
 import torch
 
-from prunedeploy import model as models
-from prunedeploy import passes, verify
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.export import to_model
+from prunedeploy import passes
+from prunedeploy.graph import model as models
 from prunedeploy.models import Recipe
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
+from prunedeploy.shrinking.export import to_model
 
 REGIMES = ("clean", "beta", "columns", "independent")
 

@@ -229,7 +229,7 @@ typedef struct {
 /* The larger one; NaN is the worst of all. */
 static double worse(double a, double b) { return isnan(a) || a >= b ? a : b; }
 
-/* As prunedeploy.verify: relative to the range of the recorded output, or to its size where it does
+/* As prunedeploy.reference.verify: relative to the range of the recorded output, or to its size where it does
  * not vary; rows of two dimensions are predictions. */
 static void compare(const tensor *t, difference *worst) {
     double low = INFINITY, high = -INFINITY, size = 0, most = 0;

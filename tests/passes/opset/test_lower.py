@@ -12,15 +12,16 @@ import pytest
 import torch
 from torch import nn
 
-from prunedeploy import model as models
-from prunedeploy import passes, verify
-from prunedeploy.errors import UserError
-from prunedeploy.export import to_model
+from prunedeploy import passes
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import PassResult
+from prunedeploy.graph import model as models
 from prunedeploy.models import RECIPES, by_name
 from prunedeploy.passes import PassError
 from prunedeploy.passes.opset import LowerOpset, lowered
 from prunedeploy.passes.opset.rules import RULES
-from prunedeploy.types import PassResult
+from prunedeploy.reference import verify
+from prunedeploy.shrinking.export import to_model
 
 SIDES = {
     "mobilenet_v2": 32,

@@ -8,11 +8,11 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from prunedeploy import model as models
-from prunedeploy import verify
-from prunedeploy.evaluate import Evaluator
+from prunedeploy.graph import model as models
 from prunedeploy.passes.opset import LowerOpset
 from prunedeploy.passes.opset.rules import DEFINED, RULES
+from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
 
 IMAGE = "float[2,4,5,6] x"
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import prunedeploy
-from prunedeploy.errors import MissingExtra
+from prunedeploy.core.errors import MissingExtra
 from prunedeploy.serving.mlserver import EngineModel
 
 needs_mlserver = pytest.mark.skipif(

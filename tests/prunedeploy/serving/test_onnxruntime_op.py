@@ -15,7 +15,7 @@ import onnx
 import pytest
 
 import prunedeploy
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
 from prunedeploy.serving.onnxruntime_op import DOMAIN, OP, SOURCES
 
 ort = pytest.importorskip("onnxruntime")

@@ -15,9 +15,9 @@ import onnx
 import pytest
 
 import prunedeploy
-from prunedeploy.errors import UserError
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import TensorSpec
 from prunedeploy.serving.triton import serve_repo
-from prunedeploy.types import TensorSpec
 
 
 @pytest.fixture(scope="module")

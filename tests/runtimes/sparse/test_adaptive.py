@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prunedeploy.runtimes.sparse import compile as compiling
-from prunedeploy.runtimes.sparse.emit.project import SOURCES
-from prunedeploy.runtimes.sparse.emit.work import useful_threads
-from prunedeploy.runtimes.sparse.plan import Fill, View
+from prunedeploy.runtimes.sparse.codegen.project import SOURCES
+from prunedeploy.runtimes.sparse.codegen.work import useful_threads
+from prunedeploy.runtimes.sparse.plan.steps import Fill, View
+from prunedeploy.runtimes.sparse.toolchain import compile as compiling
 from prunedeploy.targets import by_name
 
 DRIVER = """

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from convs import Layer
 
-from prunedeploy.runtimes.sparse import choose
-from prunedeploy.runtimes.sparse.cost import LANES, cycles
-from prunedeploy.runtimes.sparse.emit.tiled import STREAMS
-from prunedeploy.runtimes.sparse.plan import UNIT
-from prunedeploy.runtimes.sparse.tiling import (
+from prunedeploy.runtimes.sparse.codegen.tiled import STREAMS
+from prunedeploy.runtimes.sparse.plan.steps import UNIT
+from prunedeploy.runtimes.sparse.schedule import candidates as choose
+from prunedeploy.runtimes.sparse.schedule.cost import LANES, cycles
+from prunedeploy.runtimes.sparse.schedule.schedule import (
     EIGHT,
     MOST_OFFSET,
     geometry,

@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 from engines import build, feed, network, output
 
-from prunedeploy import artifact, targets
-from prunedeploy.bench import bench
-from prunedeploy.errors import UserError
-from prunedeploy.runtimes.sparse import compile as compiling
-from prunedeploy.runtimes.sparse.compile import build_library, toolchain
-from prunedeploy.runtimes.sparse.emit.project import CODE, Project
+from prunedeploy import targets
+from prunedeploy.core.errors import UserError
+from prunedeploy.engines import artifact
+from prunedeploy.measure.bench import bench
+from prunedeploy.runtimes.sparse.codegen.project import CODE, Project
+from prunedeploy.runtimes.sparse.toolchain import compile as compiling
+from prunedeploy.runtimes.sparse.toolchain.compile import build_library, toolchain
 from prunedeploy.targets import by_name
 
 HOST = by_name("host")

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernels import Case, check, supported
 
-from prunedeploy.runtimes.sparse import choose
-from prunedeploy.runtimes.sparse.emit import depthwise, narrow
-from prunedeploy.runtimes.sparse.plan import Activation, plane_stride
-from prunedeploy.runtimes.sparse.tiling import Tiling, geometry
+from prunedeploy.runtimes.sparse.codegen import depthwise, narrow
+from prunedeploy.runtimes.sparse.plan.steps import Activation, plane_stride
+from prunedeploy.runtimes.sparse.schedule import candidates as choose
+from prunedeploy.runtimes.sparse.schedule.schedule import Tiling, geometry
 
 SAME = (1, 1, 1, 1)
 RELU = Activation("relu")
@@ -206,7 +206,7 @@ def test_an_offset_that_does_not_fit_is_no_kernel() -> None:
 
 
 def _broken(name: str, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    from prunedeploy.runtimes.sparse.emit import tiled
+    from prunedeploy.runtimes.sparse.codegen import tiled
 
     whole_streams, whole_geometry, whole_record = tiled.streams, geometry, tiled._record
 

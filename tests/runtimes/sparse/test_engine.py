@@ -15,11 +15,11 @@ import onnx
 import pytest
 from engines import build, feed, network, output
 
-from prunedeploy import artifact
-from prunedeploy.errors import UserError
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.files import sha256
-from prunedeploy.runtimes._runtime import split
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import sha256
+from prunedeploy.engines import artifact
+from prunedeploy.reference.evaluate import Evaluator
+from prunedeploy.runtimes.api import split
 
 
 @pytest.fixture(scope="module")

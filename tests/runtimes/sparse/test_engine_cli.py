@@ -7,12 +7,12 @@ import json
 import pytest
 from engines import network
 
-from prunedeploy import artifact
-from prunedeploy.bench import bench
 from prunedeploy.cli import main
-from prunedeploy.errors import UserError
-from prunedeploy.files import from_json, to_json
-from prunedeploy.types import BenchResult, Manifest
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import from_json, to_json
+from prunedeploy.core.records import BenchResult, Manifest
+from prunedeploy.engines import artifact
+from prunedeploy.measure.bench import bench
 
 
 @pytest.fixture(scope="module")

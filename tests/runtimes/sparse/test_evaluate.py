@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from prunedeploy.runtimes.sparse.evaluate import evaluate, run_step, strided
-from prunedeploy.runtimes.sparse.plan import (
+from prunedeploy.runtimes.sparse.plan.interpreter import evaluate, run_step, strided
+from prunedeploy.runtimes.sparse.plan.steps import (
     Activation,
     Buffer,
     Conv,

@@ -8,8 +8,8 @@ import subprocess
 import pytest
 from kernels import C_FOLDER, FLAGS, ISA, supported
 
-from prunedeploy.runtimes.sparse import compile as compiling
-from prunedeploy.runtimes.sparse.emit.project import SOURCES
+from prunedeploy.runtimes.sparse.codegen.project import SOURCES
+from prunedeploy.runtimes.sparse.toolchain import compile as compiling
 from prunedeploy.targets import by_name
 
 # Included once an instance, with macros that say which: from the emitters, not by themselves.

@@ -11,13 +11,13 @@ import pytest
 from convs import beside
 from lowered import Small, agree, reference
 
-from prunedeploy import artifact
-from prunedeploy.model import save
-from prunedeploy.runtimes.sparse import lower as lowering
-from prunedeploy.runtimes.sparse.evaluate import evaluate
-from prunedeploy.runtimes.sparse.interleave import images_inside, interleave
-from prunedeploy.runtimes.sparse.lower import lower
-from prunedeploy.runtimes.sparse.plan import Conv, Plan, Pool, View, planar
+from prunedeploy.engines import artifact
+from prunedeploy.graph.model import save
+from prunedeploy.runtimes.sparse.plan import lower as lowering
+from prunedeploy.runtimes.sparse.plan.batch_innermost import images_inside, interleave
+from prunedeploy.runtimes.sparse.plan.interpreter import evaluate
+from prunedeploy.runtimes.sparse.plan.lower import lower
+from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan, Pool, View, planar
 
 IMAGES = 16
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from kernels import Case, Library, Memory, check, data_of, permuted, supported
 
-from prunedeploy.runtimes.sparse import plan
-from prunedeploy.runtimes.sparse.evaluate import OPERATIONS
-from prunedeploy.runtimes.sparse.plan import Copy, Instr, Map, View
-from prunedeploy.types import Array
+from prunedeploy.core.records import Array
+from prunedeploy.runtimes.sparse.plan import steps as plan
+from prunedeploy.runtimes.sparse.plan.interpreter import OPERATIONS
+from prunedeploy.runtimes.sparse.plan.steps import Copy, Instr, Map, View
 
 NUMBERS = {"clip": (-0.75, 1.25), "leakyrelu": (0.1,), "elu": (1.5,), "hardsigmoid": (0.2, 0.5)}
 EXACT = {"neg", "abs", "relu", "clip", "floor", "ceil", "round", "sign", "not", "identity"}

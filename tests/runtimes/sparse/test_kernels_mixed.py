@@ -9,11 +9,14 @@ import pytest
 from block_weights import blocks_at, filled, scattered
 from kernels import Case, Memory, check, supported
 
-from prunedeploy.passes.regroup import Block
-from prunedeploy.runtimes.sparse import blocks, choose, streams, tune
-from prunedeploy.runtimes.sparse.plan import Activation, Conv
-from prunedeploy.runtimes.sparse.tiling import Tiling, geometry, is_flat
-from prunedeploy.types import Array
+from prunedeploy.core.records import Array
+from prunedeploy.passes.blocks import Block
+from prunedeploy.runtimes.sparse.kernels import mixed as blocks
+from prunedeploy.runtimes.sparse.kernels import packing as streams
+from prunedeploy.runtimes.sparse.plan.steps import Activation, Conv
+from prunedeploy.runtimes.sparse.schedule import candidates as choose
+from prunedeploy.runtimes.sparse.schedule import tune
+from prunedeploy.runtimes.sparse.schedule.schedule import Tiling, geometry, is_flat
 
 SIZES = [  # of blocks, in layers of 37 rows
     [(8, 20), (11, 25)],
@@ -225,7 +228,7 @@ def test_a_broken_twin_is_found(broken: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def _streams() -> dict[str, object]:
-    from prunedeploy.runtimes.sparse.emit import tiled
+    from prunedeploy.runtimes.sparse.codegen import tiled
 
     return tiled.STREAMS  # type: ignore[return-value]
 

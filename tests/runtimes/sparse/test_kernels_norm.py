@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from kernels import Case, Memory, check, supported
 
-from prunedeploy.runtimes.sparse.plan import Norm, View
-from prunedeploy.types import Array
+from prunedeploy.core.records import Array
+from prunedeploy.runtimes.sparse.plan.steps import Norm, View
 
 
 def _norm(memory: Memory, x: View, y: View, axes: tuple[int, ...], varies: tuple[int, ...]) -> Case:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from kernels import Case, Memory, check, supported
 
-from prunedeploy.runtimes.sparse.plan import Pool
+from prunedeploy.runtimes.sparse.plan.steps import Pool
 
 KINDS: tuple[Literal["max", "average"], ...] = ("max", "average")
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from kernels import FLAGS, ISA, Case, plan_of, source, supported
 
-from prunedeploy.runtimes.sparse import plan
-from prunedeploy.runtimes.sparse.emit import emitter
-from prunedeploy.runtimes.sparse.emit._context import C_TYPES, Constants, Context
-from prunedeploy.runtimes.sparse.emit.project import CODE, blob
+from prunedeploy.runtimes.sparse.codegen import emitter
+from prunedeploy.runtimes.sparse.codegen._context import C_TYPES, Constants, Context
+from prunedeploy.runtimes.sparse.codegen.project import CODE, blob
+from prunedeploy.runtimes.sparse.plan import steps as plan
 
 KERNELS = ("copy", "pool", "reduce", "map", "softmax", "norm", "matmul", "tables", "mixed")
 MODULES = (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from kernels import Case, Memory, check, permuted, supported
 
-from prunedeploy.runtimes.sparse.plan import Softmax
+from prunedeploy.runtimes.sparse.plan.steps import Softmax
 
 SHAPES = [(1, 1, 1, 1), (2, 3, 5, 7), (1, 2, 17, 128), (3, 67, 1, 5), (1, 5, 66, 33)]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from lowered import Small, check, ints, refusal, single, steps
 
-from prunedeploy.runtimes.sparse.plan import Conv
+from prunedeploy.runtimes.sparse.plan.steps import Conv
 
 
 def normal(*shape: int) -> np.ndarray:

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from lowered import TOLERANCE, check, reference, steps
 from torch import Tensor, nn
 
-from prunedeploy.export import to_model
 from prunedeploy.models import by_name
-from prunedeploy.runtimes.sparse.evaluate import evaluate
-from prunedeploy.runtimes.sparse.lower import lower
-from prunedeploy.runtimes.sparse.plan import Conv, Plan
+from prunedeploy.runtimes.sparse.plan.interpreter import evaluate
+from prunedeploy.runtimes.sparse.plan.lower import lower
+from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan
+from prunedeploy.shrinking.export import to_model
 
 # besides the layers: copies of a batch of one; a larger one is also copied out
 EXPECTED = {

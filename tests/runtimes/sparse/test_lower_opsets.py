@@ -7,7 +7,7 @@ import pytest
 from lowered import Small, check, refusal, single
 from opset_nets import CASES, network
 
-from prunedeploy.runtimes.sparse.plan import Plan
+from prunedeploy.runtimes.sparse.plan.steps import Plan
 
 REFUSED = {"norm_in_training": "statistics of the batch"}
 
@@ -60,9 +60,9 @@ def test_pixels_become_channels_in_both_orders(mode: str) -> None:
     """ONNX Runtime does not know opset 28 yet: the interpreter is the oracle here."""
     from lowered import agree
 
-    from prunedeploy.evaluate import Evaluator
-    from prunedeploy.runtimes.sparse.evaluate import evaluate
-    from prunedeploy.runtimes.sparse.lower import lower
+    from prunedeploy.reference.evaluate import Evaluator
+    from prunedeploy.runtimes.sparse.plan.interpreter import evaluate
+    from prunedeploy.runtimes.sparse.plan.lower import lower
 
     model = single("SpaceToDepth", (1, 3, 4, 6), opset=28, blocksize=2, mode=mode)
     plan = lower(model, 1, {})

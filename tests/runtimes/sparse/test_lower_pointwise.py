@@ -10,7 +10,7 @@ import onnx
 import pytest
 from lowered import Small, check, refusal, single, steps
 
-from prunedeploy.runtimes.sparse.plan import Map
+from prunedeploy.runtimes.sparse.plan.steps import Map
 
 SHAPE = (2, 3, 5)
 PLAIN = (

@@ -10,10 +10,10 @@ import onnx_ir as ir
 import pytest
 from lowered import agree, random_feeds
 
-from prunedeploy.evaluate import Evaluator
-from prunedeploy.runtimes.sparse.evaluate import evaluate
-from prunedeploy.runtimes.sparse.lower import Refusal, lower
-from prunedeploy.runtimes.sparse.lower.operators import TABLE
+from prunedeploy.reference.evaluate import Evaluator
+from prunedeploy.runtimes.sparse.importer.operators import TABLE
+from prunedeploy.runtimes.sparse.plan.interpreter import evaluate
+from prunedeploy.runtimes.sparse.plan.lower import Refusal, lower
 
 KNOWN = tuple(op for op in growers.GROWERS if op in TABLE)
 

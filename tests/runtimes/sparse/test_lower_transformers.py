@@ -13,7 +13,7 @@ from encoders import Attention, Encoder, Generator, Vision
 from lowered import Small, check, refusal, single, steps
 from torch import nn
 
-from prunedeploy.runtimes.sparse.plan import MatMul
+from prunedeploy.runtimes.sparse.plan.steps import MatMul
 
 BATCH = torch.export.Dim("batch")
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunedeploy.runtimes.sparse.evaluate import evaluate
-from prunedeploy.runtimes.sparse.memory import allocate, lifetimes
-from prunedeploy.runtimes.sparse.plan import (
+from prunedeploy.runtimes.sparse.plan.interpreter import evaluate
+from prunedeploy.runtimes.sparse.plan.memory import allocate, lifetimes
+from prunedeploy.runtimes.sparse.plan.steps import (
     GUARD,
     UNIT,
     Buffer,

@@ -18,21 +18,21 @@ from engines import build, feed, network, output
 from net import Net
 from onnx import TensorProto, helper, numpy_helper, save
 
-from prunedeploy import artifact
-from prunedeploy import model as models
-from prunedeploy.errors import UserError
-from prunedeploy.files import sha256
-from prunedeploy.runtimes.sparse import choose
-from prunedeploy.runtimes.sparse import compile as compiling
-from prunedeploy.runtimes.sparse import tune as tuning
-from prunedeploy.runtimes.sparse.compile import build_library, toolchain
-from prunedeploy.runtimes.sparse.emit import project as projects
-from prunedeploy.runtimes.sparse.emit.project import Project
-from prunedeploy.runtimes.sparse.lower import Refusal, lower
-from prunedeploy.runtimes.sparse.lower.graph import Graph
-from prunedeploy.runtimes.sparse.lower.place import Placer
-from prunedeploy.runtimes.sparse.plan import GUARD, LARGEST, Conv, planar, plane_stride
-from prunedeploy.runtimes.sparse.tiling import Tiling, geometry
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import sha256
+from prunedeploy.engines import artifact
+from prunedeploy.graph import model as models
+from prunedeploy.runtimes.sparse.codegen import project as projects
+from prunedeploy.runtimes.sparse.codegen.project import Project
+from prunedeploy.runtimes.sparse.importer.graph import Graph
+from prunedeploy.runtimes.sparse.plan.layout import Placer
+from prunedeploy.runtimes.sparse.plan.lower import Refusal, lower
+from prunedeploy.runtimes.sparse.plan.steps import GUARD, LARGEST, Conv, planar, plane_stride
+from prunedeploy.runtimes.sparse.schedule import candidates as choose
+from prunedeploy.runtimes.sparse.schedule import tune as tuning
+from prunedeploy.runtimes.sparse.schedule.schedule import Tiling, geometry
+from prunedeploy.runtimes.sparse.toolchain import compile as compiling
+from prunedeploy.runtimes.sparse.toolchain.compile import build_library, toolchain
 from prunedeploy.targets import by_name
 
 HOST = by_name("host")

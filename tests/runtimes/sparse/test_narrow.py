@@ -9,8 +9,8 @@ import pytest
 from convs import ACTIVATIONS, Layer
 from kernels import Case, Library, check, supported
 
-from prunedeploy.runtimes.sparse.emit import narrow
-from prunedeploy.runtimes.sparse.plan import Activation
+from prunedeploy.runtimes.sparse.codegen import narrow
+from prunedeploy.runtimes.sparse.plan.steps import Activation
 
 SIZES = [(1, 1), (1, 2), (3, 1), (4, 7), (5, 16), (9, 33), (31, 67), (66, 129)]  # rows, channels
 MANY = [(5, 1100), (3, 3001)]  # more than one run of sums (PD_RUN, PD_SPARSE_RUN)

@@ -11,8 +11,8 @@ from convs import ACTIVATIONS, Layer, ways
 from emulated import MISSING, Emulated
 from kernels import Case, check_with
 
-from prunedeploy.runtimes.sparse.emit import narrow
-from prunedeploy.runtimes.sparse.tiling import Tiling
+from prunedeploy.runtimes.sparse.codegen import narrow
+from prunedeploy.runtimes.sparse.schedule.schedule import Tiling
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 RELU, SAME = ACTIVATIONS[1], (1, 1, 1, 1)

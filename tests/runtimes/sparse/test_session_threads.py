@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from engines import build, feed, network, output, wide_network
 
-from prunedeploy import artifact
-from prunedeploy.errors import UserError
-from prunedeploy.types import Engine
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import Engine
+from prunedeploy.engines import artifact
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,13 @@ import pytest
 from engines import build
 from lowered import Small, agree, reference
 
-from prunedeploy import artifact
-from prunedeploy.errors import UserError
-from prunedeploy.model import save
-from prunedeploy.runtimes.sparse import split
-from prunedeploy.runtimes.sparse.lower import lower
-from prunedeploy.runtimes.sparse.plan import Conv, Plan
-from prunedeploy.types import Engine
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import Engine
+from prunedeploy.engines import artifact
+from prunedeploy.graph.model import save
+from prunedeploy.runtimes.sparse.plan import per_sample as split
+from prunedeploy.runtimes.sparse.plan.lower import lower
+from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan
 
 BATCH = 16
 

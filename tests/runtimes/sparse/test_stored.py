@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernels import Case, Library, check, results, supported
 
-from prunedeploy.runtimes.sparse.emit import narrow
-from prunedeploy.runtimes.sparse.emit.stored import Stored, index_type, kind_of, stored
-from prunedeploy.types import Array
+from prunedeploy.core.records import Array
+from prunedeploy.runtimes.sparse.codegen import narrow
+from prunedeploy.runtimes.sparse.codegen.stored import Stored, index_type, kind_of, stored
 
 
 def widened(bits: Array, kind: Stored) -> Array:

@@ -8,12 +8,19 @@ import numpy as np
 import pytest
 from convs import Layer, ways
 
-from prunedeploy.runtimes.sparse import streams as of
-from prunedeploy.runtimes.sparse.emit.tiled import STREAMS
-from prunedeploy.runtimes.sparse.plan import Conv
-from prunedeploy.runtimes.sparse.streams import FIRST, LAST, SHARED, Part, Streams, panels_of
-from prunedeploy.runtimes.sparse.tiling import Geometry, Tiling, geometry
-from prunedeploy.types import Array
+from prunedeploy.core.records import Array
+from prunedeploy.runtimes.sparse.codegen.tiled import STREAMS
+from prunedeploy.runtimes.sparse.kernels import packing as of
+from prunedeploy.runtimes.sparse.kernels.packing import (
+    FIRST,
+    LAST,
+    SHARED,
+    Part,
+    Streams,
+    panels_of,
+)
+from prunedeploy.runtimes.sparse.plan.steps import Conv
+from prunedeploy.runtimes.sparse.schedule.schedule import Geometry, Tiling, geometry
 
 LAYERS = [
     Layer((1, 67, 5, 16), 33),

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from engines import network
 
-from prunedeploy.runtimes._runtime import BuildOptions
-from prunedeploy.runtimes.sparse import compile as compiling
+from prunedeploy.runtimes.api import BuildOptions
 from prunedeploy.runtimes.sparse.build import project_of
-from prunedeploy.runtimes.sparse.emit.project import SOURCES
+from prunedeploy.runtimes.sparse.codegen.project import SOURCES
+from prunedeploy.runtimes.sparse.toolchain import compile as compiling
 from prunedeploy.targets import by_name
 
 POOL = r"""

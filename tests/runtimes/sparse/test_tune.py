@@ -14,12 +14,13 @@ from convs import Layer
 from engines import network
 from lowered import Small
 
-from prunedeploy import artifact
-from prunedeploy.runtimes.sparse import choose, trials, tune
-from prunedeploy.runtimes.sparse.compile import Toolchain, toolchain
-from prunedeploy.runtimes.sparse.lower import lower
-from prunedeploy.runtimes.sparse.plan import Conv, Plan
-from prunedeploy.runtimes.sparse.tiling import Tiling, geometry
+from prunedeploy.engines import artifact
+from prunedeploy.runtimes.sparse.plan.lower import lower
+from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan
+from prunedeploy.runtimes.sparse.schedule import candidates as choose
+from prunedeploy.runtimes.sparse.schedule import trials, tune
+from prunedeploy.runtimes.sparse.schedule.schedule import Tiling, geometry
+from prunedeploy.runtimes.sparse.toolchain.compile import Toolchain, toolchain
 from prunedeploy.targets import by_name
 
 

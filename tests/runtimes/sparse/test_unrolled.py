@@ -17,16 +17,22 @@ from kernels import C_FOLDER, Case, check, supported
 from lowered import Small
 from processor import Memory, run
 
-from prunedeploy import artifact
-from prunedeploy.model import save
-from prunedeploy.runtimes.sparse import choose
-from prunedeploy.runtimes.sparse.emit import project as projects
-from prunedeploy.runtimes.sparse.emit.project import CODE, blob
-from prunedeploy.runtimes.sparse.plan import Conv, View
-from prunedeploy.runtimes.sparse.streams import FIRST, LAST, Part, Streams
-from prunedeploy.runtimes.sparse.tiling import Geometry, Tiling, geometry
-from prunedeploy.runtimes.sparse.unrolled import LINE, MOST_ROWS, REACH, ending_of, unrolled_streams
-from prunedeploy.types import Array, Engine
+from prunedeploy.core.records import Array, Engine
+from prunedeploy.engines import artifact
+from prunedeploy.graph.model import save
+from prunedeploy.runtimes.sparse.codegen import project as projects
+from prunedeploy.runtimes.sparse.codegen.project import CODE, blob
+from prunedeploy.runtimes.sparse.kernels.jit import (
+    LINE,
+    MOST_ROWS,
+    REACH,
+    ending_of,
+    unrolled_streams,
+)
+from prunedeploy.runtimes.sparse.kernels.packing import FIRST, LAST, Part, Streams
+from prunedeploy.runtimes.sparse.plan.steps import Conv, View
+from prunedeploy.runtimes.sparse.schedule import candidates as choose
+from prunedeploy.runtimes.sparse.schedule.schedule import Geometry, Tiling, geometry
 
 RELU, CLIP, SAME = ACTIVATIONS[1], ACTIVATIONS[2], (1, 1, 1, 1)
 needs_avx512 = pytest.mark.skipif(
@@ -263,7 +269,7 @@ def test_unrolled_layers_agree_with_the_interpreter() -> None:
 @needs_avx512
 def test_a_sum_that_is_not_resumed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The twin begins every panel with the bias."""
-    from prunedeploy.runtimes.sparse import unrolled
+    from prunedeploy.runtimes.sparse.kernels import jit as unrolled
 
     part = unrolled._part
     monkeypatch.setattr(

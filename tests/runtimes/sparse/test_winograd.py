@@ -12,16 +12,17 @@ from convs import Layer
 from kernels import check, supported
 from lowered import Small
 
-from prunedeploy import artifact, building
-from prunedeploy.bench import bench
-from prunedeploy.errors import UserError
-from prunedeploy.model import save
-from prunedeploy.runtimes.sparse import choose, winograd
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import Array
+from prunedeploy.engines import artifact, building
+from prunedeploy.graph.model import save
+from prunedeploy.measure.bench import bench
 from prunedeploy.runtimes.sparse.build import careful
-from prunedeploy.runtimes.sparse.lower import lower
-from prunedeploy.runtimes.sparse.plan import Conv, Plan
-from prunedeploy.runtimes.sparse.tiling import Tiling, geometry
-from prunedeploy.types import Array
+from prunedeploy.runtimes.sparse.kernels import winograd_1d as winograd
+from prunedeploy.runtimes.sparse.plan.lower import lower
+from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan
+from prunedeploy.runtimes.sparse.schedule import candidates as choose
+from prunedeploy.runtimes.sparse.schedule.schedule import Tiling, geometry
 
 SIZES = [(outputs, taps) for outputs in winograd.OUTPUTS for taps in range(1, 5)]
 

@@ -11,14 +11,15 @@ from convs import ACTIVATIONS, Layer
 from kernels import Case, check, supported
 from lowered import Small
 
-from prunedeploy.runtimes.sparse import choose, winograd2d
+from prunedeploy.core.records import Array
 from prunedeploy.runtimes.sparse.build import careful
-from prunedeploy.runtimes.sparse.lower import lower
-from prunedeploy.runtimes.sparse.plan import Conv, Plan
-from prunedeploy.runtimes.sparse.tiling import Tiling, geometry
-from prunedeploy.runtimes.sparse.winograd import inputs, results
-from prunedeploy.runtimes.sparse.winograd2d import OUTPUTS, POINTS
-from prunedeploy.types import Array
+from prunedeploy.runtimes.sparse.kernels import winograd_2d as winograd2d
+from prunedeploy.runtimes.sparse.kernels.winograd_1d import inputs, results
+from prunedeploy.runtimes.sparse.kernels.winograd_2d import OUTPUTS, POINTS
+from prunedeploy.runtimes.sparse.plan.lower import lower
+from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan
+from prunedeploy.runtimes.sparse.schedule import candidates as choose
+from prunedeploy.runtimes.sparse.schedule.schedule import Tiling, geometry
 
 SAME = (1, 1, 1, 1)
 PADS = (SAME, (0, 0, 0, 0), (2, 2, 2, 2), (1, 0, 0, 2))
@@ -141,7 +142,7 @@ def test_a_broken_twin_is_seen(which: str, monkeypatch: pytest.MonkeyPatch) -> N
     twins: dict[str, Callable[[], None]] = {
         "points": lambda: monkeypatch.setitem(POINTS, (4, 3), (0.0, 0.625, -0.625, 1.5, -1.25)),
         "order": lambda: monkeypatch.setattr(
-            "prunedeploy.runtimes.sparse.emit.winograd2d.blocks",
+            "prunedeploy.runtimes.sparse.codegen.winograd_2d.blocks",
             lambda step, way: np.ascontiguousarray(winograd2d.blocks(step, way)[..., ::-1]),
         ),
         "bias": lambda: setattr(

@@ -12,9 +12,9 @@ import onnxruntime
 from onnx.reference import ReferenceEvaluator
 
 from forms.base import Form, Schema, feeds, model, versions
-from prunedeploy.errors import UserError
-from prunedeploy.evaluate import Evaluator
+from prunedeploy.core.errors import UserError
 from prunedeploy.reference import defined
+from prunedeploy.reference.evaluate import Evaluator
 from prunedeploy.reference.registry import KERNELS
 
 TOLERANCE = {"float64": 1e-11, "float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}

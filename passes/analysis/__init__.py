@@ -1,0 +1,1 @@
+"""Analyses of graphs that passes share: axes, constants, liveness, coupling, ranges."""

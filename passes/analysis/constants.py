@@ -1,0 +1,61 @@
+"""Which channels hold the same for every input, one value or a map: one walk forward."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from prunedeploy.passes.analysis.axes import static_size
+from prunedeploy.passes.analysis.constant_maps import find_maps
+from prunedeploy.passes.analysis.facts import Constants, Facts
+from prunedeploy.passes.analysis.ranges import Ranges
+from prunedeploy.passes.analysis.zero import Zero
+from prunedeploy.passes.operators.layers import Layer, Weights, bias_rows, contribution, layer
+from prunedeploy.passes.operators.range_moves import bound
+from prunedeploy.passes.operators.table import rule
+
+
+def find_constants(
+    graph: ir.Graph,
+    weights: Weights,
+    zero: Zero,
+    ranges: Ranges | None = None,
+    maps: bool = True,
+) -> Facts:
+    """The constants and known maps of all values, nodes in topological order.
+
+    ``ranges`` holds what is known of the inputs, and afterwards what follows from it. Without
+    ``maps`` all that is found holds for any size that the graph could be given.
+    """
+    facts = Facts(zero)
+    ranges = Ranges(graph) if ranges is None else ranges
+    for node in graph:
+        found, row = layer(node), rule(node)
+        if found is not None:
+            facts.learn(found.result, found.result_axis, layer_constants(found, weights, facts))
+        elif row is not None and row.constants is not None:
+            row.constants(node, facts)
+        bound(node, found, weights, ranges)
+        ranges.prove(node, facts)
+        if maps and (found is not None or row is not None):
+            find_maps(node, found, weights, facts)
+    return facts
+
+
+def channel_constants(found: Layer, facts: Facts) -> Constants:
+    """The constants of a layer's input channels; NaN where they vary or are infinite."""
+    known = facts.of(found.source, found.source_axis)
+    width = static_size(found.source, found.source_axis) or 0
+    return np.full(width, np.nan) if known is None else np.where(np.isfinite(known), known, np.nan)
+
+
+def layer_constants(found: Layer, weights: Weights, facts: Facts) -> Constants:
+    """Rows whose remaining weights meet constants only hold bias plus contributions.
+
+    A constant other than zero counts as varying where the layer pads: zeros at the borders make
+    the row differ there from the middle.
+    """
+    known = channel_constants(found, facts)
+    steady = ~np.isnan(known) if found.uniform else known == 0
+    rows = bias_rows(found) + contribution(found, np.where(steady, known, 0.0))
+    return np.where(weights.touching(found, ~steady), np.nan, rows)

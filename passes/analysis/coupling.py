@@ -1,0 +1,125 @@
+"""Which axes must be cut together: one walk over the graph, each operator by its rule."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from prunedeploy.passes.analysis.axes import INTERFACE, Axes, Labels, rank, static_size
+from prunedeploy.passes.analysis.subgraphs import pin_captured, pin_outside
+from prunedeploy.passes.operators.layers import Layer, layer
+from prunedeploy.passes.operators.rule import wall
+from prunedeploy.passes.operators.table import rule
+
+
+def couple(graph: ir.Graph, carrier: int = 0, alike: bool = False) -> Axes:
+    """The labels of all axes of ``graph``, nodes in topological order; see ``Axes.carrier``.
+
+    ``alike`` says that all groups of a convolution are to lose the same channels.
+    """
+    axes = Axes(carrier)
+    for value in graph.inputs:
+        axes.pin(value)
+    pin_outside(graph, axes)
+    for node in graph:
+        axes.asked.clear()
+        axes.at = f"{node.op_type} ({node.name})"
+        found, row = layer(node), rule(node)
+        if found is not None:
+            couple_layer(found, axes, alike)
+        elif row is not None:
+            row.couple(node, axes)
+        else:
+            wall(node, axes)
+        _pin_unasked(node, axes)
+        _pin_the_rest(node, axes)
+        pin_captured(node, axes)
+    axes.at = INTERFACE
+    for value in graph.outputs:
+        axes.pin(value)
+    return axes
+
+
+def _pin_unasked(node: ir.Node, axes: Axes) -> None:
+    """An axis of an operand that its rule said nothing of is read: indices, sizes, scales.
+
+    Shape is the exception: it reads the lengths that its rule names and nothing else.
+    """
+    if node.op_type == "Shape":
+        return
+    for value in node.inputs:
+        for axis in range((rank(value) or 0) if value is not None else 0):
+            if value is not None and (value, axis) not in axes.asked:
+                axes.pin_axis(value, axis)
+
+
+def _pin_the_rest(node: ir.Node, axes: Axes) -> None:
+    """An axis of a result that its rule said nothing of is not known to be cuttable."""
+    for value in node.outputs:
+        for axis in range(rank(value) or 0):
+            if not axes.has(value, axis):
+                axes.pin_axis(value, axis)
+
+
+def couple_layer(found: Layer, axes: Axes, alike: bool = False) -> None:
+    """Input channels with the weight's columns, output channels with its rows and bias."""
+    channels = axes.of(found.source, found.source_axis)
+    if found.depthwise:
+        rows = channels
+        axes.assign(found.weight, 0, rows)
+    elif found.grouped:
+        both = alike or found.alike
+        rows = _couple_alike(found, axes) if both else _couple_grouped(found, axes)
+    else:
+        axes.assign(found.weight, found.weight_in, channels)
+        rows = axes.of(found.weight, found.weight_out)
+    axes.assign(found.result, found.result_axis, rows)
+    bias = found.bias
+    if bias is not None:
+        for axis in range(rank(bias) or 0):
+            if static_size(bias, axis) == len(rows):
+                axes.assign(bias, axis, rows)
+    _couple_other_axes(found, axes)
+
+
+def _couple_grouped(found: Layer, axes: Axes) -> Labels:
+    """Groups are cut apart, each as if it were a convolution of its own (see groups.py).
+
+    The layer gets new weights then. Where others share them, their channels go together, so that
+    they go on sharing.
+    """
+    channels = axes.of(found.source, found.source_axis)
+    rows = axes.of(found.result, found.result_axis)
+    others = {use.node for use in found.weight.uses()} - {found.node}
+    for other in filter(None, map(layer, others)):
+        if other.groups == found.groups:
+            axes.tie(axes.of(other.source, other.source_axis), channels)
+            axes.tie(axes.of(other.result, other.result_axis), rows)
+    axes.pin(found.weight)
+    return rows
+
+
+def _couple_alike(found: Layer, axes: Axes) -> Labels:
+    """The same positions go in each group, so that the layer keeps its weight and its groups."""
+    channels = axes.of(found.source, found.source_axis).reshape(found.groups, -1)
+    rows = axes.of(found.result, found.result_axis)
+    for labels in (channels, rows.reshape(found.groups, -1)):
+        for group in labels[1:]:
+            axes.tie(labels[0], group)
+    outward = found.weight_out == 0  # else transposed: [in channels, out channels of a group, ...]
+    axes.assign(found.weight, found.weight_in, channels[0] if outward else channels.reshape(-1))
+    axes.assign(
+        found.weight, found.weight_out, rows if outward else rows[: len(rows) // found.groups]
+    )
+    return rows
+
+
+def _couple_other_axes(found: Layer, axes: Axes) -> None:
+    """Batch and token axes pass; those a window sweeps cannot be cut."""
+    for axis in range(rank(found.source) or 0):
+        if axis == found.source_axis:
+            continue
+        if found.spatial:
+            axes.pin_axis(found.source, axis)
+            axes.pin_axis(found.result, axis)
+        else:
+            axes.assign(found.result, axis, axes.of(found.source, axis))

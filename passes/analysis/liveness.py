@@ -1,0 +1,189 @@
+"""What must stay: one walk backward from the outputs, repeated until nothing new is marked.
+
+A label is live when an output of the network can tell its value: it is pinned, or some live row
+of a layer reads it through a weight that is not zero and it is not a constant which that layer
+can take over. Everything that is never marked can go, cycles through residual sums included
+(this is the marking of a garbage collector, not a count of readers).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from prunedeploy.passes.analysis.axes import Axes, Mask
+from prunedeploy.passes.analysis.constant_maps import mapped
+from prunedeploy.passes.analysis.constants import channel_constants
+from prunedeploy.passes.analysis.facts import Facts
+from prunedeploy.passes.operators.layers import Layer, Weights, layer
+from prunedeploy.passes.operators.rule import Reads
+from prunedeploy.passes.operators.table import rule
+
+# Why a channel without weights stays, in the words of the report.
+CARRIES = "constants other than zero meet zero padding: one channel must carry them"
+JOINED = (
+    "joined, in a sum, a grouped convolution or the groups of a norm, "
+    "with channels that are not constant"
+)
+
+# A carrier this much smaller than what is merged into it would blow rounding up.
+CONDITION = 2.0**-6
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The labels that stay, and for each why, should its own weights be zero."""
+
+    live: Mask  # by representative of the label
+    reasons: dict[int, str]
+
+
+def layers_of(graph: ir.Graph) -> list[Layer]:
+    """The layers in order."""
+    return [found for node in graph if (found := layer(node)) is not None]
+
+
+def inner_layers_of(graph: ir.Graph) -> list[Layer]:
+    """What operators with several weights, recurrent ones, read through each of them."""
+    rows = ((node, rule(node)) for node in graph)
+    return [
+        found
+        for node, row in rows
+        if row is not None and row.layers is not None
+        for found in row.layers(node)
+    ]
+
+
+def reads_of(graph: ir.Graph, facts: Facts) -> list[tuple[str, Reads]]:
+    """What operators without weights need of the axes they mix, by the operator's name."""
+    found = []
+    for node in graph:
+        row = rule(node)
+        if row is not None and row.reads is not None and layer(node) is None:
+            found.append((f"{node.op_type} ({node.name})", row.reads(node, facts)))
+    return found
+
+
+def absorbed(found: Layer, facts: Facts) -> Mask:
+    """Input channels at a constant or a known map that need not be read.
+
+    Zeros, and where a constant adds the same everywhere, any constant: the bias takes it. Where
+    the layer pads, constants other than zero can be added as a map (see borders), or, for maps of
+    dynamic size, merged into one of them (see carriers). What known maps come to is always a map.
+    """
+    known = channel_constants(found, facts)
+    maps = mapped(found.source, facts) if found.mappable else np.False_
+    if found.takes_bias if found.uniform else found.mappable or mergeable(found):
+        return ~np.isnan(known) | maps
+    return np.asarray((known == 0) | maps)
+
+
+def mergeable(found: Layer) -> bool:
+    """Whether columns of this layer's weight may be changed: it is not shared, nor depthwise."""
+    own = len(found.weight.uses()) == 1 and not found.weight.is_graph_output()
+    stored = found.weight.const_value is not None  # as it is, not as integers
+    return not found.depthwise and found.spatial and own and stored
+
+
+def mark(
+    layers: list[Layer], axes: Axes, weights: Weights, facts: Facts, carriers: set[int]
+) -> Kept:
+    """The live labels, given the labels that carry merged constants."""
+    live = np.zeros(len(axes), bool)
+    reasons = dict(axes.pinned)
+    reasons.update(dict.fromkeys(carriers, CARRIES))
+    live[list(reasons)] = True
+    seen = [np.zeros(weights.used(found).shape[0], bool) for found in layers]
+    changed = True
+    while changed:
+        changed = False
+        for found, done in zip(reversed(layers), reversed(seen), strict=True):
+            if found.depthwise:
+                continue  # its input and output channels are the same labels
+            rows = live[axes.roots(found.result, found.result_axis)] & ~done
+            if rows.any():
+                done |= rows
+                needed = weights.needed(found, rows) & ~absorbed(found, facts)
+                roots = np.unique(axes.roots(found.source, found.source_axis)[needed])
+                fresh = roots[~live[roots]]
+                live[fresh] = True
+                reasons.update(dict.fromkeys(fresh.tolist(), JOINED))
+                changed |= bool(len(fresh))
+    return Kept(live, reasons)
+
+
+def choose_carriers(
+    layers: list[Layer], axes: Axes, weights: Weights, facts: Facts
+) -> tuple[Kept, dict[tuple[int, int], int]]:
+    """Live labels once every padded layer that needs one has a channel to carry its constants.
+
+    Zero padding meets a constant c != 0, and the map has no fixed size: neither a bias nor a map
+    can stand for it at the borders. All such channels of a layer merge into one of them, k:
+    W[:, k] += sum_j W[:, j] c_j / c_k, exact for every size and padding; in a grouped convolution
+    once a group. A channel that stays anyway is taken where one is large enough; otherwise the one
+    that serves most of the waiting layers, then the largest constant, so that the division is well
+    conditioned.
+
+    Returns:
+        What is live, and the carrying input channel by layer (index into ``layers``) and group.
+    """
+    carriers: set[int] = set()
+    while True:
+        kept = mark(layers, axes, weights, facts, carriers)
+        chosen: dict[tuple[int, int], int] = {}
+        waiting: dict[tuple[int, int], NDArray[np.float64]] = {}
+        for index, found in enumerate(layers):
+            values = _merging(found, axes, weights, facts, kept)
+            if values is None:
+                continue
+            staying = kept.live[axes.roots(found.source, found.source_axis)]
+            known = np.nan_to_num(channel_constants(found, facts))
+            size = np.abs(known)
+            for group, inside in enumerate(groups_of(found, values)):
+                if not inside.any():
+                    continue
+                large = size >= CONDITION * np.abs(inside).max()
+                held = groups_of(found, np.where(staying & large, size, 0.0))[group]
+                if held.any():
+                    chosen[index, group] = int(held.argmax())
+                else:
+                    waiting[index, group] = inside
+        if not waiting:
+            return kept, chosen
+        carriers.add(_most_wanted(waiting, layers, axes))
+
+
+def groups_of(found: Layer, values: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Numbers of the input channels, once a group: those of the group, 0 elsewhere."""
+    inside = np.arange(len(values)) // (len(values) // found.groups)
+    return [np.where(inside == group, values, 0.0) for group in range(found.groups)]
+
+
+def _merging(
+    found: Layer, axes: Axes, weights: Weights, facts: Facts, kept: Kept
+) -> NDArray[np.float64] | None:
+    """The constants that live rows of a padded layer read through channels about to go."""
+    if found.uniform or found.mappable or not mergeable(found):
+        return None
+    rows = kept.live[axes.roots(found.result, found.result_axis)]
+    staying = kept.live[axes.roots(found.source, found.source_axis)]
+    known = np.nan_to_num(channel_constants(found, facts))
+    values = np.where(weights.needed(found, rows) & ~staying, known, 0.0)
+    return values if values.any() else None
+
+
+def _most_wanted(
+    waiting: dict[tuple[int, int], NDArray[np.float64]], layers: list[Layer], axes: Axes
+) -> int:
+    served: dict[int, tuple[int, float]] = {}
+    for (index, _), values in waiting.items():
+        found = layers[index]
+        roots = axes.roots(found.source, found.source_axis)
+        for root in np.unique(roots[values != 0]).tolist():
+            count, size = served.get(root, (0, np.inf))
+            largest = float(np.abs(values[roots == root]).max())
+            served[root] = (count + 1, min(size, largest))
+    return max(served, key=lambda root: (*served[root], -root))

@@ -1,0 +1,60 @@
+"""How the analyses are to be run, in one record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import onnx_ir as ir
+
+from prunedeploy.core.records import InputRange
+from prunedeploy.passes.analysis.axes import Axes
+from prunedeploy.passes.analysis.zero import Zero
+from prunedeploy.passes.operators.layers import Layer
+
+Borders = Literal["map", "channel"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What cannot be done where the weights belong to a program that is not ours to rewrite.
+
+    ``pinned`` says which axes of which values, by name, cannot be cut, and why; ``biases`` names
+    the nodes whose bias can take constants. Maps are out of the question, and the groups of a
+    convolution stay alike.
+    """
+
+    pinned: Mapping[tuple[str, int], str]
+    biases: frozenset[str]
+
+    def pin(self, axes: Axes, graph: ir.Graph) -> None:
+        """Pin what is pinned."""
+        values = {str(v.name): v for node in graph for v in (*node.inputs, *node.outputs) if v}
+        for (name, axis), why in self.pinned.items():
+            if name in values:
+                axes.pin_axis(values[name], axis, why)
+
+    def limit(self, layer: Layer) -> Layer:
+        """The layer as it may be used."""
+        return replace(
+            layer, takes_bias=layer.node.name in self.biases, takes_map=False, alike=True
+        )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the analyses are told besides the graph.
+
+    ``zero`` is what counts as zero; ``stated`` what the inputs lie within, by name; ``align`` the
+    multiple that output channels are to be, where keeping dead ones can make them so; ``borders``
+    what takes over constants that meet zero padding, where there is a choice; ``overhead`` what
+    one more convolution costs (see classes.py); ``limits`` what cannot be done.
+    """
+
+    zero: Zero = field(default_factory=Zero)
+    stated: Mapping[str, InputRange] = field(default_factory=dict)
+    align: int = 1
+    borders: Borders = "map"
+    overhead: float = 0.0
+    limits: Limits | None = None

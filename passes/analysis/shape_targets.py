@@ -1,0 +1,173 @@
+"""Shapes that a network computes: which of their entries are known, and how to change one.
+
+Exporters write the target of a Reshape, an Expand or a ConstantOfShape as a chain of Shape,
+Slice, Gather and Concat when one dimension, the batch, is dynamic. The entries that are plain
+numbers can still be rewritten where the Concat has them as constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from prunedeploy.passes.analysis.axes import rank, static_size
+from prunedeploy.passes.analysis.facts import constant_array
+from prunedeploy.passes.operators.rule import replace_input, unique_name
+
+# A number, the name of a dynamic dimension, or None where nothing is known.
+Entry = int | str | None
+
+SAME = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
+DEEPEST = 12  # nodes in a chain; operands in common are looked at once for each reader
+
+
+def entries(value: ir.Value | None, depth: int = DEEPEST) -> list[Entry] | None:
+    """The entries of a tensor of integers, in order, as far as they are known."""
+    if value is None or not depth:
+        return None
+    if (array := constant_array(value)) is not None:
+        return [int(n) for n in array.reshape(-1)] if array.dtype.kind in "iu" else None
+    node = value.producer()
+    if node is None or node.domain not in ("", "ai.onnx") or not node.inputs:
+        return None
+    if node.op_type == "Shape":
+        return _shape(node)
+    if value.dtype is None or not value.dtype.is_integer():
+        return None
+    if node.op_type == "Concat":
+        pieces = [entries(piece, depth - 1) for piece in node.inputs]
+        return None if None in pieces else [e for piece in pieces for e in piece or []]
+    before = entries(node.inputs[0], depth - 1)
+    if before is None:
+        return None
+    if node.op_type in SAME:
+        return before
+    if node.op_type in ("Gather", "Slice"):
+        return _selected(node, before)
+    if node.op_type in ("Add", "Mul", "Sub"):
+        return _computed(node, before, entries(node.inputs[1], depth - 1))
+    return None
+
+
+def _shape(node: ir.Node) -> list[Entry] | None:
+    source = node.inputs[0]
+    if source is None or source.shape is None:
+        return None
+    start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", 1 << 30)
+    dims = list(source.shape)[start:end]
+    return [dim if isinstance(dim, int) else dim.value for dim in dims]
+
+
+def _selected(node: ir.Node, before: list[Entry]) -> list[Entry] | None:
+    if rank(node.inputs[0]) != 1 if node.inputs[0] is not None else True:
+        return None
+    given = [constant_array(value) for value in node.inputs[1:]]
+    if any(array is None for array in given):
+        return None
+    numbers = [[int(n) for n in np.asarray(array).reshape(-1)] for array in given]
+    if node.op_type == "Gather":
+        inside = all(-len(before) <= i < len(before) for i in numbers[0])
+        return [before[i] for i in numbers[0]] if inside else None
+    if any(len(part) != 1 for part in numbers) or len(numbers) < 2:
+        return None
+    step = numbers[3][0] if len(numbers) > 3 else 1
+    return before[slice(numbers[0][0], numbers[1][0], step)]
+
+
+def _computed(node: ir.Node, left: list[Entry], right: list[Entry] | None) -> list[Entry] | None:
+    if right is None or len(left) != len(right):
+        return None
+    run = {"Add": int.__add__, "Mul": int.__mul__, "Sub": int.__sub__}[node.op_type]
+    return [
+        run(a, b) if isinstance(a, int) and isinstance(b, int) else None
+        for a, b in zip(left, right, strict=True)
+    ]
+
+
+def name_lengths(graph: ir.Graph) -> None:
+    """Give dynamic lengths that a network copies by way of a target shape the name they had.
+
+    Shape inference makes up a new name for each: ``unk__`` and a number.
+    """
+    names: dict[str, str] = {}
+    for node in graph:
+        for value in node.outputs:
+            if value.shape is not None and not value.shape.is_static():
+                value.shape = ir.Shape([_renamed(dim, names) for dim in value.shape])
+        target = node.inputs[1] if node.op_type == "Reshape" and len(node.inputs) > 1 else None
+        shape, asked = node.outputs[0].shape if node.outputs else None, entries(target)
+        if shape is None or asked is None or len(asked) != len(shape):
+            continue
+        for dim, entry in zip(shape, asked, strict=True):
+            if isinstance(dim, ir.SymbolicDim) and isinstance(entry, str):
+                made_up = str(dim.value or "")
+                if made_up.startswith("unk__") and made_up != entry:
+                    names[made_up] = entry
+        node.outputs[0].shape = ir.Shape([_renamed(dim, names) for dim in shape])
+
+
+def _renamed(dim: int | ir.SymbolicDim, names: Mapping[str, str]) -> int | ir.SymbolicDim:
+    if isinstance(dim, int) or dim.value not in names:
+        return dim
+    return ir.SymbolicDim(names[str(dim.value)])
+
+
+def rewritable(value: ir.Value | None) -> list[bool]:
+    """For each entry of a shape whether ``retarget`` can change it; [] where that is not known."""
+    if value is None:
+        return []
+    if (array := constant_array(value)) is not None:
+        return [True] * array.size
+    pieces = _pieces(value)
+    if pieces is None:
+        return []
+    return [constant_array(piece) is not None for piece, length in pieces for _ in range(length)]
+
+
+def _pieces(value: ir.Value) -> list[tuple[ir.Value, int]] | None:
+    """The operands of the Concat that computes a shape, with their lengths."""
+    node = value.producer()
+    if node is None or node.op_type != "Concat" or node.graph is not value.graph:
+        return None
+    found = [(piece, static_size(piece, 0)) for piece in node.inputs if piece is not None]
+    if len(found) != len(node.inputs) or any(length is None for _, length in found):
+        return None
+    return [(piece, length or 0) for piece, length in found]
+
+
+def retarget(node: ir.Node, index: int, sizes: Mapping[int, int]) -> None:
+    """Give ``node`` a shape of its own with other numbers in some places.
+
+    The entries are ``rewritable``; other readers of the shape keep the old one.
+    """
+    value, graph = node.inputs[index], node.graph
+    assert value is not None
+    assert graph is not None
+    array = constant_array(value)
+    if array is not None:
+        changed = array.astype(np.int64).copy()
+        changed[list(sizes)] = list(sizes.values())
+        if (changed != array).any():
+            replace_input(node, index, changed, "shape")
+        return
+    pieces = _pieces(value)
+    assert pieces is not None
+    concat = ir.node("Concat", [piece for piece, _ in pieces], {"axis": 0})
+    concat.name = unique_name(graph, f"shape.{node.name or node.outputs[0].name}")
+    concat.outputs[0].shape, concat.outputs[0].type = value.shape, value.type
+    graph.insert_before(node, concat)
+    concat.outputs[0].name = unique_name(graph, f"{concat.name}.computed")
+    first = 0
+    for position, (piece, length) in enumerate(pieces):
+        here = {at - first: size for at, size in sizes.items() if first <= at < first + length}
+        first += length
+        if here:
+            numbers = np.array(constant_array(piece))
+            numbers[list(here)] = list(here.values())
+            replace_input(concat, position, numbers, "shape")
+    node.replace_input_with(index, concat.outputs[0])
+    old = value.producer()
+    if old is not None and not value.uses() and not value.is_graph_output():
+        graph.remove(old, safe=True)

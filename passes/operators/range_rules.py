@@ -1,0 +1,349 @@
+"""What each operator without weights makes of ranges: one transfer function a row.
+
+An operator in neither table is taken to compute anything that its result's type can hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from prunedeploy.passes.analysis.axes import rank, static_size
+from prunedeploy.passes.analysis.facts import constant_array
+from prunedeploy.passes.analysis.ranges import (
+    ANYTHING,
+    Bounds,
+    Pair,
+    Range,
+    Ranges,
+    everywhere,
+    unit,
+    widened,
+)
+from prunedeploy.passes.analysis.zero import SUBNORMAL, UNIT
+from prunedeploy.passes.operators.elementwise import EPSILON
+from prunedeploy.reference.evaluate import evaluate_node
+from prunedeploy.reference.opsets import scales_channels
+
+Transfer = Callable[[ir.Node, Ranges], Range]
+# Runtimes compute exp, erf and their like by approximations of a few units in the last place.
+APPROXIMATION = 16
+
+Combine = Callable[[ir.Node, list[Pair]], Pair]
+
+
+def pointwise(combine: Combine, rounds: float) -> Transfer:
+    """The transfer of an elementwise operator from what it makes of aligned bounds.
+
+    ``rounds`` is how many units in the last place its result may be off.
+    """
+
+    def transfer(node: ir.Node, ranges: Ranges) -> Range:
+        axis, pairs = aligned(node, ranges)
+        with np.errstate(all="ignore"):
+            low, high = combine(node, pairs)
+            if rounds:
+                low, high = widened(low, high, rounds * unit(node.outputs[0]))
+        return Range(low, high, axis)
+
+    return transfer
+
+
+def aligned(node: ir.Node, ranges: Ranges) -> tuple[int | None, list[Pair]]:
+    """The axis of the result that ranges are kept for, and every operand's bounds along it."""
+    result = node.outputs[0]
+    width = rank(result)
+    places = []
+    for value in node.inputs:
+        offset = None if value is None or width is None else width - (rank(value) or 0)
+        places.append((value, offset))
+    axis = _common_axis(places, result, ranges)
+    if axis is None:
+        hulls = [ranges.of(value).hull() for value, _ in places]
+        return None, [(np.array([low]), np.array([high])) for low, high in hulls]
+    size = static_size(result, axis) or 0
+    return axis, [ranges.along(value, axis - (offset or 0), size) for value, offset in places]
+
+
+def _common_axis(
+    places: list[tuple[ir.Value | None, int | None]], result: ir.Value, ranges: Ranges
+) -> int | None:
+    """Where the first operand with a range an index has it; else the one long axis of a constant"""
+    for value, offset in places:
+        found = ranges.of(value)
+        if found.axis is not None and offset is not None:
+            axis = found.axis + offset
+            if static_size(result, axis) == len(found.low):
+                return axis
+    for value, offset in places:
+        array = constant_array(value)
+        long = [i for i, n in enumerate(array.shape) if n > 1] if array is not None else []
+        if len(long) == 1 and offset is not None and array is not None:
+            axis = long[0] + offset
+            if static_size(result, axis) == array.shape[long[0]]:
+                return axis
+    return None
+
+
+def _all_add(_: ir.Node, pairs: list[Pair]) -> Pair:
+    low, high = pairs[0]
+    for left, right in pairs[1:]:
+        low, high = low + left, high + right
+    return low, high
+
+
+def add(node: ir.Node, ranges: Ranges) -> Range:
+    """Sums: each addition rounds by a unit of its terms (see ``range_layers._least``)."""
+    axis, pairs = aligned(node, ranges)
+    if node.op_type == "Sub":
+        pairs[1] = (-pairs[1][1], -pairs[1][0])
+    with np.errstate(all="ignore"):
+        low, high = _all_add(node, pairs)
+        if len(pairs) > 1:
+            error = 2 * len(pairs) * unit(node.outputs[0])
+            low = low - error * sum(np.abs(pair[0]) for pair in pairs)
+            high = high + error * sum(np.abs(pair[1]) for pair in pairs)
+        if node.op_type == "Mean":
+            low, high = widened(low / len(pairs), high / len(pairs), error_of(node))
+    return Range(low, high, axis)
+
+
+def error_of(node: ir.Node) -> float:
+    """Two units in the last place of a result: its own rounding, and that of the analysis."""
+    return 2 * unit(node.outputs[0])
+
+
+def product(left: Pair, right: Pair) -> Pair:
+    """Bounds of x y; zero times infinity is zero, as neither is reached."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        corners = np.array([a * b for a in left for b in right])
+    corners = np.where(np.isnan(corners), 0.0, corners)
+    return corners.min(axis=0), corners.max(axis=0)
+
+
+def _multiply(node: ir.Node, pairs: list[Pair]) -> Pair:
+    if node.inputs[0] is node.inputs[1]:
+        return _power(pairs[0], 2.0)
+    return product(*pairs)
+
+
+def _divide(_: ir.Node, pairs: list[Pair]) -> Pair:
+    return product(pairs[0], _reciprocal(pairs[1]))
+
+
+def _reciprocal(pair: Pair) -> Pair:
+    low, high = pair
+    apart = (low > 0) | (high < 0)
+    return np.where(apart, 1 / high, -np.inf), np.where(apart, 1 / low, np.inf)
+
+
+def _power(base: Pair, exponent: float) -> Pair:
+    low, high = base
+    if exponent == int(exponent) and int(exponent) % 2 == 0:
+        size = np.maximum(np.abs(low), np.abs(high))
+        least = np.where((low <= 0) & (high >= 0), 0.0, np.minimum(np.abs(low), np.abs(high)))
+        low, high = least, size
+    elif exponent != int(exponent):
+        low = np.maximum(low, 0.0)  # a number below zero has no such power
+    ends = low**exponent, high**exponent
+    if exponent < 0:
+        # a bound of zero is approached, the side from which decides on the infinity: 1 / -0.0
+        same_side = (low >= 0) | (high < 0)
+        return (
+            np.where(same_side, np.minimum(*ends), -np.inf),
+            np.where(same_side & (low != 0) & (high != 0), np.maximum(*ends), np.inf),
+        )
+    return ends
+
+
+def _pow(_: ir.Node, pairs: list[Pair]) -> Pair:
+    base, (low, high) = pairs
+    exponents = np.unique(np.concatenate([low, high]))
+    if len(exponents) != 1 or not np.isfinite(exponents[0]):
+        return np.full_like(base[0], -np.inf), np.full_like(base[1], np.inf)
+    return _power(base, float(exponents[0]))
+
+
+def _clip(node: ir.Node, pairs: list[Pair]) -> Pair:
+    (low, high), *limits = pairs
+    if len(node.inputs) == 1:  # before opset 11
+        least = node.attributes.get_float("min", -np.inf)
+        most = node.attributes.get_float("max", np.inf)
+        return np.clip(low, least, most), np.clip(high, least, most)
+    given = [value is not None for value in node.inputs[1:]]
+    if given[0]:
+        low, high = np.maximum(low, limits[0][0]), np.maximum(high, limits[0][1])
+    if given[1:] == [True]:
+        low, high = np.minimum(low, limits[1][0]), np.minimum(high, limits[1][1])
+    return low, high
+
+
+def _leaky(node: ir.Node, pairs: list[Pair]) -> Pair:
+    slope = np.array([node.attributes.get_float("alpha", 0.01)])
+    return _sloped(node, [pairs[0], (slope, slope)])
+
+
+def _sloped(_: ir.Node, pairs: list[Pair]) -> Pair:
+    (low, high), slope = pairs
+    below = product((np.minimum(low, 0), np.minimum(high, 0)), slope)
+    return np.maximum(low, 0) + below[0], np.maximum(high, 0) + below[1]
+
+
+def _absolute(_: ir.Node, pairs: list[Pair]) -> Pair:
+    low, high = pairs[0]
+    crosses = (low < 0) & (high > 0)
+    least = np.where(crosses, 0.0, np.minimum(np.abs(low), np.abs(high)))
+    return least, np.maximum(np.abs(low), np.abs(high))
+
+
+def _hard_sigmoid(node: ir.Node, pair: Pair, defaults: tuple[float, float]) -> Pair:
+    """max(0, min(1, alpha x + beta)), what is inside widened before it is cut off."""
+    alpha = node.attributes.get_float("alpha", defaults[0])
+    beta = node.attributes.get_float("beta", defaults[1])
+    slope = np.array([alpha])
+    low, high = product(pair, (slope, slope))
+    low, high = widened(low + beta, high + beta, 4 * unit(node.outputs[0]), abs(beta) * 2)
+    return np.clip(low, 0, 1), np.clip(high, 0, 1)
+
+
+def _hard_swish(node: ir.Node, pairs: list[Pair]) -> Pair:
+    """x times a HardSigmoid of slope 1/6; never below -3/8."""
+    low, high = product(pairs[0], _hard_sigmoid(node, pairs[0], (1 / 6, 0.5)))
+    return np.maximum(low, -0.376), high
+
+
+def _humped(least: float) -> Combine:
+    """x s(x) with s from 0 to 1: between x and 0 for x below 0, but never below ``least``."""
+
+    def combine(node: ir.Node, pairs: list[Pair]) -> Pair:
+        low, high = pairs[0]
+        if node.attributes.get_float("alpha", 1.0) != 1.0:
+            return np.minimum(low, 0), np.maximum(high, 0)
+        return np.clip(low, least, 0), np.maximum(high, 0)
+
+    return combine
+
+
+def monotone(least: float = -math.inf, most: float = math.inf) -> Transfer:
+    """A function that never falls, with values in [least, most]: the operator at both bounds."""
+
+    def combine(node: ir.Node, pairs: list[Pair]) -> Pair:
+        if node.attributes.get_float("alpha", 1.0) < 0 or node.attributes.get_float("gamma", 1) < 0:
+            return np.full_like(pairs[0][0], -np.inf), np.full_like(pairs[0][1], np.inf)
+        low, high = (_evaluated(node, bound) for bound in pairs[0])
+        low, high = widened(low, high, APPROXIMATION * unit(node.outputs[0]), 1.0)
+        low, high = np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
+        # where a function has a limit, its approximation may pass it by its rounding, but for 0
+        slack = APPROXIMATION * unit(node.outputs[0])
+        return np.maximum(low, least - slack * abs(least)), np.minimum(
+            high, most + slack * abs(most) if math.isfinite(most) else most
+        )
+
+    return pointwise(combine, 0)
+
+
+def _evaluated(node: ir.Node, at: Bounds) -> Bounds:
+    assert node.graph is not None
+    assert node.inputs[0] is not None
+    found = evaluate_node(node, node.graph.opset_imports, [at])
+    return np.array(found[0], np.float64)
+
+
+def _stepped(jump: Callable[[Bounds], Bounds]) -> Combine:
+    """A bound that is itself on a jump may fall on either side of it, once passes have rounded."""
+
+    def combine(node: ir.Node, pairs: list[Pair]) -> Pair:
+        low, high = widened(*pairs[0], 64 * unit(node.outputs[0]))
+        return jump(low), jump(high)
+
+    return combine
+
+
+def _union(_: ir.Node, pairs: list[Pair]) -> Pair:
+    (left_low, left_high), (right_low, right_high) = pairs[1:]
+    return np.minimum(left_low, right_low), np.maximum(left_high, right_high)
+
+
+def _cast(node: ir.Node, pairs: list[Pair]) -> Pair:
+    dtype = node.outputs[0].dtype
+    if dtype is None or not dtype.is_floating_point():
+        return np.full_like(pairs[0][0], -np.inf), np.full_like(pairs[0][1], np.inf)
+    return widened(*pairs[0], 2 * unit(node.outputs[0]))
+
+
+def batch_norm(node: ir.Node, ranges: Ranges) -> Range:
+    """y = a (x - mean) + bias, computed in either order of its operations."""
+    vectors = [constant_array(value) for value in node.inputs[1:5]]
+    if not scales_channels(node) or len(vectors) < 4 or any(vector is None for vector in vectors):
+        return ANYTHING
+    scale, bias, mean, var = (np.asarray(vector, np.float64) for vector in vectors)
+    slope = scale / np.sqrt(var + node.attributes.get_float("epsilon", EPSILON))
+    bound = max(SUBNORMAL, UNIT * UNIT * np.abs(slope).max(initial=0.0))
+    slope = np.where(np.abs(slope) <= bound, 0.0, slope)
+    low, high = product(ranges.along(node.inputs[0], 1, len(slope)), (slope, slope))
+    shift = bias - slope * mean
+    error = 8 * unit(node.outputs[0])
+    still = slope == 0
+    scales = np.where(still, 0.0, np.abs(slope * mean) + np.abs(bias))
+    with np.errstate(invalid="ignore"):
+        below = low + shift - error * (np.abs(low) + scales)
+        above = high + shift + error * (np.abs(high) + scales)
+    return Range(np.where(still, bias, below), np.where(still, bias, above), 1)
+
+
+def between(low: float, high: float) -> Transfer:
+    """Whatever comes in, the result lies in [low, high]."""
+
+    def transfer(node: ir.Node, _: Ranges) -> Range:
+        slack = APPROXIMATION * unit(node.outputs[0])
+        most = high + slack * abs(high) if math.isfinite(high) else high
+        return everywhere(low - slack * abs(low) if math.isfinite(low) else low, most)
+
+    return transfer
+
+
+POINTWISE: dict[str, Transfer] = {
+    **dict.fromkeys(("Add", "Sub", "Sum", "Mean"), add),
+    "Sigmoid": monotone(0.0, 1.0),
+    **dict.fromkeys(("Erf", "Softsign", "Tanh"), monotone(-1.0, 1.0)),
+    **dict.fromkeys(("Exp", "Softplus", "Sqrt"), monotone(0.0)),
+    **dict.fromkeys(("Log", "Asinh", "Sinh", "Elu", "Celu", "Selu"), monotone()),
+    "Atan": monotone(-math.pi / 2, math.pi / 2),
+    **dict.fromkeys(("Sin", "Cos"), between(-1.0, 1.0)),
+    "Sign": between(-1.0, 1.0),
+    **dict.fromkeys(("Softmax", "Hardmax"), between(0.0, 1.0)),
+    "LogSoftmax": between(-math.inf, 0.0),
+    "Abs": pointwise(_absolute, 0),
+    "BatchNormalization": batch_norm,
+    "Cast": pointwise(_cast, 0),
+    "Ceil": pointwise(_stepped(np.ceil), 0),
+    "Clip": pointwise(_clip, 0),
+    "Div": pointwise(_divide, 4),
+    "Floor": pointwise(_stepped(np.floor), 0),
+    "Gelu": pointwise(_humped(-0.1701), APPROXIMATION),
+    "HardSigmoid": pointwise(lambda node, pairs: _hard_sigmoid(node, pairs[0], (0.2, 0.5)), 0),
+    "HardSwish": pointwise(_hard_swish, 4),
+    "LeakyRelu": pointwise(_leaky, 2),
+    "Max": pointwise(lambda _, pairs: _extreme(np.maximum, pairs), 0),
+    "Min": pointwise(lambda _, pairs: _extreme(np.minimum, pairs), 0),
+    "Mish": pointwise(_humped(-0.3089), APPROXIMATION),
+    "Mul": pointwise(_multiply, 2),
+    "Neg": pointwise(lambda _, pairs: (-pairs[0][1], -pairs[0][0]), 0),
+    "PRelu": pointwise(_sloped, 2),
+    "Pow": pointwise(_pow, APPROXIMATION),
+    "Reciprocal": pointwise(lambda _, pairs: _reciprocal(pairs[0]), 4),
+    "Relu": pointwise(lambda _, p: (np.maximum(p[0][0], 0.0), np.maximum(p[0][1], 0.0)), 0),
+    "Round": pointwise(_stepped(np.round), 0),
+    "Swish": pointwise(_humped(-0.2785), APPROXIMATION),
+    "Where": pointwise(_union, 0),
+}
+
+
+def _extreme(which: Callable[[Bounds, Bounds], Bounds], pairs: list[Pair]) -> Pair:
+    low, high = pairs[0]
+    for left, right in pairs[1:]:
+        low, high = which(low, left), which(high, right)
+    return low, high

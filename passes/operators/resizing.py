@@ -1,0 +1,105 @@
+"""Rules for Resize and Upsample: batch and channels pass where they keep their length."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from prunedeploy.passes.analysis.axes import Axes, rank, static_size
+from prunedeploy.passes.analysis.facts import Facts, constant_array
+from prunedeploy.passes.analysis.shape_targets import entries, retarget, rewritable
+from prunedeploy.passes.operators.rule import Keep, pin_parameters, wall
+
+
+def couple_resize(node: ir.Node, axes: Axes) -> None:
+    """An axis of unchanged length passes, where sizes are given if its own can be rewritten."""
+    source, result = node.inputs[0], node.outputs[0]
+    crops = _transformation(node) == "tf_crop_and_resize"
+    if source is None or rank(source) is None or rank(result) != rank(source) or crops:
+        wall(node, axes)
+        return
+    pin_parameters(node, axes)
+    for axis in range(rank(source) or 0):
+        if axis < 2 and _stays(node, axis):
+            axes.assign(result, axis, axes.of(source, axis))
+        else:
+            axes.pin_axis(source, axis, f"{node.op_type} ({node.name})")
+            axes.pin_axis(result, axis)
+
+
+def _transformation(node: ir.Node) -> str:
+    return node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
+
+
+def _place(node: ir.Node, axis: int) -> int | None:
+    """Where scales and sizes speak of an axis; None: they do not, it stays as it is."""
+    width = rank(node.inputs[0]) if node.inputs[0] is not None else None
+    listed = node.attributes.get_ints("axes", None)
+    if listed is None:
+        return axis
+    chosen = [position % (width or 1) for position in listed]
+    return chosen.index(axis) if axis in chosen else None
+
+
+def _sizes(node: ir.Node) -> ir.Value | None:
+    """The input that gives lengths instead of scales."""
+    return node.inputs[3] if len(node.inputs) > 3 else None
+
+
+def _stays(node: ir.Node, axis: int) -> bool:
+    """Whether the axis keeps its length, and still would if it were shorter."""
+    place, sizes = _place(node, axis), _sizes(node)
+    if place is None:
+        return True
+    if sizes is None:
+        return _scale(node, place) == 1.0
+    size = static_size(node.inputs[0], axis) if node.inputs[0] is not None else None
+    asked, free = entries(sizes) or [], rewritable(sizes)
+    return (
+        _stretches(node)
+        and size is not None
+        and asked[place : place + 1] == [size]
+        and free[place : place + 1] == [True]
+    )
+
+
+def unscaled(node: ir.Node, axis: int) -> bool:
+    """Whether indices of an axis stay where they are, if it is as long as before."""
+    place = _place(node, axis)
+    if place is None or (_sizes(node) is not None and _stretches(node)):
+        return True
+    return _sizes(node) is None and _scale(node, place) == 1.0
+
+
+def _stretches(node: ir.Node) -> bool:
+    return node.attributes.get_string("keep_aspect_ratio_policy", "stretch") == "stretch"
+
+
+def _scale(node: ir.Node, place: int) -> float | None:
+    index = 2 if len(node.inputs) > 2 else 1  # a region comes first from opset 11 on
+    given = node.inputs[index] if len(node.inputs) > 1 else None
+    scales = constant_array(given) if given is not None else None
+    if scales is None:
+        scales = np.array(node.attributes.get_floats("scales", []))
+    return float(scales[place]) if place < scales.size else None
+
+
+def resize_constants(node: ir.Node, facts: Facts) -> None:
+    """Interpolation weights add up to one, so a constant stays what it is."""
+    source, result = node.inputs[0], node.outputs[0]
+    crops = _transformation(node) == "tf_crop_and_resize"
+    if source is not None and (rank(source) or 0) > 1 and not crops and _stays(node, 1):
+        facts.learn(result, 1, facts.of(source, 1))
+
+
+def edit_resize(node: ir.Node, keep: Keep) -> None:
+    """The sizes name fewer channels."""
+    if _sizes(node) is None:
+        return
+    sizes = {}
+    for axis in range(2):
+        mask, place = keep.of(node.outputs[0], axis), _place(node, axis)
+        if mask is not None and place is not None:
+            sizes[place] = int(mask.sum())
+    if sizes:
+        retarget(node, 3, sizes)

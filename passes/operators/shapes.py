@@ -1,0 +1,386 @@
+"""Rules for reshapes and transpositions, and for who asks for a shape."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from prunedeploy.passes.analysis.axes import Axes, rank, static_size
+from prunedeploy.passes.analysis.facts import Facts, constant_array
+from prunedeploy.passes.analysis.shape_targets import entries, retarget, rewritable
+from prunedeploy.passes.operators.rule import Keep, pin_parameters, wall
+from prunedeploy.passes.operators.selections import slice_bounds
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+Sizes = list[int | None]  # of the axes in order, None where dynamic
+Move = tuple[int, int, int, int]  # axis before, axis after, repeat each, tile all
+Moves = list[Move]
+
+
+def _sizes(value: ir.Value | None) -> Sizes | None:
+    if value is None or rank(value) is None:
+        return None
+    return [static_size(value, axis) for axis in range(rank(value) or 0)]
+
+
+def moves(node: ir.Node) -> Moves | None:
+    """How each axis survives a reshape: (before, after, repeat, tile); None if it is not known.
+
+    An axis alone in its group passes. One that is merged with others, rows of a flattened map,
+    appears with every index repeated for the axes behind it, tiled for those before it. Split axes
+    are not in the list.
+    """
+    before, after = _sizes(node.inputs[0]), _sizes(node.outputs[0])
+    pairs = _pairs(node)
+    if before is None or after is None or pairs is None:
+        return None
+    found: Moves = []
+    for left, right in pairs:
+        wide = [axis for axis in right if after[axis] != 1]
+        if len(wide) != 1:
+            continue  # split, or nothing but ones
+        for position, axis in enumerate(left):
+            size = [before[a] or 0 for a in left]
+            repeat, tile = math.prod(size[position + 1 :]), math.prod(size[:position])
+            if before[axis] is None:
+                repeat = tile = 1
+            found.append((axis, wide[0], repeat, tile))
+    return found
+
+
+def _pairs(node: ir.Node) -> list[tuple[list[int], list[int]]] | None:
+    """The groups of a reshape; several dynamic dimensions must be the same ones, in front."""
+    source, result = node.inputs[0], node.outputs[0]
+    before, after = _sizes(source), _sizes(result)
+    if source is None or source.shape is None or result.shape is None:
+        return None
+    if before is None or after is None:
+        return None
+    same = 0
+    if before.count(None) > 1 and 0 not in (*before, *after):
+        for one, other in zip(source.shape, result.shape, strict=False):
+            if not _equal(one, other):
+                break
+            same += 1
+    found = groups(before[same:], after[same:])
+    if found is None:
+        return None
+    moved = [([a + same for a in left], [b + same for b in right]) for left, right in found]
+    return [([axis], [axis]) for axis in range(same)] + moved
+
+
+def _equal(one: int | ir.SymbolicDim, other: int | ir.SymbolicDim) -> bool:
+    """Two unnamed dimensions are equal as objects, and still may be any two numbers."""
+    return one == other and (isinstance(one, int) or one.value is not None)
+
+
+def groups(before: Sizes, after: Sizes) -> list[tuple[list[int], list[int]]] | None:
+    """Runs of axes, before and after a reshape, that hold the same elements; None: not known.
+
+    With one dynamic dimension on each side, the batch, the two are the same where all others agree
+    in number of elements: then they must be. Where they do not agree (the batch is merged with the
+    heads), axes of equal length at the end pair up, and what is left is one run.
+    """
+    if before.count(None) > 1 or before.count(None) != after.count(None):
+        return None
+    if _static(before) == _static(after):
+        return _runs(before, after)
+    tail = 0
+    while tail < min(len(before), len(after)) and before[-1 - tail] == after[-1 - tail] is not None:
+        tail += 1
+    left, right = len(before) - tail, len(after) - tail
+    if None not in before or _static(before[:left]) == _static(after[:right]) or not tail:
+        return None
+    ends = [([left + i], [right + i]) for i in range(tail)]
+    return [(list(range(left)), list(range(right))), *ends]
+
+
+def _static(sizes: Sizes) -> int:
+    return math.prod(size for size in sizes if size is not None)
+
+
+def _runs(before: Sizes, after: Sizes) -> list[tuple[list[int], list[int]]]:
+    """Shortest runs with the same number of elements, from the front."""
+    found = []
+    i = j = 0
+    while i < len(before) or j < len(after):
+        left, right = [i] if i < len(before) else [], [j] if j < len(after) else []
+        i, j = i + 1, j + 1
+        while left and right and _count(before, left) != _count(after, right):
+            if _count(before, left) < _count(after, right) and i < len(before):
+                left, i = [*left, i], i + 1
+            elif j < len(after):
+                right, j = [*right, j], j + 1
+            elif i < len(before):
+                left, i = [*left, i], i + 1
+            else:
+                break
+        found.append((left, right))
+    return found
+
+
+def _count(sizes: Sizes, axes: list[int]) -> float:
+    # a dynamic size is an irrational factor: it equals nothing but itself
+    return math.prod(math.pi if sizes[a] is None else float(sizes[a] or 0) for a in axes)
+
+
+def splits(node: ir.Node) -> list[tuple[int, list[int]]]:
+    """Axes that a reshape splits: the axis before, and those after that are longer than one."""
+    before, after = _sizes(node.inputs[0]), _sizes(node.outputs[0])
+    pairs = _pairs(node)
+    if before is None or after is None or pairs is None:
+        return []
+    found = []
+    for left, right in pairs:
+        left, right = [a for a in left if before[a] != 1], [a for a in right if after[a] != 1]
+        if len(left) == 1 and len(right) > 1 and before[left[0]] is not None:
+            found.append((left[0], right))
+    return found
+
+
+def _by_part(
+    node: ir.Node, parts: list[int], carrier: int, array: NDArray[Scalar]
+) -> NDArray[Scalar]:
+    """An array along a split axis as [index of the carrying part, everything else]."""
+    sizes = [static_size(node.outputs[0], axis) or 0 for axis in parts]
+    return np.moveaxis(array.reshape(sizes), carrier, 0).reshape(sizes[carrier], -1)
+
+
+def _couple_splits(node: ir.Node, axes: Axes) -> set[int]:
+    """Tie what shares an index of the part that carries labels; the axes that were coupled.
+
+    Attention heads are one axis split in two, (heads, dimensions). Either whole heads can be cut
+    or the same dimensions of all heads: ``axes.carrier`` says which part it is this time.
+    """
+    done = set()
+    for before, parts in splits(node):
+        source, result = node.inputs[0], node.outputs[0]
+        assert source is not None
+        axes.carriers = max(axes.carriers, len(parts))
+        carrier = min(axes.carrier, len(parts) - 1)
+        labels = _by_part(node, parts, carrier, axes.of(source, before))
+        for column in labels.T[1:]:
+            axes.tie(labels[:, 0], column)
+        axes.assign(result, parts[carrier], labels[:, 0])
+        done |= {before}
+        for axis in parts:
+            if axis != parts[carrier]:
+                axes.pin_axis(result, axis)
+    return done
+
+
+def blocks(node: ir.Node) -> list[tuple[int, int]]:
+    """First axes, before and after, of runs in which one of the two is a multiple of the other.
+
+    Channels and maps become groups of channels and whatever fills a group, and back again: what
+    GroupNormalization is written with.
+    """
+    before, after = _sizes(node.inputs[0]), _sizes(node.outputs[0])
+    pairs = groups(before, after) if before is not None and after is not None else None
+    if before is None or after is None or pairs is None:
+        return []
+    found = []
+    for left, right in pairs:
+        left, right = [a for a in left if before[a] != 1], [a for a in right if after[a] != 1]
+        if min(len(left), len(right)) < 2:
+            continue
+        one, other = before[left[0]], after[right[0]]
+        if one and other and (one % other == 0 or other % one == 0):
+            found.append((left[0], right[0]))
+    return found
+
+
+def _couple_blocks(node: ir.Node, axes: Axes) -> set[int]:
+    """Tie the channels of each group; the axes that were coupled."""
+    done = set()
+    source, result = node.inputs[0], node.outputs[0]
+    assert source is not None
+    for before, after in blocks(node):
+        labels, size = axes.of(source, before), static_size(result, after) or 0
+        if len(labels) > size:
+            parts = labels.reshape(size, -1)
+            for column in parts.T[1:]:
+                axes.tie(parts[:, 0], column)
+            axes.assign(result, after, parts[:, 0])
+        else:
+            axes.assign(result, after, labels.repeat(size // len(labels)))
+        done |= {before}
+    return done
+
+
+def _block_constants(node: ir.Node, facts: Facts) -> None:
+    """A group is constant where its channels hold the same; channels are what their group is."""
+    source, result = node.inputs[0], node.outputs[0]
+    for before, after in blocks(node):
+        known = facts.of(source, before) if source is not None else None
+        size = static_size(result, after)
+        if known is None or size is None:
+            continue
+        if len(known) > size:
+            parts = known.reshape(size, -1)
+            same = (parts == parts[:, :1]).all(axis=1)
+            facts.learn(result, after, np.where(same, parts[:, 0], np.nan))
+        else:
+            facts.learn(result, after, known.repeat(size // len(known)))
+
+
+def couple_reshape(node: ir.Node, axes: Axes) -> None:
+    """Flattened channels are cut as blocks of features, split ones by one of their parts."""
+    source, result, found = node.inputs[0], node.outputs[0], moves(node)
+    if source is None or found is None or not _says_what(node):
+        wall(node, axes)
+        return
+    pin_parameters(node, axes)
+    divided = _couple_splits(node, axes) | _couple_blocks(node, axes)
+    for axis in range(rank(result) or 0):
+        if axes.has(result, axis) and not any(move[1] == axis for move in found):
+            continue
+        sources = [move for move in found if move[1] == axis]
+        carrying = _carrying(source, sources, axes) if _whole(source, sources) else None
+        if carrying is not None:
+            before, _, repeat, tile = carrying
+            axes.assign(result, axis, np.tile(np.repeat(axes.of(source, before), repeat), tile))
+        else:
+            axes.pin_axis(result, axis)
+        for before, *_ in sources:
+            if carrying is None or before != carrying[0]:
+                axes.pin_axis(source, before, f"{node.op_type} ({node.name})")
+    for axis in set(range(rank(source) or 0)) - {before for before, *_ in found} - divided:
+        axes.pin_axis(source, axis, f"{node.op_type} ({node.name})")
+    if node.op_type == "Reshape" and len(node.inputs) > 1:
+        for axis, free in enumerate(rewritable(node.inputs[1])):
+            if not free:
+                axes.pin_axis(result, axis, f"Reshape ({node.name}) to a computed length")
+
+
+def _carrying(source: ir.Value, merged: Moves, axes: Axes) -> Move | None:
+    """The one of the axes merged that carries labels, by ``axes.carrier``; None: all are pinned.
+
+    Copies give way: heads of keys, each repeated for the queries that share it, are cut by head.
+    So do axes of length one, of which nothing can go: where all queries share one head of keys,
+    its copies are cut.
+    """
+    found = [move for move in merged if not axes.is_pinned(axes.of(source, move[0])).all()]
+    wide = [move for move in found if static_size(source, move[0]) != 1]
+    channels = [move for move in wide if not axes.are_copies(axes.of(source, move[0])).all()]
+    choices = channels or wide or found
+    axes.carriers = max(axes.carriers, len(choices))
+    return choices[min(axes.carrier, len(choices) - 1)] if choices else None
+
+
+def _says_what(node: ir.Node) -> bool:
+    """Whether the node says what it does once an axis is shorter.
+
+    A Squeeze without axes drops whatever has come to be of length one; a target shape must be
+    known entry by entry, so that it can be rewritten.
+    """
+    given = constant_array(node.inputs[1]) if len(node.inputs) > 1 else None
+    if node.op_type == "Squeeze":
+        return given is not None or "axes" in node.attributes
+    if node.op_type != "Reshape" or given is not None:
+        return True
+    if len(node.inputs) < 2:
+        return False  # an attribute, before opset 5
+    asked = entries(node.inputs[1])
+    return asked is not None and len(asked) == len(rewritable(node.inputs[1]))
+
+
+def _whole(source: ir.Value, sources: Moves) -> bool:
+    """Dynamic axes may pass alone, never merged with others."""
+    return len(sources) == 1 or all(static_size(source, axis) is not None for axis, *_ in sources)
+
+
+def reshape_constants(node: ir.Node, facts: Facts) -> None:
+    """Constants follow their channel."""
+    source = node.inputs[0]
+    _block_constants(node, facts)
+    for before, after, repeat, tile in moves(node) or []:
+        known = facts.of(source, before) if source is not None else None
+        if known is not None and not np.isnan(known).all():
+            facts.learn(node.outputs[0], after, np.tile(np.repeat(known, repeat), tile))
+    for before, parts in splits(node):
+        known = facts.of(source, before) if source is not None else None
+        for position, axis in enumerate(parts if known is not None else []):
+            assert known is not None
+            rows = _by_part(node, parts, position, known)
+            facts.learn(
+                node.outputs[0], axis, np.where((rows == rows[:, :1]).all(1), rows[:, 0], np.nan)
+            )
+
+
+def edit_reshape(node: ir.Node, keep: Keep) -> None:
+    """The target shape names fewer features.
+
+    A zero, which copies the length of the source's axis at its place, is written out where either
+    axis was cut: the two need not be the same channels.
+    """
+    if node.op_type != "Reshape" or len(node.inputs) < 2:
+        return
+    source, result = node.inputs[0], node.outputs[0]
+    sizes = {}
+    for axis, asked in enumerate(entries(node.inputs[1]) or []):
+        mask, size = keep.of(result, axis), static_size(result, axis)
+        copied = asked == 0 and keep.of(source, axis) is not None
+        if size is not None and asked != -1 and (mask is not None or copied):
+            sizes[axis] = size if mask is None else int(mask.sum())
+    if sizes:
+        retarget(node, 1, sizes)
+
+
+def couple_transpose(node: ir.Node, axes: Axes) -> None:
+    """Axes change places."""
+    source, order = node.inputs[0], _order(node)
+    if source is None or order is None:
+        wall(node, axes)
+        return
+    for position, axis in enumerate(order):
+        axes.assign(node.outputs[0], position, axes.of(source, axis))
+
+
+def transpose_constants(node: ir.Node, facts: Facts) -> None:
+    """Constants change places with their axes."""
+    source = node.inputs[0]
+    for position, axis in enumerate(_order(node) or []):
+        if source is not None:
+            facts.learn(node.outputs[0], position, facts.of(source, axis))
+
+
+def _order(node: ir.Node) -> list[int] | None:
+    width = rank(node.inputs[0]) if node.inputs[0] is not None else None
+    if width is None:
+        return None
+    return list(node.attributes.get_ints("perm", list(reversed(range(width)))))
+
+
+def couple_shape(node: ir.Node, axes: Axes) -> None:
+    """Who asks for the length of an axis sees it being cut: the axes asked for stay whole."""
+    source = node.inputs[0]
+    width = rank(source) if source is not None else None
+    if source is None or width is None:
+        return
+    first = node.attributes.get_int("start", 0)
+    end = node.attributes.get_int("end", width)
+    asked = list(range(width))[first:end]
+    readers = [use.node for use in node.outputs[0].uses()]
+    picked = [_picked(reader, node.outputs[0], len(asked)) for reader in readers]
+    if readers and not node.outputs[0].is_graph_output() and None not in picked:
+        asked = [asked[index] for indices in picked for index in indices or []]
+    for axis in asked:
+        axes.pin_axis(source, axis, f"Shape ({node.name})")
+
+
+def _picked(reader: ir.Node, shape: ir.Value, count: int) -> list[int] | None:
+    """The entries of a shape that a Gather or Slice of it takes; None where that is not known."""
+    if not reader.inputs or reader.inputs[0] is not shape:
+        return None
+    if reader.op_type == "Slice" and (bounds := slice_bounds(reader)) is not None:
+        start, end, _, step = (bound.tolist() for bound in bounds)
+        return list(range(count))[slice(start[0], end[0], step[0])] if len(start) == 1 else None
+    if reader.op_type != "Gather" or (array := constant_array(reader.inputs[1])) is None:
+        return None
+    indices = [int(index) for index in array.reshape(-1)]
+    return indices if all(-count <= index < count for index in indices) else None

@@ -1,0 +1,1 @@
+"""Passes that change number formats: float16, int8, rounded weights."""

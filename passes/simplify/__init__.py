@@ -1,0 +1,1 @@
+"""Small exact passes, one a file."""

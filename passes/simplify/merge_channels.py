@@ -1,0 +1,165 @@
+"""Identical channels: two channels that hold the same for every input become one.
+
+Readers add the columns, W[:, a] += W[:, b], W[:, b] = 0, after which nobody reads channel b and
+``ShrinkChannels`` cuts it. Sums are taken in float64 and rounded once. Channels that only a power
+of two tells apart are not looked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from prunedeploy.core.records import Note, PassResult
+from prunedeploy.graph import model as models
+from prunedeploy.passes.analysis.axes import Labels, Mask
+from prunedeploy.passes.analysis.constant_maps import mapped
+from prunedeploy.passes.analysis.constants import channel_constants
+from prunedeploy.passes.analysis.coupling import couple
+from prunedeploy.passes.analysis.liveness import layers_of
+from prunedeploy.passes.analysis.settings import Settings
+from prunedeploy.passes.analysis.value_numbering import Congruence
+from prunedeploy.passes.operators.layers import Layer
+from prunedeploy.passes.shrink.plan import Analysis, analyse
+
+
+@dataclass(frozen=True)
+class MergeChannels:
+    """Let readers of one of two identical channels read the other.
+
+    Only where the channel can then be cut everywhere: nothing pins it, and every reader of it is
+    a layer, not grouped, whose weights are its own. Constants are left to ``ShrinkChannels``.
+    """
+
+    name: ClassVar[str] = "merge-channels"
+    exact: ClassVar[bool] = True
+
+    def __call__(self, model: ir.Model) -> PassResult:
+        """Edit ``model`` in place until no channel has a twin that can go."""
+        notes: list[Note] = []
+        models.infer_shapes(model)
+        while found := _merge(model.graph):  # sums of columns may make rows of readers equal
+            notes += found
+        return PassResult(bool(notes), tuple(notes))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a layer reads: the labels and classes of its input channels, and which it uses."""
+
+    layer: Layer
+    roots: Labels
+    classes: Labels
+    used: Mask  # some weight of the column is not zero
+    constant: Mask
+
+
+def _merge(graph: ir.Graph) -> list[Note]:
+    """One round; a note for every layer whose columns were added."""
+    congruence = Congruence(graph, couple(graph))
+    if not any(_twins(layer, congruence) for layer in layers_of(graph)):
+        return []
+    found = analyse(graph, Settings())
+    axes = found.axes
+    mixing = [layer for layer in found.layers if not layer.depthwise]
+    places = [_place(layer, congruence, found) for layer in mixing]
+    labels = np.arange(len(axes))
+    fixed, live = axes.is_pinned(labels), np.zeros(len(axes), bool)
+    live[: len(found.kept.live)] = found.kept.live
+    for layer in found.inner:
+        fixed[axes.roots(layer.source, layer.source_axis)] = True
+    for place in places:
+        fixed[place.roots[place.constant] if _own(place.layer) else place.roots] = True
+    own = [place for place in places if _own(place.layer)]
+    removable, leaders = choose(own, fixed, ~live & ~fixed)
+    pairs = zip(own, leaders, strict=True)
+    return [note for place, leader in pairs if (note := _add(place, leader, removable))]
+
+
+def _twins(layer: Layer, congruence: Congruence) -> bool:
+    """Whether two input channels are in the same class."""
+    classes = congruence.of(layer.source, layer.source_axis)
+    return len(np.unique(classes)) < len(classes)
+
+
+def _own(layer: Layer) -> bool:
+    """Whether columns may be added: nobody else has the weight, no groups keep them apart."""
+    weight = layer.weight
+    shared = len(weight.uses()) > 1 or weight.is_graph_output()
+    floats = weight.dtype is not None and weight.dtype.is_floating_point()
+    stored = weight.const_value is not None  # as it is, not as integers
+    return layer.groups == 1 and not shared and floats and stored
+
+
+def _place(layer: Layer, congruence: Congruence, found: Analysis) -> Place:
+    value, axis = layer.source, layer.source_axis
+    maps = mapped(value, found.facts) if layer.mappable else np.False_
+    return Place(
+        layer,
+        found.axes.roots(value, axis),
+        congruence.of(value, axis),
+        np.asarray(found.weights.used(layer).any(axis=0)),
+        ~np.isnan(channel_constants(layer, found.facts)) | maps,
+    )
+
+
+def choose(places: list[Place], fixed: Mask, ignored: Mask) -> tuple[Mask, list[Labels]]:
+    """The labels that can go, and for every place the position that takes each channel over.
+
+    In every class of a place one label leads: a fixed one, else the smallest. A label can go when
+    it follows wherever it is read; those that lead anywhere stay, so that no leader ever goes.
+    """
+    fixed = fixed.copy()
+    for place in places:
+        _, alone = _leaders(place, fixed, ignored)
+        fixed[place.roots[alone & place.used]] = True
+    removable, leaders = ~fixed & ~ignored, []
+    for place in places:
+        leader, alone = _leaders(place, fixed, ignored)
+        leads = place.roots[leader] == place.roots
+        removable[place.roots[leads & (place.used | ~alone)]] = False
+        leaders.append(leader)
+    return removable, leaders
+
+
+def _leaders(place: Place, fixed: Mask, ignored: Mask) -> tuple[Labels, Mask]:
+    """For each position that of its class's leader, and whether it shares its class with none."""
+    leader, alone = np.arange(len(place.roots)), np.zeros(len(place.roots), bool)
+    taking_part = np.flatnonzero(~ignored[place.roots])
+    if not len(taking_part):
+        return leader, alone
+    roots, classes = place.roots[taking_part], place.classes[taking_part]
+    order = np.lexsort((roots, ~fixed[roots], classes))
+    roots, classes, positions = roots[order], classes[order], taking_part[order]
+    starts = np.flatnonzero(np.diff(classes, prepend=classes[0] - 1))
+    counts = np.diff(starts, append=len(classes))
+    one_label = np.minimum.reduceat(roots, starts) == np.maximum.reduceat(roots, starts)
+    leader[positions] = np.repeat(positions[starts], counts)
+    alone[positions] = np.repeat(one_label, counts)
+    return leader, alone
+
+
+def _add(place: Place, leader: Labels, removable: Mask) -> Note | None:
+    """Add the columns of channels that can go to those of their leaders, in place."""
+    layer = place.layer
+    going = np.flatnonzero(removable[place.roots] & place.used)
+    tensor = layer.weight.const_value
+    if not len(going) or tensor is None:
+        return None
+    array = np.array(tensor.numpy())
+    view = np.moveaxis(array, layer.weight_in, 0)
+    targets = np.unique(leader[going])
+    sums = view[targets].astype(np.float64)
+    np.add.at(sums, np.searchsorted(targets, leader[going]), view[going].astype(np.float64))
+    with np.errstate(over="ignore"):
+        rounded = sums.astype(array.dtype)
+    if not np.isfinite(rounded.astype(np.float64)).all():
+        return None  # half precision does not hold the sum
+    view[targets] = rounded
+    view[going] = 0
+    layer.weight.const_value = ir.tensor(array, dtype=tensor.dtype, name=layer.weight.name)
+    reason = "input channels identical to others, their columns added"
+    return Note(layer.name, "taken", reason, len(going))

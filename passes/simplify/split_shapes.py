@@ -1,0 +1,136 @@
+"""Sizes that a network computes, taken apart into those that are known and those that are not.
+
+``F.interpolate(x, size=...)`` and its like take batch and channels from the shape of x in one
+piece: ``Concat(Shape(x)[0:2], [H, W])``. With a dynamic batch that piece is not constant, so that
+the number of channels in it is computed as well, which keeps all of them. Apart, only the batch is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from prunedeploy.core.records import Note, PassResult
+from prunedeploy.graph import model as models
+from prunedeploy.passes.analysis.facts import constant_array
+from prunedeploy.passes.analysis.shape_targets import Entry, entries
+from prunedeploy.passes.operators.rule import naming, unique_name
+
+
+@dataclass(frozen=True)
+class SplitShapes:
+    """Replace pieces of a joined shape, of which some entries are known, by constants and the rest.
+
+    A piece is a Shape, or a Gather or Slice of one. Others, and pieces of which nothing is known or
+    all is dynamic, stay as they are.
+    """
+
+    name: ClassVar[str] = "split-shapes"
+    exact: ClassVar[bool] = True
+
+    def __call__(self, model: ir.Model) -> PassResult:
+        """Edit ``model`` in place."""
+        models.infer_shapes(model)
+        count = 0
+        with naming(model.graph):
+            for node in list(model.graph):
+                if node.op_type == "Concat" and not node.domain:
+                    count += _split(node)
+        if count:
+            _drop_shapes(model.graph)
+            models.drop_unused(model.graph)
+        what = "known sizes in computed shapes made constant"
+        return PassResult(count > 0, (Note("graph", "taken", what, count),) if count else ())
+
+
+def _split(concat: ir.Node) -> int:
+    """How many pieces of one Concat were taken apart."""
+    pieces: list[ir.Value | None] = []
+    count = 0
+    for value in concat.inputs:
+        found = _picked(value)
+        known = entries(value) if found is not None else None
+        if found is None or known is None or not any(isinstance(entry, int) for entry in known):
+            pieces.append(value)
+        else:
+            pieces += _parts(concat, *found, known)
+            count += 1
+    if count:
+        concat.resize_inputs(len(pieces))
+        for index, piece in enumerate(pieces):
+            concat.replace_input_with(index, piece)
+    return count
+
+
+def _picked(value: ir.Value | None) -> tuple[ir.Value, list[int]] | None:
+    """A Shape's result, and which of its entries ``value`` has, in order."""
+    node = value.producer() if value is not None else None
+    if node is None or node.domain or not node.inputs:
+        return None
+    if node.op_type == "Shape":
+        count = len(entries(value) or ())
+        return (node.outputs[0], list(range(count))) if count else None
+    source = node.inputs[0]
+    before = _picked(source) if node.op_type in ("Gather", "Slice") else None
+    given = [constant_array(each) for each in node.inputs[1:]]
+    arrays = [array for array in given if array is not None]
+    if before is None or not arrays or len(arrays) < len(given):
+        return None
+    shape, indices = before
+    numbers = [array.reshape(-1).tolist() for array in arrays]
+    if node.op_type == "Gather":
+        inside = all(-len(indices) <= i < len(indices) for i in numbers[0])
+        flat = arrays[0].ndim == 1
+        return (shape, [indices[i] for i in numbers[0]]) if inside and flat else None
+    if len(numbers) < 2 or any(len(part) != 1 for part in numbers):
+        return None
+    step = numbers[3][0] if len(numbers) > 3 else 1
+    return shape, indices[slice(numbers[0][0], numbers[1][0], step)]
+
+
+def _parts(
+    concat: ir.Node, shape: ir.Value, indices: list[int], known: list[Entry]
+) -> Iterator[ir.Value]:
+    """Constants for the runs of numbers, a Gather of the shape for each of the others."""
+    graph = concat.graph
+    assert graph is not None
+    pairs = zip(known, indices, strict=True)
+    for is_number, run in groupby(pairs, key=lambda pair: isinstance(pair[0], int)):
+        numbers, places = zip(*run, strict=True)
+        if is_number:
+            yield _constant(graph, f"sizes.{concat.name}", numbers)
+            continue
+        picked = _constant(graph, f"axes.{concat.name}", places)
+        gather = ir.node("Gather", [shape, picked], {"axis": 0})
+        gather.name = unique_name(graph, f"lengths.{concat.name}")
+        graph.insert_before(concat, gather)
+        result = gather.outputs[0]
+        result.name = unique_name(graph, f"{gather.name}.result")
+        result.shape, result.type = ir.Shape([len(places)]), ir.TensorType(ir.DataType.INT64)
+        yield result
+
+
+def _constant(graph: ir.Graph, hint: str, numbers: Sequence[object]) -> ir.Value:
+    name = unique_name(graph, hint)
+    tensor = ir.tensor(np.array(numbers, np.int64), name=name)
+    value = ir.Value(name=name, shape=ir.Shape(tensor.shape.numpy()), const_value=tensor)
+    value.type = ir.TensorType(tensor.dtype)
+    graph.register_initializer(value)
+    return value
+
+
+def _drop_shapes(graph: ir.Graph) -> None:
+    """Remove what computed the pieces, where nothing else reads it."""
+    for node in reversed(list(graph)):
+        idle = not any(value.uses() or value.is_graph_output() for value in node.outputs)
+        if idle and node.op_type in ("Shape", "Gather", "Slice") and _is_sizes(node):
+            graph.remove(node, safe=True)
+
+
+def _is_sizes(node: ir.Node) -> bool:
+    return node.op_type == "Shape" or _picked(node.outputs[0]) is not None

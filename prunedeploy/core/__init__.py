@@ -1,0 +1,1 @@
+"""What every layer uses: errors, records, files, statistics, ELF files."""

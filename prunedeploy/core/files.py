@@ -1,0 +1,222 @@
+"""Files that are never half there, their hashes, and records as JSON."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from prunedeploy.core.errors import UserError
+
+RENAME_EXCHANGE = 2  # of linux/fs.h
+
+T = typing.TypeVar("T")
+
+
+def _beside(path: Path) -> Path:
+    """A name nobody else uses, in the same folder so that the final rename is atomic."""
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: {path.parent} is not a folder")
+    return path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place if the block ends well.
+
+    On any exception, Ctrl-C included, the temporary file is removed and ``path`` is untouched.
+    """
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder")
+    temporary = _beside(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):  # of a read-only folder: the first error says so already
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """The same for a folder: a fresh one beside ``path`` that takes its place at the end.
+
+    A folder already at ``path`` is replaced at one stroke, so that a reader finds the old one or
+    the new one; whether it may be replaced is for the caller to decide beforehand.
+    """
+    temporary = _beside(path)
+    try:
+        temporary.mkdir()
+        yield temporary
+        _put(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # what was replaced, once in place
+
+
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """A fresh folder beside ``path`` for what may take its place; gone with the block."""
+    folder = _beside(path)
+    try:
+        folder.mkdir()
+        yield folder
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def atomic_group(path: Path) -> Iterator[Path]:
+    """The same for a file and those that it refers to by name: ``path``'s name in a fresh folder.
+
+    All files that the block leaves in that folder move to that of ``path``, ``path`` itself last.
+    """
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder")
+    folder = _beside(path)
+    try:
+        folder.mkdir()
+        yield folder / path.name
+        for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
+            file.replace(path.parent / file.name)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put(temporary: Path, path: Path) -> None:
+    """Rename a folder to ``path``; what is there already changes places with it."""
+    while True:
+        try:
+            temporary.rename(path)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        try:
+            _exchange(temporary, path)
+            return
+        except FileNotFoundError:  # somebody took it away in between: the plain rename will do
+            continue
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swap two names atomically: renameat2(2) with RENAME_EXCHANGE, Linux 3.15, glibc 2.28.
+
+    Where the C library or the file system has no such call, by three renames: a reader may then
+    find nothing for an instant.
+    """
+    names = [ctypes.c_char_p(os.fsencode(path.absolute())) for path in (one, other)]
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is not None and call(0, names[0], 0, names[1], ctypes.c_uint(RENAME_EXCHANGE)) == 0:
+        return
+    code = ctypes.get_errno() if call is not None else errno.ENOSYS
+    if code not in (errno.ENOSYS, errno.EINVAL):
+        raise OSError(code, os.strerror(code), str(other))
+    aside = _beside(other)
+    other.rename(aside)
+    one.rename(other)
+    aside.rename(one)
+
+
+def check_place(path: Path) -> None:
+    """See that a file could be written to ``path``, before the work that it is to hold.
+
+    Raises:
+        UserError: it could not.
+    """
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder")
+    temporary = _beside(path)
+    try:
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def sha256(*paths: Path) -> str:
+    """The SHA-256 of a file, or of several one after the other, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def to_json(record: Any) -> str:
+    """A frozen record as JSON; its class name is kept under ``"type"`` for the reader."""
+    plain = {"type": type(record).__name__, **dataclasses.asdict(record)}
+    return json.dumps(plain, indent=1, default=str) + "\n"
+
+
+def from_json(cls: type[T], text: str) -> T:
+    """The record that ``to_json`` wrote.
+
+    Raises:
+        UserError: not JSON, another type of record, or fields that are missing or unknown.
+    """
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"not a {cls.__name__} file: {error}") from None
+    if not isinstance(data, dict) or data.pop("type", None) != cls.__name__:
+        raise UserError(f"not a {cls.__name__} file: it says something else of itself")
+    try:
+        return typing.cast(T, _build(cls, data))
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise UserError(f"not a {cls.__name__} file of this version: {error}") from None
+
+
+def _build(kind: Any, data: Any) -> Any:
+    """``data`` as ``kind``: dataclasses, tuples, dicts, optional and plain values."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _build_union(arguments, data)
+    if origin is tuple:
+        if arguments[-1] is Ellipsis:
+            return tuple(_build(arguments[0], item) for item in data)
+        return tuple(_build(k, item) for k, item in zip(arguments, data, strict=True))
+    if origin is dict:
+        return {key: _build(arguments[1], value) for key, value in data.items()}
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(data, Mapping):
+            raise TypeError(f"expected a record, found {data!r:.40}")
+        fields = typing.get_type_hints(kind)
+        return kind(**{key: _build(fields[key], value) for key, value in data.items()})  # type: ignore[operator]
+    if kind is Path:
+        return Path(data)
+    if kind is float and isinstance(data, int):
+        return float(data)
+    if isinstance(kind, type) and not isinstance(data, kind):
+        raise TypeError(f"expected {kind.__name__}, found {data!r:.40}")
+    return data
+
+
+def _build_union(kinds: tuple[Any, ...], data: Any) -> Any:
+    if data is None and type(None) in kinds:
+        return None
+    for kind in kinds:
+        try:
+            return _build(kind, data)
+        except (TypeError, KeyError, ValueError):
+            continue
+    raise TypeError(f"unexpected value {data!r:.40}")

@@ -1,0 +1,381 @@
+"""What passes between the steps: frozen records, no behaviour, no import heavier than NumPy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.generic]
+Dim = int | str  # a fixed size, or the name of a dynamic one
+
+
+@dataclass(frozen=True)
+class InputRange:
+    """What an input's elements lie within, bounds included: one number for all, or one a channel.
+
+    Channels are the indices of axis 1. A bound may be infinite.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, NumPy dtype name and shape of one input or output of a model.
+
+    ``range`` is what an input was stated to lie within when the model was shrunk: outside it the
+    model is not known to compute what the original does.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...]
+    range: InputRange | None = None
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a pass did at one place, or why it refused to.
+
+    ``count`` is how many channels, nodes or weights it concerns, whichever the pass counts.
+    """
+
+    where: str
+    status: Literal["taken", "refused", "info"]
+    reason: str
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What one run of a pass came to. ``changed`` is False when the graph is as it was."""
+
+    changed: bool
+    notes: tuple[Note, ...] = ()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far a candidate's outputs lie from the reference's, over ``samples`` inputs.
+
+    ``max_rel`` is relative to the range of the reference's output (see
+    ``prunedeploy.reference.verify``, which also holds the tolerances and their justification).
+    Where outputs may differ by different amounts, ``tolerances`` has them all, and ``max_rel`` is
+    that of the output ``where`` that took most of what it may, ``tolerance`` what that is.
+    """
+
+    max_abs: float
+    max_rel: float
+    tolerance: float
+    samples: int
+    where: str = ""
+    changed_predictions: int = 0
+    tolerances: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """True when the candidate computes what the reference computes."""
+        return self.max_rel <= self.tolerance  # False for NaN, as it must be
+
+    @property
+    def share(self) -> float:
+        """How much of the tolerance it takes: 1 for all of it."""
+        if not self.tolerance:
+            return float("inf") if self.max_rel else 0.0
+        return self.max_rel / self.tolerance
+
+
+@dataclass(frozen=True)
+class CrossCheck:
+    """Whether a second oracle agrees with the reference interpreter about a model.
+
+    ``oracle`` names it, with its version, where it agrees, ``difference`` is then the largest, in
+    parts of an output's range; empty where it could not be asked, for ``reason``. Where the two
+    disagree there is no record: nothing is written.
+    """
+
+    model: str
+    oracle: str
+    reason: str = ""
+    difference: float = 0.0
+
+
+@dataclass(frozen=True)
+class ModelStats:
+    """Size of a model: stored weights, those that are not zero, multiply-accumulates, bytes.
+
+    ``macs`` are those of Conv, ConvTranspose, Gemm and MatMul for one sample, zeros included.
+    """
+
+    parameters: int
+    nonzero: int
+    macs: int
+    file_bytes: int
+
+
+@dataclass(frozen=True)
+class RuntimeTime:
+    """Seconds of a run of ``batch`` inputs in one runtime, on ``threads`` threads: the median of a
+    measurement, or a prediction.
+    """
+
+    runtime: str
+    batch: int
+    threads: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RefusedRuntime:
+    """A runtime that was not chosen because it has no engine of the model, and why."""
+
+    runtime: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RuntimeChoice:
+    """How an engine's runtime was chosen where the user named none.
+
+    ``times`` are of every runtime that can compute the model; empty where only one can.
+    """
+
+    kind: Literal["measured", "predicted"]
+    runtime: str
+    times: tuple[RuntimeTime, ...]
+    refused: tuple[RefusedRuntime, ...] = ()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The record beside every engine: what it is, what it was made from, and with what.
+
+    ``files`` maps each file of the engine to its sha256; ``versions`` each library that took
+    part to its version. ``model_sha256`` is the model the engine was built from, ``baseline``
+    the dense model it is to be compared with (a path, relative to the engine where possible).
+    ``batches`` are the batch sizes it was built for, empty where it takes any, ``threads`` how many
+    it was cut for; ``arch`` and ``isa`` are what compiled code in it needs. ``choice`` is how its
+    runtime was chosen, None where it was named. ``found`` is what was put right in the model before
+    it was built.
+    """
+
+    runtime: str
+    target: str
+    files: dict[str, str]
+    model_sha256: str
+    baseline: str | None
+    baseline_sha256: str | None
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    versions: dict[str, str]
+    difference: Difference | None  # None: never compared, so never to be timed
+    batches: tuple[int, ...] = ()
+    threads: int = 0
+    arch: str = ""
+    isa: str = ""
+    choice: RuntimeChoice | None = None
+    found: tuple[str, ...] = ()
+    cross_check: CrossCheck | None = None  # of the reference that ``difference`` is from
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A directory with a manifest and a runtime's payload: the unit that is deployed."""
+
+    path: Path
+    manifest: Manifest
+    sha256: str  # of the manifest, and through it of every file
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """One pass of a pipeline run: its result, how long it took, and the numbers after it."""
+
+    name: str
+    result: PassResult
+    seconds: float
+    difference: Difference | None  # against the model before the pass; None when unchanged
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster than the baseline, with a 95 % interval (1.0 is equal)."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ShrinkVariant:
+    """One of the variants of a network that shrink compared: all compute the same.
+
+    ``kind`` is "original" for the network as it came, "uncut" where no channel is cut. Of a "cut"
+    one ``align`` is the multiple of output channels that dead ones were kept for (1 for none),
+    ``kept`` how many, ``borders`` what took over constants under zero padding, and ``scattered``
+    says whether branches of constant rows were computed narrow. ``speed`` is relative to the
+    original, measured in ONNX Runtime on one thread; else ``cost`` is, by a model of the target.
+    """
+
+    kind: Literal["original", "uncut", "cut"]
+    align: int = 1
+    borders: str = ""
+    kept: int = 0
+    scattered: bool = False
+    parameters: int = 0
+    speed: Ratio | None = None
+    cost: float | None = None
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """The command to go on with, and what it should bring on ``target``: predicted, not measured.
+
+    ``low`` and ``high`` are the speed of ``runtime`` relative to ONNX Runtime on the dense network.
+    They are equal where layers were looked at one by one, which also gives ``seconds`` of a run on
+    ``threads`` threads; else they are estimated from the ``share`` of multiply-accumulates (of
+    weights, where those are not known) that is left. Without a runtime there is no prediction, and
+    ``why`` may say why not.
+    """
+
+    command: str
+    target: str
+    runtime: str = ""
+    threads: int = 0
+    seconds: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    share: float = 0.0
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class ShrinkResult:
+    """What ``prunedeploy.shrink`` did. ``dense`` is the exported model before the passes.
+
+    ``mean`` and ``std`` are how pixels in [0, 1] are normalised before they reach the network,
+    where its recipe says; 0 and 1 for one that brings its own normalisation. Where
+    ``input_ranges`` names an input, the two models are the same within that range only. ``align``
+    is the multiple of channels that dead ones were kept for, 1 for none; ``variants`` are those
+    that it was chosen among, empty where it was given.
+    """
+
+    source: Path
+    model: Path
+    dense: Path
+    model_sha256: str
+    dense_sha256: str
+    arch: str | None
+    found: tuple[str, ...]  # what the checkpoint held: wrappers, masks, prefixes, dtype
+    before: ModelStats
+    after: ModelStats
+    difference: Difference  # the shrunk model against the dense one
+    passes: tuple[PassReport, ...]
+    seconds: float
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    input_ranges: dict[str, InputRange] = field(default_factory=dict)
+    align: int = 1
+    variants: tuple[ShrinkVariant, ...] = ()
+    next_step: NextStep | None = None  # by the command line
+    pt: Path | None = None  # the torch.export program, where one was asked for
+    state_dict: Path | None = None  # the sliced state_dict with its plan, likewise
+    cross_checks: tuple[CrossCheck, ...] = ()  # of the reference, before the passes and after them
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 on labelled data, and on how many inputs the prediction is not the baseline's."""
+
+    samples: int
+    correct: int
+    changed_predictions: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Raw wall-clock samples of one engine, with what is needed to believe them.
+
+    There is no measurement without a difference from the reference: an engine that was not
+    verified has no speed. ``samples_ns`` holds one entry a run of ``batch`` inputs, in order.
+    """
+
+    name: str
+    runtime: str
+    provider: str
+    model_sha256: str
+    batch: int
+    threads: int
+    samples_ns: tuple[int, ...]
+    peak_memory_bytes: int
+    difference: Difference
+    accuracy: Accuracy | None = None
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """One step of a compiled engine: the median of its times, and what it has to do.
+
+    ``flops`` are those of non-zero weights; ``bytes`` all that it reads and writes, once.
+    ``choice`` is how the runtime computes it, ``cycles`` what its cost model says that the busiest
+    thread needs, 0 where it has no say.
+    """
+
+    name: str
+    kind: str
+    choice: str
+    seconds: float
+    flops: int
+    bytes: int
+    weights: int
+    nonzeros: int
+    cycles: float = 0.0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where the time of an engine goes; a batch that is computed in pieces has the steps of all."""
+
+    name: str
+    batch: int
+    threads: int
+    rounds: int
+    steps: tuple[StepTime, ...]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run of ``batch`` inputs should take, in seconds: predicted, never measured.
+
+    ``low`` and ``high`` are the band that it lies in as far as the model's error is known.
+    """
+
+    runtime: str
+    precision: str
+    batch: int
+    threads: int
+    seconds: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """One interleaved run: the dense baseline and every candidate, in turn.
+
+    ``predicted`` is what a model of the machine says of the baseline and of each candidate.
+    """
+
+    baseline: Measurement
+    candidates: tuple[Measurement, ...]
+    ratios: tuple[Ratio, ...]  # one a candidate
+    environment: dict[str, str]
+    kind: Literal["measured"] = "measured"
+    profiles: tuple[Profile, ...] = ()
+    predicted: tuple[Forecast | None, ...] = ()

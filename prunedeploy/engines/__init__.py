@@ -1,0 +1,1 @@
+"""Engines: building, checking and opening them, and the choice of the runtime."""

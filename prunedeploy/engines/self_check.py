@@ -1,0 +1,101 @@
+"""Does what this machine is said to have work? A small network through every runtime."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from prunedeploy.core.errors import UserError
+from prunedeploy.targets.row import Target
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of ``self_check``: does ``runtime`` compute the right thing on ``target``?
+
+    ``status`` is "-" where nothing was tried; ``reason`` says why, and what ran otherwise.
+    """
+
+    target: str
+    runtime: str
+    status: Literal["PASS", "FAIL", "-"]
+    reason: str
+
+
+def self_check() -> tuple[Check, ...]:
+    """Build and run a small network per runtime on the host; say of other targets why not."""
+    from prunedeploy.runtimes import RUNTIMES
+    from prunedeploy.targets import by_name, refuse, targets
+
+    host = by_name("host")
+    checks = [_check(host, name) for name in RUNTIMES]
+    for row in targets():
+        if row.name != "host":
+            reason = refuse(row, "auto") or "at hand: the host's runtimes serve it"
+            checks.append(Check(row.name, ", ".join(row.runtimes), "-", reason))
+            if "sparse" in row.runtimes:
+                checks.append(Check(row.name, "sparse", "-", _compiler(row)))
+    return tuple(checks)
+
+
+def _compiler(row: Target) -> str:
+    """What an engine of the sparse runtime would be compiled with."""
+    from prunedeploy.runtimes.sparse.toolchain.compile import toolchain
+
+    try:
+        return f"compiled here with {toolchain(row)}"
+    except UserError as error:
+        return str(error)
+
+
+def _check(host: Target, runtime: str) -> Check:
+    from prunedeploy.engines import artifact
+    from prunedeploy.targets import refuse
+
+    if reason := refuse(host, runtime):
+        return Check("host", runtime, "-", reason)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            model = small_model(Path(folder) / "check.onnx")
+            place = Path(folder) / "check.engine"
+            engine = artifact.build(
+                model, "host", runtime, place, tune="none"
+            )  # compares with the reference
+            with artifact.open(engine) as session:
+                provider = session.provider
+        except UserError as error:
+            return Check("host", runtime, "FAIL", str(error))
+    difference, versions = engine.manifest.difference, engine.manifest.versions
+    if difference is None:
+        return Check("host", runtime, "PASS", "opens; computes nothing")
+    ours = ("python", "prunedeploy", "onnx", "numpy")
+    libraries = " ".join(f"{k} {v}" for k, v in versions.items() if k not in ours)
+    where = ", ".join(filter(None, (provider, libraries)))
+    return Check("host", runtime, "PASS", f"{where}: difference {difference.max_rel:.1e}")
+
+
+def small_model(path: Path) -> Path:
+    """A convolution, a ReLU, a pool and a linear layer with fixed random weights."""
+    import numpy as np
+    import onnx
+
+    random = np.random.default_rng(0)
+    graph = onnx.parser.parse_graph(
+        """check (float[batch, 3, 8, 8] x) => (float[batch, 10] y) {
+            c = Conv <pads = [1, 1, 1, 1]> (x, w)
+            r = Relu(c)
+            p = GlobalAveragePool(r)
+            f = Flatten(p)
+            y = Gemm(f, v)
+        }"""
+    )
+    for name, shape in (("w", (16, 3, 3, 3)), ("v", (16, 10))):
+        array = random.standard_normal(shape).astype(np.float32)
+        graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10
+    )
+    onnx.save(model, path)
+    return path

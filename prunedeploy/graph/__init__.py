@@ -1,0 +1,1 @@
+"""ONNX models: reading and writing, one form of them, shapes, sizes, sparsity."""

@@ -1,0 +1,109 @@
+"""Model-local functions made ready to be put in the place of their calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx
+from onnx import helper
+
+from prunedeploy.graph import protos
+from prunedeploy.graph.protos import InvalidError, Node
+
+MAX_NODES = 1_000_000  # once functions are inlined: each may call others any number of times
+MAX_DEPTH = 100  # of calls within calls
+
+Key = tuple[str, str, str]
+
+
+def ready(model: onnx.ModelProto) -> None:
+    """Bring the functions of ``model`` into a form that can be inlined, in place.
+
+    Raises:
+        InvalidError: a function calls itself, all of them come to too many nodes, or one is
+            written for an opset whose operators are not those of the model's.
+    """
+    for function in model.functions:
+        _own_outputs(function)
+        _same_opset(function, model)
+    if model.functions:
+        _check_calls(model)
+
+
+def _own_outputs(function: onnx.FunctionProto) -> None:
+    """Every output is a value of its own, not an input handed on, nor another output."""
+    taken = {name for node in function.node for name in node.output} | set(function.input)
+    seen = set(function.input)
+    for index, name in enumerate(function.output):
+        if name in seen:
+            number = 1
+            while f"{name}_{number}" in taken:
+                number += 1
+            own = f"{name}_{number}"
+            taken.add(own)
+            function.node.append(helper.make_node("Identity", [name], [own]))
+            function.output[index] = own
+        seen.add(name)
+
+
+def _same_opset(function: onnx.FunctionProto, model: onnx.ModelProto) -> None:
+    """The model's opset for the function, where its operators are the same in both."""
+    versions = {each.domain: each.version for each in model.opset_import}
+    wanted = versions.get("", 0)
+    for each in function.opset_import:
+        if each.domain or each.version == wanted:
+            continue
+        for node in _all(function.node):
+            if not node.domain and _meaning(node, each.version) != _meaning(node, wanted):
+                raise InvalidError(
+                    f"function {function.name} is of opset {each.version}, the model of {wanted}, "
+                    f"and {node.op_type} is not the same in both"
+                )
+        each.version = wanted
+
+
+def _meaning(node: Node, opset: int) -> object:
+    """All that ``opset`` says of the operator but which types it takes; None where it has none."""
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset, "")
+    except onnx.defs.SchemaError:
+        return None
+    attributes = {
+        name: (each.type, each.required, each.default_value.SerializeToString(), each.description)
+        for name, each in schema.attributes.items()
+    }
+    values = [(each.name, each.option) for each in (*schema.inputs, *schema.outputs)]
+    return attributes, values, schema.doc
+
+
+def _all(nodes: Iterable[Node]) -> Iterable[Node]:
+    for node in nodes:
+        yield node
+        for graph in protos.inner_graphs(node):
+            yield from graph.node
+
+
+def _check_calls(model: onnx.ModelProto) -> None:
+    """How many nodes there will be once all calls are inlined: calls multiply."""
+    bodies: dict[Key, onnx.FunctionProto] = {
+        (each.domain, each.name, each.overload): each for each in model.functions
+    }
+    sizes: dict[Key, int] = {}
+
+    def size(nodes: Iterable[Node], calls: tuple[Key, ...]) -> int:
+        total = 0
+        for node in _all(nodes):
+            key = (node.domain, node.op_type, node.overload)
+            if key not in bodies:
+                total += 1
+                continue
+            if key in calls or len(calls) == MAX_DEPTH:
+                what = "calls itself" if key in calls else "is called from too many others"
+                raise InvalidError(f"function {node.op_type} {what}")
+            if key not in sizes:
+                sizes[key] = size(bodies[key].node, (*calls, key))
+            total += sizes[key]
+        return total
+
+    if size(model.graph.node, ()) > MAX_NODES:
+        raise InvalidError(f"its functions come to more than {MAX_NODES:,} nodes")

@@ -1,0 +1,147 @@
+"""An ONNX model made ready: read, checked, put right, in one form. The same for every command.
+
+In order: the file is read without its weights' files, and what it says of those is checked; one
+form is made of what ONNX has several of (``forms``); what can only mean one thing is put right
+(``repairs``); what is not valid is refused with what is wrong and where. Then functions are
+inlined, nodes sorted, everything named, and shapes inferred.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from prunedeploy.core.errors import UserError
+from prunedeploy.graph import forms, functions, repairs, scopes, tensors, validity
+from prunedeploy.graph import model as models
+from prunedeploy.graph.protos import InvalidError
+from prunedeploy.reference.randomness import drop_idle
+
+MAX_BYTES = 1 << 31  # of one protobuf; larger models have their weights in files beside them
+NOTES, REPAIRS = "prunedeploy.notes", "prunedeploy.graph.repairs"  # in the model's ``meta``
+
+
+def from_file(path: Path) -> ir.Model:
+    """The ONNX model at ``path``, ready for every step; weights beside it are mapped, not read.
+
+    Raises:
+        UserError: it is missing, is no ONNX, or not valid ONNX; or it reads weights from outside of
+            its folder.
+    """
+    proto = _read(path)
+    try:
+        return _from_proto(proto, path)
+    except InvalidError as error:
+        raise UserError(f"{path} is not valid ONNX: {error}") from None
+
+
+def from_proto(proto: onnx.ModelProto) -> ir.Model:
+    """The same for a model in memory, which is not changed.
+
+    Raises:
+        UserError: it is not valid ONNX, or its weights lie in files.
+    """
+    own = onnx.ModelProto()
+    own.CopyFrom(proto)
+    try:
+        return _from_proto(own, None)
+    except InvalidError as error:
+        raise UserError(f"the model is not valid ONNX: {error}") from None
+
+
+def prepare(program: ir.Model) -> ir.Model:
+    """The last steps, in place, for a model that is valid: an exporter's, or one that was read.
+
+    Functions are inlined, weights no longer listed as inputs, nodes sorted and named, shapes
+    inferred; noise that no output depends on is gone.
+
+    Raises:
+        InvalidError: a function cannot be inlined.
+    """
+    _inline(program)
+    common.RemoveInitializersFromInputsPass()(program)
+    common.NameFixPass()(program)
+    common.TopologicalSortPass()(program)
+    drop_idle(program)
+    models.infer_shapes(program)
+    return program
+
+
+def notes(program: ir.Model) -> tuple[str, ...]:
+    """What was put right while the model was read, and what else a reader may want to know."""
+    return cast("tuple[str, ...]", program.meta.get(NOTES, ()))
+
+
+def is_repaired(program: ir.Model) -> bool:
+    """Whether the model's file is not what was checked, so that no copy of it will do."""
+    return bool(program.meta.get(REPAIRS, False))
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    """The file, without the weights that lie beside it."""
+    if not path.is_file():
+        raise UserError(f"no such model: {path}")
+    if (size := path.stat().st_size) >= MAX_BYTES:
+        raise UserError(f"cannot read {path} as ONNX: no such file has {size:,} bytes")
+    try:
+        proto = onnx.ModelProto()
+        proto.ParseFromString(path.read_bytes())
+    except Exception as error:  # protobuf raises several kinds, the system more
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"cannot read {path} as ONNX: {reason}") from None
+    if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
+        raise UserError(f"cannot read {path} as ONNX: it holds no graph")
+    if not proto.graph.output:
+        raise UserError(f"cannot read {path} as ONNX: its graph has no outputs")
+    return proto
+
+
+def _from_proto(proto: onnx.ModelProto, path: Path | None) -> ir.Model:
+    tensors.check_all(proto, path)
+    about = forms.normalise(proto, path)
+    repaired = [*repairs.repair(proto), *scopes.check(proto)]
+    functions.ready(proto)
+    try:
+        program = ir.from_proto(proto)
+    except Exception as error:  # onnx_ir raises what it meets; the first cause names it
+        raise InvalidError(_first_cause(error)) from None
+    _map_weights(program, proto, path)
+    _sort(program)
+    _inline(program)
+    repaired += validity.check(program)
+    prepare(program)
+    program.meta[NOTES] = (*about, *repaired)
+    program.meta[REPAIRS] = bool(repaired)
+    return program
+
+
+def _first_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _map_weights(program: ir.Model, proto: onnx.ModelProto, path: Path | None) -> None:
+    for tensor in proto.graph.initializer:
+        if tensors.is_external(tensor):
+            assert path is not None  # ``tensors.check`` refuses models in memory
+            program.graph.initializers[tensor.name].const_value = tensors.mapped(tensor, path)
+
+
+def _sort(program: ir.Model) -> None:
+    try:
+        common.TopologicalSortPass()(program)
+    except ValueError as error:
+        raise InvalidError(f"its nodes form a circle: {_first_cause(error)}") from None
+
+
+def _inline(program: ir.Model) -> None:
+    try:
+        common.InlinePass()(program)
+    except Exception as error:  # of graphs as arguments, more arguments than parameters
+        raise InvalidError(f"its functions cannot be inlined: {_first_cause(error)}") from None
+    program.functions.clear()  # those that nothing calls

@@ -1,0 +1,1 @@
+"""What is sparse in a network, and which step comes next."""

@@ -1,0 +1,101 @@
+"""What to do after ``shrink`` and ``inspect``, and what it should bring, by prediction."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prunedeploy import targets
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import Forecast, NextStep, ShrinkResult
+
+if TYPE_CHECKING:
+    from prunedeploy.inspection.inspect import Inspection
+
+# The speed of the sparse runtime beside ONNX Runtime, from the share s of multiply-accumulates
+# that are left. Between 1 / (A + B s) of the two lines below lie all networks of docs/sparse.md at
+# batch 1, on 1 and 2 threads (ResNet-18 and -50, MobileNetV1 and V2, VGG-16, BERT).
+SLOW_LINE, FAST_LINE = (0.17, 1.45), (0.06, 0.95)
+SPARSE = 0.7  # from this share of multiply-accumulates on zeros are not worth skipping
+
+
+def after_shrink(result: ShrinkResult, target: str = "host") -> NextStep:
+    """``prunedeploy build`` of what was shrunk, and its speed beside ONNX Runtime's on the dense
+    network, by the predictions of ``prunedeploy.predict``.
+    """
+    words = ["prunedeploy", "build", str(result.model)]
+    return _of_model(words, result.model, result.dense, target)
+
+
+def after_inspect(
+    found: Inspection, arguments: Sequence[str] = (), target: str = "host"
+) -> NextStep | None:
+    """``shrink`` of a checkpoint or of a model with channels to remove, else ``build``.
+
+    Args:
+        found: what ``inspect`` returned.
+        arguments: options that reading the file took, ``--arch`` and the like.
+        target: the machine to predict for.
+
+    Returns:
+        None where every weight is zero, or none.
+    """
+    totals = found.totals
+    if not totals.nonzero or totals.nonzero == totals.weights:
+        return None
+    source = str(found.source)
+    dead = totals.dead_outputs + totals.dead_inputs + totals.dead_scales
+    if found.kind == "model" and not dead:
+        words = ["prunedeploy", "build", source]
+        return _of_model(words, found.source, found.source, target)
+    words = ["prunedeploy", "shrink", source, *arguments]
+    left = totals.density
+    if totals.macs and totals.nonzero_macs is not None:
+        left = totals.nonzero_macs / totals.macs
+    step = NextStep(shlex.join(words), target)
+    if left > SPARSE or not _has_sparse(target):
+        return step
+    low, high = (1 / (base + slope * left) for base, slope in (SLOW_LINE, FAST_LINE))
+    return replace(step, runtime="sparse", low=max(low, 1.0), high=high, share=left)
+
+
+def _of_model(words: list[str], model: Path, dense: Path, target: str) -> NextStep:
+    """Building ``model``, by the prediction of each runtime, where there is one."""
+    from prunedeploy.prediction.predict import predict
+
+    row = targets.by_name(target)
+    if row.name != "host":
+        words = [*words, "--target", target]
+    step = NextStep(shlex.join(words), row.name)
+    found: list[Forecast] = []
+    for runtime in ("ort", "sparse"):
+        if runtime in row.runtimes and (runtime != "sparse" or _has_sparse(target)):
+            try:
+                found.append(predict(model, row.name, runtime).forecast)
+            except UserError as error:
+                step = replace(step, why=f"{runtime}: {error}")
+    try:
+        baseline = predict(dense, row.name, "ort").forecast
+    except UserError as error:
+        return replace(step, why=str(error))
+    if not found:
+        return step
+    best = min(found, key=lambda forecast: forecast.seconds)
+    speed = baseline.seconds / best.seconds
+    return replace(
+        step,
+        runtime=best.runtime,
+        threads=best.threads,
+        seconds=best.seconds,
+        low=speed,
+        high=speed,
+    )
+
+
+def _has_sparse(target: str) -> bool:
+    """Whether the sparse runtime can build for ``target`` here."""
+    row = targets.by_name(target)
+    return "sparse" in row.runtimes and targets.refuse(row, "sparse") is None

@@ -1,0 +1,1 @@
+"""Measurements: benchmarks, memory, profiles, the environment, labelled data."""

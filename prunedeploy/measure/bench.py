@@ -1,0 +1,368 @@
+"""Benchmarks: the dense baseline and every candidate in turn, in one process, on the same inputs.
+
+How runs are timed is in ``prunedeploy.runtimes.timing``; the ratio of two engines comes from the
+pairs of their runs in each round (``prunedeploy.core.statistics``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from prunedeploy import targets
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import (
+    Accuracy,
+    Array,
+    BenchResult,
+    Difference,
+    Engine,
+    InputRange,
+    Measurement,
+    Profile,
+    TensorSpec,
+)
+from prunedeploy.core.statistics import ratio
+from prunedeploy.engines import artifact
+from prunedeploy.engines.artifact import Progress
+from prunedeploy.graph import input_range
+from prunedeploy.measure import labelled
+from prunedeploy.measure.environment import environment
+from prunedeploy.measure.labelled import Labelled
+from prunedeploy.measure.memory import peak_bytes
+from prunedeploy.measure.profiling import check_profiling, profiles_of
+from prunedeploy.prediction.engines import forecast_of
+from prunedeploy.reference.verify import compare, random_feeds
+from prunedeploy.runtimes.api import Session, split
+from prunedeploy.runtimes.timing import interleave
+
+Outputs = dict[str, Array]
+
+COMPARED = 8  # random inputs, at least, that every candidate is compared on
+DATA_BATCH = 50  # labelled images computed together, where the engine leaves it open
+
+
+def bench(
+    engines: Sequence[str | Path] | str | Path,
+    baseline: str | Path | None = None,
+    *,
+    batch: int = 1,
+    threads: int = 0,
+    data: str | Path | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    rounds: int = 100,
+    warmup: int = 10,
+    seed: int = 0,
+    progress: Progress | None = None,
+    profile: bool = False,
+) -> BenchResult:
+    """Measure engines against their dense baseline; nothing that differs from it is timed.
+
+    Args:
+        engines: folders that ``build`` wrote.
+        baseline: an ONNX model, which then runs in onnxruntime, or an engine; when None the dense
+            model recorded in the first engine's manifest.
+        batch: inputs a run.
+        threads: of every engine; 0 stands for all cores this process may use.
+        data: an .npz file with ``images`` and ``labels`` (see ``labelled.load``): accuracy and
+            changed predictions are counted over all of it.
+        mean: per channel, for uint8 images; known where ``shrink`` recognised the architecture.
+        std: the same.
+        rounds: timed runs of each engine.
+        warmup: untimed runs of each engine before the first round.
+        seed: of the random inputs, of the order in the rounds and of the interval.
+        progress: told in words what is being done.
+        profile: also measure every step of the engines that can tell, compiled ones.
+
+    Raises:
+        UserError: an engine or the baseline is missing or damaged, takes another batch, is
+            another network, or computes something else than the baseline.
+    """
+    tell = progress or (lambda _: None)
+    _check_numbers(batch, threads, rounds, warmup)
+    paths = [engines] if isinstance(engines, (str, Path)) else list(engines)
+    if not paths:
+        raise UserError("no engine to measure: name the folder of one")
+    candidates = [artifact.read_engine(path) for path in paths]
+    used = threads or targets.cores()
+    with ExitStack() as stack:
+        dense, name = _baseline(baseline, candidates[0], stack, tell)
+        everything = [dense, *candidates]
+        _check_engines(everything, batch)
+        images = _labelled(data, candidates[0], mean, std)
+        tell("measuring memory")
+        peaks = [peak_bytes(engine, batch, used) for engine in everything]
+        sessions = [
+            stack.enter_context(artifact.open(engine, used, shared=True)) for engine in everything
+        ]
+        if profile:
+            check_profiling(candidates, sessions[1:])
+        tell("comparing outputs")
+        inputs = _shared_inputs(everything)
+        differences = _differences(everything, sessions, inputs, batch, seed)
+        accuracies: list[Accuracy | None] = [None] * len(everything)
+        if images is not None:
+            tell(f"computing {len(images.labels)} labelled images")
+            accuracies, differences = _on_data(everything, sessions, images, differences)
+        tell(f"timing {rounds} rounds")
+        feeds = random_feeds(inputs, batch, seed)
+        samples = interleave(sessions, feeds, rounds, warmup, seed)
+        profiles: tuple[Profile, ...] = ()
+        if profile:
+            profiles = profiles_of(candidates, sessions[1:], feeds, batch, used, rounds)
+        tell("predicting the same")
+        predicted = tuple(forecast_of(engine, batch, used) for engine in everything)
+        measured = [
+            Measurement(
+                name=name if engine is dense else engine.path.name,
+                runtime=engine.manifest.runtime,
+                provider=session.provider,
+                model_sha256=engine.manifest.model_sha256,
+                batch=batch,
+                threads=used,
+                samples_ns=tuple(times),
+                peak_memory_bytes=peak,
+                difference=difference,
+                accuracy=accuracy,
+            )
+            for engine, session, times, peak, difference, accuracy in zip(
+                everything, sessions, samples, peaks, differences, accuracies, strict=True
+            )
+        ]
+    ratios = tuple(ratio(samples[0], times, seed) for times in samples[1:])
+    return BenchResult(
+        measured[0],
+        tuple(measured[1:]),
+        ratios,
+        environment(),
+        profiles=profiles,
+        predicted=predicted,
+    )
+
+
+def _check_numbers(batch: int, threads: int, rounds: int, warmup: int) -> None:
+    for name, value, least in (
+        ("batch", batch, 1),
+        ("threads", threads, 0),
+        ("rounds", rounds, 1),
+        ("warmup", warmup, 0),
+    ):
+        if value < least:
+            raise UserError(f"{name} must be at least {least}, found {value}")
+
+
+def _baseline(
+    baseline: str | Path | None, first: Engine, stack: ExitStack, tell: Progress
+) -> tuple[Engine, str]:
+    """The baseline as an engine, and its name; a model becomes one in a temporary folder."""
+    path = Path(baseline) if baseline is not None else artifact.baseline_of(first)
+    if path is None:
+        raise UserError(f"{first.path} records no dense baseline: name one with --baseline")
+    if path.is_dir():
+        return artifact.read_engine(path), path.name
+    if not path.is_file():
+        raise UserError(f"no such baseline: {path}")
+    tell(f"building the dense baseline {path}")
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prunedeploy-")))
+    # best stock runtime of the host
+    return artifact.build(path, "host", "ort", folder / "baseline.engine"), path.name
+
+
+def _check_engines(engines: Sequence[Engine], batch: int) -> None:
+    """All are verified, are the same network to a caller, and take ``batch`` inputs."""
+    dense = engines[0].manifest
+    for engine in engines:
+        manifest = engine.manifest
+        if manifest.difference is None or not manifest.difference.passed:
+            raise UserError(
+                f"{engine.path} was not found to compute what its model computes: it has no speed"
+            )
+        if _interface(engine) != _interface(engines[0]):
+            raise UserError(
+                f"{engine.path} is not the same network as its baseline: "
+                f"{_described(engine)} against {_described(engines[0])}"
+            )
+        if split(batch, manifest.batches) is None:
+            sizes = ", ".join(map(str, manifest.batches))
+            raise UserError(
+                f"{engine.path} was built for batches of {sizes}, not {batch}: "
+                f"use one of those, or build it again with --batch {batch}"
+            )
+        for fixed in (_fixed_batch(manifest.inputs), _fixed_batch(dense.inputs)):
+            if fixed is not None and fixed != batch:
+                raise UserError(
+                    f"{engine.path} takes batches of {fixed} only: use --batch {fixed}, "
+                    "or export the model with a dynamic batch"
+                )
+
+
+def _fixed_batch(inputs: Iterable[TensorSpec]) -> int | None:
+    """The one batch that inputs allow; None where it is open.
+
+    Where one input leaves it open, first sizes of others that are numbers are none of the batch:
+    those of recurrent states count layers.
+    """
+    first = [spec.shape[0] for spec in inputs if spec.shape]
+    numbers = [dim for dim in first if isinstance(dim, int)]
+    return numbers[0] if numbers and len(numbers) == len(first) else None
+
+
+def _interface(engine: Engine) -> tuple[object, ...]:
+    """Names, dtypes and sizes other than the first; dynamic sizes whatever their name."""
+    return tuple(
+        sorted(
+            (spec.name, spec.dtype, tuple(d if isinstance(d, int) else -1 for d in spec.shape[1:]))
+            for spec in specs
+        )
+        for specs in (engine.manifest.inputs, engine.manifest.outputs)
+    )
+
+
+def _described(engine: Engine) -> str:
+    def words(specs: Iterable[object]) -> str:
+        return ", ".join(map(str, specs))
+
+    manifest = engine.manifest
+    inputs = words(f"{x.name} {'x'.join(map(str, x.shape))}" for x in manifest.inputs)
+    outputs = words(f"{x.name} {'x'.join(map(str, x.shape))}" for x in manifest.outputs)
+    return f"{inputs} -> {outputs}"
+
+
+def _labelled(
+    data: str | Path | None,
+    engine: Engine,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> Labelled | None:
+    if data is None:
+        return None
+    if (mean is None) != (std is None):
+        raise UserError("give both mean and std, or neither")
+    given = (mean, std) if mean is not None and std is not None else None
+    normalisation = given or labelled.normalisation_of(engine)
+    return labelled.load(Path(data), engine.manifest.inputs, normalisation)
+
+
+def _outputs(session: Session, batches: Iterable[Mapping[str, Array]]) -> Outputs:
+    """All batches' outputs, one after the other along axis 0."""
+    runs = [session.run(feeds) for feeds in batches]
+    return {k: np.concatenate([np.atleast_1d(run[k]) for run in runs]) for k in runs[0]}
+
+
+def _shared_inputs(engines: Sequence[Engine]) -> tuple[TensorSpec, ...]:
+    """What the baseline takes, within the ranges that all engines were made for.
+
+    Raises:
+        UserError: no input lies within the ranges of all.
+    """
+    found: dict[str, InputRange] = {}
+    for spec in (spec for engine in engines for spec in engine.manifest.inputs):
+        if spec.range is not None:
+            found[spec.name] = input_range.meet(spec.name, found.get(spec.name), spec.range)
+    return tuple(
+        dataclasses.replace(spec, range=found.get(spec.name)) for spec in engines[0].manifest.inputs
+    )
+
+
+def _differences(
+    engines: Sequence[Engine],
+    sessions: Sequence[Session],
+    inputs: tuple[TensorSpec, ...],
+    batch: int,
+    seed: int,
+) -> list[Difference]:
+    """Of every candidate from the baseline, and of the baseline from the reference evaluator."""
+    count = -(-COMPARED // batch)
+    batches = [random_feeds(inputs, batch, seed + index) for index in range(count)]
+    dense = _outputs(sessions[0], batches)
+    found = [_refuse_other(engines[0], engines[0].manifest.difference)]
+    for engine, session in zip(engines[1:], sessions[1:], strict=True):
+        found.append(_refuse_other(engine, _compare(engine, dense, _outputs(session, batches))))
+    return found
+
+
+def _on_data(
+    engines: Sequence[Engine],
+    sessions: Sequence[Session],
+    images: Labelled,
+    differences: Sequence[Difference],
+) -> tuple[list[Accuracy | None], list[Difference]]:
+    """Accuracy of every engine on all images, and the differences with those on them."""
+    first = images.spec.shape[0]
+    size = first if isinstance(first, int) else min(DATA_BATCH, len(images.labels))
+    accuracies: list[Accuracy | None] = []
+    worst = [differences[0]]
+    dense: Outputs = {}
+    for index, (engine, session) in enumerate(zip(engines, sessions, strict=True)):
+        outputs = _outputs(session, images.batches(size))
+        outputs = {name: array[: len(images.labels)] for name, array in outputs.items()}
+        dense = dense or outputs
+        if index:
+            here = _refuse_other(engine, _compare(engine, dense, outputs))
+            worst.append(_worse(differences[index], here))
+        predictions = _predictions(outputs)
+        _check_labels(images, max(a.shape[1] for a in outputs.values() if a.ndim == 2))
+        accuracies.append(_accuracy(_predictions(dense), predictions, images.labels))
+    return accuracies, worst
+
+
+def _compare(
+    engine: Engine, dense: Mapping[str, Array], outputs: Mapping[str, Array]
+) -> Difference:
+    """With the tolerance that the engine was built under: one in float16 may be off by more."""
+    built = engine.manifest.difference
+    if built is None:
+        return compare(dense, outputs)
+    return compare(dense, outputs, built.tolerances or built.tolerance)
+
+
+def _refuse_other(engine: Engine, difference: Difference | None) -> Difference:
+    if difference is None or not difference.passed:
+        how = (
+            f"{difference.where} differs by {difference.max_rel:.2g} of its range, "
+            f"{difference.tolerance:.0e} is allowed"
+            if difference
+            else "it was never compared"
+        )
+        raise UserError(f"{engine.path} does not compute what its baseline does: {how}; not timed")
+    return difference
+
+
+def _worse(one: Difference, other: Difference) -> Difference:
+    """The larger difference, over the samples of both."""
+    larger = other if other.share > one.share else one
+    return dataclasses.replace(
+        larger,
+        max_abs=max(one.max_abs, other.max_abs),
+        samples=one.samples + other.samples,
+        changed_predictions=one.changed_predictions + other.changed_predictions,
+    )
+
+
+def _predictions(outputs: Outputs) -> Array:
+    """The largest class by the first output of shape [samples, classes].
+
+    Raises:
+        UserError: no output has that shape.
+    """
+    for array in outputs.values():
+        if array.ndim == 2 and array.shape[1] > 1:
+            return np.asarray(array.argmax(1))
+    raise UserError("labelled data needs an output of shape batch x classes: there is none")
+
+
+def _check_labels(images: Labelled, classes: int) -> None:
+    low, high = int(images.labels.min()), int(images.labels.max())
+    if low < 0 or high >= classes:
+        raise UserError(f"labels run from {low} to {high}, the network has {classes} classes")
+
+
+def _accuracy(dense: Array, found: Array, labels: Array) -> Accuracy:
+    correct, changed = np.count_nonzero(found == labels), np.count_nonzero(found != dense)
+    return Accuracy(len(labels), int(correct), int(changed))

@@ -1,0 +1,71 @@
+"""How much memory an engine takes: measured in a process of its own, which runs nothing else.
+
+The child imports everything, makes the inputs, lets the kernel forget the peak so far
+(``/proc/self/clear_refs``) and then opens the engine and runs it. What counts is the highest
+resident size from there on less the resident size before: weights, packed copies, activations,
+outputs and thread stacks, without the interpreter and the shared libraries. Measuring it in the
+process that times several engines would charge each with the others' memory.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import Engine
+
+RUNS = 3
+STATUS = Path("/proc/self/status")
+
+
+def peak_bytes(engine: Engine, batch: int, threads: int) -> int:
+    """Peak resident bytes that opening and running ``engine`` adds to a process.
+
+    Raises:
+        UserError: the process died, for want of memory say.
+    """
+    command = [
+        sys.executable,
+        "-P",  # nothing of the current folder in the place of a library
+        "-m",
+        "prunedeploy.measure.memory",
+        str(engine.path),
+        str(batch),
+        str(threads),
+    ]
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    if child.returncode != 0:
+        last = (child.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(
+            f"{engine.path} failed in a process of its own (status {child.returncode}): {last}"
+        )
+    return int(child.stdout.split()[-1])
+
+
+def _measure(path: str, batch: int, threads: int) -> int:
+    from prunedeploy.engines import artifact
+    from prunedeploy.reference.verify import random_feeds
+    from prunedeploy.runtimes import by_name
+
+    engine = artifact.read_engine(path)
+    # the libraries are not the engine's, so they are loaded before the count starts
+    by_name(engine.manifest.runtime).versions()
+    feeds = random_feeds(engine.manifest.inputs, batch)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    with artifact.open(engine, threads) as session:
+        for _ in range(RUNS):
+            session.run(feeds)
+    return max(0, _status("VmHWM") - before)
+
+
+def _status(key: str) -> int:
+    """A line of /proc/self/status, in bytes."""
+    line = next(x for x in STATUS.read_text().splitlines() if x.startswith(f"{key}:"))
+    return int(line.split()[1]) * 1024
+
+
+if __name__ == "__main__":
+    print(_measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

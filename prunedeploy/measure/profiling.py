@@ -1,0 +1,68 @@
+"""Where the time of a compiled engine goes, step by step, from the engine's own clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import Array, Engine, Profile, StepTime
+from prunedeploy.runtimes.api import Session
+
+
+class _Profiled(Protocol):
+    """A session that can tell; ``layers`` describes the steps of a batch size in order."""
+
+    def profile(self, feeds: Mapping[str, Array], rounds: int) -> dict[int, list[list[float]]]: ...
+
+    def layers(self, batch: int) -> list[dict[str, Any]]: ...
+
+    def pieces(self, batch: int) -> tuple[int, ...]: ...
+
+
+def check_profiling(engines: Sequence[Engine], sessions: Sequence[Session]) -> None:
+    """Refuse before anything is measured.
+
+    Raises:
+        UserError: none of the engines can tell how long its steps take.
+    """
+    if not any(hasattr(session, "profile") for session in sessions):
+        names = ", ".join(f"{x.path} is of {x.manifest.runtime}" for x in engines)
+        raise UserError(f"--profile needs an engine of the sparse runtime: {names}")
+
+
+def profiles_of(
+    engines: Sequence[Engine],
+    sessions: Sequence[Session],
+    feeds: Mapping[str, Array],
+    batch: int,
+    threads: int,
+    rounds: int,
+) -> tuple[Profile, ...]:
+    """Of every engine that can tell."""
+    return tuple(
+        Profile(
+            name=engine.path.name,
+            batch=batch,
+            threads=threads,
+            rounds=rounds,
+            steps=_steps(cast(_Profiled, session), feeds, batch, rounds),
+        )
+        for engine, session in zip(engines, sessions, strict=True)
+        if hasattr(session, "profile")
+    )
+
+
+def _steps(
+    session: _Profiled, feeds: Mapping[str, Array], batch: int, rounds: int
+) -> tuple[StepTime, ...]:
+    """Those of every size that the batch is cut into, as often as it has that piece."""
+    steps = []
+    for size, samples in session.profile(feeds, rounds).items():
+        often = session.pieces(batch).count(size)
+        for layer, seconds in zip(session.layers(size), np.median(samples, 0), strict=True):
+            more = {key: often * layer[key] for key in ("flops", "bytes")}
+            steps.append(StepTime(**{**layer, **more}, seconds=often * float(seconds)))
+    return tuple(steps)

@@ -1,0 +1,251 @@
+"""Results of ``shrink`` and ``bench`` as one Markdown text. Nothing is timed here."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import atomic_path, from_json
+from prunedeploy.core.markdown import Row, cell, markdown
+from prunedeploy.core.records import (
+    BenchResult,
+    Difference,
+    Measurement,
+    Note,
+    PassReport,
+    Ratio,
+    ShrinkResult,
+)
+from prunedeploy.core.statistics import summary
+from prunedeploy.graph.input_range import claim
+from prunedeploy.prediction import text as forecasts
+from prunedeploy.prediction.record import Prediction
+from prunedeploy.remote.record import RemoteResult
+from prunedeploy.reports.device import forecast_section, remote_section
+
+Result = BenchResult | ShrinkResult | RemoteResult | Prediction
+Measured = BenchResult | RemoteResult | Prediction
+PLACES = 3  # named of one refusal; the others are counted
+
+
+def report(results: Sequence[str | Path | Result], output: str | Path | None = None) -> str:
+    """What was shrunk, what was measured, what was predicted and what was refused.
+
+    What is about the model of a shrink result stands under it; the others stand alone.
+
+    Args:
+        results: records, or JSON files that ``shrink``, ``bench`` (with ``--remote`` too) and
+            ``predict`` wrote.
+        output: a Markdown file to write as well.
+
+    Raises:
+        UserError: none given, a file is missing or holds something else, or ``output`` cannot
+            be written.
+    """
+    if isinstance(results, (str, Path)):
+        results = [results]
+    if not results:
+        raise UserError("nothing to report: name the JSON files that shrink and bench wrote")
+    if output is not None and any(_same_file(x, output) for x in results):
+        raise UserError(f"{output} is one of the results: name another file to write")
+    records = [x if isinstance(x, Result) else read(Path(x)) for x in results]
+    shrunk = [x for x in records if isinstance(x, ShrinkResult)]
+    others = [x for x in records if not isinstance(x, ShrinkResult)]
+    parts = ["# Report"]
+    for result in shrunk:
+        own = [x for x in others if _belongs(x, result)]
+        parts += [_shrunk(result), *map(_section, own), _refused(result.passes)]
+    parts += [_section(x) for x in others if not any(_belongs(x, result) for result in shrunk)]
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    if output is not None:
+        with atomic_path(Path(output)) as file:
+            file.write_text(text)
+    return text
+
+
+def _same_file(result: str | Path | Result, output: str | Path) -> bool:
+    return isinstance(result, str | Path) and os.path.realpath(result) == os.path.realpath(output)
+
+
+def read(path: Path) -> Result:
+    """The record in a JSON file, by the type that it says it has.
+
+    Raises:
+        UserError: missing, unreadable, or neither a shrink nor a bench result.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise UserError(f"cannot read {path}: {reason}") from None
+    try:
+        data = json.loads(text)
+    except ValueError:
+        raise UserError(f"{path} is not JSON, or is cut short: write it again") from None
+    kind = str(data.get("type")) if isinstance(data, dict) else ""
+    readers: dict[str, Callable[[], Result]] = {
+        "ShrinkResult": lambda: from_json(ShrinkResult, text),
+        "BenchResult": lambda: from_json(BenchResult, text),
+        "RemoteResult": lambda: from_json(RemoteResult, text),
+        "Prediction": lambda: from_json(Prediction, text),
+    }
+    if kind not in readers:
+        raise UserError(f"{path} is not a result of shrink or bench: name one that is")
+    try:
+        result = readers[kind]()
+    except UserError as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    if isinstance(result, BenchResult) and not _whole(result):
+        raise UserError(f"cannot read {path}: it lacks samples or ratios; measure again")
+    return result
+
+
+def _whole(bench: BenchResult) -> bool:
+    measured = (bench.baseline, *bench.candidates)
+    return all(m.samples_ns for m in measured) and len(bench.ratios) == len(bench.candidates)
+
+
+def _belongs(other: Measured, result: ShrinkResult) -> bool:
+    if isinstance(other, BenchResult):
+        known = {candidate.model_sha256 for candidate in other.candidates}
+    else:
+        known = {other.model_sha256}
+    return result.model_sha256 in known
+
+
+def _section(other: Measured) -> str:
+    match other:
+        case BenchResult():
+            return _timed(other)
+        case RemoteResult():
+            return remote_section(other)
+        case Prediction():
+            return forecast_section(other)
+
+
+def _shrunk(result: ShrinkResult) -> str:
+    before, after = result.before, result.after
+    rows = [
+        (what, f"{old:,}", f"{new:,}", _share(new, old))
+        for what, old, new in (
+            ("parameters", before.parameters, after.parameters),
+            ("non-zero parameters", before.nonzero, after.nonzero),
+            ("MACs of one input, zeros included", before.macs, after.macs),
+            ("file, bytes", before.file_bytes, after.file_bytes),
+        )
+    ]
+    rows.append(("model, sha256", result.dense_sha256[:12], result.model_sha256[:12], ""))
+    arch = f" ({result.arch})" if result.arch else ""
+    lines = [
+        f"## {cell(result.source.name + arch)}",
+        f"`{result.dense.name}` is the network as it was trained, `{result.model.name}` what was "
+        "shrunk from it.",
+        markdown(("", "dense", "shrunk", "shrunk / dense"), rows),
+        f"Largest difference of the two: {_difference(result.difference)}.",
+    ]
+    if result.input_ranges:
+        lines.append(f"The two are the same network {cell(claim(result.input_ranges))}.")
+    if result.found:
+        lines.append("In the checkpoint: " + "; ".join(map(cell, result.found)) + ".")
+    return "\n\n".join(lines)
+
+
+def _timed(bench: BenchResult) -> str:
+    everything = (bench.baseline, *bench.candidates)
+    ratios: tuple[Ratio | None, ...] = (None, *bench.ratios)
+    first = bench.baseline
+    rows: list[Row] = [
+        ("p50, ms", *(f"{summary(m).p50:.3f}" for m in everything)),
+        ("p90, ms", *(f"{summary(m).p90:.3f}" for m in everything)),
+        ("p99, ms", *(f"{summary(m).p99:.3f}" for m in everything)),
+        ("inputs per second", *(f"{summary(m).throughput:,.1f}" for m in everything)),
+        ("times faster, by the medians", *("1" if r is None else _ratio(r) for r in ratios)),
+        ("peak memory, MB", *(f"{m.peak_memory_bytes / 1e6:.1f}" for m in everything)),
+        ("largest difference", *map(_relative, everything)),
+        ("runtime, and what really computed", *(f"{m.runtime}, {m.provider}" for m in everything)),
+        ("model, sha256", *(m.model_sha256[:12] for m in everything)),
+    ]
+    if any(bench.predicted):
+        rows.append(("predicted beforehand, ms", *_predicted(bench)))
+    if any(m.accuracy for m in everything):
+        rows += [
+            ("accuracy", *map(_accuracy, everything)),
+            ("changed predictions", *map(_changed, everything)),
+        ]
+    headers = ("", f"{first.name} (dense baseline)", *(m.name for m in bench.candidates))
+    cores = f"{first.threads} thread{'s' if first.threads != 1 else ''}"
+    return "\n\n".join(
+        (
+            f"### Speed, {bench.kind}",
+            f"Batch {first.batch}, {cores}, {len(first.samples_ns)} rounds in which every engine "
+            "ran in turn on the same inputs; the interval of a ratio covers 95 %. Differences: of "
+            "the baseline from the reference evaluator, of the others from the baseline, relative "
+            "to the range of the output.",
+            markdown(headers, rows),
+            "Taken on: " + "; ".join(f"{k} {cell(v)}" for k, v in bench.environment.items()) + ".",
+        )
+    )
+
+
+def _predicted(bench: BenchResult) -> tuple[str, ...]:
+    """The forecast of each in its band, and how far it lies from the median that was measured."""
+    everything = (bench.baseline, *bench.candidates)
+    found = (*bench.predicted, *(None,) * (len(everything) - len(bench.predicted)))
+    return tuple(
+        "" if x is None else f"{forecasts.band(x)}: {forecasts.error(x, summary(m).p50)}"
+        for x, m in zip(found, everything, strict=False)
+    )
+
+
+def _refused(passes: Sequence[PassReport]) -> str:
+    """Every reason of a pass once: how many channels or nodes it concerns, and where first."""
+    found: dict[tuple[str, str], list[Note]] = {}
+    for done in passes:
+        for note in done.result.notes:
+            if note.status == "refused":
+                found.setdefault((done.name, note.reason), []).append(note)
+    if not found:
+        return ""
+    rows = [
+        (name, reason, f"{sum(note.count for note in notes):,}", _listed([n.where for n in notes]))
+        for (name, reason), notes in found.items()
+    ]
+    return "### Left as it was\n\n" + markdown(("pass", "why", "how many", "where"), rows)
+
+
+def _listed(where: Sequence[str]) -> str:
+    shown = ", ".join(where[:PLACES])
+    return shown if len(where) <= PLACES else f"{shown} and {len(where) - PLACES} more"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else ""
+
+
+def _difference(found: Difference) -> str:
+    verdict = "passed" if found.passed else "FAILED"
+    changed = f", {found.changed_predictions} changed predictions"
+    return (
+        f"{found.max_rel:.2g} of the output's range over {found.samples} inputs{changed} "
+        f"(allowed {found.tolerance:.0e}: {verdict})"
+    )
+
+
+def _ratio(found: Ratio) -> str:
+    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
+
+
+def _relative(measured: Measurement) -> str:
+    return f"{measured.difference.max_rel:.1e}"
+
+
+def _accuracy(measured: Measurement) -> str:
+    found = measured.accuracy
+    return f"{found.correct / found.samples:.2%} of {found.samples:,}" if found else ""
+
+
+def _changed(measured: Measurement) -> str:
+    return str(measured.accuracy.changed_predictions) if measured.accuracy else ""

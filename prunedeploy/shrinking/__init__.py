@@ -1,0 +1,1 @@
+"""From a checkpoint or model to the shrunk model, in named steps."""

@@ -1,0 +1,235 @@
+"""A torch module as an ONNX model."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import atomic_group
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    import torch
+
+OPSET = 20
+INPUT, OUTPUT = "input", "output"
+
+
+def export(module: torch.nn.Module, input_shape: Sequence[int], path: Path) -> Path:
+    """Write ``module`` as ONNX, parameter names kept, with a dynamic batch where it allows one.
+
+    Args:
+        module: in eval mode, one tensor in, one or several tensors out.
+        input_shape: of one batch, for example (1, 3, 224, 224).
+        path: the file to write.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        UserError: the module cannot run on such an input, or torch cannot export it.
+    """
+    from prunedeploy.graph import model as models
+
+    program = to_model(module, input_shape)
+    with atomic_group(Path(path)) as temporary:
+        models.save(program, temporary)
+    return Path(path)
+
+
+def to_model(
+    module: torch.nn.Module, input_shape: Sequence[int], *, optimize: bool = True
+) -> ir.Model:
+    """The same in memory; the weights are shared with ``module``, not copied.
+
+    Without ``optimize`` the exporter folds nothing: every weight is the module's own, and every
+    BatchNorm stands for itself.
+    """
+    import torch
+
+    dtype = next(module.parameters(), torch.zeros(0)).dtype
+    # two samples: torch takes a batch of one for a constant, and a batch must not be
+    example = _example(module, (2, *input_shape[1:]), dtype)
+    if isinstance(example, str):
+        # perhaps a network of one fixed batch, as torch.export makes them
+        example = _example(module, tuple(input_shape), dtype)
+        if isinstance(example, str):
+            shape = ",".join(map(str, input_shape))
+            raise UserError(
+                f"the network does not run on an input of shape {shape} ({example}): "
+                f"{_inputs(module) or 'give its shape with --input-shape'}"
+            )
+        return _export(module, example, None, optimize)
+    if isinstance(module, torch.jit.ScriptModule):
+        return _export_script(module, example)
+    dynamic = {0: torch.export.Dim("batch", min=1, max=1 << 16)}
+    try:
+        program = _export(module, example, (dynamic,), optimize)
+        dims = program.graph.inputs[0].shape
+        if dims is not None and not isinstance(dims[0], int):
+            return program
+    except torch.onnx.OnnxExporterError:
+        pass
+    # the batch size is part of the network's code, so it is the one that was asked for
+    return _export(module, torch.zeros(tuple(input_shape), dtype=dtype), None, optimize)
+
+
+def _example(
+    module: torch.nn.Module, shape: tuple[int, ...], dtype: torch.dtype
+) -> torch.Tensor | str:
+    """An input that the module was seen to run on, or why it does not.
+
+    So a wrong input shape is told from a network that cannot be exported.
+
+    Raises:
+        UserError: it computes something else each time.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    try:
+        example = torch.zeros(shape, dtype=dtype)
+        sample = torch.rand(shape, generator=generator).to(dtype)
+        with torch.no_grad():
+            runs = [_tensors(module(sample)) for _ in range(2)]
+    except Exception as error:  # the network's own code may raise anything
+        lines = str(error).strip().splitlines()
+        return lines[0] if lines else type(error).__name__
+    if not all(map(_same, *runs)):
+        raise UserError(
+            "the network's outputs are random, two runs on one input differ: leave out what draws"
+            " numbers in eval mode (dropout with training=True, noise)"
+        )
+    return example
+
+
+def _tensors(outputs: object) -> list[torch.Tensor]:
+    import torch
+    from torch.utils import _pytree
+
+    return [leaf for leaf in _pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Equal but for what threads round in another order."""
+    import torch
+
+    if one.shape != other.shape:
+        return False
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    return torch.allclose(one, other, rtol=1e-3, atol=1e-5, equal_nan=True)
+
+
+def _inputs(module: torch.nn.Module) -> str:
+    """What to do about a network that takes several inputs; empty where it does not."""
+    try:
+        parameters = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):
+        return ""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p.name for p in parameters if p.kind in kinds and p.default is p.empty]
+    if len(needed) < 2:
+        return ""
+    return (
+        f"it takes {len(needed)} inputs ({', '.join(needed)}), a checkpoint's network may take one:"
+        " write its ONNX model with torch.onnx.export and give that"
+    )
+
+
+def _why(error: BaseException) -> str:
+    """Why torch cannot export a network, in a line."""
+    cause: BaseException = error
+    while (inner := cause.__cause__ or cause.__context__) is not None:
+        cause = inner
+    text = str(cause).strip()
+    if "data-dependent" in text.lower() or "DataDependent" in type(cause).__name__:
+        return (
+            "its forward decides by the values of its input: write that with torch.where or"
+            " torch.cond"
+        )
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return first[:200] or type(cause).__name__
+
+
+def _export(
+    module: torch.nn.Module,
+    example: torch.Tensor,
+    dynamic: tuple[object, ...] | None,
+    optimize: bool,
+) -> ir.Model:
+    import torch
+
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                module,
+                (example,),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                opset_version=OPSET,
+                dynamic_shapes=dynamic,
+                dynamo=True,
+                optimize=optimize,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        if dynamic is not None:
+            raise
+        raise UserError(f"torch cannot export this network: {_why(error)}") from None
+    assert program is not None
+    for node in program.model.graph.all_nodes():
+        # where in whose source folder the operator was called: nobody else's business
+        node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
+    return program.model
+
+
+def _export_script(module: torch.jit.ScriptModule, example: torch.Tensor) -> ir.Model:
+    """A TorchScript program, by torch's older exporter: the newer one takes none."""
+    import onnx
+    import onnx_ir as ir
+    import torch
+
+    try:
+        with _quiet(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+            path = f"{folder}/program.onnx"
+            torch.onnx.export(
+                module,
+                (example,),
+                path,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                opset_version=OPSET,
+                dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+                dynamo=False,
+            )
+            return ir.from_proto(onnx.load(path))
+    except Exception as error:  # its errors have no common base
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"torch cannot export this TorchScript program: {reason}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's progress and its warnings about absent libraries are not for our users."""
+    silent = io.StringIO()
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(silent),
+            contextlib.redirect_stderr(silent),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,164 @@
+"""ONNX Runtime on the CPU: the stock runtime, and the one that dense baselines run in."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prunedeploy.core.errors import MissingExtra, UserError
+from prunedeploy.core.records import Array, Engine, TensorSpec
+from prunedeploy.graph.external_data import check_listed
+from prunedeploy.runtimes.api import (
+    BuildOptions,
+    Closing,
+    OpenOptions,
+    Payload,
+    Session,
+    check_feeds,
+    closed_error,
+)
+from prunedeploy.targets import Target, why_not_here
+
+PAYLOAD = "model.onnx"
+NO_ENTRIES: Mapping[str, str] = {}
+ERRORS_ONLY = 3  # severity from which onnxruntime writes to the terminal
+
+
+def library() -> Any:
+    """The module onnxruntime.
+
+    Raises:
+        MissingExtra: it is not installed.
+        UserError: it is there in part.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise
+        raise MissingExtra("onnxruntime", "cpu") from None
+    if not hasattr(onnxruntime, "InferenceSession"):
+        # what is left once one of the two wheels that share the folder is uninstalled
+        raise UserError("onnxruntime is broken: pip install --force-reinstall onnxruntime")
+    return onnxruntime
+
+
+def _first_line(error: Exception) -> str:
+    """The reason without the prefix ``[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : ``."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    line = line.split(" : ", 3)[-1] if line.startswith("[ONNXRuntimeError]") else line
+    # where the file lay while it was built, and a place in onnxruntime's own source
+    line = re.sub(r"^Load model from .*? failed:\s*", "", line)
+    return re.sub(r"\S*/onnxruntime_src/.*\) (?=[A-Z])", "", line)
+
+
+def payload(engine: Engine) -> Path:
+    """The model inside an engine, once it is known to read no files but the engine's own.
+
+    Raises:
+        UserError: it reads another file, or is no model.
+    """
+    path = engine.path / PAYLOAD
+    try:
+        check_listed(path, engine.manifest.files)
+    except ValueError as error:
+        raise UserError(f"onnxruntime cannot open the model: {_first_line(error)}") from None
+    return path
+
+
+class OrtSession(Closing):
+    """One InferenceSession on the model at ``path``.
+
+    ``providers`` as onnxruntime takes them, ``entries`` for the session's configuration; what
+    really computes is for the caller to check (``runtimes/ort/gpu.py``).
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        options: OpenOptions,
+        providers: Sequence[object] = ("CPUExecutionProvider",),
+        entries: Mapping[str, str] = NO_ENTRIES,
+    ) -> None:
+        onnxruntime = library()
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = ERRORS_ONLY
+        settings.intra_op_num_threads = options.threads
+        if options.shared:
+            # idle worker threads otherwise spin on the cores that the next session needs
+            settings.add_session_config_entry("session.force_spinning_stop", "1")
+        for key, value in entries.items():
+            settings.add_session_config_entry(key, value)
+        try:
+            self._inner: Any = onnxruntime.InferenceSession(
+                str(path), settings, providers=list(providers)
+            )
+        except Exception as error:  # its errors have no common base but Exception
+            raise UserError(f"onnxruntime cannot open the model: {_first_line(error)}") from error
+        self.inputs, self.outputs = inputs, outputs
+        self.provider = ", ".join(self._inner.get_providers())
+        self._names = [spec.name for spec in self.outputs]
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Every output by name."""
+        if self._inner is None:
+            raise closed_error()
+        arrays = check_feeds(self.inputs, feeds)
+        try:
+            results = self._inner.run(self._names, arrays)
+        except Exception as error:  # shapes that only a node inside refuses
+            raise UserError(f"onnxruntime cannot run this: {_first_line(error)}") from error
+        return dict(zip(self._names, results, strict=True))
+
+    def close(self) -> None:
+        """Let go of memory and threads, whoever still holds this object."""
+        self._inner = None
+
+
+class Ort:
+    """Payload: the model itself, its weights included; the graph is optimised when opened."""
+
+    name = "ort"
+    computes = True
+
+    def refuse(self, target: Target) -> str | None:
+        """It builds for the machine it runs on."""
+        return why_not_here(target)
+
+    def versions(self) -> dict[str, str]:
+        """onnxruntime's own version.
+
+        Raises:
+            MissingExtra: onnxruntime is not installed.
+        """
+        return {"onnxruntime": str(library().__version__)}
+
+    def build(
+        self,
+        model: Path,
+        target: Target,  # noqa: ARG002 - the file is the same for every machine
+        directory: Path,
+        options: BuildOptions,
+    ) -> Payload:
+        """Copy the model, or write it anew where its weights lie beside it or it was repaired."""
+        if options.batches:
+            raise UserError("ort takes batches of any size: --batch is for --runtime sparse")
+        from prunedeploy.graph.model import data_files, load, save
+        from prunedeploy.graph.preparation import is_repaired
+
+        loaded = load(model)
+        if is_repaired(loaded) or data_files(model):
+            save(loaded, directory / PAYLOAD)
+        else:
+            shutil.copyfile(model, directory / PAYLOAD)
+        return Payload(tuple(sorted(path.name for path in directory.iterdir())))
+
+    def open(self, engine: Engine, options: OpenOptions) -> Session:
+        """A session on the CPU."""
+        manifest = engine.manifest
+        return OrtSession(payload(engine), manifest.inputs, manifest.outputs, options)

@@ -1,0 +1,116 @@
+"""Copies: rows, transpositions, anything else; borders; conversions."""
+
+from __future__ import annotations
+
+from prunedeploy.runtimes.sparse.codegen._context import Code, Context
+from prunedeploy.runtimes.sparse.codegen.functions import literal
+from prunedeploy.runtimes.sparse.codegen.views import Nest, nest
+from prunedeploy.runtimes.sparse.plan.steps import Copy
+
+CONVERSIONS = {"float": "FLOAT", "int64_t": "INT64", "int32_t": "INT32", "uint8_t": "BOOL"}
+
+
+def emit(step: Copy, context: Context) -> Code:
+    """One call, by how the innermost loop lies in ``x`` and ``y``."""
+    if step.fill is not None and step.outer is not None:
+        return _pad(step, context)
+    if not step.y.size:
+        return Code("")
+    loops = nest(step.y.shape, (step.y.strides, step.x.strides))
+    x, y = context.pointer(step.x), context.pointer(step.y)
+    return copy(loops, x, y, context.dtype(step.x), context.dtype(step.y))
+
+
+def copy(loops: Nest, x: str, y: str, from_type: str = "float", to_type: str = "float") -> Code:
+    """Copy ``x`` to ``y``, C pointers; ``loops`` has the strides of ``y``, then those of ``x``."""
+    if not loops.rank:  # one element
+        loops = Nest((1,), ((1,), (1,)))
+    last = loops.rank - 1
+    y_step, x_step = loops.inner()
+    count = loops.shape[last]
+    if (from_type, to_type) != ("float", "float"):
+        name = f"pd_copy_{from_type}_to_{to_type}"
+        top = f"PD_COPY({name}, {from_type}, {to_type}, PD_AS_{CONVERSIONS[to_type]})"
+        steps = f"{count}, (ptrdiff_t){x_step}, (ptrdiff_t){y_step}"
+        return _call(loops.take(range(last)), name, steps, x, y, (top,), "convert")
+    if y_step == 1 and x_step in (0, 1):
+        outer = loops.take(range(last))
+        return _call(outer, "pd_copy_rows", f"{count}, {x_step}", x, y, choice="rows")
+    across = [axis for axis in range(last) if loops.strides[1][axis] == 1]
+    if y_step == 1 and across:
+        axis = max(across, key=lambda a: loops.shape[a])
+        outer = loops.take(a for a in range(last) if a != axis)
+        size = f"{loops.shape[axis]}, {count}, {x_step}, {loops.strides[0][axis]}"
+        return _call(outer, "pd_copy_transposed", size, x, y, choice="transpose")
+    name = "pd_copy_float_to_float"
+    steps = f"{count}, (ptrdiff_t){x_step}, (ptrdiff_t){y_step}"
+    top = f"PD_COPY({name}, float, float, PD_AS_FLOAT)"
+    return _call(loops.take(range(last)), name, steps, x, y, (top,), "strided")
+
+
+def _call(
+    outer: Nest, name: str, size: str, x: str, y: str, top: tuple[str, ...] = (), choice: str = ""
+) -> Code:
+    body = [
+        outer.counts("shape"),
+        outer.array("ys", 0),
+        outer.array("xs", 1),
+        f"{name}(w, {outer.rank}, shape, xs, ys, {size}, {x}, {y});",
+    ]
+    return Code("\n".join(body), top, ("copy.h",), choice=choice)
+
+
+def _pad(step: Copy, context: Context) -> Code:
+    """Rows of the outer tensor, of which ``y`` is a box."""
+    assert step.outer is not None
+    assert step.fill is not None
+    outer, y = step.outer, step.y
+    if not outer.size:
+        return Code("")
+    if not y.size:
+        box = nest(outer.shape, (outer.strides, (0,) * len(outer.shape)))
+        where = context.pointer(outer)
+        value = f"static const float fill = {literal(step.fill)};"
+        filled = copy(box, "&fill", where)
+        return Code(f"{value}\n{filled.body}", filled.top, filled.headers, choice="fill")
+    corner = _corner(step)
+    axes = sorted(
+        (a for a, size in enumerate(outer.shape) if size > 1),
+        key=lambda a: -outer.strides[a],
+    )
+    axes = axes or [0]
+    values = {
+        "outer": [outer.shape[a] for a in axes],
+        "corner": [corner[a] for a in axes],
+        "box": [y.shape[a] for a in axes],
+    }
+    body = [
+        f"static const int {name}[] = {{{', '.join(map(str, numbers))}}};"
+        for name, numbers in values.items()
+    ]
+    body += [
+        f"static const ptrdiff_t {name}[] = {{{', '.join(str(view.strides[a]) for a in axes)}}};"
+        for name, view in (("xs", step.x), ("ys", outer))
+    ]
+    body.append(
+        f"pd_copy_into(w, {len(axes)}, outer, corner, box, xs, ys, {literal(step.fill)}, "
+        f"{context.pointer(step.x)}, {context.pointer(outer)});"
+    )
+    return Code("\n".join(body), (), ("copy.h",), choice="pad")
+
+
+def _corner(step: Copy) -> list[int]:
+    """Where in ``outer`` the first element of ``y`` lies, an index an axis."""
+    outer, y = step.outer, step.y
+    assert outer is not None
+    assert outer.buffer == y.buffer
+    assert len(outer.shape) == len(y.shape)
+    rest, corner = y.offset - outer.offset, [0] * len(outer.shape)
+    for axis in sorted(range(len(corner)), key=lambda a: -outer.strides[a]):
+        if outer.shape[axis] > 1:
+            assert y.shape[axis] == 1 or y.strides[axis] == outer.strides[axis], step
+            # the axes inside reach less far than one step of this one
+            corner[axis] = rest // outer.strides[axis]
+            rest -= corner[axis] * outer.strides[axis]
+    assert rest == 0, step
+    return corner

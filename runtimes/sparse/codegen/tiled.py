@@ -1,0 +1,175 @@
+"""Layers cut into tiles: streams among the constants, an instance of a kernel, and the call."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from prunedeploy.core.records import Array
+from prunedeploy.runtimes.sparse.codegen._activation import bounds, instance
+from prunedeploy.runtimes.sparse.codegen._context import Code, Context
+from prunedeploy.runtimes.sparse.kernels.jit import ending_of, placed, unrolled_streams
+from prunedeploy.runtimes.sparse.kernels.mixed import mixed_streams
+from prunedeploy.runtimes.sparse.kernels.packing import Part, Streams, dense_streams, streams
+from prunedeploy.runtimes.sparse.kernels.winograd_1d import transforms, winograd_streams
+from prunedeploy.runtimes.sparse.plan.steps import UNIT, Conv
+from prunedeploy.runtimes.sparse.schedule.cost import cycles
+from prunedeploy.runtimes.sparse.schedule.schedule import (
+    Geometry,
+    Phase,
+    Tiling,
+    geometry,
+    inside,
+    pixels,
+    row_size,
+)
+
+STREAMS = {
+    "rows": streams,
+    "unrolled": unrolled_streams,
+    "block": dense_streams,
+    "mixed": mixed_streams,
+    "winograd": winograd_streams,
+}
+LOG_UNIT = {1: 0, 16: 4}  # log2 of what offsets count in
+
+
+def emit(step: Conv, context: Context, tiling: Tiling) -> Code:
+    """``step`` cut as ``tiling`` says."""
+    layout = geometry(step, tiling)
+    packed = STREAMS[tiling.kernel](step, tiling, layout)
+    kept = len(packed.panels) > 1 or packed.resumes
+    kernel, top = _kernel(step, tiling, layout, kept)
+    size = _panel_elements(tiling, layout, packed)
+    residual = "0" if step.residual is None else context.pointer(step.residual)
+    body = (
+        f"static const pd_conv layer = {_record(step, context, tiling, layout, packed)};\n"
+        f"pd_conv_run(w, &layer, {context.pointer(step.x)}, {context.pointer(step.y)}, {residual}, "
+        f"{kernel}, {size});"
+    )
+    kept_rows = packed.rows_of_group * tiling.groups if kept else 0
+    if tiling.kernel == "unrolled" and ending_of(step, tiling) is None:
+        kept_rows = max(kept_rows, tiling.rows)
+    scratch = size + kept_rows * tiling.elements
+    needed = cycles(step, tiling, context.isa, context.threads)
+    return Code(body, (top,), ("conv.h", "functions.h"), scratch, str(tiling), needed)
+
+
+def _kernel(step: Conv, tiling: Tiling, layout: Geometry, kept: bool) -> tuple[str, str]:
+    """The name of the kernel's instance, and the text that makes it; ``kept``: sums are."""
+    settings = {
+        "PIECES": 1 if tiling.packing == "raster" else tiling.pieces,
+        "EIGHTS": tiling.eighths,
+        "PITCH": layout.pitch,
+        "LOG_UNIT": LOG_UNIT[layout.unit],
+    }
+    kind: str = tiling.kernel
+    if tiling.packing == "raster":
+        kind, settings = f"{kind}_raster", {"RASTER": layout.columns, **settings}
+    if tiling.comb:
+        kind, settings = f"{kind}_comb", {"COMB": tiling.comb, **settings}
+    if tiling.kernel == "unrolled":
+        del settings["LOG_UNIT"]  # its offsets are in its instructions
+        settings = {"KEPT": int(kept), "ENDS": int(ending_of(step, tiling) is not None), **settings}
+    elif tiling.kernel != "rows":
+        settings = {"ROWS": tiling.rows, **settings}
+    name = "_".join(["pd", kind, *map(str, settings.values())])
+    return instance(name, f"{tiling.kernel}.h", settings, step)
+
+
+def _panel_elements(tiling: Tiling, layout: Geometry, packed: Streams) -> int:
+    """Scratch of a packed panel, with what the last vectors read behind it."""
+    if layout.flat and tiling.packing == "none":
+        return 0
+    widest = max(end - begin for begin, end in packed.panels)
+    return -(-(widest * layout.channel + tiling.eighths * 8 + 16) // 16) * 16
+
+
+def _record(step: Conv, context: Context, tiling: Tiling, layout: Geometry, packed: Streams) -> str:
+    store = context.constants.add
+    images, _, height, width = step.x.shape
+    block = inside(step)
+    parts = [_part(part, context) for group in packed.parts for part in group]
+    low, high = bounds(step)
+    fields = {
+        "rows": step.weight.shape[0],
+        "tiles": layout.tiles,
+        "groups": tiling.groups,
+        "panels": len(packed.panels),
+        "pixels": pixels(step),
+        "tile": layout.tile,
+        "columns": layout.columns,
+        "images": images // block,
+        "block": block,
+        "height": height,
+        "width": width * block,
+        "out_height": step.y.shape[2],
+        "out_width": row_size(step),
+        "row_step": step.strides[0],
+        "column_step": step.strides[1],
+        "packed": int(tiling.packing != "none"),
+        "channel": layout.channel,
+        "phases": len(layout.phases),
+        "x_stride": step.x.strides[1],
+        "y_stride": step.y.strides[1],
+        "residual_stride": 0 if step.residual is None else step.residual.strides[1],
+        "winograd": int(tiling.kernel == "winograd"),
+        "comb": tiling.comb,
+        "taps": step.weight[0, 0].size if tiling.packing == "im2col" else 0,
+        "phase": store(phases(layout.phases)),
+        "panel": store(np.array(packed.panels, np.int32)),
+        "part": store(np.array(parts, PART)),
+        "bias": store(step.bias.astype(np.float32)),
+        "gather": store(_gather(step)) if tiling.packing == "im2col" else 0,
+        "transform": store(transforms(tiling, layout)) if tiling.kernel == "winograd" else 0,
+        "low": low,
+        "high": high,
+    }
+    return "{" + ", ".join(f".{key} = {value}" for key, value in fields.items()) + "}"
+
+
+PART = np.dtype(
+    [
+        ("visits", "<u4"),
+        ("first", "<u4"),
+        ("visit", "<u8"),
+        ("offset", "<u8"),
+        ("weight", "<u8"),
+    ]
+)
+
+
+def phases(found: tuple[Phase, ...]) -> Array:
+    """The table of pd_phase."""
+    rows = [(f.row, f.row_step, f.rows, f.column, f.column_step, f.width, f.place) for f in found]
+    return np.array(rows or [(0,) * 7], np.int32)
+
+
+def _gather(step: Conv) -> Array:
+    """For each tap and pixel of the result the input's pixel under it, -1 outside of the image."""
+    images, _, height, width = step.x.shape
+    _, _, rows, columns = step.y.shape
+    kernel_height, kernel_width = step.weight.shape[2:]
+    down = np.arange(kernel_height)[:, None] * step.dilations[0] - step.pads[0]
+    across = np.arange(kernel_width)[:, None] * step.dilations[1] - step.pads[1]
+    row = (down + np.arange(rows) * step.strides[0])[:, None, None, :, None]
+    column = (across + np.arange(columns) * step.strides[1])[None, :, None, None, :]
+    image = np.arange(images)[None, None, :, None, None] * (height * width)
+    index = image + row * width + column
+    outside = (row < 0) | (row >= height) | (column < 0) | (column >= width)
+    index = np.where(outside, -1, index).reshape(kernel_height * kernel_width, -1)
+    padding = -index.shape[1] % UNIT
+    return np.pad(index, ((0, 0), (0, padding)), constant_values=-1).astype(np.int32)
+
+
+def _part(part: Part, context: Context) -> tuple[int, ...]:
+    store = context.constants.add
+    visits = part.visits
+    if part.code is not None:
+        visits = placed(visits, context.code.add(part.code))
+    return (
+        len(visits),
+        part.first,
+        store(visits),
+        store(part.offsets),
+        store(part.weights),
+    )

@@ -1,0 +1,104 @@
+"""How much a step has to do: what reports hold measured times against."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from prunedeploy.runtimes.sparse.plan.steps import (
+    Conv,
+    Lookup,
+    Map,
+    MatMul,
+    Norm,
+    Pool,
+    Reduce,
+    Softmax,
+    Step,
+    View,
+    reads,
+    writes,
+)
+from prunedeploy.runtimes.sparse.schedule.cost import LANES
+
+MAX_THREADS = 1024  # PD_MOST_THREADS of c/threads.h
+# Cycles that one more thread costs in every step: 3.5 us (the fitted ``sync`` of predictions) at
+# 3.65 GHz. It is enough that the figure is right within a factor of two: sessions measure the rest.
+SYNC = 12_800
+BYTES_PER_CYCLE = 8  # that one core moves between its caches and memory, roughly
+WORTH = 0.9  # of the time with half as many threads: above it more threads are not worth waking
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one run of a step.
+
+    ``flops`` counts a multiplication and an addition for every non-zero weight and pixel it meets,
+    and one operation an element and instruction elsewhere. ``bytes`` are those of all elements
+    read and written once, weights as they are, zeros left out.
+    """
+
+    flops: int
+    bytes: int
+    weights: int = 0
+    nonzeros: int = 0
+
+
+def work(step: Step) -> Work:
+    """What ``step`` has to do."""
+    moved = 4 * sum(map(_touched, (*reads(step), *writes(step))))
+    match step:
+        case Conv():
+            nonzeros = int(np.count_nonzero(step.weight))
+            pixels = math.prod(step.y.shape) // max(step.y.shape[1], 1)
+            moved += 4 * (nonzeros + step.bias.size)
+            return Work(2 * nonzeros * pixels, moved, int(step.weight.size), nonzeros)
+        case MatMul():
+            return Work(2 * step.y.size * step.a.shape[-1], moved)
+        case Map():
+            return Work(step.y.size * len(step.code), moved)
+        case Pool():
+            return Work(step.y.size * math.prod(step.kernel), moved)
+        case Reduce():
+            return Work(step.x.size, moved)
+        case Softmax():
+            return Work(4 * step.y.size, moved)
+        case Norm():
+            return Work(6 * step.y.size, moved)
+        case Lookup():
+            return Work(0, 4 * step.indices.size + 8 * step.y.size)
+        case _:
+            return Work(0, moved)
+
+
+def _touched(view: View) -> int:
+    """Elements of memory: a broadcast axis counts once."""
+    return math.prod(n for n, stride in zip(view.shape, view.strides, strict=True) if stride)
+
+
+def useful_threads(steps: Sequence[Step], isa: str) -> int:
+    """The most threads, a power of two, that ``steps`` have enough work for.
+
+    Networks of a few microseconds are slower on two threads than on one, because threads wait for
+    one another after every step.
+
+    Args:
+        steps: of one run.
+        isa: a name of ``cost.LANES``.
+
+    Returns:
+        From 1 to ``MAX_THREADS``.
+    """
+    todo = [work(step) for step in steps]
+    alone = [max(x.flops / (2 * LANES[isa]), x.bytes / BYTES_PER_CYCLE) for x in todo]
+
+    def cycles(threads: int) -> float:
+        return sum(alone) / threads + SYNC * len(alone) * math.log2(threads)
+
+    threads = 1
+    while threads < MAX_THREADS and cycles(2 * threads) < WORTH * cycles(threads):
+        threads *= 2
+    return threads

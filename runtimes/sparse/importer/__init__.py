@@ -1,0 +1,1 @@
+"""From ONNX to a graph of operators on whole tensors."""

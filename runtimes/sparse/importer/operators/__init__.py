@@ -1,0 +1,16 @@
+"""What the sparse runtime knows: a function an ONNX operator, by its name."""
+
+from __future__ import annotations
+
+from prunedeploy.runtimes.sparse.importer.importer import Importer
+from prunedeploy.runtimes.sparse.importer.operators import attention, layers, norms, shapes, windows
+from prunedeploy.runtimes.sparse.importer.operators import elementwise as pointwise
+
+TABLE: dict[str, Importer] = {
+    **layers.TABLE,
+    **windows.TABLE,
+    **pointwise.TABLE,
+    **norms.TABLE,
+    **shapes.TABLE,
+    **attention.TABLE,
+}

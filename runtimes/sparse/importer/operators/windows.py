@@ -1,0 +1,129 @@
+"""Pools and Resize."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunedeploy.reference.resizing import OF_11, OF_19, Axis, nearest
+from prunedeploy.runtimes.sparse.importer.graph import PoolOp, ResizeOp, Tensor
+from prunedeploy.runtimes.sparse.importer.importer import Call, Importer
+from prunedeploy.runtimes.sparse.importer.operators.geometry import window
+
+Taps = tuple[tuple[int, int, float], ...]
+
+
+def _pool(call: Call) -> Tensor:
+    x = call.real(0)
+    if x.rank not in (3, 4):
+        raise call.refuse(f"pools over {x.rank - 2} axes are not known")
+    kind = "max" if call.node.op_type == "MaxPool" else "average"
+    kernel = call.sequence("kernel_shape", [])
+    space = window(call, kernel)
+    whole = tuple(kernel) == x.shape[2:] and not any(space.pads)
+    if whole and math.prod(space.out) == 1 and set(space.dilations) == {1}:
+        return call.build.reduce(x, "max" if kind == "max" else "mean", range(2, x.rank))
+    op = PoolOp(
+        call.build.name,
+        [x],
+        Tensor((*x.shape[:2], *space.out)),
+        "max" if kind == "max" else "average",
+        space.kernel,
+        space.strides,
+        space.pads,
+        space.dilations,
+        bool(call.integer("count_include_pad", 0)),
+    )
+    return call.build.add(op)
+
+
+def _global(kind: str) -> Importer:
+    def pool(call: Call) -> Tensor:
+        return call.build.reduce(call.real(0), kind, range(2, call.x.rank))
+
+    return pool
+
+
+def resize(call: Call) -> Tensor:
+    """Nearest and linear interpolation of the spatial axes."""
+    old = call.node.op_type == "Upsample" or call.opset < 11
+    x, mode = call.real(0), call.string("mode", "nearest")
+    if x.rank not in (3, 4):
+        raise call.refuse(f"{x.rank - 2} spatial axes are not known")
+    if mode not in ("nearest", "linear", "bilinear"):
+        raise call.refuse(f"mode {mode} is not known")
+    if call.integer("antialias", 0):
+        raise call.refuse("antialias is not known")
+    scales, shape = _scales(call, 1 if old else 2)
+    if shape[:2] != x.shape[:2]:
+        raise call.refuse("it resizes the batch or the channels")
+    transform = "asymmetric" if old else call.string("coordinate_transformation_mode", "half_pixel")
+    if transform not in COORDINATES or transform == "tf_crop_and_resize":
+        raise call.refuse(f"coordinate_transformation_mode {transform} is not known")
+    taps = []
+    for axis in range(2, x.rank):
+        each = Axis(x.shape[axis], shape[axis], np.float32(scales[axis]))
+        at = COORDINATES[transform](each)
+        if mode != "nearest":
+            taps.append(_linear(at, each.size))
+        elif old:  # the element before, or behind where the axis gets shorter
+            taps.append(_picked(np.ceil(at) if each.scale < 1 else np.floor(at), each.size))
+        else:
+            rounding = call.string("nearest_mode", "round_prefer_floor")
+            taps.append(_picked(nearest(at, rounding), each.size))
+    rows: Taps = taps[0] if x.rank == 4 else ((0, 0, 0.0),)
+    return call.build.add(ResizeOp(call.build.name, [x], Tensor(shape), rows, taps[-1]))
+
+
+def _scales(call: Call, index: int) -> tuple[list[float], tuple[int, ...]]:
+    """A factor an axis, and the shape of the result."""
+    x, axes = call.x, call.sequence("axes", list(range(call.x.rank)))
+    factors = call.constant(index, "scales")
+    sizes = call.constant(index + 1, "sizes")
+    given = call.node.attributes.get("scales")
+    if call.string("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise call.refuse("it keeps the aspect ratio")
+    scales, shape = [1.0] * x.rank, list(x.shape)
+    if sizes is not None and sizes.size:
+        for axis, size in zip(axes, sizes.reshape(-1), strict=True):
+            shape[axis] = int(size)
+            scales[axis] = float(np.float32(size) / np.float32(x.shape[axis]))
+        return scales, tuple(shape)
+    if factors is None and given is not None:
+        factors = np.asarray(given.as_floats(), np.float32)
+    if factors is None or not factors.size:
+        raise call.refuse("it has neither scales nor sizes")
+    for axis, factor in zip(axes, factors.reshape(-1), strict=True):
+        length = np.float32(x.shape[axis]) * np.float32(factor)
+        shape[axis], scales[axis] = math.floor(length), float(factor)
+    return scales, tuple(shape)
+
+
+Coordinates = NDArray[Any]
+COORDINATES = OF_11 | OF_19
+
+
+def _picked(at: Coordinates, size: int) -> Taps:
+    found = [min(max(int(c), 0), size - 1) for c in at]
+    return tuple((index, index, 0.0) for index in found)
+
+
+def _linear(at: Coordinates, size: int) -> Taps:
+    found = []
+    for coordinate in np.clip(at, 0, size - 1):
+        index = int(coordinate)
+        found.append((index, min(index + 1, size - 1), float(coordinate - np.float32(index))))
+    return tuple(found)
+
+
+TABLE: dict[str, Importer] = {
+    "MaxPool": _pool,
+    "AveragePool": _pool,
+    "GlobalAveragePool": _global("mean"),
+    "GlobalMaxPool": _global("max"),
+    "Resize": resize,
+    "Upsample": resize,
+}

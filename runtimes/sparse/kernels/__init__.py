@@ -1,0 +1,1 @@
+"""The kernels: packed weights and generated machine code."""

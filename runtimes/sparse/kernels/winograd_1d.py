@@ -1,0 +1,217 @@
+"""Several output rows at once with fewer products: Winograd's minimal filtering along the rows.
+
+A phase of a window's rows with r taps gives m output rows from m + r - 1 input rows. Directly that
+takes m r products of rows; F(m, r) takes m + r - 1, of transformed input rows and transformed taps
+(Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, section 4.1;
+transforms by the Toom-Cook construction). The input is transformed once for all output channels.
+The products of all channels, columns and phases that belong to one point of the construction are
+summed before they are transformed back, for the way back knows the point alone.
+
+Points are powers of two, chosen for their rounding (Barabasz et al., "Error Analysis and Improving
+the Accuracy of Winograd Convolution for DNNs", 2020): F(2, r) is more accurate than the direct
+sum, whose partial sums are longer, F(4, 3) and F(4, 4) are off by 1.1 and 1.4 times as much, and
+not taken where a network amplifies that (see ``build.careful``). Dense layers only, for scattered
+taps would fill up.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from prunedeploy.core.records import Array
+from prunedeploy.runtimes.sparse.kernels.packing import FIRST, LAST, VISIT, Part, Streams, panels_of
+from prunedeploy.runtimes.sparse.plan.steps import Conv
+from prunedeploy.runtimes.sparse.schedule.schedule import MOST_OFFSET, Geometry, Tiling
+
+OUTPUTS = (2, 4)  # rows at once that are known how: the pieces of a tile
+MOST_TAPS = 4  # of a phase
+POINTS = (0.0, 1.0, -1.0, -2.0, 0.5, 2.0)  # and infinity
+SAVED = 0.8  # of the direct products that may be left for it to be worth it
+END = 4  # flag of the last segment of a block in a panel
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """All products of one point: rows of transformed input, and what the results are made of.
+
+    Args:
+        factors: of the point's sum in each of the m output rows.
+        rows: (first tap of a phase, number of the transformed row in it) for each phase.
+        weight: transformed taps [outputs, inputs, phases, columns].
+    """
+
+    factors: tuple[float, ...]
+    rows: tuple[tuple[int, int], ...]
+    weight: Array
+
+
+def suits(step: Conv, outputs: int) -> bool:
+    """Whether F(``outputs``, r) of the rows of ``step``'s window is worth it and known how."""
+    return (
+        step.groups == 1
+        and step.dilations[0] == 1
+        and step.y.shape[2] >= outputs
+        and max(map(len, phases(step))) <= MOST_TAPS
+        and products(step, outputs) <= SAVED * outputs * step.weight.shape[2]
+    )
+
+
+def phases(step: Conv) -> list[list[int]]:
+    """Rows of the window by phase."""
+    height, stride = step.weight.shape[2], step.strides[0]
+    return [list(range(phase, height, stride)) for phase in range(min(stride, height))]
+
+
+def products(step: Conv, outputs: int) -> int:
+    """Products of rows, for one column of the window and ``outputs`` rows of the result."""
+    return sum(len(taps) + outputs - 1 for taps in phases(step))
+
+
+def segments(step: Conv, outputs: int) -> int:
+    """Points that the products belong to."""
+    return max(map(len, phases(step))) + outputs - 1
+
+
+def filters(outputs: int, taps: int, points: tuple[float, ...] = POINTS) -> Array:
+    """G of F(outputs, taps): [outputs + taps - 1, taps]."""
+    finite = points[: outputs + taps - 2]
+    rows = []
+    for index, point in enumerate(finite):
+        others = [point - other for k, other in enumerate(finite) if k != index]
+        rows.append([point**power / np.prod(others) for power in range(taps)])
+    return np.array([*rows, [0.0] * (taps - 1) + [1.0]])
+
+
+def inputs(outputs: int, taps: int, points: tuple[float, ...] = POINTS) -> Array:
+    """B^T of F(outputs, taps): [outputs + taps - 1, outputs + taps - 1]."""
+    finite = points[: outputs + taps - 2]
+    size = len(finite) + 1
+    rows = np.zeros((size, size))
+    for index in range(len(finite)):
+        others = [other for k, other in enumerate(finite) if k != index]
+        rows[index, : size - 1] = np.atleast_1d(np.poly(others))[::-1]
+    rows[-1] = np.poly(finite)[::-1]
+    return rows
+
+
+def results(outputs: int, taps: int, points: tuple[float, ...] = POINTS) -> Array:
+    """A^T of F(outputs, taps): [outputs, outputs + taps - 1]."""
+    finite = points[: outputs + taps - 2]
+    rows = [[point**power for power in range(outputs)] for point in finite]
+    return np.array([*rows, [0.0] * (outputs - 1) + [1.0]]).T
+
+
+def transforms(tiling: Tiling, geometry: Geometry) -> Array:
+    """B^T of every phase of a packed channel, one behind the other, for pd_winograd_rows."""
+    sizes = [phase.rows for phase in geometry.phases]
+    found = [inputs(tiling.pieces, size - tiling.pieces + 1).reshape(-1) for size in sizes]
+    return np.concatenate(found).astype(np.float32)
+
+
+def winograd_streams(step: Conv, tiling: Tiling, geometry: Geometry) -> Streams:
+    """The streams of ``step`` for the kernel "winograd": blocks of ``tiling.rows`` output channels.
+
+    A block's part of a panel is one segment for each point, with the same columns for every block.
+    A segment's weights begin with its factors.
+
+    Raises:
+        ValueError: a panel reaches further than an offset can say.
+    """
+    outputs, size = step.weight.shape[0], tiling.rows
+    panels = panels_of(step.x.shape[1], tiling.channels)
+    blocks = -(-outputs // size)
+    edges = [blocks * index // tiling.groups * size for index in range(tiling.groups)] + [outputs]
+    found = _segments(step, tiling.pieces)
+    parts = tuple(
+        tuple(
+            _part(
+                geometry,
+                found,
+                (number == 0, number == len(panels) - 1),
+                span,
+                group,
+                size,
+            )
+            for number, span in enumerate(panels)
+        )
+        for group in _groups(edges, size)
+    )
+    most = max(high - low for low, high in itertools.pairwise(edges))
+    return Streams(panels, parts, -(-most // size) * size)
+
+
+def _groups(edges: list[int], size: int) -> list[list[range]]:
+    """For each group its blocks' rows."""
+    return [
+        [range(row, min(row + size, high)) for row in range(low, high, size)]
+        for low, high in itertools.pairwise(edges)
+    ]
+
+
+def _segments(step: Conv, outputs: int) -> list[_Segment]:
+    """By point: first the finite ones, then infinity, whatever its number in a phase."""
+    found: dict[tuple[float, ...], list[tuple[tuple[int, int], Array]]] = {}
+    for taps in phases(step):
+        weight = _transformed(step.weight[:, :, taps], filters(outputs, len(taps)))
+        factors = results(outputs, len(taps)).T
+        for number, each in enumerate(weight):
+            point = tuple(float(factor) for factor in factors[number])
+            found.setdefault(point, []).append(((taps[0], number), each))
+    return [
+        _Segment(
+            point,
+            tuple(row for row, _ in each),
+            np.stack([weight for _, weight in each], axis=2).astype(np.float32),
+        )
+        for point, each in found.items()
+    ]
+
+
+def _transformed(weight: Array, by: Array) -> Array:
+    """Taps [outputs, inputs, taps, columns] as [points, outputs, inputs, columns]."""
+    points = [
+        sum(factor * weight[:, :, tap].astype(np.float64) for tap, factor in enumerate(row))
+        for row in by
+    ]
+    return np.stack(points)
+
+
+def _part(
+    geometry: Geometry,
+    segments: list[_Segment],
+    edge: tuple[bool, bool],
+    span: tuple[int, int],
+    blocks: list[range],
+    rows: int,
+) -> Part:
+    low, high = span
+    visits, weights = [], []
+    channel = np.arange(high - low)[:, None, None] * geometry.channel
+    offsets = []
+    for segment in segments:
+        place = [
+            np.array(geometry.taps[first]) + number * geometry.pitch
+            for first, number in segment.rows
+        ]
+        offsets.append(((channel + np.stack(place)) // geometry.unit).reshape(-1))
+    if max(int(x.max(initial=0)) for x in offsets) >= MOST_OFFSET:
+        raise ValueError("an offset does not fit into 16 bits")
+    for block in blocks:
+        for index, segment in enumerate(segments):
+            count = offsets[index].size
+            flags = FIRST * edge[0] | LAST * edge[1] | END * (index == len(segments) - 1)
+            visits.append((block.start, count, flags))
+            padded = np.zeros((count, rows), np.float32)
+            here = segment.weight[block.start : block.stop, low:high]
+            padded[:, : len(block)] = here.reshape(len(block), -1).T
+            weights += [np.array(segment.factors, np.float32), padded.reshape(-1)]
+    empty = np.zeros(0, np.float32)
+    return Part(
+        blocks[0].start if blocks else 0,
+        np.array(visits, VISIT),
+        np.concatenate(offsets).astype(np.uint16),  # the same for every block
+        np.concatenate(weights or [empty]),
+    )

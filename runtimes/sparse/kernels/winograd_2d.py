@@ -1,0 +1,123 @@
+"""Dense windows with fewer products: Winograd's minimal filtering in both directions.
+
+The result is cut into tiles of m x m pixels. Directly a tile takes r^2 m^2 products a pair of
+channels for r x r taps; F(m x m, r x r) takes (m + r - 1)^2, of transformed pixels and transformed
+weights: 4 instead of 9 a pixel for m = 2 and r = 3, 2.25 for m = 4 (Lavin and Gray, "Fast
+Algorithms for Convolutional Neural Networks", CVPR 2016, section 4.2). Products of one point are
+summed over all channels before they are transformed back, so each point is a product of matrices:
+[outputs, inputs] by [inputs, tiles]. A stride is taken apart into phases, each a channel of its own
+with every second tap: a 7x7 window of stride 2 is one of 4x4 taps over four times the channels.
+
+Points come in pairs of both signs, for half of a transform is the same for both then. They were
+chosen for their rounding among small binary fractions: on average twice that of a direct sum of the
+same length for m + r = 7, where 0, 1, -1, 2, -2 has five times it. F(2 x 2, 3 x 3) is more accurate
+than the direct sum, F(2 x 2, 4 x 4) as accurate. F(4 x 4, 4 x 4) is off by 3.6 times as much at the
+best: too much for the first layer of a deep network, where it would save a fifth of the time. The
+kernel makes long sums of short ones, which is worth more than the points (c/tiles.h).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from prunedeploy.core.records import Array
+from prunedeploy.runtimes.sparse.kernels.winograd_1d import filters
+from prunedeploy.runtimes.sparse.plan.steps import Conv
+from prunedeploy.runtimes.sparse.schedule.schedule import EIGHT, Tiling, inside, pixels
+
+OUTPUTS = (2, 3, 4)  # rows and columns of a tile
+POINTS = {  # by outputs and taps; and infinity
+    (2, 3): (0.0, 1.0, -1.0),
+    (4, 3): (0.0, 0.625, -0.625, 1.5, -1.5),
+    (2, 4): (0.3125, -0.3125, 1.25, -1.25),
+    (3, 4): (0.0, 0.625, -0.625, 1.5, -1.5),
+}
+STAGGER = 16  # floats, so that points do not all want the same place in the cache
+STRIP = 8  # tiles; see pd_strip
+MOST_LANES = 128  # tiles of a group
+MOST_PADDING = 8
+SAVING = 2 / 3  # of the direct products that may be left for it to be worth it
+
+
+def suits(step: Conv, outputs: int) -> bool:
+    """Whether tiles of ``outputs`` x ``outputs`` are known for ``step`` and save a third."""
+    return (
+        step.groups == 1
+        and step.strides in ((1, 1), (2, 2))
+        and step.dilations == (1, 1)
+        and (outputs, taps(step)) in POINTS
+        and max(step.pads) <= MOST_PADDING
+        and min(step.y.shape[2:]) >= outputs
+        and inside(step) in (1, *range(EIGHT, MOST_LANES + 1, EIGHT))
+        and _products(step, outputs) < SAVING * step.weight[0].size * pixels(step)
+    )
+
+
+def taps(step: Conv) -> int:
+    """Rows and columns of the window that one phase has."""
+    return int(-(-max(step.weight.shape[2:]) // step.strides[0]))
+
+
+def size(step: Conv, outputs: int) -> int:
+    """Points of a row or column of a tile."""
+    return outputs + taps(step) - 1
+
+
+def channels(step: Conv) -> int:
+    """Input channels, each phase for itself."""
+    return step.x.shape[1] * step.strides[0] ** 2
+
+
+def point(step: Conv, tiling: Tiling) -> int:
+    """Floats from one point's transformed input to the next."""
+    return channels(step) * tiling.eighths * EIGHT + STAGGER
+
+
+def _products(step: Conv, outputs: int) -> int:
+    """Of all tiles, for one output channel."""
+    return size(step, outputs) ** 2 * channels(step) * tiles(step, outputs)
+
+
+def down(step: Conv, outputs: int) -> int:
+    """Rows of tiles of an image."""
+    return -(-step.y.shape[2] // outputs)
+
+
+def across(step: Conv, outputs: int) -> int:
+    """Tiles of such a row."""
+    return -(-step.y.shape[3] // outputs)
+
+
+def tiles(step: Conv, outputs: int) -> int:
+    """All tiles of the batch."""
+    return step.y.shape[0] * down(step, outputs) * across(step, outputs)
+
+
+def apart(step: Conv) -> Array:
+    """The weights of every phase: [outputs, channels, taps, taps], zeros where it has fewer."""
+    rows, inputs, height, width = step.weight.shape
+    stride, count = step.strides[0], taps(step)
+    padded = np.zeros((rows, inputs, count * stride, count * stride), np.float32)
+    padded[:, :, :height, :width] = step.weight
+    split = padded.reshape(rows, inputs, count, stride, count, stride)
+    return split.transpose(0, 1, 3, 5, 2, 4).reshape(rows, -1, count, count)
+
+
+def transformed(weight: Array, outputs: int) -> Array:
+    """Weights [outputs, inputs, r, r] as G w G^T: [points, outputs, inputs] in float64."""
+    count = weight.shape[-1]
+    by = filters(outputs, count, POINTS[outputs, count]).astype(np.float64)
+    half = np.tensordot(by, weight.astype(np.float64), (1, 2))  # [point, outputs, inputs, r]
+    found = np.tensordot(by, half, (1, 3)).swapaxes(0, 1)
+    return found.reshape(-1, *weight.shape[:2])
+
+
+def blocks(step: Conv, tiling: Tiling) -> Array:
+    """Weights as the kernel reads them: [block, point, channel, row of the block]."""
+    rows, each = len(step.weight), tiling.rows
+    count = -(-rows // each)
+    points = transformed(apart(step), tiling.pieces)
+    padded = np.zeros((len(points), count * each, channels(step)), np.float32)
+    padded[:, :rows] = points
+    split = padded.reshape(len(points), count, each, -1)
+    return np.ascontiguousarray(split.transpose(1, 0, 3, 2))

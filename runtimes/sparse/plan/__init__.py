@@ -1,0 +1,1 @@
+"""From the graph to steps on memory that is laid out in advance."""

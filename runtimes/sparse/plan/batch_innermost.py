@@ -1,0 +1,117 @@
+"""Sixteen images side by side: planes in the order height, width, batch.
+
+With the batch innermost every pixel is one whole vector. Then the shifted planes of a window's taps
+are aligned, images need not be as wide as vectors are, and strides take vectors, not elements.
+Only the strides of views change; a plan that is not all images stays as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from prunedeploy.runtimes.sparse.plan.steps import (
+    UNIT,
+    Conv,
+    Copy,
+    Fill,
+    Map,
+    Plan,
+    Pool,
+    Reduce,
+    Softmax,
+    Step,
+    View,
+    is_planar,
+    plane_stride,
+    reads,
+    writes,
+)
+
+IMAGES = UNIT  # of a batch that is laid side by side
+MOVABLE = (Conv, Copy, Fill, Map, Pool, Reduce, Softmax)
+
+
+def interleave(plan: Plan) -> Plan:
+    """``plan`` with the batch innermost, where it has sixteen images and nothing else."""
+    if plan.batch != IMAGES or not all(isinstance(step, MOVABLE) for step in plan.steps):
+        return plan
+    sizes = _pixels(plan)
+    if sizes is None or not any(size > 1 for size in sizes.values()):
+        return plan
+    if any(isinstance(step, Conv) and _grows(step) for step in plan.steps):
+        return plan
+    moved = [_step(step, plan, sizes) for step in plan.steps]
+    if any(step is None for step in moved):
+        return plan
+    return replace(plan, steps=tuple(step for step in moved if step is not None))
+
+
+def _grows(step: Conv) -> bool:
+    """From single pixels to images: what lies side by side cannot be told from ``x``."""
+    return step.x.shape[2:] == (1, 1) and step.y.shape[2:] != (1, 1)
+
+
+def images_inside(view: View) -> int:
+    """How many images lie side by side in a planar view [N, C, H, W]: 1 in the usual order."""
+    images, _, height, width = view.shape
+    if images == 1 or height * width == 1:
+        return 1
+    step = view.strides[3] if width > 1 else view.strides[2]
+    return images if step == images and view.strides[0] == 1 else 1
+
+
+def _pixels(plan: Plan) -> dict[int, int] | None:
+    """Of one image, for each buffer of the arena; None where a buffer is none of images."""
+    found: dict[int, int] = {}
+    for step in plan.steps:
+        for view in (*reads(step), *writes(step)):
+            if plan.buffers[view.buffer].place != "arena":
+                continue
+            if isinstance(step, Conv | Pool) and view.shape[0] != plan.batch:
+                return None
+            if len(view.shape) == 4 and view.shape[0] == plan.batch and is_planar(view, 1):
+                pixels = view.shape[2] * view.shape[3]
+                if found.setdefault(view.buffer, pixels) != pixels:
+                    return None
+    touched = {
+        view.buffer
+        for step in plan.steps
+        for view in (*reads(step), *writes(step))
+        if plan.buffers[view.buffer].place == "arena"
+    }
+    return found if touched <= found.keys() else None
+
+
+def _step(step: Step, plan: Plan, sizes: dict[int, int]) -> Step | None:
+    """``step`` with its views moved; None where one of them cannot be."""
+    changed: dict[str, Any] = {}
+    for name in ("x", "y", "residual", "outer"):
+        view = getattr(step, name, None)
+        if view is not None:
+            changed[name] = _view(view, plan, sizes)
+    if isinstance(step, Map):
+        inputs = tuple(_view(view, plan, sizes) for view in step.inputs)
+        changed["inputs"] = inputs if None not in inputs else None
+    return None if None in changed.values() else replace(step, **changed)
+
+
+def _view(view: View, plan: Plan, sizes: dict[int, int]) -> View | None:
+    """An element at image n and pixel p of a plane was at n * pixels + p, and goes to p * N + n."""
+    if plan.buffers[view.buffer].place != "arena" or sizes[view.buffer] == 1:
+        return view
+    pixels, images = sizes[view.buffer], plan.batch
+    plane = plane_stride(pixels * images)
+    strides = []
+    for size, stride in zip(view.shape, view.strides, strict=True):
+        if size == 1 or stride % plane == 0:
+            strides.append(stride)
+        elif stride % pixels == 0:
+            strides.append(stride // pixels)
+        elif stride * (size - 1) < pixels:
+            strides.append(stride * images)
+        else:
+            return None  # an axis that runs over images and pixels at once
+    channel, rest = divmod(view.offset, plane)
+    image, pixel = divmod(rest, pixels)
+    return replace(view, strides=tuple(strides), offset=channel * plane + pixel * images + image)

@@ -1,0 +1,410 @@
+"""The plan: what an engine computes, step by step, on memory that is laid out in advance.
+
+One idea carries the runtime: every layer with weights is a sum of shifted planes. A tensor in the
+arena is **planar**: its channel axis comes first, then one *plane* a channel, which holds all its
+other axes in their order, batch included: NCHW lies as C, N*H*W, tokens N x S x D as D, N*S. A
+plane starts on a vector's boundary (``plane_stride``). Then a 1x1 convolution and a linear layer
+over tokens are one loop, and so is a window of taps, each tap a shifted plane.
+
+Every other order of axes is a ``View``: a buffer, an offset, and a stride an axis, all in
+elements. Transposing, splitting heads and slicing change views, not memory.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from prunedeploy.core.records import Array
+
+UNIT = 16  # elements: planes start on multiples of it, 64 bytes of float32
+LARGEST = 2**31 - 2**16  # elements of a buffer: kernels count pixels and rows in 32 bits
+GUARD = 32 * UNIT  # elements a kernel may read beyond a buffer's end, never write: more than a tile
+
+Dtype = Literal["float32", "int64", "int32", "bool"]
+Place = Literal["arena", "input", "output", "constant"]
+
+
+def plane_stride(pixels: int) -> int:
+    """Elements from one plane of ``pixels`` to the next: rounded up, but for the very short.
+
+    Planes shorter than a unit (a vector of features is one of length 1) stay packed.
+    """
+    return pixels if pixels < UNIT else -(-pixels // UNIT) * UNIT
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A piece of memory: of the session's arena, a constant, or the caller's input or output.
+
+    ``index`` is the position among the inputs or outputs. ``size`` is in elements. Buffers of the
+    caller are in C order, exactly as large as their tensor, and aligned to their elements only.
+    A constant's ``value`` is flat, float32, stored with the weights and only read.
+    """
+
+    place: Place
+    size: int
+    dtype: Dtype = "float32"
+    index: int = 0
+    value: Array | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class View:
+    """Where a tensor's elements lie: at ``offset + sum(index * stride)`` in a buffer.
+
+    ``buffer`` is an index into ``Plan.buffers``. A broadcast axis has stride 0.
+    """
+
+    buffer: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int = 0
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+def row_major(buffer: int, shape: tuple[int, ...]) -> View:
+    """A view in C order, as the caller's arrays are."""
+    strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    return View(buffer, shape, strides)
+
+
+def planar(buffer: int, shape: tuple[int, ...], channel: int) -> View:
+    """The planar view of a tensor whose channels are axis ``channel``."""
+    others = [axis for axis in range(len(shape)) if axis != channel % len(shape)]
+    strides = [0] * len(shape)
+    step = 1
+    for axis in reversed(others):
+        strides[axis] = step
+        step *= shape[axis]
+    strides[channel % len(shape)] = plane_stride(step)
+    return View(buffer, shape, tuple(strides))
+
+
+def planar_size(shape: tuple[int, ...], channel: int) -> int:
+    """Elements that ``planar`` needs."""
+    channels = shape[channel % len(shape)]
+    return channels * plane_stride(math.prod(shape) // channels) if channels else 0
+
+
+def is_planar(view: View, channel: int) -> bool:
+    """Whether ``view`` lies as ``planar`` lays it (axes of length 1 may have any stride)."""
+    wanted = planar(view.buffer, view.shape, channel).strides
+    return all(
+        size == 1 or found == stride
+        for size, found, stride in zip(view.shape, view.strides, wanted, strict=True)
+    )
+
+
+# -- functions of one element ----------------------------------------------------------------------
+
+# One operand unless it says two or three. Names are those of ONNX in lower case where ONNX has
+# the operator. ``leakyrelu``, ``elu``, ``clip`` and ``hardsigmoid`` take their numbers from
+# ``Instr.numbers``.
+UNARY = (
+    "identity", "neg", "abs", "relu", "clip", "leakyrelu", "elu", "exp", "log", "sqrt",
+    "reciprocal", "sigmoid", "hardsigmoid", "hardswish", "silu", "tanh", "erf", "gelu",
+    "gelu_tanh", "softplus", "mish", "floor", "ceil", "round", "sign", "sin", "cos", "not",
+)  # fmt: skip
+BINARY = (
+    "add", "sub", "mul", "div", "pow", "max", "min", "prelu",
+    "equal", "less", "greater", "lessorequal", "greaterorequal", "and", "or",
+)  # fmt: skip
+TERNARY = ("where",)
+
+
+@dataclass(frozen=True)
+class Instr:
+    """One step of a ``Map``: apply ``op`` to the values at ``operands``.
+
+    Values are numbered: first the inputs of the Map, then its constants, then the results of
+    its instructions in order. Truth values are 1.0 and 0.0.
+    """
+
+    op: str
+    operands: tuple[int, ...]
+    numbers: tuple[float, ...] = ()
+
+
+# -- steps -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What is applied when a result is stored: a name of ``UNARY`` and its numbers."""
+
+    op: str = "identity"
+    numbers: tuple[float, ...] = ()
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Its lower and upper bound, infinite where it has none; None where it is no clamp."""
+        match self.op:
+            case "identity":
+                return -math.inf, math.inf
+            case "relu":
+                return 0.0, math.inf
+            case "clip":
+                low, high = self.numbers
+                return low, high
+            case _:
+                return None
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution or linear layer with constant weights: the sum of shifted planes.
+
+    ``y = activation(conv(x) + bias + residual)``; ``residual`` may lie where ``y`` does. All three
+    are planar views
+    of shape [N, C, H, W], channels at axis 1, whatever they are in the graph: tokens of a linear
+    layer are W of one image (N = H = 1), a convolution over sequences has H = 1.
+
+    Args:
+        weight: float32 [M, C / groups, kernel height, kernel width].
+        bias: float32 [M]; zeros where the layer has none.
+        pads: top, left, bottom, right.
+    """
+
+    name: str
+    x: View
+    y: View
+    weight: Array
+    bias: Array
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilations: tuple[int, int] = (1, 1)
+    groups: int = 1
+    residual: View | None = None
+    activation: Activation = Activation()
+
+
+@dataclass(frozen=True)
+class Map:
+    """A function of single elements: ``y[i] = last instruction of code``, inputs broadcast.
+
+    All inputs have the shape of ``y``; broadcast axes have stride 0. Views may lie in any order.
+    ``constants`` are single numbers.
+    """
+
+    name: str
+    inputs: tuple[View, ...]
+    y: View
+    code: tuple[Instr, ...]
+    constants: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Copy ``x`` to ``y``, same shape, any strides; converts integers and truth values to float32.
+
+    With ``fill`` set, ``y`` lies inside ``outer``, whose other elements become ``fill`` (Pad).
+    """
+
+    name: str
+    x: View
+    y: View
+    fill: float | None = None
+    outer: View | None = None
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Max or average over windows; ``x`` and ``y`` planar [N, C, H, W].
+
+    ``pads`` are top, left, bottom, right. Windows may reach beyond the bottom and right border
+    (ceil_mode): they hold what is there.
+    """
+
+    name: str
+    x: View
+    y: View
+    kind: Literal["max", "average"]
+    kernel: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilations: tuple[int, int] = (1, 1)
+    count_include_pad: bool = False
+
+
+@dataclass(frozen=True)
+class Reduce:
+    """Reduce ``axes`` of ``x``; ``y`` has the same rank, those axes of length 1."""
+
+    name: str
+    x: View
+    y: View
+    kind: Literal["sum", "mean", "max", "min", "prod", "l1", "l2", "sumsquare", "logsumexp"]
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """Softmax of ``x`` along ``axis``; ``log`` gives its logarithm."""
+
+    name: str
+    x: View
+    y: View
+    axis: int
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Normalise over ``axes``: ``y = (x - mean) / sqrt(variance + epsilon) * scale + bias``.
+
+    LayerNormalization has the last axes, InstanceNormalization the spatial ones, RMSNormalization
+    ``centre`` False (mean taken as 0). ``scale`` and ``bias`` have the shape of ``x``, with 1 on
+    every axis that they do not vary along.
+    """
+
+    name: str
+    x: View
+    y: View
+    axes: tuple[int, ...]
+    epsilon: float
+    scale: Array | None = None
+    bias: Array | None = None
+    centre: bool = True
+
+
+@dataclass(frozen=True)
+class MatMul:
+    """A product of computed tensors: ``y[..., m, n] = alpha * sum_k a[..., m, k] * b[..., k, n]``.
+
+    All three views have the same rank >= 2 and equal leading axes (broadcast ones have stride 0).
+    Strides are arbitrary: products read through views of transposed heads. ``bias`` is added, of
+    the shape of ``y`` with strides of 0 where it is broadcast (an attention mask).
+    """
+
+    name: str
+    a: View
+    b: View
+    y: View
+    alpha: float = 1.0
+    bias: View | None = None
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Rows of a constant table: ``y[..., :] = table[indices[...], :]`` (embeddings).
+
+    ``y`` has the shape of ``indices`` and the table's row axes behind it. Negative indices count
+    from the end; what lies outside makes the run fail with an error.
+    """
+
+    name: str
+    indices: View
+    y: View
+    table: Array
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Nearest or linear interpolation of planar [N, C, H, W].
+
+    For each output row (column) ``rows`` (``columns``) holds two source indices and the weight of
+    the second: nearest has weight 0.
+    """
+
+    name: str
+    x: View
+    y: View
+    rows: tuple[tuple[int, int, float], ...]
+    columns: tuple[tuple[int, int, float], ...]
+
+
+@dataclass(frozen=True)
+class Fill:
+    """Write a constant array to ``y`` (a constant that a step needs in memory)."""
+
+    name: str
+    y: View
+    value: Array
+
+
+Step = (
+    Conv | Map | Copy | Pool | Reduce | Softmax | Norm | MatMul | Lookup | Resize | Fill
+)  # emitters: one module of emit/ each
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of the plan: its name, the caller's buffer and its shape."""
+
+    name: str
+    buffer: int
+    shape: tuple[int, ...]
+    dtype: Dtype = "float32"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in the order in which they run, for one batch size.
+
+    ``offsets`` gives every arena buffer its place, in elements of float32, once ``memory`` has
+    planned them; ``arena`` is what all of them need.
+
+    With ``repeats`` above 1 the plan is for one sample of a batch of so many: every thread computes
+    whole samples, each in an arena of its own (``batch`` is still what the caller hands over).
+    ``head`` then is what is left to do once all samples are there.
+    """
+
+    batch: int
+    buffers: tuple[Buffer, ...]
+    steps: tuple[Step, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    offsets: tuple[int, ...] = ()
+    arena: int = 0
+    notes: tuple[str, ...] = field(default=())
+    repeats: int = 1
+    head: Head | None = None
+
+
+@dataclass(frozen=True)
+class Head:
+    """The end of a plan in samples: the steps of ``plan``, once for the whole batch.
+
+    It begins with ``count`` runs of ``pixels`` elements a sample, the k-th at
+    ``source + k * source_step`` of the sample's arena; of sample n it goes to
+    ``place + n * sample_step + k * place_step`` of the head's arena.
+    """
+
+    plan: Plan
+    count: int
+    pixels: int
+    source: int
+    source_step: int
+    place: int
+    place_step: int
+    sample_step: int
+
+
+def reads(step: Step) -> tuple[View, ...]:
+    """The views a step reads."""
+    match step:
+        case Conv():
+            return (step.x,) if step.residual is None else (step.x, step.residual)
+        case Map():
+            return step.inputs
+        case MatMul():
+            return (step.a, step.b) if step.bias is None else (step.a, step.b, step.bias)
+        case Lookup():
+            return (step.indices,)
+        case Fill():
+            return ()
+        case _:
+            return (step.x,)
+
+
+def writes(step: Step) -> tuple[View, ...]:
+    """The views a step writes."""
+    if isinstance(step, Copy) and step.outer is not None:
+        return (step.y, step.outer)
+    return (step.y,)

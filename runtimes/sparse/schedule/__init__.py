@@ -1,0 +1,1 @@
+"""How each layer is computed: schedules, candidates, cost, measurement."""

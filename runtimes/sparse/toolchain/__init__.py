@@ -1,0 +1,1 @@
+"""C compilers, the Makefile of a C project, shared libraries."""

@@ -20,7 +20,7 @@ from prunedeploy.serving.onnxruntime_op import DOMAIN, OP, SOURCES
 
 ort = pytest.importorskip("onnxruntime")
 
-EXAMPLE = Path(__file__).parents[3] / "examples" / "c" / "ort"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "c" / "ort"
 
 
 @pytest.fixture(scope="module")

@@ -338,7 +338,7 @@ def test_the_example_in_c(emitted, tmp_path):
     model, _ = emitted
     engine = build(model, tmp_path / "e", batch=(1, 4), threads=2)
     feeds = feed(engine, 4)
-    example = shutil.copytree(Path(__file__).parents[3] / "examples" / "c", tmp_path / "c")
+    example = shutil.copytree(Path(__file__).parents[4] / "examples" / "c", tmp_path / "c")
     _make(example, f"ENGINE={engine.path}", "CFLAGS=-Wall -Wextra -Werror")
     (tmp_path / "in.bin").write_bytes(feeds["input"].tobytes())
 
@@ -366,7 +366,7 @@ def test_aarch64_under_qemu(emitted, tmp_path):
     model, _ = emitted
     place = artifact.emit_c(model, "raspberry-pi-5", tmp_path / "src", batch=4)
     shutil.copyfile(place / "pd_engine.h", place / "model.h")
-    shutil.copyfile(Path(__file__).parents[3] / "examples" / "c" / "run.c", place / "run.c")
+    shutil.copyfile(Path(__file__).parents[4] / "examples" / "c" / "run.c", place / "run.c")
     sources = sorted(x.name for x in place.glob("*.c"))
     zig = [sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-musl", "-static"]
     flags = [*compiling.OPTIMISE, "-std=gnu11", "-fno-sanitize=undefined", "-pthread"]

@@ -13,7 +13,7 @@ help:
 	@echo "make demo        shrink, build and measure the sparse checkpoint in examples/"
 	@echo "make test        run the tests (PYTEST='-m \"not slow\"' leaves out the slow ones)"
 	@echo "make test-gpu    only those that need a CUDA GPU, with the libraries for one"
-	@echo "make lint        ruff and mypy"
+	@echo "make lint        ruff, mypy and the layers that imports go down"
 	@echo "make checkpoint  train the checkpoint in examples/ again"
 	@echo "make clean       remove $(VENV) and everything made"
 
@@ -33,6 +33,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 checkpoint: $(VENV)/.demo
 	$(BIN)/python examples/train_digits.py

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from prunedeploy import passes
 from prunedeploy.core.errors import UserError
 from prunedeploy.graph import model as models
+from prunedeploy.graph import shapes
 from prunedeploy.models import by_name
 from prunedeploy.models.mobilenet_v1 import from_npz
 from prunedeploy.passes.opset import lowered
@@ -215,11 +216,11 @@ def _cached(cache: Path, name: str, write: Callable[[Path], None]) -> Path:
 
 def _simplify(program: ir.Model) -> None:
     """The passes that any user's model goes through, as far as they leave every layer whole."""
-    models.infer_shapes(program)
+    shapes.infer_shapes(program)
     for step in passes.before_cuts():
         if step.name in SIMPLER:
             step(program)
-    models.infer_shapes(program)
+    shapes.infer_shapes(program)
 
 
 def _layers(module: nn.Module) -> list[nn.Conv2d | nn.Linear]:

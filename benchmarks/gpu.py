@@ -28,6 +28,7 @@ from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Difference, Ratio
 from prunedeploy.core.statistics import ratio
 from prunedeploy.graph import model as models
+from prunedeploy.graph import shapes
 from prunedeploy.models import by_name
 from prunedeploy.reference.verify import compare, tolerance_of
 from prunedeploy.to_torch.network import Network
@@ -75,7 +76,7 @@ def _kill(module: nn.Module, key: str, dead: float) -> None:
 
 def _module(path: Path) -> nn.Module:
     program = models.load(path)
-    models.infer_shapes(program)
+    shapes.infer_shapes(program)
     for step in passes.before_cuts():
         if step.name in ("fold-constants", "fold-batchnorm", "remove-identity"):
             step(program)

@@ -20,7 +20,7 @@ from prunedeploy.graph import model as models
 from prunedeploy.reference.evaluate import Evaluator
 from prunedeploy.reference.verify import TOLERANCE, compare, random_feeds
 from prunedeploy.runtimes.api import Session, Tuning
-from prunedeploy.runtimes.sparse.engine import LIBRARY
+from prunedeploy.runtimes.sparse.payload import LIBRARY
 from prunedeploy.runtimes.sparse.schedule import tune
 from prunedeploy.runtimes.timing import interleave
 

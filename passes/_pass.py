@@ -15,6 +15,7 @@ import onnx_ir as ir
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Array, Difference, PassReport, PassResult
 from prunedeploy.graph import model as models
+from prunedeploy.graph import shapes
 from prunedeploy.reference import verify
 from prunedeploy.reference.evaluate import Evaluator
 
@@ -84,7 +85,7 @@ def _check(each: Pass, model: ir.Model, feeds: Mapping[str, Array]) -> dict[str,
     """The model's outputs, once it is known to be valid and the pass to be done with it."""
     if each(model).changed:
         raise PassError(f"pass {each.name} changed the model again on its second run")
-    models.infer_shapes(model)
+    shapes.infer_shapes(model)
     try:
         models.check(model)
         return Evaluator(model).run(feeds)

@@ -22,6 +22,7 @@ import onnx_ir as ir
 
 from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph import model as models
+from prunedeploy.graph import shapes
 from prunedeploy.passes.analysis.axes import static_size
 from prunedeploy.passes.analysis.liveness import layers_of
 from prunedeploy.passes.blocks.parts import Part, by_channels, parts_of
@@ -61,7 +62,7 @@ class RepackBlocks:
 
     def __call__(self, model: ir.Model) -> PassResult:
         """Edit ``model`` in place."""
-        models.infer_shapes(model)
+        shapes.infer_shapes(model)
         target = by_name(self.target)
         notes = []
         for node in [layer.node for layer in layers_of(model.graph)]:

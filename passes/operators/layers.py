@@ -17,8 +17,8 @@ from prunedeploy.core.records import Array
 from prunedeploy.graph.model import release
 from prunedeploy.passes.analysis.axes import Mask, rank, static_size
 from prunedeploy.passes.analysis.facts import Constants
+from prunedeploy.passes.analysis.quantised_weights import dequantised
 from prunedeploy.passes.analysis.zero import Zero
-from prunedeploy.passes.operators.quantised import dequantised
 
 CHUNK = 1 << 24  # elements looked at in one go, so that temporaries stay small
 

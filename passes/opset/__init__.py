@@ -20,6 +20,7 @@ from onnx_ir.passes import common
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph import model as models
+from prunedeploy.graph import shapes
 from prunedeploy.passes.operators.rule import names
 from prunedeploy.passes.opset.definitions import insert
 from prunedeploy.passes.opset.emit import Emit
@@ -102,7 +103,7 @@ def _least_ir(opset: int) -> int:
 def _lower(model: ir.Model, wanted: int) -> list[Note]:
     """One opset after the other; notes of what was rewritten, and of what has no older form."""
     common.InlinePass()(model)
-    models.infer_shapes(model)
+    shapes.infer_shapes(model)
     counts: Counter[tuple[str, int]] = Counter()
     refused: list[Note] = []
     for opset in range(model.opset_imports.get("", 1), wanted, -1):
@@ -113,7 +114,7 @@ def _lower(model: ir.Model, wanted: int) -> list[Note]:
         if refused:
             return refused
         if counts.total() > before:
-            models.infer_shapes(model)
+            shapes.infer_shapes(model)
     for node in model.graph.all_nodes():
         if not node.domain and (reason := lacking(node, wanted)) is not None:
             refused.append(Note(node.name or node.op_type, "refused", reason, 1))
@@ -135,7 +136,7 @@ def _step(model: ir.Model, opset: int, counts: Counter[tuple[str, int]]) -> list
     failed = insert(model, defined, opset)
     refused = [Note(where, "refused", reason, 1) for where, reason in failed.items()]
     if defined:
-        models.infer_shapes(model)
+        shapes.infer_shapes(model)
     taken = names(model.graph)
     for node in list(model.graph.all_nodes()):
         if node.domain:

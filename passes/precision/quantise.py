@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from prunedeploy.core.records import Array, Difference, Note, PassResult
 from prunedeploy.graph import model as models
+from prunedeploy.graph import shapes
 from prunedeploy.passes.operators.rule import names, unused
 from prunedeploy.passes.precision.float16_keep import observed
 from prunedeploy.passes.precision.to_float16 import RECORD
@@ -60,7 +61,7 @@ class Quantise:
             reason = f"opset {version} has no scales for channels: {OLDEST} has"
             return PassResult(False, (Note("graph", "refused", reason, 1),))
         _name(model)
-        models.infer_shapes(model)
+        shapes.infer_shapes(model)
         layers, notes = _layers(model.graph, self.keep)
         if not layers:
             return PassResult(False, tuple(notes))
@@ -216,7 +217,7 @@ def _quantise(model: ir.Model, chosen: frozenset[str], scales: Mapping[str, floa
     models.drop_unused(graph)
     if chosen:
         model.metadata_props[RECORD] = "int8"
-    models.infer_shapes(model)
+    shapes.infer_shapes(model)
 
 
 class _Pairs:

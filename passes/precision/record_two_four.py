@@ -15,7 +15,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from prunedeploy.core.records import Note, PassResult
-from prunedeploy.graph import model as models
+from prunedeploy.graph import shapes
 from prunedeploy.graph.sparsity import measure
 from prunedeploy.passes.analysis.liveness import layers_of
 
@@ -34,7 +34,7 @@ class RecordTwoFour:
 
     def __call__(self, model: ir.Model) -> PassResult:
         """Edit the metadata of ``model``; the graph stays."""
-        models.infer_shapes(model)
+        shapes.infer_shapes(model)
         notes = []
         for layer in layers_of(model.graph):
             pattern = measure(layer.rows(), layer.groups)

@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from prunedeploy.core.records import Array, Note, PassResult
 from prunedeploy.graph import model as models
+from prunedeploy.graph import shapes
 from prunedeploy.passes.analysis.axes import static_size
 from prunedeploy.passes.analysis.liveness import layers_of
 from prunedeploy.passes.operators.layers import Layer
@@ -45,7 +46,7 @@ class RoundWeights:
 
     def __call__(self, model: ir.Model) -> PassResult:
         """Edit ``model`` in place."""
-        models.infer_shapes(model)
+        shapes.infer_shapes(model)
         layers = [layer for layer in layers_of(model.graph) if _is_narrow(layer)]
         if not layers:
             reason = f"no layer uses its weights on fewer than {FEW} positions"

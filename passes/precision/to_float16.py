@@ -17,6 +17,7 @@ from onnx_ir.passes import common
 
 from prunedeploy.core.records import Array, Difference, Note, PassResult
 from prunedeploy.graph import model as models
+from prunedeploy.graph import shapes
 from prunedeploy.passes.operators.rule import names, unused
 from prunedeploy.passes.opset.limits import schema
 from prunedeploy.passes.precision.float16_keep import (
@@ -89,7 +90,7 @@ def _prepare(model: ir.Model) -> None:
     taken = names(model.graph)
     for node in model.graph:
         node.name = node.name or unused(node.op_type, taken)
-    models.infer_shapes(model)
+    shapes.infer_shapes(model)
 
 
 def convert(model: ir.Model, kept: frozenset[str]) -> int:
@@ -125,7 +126,7 @@ def convert(model: ir.Model, kept: frozenset[str]) -> int:
     common.RemoveUnusedNodesPass()(model)
     if count:
         model.metadata_props[RECORD] = "float16"
-    models.infer_shapes(model)
+    shapes.infer_shapes(model)
     return count
 
 

@@ -19,6 +19,7 @@ from onnx_ir.passes import common
 from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph import input_range
 from prunedeploy.graph import model as models
+from prunedeploy.graph.shapes import infer_shapes
 from prunedeploy.passes.analysis.settings import Borders, Settings
 from prunedeploy.passes.analysis.shape_targets import name_lengths
 from prunedeploy.passes.analysis.subgraphs import own_weights, settle_names, share_opsets
@@ -75,7 +76,7 @@ class ShrinkChannels:
         changed = bool(model.functions)
         common.InlinePass()(model)
         share_opsets(model)
-        models.infer_shapes(model)
+        infer_shapes(model)
         changed |= drop_zero_states(model) | own_weights(model)
         notes: list[Note] = []
         for graph in list(model.graphs()):
@@ -97,7 +98,7 @@ class ShrinkChannels:
             self.convolution_overhead,
         )
         while True:
-            models.infer_shapes(model)
+            infer_shapes(model)
             name_lengths(graph)
             plan = make_plan(graph, settings, carrier)
             if plan.keep.items():
@@ -117,7 +118,7 @@ class ShrinkChannels:
         if lowered := lower(graph):
             notes += lowered
             models.drop_unused(graph)
-            models.infer_shapes(model)
+            infer_shapes(model)
         return changed, [*notes, *left]
 
 

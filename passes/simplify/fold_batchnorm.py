@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph import model as models
+from prunedeploy.graph import shapes
 from prunedeploy.passes.analysis.facts import constant_array
 from prunedeploy.passes.operators.elementwise import EPSILON
 from prunedeploy.passes.operators.layers import Layer, bias_rows, layer
@@ -39,7 +40,7 @@ class FoldBatchNorm:
 
     def __call__(self, model: ir.Model) -> PassResult:
         """Edit ``model`` in place."""
-        models.infer_shapes(model)
+        shapes.infer_shapes(model)
         notes: list[Note] = []
         for node in list(model.graph):
             if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx"):

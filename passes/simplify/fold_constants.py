@@ -19,7 +19,7 @@ from onnxscript import optimizer
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Note, PassResult
-from prunedeploy.graph import model as models
+from prunedeploy.graph.shapes import infer_shapes
 from prunedeploy.passes.analysis.facts import constant_array
 from prunedeploy.passes.analysis.shape_targets import name_lengths
 from prunedeploy.passes.operators.rule import names, replace_input
@@ -73,11 +73,11 @@ def _round(model: ir.Model, small: int) -> tuple[bool, int, int]:
     before = sum(1 for _ in model.graph.all_nodes())
     lifted = common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
     changed = lifted(model).modified
-    models.infer_shapes(model)
+    infer_shapes(model)
     lengths = sum(_fix_length(node) for node in list(model.graph))
     changed |= _fold(model, small)
     changed |= lifted(model).modified
-    models.infer_shapes(model)
+    infer_shapes(model)
     name_lengths(model.graph)
     targets = sum(_fix_target(node) for node in model.graph)
     common.RemoveUnusedNodesPass()(model)

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph import model as models
+from prunedeploy.graph import shapes
 from prunedeploy.passes.analysis.axes import rank, static_size
 from prunedeploy.passes.analysis.facts import constant_array
 from prunedeploy.passes.operators.reductions import reduced_axes
@@ -42,7 +43,7 @@ class FuseLayerNorm:
         """Edit ``model`` in place."""
         if opset(model) < OPSET:
             return PassResult(False, ())
-        models.infer_shapes(model)
+        shapes.infer_shapes(model)
         notes = []
         for node in list(model.graph):
             found = _match(node) if node.op_type == "Sqrt" else None
@@ -51,7 +52,7 @@ class FuseLayerNorm:
                 notes.append(Note(node.name or "?", "taken", "one LayerNormalization", 1))
         if notes:
             models.drop_unused(model.graph)
-            models.infer_shapes(model)
+            shapes.infer_shapes(model)
         return PassResult(bool(notes), tuple(notes))
 
 

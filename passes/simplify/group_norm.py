@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph import model as models
+from prunedeploy.graph.shapes import infer_shapes
 from prunedeploy.passes.analysis.axes import rank, static_size
 from prunedeploy.passes.analysis.facts import constant_array
 from prunedeploy.passes.operators.rule import replace_input
@@ -32,7 +33,7 @@ class PlainGroupNorm:
 
     def __call__(self, model: ir.Model) -> PassResult:
         """Edit ``model`` in place."""
-        models.infer_shapes(model)
+        infer_shapes(model)
         notes = []
         for node in list(model.graph):
             if node.op_type == "InstanceNormalization" and not node.domain:
@@ -42,7 +43,7 @@ class PlainGroupNorm:
         if notes:
             _drop_shapes(model.graph)
             models.drop_unused(model.graph)
-            models.infer_shapes(model)
+            infer_shapes(model)
         return PassResult(bool(notes), tuple(notes))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.core.records import Note, PassResult
-from prunedeploy.graph import model as models
+from prunedeploy.graph import shapes
 from prunedeploy.passes.analysis.axes import Labels, Mask
 from prunedeploy.passes.analysis.constant_maps import mapped
 from prunedeploy.passes.analysis.constants import channel_constants
@@ -40,7 +40,7 @@ class MergeChannels:
     def __call__(self, model: ir.Model) -> PassResult:
         """Edit ``model`` in place until no channel has a twin that can go."""
         notes: list[Note] = []
-        models.infer_shapes(model)
+        shapes.infer_shapes(model)
         while found := _merge(model.graph):  # sums of columns may make rows of readers equal
             notes += found
         return PassResult(bool(notes), tuple(notes))

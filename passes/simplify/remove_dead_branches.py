@@ -26,6 +26,7 @@ from onnx_ir.passes import common
 from prunedeploy.core.records import Array, Note, PassResult
 from prunedeploy.graph import input_range
 from prunedeploy.graph import model as models
+from prunedeploy.graph.shapes import infer_shapes
 from prunedeploy.passes.analysis.axes import rank
 from prunedeploy.passes.analysis.constants import find_constants
 from prunedeploy.passes.analysis.extents import Extent, Extents
@@ -76,7 +77,7 @@ class RemoveDeadBranches:
         """Edit ``model`` in place."""
         before = len(model.graph)
         settings = Settings(Zero(self.zero_threshold), input_range.of(model))
-        models.infer_shapes(model)
+        infer_shapes(model)
         notes = _fold_values(model.graph, known_constants(model.graph, settings))
         _clean_up(model, notes)
         if any(concat_axis(node) is not None for node in model.graph):
@@ -102,7 +103,7 @@ def _clean_up(model: ir.Model, notes: list[Note]) -> None:
         common.IdentityEliminationPass()(model)
         common.RemoveUnusedNodesPass()(model)
         models.drop_unused(model.graph)
-        models.infer_shapes(model)
+        infer_shapes(model)
 
 
 def whole_constant(value: ir.Value | None, facts: Facts) -> tuple[int, Constants] | None:

@@ -27,7 +27,7 @@ import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.core.records import Array, Note, PassResult
-from prunedeploy.graph import input_range
+from prunedeploy.graph import input_range, shapes
 from prunedeploy.graph import model as models
 from prunedeploy.passes.analysis.axes import Mask, static_size
 from prunedeploy.passes.analysis.facts import Constants
@@ -82,7 +82,7 @@ class ScatterBranches:
 
     def __call__(self, model: ir.Model) -> PassResult:
         """Edit ``model`` in place."""
-        models.infer_shapes(model)
+        shapes.infer_shapes(model)
         target = by_name(self.target)
         settings = Settings(Zero(self.zero_threshold), input_range.of(model))
         facts = known_constants(model.graph, settings)

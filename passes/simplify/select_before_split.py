@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph import model as models
+from prunedeploy.graph.shapes import infer_shapes
 from prunedeploy.passes.analysis.axes import rank
 from prunedeploy.passes.analysis.facts import constant_array
 from prunedeploy.passes.operators.rule import replace_input, unique_name
@@ -40,11 +41,11 @@ class SelectBeforeSplit:
 
     def __call__(self, model: ir.Model) -> PassResult:
         """Edit ``model`` in place."""
-        models.infer_shapes(model)
+        infer_shapes(model)
         notes: list[Note] = []
         while found := _move(model.graph):
             notes += found
-            models.infer_shapes(model)
+            infer_shapes(model)
         models.drop_unused(model.graph)
         return PassResult(bool(notes), tuple(notes))
 

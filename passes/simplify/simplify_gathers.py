@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from prunedeploy.core.records import Note, PassResult
-from prunedeploy.graph import model as models
+from prunedeploy.graph import shapes
 from prunedeploy.passes.analysis.axes import rank
 from prunedeploy.passes.analysis.facts import constant_array
 
@@ -34,7 +34,7 @@ class SimplifyGathers:
 
     def __call__(self, model: ir.Model) -> PassResult:
         """Edit ``model`` in place."""
-        models.infer_shapes(model)
+        shapes.infer_shapes(model)
         gone = 0
         for node in list(model.graph):
             source = _copied(node)

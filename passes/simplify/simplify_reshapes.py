@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph import model as models
+from prunedeploy.graph.shapes import infer_shapes
 from prunedeploy.passes.analysis.facts import constant_array
 from prunedeploy.passes.operators.rule import replace_input
 from prunedeploy.passes.operators.shapes import groups
@@ -37,7 +38,7 @@ class SimplifyReshapes:
 
     def __call__(self, model: ir.Model) -> PassResult:
         """Edit ``model`` in place."""
-        models.infer_shapes(model)
+        infer_shapes(model)
         notes = []
         for node in list(model.graph):
             chain = _chain(node)

@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph import model as models
+from prunedeploy.graph.shapes import infer_shapes
 from prunedeploy.passes.analysis.facts import constant_array
 from prunedeploy.passes.analysis.shape_targets import Entry, entries
 from prunedeploy.passes.operators.rule import naming, unique_name
@@ -35,7 +36,7 @@ class SplitShapes:
 
     def __call__(self, model: ir.Model) -> PassResult:
         """Edit ``model`` in place."""
-        models.infer_shapes(model)
+        infer_shapes(model)
         count = 0
         with naming(model.graph):
             for node in list(model.graph):

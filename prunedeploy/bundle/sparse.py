@@ -12,8 +12,9 @@ from prunedeploy.core.errors import CompilerError, UserError
 from prunedeploy.engines.bundle_record import SparsePart
 from prunedeploy.runtimes.api import BuildOptions
 from prunedeploy.runtimes.sparse.build import layers_json, project_of
-from prunedeploy.runtimes.sparse.codegen.project import HEADER, c_file
-from prunedeploy.runtimes.sparse.engine import LAYERS, Sparse
+from prunedeploy.runtimes.sparse.codegen.project import c_file
+from prunedeploy.runtimes.sparse.engine import Sparse
+from prunedeploy.runtimes.sparse.payload import HEADER, LAYERS, LIBRARY
 from prunedeploy.runtimes.sparse.toolchain import compile as compiling
 from prunedeploy.targets import Target
 
@@ -72,12 +73,12 @@ def _compiled(
     model: Path, target: Target, folder: Path, options: BuildOptions, tools: compiling.Toolchain
 ) -> SparsePart:
     project, threads = project_of(model, target, tools, options)
-    compiling.build_library(project, folder / compiling.LIBRARY, tools)
+    compiling.build_library(project, folder / LIBRARY, tools)
     (folder / HEADER).write_text(c_file(HEADER))
     (folder / LAYERS).write_text(layers_json(project))
     shutil.copyfile(DEVICE / RUNNER_SOURCE, folder / RUNNER_SOURCE)
     _compile_runner(folder, tools)
-    programs = (folder / compiling.LIBRARY, folder / RUNNER)
+    programs = (folder / LIBRARY, folder / RUNNER)
     needed = elf.glibc(*programs)
     _check(programs, needed, target, tools)
     glibc = ".".join(map(str, needed))
@@ -87,7 +88,7 @@ def _compiled(
 def _compile_runner(folder: Path, tools: compiling.Toolchain) -> None:
     """``runner``, which finds the library beside itself."""
     command = [*tools.command, "-std=gnu11", "-O2", "-pthread", "-s", RUNNER_SOURCE]
-    command += [compiling.LIBRARY, "-o", RUNNER, "-Wl,-rpath,$ORIGIN", "-Wl,--build-id=none", "-lm"]
+    command += [LIBRARY, "-o", RUNNER, "-Wl,-rpath,$ORIGIN", "-Wl,--build-id=none", "-lm"]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT, check=False
     )

@@ -18,8 +18,8 @@ from prunedeploy.checkpoint import current_folder
 from prunedeploy.checkpoint.rebuild import view
 from prunedeploy.checkpoint.sniff import Kind
 from prunedeploy.checkpoint.standin import Storage
-from prunedeploy.checkpoint.torchfile import read_legacy, read_zip, storage_of
-from prunedeploy.checkpoint.unpickle import CodeRefused, load_pickle
+from prunedeploy.checkpoint.torchfile import read_legacy, read_pickle, read_zip, storage_of
+from prunedeploy.checkpoint.unpickle import CodeRefused
 from prunedeploy.core.errors import MissingExtra, UserError
 
 FOUND: dict[Kind, str] = {
@@ -66,7 +66,7 @@ def read(path: Path, kind: Kind, trust: bool) -> Any:
                     return read_legacy(file, path.stat().st_size)
             case "pickle":
                 with path.open("rb") as file:
-                    return load_pickle(file)
+                    return read_pickle(file)
             case "safetensors":
                 return _read_safetensors(path)
             case "npz":

@@ -5,7 +5,6 @@ All are ours: none of torch's or numpy's own rebuilding functions ever sees a pi
 
 from __future__ import annotations
 
-import io
 import math
 import pickle
 from collections import OrderedDict
@@ -125,14 +124,6 @@ def _default(*_: Any) -> OrderedDict[Any, Any]:
     return OrderedDict()
 
 
-def _nested(data: Any) -> Any:
-    """A storage inside a plain pickle: the bytes of a torch.save of its own."""
-    from prunedeploy.checkpoint.torchfile import read_legacy, read_zip
-
-    file = io.BytesIO(data)
-    return read_zip(file) if data[:2] == b"PK" else read_legacy(file, len(data))
-
-
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "collections.OrderedDict": _ordered,
     "collections.Counter": _ordered,
@@ -160,7 +151,6 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": _from_numpy,
     "torch._tensor._rebuild_from_type": _from_type,
     "torch._tensor._rebuild_from_type_v2": _from_type,
-    "torch.storage._load_from_bytes": _nested,
     "numpy.core.multiarray._reconstruct": NumpyArray,
     "numpy._core.multiarray._reconstruct": NumpyArray,
     "numpy.core.numeric._frombuffer": _numpy_from_buffer,

@@ -11,6 +11,7 @@ import pickle
 import struct
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +25,24 @@ MOST_DEFLATED = 1040  # times that deflate makes something smaller, at most
 LARGEST_PICKLE = 256 << 20  # bytes; tensors are beside it
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
+
+
+def read_pickle(file: BinaryIO, storage: Callable[[tuple[Any, ...]], Any] | None = None) -> Any:
+    """What the pickle at the file's position holds, and any torch.save within it.
+
+    ``storage`` gives the storage that a persistent id of torch.save stands for.
+
+    Raises:
+        CodeRefused: it names a global that only code would need.
+        Exception: any other, for a damaged pickle; the caller words it.
+    """
+    return load_pickle(file, _read_bytes, storage)
+
+
+def _read_bytes(data: bytes) -> Any:
+    """A storage inside a plain pickle: the bytes of a torch.save of its own."""
+    file = io.BytesIO(data)
+    return read_zip(file) if data[:2] == b"PK" else read_legacy(file, len(data))
 
 
 def read_zip(source: Path | BinaryIO, record: str = "data") -> Any:
@@ -59,7 +78,7 @@ def read_zip(source: Path | BinaryIO, record: str = "data") -> Any:
         info = archive.getinfo(f"{root}{record}.pkl")
         if info.file_size > LARGEST_PICKLE:
             raise pickle.UnpicklingError(f"{info.filename} has {info.file_size:,} bytes")
-        return load_pickle(io.BytesIO(archive.read(info)), storage)
+        return read_pickle(io.BytesIO(archive.read(info)), storage)
 
 
 def _check_claims(archive: zipfile.ZipFile) -> None:
@@ -130,11 +149,11 @@ def read_legacy(file: BinaryIO, size: int) -> Any:
     Raises:
         Exception: any, for a damaged file; the caller words it.
     """
-    if load_pickle(file) != LEGACY_MAGIC:
+    if read_pickle(file) != LEGACY_MAGIC:
         raise pickle.UnpicklingError("not a file of torch.save")
-    if load_pickle(file) != LEGACY_PROTOCOL:
+    if read_pickle(file) != LEGACY_PROTOCOL:
         raise pickle.UnpicklingError("an unknown version of torch.save")
-    machine = load_pickle(file)
+    machine = read_pickle(file)
     if machine.get("little_endian", True) != (sys.byteorder == "little"):
         raise pickle.UnpicklingError("it is from a machine of the other byte order")
     parts: dict[str, tuple[bytearray, int]] = {}
@@ -154,8 +173,8 @@ def read_legacy(file: BinaryIO, size: int) -> Any:
             data = data[begin : begin + view[2] * kind.dtype.itemsize]
         return Storage(data, kind.dtype)
 
-    result = load_pickle(file, storage)
-    for key in load_pickle(file):
+    result = read_pickle(file, storage)
+    for key in read_pickle(file):
         data, itemsize = parts[key]
         (elements,) = struct.unpack("<q", file.read(8))
         if elements * itemsize != len(data) or file.readinto(data) != len(data):  # type: ignore[attr-defined]

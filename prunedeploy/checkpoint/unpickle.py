@@ -41,6 +41,7 @@ HARMLESS = frozenset((
 ))
 # fmt: on
 
+NESTED = "torch.storage._load_from_bytes"  # a storage as the bytes of a torch.save of its own
 DEEPEST = 500  # tuples in one another
 MOST_LONG = 10_000  # integers beyond 64 bits
 # Opcodes whose argument is a length, or an index of the memo.
@@ -51,10 +52,15 @@ class CodeRefused(Exception):  # noqa: N818 - it names what was refused
     """The pickle names a global that only code would need. The message is the global's name."""
 
 
-def load_pickle(file: BinaryIO, storage: Callable[[tuple[Any, ...]], Any] | None = None) -> Any:
+def load_pickle(
+    file: BinaryIO,
+    nested: Callable[[bytes], Any],
+    storage: Callable[[tuple[Any, ...]], Any] | None = None,
+) -> Any:
     """What the pickle at the file's position holds; the position is then behind it.
 
-    ``storage`` gives the storage that a persistent id of torch.save stands for.
+    ``nested`` reads the bytes of a torch.save that lies within the pickle; ``storage`` gives the
+    storage that a persistent id of torch.save stands for.
 
     Raises:
         CodeRefused: it names a global that only code would need.
@@ -63,7 +69,7 @@ def load_pickle(file: BinaryIO, storage: Callable[[tuple[Any, ...]], Any] | None
     begin = file.tell()
     _check_sizes(file)
     file.seek(begin)
-    return Unpickler(file, storage or _no_storage).load()
+    return Unpickler(file, nested, storage or _no_storage).load()
 
 
 def _check_sizes(file: BinaryIO) -> None:
@@ -141,17 +147,25 @@ class _Depths:
 class Unpickler(pickle.Unpickler):
     """An unpickler that can only make data.
 
-    ``storage`` gives the storage that a persistent id of torch.save stands for.
+    ``nested`` and ``storage`` are those of ``load_pickle``.
     """
 
-    def __init__(self, file: BinaryIO, storage: Callable[[tuple[Any, ...]], Any]) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        nested: Callable[[bytes], Any],
+        storage: Callable[[tuple[Any, ...]], Any],
+    ) -> None:
         super().__init__(file, encoding="latin1")  # Python 2 wrote bytes as strings
+        self._nested = nested
         self._storage = storage
         self._classes: dict[str, type[Inert]] = {}
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         """What a global stands for: our function, a storage type, a stand-in, or a refusal."""
         name = f"{module_name}.{global_name}"
+        if name == NESTED:
+            return Function(self._nested)
         if (function := FUNCTIONS.get(name)) is not None:
             return Function(function)
         if (dtype := STORAGES.get(name)) is not None:

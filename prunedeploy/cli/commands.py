@@ -441,7 +441,7 @@ def targets(
       prunedeploy targets
     """
     from prunedeploy.cli import show
-    from prunedeploy.targets import self_check
+    from prunedeploy.engines.self_check import self_check
     from prunedeploy.targets import targets as rows
 
     with working("checking the runtimes of this machine"):

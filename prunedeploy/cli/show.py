@@ -27,10 +27,11 @@ from prunedeploy.prediction import text as forecasts
 
 if TYPE_CHECKING:
     from prunedeploy.cli.arrays import RunResult
+    from prunedeploy.engines.self_check import Check
     from prunedeploy.graph.layers import Layer
     from prunedeploy.inspection.block_report import LayerBlocks
     from prunedeploy.inspection.inspect import Inspection
-    from prunedeploy.targets import Check, Target
+    from prunedeploy.targets import Target
 
 T = TypeVar("T")
 

@@ -21,8 +21,8 @@ from prunedeploy.core.records import (
 )
 from prunedeploy.engines import choice
 from prunedeploy.engines.building import Order, fill, model_sha256, precision_of
-from prunedeploy.runtimes import by_name as runtime_by_name
 from prunedeploy.runtimes.api import BuildOptions, OpenOptions, Session, Tuning, silent
+from prunedeploy.runtimes.registry import by_name as runtime_by_name
 
 MANIFEST = "manifest.json"
 MOST_THREADS = 256  # runtimes start every thread they are asked for, whatever the machine has

@@ -19,9 +19,10 @@ from prunedeploy.core.errors import UnsupportedModelError, UserError
 from prunedeploy.core.files import scratch_folder
 from prunedeploy.core.records import Engine, Manifest, RefusedRuntime, RuntimeChoice, RuntimeTime
 from prunedeploy.engines.building import Order, fill
-from prunedeploy.runtimes import RUNTIMES
+from prunedeploy.runtimes import registry
 from prunedeploy.runtimes.api import BuildOptions, OpenOptions
 from prunedeploy.runtimes.api import split as split_batch
+from prunedeploy.runtimes.registry import RUNTIMES
 from prunedeploy.targets import Target
 
 SECONDS = 1.5  # that one race takes: one number of threads, one batch size
@@ -55,16 +56,16 @@ def candidates(target: Target, runtime: str) -> tuple[tuple[str, ...], tuple[Ref
         UserError: the runtime that was named cannot build for ``target`` here; of "auto", none can.
     """
     if runtime != "auto":
-        if reason := targets.refuse(target, runtime):
+        if reason := registry.refuse(target, runtime):
             raise UserError(reason)
         return (runtime,), ()
     known = [name for name in target.runtimes if name in RUNTIMES and name != "null"]
     if target.name == "host":
         known = [name for name in known if name in ON_CPU]
-    reasons = {name: targets.refuse(target, name) for name in known}
+    reasons = {name: registry.refuse(target, name) for name in known}
     found = tuple(name for name, reason in reasons.items() if reason is None)
     if not found:
-        raise UserError(targets.refuse(target, "auto") or f"no runtime for {target.name} is here")
+        raise UserError(registry.refuse(target, "auto") or f"no runtime for {target.name} is here")
     refused = (RefusedRuntime(name, reason) for name, reason in reasons.items() if reason)
     return found, tuple(refused)
 

@@ -26,8 +26,8 @@ class Check:
 
 def self_check() -> tuple[Check, ...]:
     """Build and run a small network per runtime on the host; say of other targets why not."""
-    from prunedeploy.runtimes import RUNTIMES
-    from prunedeploy.targets import by_name, refuse, targets
+    from prunedeploy.runtimes.registry import RUNTIMES, refuse
+    from prunedeploy.targets import by_name, targets
 
     host = by_name("host")
     checks = [_check(host, name) for name in RUNTIMES]
@@ -52,7 +52,7 @@ def _compiler(row: Target) -> str:
 
 def _check(host: Target, runtime: str) -> Check:
     from prunedeploy.engines import artifact
-    from prunedeploy.targets import refuse
+    from prunedeploy.runtimes.registry import refuse
 
     if reason := refuse(host, runtime):
         return Check("host", runtime, "-", reason)

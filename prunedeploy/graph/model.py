@@ -17,13 +17,12 @@ from onnx_ir import external_data as ir_external_data
 from prunedeploy.core import files
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Dim, ModelStats, TensorSpec
-from prunedeploy.graph import external_data, input_range, protos
+from prunedeploy.graph import external_data, input_range, preparation
+from prunedeploy.graph.shapes import infer_shapes
 
 # ONNX allows 2 GiB in one protobuf, and writing one takes several times its size in memory: from
 # here on the weights go to a file beside the model.
 PROTOBUF_LIMIT = 2**29
-SMALL = 1024  # bytes of a weight that onnx's checks are shown
-SEQUENCES = ("Sequence", "SplitToSequence", "ConcatFromSequence", "Optional")  # operators
 
 
 def load(path: Path) -> ir.Model:
@@ -33,8 +32,6 @@ def load(path: Path) -> ir.Model:
         UserError: the file is missing, is not ONNX or not valid ONNX, is cut short, or its weights
             are or lie outside of its folder, or nothing of its graph is an output.
     """
-    from prunedeploy.graph import preparation
-
     return preparation.from_file(path)
 
 
@@ -138,64 +135,6 @@ def drop_unused(graph: ir.Graph) -> None:
     for name, value in list(graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
             del graph.initializers[name]
-
-
-def infer_shapes(model: ir.Model) -> None:
-    """Fill in the shapes of all values, in place, without copying the weights."""
-    from onnx_ir.passes.common import ShapeInferencePass
-
-    infer = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
-    infer(model)
-    while _pass_shapes_on(model.graph):
-        infer(model)
-    if any(node.op_type.startswith(SEQUENCES) for node in model.graph.all_nodes()):
-        _set_sequences(model)
-
-
-def _set_sequences(model: ir.Model) -> None:
-    """Types of values that are no tensors: onnx_ir takes those that were inferred for tensors."""
-    proto = skeleton(model)
-    for each in protos.graphs(proto.graph):
-        del each.value_info[:]
-    inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    for graph, found in zip(model.graphs(), protos.graphs(inferred.graph), strict=False):
-        types = {x.name: x.type for x in (*found.value_info, *found.output)}
-        for value in (value for node in graph for value in node.outputs):
-            kind = types.get(str(value.name))
-            if kind is not None and kind.WhichOneof("value") in ("sequence_type", "optional_type"):
-                value.type = ir.serde.deserialize_type_proto_for_type(kind)
-                value.shape = None
-
-
-def skeleton(model: ir.Model) -> onnx.ModelProto:
-    """``model`` for onnx's checks, which copy all of it: large weights are inputs."""
-    copy = model.clone()
-    for name, value in list(copy.graph.initializers.items()):
-        tensor = value.const_value
-        if tensor is None or tensor.nbytes <= SMALL:
-            continue
-        shape = ir.Shape(tensor.shape.numpy())
-        value.shape, value.type = shape, ir.TensorType(tensor.dtype)
-        if value not in copy.graph.inputs:
-            copy.graph.inputs.append(value)
-        del copy.graph.initializers[name]
-        value.const_value = None
-    return ir.to_proto(copy)
-
-
-def _pass_shapes_on(graph: ir.Graph) -> bool:
-    """Shapes of results that onnx leaves open: those of operators it defines by functions.
-
-    The first of a chain only, since the shapes behind it are not known before it is.
-    """
-    changed = False
-    for node in graph:
-        source, result = node.inputs[0] if node.inputs else None, node.outputs[0]
-        keeps = node.op_type in ("GroupNormalization", "MeanVarianceNormalization")
-        if keeps and not node.domain and result.shape is None and source is not None:
-            result.shape, result.type = source.shape, source.type
-            changed |= source.shape is not None
-    return changed
 
 
 def node_macs(node: ir.Node) -> int:

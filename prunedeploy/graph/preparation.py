@@ -17,9 +17,9 @@ from onnx_ir.passes import common
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.graph import forms, functions, repairs, scopes, tensors, validity
-from prunedeploy.graph import model as models
 from prunedeploy.graph.protos import InvalidError
-from prunedeploy.reference.randomness import drop_idle
+from prunedeploy.graph.random_nodes import drop_idle
+from prunedeploy.graph.shapes import infer_shapes
 
 MAX_BYTES = 1 << 31  # of one protobuf; larger models have their weights in files beside them
 NOTES, REPAIRS = "prunedeploy.notes", "prunedeploy.graph.repairs"  # in the model's ``meta``
@@ -67,7 +67,7 @@ def prepare(program: ir.Model) -> ir.Model:
     common.NameFixPass()(program)
     common.TopologicalSortPass()(program)
     drop_idle(program)
-    models.infer_shapes(program)
+    infer_shapes(program)
     return program
 
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import onnx
 import onnx_ir as ir
 
-from prunedeploy.graph import model as models
 from prunedeploy.graph.protos import InvalidError
+from prunedeploy.graph.shapes import skeleton
 
 WITH_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 NODE = r"\(op_type: ?([^,)]+)(?:, node name: ([^)]+))?\)"  # as onnx names one
@@ -40,7 +40,7 @@ def check(program: ir.Model) -> tuple[str, ...]:
             raise InvalidError(f"input {value.name!r} has no shape")
     _check_opset(program)
     with _named(program):
-        proto = models.skeleton(program)
+        proto = skeleton(program)
         if (reason := _malformed(proto)) is not None:
             raise InvalidError(_where(program) or reason)
         names = {node.name for node in program.graph.all_nodes()}
@@ -48,7 +48,7 @@ def check(program: ir.Model) -> tuple[str, ...]:
             return ()
         for note, outputs in ((INNER, False), (OUTER, True)):
             kept = _drop(program, outputs)
-            if (reason := _mistyped(models.skeleton(program), names)) is None:
+            if (reason := _mistyped(skeleton(program), names)) is None:
                 return (note,)
             for value, shape, kind in kept:
                 value.shape, value.type = shape, kind

@@ -14,8 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from prunedeploy.core.records import Array
-from prunedeploy.graph import input_range
-from prunedeploy.graph import model as models
+from prunedeploy.graph import input_range, shapes
 from prunedeploy.passes.analysis.axes import static_size
 from prunedeploy.passes.analysis.constants import find_constants
 from prunedeploy.passes.analysis.liveness import layers_of
@@ -46,7 +45,7 @@ def hints(model: ir.Model, batches: Iterable[Mapping[str, Array]]) -> tuple[Hint
     Only the running least and largest number of each channel is kept. What several layers read is
     listed for the first of them.
     """
-    models.infer_shapes(model)
+    shapes.infer_shapes(model)
     proved = find_constants(
         model.graph, Weights(Zero()), Zero(), Ranges(model.graph, input_range.of(model))
     )

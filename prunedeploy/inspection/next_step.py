@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from prunedeploy import targets
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Forecast, NextStep, ShrinkResult
+from prunedeploy.runtimes import registry
 
 if TYPE_CHECKING:
     from prunedeploy.inspection.inspect import Inspection
@@ -98,4 +99,4 @@ def _of_model(words: list[str], model: Path, dense: Path, target: str) -> NextSt
 def _has_sparse(target: str) -> bool:
     """Whether the sparse runtime can build for ``target`` here."""
     row = targets.by_name(target)
-    return "sparse" in row.runtimes and targets.refuse(row, "sparse") is None
+    return "sparse" in row.runtimes and registry.refuse(row, "sparse") is None

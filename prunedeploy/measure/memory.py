@@ -47,7 +47,7 @@ def peak_bytes(engine: Engine, batch: int, threads: int) -> int:
 def _measure(path: str, batch: int, threads: int) -> int:
     from prunedeploy.engines import artifact
     from prunedeploy.reference.verify import random_feeds
-    from prunedeploy.runtimes import by_name
+    from prunedeploy.runtimes.registry import by_name
 
     engine = artifact.read_engine(path)
     # the libraries are not the engine's, so they are loaded before the count starts

@@ -10,7 +10,7 @@ from typing import TypeGuard
 import onnx_ir as ir
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.graph import model as models
+from prunedeploy.graph.shapes import infer_shapes
 from prunedeploy.prediction.record import Work
 
 FEW_ROWS = 16  # below, a linear layer is bound by the reading of its weights
@@ -114,7 +114,7 @@ def fix_shapes(model: ir.Model, batch: int) -> None:
     for node in model.graph:
         for value in node.outputs:
             value.shape = None
-    models.infer_shapes(model)
+    infer_shapes(model)
 
 
 def _named(dim: int | ir.SymbolicDim) -> TypeGuard[ir.SymbolicDim]:

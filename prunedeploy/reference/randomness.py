@@ -14,16 +14,9 @@ import onnx_ir as ir
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Array
 from prunedeploy.graph import model as models
+from prunedeploy.graph.random_nodes import draws, touched_by
 from prunedeploy.reference import verify
 
-DRAWING = (
-    "Bernoulli",
-    "Multinomial",
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-)
 MAX_NAMED = 3  # nodes in a message
 RUNS = 12  # that have to agree: a draw among few numbers may well give the same one twice
 
@@ -40,8 +33,8 @@ def refuse_random(program: ir.Model, feeds: Mapping[str, Array] | None = None) -
     Raises:
         UserError: the outputs differ; the message names the nodes that draw random numbers.
     """
-    drawing = [node for node in program.graph.all_nodes() if _draws(node, program)]
-    drawing = [node for node in drawing if _touched(program.graph, {node})[1]]
+    drawing = [node for node in program.graph.all_nodes() if draws(node, program)]
+    drawing = [node for node in drawing if touched_by(program.graph, {node})[1]]
     if not drawing:
         return
     given = dict(feeds) if feeds else verify.random_feeds(models.specs(program)[0])
@@ -53,46 +46,6 @@ def refuse_random(program: ir.Model, feeds: Mapping[str, Array] | None = None) -
         f"the outputs are random: {', '.join(named)}{more} draw{'s' * (len(drawing) == 1)} random "
         "numbers on every run: export the network in evaluation mode, or without the noise"
     )
-
-
-def drop_idle(program: ir.Model) -> None:
-    """Remove, in place, nodes that draw random numbers of which no output depends, and all behind.
-
-    The reference cannot run all of them, and need not.
-    """
-    drawing = {node for node in program.graph.all_nodes() if _draws(node, program)}
-    values, _ = _touched(program.graph, drawing)
-    for node in reversed(program.graph):
-        idle = not any(value.uses() or value.is_graph_output() for value in node.outputs)
-        if idle and any(value in values for value in node.outputs):
-            program.graph.remove(node, safe=True)
-
-
-def _draws(node: ir.Node, program: ir.Model) -> bool:
-    """Whether a node may draw random numbers, whatever becomes of them."""
-    if node.domain not in ("", "ai.onnx"):
-        return False
-    if node.op_type != "Dropout":
-        return node.op_type in DRAWING
-    opset = program.opset_imports.get("", 0)
-    if opset < 7:
-        return not node.attributes.get_int("is_test", 0)
-    if opset < 12:
-        return False  # it is for inference alone
-    training = node.inputs[2] if len(node.inputs) > 2 else None
-    constant = training.const_value if training is not None else None
-    return training is not None and (constant is None or bool(constant.numpy().any()))
-
-
-def _touched(graph: ir.Graph, drawing: set[ir.Node]) -> tuple[set[ir.Value], bool]:
-    """All values that depend on what the nodes draw, and whether an output is among them."""
-    touched: set[ir.Value] = set()
-    for node in graph if drawing else ():
-        inside = [inner for body in verify.bodies(node) for inner in body.all_nodes()]
-        read = (value for each in (node, *inside) for value in each.inputs)
-        if drawing & {node, *inside} or any(value in touched for value in read):
-            touched.update(node.outputs)
-    return touched, any(value in touched for value in graph.outputs)
 
 
 def _switched(feeds: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
@@ -108,7 +61,7 @@ def _differs(program: ir.Model, feeds: Mapping[str, Array]) -> bool:
 
     unseeded = program.clone()
     for node in unseeded.graph.all_nodes():
-        if _draws(node, unseeded):
+        if draws(node, unseeded):
             node.attributes.pop("seed", None)
             if node.op_type == "Dropout" and unseeded.opset_imports.get("", 0) < 7:
                 return True  # the reference has no such Dropout

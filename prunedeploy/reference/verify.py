@@ -19,6 +19,7 @@ import numpy as np
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Array, Difference, InputRange, TensorSpec
 from prunedeploy.graph.sizes import OPEN_SIZE, resolve
+from prunedeploy.graph.subgraphs import bodies
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -116,17 +117,6 @@ def _meet(graph: ir.Graph, met: dict[ir.Value, str]) -> None:
         if on_the_way:
             least = _least(on_the_way)
             met |= {value: _least((least, _narrow(value))) for value in node.outputs}
-
-
-def bodies(node: ir.Node) -> list[ir.Graph]:
-    """The graphs inside of one node."""
-    found: list[ir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.type.name == "GRAPH":
-            found.append(attribute.as_graph())
-        elif attribute.type.name == "GRAPHS":
-            found.extend(attribute.as_graphs())
-    return found
 
 
 def _narrow(value: ir.Value) -> str:

@@ -19,7 +19,7 @@ from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_path
 from prunedeploy.core.records import Engine, TensorSpec
 from prunedeploy.engines import artifact
-from prunedeploy.runtimes.sparse.engine import LIBRARY
+from prunedeploy.runtimes.sparse.payload import LIBRARY
 from prunedeploy.runtimes.sparse.toolchain import compile as compiling
 
 if TYPE_CHECKING:

@@ -28,6 +28,7 @@ from prunedeploy.core.files import sha256
 from prunedeploy.core.records import Array, Note, ShrinkVariant
 from prunedeploy.core.statistics import ratio
 from prunedeploy.graph import model as models
+from prunedeploy.graph import shapes
 from prunedeploy.passes import FoldConstants, Pass, ScatterBranches, ShrinkChannels
 from prunedeploy.passes.analysis.settings import Borders
 from prunedeploy.passes.shrink.align import reason
@@ -217,7 +218,7 @@ def _candidate(
 ) -> _Candidate:
     """A variant in a file of its own."""
     model = model.clone()  # it shares the weights
-    models.infer_shapes(model)
+    shapes.infer_shapes(model)
     file = folder / f"{sum(1 for _ in folder.iterdir())}.onnx"
     models.save(model, file)
     base = like or ShrinkVariant(kind)

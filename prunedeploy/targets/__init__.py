@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.engines.self_check import Check, self_check
 from prunedeploy.targets.machine import cores, detected, gpus, host_isa, why_not_here
 from prunedeploy.targets.row import ISA_FLAGS, LANES, PRECISIONS, Peak, Target, Toolchain
 from prunedeploy.targets.table import TARGETS
@@ -16,7 +15,6 @@ __all__ = [
     "LANES",
     "PRECISIONS",
     "TARGETS",
-    "Check",
     "Peak",
     "Target",
     "Toolchain",
@@ -24,8 +22,6 @@ __all__ = [
     "cores",
     "gpus",
     "host_isa",
-    "refuse",
-    "self_check",
     "targets",
     "why_not_here",
 ]
@@ -55,27 +51,3 @@ def by_name(name: str) -> Target:
     near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(names)}"
     raise UserError(f"there is no target {name!r}: {hint}")
-
-
-def refuse(target: Target, runtime: str) -> str | None:
-    """Why no engine of ``runtime`` for ``target`` can be built here, in one line, or None.
-
-    ``runtime`` "auto" stands for any that the target can have.
-    """
-    from prunedeploy.runtimes import RUNTIMES
-    from prunedeploy.runtimes import by_name as runtime_by_name
-
-    if runtime == "auto":
-        if reason := why_not_here(target):
-            return reason
-        there = [name for name in target.runtimes if name in RUNTIMES]
-        reasons = [runtime_by_name(name).refuse(target) for name in there]
-        if not there:
-            return f"none of {target.name}'s runtimes is there yet: {', '.join(target.runtimes)}"
-        return None if None in reasons else reasons[0]
-    if runtime not in RUNTIMES:
-        known = f"choose from auto, {', '.join(RUNTIMES)}"
-        return f"there is no runtime {runtime!r} yet: {known}"
-    if runtime not in (*target.runtimes, "null"):
-        return f"{target.name} cannot have {runtime}: it takes {', '.join(target.runtimes)}"
-    return runtime_by_name(runtime).refuse(target)

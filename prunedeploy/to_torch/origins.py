@@ -10,7 +10,7 @@ import onnx_ir as ir
 from torch import Tensor
 
 from prunedeploy.core.records import Array
-from prunedeploy.graph import model as models
+from prunedeploy.graph import shapes
 from prunedeploy.passes import FoldConstants, RemoveIdentity
 from prunedeploy.passes.simplify.evaluate_constants import evaluate_constants
 
@@ -36,7 +36,7 @@ class Origin:
 
 def simplify(model: ir.Model) -> None:
     """Constants computed, in place, and nothing fused: every weight stays that of the module."""
-    models.infer_shapes(model)
+    shapes.infer_shapes(model)
     for node in list(model.graph):
         if node.op_type == "Transpose":
             _transpose(node)
@@ -49,7 +49,7 @@ def simplify(model: ir.Model) -> None:
     for value in model.graph.initializers.values():
         if value.const_value is not None:  # of a folded one an unknown length was inferred
             value.shape = ir.Shape(value.const_value.shape.numpy())
-    models.infer_shapes(model)
+    shapes.infer_shapes(model)
 
 
 def _transpose(node: ir.Node) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Array, Difference
-from prunedeploy.graph import model as models
+from prunedeploy.graph.shapes import infer_shapes
 from prunedeploy.passes.analysis.settings import Limits, Settings
 from prunedeploy.passes.analysis.zero import Zero
 from prunedeploy.passes.operators.table import rule
@@ -149,7 +149,7 @@ def _analyse(
     tensors = _tensors(module)
     traced = origins.trace(graph, tensors)
     held = holders.find(graph, traced, module, new_biases)
-    models.infer_shapes(model)
+    infer_shapes(model)
     pinned = {pair: why for group in pins.values() for pair, why in group.items()}
     for name, value in graph.initializers.items():
         if name not in traced:
@@ -163,7 +163,7 @@ def _analyse(
     edited: dict[str, Pins] = {}
     carrier = idle = 0
     while True:
-        models.infer_shapes(model)
+        infer_shapes(model)
         plan = make_plan(graph, settings, carrier)
         if plan.keep.items():
             idle = 0

@@ -14,14 +14,13 @@ from prunedeploy.core.errors import UnsupportedModelError, UserError
 from prunedeploy.core.records import TensorSpec
 from prunedeploy.runtimes.api import BuildOptions, Payload
 from prunedeploy.runtimes.sparse.codegen.project import (
-    HEADER,
     Options,
     Project,
     TooLargeError,
     c_file,
     emit_project,
 )
-from prunedeploy.runtimes.sparse.engine import LAYERS, LIBRARY
+from prunedeploy.runtimes.sparse.payload import HEADER, LAYERS, LIBRARY, MODEL_HEADER
 from prunedeploy.runtimes.sparse.plan.batch_innermost import interleave
 from prunedeploy.runtimes.sparse.plan.memory import allocate
 from prunedeploy.runtimes.sparse.plan.per_sample import samples
@@ -33,7 +32,6 @@ from prunedeploy.runtimes.sparse.toolchain import compile as compiling
 from prunedeploy.runtimes.sparse.toolchain.makefile import makefile, readme
 from prunedeploy.targets import Target
 
-MODEL_HEADER = "model.h"
 MOST_BATCH = 4096
 SHORT = 256  # terms of a sum that rounds little
 

@@ -15,10 +15,9 @@ from prunedeploy import targets
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Engine
 from prunedeploy.runtimes.api import BuildOptions, OpenOptions, Payload
+from prunedeploy.runtimes.sparse.payload import LAYERS, LIBRARY
 from prunedeploy.runtimes.sparse.session import Library, SparseSession
 from prunedeploy.targets import Target
-
-LIBRARY, LAYERS = "model.so", "layers.json"
 
 # Of targets.ISA_FLAGS, what code for an instruction set runs on.
 NEEDS: dict[str, tuple[str, ...]] = {

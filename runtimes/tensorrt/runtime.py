@@ -75,6 +75,7 @@ class TensorRT:
     def build(self, model: Path, target: Target, directory: Path, options: BuildOptions) -> Payload:
         """Build on the GPU here, with the timings of earlier builds."""
         from prunedeploy.graph import model as models
+        from prunedeploy.graph import shapes
         from prunedeploy.passes.opset import lowered
 
         library = _library()
@@ -82,7 +83,7 @@ class TensorRT:
         program = models.load(model)
         if program.opset_imports.get("", 1) > row.opset or program.ir_version > row.ir_version:
             lowered(program, row.opset, row.ir_version)
-        models.infer_shapes(program)
+        shapes.infer_shapes(program)
         sparse = two_four_layers(program) if target.sparse_tensor_cores else ()
         wanted = flags(row, float16=has_float16(program), sparse=bool(sparse), refit=self._refit)
         cache = _cache_file(str(library.__version__), str(target.compute_capability))

@@ -15,6 +15,7 @@ from prunedeploy import targets
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Engine
 from prunedeploy.engines import artifact
+from prunedeploy.runtimes import registry
 from prunedeploy.runtimes.api import OpenOptions
 from prunedeploy.runtimes.ort import gpu as ort_gpu
 from prunedeploy.runtimes.ort.gpu import CPU, CUDA, TENSORRT, OrtCuda, OrtGpuSession, OrtTensorRT
@@ -75,7 +76,7 @@ def test_float32_is_float32() -> None:
 @pytest.mark.parametrize("name", ["ort-cuda", "ort-tensorrt"])
 def test_it_computes_on_a_gpu(name: str, engine: Engine, tmp_path: Path) -> None:
     host = targets.by_name("host")
-    if reason := targets.refuse(host, name):
+    if reason := registry.refuse(host, name):
         pytest.skip(reason)
     built = artifact.build(tmp_path / "net.onnx", "host", name, tmp_path / "gpu.engine")
     assert built.manifest.difference is not None

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.runtimes import RUNTIMES, by_name
+from prunedeploy.runtimes.registry import RUNTIMES, by_name
 
 
 @pytest.mark.parametrize("name", list(RUNTIMES))

@@ -15,6 +15,7 @@ from prunedeploy import targets
 from prunedeploy.core.errors import UserError
 from prunedeploy.engines import artifact
 from prunedeploy.graph import model as models
+from prunedeploy.runtimes import registry
 from prunedeploy.runtimes.tensorrt import runtime as tensorrt
 from prunedeploy.runtimes.tensorrt.dialects import (
     DIALECTS,
@@ -280,7 +281,7 @@ def test_timings_are_kept_and_a_full_disk_is_no_matter(tmp_path: Path) -> None:
 def test_it_computes_on_a_gpu(tmp_path: Path) -> None:
     """Every batch that it was built for, others in pieces; the layers read back; closed twice."""
     host = targets.by_name("host")
-    if reason := targets.refuse(host, "tensorrt"):
+    if reason := registry.refuse(host, "tensorrt"):
         pytest.skip(reason)
     net = Net(channels=3, size=8, dtype=np.float32)
     model = net.model(net.node("Relu", net.conv("input", (3, 16))))

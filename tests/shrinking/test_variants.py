@@ -18,6 +18,7 @@ from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import from_json, to_json
 from prunedeploy.core.records import Ratio, ShrinkResult, ShrinkVariant
 from prunedeploy.graph import model as models
+from prunedeploy.graph import shapes
 from prunedeploy.passes import FoldConstants
 from prunedeploy.reference import verify
 from prunedeploy.reference.evaluate import Evaluator
@@ -225,7 +226,7 @@ def test_cost_counts_whole_blocks_and_slow_kernels() -> None:
         read = width if group > 1 else 32
         net = Net(channels=read, size=4, dtype=np.float32, batch=1)
         model = net.model(net.conv("input", (read, width), kernel=kernel, group=group))
-        models.infer_shapes(model)
+        shapes.infer_shapes(model)
         return cost(model, targets.by_name(target))
 
     one, more, two = (costs(width, "x86-avx2") for width in (32, 33, 40))

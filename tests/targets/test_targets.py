@@ -8,7 +8,9 @@ import pytest
 from prunedeploy import targets
 from prunedeploy.core.errors import UserError
 from prunedeploy.engines import choice
-from prunedeploy.runtimes import RUNTIMES
+from prunedeploy.engines.self_check import self_check
+from prunedeploy.runtimes import registry
+from prunedeploy.runtimes.registry import RUNTIMES
 from prunedeploy.targets import machine
 
 X86_V3 = "processor\t: 0\nflags\t\t: fpu sse2 avx2 fma\n"
@@ -59,9 +61,9 @@ def test_aliases_and_near_names():
 def test_another_machine_is_refused_in_one_line():
     arch = "aarch64" if platform.machine() == "x86_64" else "x86_64"
     row = targets.Target("far", "a far machine", arch)
-    assert "far is not at hand" in (targets.refuse(row, "auto") or "")
+    assert "far is not at hand" in (registry.refuse(row, "auto") or "")
     here = dataclasses.replace(row, arch=platform.machine())
-    assert targets.refuse(here, "auto") is None
+    assert registry.refuse(here, "auto") is None
     assert "not a Board" in (targets.why_not_here(dataclasses.replace(here, board="Board")) or "")
 
 
@@ -114,10 +116,10 @@ def test_an_instruction_set_that_is_missing(monkeypatch):
 
 def test_runtimes_that_are_not_there():
     host = targets.by_name("host")
-    assert "no runtime 'dense' yet" in (targets.refuse(host, "dense") or "")
+    assert "no runtime 'dense' yet" in (registry.refuse(host, "dense") or "")
     row = dataclasses.replace(host, runtimes=("tvm",))
-    assert "none of host's runtimes" in (targets.refuse(row, "auto") or "")
-    assert "cannot have ort" in (targets.refuse(row, "ort") or "")
+    assert "none of host's runtimes" in (registry.refuse(row, "auto") or "")
+    assert "cannot have ort" in (registry.refuse(row, "ort") or "")
 
 
 def test_auto_is_the_best_that_does_not_refuse(monkeypatch):
@@ -127,16 +129,16 @@ def test_auto_is_the_best_that_does_not_refuse(monkeypatch):
     row = dataclasses.replace(
         targets.by_name("t4"), arch=platform.machine(), runtimes=("tensorrt",)
     )
-    assert "pip install 'prunedeploy[tensorrt]'" in (targets.refuse(row, "auto") or "")
+    assert "pip install 'prunedeploy[tensorrt]'" in (registry.refuse(row, "auto") or "")
     row = dataclasses.replace(row, runtimes=("tensorrt", "ort"))
-    assert targets.refuse(row, "auto") is None
+    assert registry.refuse(row, "auto") is None
     names, refused = choice.candidates(row, "auto")
     assert names == ("ort",)
     assert [each.runtime for each in refused] == ["tensorrt"]
 
 
 def test_self_check_runs_every_runtime():
-    rows = targets.self_check()
+    rows = self_check()
     host = {row.runtime: row for row in rows if row.target == "host"}
     assert set(host) == set(RUNTIMES)
     tried = [row for row in host.values() if row.status != "-"]
@@ -159,7 +161,7 @@ def test_self_check_says_why_a_runtime_fails(monkeypatch):
         raise MissingExtra("onnxruntime", "cpu")
 
     monkeypatch.setattr(Ort, "versions", missing)
-    row = next(row for row in targets.self_check() if row.runtime == "ort")
+    row = next(row for row in self_check() if row.runtime == "ort")
     assert row.status == "FAIL"
     assert "pip install 'prunedeploy[cpu]'" in row.reason
 

@@ -20,10 +20,10 @@ from prunedeploy.core.records import TensorSpec
 from prunedeploy.runtimes.sparse import codegen as emit
 from prunedeploy.runtimes.sparse.codegen._context import Code, Constants, Context
 from prunedeploy.runtimes.sparse.codegen.work import useful_threads, work
+from prunedeploy.runtimes.sparse.payload import HEADER
 from prunedeploy.runtimes.sparse.plan import steps as plan
 
 SOURCES = Path(__file__).parents[1] / "c"
-HEADER = "pd_engine.h"  # the public one
 WEIGHTS = "weights.bin"
 CODE = "code.bin"
 FIXED = (  # part of every project

@@ -8,7 +8,8 @@ the tensor does not have.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,16 +18,18 @@ from prunedeploy.runtimes.sparse.importer.graph import (
     ConcatOp,
     ConvertOp,
     ConvOp,
+    GatherOp,
     Graph,
     MapOp,
     NormOp,
     Op,
+    PadOp,
     PoolOp,
+    ReduceOp,
     ResizeOp,
     SoftmaxOp,
     Tensor,
 )
-from prunedeploy.runtimes.sparse.plan import steps_of as emit
 from prunedeploy.runtimes.sparse.plan import strides as layout
 from prunedeploy.runtimes.sparse.plan.steps import (
     UNIT,
@@ -40,9 +43,21 @@ from prunedeploy.runtimes.sparse.plan.steps import (
     View,
     row_major,
 )
+from prunedeploy.runtimes.sparse.plan.steps import is_planar as lies_planar
 from prunedeploy.runtimes.sparse.plan.strides import Layout
 
 PLANAR = (ConvOp, PoolOp, ResizeOp)  # their results are planar, and nothing else
+
+# their results lie as what they read, where nobody wishes anything
+FOLLOWS = (ReduceOp, PadOp, GatherOp)
+
+# the function of each operator that adds its steps
+Emitters = Mapping[type, Callable[["Placer", Any], None]]
+
+
+def is_planar(view: View, channel: int) -> bool:
+    """Whether a tensor of any rank lies in planes of its axis ``channel``."""
+    return view.size > 0 and lies_planar(view, channel)
 
 
 def channel(op: Op) -> int:
@@ -53,8 +68,9 @@ def channel(op: Op) -> int:
 class Placer:
     """Places one graph; ``plan`` is the result."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, emitters: Emitters) -> None:
         self.graph = graph
+        self._emitters = emitters
         self.producers = graph.producers()
         self.buffers: list[Buffer] = []
         self.steps: list[Step] = []
@@ -164,7 +180,7 @@ class Placer:
 
     def _fits(self, op: Op, view: View) -> bool:
         """Whether a step over planes can write there: whole planes, ours or very short ones."""
-        if not emit.is_planar(view, channel(op)):
+        if not is_planar(view, channel(op)):
             return False
         pixels = view.size // max(view.shape[channel(op)], 1)
         return self.buffers[view.buffer].place == "arena" or pixels < UNIT
@@ -182,7 +198,7 @@ class Placer:
                 self.copy(op.name, backwards, found)
             self.views[op.output] = found
         else:
-            emit.EMITTERS[type(op)](self, op)
+            self._emitters[type(op)](self, op)
 
     def moved(self, op: Op, source: View) -> View:
         """A reshape that needs a copy: written in the order that its readers want."""
@@ -218,7 +234,7 @@ class Placer:
         for source in op.inputs:
             if source.rank == tensor.rank and source.value is None and source.size == tensor.size:
                 return layout.like(self.view(source))
-        if isinstance(op, emit.FOLLOWS):
+        if isinstance(op, FOLLOWS):
             return layout.like(self.view(op.inputs[0]))
         return layout.row_major(tensor.rank)
 
@@ -252,7 +268,7 @@ class Placer:
     def planes(self, tensor: Tensor, axis: int) -> View:
         """A tensor as planes in the arena, copied unless it lies so."""
         found, wanted = self.view(tensor), layout.planar(tensor.rank, axis)
-        if self.buffers[found.buffer].place == "arena" and emit.is_planar(found, axis):
+        if self.buffers[found.buffer].place == "arena" and is_planar(found, axis):
             return found
         if (tensor, wanted) not in self._copies:
             target = self.arena(tensor.shape, wanted)

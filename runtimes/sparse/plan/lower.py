@@ -20,9 +20,9 @@ from prunedeploy.runtimes.sparse.importer.importer import RefusedError, read
 from prunedeploy.runtimes.sparse.importer.operators import TABLE
 from prunedeploy.runtimes.sparse.importer.prepare import prepare
 from prunedeploy.runtimes.sparse.plan.batch_innermost import interleave
-from prunedeploy.runtimes.sparse.plan.layout import Placer
 from prunedeploy.runtimes.sparse.plan.memory import allocate
 from prunedeploy.runtimes.sparse.plan.steps import LARGEST, Plan, reads, writes
+from prunedeploy.runtimes.sparse.plan.steps_of import plan_graph
 
 NO_SIZES: Mapping[str, int] = MappingProxyType({})
 
@@ -55,7 +55,7 @@ def lower(
         graph, inputs = read(prepared, batch, sizes, TABLE)
         fuse(graph)
         names = [str(value.name) for value in prepared.graph.outputs]
-        plan = Placer(graph).plan(inputs, names, batch)
+        plan = plan_graph(graph, inputs, names, batch)
         _check_sizes(plan)
         return allocate(interleave(plan) if beside else plan)
     except RefusedError as refused:

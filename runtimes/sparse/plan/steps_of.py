@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prunedeploy.runtimes.sparse.importer import expr as e
 from prunedeploy.runtimes.sparse.importer.graph import (
@@ -13,6 +13,7 @@ from prunedeploy.runtimes.sparse.importer.graph import (
     ConvertOp,
     ConvOp,
     GatherOp,
+    Graph,
     LookupOp,
     MapOp,
     MatMulOp,
@@ -22,8 +23,10 @@ from prunedeploy.runtimes.sparse.importer.graph import (
     ReduceOp,
     ResizeOp,
     SoftmaxOp,
+    Tensor,
 )
 from prunedeploy.runtimes.sparse.plan import strides as layout
+from prunedeploy.runtimes.sparse.plan.layout import Placer
 from prunedeploy.runtimes.sparse.plan.steps import (
     Conv,
     Copy,
@@ -31,25 +34,14 @@ from prunedeploy.runtimes.sparse.plan.steps import (
     Map,
     MatMul,
     Norm,
+    Plan,
     Pool,
     Reduce,
     Resize,
     Softmax,
     View,
 )
-from prunedeploy.runtimes.sparse.plan.steps import is_planar as lies_planar
 from prunedeploy.runtimes.sparse.plan.steps import planar as planar_view
-
-if TYPE_CHECKING:
-    from prunedeploy.runtimes.sparse.plan.layout import Placer
-
-# their results lie as what they read, where nobody wishes anything
-FOLLOWS = (ReduceOp, PadOp, GatherOp)
-
-
-def is_planar(view: View, channel: int) -> bool:
-    """Whether a tensor of any rank lies in planes of its axis ``channel``."""
-    return view.size > 0 and lies_planar(view, channel)
 
 
 def image(view: View, channel: int, window: bool) -> View:
@@ -200,3 +192,8 @@ EMITTERS: dict[type, Callable[[Placer, Any], None]] = {
     ConcatOp: _concat,
     GatherOp: _gather,
 }
+
+
+def plan_graph(graph: Graph, inputs: dict[str, Tensor], outputs: Sequence[str], batch: int) -> Plan:
+    """The plan of a graph: every tensor laid out, and a step or more for each operator."""
+    return Placer(graph, EMITTERS).plan(inputs, outputs, batch)

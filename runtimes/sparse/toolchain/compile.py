@@ -28,7 +28,7 @@ from typing import IO
 
 from prunedeploy.core.errors import CompilerError, UserError
 from prunedeploy.runtimes.sparse.codegen.project import CODE, GENERAL, WEIGHTS, Project
-from prunedeploy.runtimes.sparse.engine import LIBRARY as LIBRARY
+from prunedeploy.runtimes.sparse.payload import LIBRARY
 from prunedeploy.targets import Target
 
 JOBS = 2  # compilers at once

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from prunedeploy.runtimes.sparse.codegen.project import CODE, GENERAL, HEADER, WEIGHTS, Project
-from prunedeploy.runtimes.sparse.toolchain.compile import COMMON, ISA_FLAGS, LIBRARY, LINK, OPTIMISE
+from prunedeploy.runtimes.sparse.codegen.project import CODE, GENERAL, WEIGHTS, Project
+from prunedeploy.runtimes.sparse.payload import HEADER, LIBRARY
+from prunedeploy.runtimes.sparse.toolchain.compile import COMMON, ISA_FLAGS, LINK, OPTIMISE
 from prunedeploy.targets import Target
 
 _MAKEFILE = """\

@@ -10,7 +10,7 @@ import pytest
 from net import Net
 
 from prunedeploy.core.records import InputRange
-from prunedeploy.graph import input_range
+from prunedeploy.graph import input_range, shapes
 from prunedeploy.graph import model as models
 from prunedeploy.passes.analysis.constants import find_constants
 from prunedeploy.passes.analysis.ranges import Range, Ranges, gamma
@@ -25,7 +25,7 @@ UNIT = InputRange((0.0,), (1.0,))
 
 def analyse(model: ir.Model, stated: InputRange | None = UNIT) -> tuple[dict[str, Range], Ranges]:
     """The ranges by the name of the value."""
-    models.infer_shapes(model)
+    shapes.infer_shapes(model)
     given = {} if stated is None else {"input": stated}
     input_range.attach(model, given)
     ranges = Ranges(model.graph, given)

@@ -16,6 +16,7 @@ from prunedeploy import passes
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import PassResult
 from prunedeploy.graph import model as models
+from prunedeploy.graph import shapes
 from prunedeploy.models import RECIPES, by_name
 from prunedeploy.passes import PassError
 from prunedeploy.passes.opset import LowerOpset, lowered
@@ -67,7 +68,7 @@ def test_networks(name: str, tmp_path: Path) -> None:
     model = to_model(module, (1, 3, SIDES[name], SIDES[name]))
     for step in passes.DEFAULT:
         step(model)
-    models.infer_shapes(model)
+    shapes.infer_shapes(model)
     same(model, 13, ir_version=7)
     assert model.ir_version == 7
     assert not any(node.metadata_props for node in model.graph)

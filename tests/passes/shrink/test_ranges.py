@@ -11,8 +11,7 @@ from net import Net
 from shrinking import shrink, tail
 
 from prunedeploy.core.records import InputRange
-from prunedeploy.graph import input_range
-from prunedeploy.graph import model as models
+from prunedeploy.graph import input_range, shapes
 from prunedeploy.passes import PassError
 from prunedeploy.passes.operators import range_layers, range_moves
 
@@ -101,7 +100,7 @@ def test_a_broken_analysis_changes_outputs(monkeypatch: pytest.MonkeyPatch) -> N
     proto = ir.to_proto(model)
     assert shrink(model).widths["a.weight"] == 6
     model = ir.from_proto(proto)
-    models.infer_shapes(model)
+    shapes.infer_shapes(model)
     original = range_layers.layer_range
 
     def forgetful(found, weights, ranges):

@@ -144,7 +144,7 @@ def test_instances_for_numbers_that_differ_in_a_sign_alone(tmp_path):
 
 
 def test_names_stay_different():
-    placer = Placer(Graph([]))
+    placer = Placer(Graph([]), {})
     names = [placer.name(name) for name in ("a", "a", "a#2", "a", "b")]
     assert len(set(names)) == len(names)
     assert names[:2] == ["a", "a#2"]

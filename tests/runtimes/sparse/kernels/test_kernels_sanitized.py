@@ -28,7 +28,7 @@ MODULES = (
     "depthwise",
     "narrow",
     "stored",
-    "unrolled",
+    "jit",
 )
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g1", "-w")
 

@@ -22,6 +22,7 @@ from prunedeploy import targets
 from prunedeploy.core.errors import UserError
 from prunedeploy.engines import artifact
 from prunedeploy.measure.bench import bench
+from prunedeploy.runtimes import registry
 from prunedeploy.runtimes.sparse.codegen.project import CODE, Project
 from prunedeploy.runtimes.sparse.toolchain import compile as compiling
 from prunedeploy.runtimes.sparse.toolchain.compile import build_library, toolchain
@@ -69,7 +70,7 @@ def test_none_at_all(no_compilers, tmp_path):
     assert "apt install gcc" in str(caught.value)
     assert "pip install 'prunedeploy[cross]'" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert str(caught.value) == targets.refuse(HOST, "sparse")
+    assert str(caught.value) == registry.refuse(HOST, "sparse")
     with pytest.raises(UserError, match="no C compiler found"):
         build(network(tmp_path / "m.onnx"), tmp_path / "e")
     with pytest.raises(UserError, match=r"nothing compiles for .*: install ziglang"):

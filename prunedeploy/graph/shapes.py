@@ -1,0 +1,69 @@
+"""Shape inference, and models without their weights for the checks of onnx."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+from prunedeploy.graph import protos
+
+SMALL = 1024  # bytes of a weight that onnx's checks are shown
+SEQUENCES = ("Sequence", "SplitToSequence", "ConcatFromSequence", "Optional")  # operators
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Fill in the shapes of all values, in place, without copying the weights."""
+    from onnx_ir.passes.common import ShapeInferencePass
+
+    infer = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
+    infer(model)
+    while _pass_shapes_on(model.graph):
+        infer(model)
+    if any(node.op_type.startswith(SEQUENCES) for node in model.graph.all_nodes()):
+        _set_sequences(model)
+
+
+def _set_sequences(model: ir.Model) -> None:
+    """Types of values that are no tensors: onnx_ir takes those that were inferred for tensors."""
+    proto = skeleton(model)
+    for each in protos.graphs(proto.graph):
+        del each.value_info[:]
+    inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    for graph, found in zip(model.graphs(), protos.graphs(inferred.graph), strict=False):
+        types = {x.name: x.type for x in (*found.value_info, *found.output)}
+        for value in (value for node in graph for value in node.outputs):
+            kind = types.get(str(value.name))
+            if kind is not None and kind.WhichOneof("value") in ("sequence_type", "optional_type"):
+                value.type = ir.serde.deserialize_type_proto_for_type(kind)
+                value.shape = None
+
+
+def skeleton(model: ir.Model) -> onnx.ModelProto:
+    """``model`` for onnx's checks, which copy all of it: large weights are inputs."""
+    copy = model.clone()
+    for name, value in list(copy.graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes <= SMALL:
+            continue
+        shape = ir.Shape(tensor.shape.numpy())
+        value.shape, value.type = shape, ir.TensorType(tensor.dtype)
+        if value not in copy.graph.inputs:
+            copy.graph.inputs.append(value)
+        del copy.graph.initializers[name]
+        value.const_value = None
+    return ir.to_proto(copy)
+
+
+def _pass_shapes_on(graph: ir.Graph) -> bool:
+    """Shapes of results that onnx leaves open: those of operators it defines by functions.
+
+    The first of a chain only, since the shapes behind it are not known before it is.
+    """
+    changed = False
+    for node in graph:
+        source, result = node.inputs[0] if node.inputs else None, node.outputs[0]
+        keeps = node.op_type in ("GroupNormalization", "MeanVarianceNormalization")
+        if keeps and not node.domain and result.shape is None and source is not None:
+            result.shape, result.type = source.shape, source.type
+            changed |= source.shape is not None
+    return changed

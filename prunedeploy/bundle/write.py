@@ -20,7 +20,7 @@ from prunedeploy.bundle.readme import readme
 from prunedeploy.core.errors import CompilerError, UnsupportedModelError, UserError
 from prunedeploy.core.files import atomic_directory, atomic_path, sha256, to_json
 from prunedeploy.core.records import Array, TensorSpec
-from prunedeploy.engines import artifact
+from prunedeploy.engines import sources
 from prunedeploy.engines.bundle_record import (
     ARCHIVE,
     FOLDER,
@@ -32,6 +32,7 @@ from prunedeploy.engines.bundle_record import (
     Written,
 )
 from prunedeploy.engines.bundle_record import read as read_bundle
+from prunedeploy.engines.request import Progress, build_options
 from prunedeploy.graph import model as models
 from prunedeploy.graph import preparation
 from prunedeploy.prediction.predict import predict_all
@@ -51,7 +52,7 @@ def write_bundle(
     target: str = "jetson-nano",
     output: str | Path | None = None,
     baseline: str | Path | None = None,
-    progress: artifact.Progress | None = None,
+    progress: Progress | None = None,
     *,
     batch: int | Sequence[int] = (),
     threads: int = 0,
@@ -77,13 +78,13 @@ def write_bundle(
             and is not a bundle.
     """
     tell = progress or silent
-    source = artifact.source_of(model, tell)
+    source = sources.model_file(model, tell)
     row = targets.by_name(target)
     place = Path(output or f"{source.stem}.{row.name}{FOLDER}{ARCHIVE * archive}")
     packed = archive or place.name.endswith(ARCHIVE)
     _refuse_place(place)
-    options = artifact.options_of(batch, threads, "none", tell)
-    dense = artifact.dense_of(source, baseline, tell)
+    options = build_options(batch, threads, "none", tell)
+    dense = sources.dense_file(source, baseline, tell)
     tell(f"writing {place}")
     if not packed:
         with atomic_directory(place) as folder:
@@ -122,8 +123,8 @@ def _write(
     options.tell("computing the outputs that it is to be compared with")
     recorded = Evaluator(source).run(feeds)
     tensors = _record(folder / "check", inputs, outputs, feeds, recorded)
-    sources = {"model": source} | ({"baseline": dense} if dense is not None else {})
-    written, notes = model_files.write(sources, row, folder, feeds, options.tell)
+    originals = {"model": source} | ({"baseline": dense} if dense is not None else {})
+    written, notes = model_files.write(originals, row, folder, feeds, options.tell)
     sparse, why = _sparse(folder / "sparse", source, row, replace(options, batches=(batch,)))
     plans = model_files.plans(written, tensors[0], row, batch)
     if sparse is None and not plans:

@@ -51,7 +51,7 @@ def _compiler(row: Target) -> str:
 
 
 def _check(host: Target, runtime: str) -> Check:
-    from prunedeploy.engines import artifact
+    from prunedeploy.engines import building, opening
     from prunedeploy.runtimes.registry import refuse
 
     if reason := refuse(host, runtime):
@@ -59,11 +59,10 @@ def _check(host: Target, runtime: str) -> Check:
     with tempfile.TemporaryDirectory() as folder:
         try:
             model = small_model(Path(folder) / "check.onnx")
-            place = Path(folder) / "check.engine"
-            engine = artifact.build(
-                model, "host", runtime, place, tune="none"
-            )  # compares with the reference
-            with artifact.open(engine) as session:
+            output = Path(folder) / "check.engine"
+            # compares with the reference
+            engine = building.build(model, "host", runtime, output, tune="none")
+            with opening.open(engine) as session:
                 provider = session.provider
         except UserError as error:
             return Check("host", runtime, "FAIL", str(error))

@@ -28,8 +28,8 @@ from prunedeploy.core.records import (
     TensorSpec,
 )
 from prunedeploy.core.statistics import ratio
-from prunedeploy.engines import artifact
-from prunedeploy.engines.artifact import Progress
+from prunedeploy.engines import building, engine_folder, opening, sources
+from prunedeploy.engines.request import Progress
 from prunedeploy.graph import input_range
 from prunedeploy.measure import labelled
 from prunedeploy.measure.environment import environment
@@ -89,7 +89,7 @@ def bench(
     paths = [engines] if isinstance(engines, (str, Path)) else list(engines)
     if not paths:
         raise UserError("no engine to measure: name the folder of one")
-    candidates = [artifact.read_engine(path) for path in paths]
+    candidates = [engine_folder.read_engine(path) for path in paths]
     used = threads or targets.cores()
     with ExitStack() as stack:
         dense, name = _baseline(baseline, candidates[0], stack, tell)
@@ -99,7 +99,7 @@ def bench(
         tell("measuring memory")
         peaks = [peak_bytes(engine, batch, used) for engine in everything]
         sessions = [
-            stack.enter_context(artifact.open(engine, used, shared=True)) for engine in everything
+            stack.enter_context(opening.open(engine, used, shared=True)) for engine in everything
         ]
         if profile:
             check_profiling(candidates, sessions[1:])
@@ -161,17 +161,17 @@ def _baseline(
     baseline: str | Path | None, first: Engine, stack: ExitStack, tell: Progress
 ) -> tuple[Engine, str]:
     """The baseline as an engine, and its name; a model becomes one in a temporary folder."""
-    path = Path(baseline) if baseline is not None else artifact.baseline_of(first)
+    path = Path(baseline) if baseline is not None else sources.baseline_of(first)
     if path is None:
         raise UserError(f"{first.path} records no dense baseline: name one with --baseline")
     if path.is_dir():
-        return artifact.read_engine(path), path.name
+        return engine_folder.read_engine(path), path.name
     if not path.is_file():
         raise UserError(f"no such baseline: {path}")
     tell(f"building the dense baseline {path}")
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prunedeploy-")))
     # best stock runtime of the host
-    return artifact.build(path, "host", "ort", folder / "baseline.engine"), path.name
+    return building.build(path, "host", "ort", folder / "baseline.engine"), path.name
 
 
 def _check_engines(engines: Sequence[Engine], batch: int) -> None:

@@ -97,7 +97,7 @@ def load(
 
 def normalisation_of(engine: Engine) -> tuple[Sequence[float], Sequence[float]] | None:
     """Mean and std of the network as ``shrink`` recorded them; None when they are not known."""
-    from prunedeploy.engines.artifact import shrink_result_of
+    from prunedeploy.engines.sources import shrink_result_of
 
     result = shrink_result_of(engine)
     return (result.mean, result.std) if result is not None and result.mean else None

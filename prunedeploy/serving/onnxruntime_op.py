@@ -18,7 +18,7 @@ from prunedeploy import targets
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_path
 from prunedeploy.core.records import Engine, TensorSpec
-from prunedeploy.engines import artifact
+from prunedeploy.engines import engine_folder
 from prunedeploy.runtimes.sparse.payload import LIBRARY
 from prunedeploy.runtimes.sparse.toolchain import compile as compiling
 
@@ -96,7 +96,7 @@ def onnxruntime_model(
     """
     import onnx
 
-    found = engine if isinstance(engine, Engine) else artifact.read_engine(engine)
+    found = engine if isinstance(engine, Engine) else engine_folder.read_engine(engine)
     if found.manifest.runtime != "sparse":
         raise UserError(
             f"{found.path} is an engine of {found.manifest.runtime}: the custom op is for sparse "

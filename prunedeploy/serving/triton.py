@@ -19,7 +19,7 @@ from typing import Literal
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_directory
 from prunedeploy.core.records import Engine, TensorSpec
-from prunedeploy.engines import artifact
+from prunedeploy.engines import engine_folder
 from prunedeploy.graph.external_data import check_listed
 from prunedeploy.runtimes.ort.cpu import PAYLOAD
 from prunedeploy.serving.onnxruntime_op import onnxruntime_library, onnxruntime_model
@@ -125,7 +125,7 @@ def serve_repo(
     Raises:
         UserError: Triton has nothing for this engine, or there is a model of that name.
     """
-    found = engine if isinstance(engine, Engine) else artifact.read_engine(engine)
+    found = engine if isinstance(engine, Engine) else engine_folder.read_engine(engine)
     runtime = found.manifest.runtime
     model = MODELS.get((runtime, backend))
     if model is None:

@@ -28,7 +28,7 @@ from prunedeploy.bundle.write import write_bundle
 from prunedeploy.cli import main
 from prunedeploy.core import elf
 from prunedeploy.core.errors import UserError
-from prunedeploy.engines import artifact
+from prunedeploy.engines import building, engine_folder, opening
 from prunedeploy.engines.bundle_record import check, read
 from prunedeploy.reference.verify import compare
 
@@ -190,8 +190,8 @@ def test_a_real_test_image_on_aarch64(tmp_path):
         *("--rounds", "1", "--warmup", "0"),
     )
     found = {"output": np.load(tmp_path / "output_0.npy")}
-    engine = artifact.build(done.model, "host", "ort", tmp_path / "here")
-    with artifact.open(engine) as session:
+    engine = building.build(done.model, "host", "ort", tmp_path / "here")
+    with opening.open(engine) as session:
         difference = compare(session.run(feeds), found)
     assert difference.max_rel <= 1e-5
     assert difference.changed_predictions == said["changed_predictions"] == 0
@@ -304,7 +304,7 @@ def test_it_is_no_engine(near, packed, model, tmp_path, use, form, capsys):
     path = near.path if form == "folder" else packed
     if use == "read":
         with pytest.raises(UserError, match="is a device bundle for x86-avx2, not an engine"):
-            artifact.read_engine(path)
+            engine_folder.read_engine(path)
         return
     if use == "open":
         with pytest.raises(UserError, match="not an engine"), prunedeploy.open(path):
@@ -312,7 +312,7 @@ def test_it_is_no_engine(near, packed, model, tmp_path, use, form, capsys):
         return
     np.save(tmp_path / "x.npy", np.zeros((2, 5, 9, 9), np.float32))
     if use == "baseline":
-        artifact.build(model, "host", "ort", tmp_path / "e")
+        building.build(model, "host", "ort", tmp_path / "e")
     arguments = {
         "bench": ["bench", path],
         "baseline": ["bench", tmp_path / "e", "--baseline", path],
@@ -331,7 +331,7 @@ def test_other_archives_are_none(tmp_path):
     (tmp_path / "y.tar.gz").write_bytes(b"no archive")
     for name in ("x.tar.gz", "y.tar.gz"):
         with pytest.raises(UserError, match="is a file, not an engine's folder"):
-            artifact.read_engine(tmp_path / name)
+            engine_folder.read_engine(tmp_path / name)
         with pytest.raises(UserError, match=r"has no readable bundle.json"):
             read(tmp_path / name)
 

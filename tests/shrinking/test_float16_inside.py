@@ -218,11 +218,11 @@ def test_passes_are_held_to_float32_where_weights_alone_are_in_float16() -> None
 
 
 def test_models_in_files_say_what_they_compute_in() -> None:
-    from prunedeploy.engines.building import precision_of
+    from prunedeploy.engines.verified_build import narrow_precision
 
-    assert precision_of(write(network())) == "float16"
-    assert precision_of(write(network(outputs=("z",)))) == ""
+    assert narrow_precision(write(network())) == "float16"
+    assert narrow_precision(write(network(outputs=("z",)))) == ""
     converted = models.load(Path("net.onnx"))
     converted.metadata_props[verify.PRECISION] = "int8"
     models.save(converted, Path("converted.onnx"))
-    assert precision_of(Path("converted.onnx")) == "int8"
+    assert narrow_precision(Path("converted.onnx")) == "int8"

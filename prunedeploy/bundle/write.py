@@ -111,9 +111,10 @@ def _write(
     given: Mapping[str, Array] | None,
 ) -> Bundle:
     """The bundle's files into ``folder``."""
-    program = models.load(source)
+    prepared = preparation.from_file(source)
+    program = prepared.model
     refuse_random(program)
-    for note in preparation.notes(program):
+    for note in prepared.notes:
         options.tell(f"{source}: {note}")
     inputs, outputs = models.specs(program)
     batch = _batch(inputs, options.batches)

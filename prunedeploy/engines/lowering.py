@@ -87,7 +87,8 @@ def lower(
     if limits is not None and precision not in limits.precisions:
         known = ", ".join(limits.precisions)
         raise UserError(f"{row.name} does not compute in {precision}: {limits.name} has {known}")
-    program = models.load(source)
+    prepared = preparation.from_file(source)
+    program = prepared.model
     have = program.opset_imports.get("", program.opset_imports.get("ai.onnx", 1))
     newest = opset if opset is not None else limits.opset if limits is not None else have
     least = ir_version if ir_version is not None else limits.ir_version if limits else 0
@@ -136,7 +137,7 @@ def lower(
         weights=weights,
         difference=difference,
         passes=reports,
-        found=preparation.notes(program),
+        found=prepared.notes,
     )
 
 

@@ -69,25 +69,23 @@ def build_verified(folder: Path, request: BuildRequest, options: BuildOptions) -
 
 @dataclass(frozen=True)
 class _Source:
-    """The tolerance that the types of a model's values allow, and the repairs made on reading."""
+    """The tolerance that the types of a model's values allow, and the notes made on reading it."""
 
     tolerance: Tolerance
-    repairs: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def _inspect(request: BuildRequest, options: BuildOptions) -> _Source:
     """Read the model before anything is built, and refuse one whose outputs are random."""
-    from prunedeploy.graph import model as models
     from prunedeploy.graph import preparation
     from prunedeploy.reference import randomness
     from prunedeploy.reference.verify import tolerances_of
 
-    program = models.load(request.source)
-    repairs = preparation.notes(program)
-    for note in repairs:
+    prepared = preparation.from_file(request.source)
+    for note in prepared.notes:
         options.tell(f"{request.source}: {note}")
-    randomness.refuse_random(program)
-    return _Source(tolerances_of(program), repairs)
+    randomness.refuse_random(prepared.model)
+    return _Source(tolerances_of(prepared.model), prepared.notes)
 
 
 def _build_payload(
@@ -113,7 +111,7 @@ def _build_payload(
         threads=payload.threads,
         arch=payload.arch,
         isa=payload.isa,
-        found=source.repairs,
+        found=source.notes,
     )
     return manifest, tolerance_of(payload.precision) if payload.precision else source.tolerance
 

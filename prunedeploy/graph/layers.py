@@ -58,7 +58,7 @@ def _rows_transposed(stored: Array, groups: int) -> Array:
 
 def node_layer(node: ir.Node) -> Layer | None:
     """What ``node`` multiplies with, or None where that is no constant."""
-    from prunedeploy.graph.model import node_macs
+    from prunedeploy.graph import work
 
     if (found := _weight_of(node)) is None:
         return None
@@ -76,7 +76,7 @@ def node_layer(node: ir.Node) -> Layer | None:
         case _:  # (..., inputs, outputs): every leading index is a group of its own
             groups = math.prod(stored.shape[:-2])
             rows = stored.swapaxes(-1, -2).reshape(-1, stored.shape[-2], 1)
-    macs = node_macs(node) or None
+    macs = work.macs(node) or None
     return Layer(name, node.op_type, stored.shape, groups, macs, measure(rows, groups))
 
 

@@ -1,4 +1,4 @@
-"""From a file to plain data: containers, tensors, and stand-ins for everything else."""
+"""Reads a checkpoint file of any kind as containers and tensors, with stubs for all else."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from prunedeploy.checkpoint import current_folder
-from prunedeploy.checkpoint.rebuild import view
+from prunedeploy.checkpoint.pickle.rebuild import view
+from prunedeploy.checkpoint.pickle.stub import Storage
+from prunedeploy.checkpoint.pickle.torchfile import read_legacy, read_pickle, read_zip, storage_of
+from prunedeploy.checkpoint.pickle.unpickle import CodeRefused
 from prunedeploy.checkpoint.sniff import Kind
-from prunedeploy.checkpoint.standin import Storage
-from prunedeploy.checkpoint.torchfile import read_legacy, read_pickle, read_zip, storage_of
-from prunedeploy.checkpoint.unpickle import CodeRefused
 from prunedeploy.core.errors import MissingExtra, UserError
 
 FOUND: dict[Kind, str] = {
@@ -49,7 +49,7 @@ PT2_DTYPES = {
 
 
 def read(path: Path, kind: Kind, trust: bool) -> Any:
-    """What the file holds. Without ``trust`` no code of the file's is run, whatever it holds.
+    """Read a file as containers, tensors and stubs. Without ``trust`` no code of it is run.
 
     Raises:
         UserError: the file is damaged, or cannot be read without running code.

@@ -25,7 +25,7 @@ FOREIGN = (
     (b"x\x9c", "compressed with zlib (joblib?): unpack it first"),
 )
 
-MOST_FIELDS = 100_000  # of a model: its functions and properties, above all
+MAX_FIELDS = 100_000  # of a model: its functions and properties, above all
 # Fields of onnx.ModelProto; 7 is the graph.
 ONNX_FIELDS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 14, 20, 25, 26))
 
@@ -111,7 +111,7 @@ def _is_onnx(path: Path) -> bool:
         size = file.seek(0, 2)
         file.seek(0)
         while file.tell() < size:
-            if (count := count + 1) > MOST_FIELDS:
+            if (count := count + 1) > MAX_FIELDS:
                 return False
             tag = _varint(file)
             field, wire = tag >> 3, tag & 7

@@ -17,7 +17,7 @@ from torch import Tensor
 from prunedeploy.checkpoint import beside, buffers, layers, parametrized
 from prunedeploy.checkpoint.beside import Applied
 from prunedeploy.checkpoint.masks import Doubts
-from prunedeploy.checkpoint.standin import NUMBERS, Quantised
+from prunedeploy.checkpoint.pickle.stub import NUMBERS, Quantised
 from prunedeploy.checkpoint.walk import Beside
 from prunedeploy.core.errors import UserError
 
@@ -28,8 +28,8 @@ WRAPPER = re.compile(
     r"(?:^module\.)+|(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
 COUNTERS = ("total_ops", "total_params", "n_averaged")  # of thop, and of torch.optim.swa_utils
-DEEPEST = 100  # parts of a name
-MOST_EXPANDED = 1 << 28  # elements of all tensors that store next to none
+MAX_DEPTH = 100  # parts of a name
+MAX_EXPANDED = 1 << 28  # elements of all tensors that store next to none
 FLAT = ("_flat_param", "flat_param")
 
 
@@ -208,7 +208,7 @@ def _refuse_shards(tensors: Mapping[str, Any]) -> None:
 
 def _refuse_bombs(tensors: Mapping[str, Any]) -> None:
     """Names and tensors that are many times as large as what the file has of them."""
-    if deep := next((name for name in tensors if name.count(".") > DEEPEST), None):
+    if deep := next((name for name in tensors if name.count(".") > MAX_DEPTH), None):
         raise UserError(f"holds a name of {deep.count('.') + 1:,} parts: no network has such")
     total = 0
     for value in tensors.values():
@@ -217,7 +217,7 @@ def _refuse_bombs(tensors: Mapping[str, Any]) -> None:
         sparse = value.layout != torch.strided
         if sparse or value.numel() * value.element_size() > 2 * value.untyped_storage().nbytes():
             total += value.numel()
-    if total > MOST_EXPANDED:
+    if total > MAX_EXPANDED:
         raise UserError(
             f"holds {total:,} elements in tensors that store next to none (sparse, expanded): too"
             " many for weights"

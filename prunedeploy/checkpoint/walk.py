@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunedeploy.checkpoint.naming import is_mask_key
-from prunedeploy.checkpoint.standin import NUMBERS, SparseTensor
+from prunedeploy.checkpoint.pickle.stub import NUMBERS, SparseTensor
 from prunedeploy.checkpoint.tree import (
     NOT_WEIGHTS,
     Path,
@@ -22,7 +22,7 @@ from prunedeploy.checkpoint.tree import (
     modules_of,
 )
 
-DEEPEST = 12  # keys on the way to a mask
+MAX_DEPTH = 12  # keys on the way to a mask
 # What every module has; never a mask, but as hidden buffers.
 INTERNAL = frozenset(vars(nn.Module())) | {"_backend", "_version"}
 
@@ -95,7 +95,7 @@ class _Walk:
                 if tensor.dim() and (named or not path[:1] or not path[0].startswith(NOT_WEIGHTS)):
                     yield Beside(path, tensor, named, listed)
                 continue
-            if id(value) in seen or len(path) > DEEPEST:
+            if id(value) in seen or len(path) > MAX_DEPTH:
                 continue
             seen.add(id(value))
             waiting += [

@@ -35,7 +35,7 @@ def write(
         tell: told what is being done.
     """
     (folder / FOLDER).mkdir()
-    found: list[ModelFile] = []
+    files: list[ModelFile] = []
     notes: list[str] = []
     for of, source, precision in _wanted(sources, target):
         name = f"{of}.{precision}"
@@ -48,10 +48,10 @@ def write(
         except UserError as error:
             notes.append(f"no {name}: {error}")
             continue
-        found.append(
+        files.append(
             ModelFile(name, file, of, precision, done.opset, done.ir_version, done.difference)
         )
-    return tuple(found), tuple(notes)
+    return tuple(files), tuple(notes)
 
 
 def _wanted(sources: Mapping[str, Path], target: Target) -> Iterator[tuple[str, Path, Precision]]:
@@ -68,8 +68,8 @@ def plans(
     """What trtexec is to do on the target; nothing where that has no TensorRT."""
     if target.toolchain is None or "tensorrt" not in target.runtimes:
         return ()
-    row = dialect(target.toolchain.name.rpartition(" ")[2] + (".0" * _is_major(target)))
-    return tuple(_plan(model, inputs, row, batch, target) for model in models)
+    trtexec = dialect(target.toolchain.name.rpartition(" ")[2] + (".0" * _is_major(target)))
+    return tuple(_plan(model, inputs, trtexec, batch, target) for model in models)
 
 
 def _is_major(target: Target) -> bool:
@@ -78,22 +78,22 @@ def _is_major(target: Target) -> bool:
 
 
 def _plan(
-    model: ModelFile, inputs: tuple[Tensor, ...], row: Dialect, batch: int, target: Target
+    model: ModelFile, inputs: tuple[Tensor, ...], trtexec: Dialect, batch: int, target: Target
 ) -> Plan:
     plan = f"{BUILT}/{model.name}.plan"
     chosen = resolve(inputs, batch, OPEN_SIZE)  # as the recorded inputs have them
     dynamic = [x for x in inputs if any(isinstance(dim, str) for dim in x.shape)]
     sizes = {x.name: list(chosen[x.name]) for x in dynamic}
     arguments = trtexec_arguments(
-        row,
+        trtexec,
         model.file,
         plan,
         float16=model.precision == "float16",
-        sparse=target.sparse_tensor_cores and row.typed != "never",
+        sparse=target.sparse_tensor_cores and trtexec.typed != "never",
         shapes={name: [size] * 3 for name, size in sizes.items()},
-        workspace=WORKSPACE if row.since < (8, 4) else 0,
+        workspace=WORKSPACE if trtexec.since < (8, 4) else 0,
     )
-    arguments.append("--skipInference" if row.since >= (10, 0) else "--buildOnly")
+    arguments.append("--skipInference" if trtexec.since >= (10, 0) else "--buildOnly")
     run = [f"--loadEngine={plan}", "--warmUp=500"]
     if sizes:
         shapes = (f"{name}:{'x'.join(map(str, size))}" for name, size in sizes.items())

@@ -187,14 +187,14 @@ def _sparse(
     if "sparse" not in row.runtimes:
         return None, ()
     try:
-        found = sparse_part.write(source, row, folder, options)
+        part = sparse_part.write(source, row, folder, options)
     except CompilerError as error:
         raise CompilerError(f"no sparse engine for {row.name}: {error}") from error
     except UserError as error:
         shutil.rmtree(folder, ignore_errors=True)
         why = error.reason if isinstance(error, UnsupportedModelError) else str(error)
         return None, (f"no sparse engine: {why}",)
-    return found, (found.why,) if found.why else ()
+    return part, (part.why,) if part.why else ()
 
 
 def _missing(row: Target, sparse: SparsePart | None, plans: Sequence[Plan]) -> Iterator[str]:
@@ -236,7 +236,7 @@ def _record(
     """Inputs and outputs as .npy files, and the table of them that the runner reads."""
     folder.mkdir()
     lines: list[str] = []
-    found: list[tuple[Tensor, ...]] = []
+    described: list[tuple[Tensor, ...]] = []
     for what, specs, arrays in (("input", inputs, feeds), ("output", outputs, recorded)):
         tensors = []
         for index, spec in enumerate(specs):
@@ -246,9 +246,9 @@ def _record(
             np.save(folder / name, np.ascontiguousarray(arrays[spec.name]))
             lines.append(f"{what}\t{spec.name}\t{name}\n")
             tensors.append(Tensor(spec.name, spec.dtype, spec.shape, f"check/{name}"))
-        found.append(tuple(tensors))
+        described.append(tuple(tensors))
     (folder / "tensors.txt").write_text("".join(lines))
-    return found[0], found[1]
+    return described[0], described[1]
 
 
 def _refuse_place(place: Path) -> None:

@@ -112,8 +112,8 @@ def _is_soft_of(name: str, pairs: list[Pair]) -> bool:
 
 def _of_the_tool(mask: str, state: State) -> Iterator[str]:
     """What lies beside a mask and is nothing of the network's."""
-    if (found := OPERATION.search(mask)) is not None:
-        yield from (name for name in state if name.startswith(f"{mask[: found.end()]}."))
+    if (operation := OPERATION.search(mask)) is not None:
+        yield from (name for name in state if name.startswith(f"{mask[: operation.end()]}."))
     module, _, last = mask.rpartition(".")
     for end in LEFT:
         name = f"{module}.{last.removesuffix('_mma_mask')}{end}".removeprefix(".")

@@ -127,8 +127,8 @@ def _weight(state: State, stem: str, origins: Mapping[str, str]) -> tuple[Tensor
 def _masked(weight: Tensor, mask: Tensor, origin: str) -> Tensor | None:
     """The weight times the mask of a parametrization, or None where it is no mask."""
     if origin == "FakeStructuredSparsity":
-        found = fit(mask, weight)
-        if found is None or found.axis != "rows" or not binary(mask):
+        fitted = fit(mask, weight)
+        if fitted is None or fitted.axis != "rows" or not binary(mask):
             return None
-        return masked(weight, found.view, origin)
+        return masked(weight, fitted.view, origin)
     return masked(weight, mask, origin) if is_mask(mask, weight) else None

@@ -164,13 +164,13 @@ def constants(path: Path, kind: Kind) -> Any:
 def _read_pt2_weights(path: Path) -> dict[str, Tensor]:
     """Parameters and buffers alone: the program is left untouched (see ``program.py``)."""
     with zipfile.ZipFile(path) as archive:
-        found = _pt2_tensors(archive, "_weights_config.json")
-    if found is None:
+        tensors = _pt2_tensors(archive, "_weights_config.json")
+    if tensors is None:
         raise UserError(
             f"{path} is a torch.export archive of another version of PyTorch, whose weights"
             " can only be read by running it: pass --trust if you trust its origin"
         )
-    return found
+    return tensors
 
 
 def _pt2_tensors(archive: zipfile.ZipFile, config: str) -> dict[str, Tensor] | None:
@@ -179,11 +179,11 @@ def _pt2_tensors(archive: zipfile.ZipFile, config: str) -> dict[str, Tensor] | N
     if len(configs) != 1:
         return None
     folder = configs[0].rpartition("/")[0]
-    found = {}
+    tensors = {}
     for name, entry in json.loads(archive.read(configs[0]))["config"].items():
         if not entry["path_name"].startswith("custom_obj_"):
-            found[name] = _pt2_tensor(archive.read(f"{folder}/{entry['path_name']}"), entry)
-    return found
+            tensors[name] = _pt2_tensor(archive.read(f"{folder}/{entry['path_name']}"), entry)
+    return tensors
 
 
 def _pt2_tensor(record: bytes, entry: dict[str, Any]) -> Any:

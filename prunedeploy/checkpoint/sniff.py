@@ -53,9 +53,9 @@ def kind(path: str | Path) -> Kind:
         raise UserError(
             f"cannot read {path}: {getattr(error, 'strerror', None) or error}"
         ) from None
-    found = _kind(path, head, size, last)
-    if found is not None:
-        return found
+    known = _kind(path, head, size, last)
+    if known is not None:
+        return known
     if path.suffix == ".onnx":
         return "onnx"
     if not head:

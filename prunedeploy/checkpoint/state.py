@@ -83,26 +83,26 @@ def normalise(
         UserError: quantised, complex or otherwise unusable weights; a mask whose weight or meaning
             is not certain; the message names them.
     """
-    found: list[str | None] = [*_clean(tensors)]
+    notes: list[str | None] = [*_clean(tensors)]
     state: State = tensors
     places = _places(state)
     folded = parametrized.fold(state, origins or {})
-    found.append(folded.found)
+    notes.append(folded.found)
     doubts = dict(folded.doubts)
-    found += [step(state, doubts) for step in STEPS]
+    notes += [step(state, doubts) for step in STEPS]
     inside = buffers.apply(state)
     applied = beside.apply(state, list(candidates))
-    found += [*inside.lines, *applied.found]
+    notes += [*inside.lines, *applied.found]
     doubts |= inside.doubts
     doubts |= {name: f"{name} {parametrized.BARE}" for name in folded.bare.values()}
-    found += [step(state, doubts) for step in LATER]
-    found.append(_one_dtype(state))
+    notes += [step(state, doubts) for step in LATER]
+    notes.append(_one_dtype(state))
     # The order of the modules is the only order there is (see ``selection.py``): restore it.
     last = len(places)
     order = sorted(state, key=lambda name: places.get(name.rpartition(".")[0], last))
     plain = {name: state[name] for name in order}
     filters = set(inside.filters | applied.filters)
-    lines = [line for line in found if line]
+    lines = [line for line in notes if line]
     done = Normalised(plain, lines, inside.masks, doubts, dict(folded.bare), filters)
     done.settle(applied)
     return done

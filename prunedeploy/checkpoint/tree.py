@@ -138,10 +138,10 @@ def is_module(value: Any) -> bool:
 
 def modules_of(module: Any) -> Iterator[tuple[str, Any]]:
     """Every module in ``module`` with its name and a dot, itself with none."""
-    for count, found in enumerate(_modules_of(module, "", 64)):
+    for count, each in enumerate(_modules_of(module, "", 64)):
         if count > MAX_MODULES:
             raise UserError("holds more modules than any network has")
-        yield found
+        yield each
 
 
 def _modules_of(module: Any, prefix: str, above: int) -> Iterator[tuple[str, Any]]:
@@ -170,7 +170,7 @@ def origins_of(holder: Any) -> dict[str, str]:
 
 def _sets(tree: Any) -> dict[Path, Any]:
     """Every holder of weights by the keys that lead to it first; masks hold none."""
-    found: dict[Path, Any] = {}
+    sets: dict[Path, Any] = {}
     waiting: list[tuple[Path, Any]] = [((), tree)]
     seen: set[int] = set()
     while waiting:
@@ -180,20 +180,20 @@ def _sets(tree: Any) -> dict[Path, Any]:
         seen.add(id(value))
         if is_module(value):
             if tensors_of(value):
-                found[path] = value
+                sets[path] = value
             continue
         mapping = as_mapping(value)
         if mapping is None:
             continue
         if _has_weights(mapping):
-            found[path] = value
+            sets[path] = value
         below = [
             ((*path, key), inside)
             for key, inside in mapping.items()
             if isinstance(key, str) and not key.startswith(NOT_WEIGHTS) and not is_mask_key(key)
         ]
         waiting += reversed(below) if len(path) < MAX_DEPTH else []
-    return found
+    return sets
 
 
 def _has_weights(mapping: Mapping[Any, Any]) -> bool:
@@ -222,8 +222,8 @@ def _without_masks(sets: dict[Path, Any]) -> dict[Path, Any]:
 def _all_binary(holder: Any) -> bool:
     values = (as_mapping(holder) or {}).values()
     tensors = [as_tensor(value) for value in values if not isinstance(value, SparseTensor)]
-    found = [value for value in tensors if isinstance(value, Tensor) and value.dim()]
-    return all(value.layout == torch.strided and binary(value) for value in found)
+    dense = [value for value in tensors if isinstance(value, Tensor) and value.dim()]
+    return all(value.layout == torch.strided and binary(value) for value in dense)
 
 
 def _preferred(tree: Any, sets: Mapping[Path, Any]) -> Path:
@@ -269,13 +269,13 @@ def _below(prefix: str, tensors: dict[str, Any], sets: Mapping[Path, Any]) -> di
     ]
     start = min(starts, key=len, default="")
     begin = start + prefix
-    found = {start + k.removeprefix(begin): v for k, v in tensors.items() if k.startswith(begin)}
-    if not any(_counts(value) for value in found.values()):
+    below = {start + k.removeprefix(begin): v for k, v in tensors.items() if k.startswith(begin)}
+    if not any(_counts(value) for value in below.values()):
         names = [".".join(path) for path in sets if path]
         names += dict.fromkeys(name.partition(".")[0] for name in tensors if "." in name)
         shown = ", ".join(names[:8]) or "one set without a name"
         raise UserError(f"holds no weights called {prefix.removesuffix('.')}: it has {shown}")
-    return found
+    return below
 
 
 def _same(holder: Any, tensors: Mapping[str, Any]) -> bool:

@@ -166,13 +166,13 @@ def check(folder: Path) -> Written:
     Raises:
         UserError: it is none, or a file is missing or is not what was written.
     """
-    found = read(folder)
-    for name, expected in found.bundle.files.items():
+    written = read(folder)
+    for name, expected in written.bundle.files.items():
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not complete: {name} is missing; write it again")
         if sha256(folder / name) != expected:
             raise UserError(f"{folder / name} is not what was written: write the bundle again")
-    return found
+    return written
 
 
 def _from_archive(path: Path) -> bytes:

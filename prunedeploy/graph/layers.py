@@ -60,9 +60,9 @@ def node_layer(node: ir.Node) -> Layer | None:
     """What ``node`` multiplies with, or None where that is no constant."""
     from prunedeploy.graph import work
 
-    if (found := _weight_of(node)) is None:
+    if (weight := _weight_of(node)) is None:
         return None
-    name, stored = found
+    name, stored = weight
     groups = node.attributes.get_int("group", 1)
     match node.op_type:
         case "Conv":
@@ -82,13 +82,13 @@ def node_layer(node: ir.Node) -> Layer | None:
 
 def _weight_of(node: ir.Node) -> tuple[str, Array] | None:
     """The constant that ``node`` multiplies with, as its operator reads it."""
-    least = {"Conv": 3, "ConvTranspose": 3, "Gemm": 2, "MatMul": 2, "BatchNormalization": 1}
-    if node.op_type not in least or len(node.inputs) < 2 or node.inputs[1] is None:
+    min_axes = {"Conv": 3, "ConvTranspose": 3, "Gemm": 2, "MatMul": 2, "BatchNormalization": 1}
+    if node.op_type not in min_axes or len(node.inputs) < 2 or node.inputs[1] is None:
         return None
-    found = _constant(node.inputs[1])
-    if found is None or found[1].ndim < least[node.op_type]:
+    weight = _constant(node.inputs[1])
+    if weight is None or weight[1].ndim < min_axes[node.op_type]:
         return None
-    return found
+    return weight
 
 
 def _constant(value: ir.Value) -> tuple[str, Array] | None:
@@ -98,10 +98,10 @@ def _constant(value: ir.Value) -> tuple[str, Array] | None:
     producer = value.producer()
     if producer is not None and producer.op_type in ("Transpose", "Identity"):
         source = producer.inputs[0]
-        found = None if source is None else _constant(source)
-        if found is None or producer.op_type == "Identity":
-            return found
-        return found[0], found[1].transpose(producer.attributes.get_ints("perm") or None)
+        inner = None if source is None else _constant(source)
+        if inner is None or producer.op_type == "Identity":
+            return inner
+        return inner[0], inner[1].transpose(producer.attributes.get_ints("perm") or None)
     tensor = ir.convenience.get_const_tensor(value)
     if tensor is None or not tensor.dtype.is_floating_point():
         return None

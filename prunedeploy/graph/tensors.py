@@ -59,13 +59,13 @@ def check(tensor: TensorProto, path: Path | None) -> None:
         return
     count = math.prod(tensor.dims)
     if tensor.HasField("raw_data"):
-        wanted, found, unit = size(tensor), len(tensor.raw_data), "bytes"
+        wanted, have, unit = size(tensor), len(tensor.raw_data), "bytes"
     else:
         field, each = _entries(tensor.data_type)
-        wanted, found, unit = math.ceil(count * each), len(getattr(tensor, field)), "numbers"
-    if wanted != found:
+        wanted, have, unit = math.ceil(count * each), len(getattr(tensor, field)), "numbers"
+    if wanted != have:
         shape = "x".join(map(str, tensor.dims)) or "scalar"
-        raise InvalidError(f"{name} holds {found} {unit}, its shape {shape} takes {wanted}")
+        raise InvalidError(f"{name} holds {have} {unit}, its shape {shape} takes {wanted}")
 
 
 def _entries(data_type: int) -> tuple[str, float]:

@@ -147,14 +147,14 @@ def bench(
 
 
 def _check_numbers(batch: int, threads: int, rounds: int, warmup: int) -> None:
-    for name, value, least in (
+    for name, value, minimum in (
         ("batch", batch, 1),
         ("threads", threads, 0),
         ("rounds", rounds, 1),
         ("warmup", warmup, 0),
     ):
-        if value < least:
-            raise UserError(f"{name} must be at least {least}, found {value}")
+        if value < minimum:
+            raise UserError(f"{name} must be at least {minimum}, found {value}")
 
 
 def _baseline(
@@ -261,12 +261,13 @@ def _shared_inputs(engines: Sequence[Engine]) -> tuple[TensorSpec, ...]:
     Raises:
         UserError: no input lies within the ranges of all.
     """
-    found: dict[str, InputRange] = {}
+    ranges: dict[str, InputRange] = {}
     for spec in (spec for engine in engines for spec in engine.manifest.inputs):
         if spec.range is not None:
-            found[spec.name] = input_range.meet(spec.name, found.get(spec.name), spec.range)
+            ranges[spec.name] = input_range.meet(spec.name, ranges.get(spec.name), spec.range)
     return tuple(
-        dataclasses.replace(spec, range=found.get(spec.name)) for spec in engines[0].manifest.inputs
+        dataclasses.replace(spec, range=ranges.get(spec.name))
+        for spec in engines[0].manifest.inputs
     )
 
 
@@ -281,10 +282,12 @@ def _differences(
     count = -(-COMPARED // batch)
     batches = [random_feeds(inputs, batch, seed + index) for index in range(count)]
     dense = _outputs(sessions[0], batches)
-    found = [_refuse_other(engines[0], engines[0].manifest.difference)]
+    differences = [_refuse_other(engines[0], engines[0].manifest.difference)]
     for engine, session in zip(engines[1:], sessions[1:], strict=True):
-        found.append(_refuse_other(engine, _compare(engine, dense, _outputs(session, batches))))
-    return found
+        differences.append(
+            _refuse_other(engine, _compare(engine, dense, _outputs(session, batches)))
+        )
+    return differences
 
 
 def _on_data(
@@ -363,6 +366,9 @@ def _check_labels(images: Labelled, classes: int) -> None:
         raise UserError(f"labels run from {low} to {high}, the network has {classes} classes")
 
 
-def _accuracy(dense: Array, found: Array, labels: Array) -> Accuracy:
-    correct, changed = np.count_nonzero(found == labels), np.count_nonzero(found != dense)
+def _accuracy(dense: Array, predictions: Array, labels: Array) -> Accuracy:
+    correct, changed = (
+        np.count_nonzero(predictions == labels),
+        np.count_nonzero(predictions != dense),
+    )
     return Accuracy(len(labels), int(correct), int(changed))

@@ -15,7 +15,7 @@ LIBRARIES = ("prunedeploy", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu")
 
 def environment() -> dict[str, str]:
     """Names to values; what this machine does not tell is left out."""
-    found = {
+    facts = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "cpu": _cpuinfo("model name") or platform.processor() or platform.machine(),
         "cores": str(targets.cores()),
@@ -27,7 +27,7 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: _version(name) for name in LIBRARIES},
     }
-    return {key: value for key, value in found.items() if value}
+    return {key: value for key, value in facts.items() if value}
 
 
 def _read(path: Path) -> str:

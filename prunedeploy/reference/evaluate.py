@@ -212,7 +212,7 @@ def _types(node: ir.Node, opsets: Mapping[str, int]) -> list[list[int]]:
         return []
     inputs = _kinds(definition.inputs, len(node.inputs))
     outputs = _kinds(definition.outputs, len(node.outputs))
-    return [[i for i, kind in enumerate(inputs) if kind == found] for found in outputs]
+    return [[i for i, kind in enumerate(inputs) if kind == wanted] for wanted in outputs]
 
 
 def _kinds(formal: Sequence[Any], count: int) -> list[str]:

@@ -64,8 +64,8 @@ def _gather_nd(node: ir.Node, x: Numbers, indices: Numbers) -> Numbers:
         shape[axis] = x.shape[axis]
         places.append(np.arange(x.shape[axis]).reshape(shape))
     places += [_inside(indices[..., i], x.shape[batch + i]) for i in range(count)]
-    found: Numbers = x[tuple(np.broadcast_arrays(*places))] if places else x
-    return found
+    gathered: Numbers = x[tuple(np.broadcast_arrays(*places))] if places else x
+    return gathered
 
 
 def _combined(node: ir.Node, y: Numbers, places: Any, updates: Numbers) -> Numbers:
@@ -147,7 +147,7 @@ def _unique(node: ir.Node, x: Numbers) -> tuple[Numbers, ...]:
         y = y.take(order, axis or 0)
         first, counts = first[order], counts[order]
         inverse = order.argsort()[inverse]
-    return y, *(found.reshape(-1).astype(np.int64) for found in (first, inverse, counts))
+    return y, *(indices.reshape(-1).astype(np.int64) for indices in (first, inverse, counts))
 
 
 def _one_hot(negative: bool) -> Kernel:
@@ -176,8 +176,8 @@ def _compress(node: ir.Node, x: Numbers, condition: Numbers) -> Any:
 def _non_zero(_: ir.Node, x: Numbers) -> Numbers:
     if not x.ndim:
         return np.zeros((0, int(x != 0)), np.int64)
-    found = x.astype(bool) if x.dtype.kind not in "fiub" else x
-    return np.array(np.nonzero(found), np.int64).reshape(x.ndim, -1)
+    truth = x.astype(bool) if x.dtype.kind not in "fiub" else x
+    return np.array(np.nonzero(truth), np.int64).reshape(x.ndim, -1)
 
 
 def _bounds(size: int, start: int, end: int, step: int) -> range:

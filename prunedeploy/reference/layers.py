@@ -31,8 +31,8 @@ def convolve(node: ir.Node, x: Numbers, w: Numbers, b: Numbers | None = None) ->
     """A convolution over any number of axes; grouped, dilated, padded."""
     if x.shape[1] != w.shape[1] * integer(node, "group", 1):
         raise ValueError(f"weights of shape {list(w.shape)} for {x.shape[1]} channels")
-    found = on_torch(convolution)(node, x, w, b)
-    return _by_windows(node, x, w, b) if found is None else found
+    result = on_torch(convolution)(node, x, w, b)
+    return _by_windows(node, x, w, b) if result is None else result
 
 
 def _by_windows(node: ir.Node, x: Numbers, w: Numbers, b: Numbers | None) -> Any:
@@ -57,8 +57,8 @@ def _conv_transpose(node: ir.Node, x: Numbers, w: Numbers, b: Numbers | None = N
     So versions 11 and 22 say, unless auto_pad is SAME_UPPER; the formula of version 1 has it the
     other way round, against the description of its own auto_pad. Engines follow the later one.
     """
-    found = on_torch(transposed_convolution)(node, x, w, b)
-    return _scattered(node, x, w, b) if found is None else found
+    result = on_torch(transposed_convolution)(node, x, w, b)
+    return _scattered(node, x, w, b) if result is None else result
 
 
 def _scattered(node: ir.Node, x: Numbers, w: Numbers, b: Numbers | None) -> Numbers:

@@ -43,11 +43,11 @@ def _numbers(node: ir.Node, name: str) -> list[float]:
 
 def _functions(node: ir.Node, names: list[str]) -> list[Activation]:
     """In their order; those with numbers take the next ones of the node's two lists."""
-    found: list[Activation] = []
+    functions: list[Activation] = []
     given = [_numbers(node, "activation_alpha"), _numbers(node, "activation_beta")]
     for name in names:
         if name in PLAIN:
-            found.append(PLAIN[name])
+            functions.append(PLAIN[name])
             continue
         if name not in SCALED:
             raise ValueError(f"activation {name} is not known")
@@ -57,8 +57,8 @@ def _functions(node: ir.Node, names: list[str]) -> list[Activation]:
         ]
         if None in numbers:
             raise ValueError(f"activation {name} without its numbers")
-        found.append(_scaled(function, [*numbers, 0.0][:2]))
-    return found
+        functions.append(_scaled(function, [*numbers, 0.0][:2]))
+    return functions
 
 
 def _scaled(function: Callable[[Any, Any, Any], Any], numbers: list[Any]) -> Activation:
@@ -121,15 +121,15 @@ def _run(
     ends = np.full(x.shape[1], len(x)) if lengths is None else lengths
     zeros = np.zeros((len(w), x.shape[1], r.shape[2]), x.dtype)
     states = [zeros if state is None else state for state in initial]
-    found = []
+    directions = []
     for direction in range(len(w)):
         turned = backward == "reverse" or direction == 1
         inputs = _reversed(x, ends) if turned else x
         start = tuple(state[direction] for state in states)
         outputs, *last = _sweep(make(direction), inputs, start, ends)
-        found.append([_reversed(outputs, ends) if turned else outputs, *last])
+        directions.append([_reversed(outputs, ends) if turned else outputs, *last])
     results = [
-        np.stack(parts, 1 if i == 0 else 0) for i, parts in enumerate(zip(*found, strict=True))
+        np.stack(parts, 1 if i == 0 else 0) for i, parts in enumerate(zip(*directions, strict=True))
     ]
     if batch_first:
         moved = [np.transpose(results[0], (2, 0, 1, 3))]

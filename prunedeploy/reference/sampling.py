@@ -92,12 +92,12 @@ def _grid_sample(names: dict[str, str], rank: int | None) -> Kernel:
             raise ValueError(f"{x.ndim - 2} spatial axes, where this version has {rank}")
         corners, sizes = bool(integer(node, "align_corners", 0)), x.shape[2:]
         wide = grid.astype(np.float64 if x.dtype == np.float64 else np.float32)
-        found = []
+        samples = []
         for image, places in zip(x, wide, strict=True):
             # the grid names the last axis first
             at = [_pixels(places[..., -1 - i], n, corners) for i, n in enumerate(sizes)]
-            found.append(_sample(image, at, names[mode], padding, corners))
-        return np.stack(found).astype(x.dtype)
+            samples.append(_sample(image, at, names[mode], padding, corners))
+        return np.stack(samples).astype(x.dtype)
 
     return run
 
@@ -141,7 +141,7 @@ def _roi_align(default: str) -> Kernel:
             raise ValueError(f"mode {mode!r} is not known")
         out = integer(node, "output_height", 1), integer(node, "output_width", 1)
         ratio, scale = integer(node, "sampling_ratio", 0), number(node, "spatial_scale", 1.0)
-        found = np.zeros((len(rois), x.shape[1], *out), x.dtype)
+        samples = np.zeros((len(rois), x.shape[1], *out), x.dtype)
         for index, (roi, image) in enumerate(zip(rois, listed(images), strict=True)):
             left, top, right, bottom = (roi * x.dtype.type(scale) - x.dtype.type(shift)).tolist()
             high, wide = bottom - top, right - left
@@ -149,8 +149,8 @@ def _roi_align(default: str) -> Kernel:
                 high, wide = max(high, 1.0), max(wide, 1.0)
             rows = _points(top, high, out[0], ratio)
             columns = _points(left, wide, out[1], ratio)
-            found[index] = _pooled(x[image], rows, columns, mode)
-        return found
+            samples[index] = _pooled(x[image], rows, columns, mode)
+        return samples
 
     return run
 
@@ -219,7 +219,7 @@ def _suppression(
     """The best box first; every box that overlaps a chosen one too much is left out."""
     limit = 0 if most is None else int(most.reshape(()))
     bound = 0.0 if overlap is None else overlap.reshape(())
-    found = []
+    kept = []
     corners = _corners(boxes, bool(integer(node, "center_point_box", 0)))
     for image in range(len(boxes)):
         for kind in range(scores.shape[1]):
@@ -230,10 +230,10 @@ def _suppression(
             chosen = 0
             while len(left) and chosen < limit:
                 first, left = left[0], left[1:]
-                found.append((image, kind, int(first)))
+                kept.append((image, kind, int(first)))
                 chosen += 1
                 left = left[_overlap(corners[image, first], corners[image, left]) <= bound]
-    return np.array(found, np.int64).reshape(-1, 3)
+    return np.array(kept, np.int64).reshape(-1, 3)
 
 
 TABLE: Table = {

@@ -40,8 +40,8 @@ def _split(node: ir.Node, x: Numbers) -> tuple[Numbers, Numbers]:
 
 def _full_match(node: ir.Node, x: Numbers) -> Numbers:
     pattern = re.compile(text(node, "pattern", ""), re.ASCII)
-    found = [pattern.fullmatch(word) is not None for word in _words(x)]
-    return np.array(found, bool).reshape(x.shape)
+    matches = [pattern.fullmatch(word) is not None for word in _words(x)]
+    return np.array(matches, bool).reshape(x.shape)
 
 
 CASES: dict[str, Callable[[str], str]] = {"NONE": str, "LOWER": str.lower, "UPPER": str.upper}
@@ -64,11 +64,11 @@ def _ngrams(node: ir.Node) -> dict[tuple[Any, ...], int]:
     else:
         pool = integers(node, "pool_int64s")
     starts = [*integers(node, "ngram_counts"), len(pool)]
-    found: dict[tuple[Any, ...], int] = {}
+    grams: dict[tuple[Any, ...], int] = {}
     for length, (start, end) in enumerate(itertools.pairwise(starts), 1):
         for place in range(start, end, length):
-            found[tuple(pool[place : place + length])] = len(found)
-    return found
+            grams[tuple(pool[place : place + length])] = len(grams)
+    return grams
 
 
 def _tf_idf(node: ir.Node, x: Numbers) -> Numbers:

@@ -80,11 +80,11 @@ class Windows:
         padded = np.pad(x, width, constant_values=fill)
         spans = [d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
         axes = tuple(range(x.ndim - rank, x.ndim))
-        found = sliding_window_view(padded, spans, axes)
+        windows = sliding_window_view(padded, spans, axes)
         steps = [slice(None)] * (x.ndim - rank)
         steps += [slice(0, (n - 1) * s + 1, s) for n, s in zip(self.out, self.strides, strict=True)]
         steps += [slice(None, None, d) for d in self.dilations]
-        return found[tuple(steps)]
+        return windows[tuple(steps)]
 
     @property
     def inner(self) -> tuple[int, ...]:
@@ -100,9 +100,9 @@ def lowest(dtype: np.dtype[Any]) -> Any:
 def _max_pool(node: ir.Node, x: Numbers) -> Any:
     """Integers came with opset 12, indices with 8, dilations and ceil_mode with 10."""
     if not wanted(node, 1) and x.dtype.kind == "f":
-        found = on_torch(max_pool)(node, x)
-        if found is not None:
-            return found
+        result = on_torch(max_pool)(node, x)
+        if result is not None:
+            return result
     spread, least = Windows.of(node, list(x.shape[2:])), lowest(x.dtype)
     flat = _flat(spread.view(x, least), x.ndim)
     y = flat.max(-1, initial=least)
@@ -138,9 +138,9 @@ def _places(node: ir.Node, x: Numbers, spread: Windows, first: Numbers) -> Any:
 
 def _average_pool(node: ir.Node, x: Numbers) -> Any:
     """The padding counts where asked for; what lies beyond it, under ceil_mode, never does."""
-    found = on_torch(average_pool)(node, x)
-    if found is not None:
-        return found
+    result = on_torch(average_pool)(node, x)
+    if result is not None:
+        return result
     spread = Windows.of(node, list(x.shape[2:]))
     total = spread.view(x, 0).sum(spread.inner)
     ones = np.ones(x.shape[2:], x.dtype)

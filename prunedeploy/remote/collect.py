@@ -87,10 +87,10 @@ class _Kind:
 def _kinds(written: Written) -> dict[str, _Kind]:
     """The engines that the bundle can have, by name."""
     bundle = written.bundle
-    found = {plan.name: _Kind("tensorrt", plan.of, plan.precision) for plan in bundle.plans}
+    kinds = {plan.name: _Kind("tensorrt", plan.of, plan.precision) for plan in bundle.plans}
     if bundle.sparse is not None:
-        found["sparse"] = _Kind("sparse", "model", "float32")
-    return found
+        kinds["sparse"] = _Kind("sparse", "model", "float32")
+    return kinds
 
 
 def _runs(candidates: object, written: Written, results: Path) -> tuple[DeviceRun, ...]:
@@ -144,7 +144,7 @@ def _difference(
     """From the recorded outputs, and why that takes its speed away, if it does."""
     bundle = written.bundle
     wanted: dict[str, Array] = {}
-    found: dict[str, Array] = {}
+    received: dict[str, Array] = {}
     try:
         for spec in bundle.outputs:
             recorded = np.load(written.path / spec.file, allow_pickle=False)
@@ -154,8 +154,8 @@ def _difference(
             file = (results / each["outputs"][spec.name]).resolve()
             if results.resolve() not in file.parents:
                 return None, UNVERIFIED
-            found[spec.name] = _read(file, recorded)
-        difference = verify.compare(wanted, found, bundle.tolerances[precision])
+            received[spec.name] = _read(file, recorded)
+        difference = verify.compare(wanted, received, bundle.tolerances[precision])
     except (OSError, ValueError, TypeError, EOFError, KeyError, MemoryError, UserError):
         return None, UNVERIFIED
     if difference.passed:
@@ -190,12 +190,12 @@ def _ratios(runs: tuple[DeviceRun, ...]) -> dict[str, Ratio]:
     if not dense:
         return {}
     fastest = min(dense, key=lambda run: float(np.median(run.samples_ns)))
-    found = {}
+    ratios = {}
     for run in runs:
         if run.of == "model" and run.samples_ns:
             count = min(len(run.samples_ns), len(fastest.samples_ns))
-            found[run.name] = ratio(fastest.samples_ns[:count], run.samples_ns[:count])
-    return found
+            ratios[run.name] = ratio(fastest.samples_ns[:count], run.samples_ns[:count])
+    return ratios
 
 
 def engines(result: RemoteResult, written: Written, folder: Path, place: Path) -> tuple[str, ...]:

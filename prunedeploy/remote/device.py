@@ -83,12 +83,12 @@ def remote_build(
         _refuse_place(place)
         options = f"--rounds {BUILD_ROUNDS} --repeats 1"
         limits = (timeout, quiet)
-        with _results(to, written, packed, options, limits, tell, MADE) as (found, folder):
-            if not any(run.difference is not None for run in found.runs):
-                return found
+        with _results(to, written, packed, options, limits, tell, MADE) as (result, folder):
+            if not any(run.difference is not None for run in result.runs):
+                return result
             with atomic_directory(place) as made:
-                names = engines(found, written, folder, made)
-                done = replace(found, engines=names, output=place)
+                names = engines(result, written, folder, made)
+                done = replace(result, engines=names, output=place)
                 (made / RECORD).write_text(to_json(done))
             return done
 
@@ -130,9 +130,9 @@ def remote_bench(
     options = f"--rounds {rounds} --repeats {repeats} --threads {threads}"
     with (
         _bundle(source, target, tell, bundle) as (written, packed),
-        _results(to, written, packed, options, (timeout, quiet), tell) as (found, _),
+        _results(to, written, packed, options, (timeout, quiet), tell) as (result, _),
     ):
-        return found
+        return result
 
 
 def _check_limits(timeout: float, quiet: float) -> None:
@@ -224,10 +224,10 @@ def _document(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is something else.
     """
-    found = told.document(path.read_text()) if path.stat().st_size <= LARGEST else None
-    if found is None:
+    record = told.document(path.read_text()) if path.stat().st_size <= LARGEST else None
+    if record is None:
         raise UserError(f"{path.name} is no record of bench.py")
-    return found
+    return record
 
 
 def _check_machine(to: ssh.Host, arch: str) -> None:
@@ -236,8 +236,8 @@ def _check_machine(to: ssh.Host, arch: str) -> None:
     status, said = ssh.run(to, look, LOOK)
     words = said.split()
     if not words or words[0] != arch:
-        found = told.text(words[0]) if words else f"silent (status {status})"
-        raise UserError(f"the bundle is for {arch}, {to.address} is {found}: give its --target")
+        machine = told.text(words[0]) if words else f"silent (status {status})"
+        raise UserError(f"the bundle is for {arch}, {to.address} is {machine}: give its --target")
     for tool in TOOLS:
         if not any(word.endswith(f"/{tool}") for word in words):
             raise UserError(f"{to.address} has no {tool}, which a bundle needs: install it there")

@@ -21,10 +21,10 @@ MOST_SAMPLES = 10_000_000
 def document(said: str) -> dict[str, Any] | None:
     """The JSON object that ``said`` is, or None where it is none."""
     try:
-        found = json.loads(said)
+        value = json.loads(said)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None
 
 
 def text(value: object, longest: int = LONGEST) -> str:
@@ -75,7 +75,7 @@ def times(value: object) -> tuple[int, ...]:
     """
     if not isinstance(value, list) or len(value) > MOST_SAMPLES:
         raise UserError("times that are no list of them")
-    found = tuple(int(number(each, "a time")) for each in value)
-    if 0 in found:
+    samples = tuple(int(number(each, "a time")) for each in value)
+    if 0 in samples:
         raise UserError("a time of zero")
-    return found
+    return samples

@@ -87,13 +87,13 @@ class EngineModel(MLModel or object):  # type: ignore[misc]
         feeds = {tensor.name: self._decode(tensor) for tensor in payload.inputs}
         loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(self._workers, self._run, feeds)
+            results = await loop.run_in_executor(self._workers, self._run, feeds)
         except UserError as error:
             raise InferenceError(str(error)) from None
         return InferenceResponse(
             model_name=self.name,
             model_version=self.version,
-            outputs=[_encode(name, found[name]) for name in wanted],
+            outputs=[_encode(name, results[name]) for name in wanted],
         )
 
     async def unload(self) -> bool:

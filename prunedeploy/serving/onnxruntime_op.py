@@ -96,23 +96,23 @@ def onnxruntime_model(
     """
     import onnx
 
-    found = engine if isinstance(engine, Engine) else engine_folder.read_engine(engine)
-    if found.manifest.runtime != "sparse":
+    known = engine if isinstance(engine, Engine) else engine_folder.read_engine(engine)
+    if known.manifest.runtime != "sparse":
         raise UserError(
-            f"{found.path} is an engine of {found.manifest.runtime}: the custom op is for sparse "
+            f"{known.path} is an engine of {known.manifest.runtime}: the custom op is for sparse "
             "engines, build one with --runtime sparse"
         )
-    library = found.path / LIBRARY
+    library = known.path / LIBRARY
     if embed and library.stat().st_size > LARGEST:
         raise UserError(f"{library} is too large for one ONNX file: take embed=False")
     place = Path(output)
-    where: dict[str, Any] = {"path": str(found.path.resolve())}
+    where: dict[str, Any] = {"path": str(known.path.resolve())}
     if embed:
         where = {"engine": library.read_bytes()}
     node = onnx.helper.make_node(
         OP,
-        [spec.name for spec in found.manifest.inputs],
-        [spec.name for spec in found.manifest.outputs],
+        [spec.name for spec in known.manifest.inputs],
+        [spec.name for spec in known.manifest.outputs],
         name="engine",
         domain=DOMAIN,
         **where,
@@ -122,8 +122,8 @@ def onnxruntime_model(
     graph = onnx.helper.make_graph(
         [node],
         "engine",
-        [_value(spec) for spec in found.manifest.inputs],
-        [_value(spec) for spec in found.manifest.outputs],
+        [_value(spec) for spec in known.manifest.inputs],
+        [_value(spec) for spec in known.manifest.outputs],
     )
     model = onnx.helper.make_model(
         graph,
@@ -134,7 +134,7 @@ def onnxruntime_model(
             onnx.helper.make_opsetid(DOMAIN, 1),
         ],
     )
-    onnx.helper.set_model_props(model, {"prunedeploy.engine": found.sha256})
+    onnx.helper.set_model_props(model, {"prunedeploy.engine": known.sha256})
     with atomic_path(place) as file:
         file.write_bytes(model.SerializeToString())
     return place

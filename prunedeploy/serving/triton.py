@@ -125,28 +125,28 @@ def serve_repo(
     Raises:
         UserError: Triton has nothing for this engine, or there is a model of that name.
     """
-    found = engine if isinstance(engine, Engine) else engine_folder.read_engine(engine)
-    runtime = found.manifest.runtime
+    known = engine if isinstance(engine, Engine) else engine_folder.read_engine(engine)
+    runtime = known.manifest.runtime
     model = MODELS.get((runtime, backend))
     if model is None:
         if backend != "auto" and (runtime, "auto") in MODELS:
             raise UserError(f"backend {backend} is for sparse engines, this is one of {runtime}")
         raise UserError(f"Triton has no backend for engines of {runtime}: build with ort or sparse")
-    title = name or re.sub(r"[^A-Za-z0-9_.-]", "_", found.path.resolve().name)
+    title = name or re.sub(r"[^A-Za-z0-9_.-]", "_", known.path.resolve().name)
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", title):
         raise UserError(f"{title!r} is no name for a model: give --name, of letters and digits")
     repository = Path(output)
     place = repository / title
     if place.exists() or place.is_symlink():
         raise UserError(f"{place} is there already: give another --name, or remove it")
-    text = _config(found, title, model, f"{mount or repository.resolve()}/{title}")
+    text = _config(known, title, model, f"{mount or repository.resolve()}/{title}")
     try:
         repository.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {repository}: {error.strerror or error}") from None
     with atomic_directory(place) as folder:
         (folder / VERSION).mkdir()
-        model.write(found, folder / VERSION)
+        model.write(known, folder / VERSION)
         (folder / CONFIG).write_text(text)
     return place
 

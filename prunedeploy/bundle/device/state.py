@@ -39,13 +39,13 @@ def read(path: str) -> str:
 
 def numbers(patterns: Any) -> Dict[str, int]:
     """Every file of these patterns that holds a number."""
-    found = {}
+    values = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         for path in sorted(glob.glob(pattern)):
             text = read(path)
             if re.match(r"^-?\d+$", text):
-                found[path] = int(text)
-    return found
+                values[path] = int(text)
+    return values
 
 
 def said(command: List[str], timeout: float = 5.0) -> str:
@@ -73,7 +73,7 @@ def said(command: List[str], timeout: float = 5.0) -> str:
 def identity() -> Dict[str, Any]:
     """What does not change during a run."""
     flags = [x for x in read("/proc/cpuinfo").splitlines() if x.startswith("model name")]
-    found = {
+    facts = {
         "board": read("/proc/device-tree/model"),
         "l4t": read("/etc/nv_tegra_release").partition("\n")[0],
         "system": platform.platform(),
@@ -96,21 +96,21 @@ def identity() -> Dict[str, Any]:
             ]
         ),
     }
-    return {key: value for key, value in found.items() if value}
+    return {key: value for key, value in facts.items() if value}
 
 
 def celsius() -> Dict[str, float]:
     """Temperatures by zone."""
-    found = {}
+    zones = {}
     for path, value in numbers("/sys/class/thermal/thermal_zone*/temp").items():
         zone = os.path.dirname(path)
-        found[read(zone + "/type") or os.path.basename(zone)] = value / 1000.0
-    return found
+        zones[read(zone + "/type") or os.path.basename(zone)] = value / 1000.0
+    return zones
 
 
 def snapshot() -> Dict[str, Any]:
     """What changes during a run, now."""
-    found = {
+    facts = {
         "time": round(time.time(), 3),
         "load": read("/proc/loadavg").split(" ")[0],
         "cpu_khz": list(numbers(CLOCKS).values()),
@@ -120,7 +120,7 @@ def snapshot() -> Dict[str, Any]:
         "throttle": dict(numbers(THROTTLES), **_cooling()),
         "vcgencmd": said(["vcgencmd", "get_throttled"], 2.0),
     }  # type: Dict[str, Any]
-    return {key: value for key, value in found.items() if value}
+    return {key: value for key, value in facts.items() if value}
 
 
 def _cooling() -> Dict[str, int]:
@@ -174,9 +174,9 @@ class Watch(threading.Thread):
         self._end.set()
         self.join(5)
         with self._lock:
-            found = {}  # type: Dict[str, Any]
+            ranges = {}  # type: Dict[str, Any]
             if self._clocks:
-                found["cpu_khz"] = [min(self._clocks), max(self._clocks)]
+                ranges["cpu_khz"] = [min(self._clocks), max(self._clocks)]
             if self._warmth:
-                found["celsius"] = [min(self._warmth), max(self._warmth)]
-        return found
+                ranges["celsius"] = [min(self._warmth), max(self._warmth)]
+        return ranges

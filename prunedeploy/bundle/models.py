@@ -23,23 +23,23 @@ def write(
     target: Target,
     folder: Path,
     feeds: Mapping[str, Array],
-    tell: Callable[[str], None],
+    progress: Callable[[str], None],
 ) -> tuple[tuple[ModelFile, ...], tuple[str, ...]]:
-    """Every source in every precision of the target into ``folder``, and what could not be.
+    """Write every source in every precision of the target, and note what could not be written.
 
     Args:
         sources: ONNX files by what they are: "model", "baseline".
-        target: whose toolchain says what it takes.
-        folder: the bundle's; files go into ``FOLDER`` in it.
+        target: the machine; its toolchain says which opsets and precisions it takes.
+        folder: the bundle's folder; the files go into ``FOLDER`` in it.
         feeds: the recorded inputs, on which the difference is measured.
-        tell: told what is being done.
+        progress: called with one line of text for each step.
     """
     (folder / FOLDER).mkdir()
     files: list[ModelFile] = []
     notes: list[str] = []
     for of, source, precision in _wanted(sources, target):
         name = f"{of}.{precision}"
-        tell(f"writing {name} for {target.name}")
+        progress(f"writing {name} for {target.name}")
         file = f"{FOLDER}/{name}.onnx"
         try:
             done = lower(
@@ -65,7 +65,7 @@ def _wanted(sources: Mapping[str, Path], target: Target) -> Iterator[tuple[str, 
 def plans(
     models: tuple[ModelFile, ...], inputs: tuple[Tensor, ...], target: Target, batch: int
 ) -> tuple[Plan, ...]:
-    """What trtexec is to do on the target; nothing where that has no TensorRT."""
+    """The calls of trtexec to make on the target; none where it has no TensorRT."""
     if target.toolchain is None or "tensorrt" not in target.runtimes:
         return ()
     trtexec = dialect(target.toolchain.name.rpartition(" ")[2] + (".0" * _is_major(target)))

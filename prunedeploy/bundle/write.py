@@ -67,7 +67,7 @@ def write_bundle(
         output: the folder, ``<model>.<target>.bundle`` in the current one when None; a name that
             ends in .tar.gz makes an archive.
         baseline: the dense model to measure beside it; when None, the one that ``shrink`` recorded.
-        progress: told in words what is being done.
+        progress: called with one line of text for each step.
         batch: batch sizes of the sparse engine; the largest is measured.
         threads: how many the sparse engine will mostly run with; 0 for all cores of the target.
         inputs: inputs to record the outputs of and to measure with, random ones when None.
@@ -77,36 +77,36 @@ def write_bundle(
         UserError: no such model or target; the target can have nothing of it; ``output`` is there
             and is not a bundle.
     """
-    tell = progress or silent
-    source = sources.model_file(model, tell)
-    row = targets.by_name(target)
-    place = Path(output or f"{source.stem}.{row.name}{FOLDER}{ARCHIVE * archive}")
-    packed = archive or place.name.endswith(ARCHIVE)
-    _refuse_place(place)
-    options = build_options(batch, threads, "none", tell)
-    dense = sources.dense_file(source, baseline, tell)
-    tell(f"writing {place}")
+    progress = progress or silent
+    source = sources.model_file(model, progress)
+    machine = targets.by_name(target)
+    output_path = Path(output or f"{source.stem}.{machine.name}{FOLDER}{ARCHIVE * archive}")
+    packed = archive or output_path.name.endswith(ARCHIVE)
+    _refuse_to_replace(output_path)
+    options = build_options(batch, threads, "none", progress)
+    dense = sources.dense_file(source, baseline, progress)
+    progress(f"writing {output_path}")
     if not packed:
-        with atomic_directory(place) as folder:
-            bundle = _write(folder, source, dense, row, options, inputs)
-        return Written(place, bundle, sha256(place / MANIFEST))
-    with atomic_path(place) as file:
+        with atomic_directory(output_path) as folder:
+            bundle = _write(folder, source, dense, machine, options, inputs)
+        return Written(output_path, bundle, sha256(output_path / MANIFEST))
+    with atomic_path(output_path) as file:
         folder = file.with_name(f"{file.name}.folder")
         try:
             folder.mkdir()
-            bundle = _write(folder, source, dense, row, options, inputs)
-            archives.pack(folder, file, place.name.removesuffix(ARCHIVE))
+            bundle = _write(folder, source, dense, machine, options, inputs)
+            archives.pack(folder, file, output_path.name.removesuffix(ARCHIVE))
             digest = sha256(folder / MANIFEST)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    return Written(place, bundle, digest)
+    return Written(output_path, bundle, digest)
 
 
 def _write(
     folder: Path,
     source: Path,
     dense: Path | None,
-    row: Target,
+    machine: Target,
     options: BuildOptions,
     given: Mapping[str, Array] | None,
 ) -> Bundle:
@@ -125,21 +125,23 @@ def _write(
     recorded = Evaluator(source).run(feeds)
     tensors = _record(folder / "check", inputs, outputs, feeds, recorded)
     originals = {"model": source} | ({"baseline": dense} if dense is not None else {})
-    written, notes = model_files.write(originals, row, folder, feeds, options.tell)
-    sparse, why = _sparse(folder / "sparse", source, row, replace(options, batches=(batch,)))
-    plans = model_files.plans(written, tensors[0], row, batch)
+    written, notes = model_files.write(originals, machine, folder, feeds, options.tell)
+    sparse, why = _sparse(folder / "sparse", source, machine, replace(options, batches=(batch,)))
+    plans = model_files.plans(written, tensors[0], machine, batch)
     if sparse is None and not plans:
-        raise UserError(f"there is nothing that {row.name} could run: {'; '.join((*notes, *why))}")
+        raise UserError(
+            f"there is nothing that {machine.name} could run: {'; '.join((*notes, *why))}"
+        )
     for name in DEVICE_FILES:
         shutil.copyfile(sparse_part.DEVICE / name, folder / name)
     (folder / "build.sh").chmod(0o755)
     options.tell("predicting how long it will take there")
-    predicted, _ = predict_all(source, row.name, batch=batch, threads=options.threads)
+    predicted, _ = predict_all(source, machine.name, batch=batch, threads=options.threads)
     bundle = Bundle(
         kind=KIND,
-        target=row.name,
-        arch=row.arch,
-        system=row.toolchain.name if row.toolchain is not None else "",
+        target=machine.name,
+        arch=machine.arch,
+        system=machine.toolchain.name if machine.toolchain is not None else "",
         model=source.name,
         model_sha256=models.sha256(source),
         baseline_sha256=models.sha256(dense) if dense is not None else None,
@@ -158,7 +160,7 @@ def _write(
         },
         files={},
         predicted=tuple(x.forecast for x in predicted),
-        missing=tuple(_missing(row, sparse, plans)),
+        missing=tuple(_missing(machine, sparse, plans)),
     )
     (folder / "README.md").write_text(readme(bundle))
     names = sorted(x.relative_to(folder).as_posix() for x in folder.rglob("*") if x.is_file())
@@ -176,7 +178,7 @@ def _tolerance(program: ir.Model) -> float:
 
 
 def _sparse(
-    folder: Path, source: Path, row: Target, options: BuildOptions
+    folder: Path, source: Path, machine: Target, options: BuildOptions
 ) -> tuple[SparsePart | None, tuple[str, ...]]:
     """The sparse engine, or why the runtime cannot compute the model.
 
@@ -184,12 +186,12 @@ def _sparse(
         CompilerError: the compiler that is here for the target does not work: that is not for the
             device to find out.
     """
-    if "sparse" not in row.runtimes:
+    if "sparse" not in machine.runtimes:
         return None, ()
     try:
-        part = sparse_part.write(source, row, folder, options)
+        part = sparse_part.write(source, machine, folder, options)
     except CompilerError as error:
-        raise CompilerError(f"no sparse engine for {row.name}: {error}") from error
+        raise CompilerError(f"no sparse engine for {machine.name}: {error}") from error
     except UserError as error:
         shutil.rmtree(folder, ignore_errors=True)
         why = error.reason if isinstance(error, UnsupportedModelError) else str(error)
@@ -197,11 +199,11 @@ def _sparse(
     return part, (part.why,) if part.why else ()
 
 
-def _missing(row: Target, sparse: SparsePart | None, plans: Sequence[Plan]) -> Iterator[str]:
+def _missing(machine: Target, sparse: SparsePart | None, plans: Sequence[Plan]) -> Iterator[str]:
     """What the target can have and the bundle has not."""
-    if "sparse" in row.runtimes and sparse is None:
+    if "sparse" in machine.runtimes and sparse is None:
         yield "sparse engine"
-    with_trt = row.toolchain is not None and "tensorrt" in row.runtimes
+    with_trt = machine.toolchain is not None and "tensorrt" in machine.runtimes
     if with_trt and not any((x.of, x.precision) == ("model", "float32") for x in plans):
         yield "float32 model"
 
@@ -251,24 +253,26 @@ def _record(
     return described[0], described[1]
 
 
-def _refuse_place(place: Path) -> None:
+def _refuse_to_replace(output_path: Path) -> None:
     """Only a bundle of ours that the device has left nothing in may be replaced."""
-    if place.is_symlink():
-        raise UserError(f"cannot write {place}: it is a symbolic link; name the folder itself")
-    if not place.exists():
+    if output_path.is_symlink():
+        raise UserError(
+            f"cannot write {output_path}: it is a symbolic link; name the folder itself"
+        )
+    if not output_path.exists():
         return
     try:
         ours = {
             MANIFEST,
             "SHA256SUMS",
-            *(x.partition("/")[0] for x in read_bundle(place).bundle.files),
+            *(x.partition("/")[0] for x in read_bundle(output_path).bundle.files),
         }
     except UserError:
         raise UserError(
-            f"cannot write {place}: what is there is not a bundle; name another"
+            f"cannot write {output_path}: what is there is not a bundle; name another"
         ) from None
-    if place.is_dir() and (strange := sorted({x.name for x in place.iterdir()} - ours)):
+    if output_path.is_dir() and (strange := sorted({x.name for x in output_path.iterdir()} - ours)):
         raise UserError(
-            f"cannot write {place}: {strange[0]} in it is not the bundle's and would be lost; "
-            "move it away"
+            f"cannot write {output_path}: {strange[0]} in it is not the bundle's "
+            "and would be lost; move it away"
         )

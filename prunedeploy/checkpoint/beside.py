@@ -169,9 +169,9 @@ def _target(each: Beside, index: Index, prefixes: bool = False) -> Target | None
 
 def _under(entries: Iterable[Beside]) -> str:
     """Under which keys they are, for messages."""
-    places = dict.fromkeys(_container(each) for each in entries)
-    shown = ", ".join(keys(path) for path in list(places)[:SHOWN] if path)
-    more = ", ..." if len(places) > SHOWN else ""
+    containers = dict.fromkeys(_container(each) for each in entries)
+    shown = ", ".join(keys(path) for path in list(containers)[:SHOWN] if path)
+    more = ", ..." if len(containers) > SHOWN else ""
     return f" (under {shown}{more})" if shown else ""
 
 

@@ -31,21 +31,21 @@ def self_check() -> tuple[Check, ...]:
 
     host = by_name("host")
     checks = [_check(host, name) for name in RUNTIMES]
-    for row in targets():
-        if row.name != "host":
-            reason = refuse(row, "auto") or "at hand: the host's runtimes serve it"
-            checks.append(Check(row.name, ", ".join(row.runtimes), "-", reason))
-            if "sparse" in row.runtimes:
-                checks.append(Check(row.name, "sparse", "-", _compiler(row)))
+    for target in targets():
+        if target.name != "host":
+            reason = refuse(target, "auto") or "at hand: the host's runtimes serve it"
+            checks.append(Check(target.name, ", ".join(target.runtimes), "-", reason))
+            if "sparse" in target.runtimes:
+                checks.append(Check(target.name, "sparse", "-", _compiler(target)))
     return tuple(checks)
 
 
-def _compiler(row: Target) -> str:
+def _compiler(target: Target) -> str:
     """What an engine of the sparse runtime would be compiled with."""
     from prunedeploy.runtimes.sparse.toolchain.compile import toolchain
 
     try:
-        return f"compiled here with {toolchain(row)}"
+        return f"compiled here with {toolchain(target)}"
     except UserError as error:
         return str(error)
 

@@ -43,7 +43,7 @@ from prunedeploy.runtimes.timing import interleave
 
 Outputs = dict[str, Array]
 
-COMPARED = 8  # random inputs, at least, that every candidate is compared on
+MIN_COMPARED = 8  # random inputs that every candidate is compared on
 DATA_BATCH = 50  # labelled images computed together, where the engine leaves it open
 
 
@@ -77,14 +77,14 @@ def bench(
         rounds: timed runs of each engine.
         warmup: untimed runs of each engine before the first round.
         seed: of the random inputs, of the order in the rounds and of the interval.
-        progress: told in words what is being done.
-        profile: also measure every step of the engines that can tell, compiled ones.
+        progress: called with one line of text for each step.
+        profile: also time every step of the engines that support it: compiled ones.
 
     Raises:
         UserError: an engine or the baseline is missing or damaged, takes another batch, is
             another network, or computes something else than the baseline.
     """
-    tell = progress or (lambda _: None)
+    progress = progress or (lambda _: None)
     _check_numbers(batch, threads, rounds, warmup)
     paths = [engines] if isinstance(engines, (str, Path)) else list(engines)
     if not paths:
@@ -92,31 +92,31 @@ def bench(
     candidates = [engine_folder.read_engine(path) for path in paths]
     used = threads or targets.cores()
     with ExitStack() as stack:
-        dense, name = _baseline(baseline, candidates[0], stack, tell)
+        dense, name = _baseline(baseline, candidates[0], stack, progress)
         everything = [dense, *candidates]
         _check_engines(everything, batch)
         images = _labelled(data, candidates[0], mean, std)
-        tell("measuring memory")
+        progress("measuring memory")
         peaks = [peak_bytes(engine, batch, used) for engine in everything]
         sessions = [
             stack.enter_context(opening.open(engine, used, shared=True)) for engine in everything
         ]
         if profile:
             check_profiling(candidates, sessions[1:])
-        tell("comparing outputs")
+        progress("comparing outputs")
         inputs = _shared_inputs(everything)
         differences = _differences(everything, sessions, inputs, batch, seed)
         accuracies: list[Accuracy | None] = [None] * len(everything)
         if images is not None:
-            tell(f"computing {len(images.labels)} labelled images")
+            progress(f"computing {len(images.labels)} labelled images")
             accuracies, differences = _on_data(everything, sessions, images, differences)
-        tell(f"timing {rounds} rounds")
+        progress(f"timing {rounds} rounds")
         feeds = random_feeds(inputs, batch, seed)
         samples = interleave(sessions, feeds, rounds, warmup, seed)
         profiles: tuple[Profile, ...] = ()
         if profile:
             profiles = profiles_of(candidates, sessions[1:], feeds, batch, used, rounds)
-        tell("predicting the same")
+        progress("predicting the same")
         predicted = tuple(forecast_of(engine, batch, used) for engine in everything)
         measured = [
             Measurement(
@@ -158,7 +158,7 @@ def _check_numbers(batch: int, threads: int, rounds: int, warmup: int) -> None:
 
 
 def _baseline(
-    baseline: str | Path | None, first: Engine, stack: ExitStack, tell: Progress
+    baseline: str | Path | None, first: Engine, stack: ExitStack, progress: Progress
 ) -> tuple[Engine, str]:
     """The baseline as an engine, and its name; a model becomes one in a temporary folder."""
     path = Path(baseline) if baseline is not None else sources.baseline_of(first)
@@ -168,7 +168,7 @@ def _baseline(
         return engine_folder.read_engine(path), path.name
     if not path.is_file():
         raise UserError(f"no such baseline: {path}")
-    tell(f"building the dense baseline {path}")
+    progress(f"building the dense baseline {path}")
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prunedeploy-")))
     # best stock runtime of the host
     return building.build(path, "host", "ort", folder / "baseline.engine"), path.name
@@ -279,7 +279,7 @@ def _differences(
     seed: int,
 ) -> list[Difference]:
     """Of every candidate from the baseline, and of the baseline from the reference evaluator."""
-    count = -(-COMPARED // batch)
+    count = -(-MIN_COMPARED // batch)
     batches = [random_feeds(inputs, batch, seed + index) for index in range(count)]
     dense = _outputs(sessions[0], batches)
     differences = [_refuse_other(engines[0], engines[0].manifest.difference)]

@@ -17,7 +17,7 @@ from prunedeploy.core.records import Array, Difference, Manifest, Ratio, TensorS
 from prunedeploy.core.statistics import ratio
 from prunedeploy.engines.bundle_record import Tensor, Written
 from prunedeploy.reference import verify
-from prunedeploy.remote import told
+from prunedeploy.remote import untrusted
 from prunedeploy.remote.record import DeviceRun, RemoteResult
 from prunedeploy.runtimes.tensorrt.common import PLAN
 
@@ -49,7 +49,7 @@ def collect(
     except UserError as error:
         raise UserError(f"{host} sent results that cannot be: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        why = told.text(repr(error))
+        why = untrusted.text(repr(error))
         raise UserError(f"{host} sent results that cannot be read: {why}") from None
     missing = known.get("missing", [])
     throttled = known.get("throttled")
@@ -59,13 +59,13 @@ def collect(
         bundle_sha256=written.sha256,
         complete=known.get("complete") is True and not problem,
         problem=problem,
-        identity=told.fields(known.get("identity")),
-        before=told.fields(known.get("before")),
-        seen=told.fields(known.get("seen")),
-        after=told.fields(known.get("after")),
-        tegrastats=told.text(known.get("tegrastats", ""), 10_000),
+        identity=untrusted.fields(known.get("identity")),
+        before=untrusted.fields(known.get("before")),
+        seen=untrusted.fields(known.get("seen")),
+        after=untrusted.fields(known.get("after")),
+        tegrastats=untrusted.text(known.get("tegrastats", ""), 10_000),
         throttled=throttled if isinstance(throttled, bool) else None,
-        missing=tuple(map(told.text, missing[:100])) if isinstance(missing, list) else (),
+        missing=tuple(map(untrusted.text, missing[:100])) if isinstance(missing, list) else (),
         runs=runs,
         ratios=_ratios(runs),
         engines=(),
@@ -103,7 +103,7 @@ def _runs(candidates: object, written: Written, results: Path) -> tuple[DeviceRu
             raise UserError("an engine that is no record")
         name = each["name"]
         if not isinstance(name, str) or name not in kinds:
-            raise UserError(f"the bundle has no engine called {told.text(ascii(name))}")
+            raise UserError(f"the bundle has no engine called {untrusted.text(ascii(name))}")
         if name in {run.name for run in runs}:
             raise UserError(f"two engines are called {name}")
         runs.append(_run(name, kinds[name], each, written, results))
@@ -114,13 +114,13 @@ def _run(
     name: str, kind: _Kind, each: Mapping[str, Any], written: Written, results: Path
 ) -> DeviceRun:
     """One engine; its samples only if its outputs are those that were recorded."""
-    error, difference = told.text(each["error"]), None
+    error, difference = untrusted.text(each["error"]), None
     if each.get("outputs"):
         difference, why = _difference(each, kind.precision, written, results)
         error = error or why
     elif not error:
         error = UNVERIFIED
-    samples = told.times(each["samples_ns"])
+    samples = untrusted.times(each["samples_ns"])
     if not error and not samples:
         error = UNTIMED
     return DeviceRun(
@@ -129,11 +129,11 @@ def _run(
         of=kind.of,
         precision=kind.precision,
         batch=written.bundle.batch,
-        threads=int(told.number(each.get("threads", 0), "threads")),
-        version=told.text(each.get("version", "")),
+        threads=int(untrusted.number(each.get("threads", 0), "threads")),
+        version=untrusted.text(each.get("version", "")),
         samples_ns=samples if not error else (),
         difference=difference,
-        build_seconds=told.number(each.get("build_seconds", 0.0), "a time"),
+        build_seconds=untrusted.number(each.get("build_seconds", 0.0), "a time"),
         error=error,
     )
 
@@ -198,13 +198,15 @@ def _ratios(runs: tuple[DeviceRun, ...]) -> dict[str, Ratio]:
     return ratios
 
 
-def engines(result: RemoteResult, written: Written, folder: Path, place: Path) -> tuple[str, ...]:
-    """A folder with a manifest in ``place`` for every verified engine of the model."""
+def engines(
+    result: RemoteResult, written: Written, folder: Path, output_path: Path
+) -> tuple[str, ...]:
+    """Write an engine's folder into ``output_path`` for every verified engine of the model."""
     names = []
     for run in result.runs:
         if run.of != "model" or run.difference is None or not run.difference.passed:
             continue
-        into = place / f"{run.name}.engine"
+        into = output_path / f"{run.name}.engine"
         into.mkdir()
         _copy(run, written, folder, into)
         files = {file.name: sha256(file) for file in sorted(into.iterdir())}

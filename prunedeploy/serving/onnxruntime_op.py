@@ -35,7 +35,7 @@ FLAGS = (
     *("-Wl,-soname,prunedeploy_ort.so", "-Wl,-z,nodelete", "-Wl,--build-id=none", "-s"),
 )
 TIMEOUT = 300.0  # seconds
-LARGEST = 2_000_000_000  # bytes in one file of protobuf, with room for the rest
+MAX_ENGINE_BYTES = 2_000_000_000  # of one protobuf's 2 GiB, with room for the rest
 IR_VERSION, OPSET = 8, 17  # what every ONNX Runtime that the library takes reads
 
 
@@ -52,23 +52,23 @@ def onnxruntime_library(target: str = "host") -> Path:
     Raises:
         UserError: no such target, no compiler for it, or the cache cannot be written.
     """
-    row = targets.by_name(target)
-    tools = compiling.toolchain(row)
+    machine = targets.by_name(target)
+    tools = compiling.toolchain(machine)
     texts = {name: (SOURCES / name).read_text() for name in FILES}
     texts[ENGINE_HEADER] = (_engine_sources() / ENGINE_HEADER).read_text()
     said = [*tools.command, tools.version, *FLAGS, *(x for item in texts.items() for x in item)]
     digest = hashlib.sha256("\0".join(said).encode()).hexdigest()[:16]
-    place = _cache() / f"onnxruntime-{row.arch}-{digest}.so"
-    if not place.is_file():
+    path = _cache() / f"onnxruntime-{machine.arch}-{digest}.so"
+    if not path.is_file():
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"cannot write {place.parent}: {error.strerror}; set XDG_CACHE_HOME to a folder"
+                f"cannot write {path.parent}: {error.strerror}; set XDG_CACHE_HOME to a folder"
             ) from None
-        with atomic_path(place) as file:
+        with atomic_path(path) as file:
             _compile(tools, file)
-    return place
+    return path
 
 
 def onnxruntime_model(
@@ -103,9 +103,9 @@ def onnxruntime_model(
             "engines, build one with --runtime sparse"
         )
     library = known.path / LIBRARY
-    if embed and library.stat().st_size > LARGEST:
+    if embed and library.stat().st_size > MAX_ENGINE_BYTES:
         raise UserError(f"{library} is too large for one ONNX file: take embed=False")
-    place = Path(output)
+    path = Path(output)
     where: dict[str, Any] = {"path": str(known.path.resolve())}
     if embed:
         where = {"engine": library.read_bytes()}
@@ -135,9 +135,9 @@ def onnxruntime_model(
         ],
     )
     onnx.helper.set_model_props(model, {"prunedeploy.engine": known.sha256})
-    with atomic_path(place) as file:
+    with atomic_path(path) as file:
         file.write_bytes(model.SerializeToString())
-    return place
+    return path
 
 
 def _value(spec: TensorSpec) -> onnx.ValueInfoProto:

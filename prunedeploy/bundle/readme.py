@@ -34,7 +34,7 @@ _SPARSE = """\
 
 
 def readme(bundle: Bundle) -> str:
-    """What it holds, how it is used, and what it is not."""
+    """The text of README.md for ``bundle``."""
     parts = ""
     if bundle.models:
         rows = "".join(

@@ -56,7 +56,7 @@ def write(model: Path, target: Target, folder: Path, options: BuildOptions) -> S
 
 
 class _NotCompiledError(Exception):
-    """What was compiled cannot run on the target."""
+    """The compiled program cannot run on the target."""
 
 
 def compiling_is_possible(target: Target) -> bool:
@@ -116,6 +116,6 @@ def _check(
 
 
 def _layers(folder: Path) -> tuple[str, tuple[int, ...]]:
-    """Instruction set and batches of a C project."""
+    """The instruction set and the batch sizes of a C project."""
     layers = json.loads((folder / LAYERS).read_text())
     return layers["isa"], tuple(map(int, layers["layers"]))

@@ -172,7 +172,7 @@ def _write(
 
 
 def _tolerance(program: ir.Model) -> float:
-    """Of the model as it is: it may compute in less than float32 between float32."""
+    """The tolerance of the model: it may compute in a narrower type than its float32 outputs."""
     usual = verify.TOLERANCE["float32"]
     return verify.NARROW_TOLERANCE.get(verify.precision_of(program), usual)
 
@@ -200,7 +200,7 @@ def _sparse(
 
 
 def _missing(machine: Target, sparse: SparsePart | None, plans: Sequence[Plan]) -> Iterator[str]:
-    """What the target can have and the bundle has not."""
+    """The parts that the target can have and the bundle lacks."""
     if "sparse" in machine.runtimes and sparse is None:
         yield "sparse engine"
     with_trt = machine.toolchain is not None and "tensorrt" in machine.runtimes
@@ -235,7 +235,7 @@ def _record(
     feeds: Mapping[str, Array],
     recorded: Mapping[str, Array],
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Inputs and outputs as .npy files, and the table of them that the runner reads."""
+    """Write inputs and outputs as .npy files, and the table of them that the runner reads."""
     folder.mkdir()
     lines: list[str] = []
     described: list[tuple[Tensor, ...]] = []
@@ -254,7 +254,7 @@ def _record(
 
 
 def _refuse_to_replace(output_path: Path) -> None:
-    """Only a bundle of ours that the device has left nothing in may be replaced."""
+    """Refuse to replace anything but a bundle of ours in which the device left nothing."""
     if output_path.is_symlink():
         raise UserError(
             f"cannot write {output_path}: it is a symbolic link; name the folder itself"

@@ -205,7 +205,7 @@ def _script(path: Path, digest: str) -> Checkpoint:
 
 
 def _or_trust(what: Kind, notes: list[str]) -> str:
-    """What else could help where the network is not recognised: the program in the file."""
+    """Further advice where the network is not recognised: the file's own program may be run."""
     own = what in ("pt2", "torchscript")
     if own or any(line.startswith("whole pickled module") for line in notes):
         return ", or pass --trust if you trust its origin: the file's own network runs code"

@@ -20,7 +20,7 @@ SOFT = MASK | {"score", "scores"}  # how the names of masks end that are not zer
 
 @dataclass(frozen=True)
 class Found:
-    """What was found among the weights.
+    """The masks found among the weights.
 
     ``masks`` are those that were applied, by their names. ``doubts`` are entries that look like
     masks whose meaning is not certain: they are left in. ``filters`` is as in ``masks.Settled``.
@@ -111,7 +111,7 @@ def _is_soft_of(name: str, pairs: list[Pair]) -> bool:
 
 
 def _of_the_tool(mask: str, state: State) -> Iterator[str]:
-    """What lies beside a mask and is nothing of the network's."""
+    """Names of entries that a tool keeps beside its mask and that are no part of the network."""
     if (operation := OPERATION.search(mask)) is not None:
         yield from (name for name in state if name.startswith(f"{mask[: operation.end()]}."))
     module, _, last = mask.rpartition(".")

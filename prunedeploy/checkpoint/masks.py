@@ -236,8 +236,8 @@ def apply_list(state: State, masks: Sequence[Any], where: str) -> Settled:
     settled = settle(
         state,
         [
-            Pair(f"mask {at} {where}", mask, Target(weights[place][0], True))
-            for at, (place, mask) in enumerate(zip(pairs, tensors, strict=True))
+            Pair(f"mask {at} {where}", mask, Target(weights[position][0], True))
+            for at, (position, mask) in enumerate(zip(pairs, tensors, strict=True))
         ],
     )
     for doubt in settled.doubts.values():
@@ -252,7 +252,7 @@ def _broadcasts(mask: Tensor, weight: Tensor) -> bool:
 
 
 def pairings(masks: list[torch.Size], weights: list[torch.Size]) -> list[int] | None:
-    """Indices of the weights that the masks belong to, in order, when there is exactly one way."""
+    """The indices of the weights that the masks belong to, in order; None unless unambiguous."""
     # ways[j] counts how the first masks can go to the first j weights
     ways = [1] * (len(weights) + 1)
     for shape in masks:

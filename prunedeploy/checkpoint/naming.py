@@ -104,7 +104,7 @@ class Index:
 
 
 def _forms(name: str) -> Iterator[tuple[Words, bool]]:
-    """What the weight may be called, and whether the mask's name names the parameter."""
+    """Possible names of the weight, and whether the mask's name contains the parameter's."""
     parts = words(name)
     begin, end = 0, len(parts)
     while end > begin and parts[end - 1] in DECORATION:

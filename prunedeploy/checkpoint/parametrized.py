@@ -37,7 +37,7 @@ BARE = (
 
 @dataclass(frozen=True)
 class Folded:
-    """What was folded.
+    """The result of folding.
 
     ``bare`` are weights whose masks are not among the tensors, by name, and the name that the
     original weight had.
@@ -80,7 +80,7 @@ def fold(state: State, origins: Mapping[str, str]) -> Folded:
 
 
 def _weight(state: State, stem: str, origins: Mapping[str, str]) -> tuple[Tensor, bool] | None:
-    """What the parametrizations under ``stem`` compute, and whether a mask is missing there.
+    """Compute the weight of the parametrizations under ``stem``; say whether a mask is missing.
 
     None where that is not known.
     """

@@ -48,7 +48,7 @@ class Reading:
         return plain_names
 
     def note(self, names: Iterable[str]) -> str | None:
-        """What is left out of ``names``, in words."""
+        """A description of the parts of ``names`` that are left out."""
         names = list(names)
         kept = self.aliases(names)
         left = [name for name in names if name not in kept]
@@ -115,7 +115,7 @@ def for_names(names: Iterable[str], wanted: set[str]) -> Reading:
 
 
 def advice(names: Iterable[str], fits: Callable[[Reading], bool]) -> str | None:
-    """What to do where a part of the file alone is the network."""
+    """Advice where one part of the file alone is the network."""
     for reading in _parts(list(names)):
         if reading.prefix and fits(reading):
             prefix = reading.prefix.removesuffix(".")

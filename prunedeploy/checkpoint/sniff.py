@@ -1,4 +1,4 @@
-"""What kind of file it is, from its bytes: names and suffixes of checkpoints tell nothing."""
+"""Recognises the kind of a file by its bytes: names and suffixes of checkpoints say nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a state_dict as saved to plain dense weights: one function a convention, in order.
+"""Turns a saved state_dict into plain dense weights: one function for each convention, in order.
 
 Each function edits the dictionary in place, tensor by tensor, so that weights are never all in
 memory twice, and returns what it found in one line, or None.
@@ -85,7 +85,7 @@ def normalise(
     """
     notes: list[str | None] = [*_clean(tensors)]
     state: State = tensors
-    places = _places(state)
+    positions = _positions(state)
     folded = parametrized.fold(state, origins or {})
     notes.append(folded.found)
     doubts = dict(folded.doubts)
@@ -98,8 +98,8 @@ def normalise(
     notes += [step(state, doubts) for step in LATER]
     notes.append(_one_dtype(state))
     # The order of the modules is the only order there is (see ``selection.py``): restore it.
-    last = len(places)
-    order = sorted(state, key=lambda name: places.get(name.rpartition(".")[0], last))
+    last = len(positions)
+    order = sorted(state, key=lambda name: positions.get(name.rpartition(".")[0], last))
     plain = {name: state[name] for name in order}
     filters = set(inside.filters | applied.filters)
     lines = [line for line in notes if line]
@@ -116,18 +116,18 @@ def zero_share(state: Mapping[str, Tensor]) -> float:
     return zeros / total if total else 0.0
 
 
-def _places(state: State) -> dict[str, int]:
+def _positions(state: State) -> dict[str, int]:
     """Where each module, and each module around it, is first named."""
-    places: dict[str, int] = {"": 0}
+    positions: dict[str, int] = {"": 0}
     for at, name in enumerate(state):
         parts = name.split(".")
         for end in range(1, len(parts)):
-            places.setdefault(".".join(parts[:end]), at)
-    return places
+            positions.setdefault(".".join(parts[:end]), at)
+    return positions
 
 
 def unwrapped(tensors: dict[str, Any]) -> dict[str, Any]:
-    """The same under names without ``module.`` in front and ``_orig_mod.`` anywhere."""
+    """The state under names without a leading ``module.`` and without any ``_orig_mod.``."""
     return {WRAPPER.sub("", name): value for name, value in tensors.items()}
 
 

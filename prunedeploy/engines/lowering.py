@@ -28,7 +28,7 @@ Weights = Literal["float32", "float16", "bfloat16"]
 
 @dataclass(frozen=True)
 class LowerResult:
-    """What ``lower`` wrote. ``difference`` is from the model as it was, on the feeds."""
+    """The model that ``lower`` wrote; ``difference`` compares it with the source on the feeds."""
 
     source: Path
     model: Path

@@ -41,7 +41,7 @@ def self_check() -> tuple[Check, ...]:
 
 
 def _compiler(target: Target) -> str:
-    """What an engine of the sparse runtime would be compiled with."""
+    """The compiler that an engine of the sparse runtime would be built with."""
     from prunedeploy.runtimes.sparse.toolchain.compile import toolchain
 
     try:

@@ -91,7 +91,7 @@ def _outside(path: Path, location: str) -> UserError:
 
 
 def check_listed(path: Path, listed: Collection[str]) -> None:
-    """See that the model inside an engine reads weights only from files that the engine lists.
+    """Check that the model inside an engine reads weights only from files that the engine lists.
 
     Those are covered by hashes. What a runtime makes of a location that its tensor does not use is
     not for us to say, so all of them count.

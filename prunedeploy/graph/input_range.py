@@ -1,4 +1,4 @@
-"""What the inputs of a model lie within: stated by the user, kept in the model, asked for by all.
+"""Ranges of a model's inputs: stated by the user and stored in the model's metadata.
 
 A shrunk model that used such a range says so in its metadata, under ``KEY``: a JSON object of
 input names to ``{"low": [...], "high": [...]}``, one number each or one a channel (axis 1).
@@ -34,7 +34,7 @@ def resolve(
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
 ) -> dict[str, InputRange]:
-    """The ranges by input name; those that ``inputs`` bring along are narrowed, never widened.
+    """The ranges by input name; ranges that ``inputs`` already have are narrowed, never widened.
 
     Args:
         stated: (low, high) for the only input, numbers or one a channel; the same by input name;
@@ -121,10 +121,10 @@ def _check(spec: TensorSpec, given: InputRange) -> None:
 
 
 def meet(name: str, one: InputRange | None, other: InputRange | None) -> InputRange:
-    """What lies in both; None is everything.
+    """The intersection of two ranges; None stands for all numbers.
 
     Raises:
-        UserError: nothing does.
+        UserError: no number lies in both.
     """
     if one is None or other is None:
         only = one or other
@@ -170,7 +170,7 @@ def of(model: ir.Model) -> dict[str, InputRange]:
 
 
 def words(limits: InputRange) -> str:
-    """As reports write it: the same for all channels, or the widest of them."""
+    """A range as reports print it: one for all channels, or the widest of them."""
     low, high = min(limits.low), max(limits.high)
     each = ", a range for each channel" if len(limits.low) > 1 else ""
     return f"[{low:.4g}, {high:.4g}]{each}"

@@ -57,7 +57,7 @@ def _rows_transposed(stored: Array, groups: int) -> Array:
 
 
 def node_layer(node: ir.Node) -> Layer | None:
-    """What ``node`` multiplies with, or None where that is no constant."""
+    """The layer that ``node`` is, or None where it does not multiply with a constant."""
     from prunedeploy.graph import work
 
     if (weight := _weight_of(node)) is None:
@@ -153,8 +153,8 @@ def module_macs(module: torch.nn.Module, shape: tuple[int, ...] | None) -> dict[
 
     def count(name: str, layer: Any, inputs: Any, output: torch.Tensor) -> None:
         # every output element (input, when transposed) meets one filter
-        places = inputs[0] if getattr(layer, "transposed", False) else output
-        macs[name] = macs.get(name, 0) + places.numel() // len(places) * layer.weight[0].numel()
+        swept = inputs[0] if getattr(layer, "transposed", False) else output
+        macs[name] = macs.get(name, 0) + swept.numel() // len(swept) * layer.weight[0].numel()
 
     if shape is None or isinstance(module, torch.jit.ScriptModule):
         return macs

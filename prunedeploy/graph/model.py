@@ -75,12 +75,12 @@ def release(tensor: object) -> None:
 
 
 def weight_bytes(model: ir.Model) -> int:
-    """Bytes of all constants."""
+    """The bytes of all constants."""
     return sum(tensor.nbytes for tensor in _constants(model))
 
 
 def _constants(model: ir.Model) -> Iterator[ir.TensorProtocol]:
-    """What is stored in a model: initializers and the values of Constant nodes, in all graphs."""
+    """The stored tensors: initializers and the values of Constant nodes, in all graphs."""
     for graph in model.graphs():
         for value in graph.initializers.values():
             if value.const_value is not None:
@@ -101,7 +101,7 @@ def spec(value: ir.Value) -> TensorSpec:
 
 
 def specs(model: ir.Model) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """What a caller feeds, and gets. Initializers that are also listed as inputs are not fed."""
+    """The inputs and outputs of ``model``, without inputs that have an initializer."""
     ranges = input_range.of(model)
     inputs = [v for v in model.graph.inputs if v.name not in model.graph.initializers]
     fed = tuple(replace(spec(v), range=ranges.get(str(v.name))) for v in inputs)

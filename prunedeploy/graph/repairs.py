@@ -51,7 +51,7 @@ def _count(count: int, one: str, several: str) -> str:
 
 
 def _ir_version(model: onnx.ModelProto) -> Iterable[str]:
-    """From version 4 initializers need not be inputs; older files are lifted to it.
+    """Raise older files to IR version 4, from which on initializers need not be inputs.
 
     Weights that are inputs as well are ordinary in those; they stop to be inputs here.
     """

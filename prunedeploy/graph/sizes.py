@@ -20,7 +20,7 @@ OPERATORS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
 
 
 class Spec(Protocol):
-    """What a size is chosen for: anything with a name and a shape."""
+    """An input: anything with a name and a shape."""
 
     @property
     def name(self) -> str:

@@ -39,15 +39,15 @@ def is_external(tensor: TensorProto) -> bool:
 
 
 def check(tensor: TensorProto, path: Path | None) -> None:
-    """See that the data are there, all of them, and no more than the shape asks for.
+    """Check that the stored data have exactly the size that shape and type require.
 
     Args:
         tensor: of a model.
         path: the model's file, None for a model in memory, which has no folder.
 
     Raises:
-        InvalidError: they are not.
-        UserError: they are said to lie where the model may not read.
+        InvalidError: the data are missing, or of another size.
+        UserError: the data lie in a file that the model may not read.
     """
     name = f"tensor {tensor.name!r}"
     if any(dim < 0 for dim in tensor.dims):

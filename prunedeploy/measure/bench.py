@@ -256,7 +256,7 @@ def _outputs(session: Session, batches: Iterable[Mapping[str, Array]]) -> Output
 
 
 def _shared_inputs(engines: Sequence[Engine]) -> tuple[TensorSpec, ...]:
-    """What the baseline takes, within the ranges that all engines were made for.
+    """The baseline's inputs, within the ranges that all engines were built for.
 
     Raises:
         UserError: no input lies within the ranges of all.
@@ -278,7 +278,7 @@ def _differences(
     batch: int,
     seed: int,
 ) -> list[Difference]:
-    """Of every candidate from the baseline, and of the baseline from the reference evaluator."""
+    """The difference of every candidate from the baseline, and of that from its model."""
     count = -(-MIN_COMPARED // batch)
     batches = [random_feeds(inputs, batch, seed + index) for index in range(count)]
     dense = _outputs(sessions[0], batches)
@@ -318,7 +318,7 @@ def _on_data(
 def _compare(
     engine: Engine, dense: Mapping[str, Array], outputs: Mapping[str, Array]
 ) -> Difference:
-    """With the tolerance that the engine was built under: one in float16 may be off by more."""
+    """Compare with the tolerance that the engine was built under: float16 has a larger one."""
     built = engine.manifest.difference
     if built is None:
         return compare(dense, outputs)

@@ -69,7 +69,7 @@ class _Body:
         return [values[name] for name in self._outputs]
 
     def nothing(self, index: int) -> Any:
-        """What output ``index`` comes to where the body never ran: an axis of none."""
+        """Output ``index`` of a body that never ran: an array with an empty axis."""
         value = self.graph.outputs[index]
         if value.shape is None or value.dtype is None or not value.shape.is_static():
             raise ValueError("its body never runs, and the shape of what it gives is not known")

@@ -142,7 +142,7 @@ def _clip_attributes(node: ir.Node, x: Numbers) -> Numbers:
 
 
 def _clip(_: ir.Node, x: Numbers, low: Any = None, high: Any = None) -> Numbers:
-    """By default the largest finite numbers; the upper bound wins where the lower is above it."""
+    """Clip; bounds default to the largest finite numbers, and the upper one has precedence."""
     if x.dtype.kind not in "iu":
         limits = ml_dtypes.finfo(x.dtype)  # type: ignore[no-untyped-call]
         low = np.asarray(limits.min) if low is None else low

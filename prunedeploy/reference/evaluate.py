@@ -96,7 +96,7 @@ class Evaluator:
 
 
 def evaluate_node(node: ir.Node, imports: Mapping[str, int], inputs: Sequence[Any]) -> list[Any]:
-    """What one node without subgraphs makes of arrays, None for an input that is left out.
+    """Compute one node without subgraphs from arrays; None for an input that is left out.
 
     Raises:
         UserError: the operator is not known in this opset, or cannot be run on these inputs.

@@ -73,7 +73,7 @@ def _quantise_10(node: ir.Node, x: Numbers, scale: Numbers, zero: Numbers | None
 
 
 def _dequantise(node: ir.Node, x: Numbers, scale: Numbers, zero: Numbers | None = None) -> Numbers:
-    """In the type of the scale; ``output_dtype``, from opset 23 on, names another."""
+    """Dequantise to the type of the scale, or to ``output_dtype`` (from opset 23 on)."""
     kind = scale.dtype
     if has(node, "output_dtype") and integer(node, "output_dtype", 0):
         kind = ir.DataType(integer(node, "output_dtype", 0)).numpy()

@@ -42,7 +42,7 @@ def _numbers(node: ir.Node, name: str) -> list[float]:
 
 
 def _functions(node: ir.Node, names: list[str]) -> list[Activation]:
-    """In their order; those with numbers take the next ones of the node's two lists."""
+    """The activations in order; those with parameters take the next ones of the node's lists."""
     functions: list[Activation] = []
     given = [_numbers(node, "activation_alpha"), _numbers(node, "activation_beta")]
     for name in names:
@@ -66,7 +66,7 @@ def _scaled(function: Callable[[Any, Any, Any], Any], numbers: list[Any]) -> Act
 
 
 def _activations(node: ir.Node, direction: int, usual: list[str]) -> list[Activation]:
-    """Those of one direction, those of the gates behind the clip, as ONNX Runtime has it."""
+    """The activations of one direction; gates are clipped first, as in ONNX Runtime."""
     names = list(node.attributes.get_strings("activations", [])) or usual * (direction + 1)
     functions = _functions(node, [name.lower() for name in names])
     chosen = functions[direction * len(usual) :][: len(usual)]
@@ -219,7 +219,7 @@ def rnn(
     lengths: Array | None = None,
     h: Array | None = None,
 ) -> tuple[Array, ...]:
-    """One gate."""
+    """The simple recurrent layer, which has one gate."""
 
     def make(direction: int) -> Step:
         bias = sum(_halves(b, r, direction))

@@ -62,7 +62,7 @@ def _product(x: Numbers, axes: tuple[int, ...], keep: bool) -> Any:
 
 
 def _mean(x: Numbers, axes: tuple[int, ...], keep: bool) -> Any:
-    """Of integers cut towards zero."""
+    """The mean; that of integers is truncated towards zero."""
     if x.dtype.kind == "f":
         return x.mean(axis=axes, keepdims=keep)
     count = math.prod(x.shape[axis] for axis in axes)
@@ -70,7 +70,7 @@ def _mean(x: Numbers, axes: tuple[int, ...], keep: bool) -> Any:
 
 
 def _bound(x: Numbers, lowest: bool) -> Any:
-    """What the maximum, or minimum, of no elements is."""
+    """The maximum, or minimum, of no elements."""
     if x.dtype.kind == "f":
         return -np.inf if lowest else np.inf
     if x.dtype.kind == "b":
@@ -104,7 +104,7 @@ def _log_sum(x: Numbers, axes: tuple[int, ...], keep: bool) -> Any:
 
 
 def _log_sum_exp(x: Numbers, axes: tuple[int, ...], keep: bool) -> Any:
-    """With the largest element taken out, so that nothing overflows."""
+    """log(sum(exp(x))), with the largest element factored out so that nothing overflows."""
     wide = x if x.dtype.kind == "f" else x.astype(np.float64)
     largest = wide.max(axis=axes, keepdims=True, initial=-np.inf)
     largest = np.where(np.isfinite(largest), largest, 0).astype(wide.dtype)
@@ -174,7 +174,7 @@ Along = Callable[[Numbers, int], Numbers]
 
 
 def flattened(along: Along) -> Kernel:
-    """Before opset 13: over all axes from ``axis`` on, as one; the first is 1 by default."""
+    """The form before opset 13: over all axes from ``axis`` on as one; ``axis`` is 1 by default."""
 
     def run(node: ir.Node, x: Numbers) -> Numbers:
         axis = within(integer(node, "axis", 1), x.ndim) if x.ndim else 0
@@ -185,7 +185,7 @@ def flattened(along: Along) -> Kernel:
 
 
 def along_axis(along: Along) -> Kernel:
-    """From opset 13 on: over one axis, the last by default."""
+    """The form from opset 13 on: over one axis, the last by default."""
     return lambda node, x: along(x, within(integer(node, "axis", -1), x.ndim))
 
 

@@ -32,7 +32,7 @@ F32 = np.float32
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: its length, the result's, the factor between them, the part that is read."""
+    """One axis: its length, the result's length, the scale between them, the part that is read."""
 
     size: int
     out: int
@@ -257,7 +257,7 @@ def _resize(coordinates: dict[str, Callable[[Axis], Numbers]]) -> Any:
 
 
 def _whole(y: Numbers, dtype: np.dtype[Any]) -> Numbers:
-    """Integers between integers: ONNX does not say how they are rounded."""
+    """Refuse to interpolate integers: ONNX does not say how the results are rounded."""
     if (y != np.floor(y)).any():
         raise ValueError(f"it interpolates {dtype}, whose rounding ONNX leaves to the runtime")
     return y.astype(dtype)

@@ -76,7 +76,7 @@ def transposed_convolution(
 def transposed_pads(
     node: ir.Node, size: list[int], whole: list[int], strides: list[int]
 ) -> list[int]:
-    """What is cut off the whole result at begin and end, as the ONNX operator defines it."""
+    """The elements cut off the full result at begin and end, as the ONNX operator defines it."""
     rank = len(size)
     auto = node.attributes.get_string("auto_pad", "NOTSET")
     target = list(node.attributes.get_ints("output_shape", []))[-rank:]

@@ -1,4 +1,4 @@
-"""What a device sent, verified: outputs compared here, engines put into folders of their own."""
+"""Verifies what a device sent: compares the outputs here, and writes folders of engines."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def collect(
 
 @dataclass(frozen=True)
 class _Kind:
-    """What an engine of the bundle is, by the bundle: a device has no say in it."""
+    """The kind of an engine, taken from the bundle and never from the device."""
 
     runtime: str
     of: str
@@ -113,7 +113,7 @@ def _runs(candidates: object, written: Written, results: Path) -> tuple[DeviceRu
 def _run(
     name: str, kind: _Kind, each: Mapping[str, Any], written: Written, results: Path
 ) -> DeviceRun:
-    """One engine; its samples only if its outputs are those that were recorded."""
+    """The record of one engine, with samples only if its outputs are the recorded ones."""
     error, difference = untrusted.text(each["error"]), None
     if each.get("outputs"):
         difference, why = _difference(each, kind.precision, written, results)
@@ -141,7 +141,7 @@ def _run(
 def _difference(
     each: Mapping[str, Any], precision: str, written: Written, results: Path
 ) -> tuple[Difference | None, str]:
-    """From the recorded outputs, and why that takes its speed away, if it does."""
+    """The difference from the recorded outputs, and why the engine has no speed, if so."""
     bundle = written.bundle
     wanted: dict[str, Array] = {}
     received: dict[str, Array] = {}
@@ -185,7 +185,7 @@ def _read(file: Path, like: Array) -> Array:
 
 
 def _ratios(runs: tuple[DeviceRun, ...]) -> dict[str, Ratio]:
-    """Of the model's runs to the fastest of its dense baseline; they had their turns together."""
+    """The speedups of the model's runs over the fastest run of the dense baseline, interleaved."""
     dense = [run for run in runs if run.of == "baseline" and run.samples_ns]
     if not dense:
         return {}

@@ -197,7 +197,7 @@ def _results(
     progress: Callable[[str], None],
     files: tuple[str, ...] = ("results",),
 ) -> Iterator[tuple[RemoteResult, Path]]:
-    """What the device came to, verified, and the folder of the files that it sent."""
+    """Run on the device; yield the verified result and the folder of the files that it sent."""
     timeout, quiet = limits
     _check_machine(to, written.bundle.arch)
     name = transfer.send(to, packed, timeout, progress)
@@ -219,7 +219,7 @@ def _results(
 
 
 def _document(path: Path) -> dict[str, Any]:
-    """What ``bench.py`` wrote.
+    """Read the record that ``bench.py`` wrote.
 
     Raises:
         UserError: it is something else.
@@ -233,7 +233,7 @@ def _document(path: Path) -> dict[str, Any]:
 
 
 def _check_machine(to: ssh.Host, arch: str) -> None:
-    """Before anything is sent: is it the kind of machine that the bundle is for?"""
+    """Check, before anything is sent, that the device is of the architecture of the bundle."""
     look = f"uname -m; for tool in {' '.join(TOOLS)}; do command -v $tool; done; true"
     status, said = ssh.run(to, look, LOOK)
     words = said.split()
@@ -284,6 +284,6 @@ def _run(
 
 
 def _refuse_to_replace(output_path: Path) -> None:
-    """Only engines that came from a device may be replaced."""
+    """Refuse to replace anything but engines that came from a device."""
     if output_path.is_symlink() or (output_path.exists() and not (output_path / RECORD).is_file()):
         raise UserError(f"cannot write {output_path}: what is there did not come from a device")

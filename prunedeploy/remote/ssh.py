@@ -247,5 +247,5 @@ def _lost(to: Host, errors: bytes) -> ConnectionLostError:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, 0 where there is none."""
+    """The size of a file in bytes, 0 where there is none."""
     return path.stat().st_size if path.exists() else 0

@@ -85,7 +85,7 @@ def _reached(error: UserError) -> bool:
 
 
 def _there(to: ssh.Host, name: str) -> int | None:
-    """Bytes of the archive that have arrived; None where it is unpacked already."""
+    """The bytes of the archive that have arrived; None where it is unpacked already."""
     status, said = ssh.run(to, ENTER + _LOOK.format(name=name), 5 * SHORT)
     word = said.split()[0] if said.split() else ""
     if status != 0 or not (word == "ready" or re.fullmatch("[0-9]{1,18}", word)):

@@ -116,7 +116,7 @@ def _sized(shape: tuple[int, ...], batch: int) -> tuple[int, ...]:
 
 
 class TritonPythonModel:
-    """What Triton calls; every instance is a process with a session of its own."""
+    """The class that Triton calls; every instance is a process with a session of its own."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Open the engine beside this file."""

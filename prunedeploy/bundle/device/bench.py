@@ -29,7 +29,7 @@ FAILED, MISSING = 1, 3
 
 
 class Bench:
-    """One measurement: what is known so far is in ``result``, and on disk after every step."""
+    """One measurement; ``result`` holds what was measured so far and is saved after every step."""
 
     def __init__(self, given: argparse.Namespace) -> None:
         self.given = given
@@ -47,7 +47,7 @@ class Bench:
         }  # type: Dict[str, Any]
 
     def say(self, event: Dict[str, Any]) -> None:
-        """One line on stdout: JSON for programs, or words."""
+        """Print one line on stdout: JSON for programs, or text."""
         with self._turn:
             if self.given.events:
                 print(json.dumps(event), flush=True)
@@ -55,7 +55,7 @@ class Bench:
                 print(event["say"], flush=True)
 
     def step(self, text: str) -> None:
-        """What is being done."""
+        """Report the step that begins."""
         self.say({"event": "step", "say": text})
 
     def keep(self) -> None:
@@ -180,7 +180,7 @@ class Bench:
         return dict(measured, samples_ns=said["samples_ns"], outputs=names, runs=said["runs"])
 
     def tensorrt(self, record: Dict[str, Any], rounds: int) -> Dict[str, Any]:
-        """One of TensorRT's."""
+        """Measure one engine of TensorRT."""
         plan = [x for x in self.bundle["plans"] if x["name"] == record["name"]][0]
         how = {"rounds": rounds, "timeout": self.given.timeout}
         measured = trt.measure(self.trtexec, plan, self.bundle, HERE, self.results, **how)

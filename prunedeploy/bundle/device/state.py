@@ -1,4 +1,4 @@
-"""What the device tells of itself: who it is, its clocks, temperatures, power and throttling.
+"""The device's state: its identity, clocks, temperatures, power mode and throttling.
 
 Python 3.6, standard library; every source is optional, and what is not there is left out.
 """
@@ -49,7 +49,7 @@ def numbers(patterns: Any) -> Dict[str, int]:
 
 
 def said(command: List[str], timeout: float = 5.0) -> str:
-    """What a program prints, at most ``timeout`` seconds of it; empty where there is none."""
+    """The output of a program, at most ``timeout`` seconds of it; empty where it is missing."""
     if shutil.which(command[0]) is None:
         return ""
     try:
@@ -71,7 +71,7 @@ def said(command: List[str], timeout: float = 5.0) -> str:
 
 
 def identity() -> Dict[str, Any]:
-    """What does not change during a run."""
+    """Facts that do not change during a run."""
     flags = [x for x in read("/proc/cpuinfo").splitlines() if x.startswith("model name")]
     facts = {
         "board": read("/proc/device-tree/model"),
@@ -109,7 +109,7 @@ def celsius() -> Dict[str, float]:
 
 
 def snapshot() -> Dict[str, Any]:
-    """What changes during a run, now."""
+    """Facts that change during a run, as they are now."""
     facts = {
         "time": round(time.time(), 3),
         "load": read("/proc/loadavg").split(" ")[0],
@@ -133,7 +133,7 @@ def _cooling() -> Dict[str, int]:
 
 
 def tegrastats() -> str:
-    """One line of it: all of a Jetson's clocks, temperatures and rails."""
+    """One line of tegrastats: all of a Jetson's clocks, temperatures and rails."""
     lines = said(["tegrastats", "--interval", "500"], 1.3).splitlines()
     return lines[-1] if lines else ""
 
@@ -170,7 +170,7 @@ class Watch(threading.Thread):
                 self._tell({"event": "alive"})
 
     def stop(self) -> Dict[str, Any]:
-        """What was seen."""
+        """End the sampling, and return the ranges of clocks and temperatures."""
         self._end.set()
         self.join(5)
         with self._lock:

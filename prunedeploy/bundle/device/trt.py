@@ -44,7 +44,7 @@ def find() -> Tuple[str, str]:
 
 
 def run(command: List[str], timeout: float, log: str) -> str:
-    """What trtexec prints, which also goes into the file ``log``."""
+    """Run trtexec, and return its output, which is also written to the file ``log``."""
     with open(log, "wb") as file:
         file.write((" ".join(command) + "\n").encode())
         file.flush()
@@ -206,7 +206,7 @@ def compare(wanted: List[float], got: List[float]) -> Tuple[float, float]:
 def difference(
     bundle: Dict[str, Any], folder: str, scratch: str, outputs: Dict[str, str]
 ) -> Tuple[float, float, Optional[str]]:
-    """The same over all outputs of the first batch, and at which it is the largest."""
+    """Compare all outputs of the first batch; also return the one that differs most."""
     worst, where = (0.0, 0.0), None  # type: Tuple[float, float], Optional[str]
     for spec in bundle["outputs"]:
         wanted = values(os.path.join(folder, spec["file"]))

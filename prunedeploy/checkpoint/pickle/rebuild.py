@@ -26,7 +26,7 @@ from prunedeploy.checkpoint.pickle.stub import (
 
 
 class Function:
-    """One of our functions, as what a global resolves to: nothing of it can be replaced."""
+    """A function of ours that a global resolves to; the pickle cannot change it."""
 
     __slots__ = ("_function",)
     _function: Callable[..., Any]
@@ -114,7 +114,7 @@ def _frozenset(items: Any = ()) -> frozenset[Any]:
 
 
 def _plain(items: Any) -> Any:
-    """What is as large as the file says: a tensor may be seen as many times that."""
+    """Refuse any container but plain ones: a view of a tensor may be far larger than the file."""
     if not isinstance(items, list | tuple | dict | set | frozenset):
         raise pickle.UnpicklingError("a container of something else")
     return items

@@ -62,10 +62,10 @@ class Stub:
         return self
 
     def append(self, _: Any) -> None:
-        """Elements of list-like objects: no weights are ever there."""
+        """Ignore an element of a list-like object: weights are never there."""
 
     def extend(self, _: Any) -> None:
-        """See ``append``."""
+        """Ignore several elements, as ``append`` does."""
 
     def fields(self) -> dict[Any, Any]:
         """The object's attributes and, for a mapping, its entries."""

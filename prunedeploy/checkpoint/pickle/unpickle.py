@@ -125,7 +125,7 @@ class _Depths:
         return stack[-1] if stack else 0
 
     def _general(self, opcode: pickletools.OpcodeInfo) -> None:
-        """By what the opcode takes from the stack and puts onto it."""
+        """Update the stack by what the opcode takes from it and puts onto it."""
         stack, taken = self._stack, [0]
         before = [x.name for x in opcode.stack_before]
         if "mark" in before:

@@ -1,4 +1,4 @@
-"""The models of a bundle, as the device's TensorRT takes them, and trtexec's words for them."""
+"""The models of a bundle, lowered for the device's TensorRT, and trtexec's arguments."""
 
 from __future__ import annotations
 

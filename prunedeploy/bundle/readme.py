@@ -1,4 +1,4 @@
-"""The page that goes with a bundle."""
+"""The README.md of a device bundle."""
 
 from __future__ import annotations
 

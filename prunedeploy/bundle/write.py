@@ -1,4 +1,4 @@
-"""Writes a device bundle: all that a machine needs which is not at hand."""
+"""Writes a device bundle: all that another machine needs to build and to measure engines."""
 
 from __future__ import annotations
 

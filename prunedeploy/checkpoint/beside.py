@@ -1,4 +1,4 @@
-"""Masks that a file keeps beside its weights, under whatever key: applied to the right weights."""
+"""Applies masks that a file keeps beside its weights, under any key, to the right weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks among the weights: buffers of the layers, as pruning tools register them."""
+"""Applies masks among the weights: buffers of the layers, as pruning tools register them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which weight a mask belongs to, by the names of both."""
+"""Finds the weight that a mask belongs to, by the names of both."""
 
 from __future__ import annotations
 

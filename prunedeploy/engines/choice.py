@@ -1,4 +1,4 @@
-"""Which runtime an engine is built with when the user names none: the one that is fastest.
+"""Chooses the runtime of an engine when the user names none: the fastest one.
 
 On this machine every runtime that can compute the model builds an engine, each is compared with
 the reference as any engine is, and those that pass are timed in turn for a moment: on one thread,

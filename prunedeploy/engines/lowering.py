@@ -1,4 +1,4 @@
-"""A model written as a target's own software takes it: opset, IR version, precision."""
+"""Writes a model in the opset, IR version and precision that a target's own software takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a build is asked for, checked before anything is computed."""
+"""The request for a build, checked before anything is computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does what this machine is said to have work? A small network through every runtime."""
+"""Checks the runtimes of this machine: builds and runs a small network with each of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Model-local functions made ready to be put in the place of their calls."""
+"""Prepares the functions that a model defines for being inlined."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""An ONNX model made ready: read, checked, put right, in one form. The same for every command.
+"""Reads ONNX models for every command: checked, repaired, and brought to one form.
 
 In order: the file is read without its weights' files, and what it says of those is checked; one
-form is made of what ONNX has several of (``forms``); what can only mean one thing is put right
+form is made of what ONNX has several of (``forms``); what can only mean one thing is repaired
 (``repairs``); what is not valid is refused with what is wrong and where. Then functions are
 inlined, nodes sorted, everything named, and shapes inferred.
 """

@@ -1,4 +1,4 @@
-"""Deviations from ONNX that are common in the wild and can only mean one thing, put right.
+"""Repairs common deviations from ONNX that can only mean one thing.
 
 Converters write them, and runtimes, ONNX Runtime first of all, take many of them, so a network
 that runs everywhere should not be turned away here. Each function puts one kind right in place and

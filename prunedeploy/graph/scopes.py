@@ -1,4 +1,4 @@
-"""Which values a model's nodes give and read: each given once, each read where it can be seen."""
+"""Checks that each value of a model is defined once, and read only where it is visible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors of a model as its file stores them: sizes that hold, sparse ones made dense."""
+"""Tensors as a model's file stores them: checks of their sizes, sparse ones made dense."""
 
 from __future__ import annotations
 

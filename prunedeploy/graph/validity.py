@@ -1,4 +1,4 @@
-"""Whether a model is valid ONNX, by ONNX's own checker and its inference of types and shapes."""
+"""Validates models with ONNX's own checker and its inference of types and shapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Protobuf's wire format, read where it lies: what an ONNX file refers to, without its weights.
+"""Reads protobuf's wire format of an ONNX file: the files it refers to, without its weights.
 
 Reading a model with protobuf makes all of it resident. To hash a model or to open an engine takes
 only the names of the files that hold its weights, and those are a few bytes between payloads that

@@ -1,4 +1,4 @@
-"""How much memory an engine takes: measured in a process of its own, which runs nothing else.
+"""Measures how much memory an engine takes, in a process that runs nothing else.
 
 The child imports everything, makes the inputs, lets the kernel forget the peak so far
 (``/proc/self/clear_refs``) and then opens the engine and runs it. What counts is the highest

@@ -1,4 +1,4 @@
-"""Where the time of a compiled engine goes, step by step, from the engine's own clock."""
+"""Times each step of a compiled engine with the engine's own clock."""
 
 from __future__ import annotations
 

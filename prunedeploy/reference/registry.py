@@ -1,4 +1,4 @@
-"""Which function computes a node: by its operator and the opset of its model."""
+"""Finds the function that computes a node, by its operator and the opset of its model."""
 
 from __future__ import annotations
 

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.files import sha256, to_json
+from prunedeploy.core.files import sha256
 from prunedeploy.core.records import Array, Difference, Manifest, Ratio, TensorSpec
 from prunedeploy.core.statistics import ratio
 from prunedeploy.engines.bundle_record import Tensor, Written
+from prunedeploy.engines.engine_folder import write_manifest
 from prunedeploy.reference import verify
 from prunedeploy.remote import untrusted
 from prunedeploy.remote.record import DeviceRun, RemoteResult
@@ -210,7 +211,7 @@ def engines(
         into.mkdir()
         _copy(run, written, folder, into)
         files = {file.name: sha256(file) for file in sorted(into.iterdir())}
-        (into / "manifest.json").write_text(to_json(_manifest(run, written, files)))
+        write_manifest(into, _manifest(run, written, files))
         names.append(into.name)
     return tuple(names)
 

@@ -1,4 +1,4 @@
-"""Files to and from a device: what was interrupted goes on where it stopped; hashes decide."""
+"""Transfers files to and from a device; broken transfers are resumed, hashes are compared."""
 
 from __future__ import annotations
 

@@ -253,26 +253,24 @@ def _record(
     return described[0], described[1]
 
 
-def _refuse_to_replace(output_path: Path) -> None:
+def _refuse_to_replace(path: Path) -> None:
     """Refuse to replace anything but a bundle of ours in which the device left nothing."""
-    if output_path.is_symlink():
-        raise UserError(
-            f"cannot write {output_path}: it is a symbolic link; name the folder itself"
-        )
-    if not output_path.exists():
+    if path.is_symlink():
+        raise UserError(f"cannot write {path}: it is a symbolic link; name the folder itself")
+    if not path.exists():
         return
     try:
         ours = {
             MANIFEST,
             "SHA256SUMS",
-            *(x.partition("/")[0] for x in read_bundle(output_path).bundle.files),
+            *(x.partition("/")[0] for x in read_bundle(path).bundle.files),
         }
     except UserError:
         raise UserError(
-            f"cannot write {output_path}: what is there is not a bundle; name another"
+            f"cannot write {path}: what is there is not a bundle; name another"
         ) from None
-    if output_path.is_dir() and (strange := sorted({x.name for x in output_path.iterdir()} - ours)):
+    if path.is_dir() and (strange := sorted({x.name for x in path.iterdir()} - ours)):
         raise UserError(
-            f"cannot write {output_path}: {strange[0]} in it is not the bundle's "
+            f"cannot write {path}: {strange[0]} in it is not the bundle's "
             "and would be lost; move it away"
         )

@@ -37,28 +37,28 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     (folder / MANIFEST).write_text(to_json(manifest))
 
 
-def refuse_to_replace(output: Path) -> None:
-    """Check that ``output`` is free, or an engine of ours with nothing else in its folder.
+def refuse_to_replace(path: Path) -> None:
+    """Check that ``path`` is free, or an engine of ours with nothing else in its folder.
 
     Raises:
         UserError: something is there that would be lost.
     """
-    if output.is_symlink():
-        raise UserError(f"cannot write {output}: it is a symbolic link; name the folder itself")
-    if not output.exists():
+    if path.is_symlink():
+        raise UserError(f"cannot write {path}: it is a symbolic link; name the folder itself")
+    if not path.exists():
         return
-    if not output.is_dir():
-        raise UserError(f"cannot write {output}: a file of that name is there; name another folder")
+    if not path.is_dir():
+        raise UserError(f"cannot write {path}: a file of that name is there; name another folder")
     try:
-        files = _read_manifest(output).files
+        files = _read_manifest(path).files
     except UserError:
         raise UserError(
-            f"cannot write {output}: the folder that is there is not an engine; name another"
+            f"cannot write {path}: the folder that is there is not an engine; name another"
         ) from None
     ours = {MANIFEST, *(PurePosixPath(name).parts[0] for name in files)}
-    if strange := sorted({entry.name for entry in output.iterdir()} - ours):
+    if strange := sorted({entry.name for entry in path.iterdir()} - ours):
         raise UserError(
-            f"cannot write {output}: {strange[0]} in it is not the engine's and would be lost; "
+            f"cannot write {path}: {strange[0]} in it is not the engine's and would be lost; "
             "move it away"
         )
 

@@ -283,7 +283,7 @@ def _run(
     return known, f"bench.py on {to.address} ended with {status} before its end"
 
 
-def _refuse_to_replace(output_path: Path) -> None:
+def _refuse_to_replace(path: Path) -> None:
     """Refuse to replace anything but engines that came from a device."""
-    if output_path.is_symlink() or (output_path.exists() and not (output_path / RECORD).is_file()):
-        raise UserError(f"cannot write {output_path}: what is there did not come from a device")
+    if path.is_symlink() or (path.exists() and not (path / RECORD).is_file()):
+        raise UserError(f"cannot write {path}: what is there did not come from a device")

@@ -19,8 +19,6 @@ from prunedeploy.passes.operators.layers import Layer
 
 Widths = NDArray[np.int64]  # [groups, 2]: input and output channels
 
-# About ten microseconds, what one more convolution costs ONNX Runtime on one core of a desktop CPU.
-OVERHEAD = 100_000.0
 UNKNOWN = 16  # what an axis of unknown length counts for
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from plan_interpreter import run_step, strided
 
 import prunedeploy.runtimes.sparse as sparse
 from prunedeploy.core.records import Array
@@ -19,7 +20,7 @@ from prunedeploy.runtimes.sparse.codegen import emitter
 from prunedeploy.runtimes.sparse.codegen._context import Code, Constants, Context
 from prunedeploy.runtimes.sparse.codegen.project import CODE, blob
 from prunedeploy.runtimes.sparse.plan import steps as plan
-from prunedeploy.runtimes.sparse.plan.interpreter import run_step, strided
+from prunedeploy.runtimes.sparse.plan import strides
 
 C_FOLDER = next(iter(sparse.__path__)) + "/c"
 FLAGS = (
@@ -89,7 +90,8 @@ class Memory:
 
     def planar(self, shape: tuple[int, ...], channel: int = 1) -> plan.View:
         """A planar tensor of its own."""
-        return plan.planar(self.add(plan.planar_size(shape, channel)), shape, channel)
+        size = strides.planar(len(shape), channel).size(shape)
+        return plan.planar(self.add(size), shape, channel)
 
     def rows(
         self, shape: tuple[int, ...], place: plan.Place = "arena", dtype: plan.Dtype = "float32"

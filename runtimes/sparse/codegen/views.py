@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from prunedeploy.runtimes.sparse.codegen._context import Context
 from prunedeploy.runtimes.sparse.plan.steps import UNIT, Plan, View, plane_stride, reads, writes
 
-RANK = 8  # PD_RANK in C: loops around a kernel
-
 
 @dataclass(frozen=True)
 class Nest:

@@ -86,12 +86,6 @@ def planar(buffer: int, shape: tuple[int, ...], channel: int) -> View:
     return View(buffer, shape, tuple(strides))
 
 
-def planar_size(shape: tuple[int, ...], channel: int) -> int:
-    """Elements that ``planar`` needs."""
-    channels = shape[channel % len(shape)]
-    return channels * plane_stride(math.prod(shape) // channels) if channels else 0
-
-
 def is_planar(view: View, channel: int) -> bool:
     """Whether ``view`` lies as ``planar`` lays it (axes of length 1 may have any stride)."""
     wanted = planar(view.buffer, view.shape, channel).strides
@@ -103,19 +97,14 @@ def is_planar(view: View, channel: int) -> bool:
 
 # -- functions of one element ----------------------------------------------------------------------
 
-# One operand unless it says two or three. Names are those of ONNX in lower case where ONNX has
-# the operator. ``leakyrelu``, ``elu``, ``clip`` and ``hardsigmoid`` take their numbers from
-# ``Instr.numbers``.
+# The functions of one operand; those of two and three are in ``importer/operations.py``. Names are
+# those of ONNX in lower case where ONNX has the operator. ``leakyrelu``, ``elu``, ``clip`` and
+# ``hardsigmoid`` take their numbers from ``Instr.numbers``.
 UNARY = (
     "identity", "neg", "abs", "relu", "clip", "leakyrelu", "elu", "exp", "log", "sqrt",
     "reciprocal", "sigmoid", "hardsigmoid", "hardswish", "silu", "tanh", "erf", "gelu",
     "gelu_tanh", "softplus", "mish", "floor", "ceil", "round", "sign", "sin", "cos", "not",
 )  # fmt: skip
-BINARY = (
-    "add", "sub", "mul", "div", "pow", "max", "min", "prelu",
-    "equal", "less", "greater", "lessorequal", "greaterorequal", "and", "or",
-)  # fmt: skip
-TERNARY = ("where",)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lowered import TOLERANCE, check, reference, steps
+from plan_interpreter import evaluate
 from torch import Tensor, nn
 
 from prunedeploy.models import by_name
-from prunedeploy.runtimes.sparse.plan.interpreter import evaluate
 from prunedeploy.runtimes.sparse.plan.lower import lower
 from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan
 from prunedeploy.shrinking.export import to_model

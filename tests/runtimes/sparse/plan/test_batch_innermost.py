@@ -10,12 +10,12 @@ import onnx_ir as ir
 import pytest
 from convs import beside
 from lowered import Small, agree, reference
+from plan_interpreter import evaluate
 
 from prunedeploy.engines import artifact
 from prunedeploy.graph.model import save
 from prunedeploy.runtimes.sparse.plan import lower as lowering
 from prunedeploy.runtimes.sparse.plan.batch_innermost import images_inside, interleave
-from prunedeploy.runtimes.sparse.plan.interpreter import evaluate
 from prunedeploy.runtimes.sparse.plan.lower import lower
 from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan, Pool, View, planar
 

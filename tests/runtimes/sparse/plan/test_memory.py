@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plan_interpreter import evaluate
 
-from prunedeploy.runtimes.sparse.plan.interpreter import evaluate
 from prunedeploy.runtimes.sparse.plan.memory import allocate, lifetimes
 from prunedeploy.runtimes.sparse.plan.steps import (
     GUARD,

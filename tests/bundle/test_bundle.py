@@ -137,19 +137,6 @@ def test_nothing_newer_than_the_glibc_of_the_nano(nano):
     assert read(nano.path).bundle.sparse.glibc == ".".join(map(str, elf.glibc(*programs)))
 
 
-def test_reading_versions_sees_what_readelf_sees():
-    readelf = shutil.which("readelf")
-    if readelf is None or not sys.executable:
-        pytest.skip("no readelf here")
-    path = Path(sys.executable).resolve()
-    said = call(path.parent, readelf, "-V", str(path)).stdout
-    said = said[said.index(".gnu.version_r") :]
-    wanted = set(re.findall(r"Name: (\S+)  Flags", said))
-    assert {x for names in elf.needed(path).values() for x in names} == wanted
-    with pytest.raises(UserError, match="not a 64-bit program"):
-        elf.needed(Path(__file__))
-
-
 # -- it computes the same --------------------------------------------------------------------------
 
 

@@ -1,8 +1,8 @@
 """What TensorRT and TensorRT-RTX share: parsing, profiles of batch sizes, sessions.
 
 Both have the same Python interface since TensorRT 8.5; where versions differ, a table decides
-(``dialects.py``). The precision is that of the model: a float32 model computes in float32, one
-that ``ToFloat16`` went over in float16.
+(``targets/tensorrt.py``). The precision is that of the model: a float32 model computes in float32,
+one that ``ToFloat16`` went over in float16.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Array, Engine
 from prunedeploy.runtimes.api import Closing, check_feeds, closed_error, split
 from prunedeploy.runtimes.cuda import Device
-from prunedeploy.runtimes.tensorrt.dialects import Dialect, network_flag
+from prunedeploy.runtimes.tensorrt.dialects import network_flag
+from prunedeploy.targets.tensorrt import Dialect
 
 PLAN, RECORD = "model.plan", "build.json"
 MOST = 64  # samples that an engine for any batch takes at once; more go in pieces

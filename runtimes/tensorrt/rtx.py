@@ -17,8 +17,8 @@ from prunedeploy.core.errors import MissingExtra, UserError
 from prunedeploy.core.records import Engine, Note
 from prunedeploy.runtimes.api import BuildOptions, OpenOptions, Payload, Session
 from prunedeploy.runtimes.tensorrt.common import Trt, TrtSession, write
-from prunedeploy.runtimes.tensorrt.dialects import DIALECTS
 from prunedeploy.targets import Target, gpus
+from prunedeploy.targets.tensorrt import DIALECTS
 
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 FLOAT16_ONLY = ("7.5",)

@@ -17,8 +17,9 @@ from prunedeploy.core.files import atomic_path
 from prunedeploy.core.records import Engine
 from prunedeploy.runtimes.api import BuildOptions, OpenOptions, Payload, Session
 from prunedeploy.runtimes.tensorrt.common import Trt, TrtSession, write
-from prunedeploy.runtimes.tensorrt.dialects import dialect, flags, has_float16, two_four_layers
+from prunedeploy.runtimes.tensorrt.dialects import flags, has_float16, two_four_layers
 from prunedeploy.targets import Target, gpus, why_not_here
+from prunedeploy.targets.tensorrt import dialect
 
 NAME, EXTRA = "TensorRT", "tensorrt"
 

@@ -18,8 +18,6 @@ from prunedeploy.graph import model as models
 from prunedeploy.runtimes import registry
 from prunedeploy.runtimes.tensorrt import runtime as tensorrt
 from prunedeploy.runtimes.tensorrt.dialects import (
-    DIALECTS,
-    dialect,
     flags,
     has_float16,
     network_flag,
@@ -29,6 +27,7 @@ from prunedeploy.runtimes.tensorrt.dialects import (
 from prunedeploy.runtimes.tensorrt.layers import read_layers
 from prunedeploy.runtimes.tensorrt.runtime import TensorRT
 from prunedeploy.targets import machine
+from prunedeploy.targets.tensorrt import DIALECTS, dialect
 
 
 @pytest.mark.parametrize(
@@ -38,7 +37,9 @@ from prunedeploy.targets import machine
         ("8.4.3", (8, 4)),
         ("8.6.1", (8, 5)),
         ("10.0.1", (10, 0)),
-        ("10.16.1.11", (10, 5)),
+        ("10.3.0", (10, 0)),
+        ("10.5.0", (10, 5)),
+        ("10.16.1.11", (10, 6)),
         ("11.4.0.106", (11, 0)),
     ],
 )
@@ -55,9 +56,25 @@ def test_no_row_for_what_is_too_old_or_no_version(version: str) -> None:
 def test_rows_are_in_order_and_ours() -> None:
     assert [row.since for row in DIALECTS] == sorted(row.since for row in DIALECTS)
     assert all(11 <= row.opset <= 25 for row in DIALECTS)
-    nano = targets.by_name("jetson").toolchain
-    assert nano is not None
-    assert (nano.opset, nano.ir_version) == (DIALECTS[0].opset, DIALECTS[0].ir_version)
+    assert [row.ir_version for row in DIALECTS] == sorted(row.ir_version for row in DIALECTS)
+
+
+def test_targets_take_what_their_tensorrt_reads() -> None:
+    """One table: a model that is written for a target is as old as its TensorRT's parser."""
+    checked = {}
+    for target in targets.TARGETS:
+        if target.toolchain is not None:
+            library, version = target.toolchain.name.split()
+            assert library == "TensorRT"
+            row = dialect(version if "." in version else f"{version}.6")
+            assert (target.toolchain.opset, target.toolchain.ir_version) == (
+                row.opset,
+                row.ir_version,
+            )
+            checked[target.name] = row.ir_version
+    assert checked["jetson-nano"] == 7
+    assert checked["jetson-orin"] == 9
+    assert checked["rtx2080ti"] == 10
 
 
 @pytest.mark.parametrize(

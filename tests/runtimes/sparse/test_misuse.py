@@ -25,7 +25,7 @@ from prunedeploy.graph import model as models
 from prunedeploy.runtimes.sparse.codegen import project as projects
 from prunedeploy.runtimes.sparse.codegen.project import Project
 from prunedeploy.runtimes.sparse.importer.graph import Graph
-from prunedeploy.runtimes.sparse.plan.layout import Placer
+from prunedeploy.runtimes.sparse.plan.layout import LayoutAssigner
 from prunedeploy.runtimes.sparse.plan.lower import Refusal, lower
 from prunedeploy.runtimes.sparse.plan.steps import GUARD, LARGEST, Conv, planar, plane_stride
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
@@ -144,8 +144,8 @@ def test_instances_for_numbers_that_differ_in_a_sign_alone(tmp_path):
 
 
 def test_names_stay_different():
-    placer = Placer(Graph([]), {})
-    names = [placer.name(name) for name in ("a", "a", "a#2", "a", "b")]
+    assigner = LayoutAssigner(Graph([]), {})
+    names = [assigner.name(name) for name in ("a", "a", "a#2", "a", "b")]
     assert len(set(names)) == len(names)
     assert names[:2] == ["a", "a#2"]
 

@@ -20,8 +20,8 @@ from prunedeploy.runtimes.api import BuildOptions, OpenOptions, Runtime
 if TYPE_CHECKING:
     from prunedeploy.reference.verify import Tolerance
 
-#: runtimes with forms of layers that round less, at the price of speed: how careful they can be
-CAREFUL = {"sparse": (1, 2)}
+#: levels of ``BuildOptions.accuracy_level`` above 0, by the runtimes that have such
+ACCURACY_LEVELS = {"sparse": (1, 2)}
 NEAR = 0.65  # of what outputs may differ by: beyond that another input, or float64, may exceed it
 
 Feeds = dict[str, Array]
@@ -67,12 +67,12 @@ def fill(folder: Path, order: Order, options: BuildOptions) -> Manifest:
     cross_check = second_oracle.check_all(order.source, runs, str(order.source))
     difference = _difference(folder, order, manifest, allowed, reference)
     near = min(order.within or math.inf, NEAR * difference.tolerance)
-    for careful in CAREFUL.get(order.builder.name, ()):
+    for level in ACCURACY_LEVELS.get(order.builder.name, ()):
         if difference.max_rel <= near:
             break
         options.tell(f"outputs differ by {difference.max_rel:.1e}: building with less rounding")
         before = manifest.files
-        manifest, allowed = _built(folder, order, replace(options, careful=careful), source)
+        manifest, allowed = _built(folder, order, replace(options, accuracy_level=level), source)
         if manifest.files != before:  # else no layer had such a form
             difference = _difference(folder, order, manifest, allowed, reference)
     _check(difference, order)

@@ -55,14 +55,14 @@ def memory(plan: Plan, feeds: Mapping[str, Array], dtype: Any) -> list[Array]:
     inputs = {port.buffer: port for port in plan.inputs}
     buffers: list[Array] = []
     for index, buffer in enumerate(plan.buffers):
-        if buffer.place == "input":
+        if buffer.space == "input":
             array = np.asarray(feeds[inputs[index].name])
             assert array.shape == inputs[index].shape, (array.shape, inputs[index])
             buffers.append(_flat(array, dtype))
-        elif buffer.place == "constant":
+        elif buffer.space == "constant":
             assert buffer.value is not None
             buffers.append(_flat(buffer.value, dtype))
-        elif buffer.place == "arena" and plan.offsets:
+        elif buffer.space == "arena" and plan.offsets:
             start = plan.offsets[index]
             buffers.append(arena[start : start + buffer.size])
         else:

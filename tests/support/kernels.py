@@ -82,9 +82,11 @@ class Memory:
     def __init__(self) -> None:
         self.buffers: list[plan.Buffer] = []
 
-    def add(self, size: int, place: plan.Place = "arena", dtype: plan.Dtype = "float32") -> int:
+    def add(
+        self, size: int, place: plan.MemorySpace = "arena", dtype: plan.Dtype = "float32"
+    ) -> int:
         """A buffer's index."""
-        index = sum(buffer.place == place for buffer in self.buffers)
+        index = sum(buffer.space == place for buffer in self.buffers)
         self.buffers.append(plan.Buffer(place, size, dtype, index))
         return len(self.buffers) - 1
 
@@ -94,7 +96,10 @@ class Memory:
         return plan.planar(self.add(size), shape, channel)
 
     def rows(
-        self, shape: tuple[int, ...], place: plan.Place = "arena", dtype: plan.Dtype = "float32"
+        self,
+        shape: tuple[int, ...],
+        place: plan.MemorySpace = "arena",
+        dtype: plan.Dtype = "float32",
     ) -> plan.View:
         """A tensor of its own in C order."""
         return plan.row_major(self.add(int(np.prod(shape)), place, dtype), shape)
@@ -115,7 +120,7 @@ def offsets(case: Case) -> tuple[tuple[int, ...], int]:
     places, end = [], plan.GUARD
     for buffer in case.buffers:
         places.append(end)
-        if buffer.place == "arena":
+        if buffer.space == "arena":
             end += -(-buffer.size // plan.UNIT) * plan.UNIT + plan.GUARD
     return tuple(places), end
 
@@ -189,8 +194,8 @@ class Library:
         scratch = aligned(np.full(code.scratch + plan.GUARD, np.nan, np.float32))
         places = {"input": [], "output": []}  # type: dict[str, list[int]]
         for buffer, array in zip(self.cases[number].buffers, arrays, strict=True):
-            if buffer.place in places:
-                places[buffer.place].append(array.ctypes.data)
+            if buffer.space in places:
+                places[buffer.space].append(array.ctypes.data)
         pointers = {
             place: (ctypes.c_void_p * max(len(found), 1))(*found) for place, found in places.items()
         }
@@ -221,7 +226,7 @@ def data_of(case: Case, rng: np.random.Generator) -> tuple[Array, list[Array]]:
     arena = aligned(rng.standard_normal(size).astype(np.float32))
     arrays: list[Array] = []
     for index, (buffer, place) in enumerate(zip(case.buffers, places, strict=True)):
-        if buffer.place == "arena":
+        if buffer.space == "arena":
             arrays.append(arena[place : place + buffer.size])
         elif buffer.dtype == "float32":
             arrays.append(rng.standard_normal(buffer.size).astype(np.float32))
@@ -279,7 +284,7 @@ def _compare(
         np.testing.assert_allclose(
             found[written], wanted[written], rtol=0, atol=scale, err_msg=str(case.step)
         )
-        if case.buffers[view.buffer].place == "arena":
+        if case.buffers[view.buffer].space == "arena":
             part = slice(places[view.buffer], places[view.buffer] + len(written))
             free[part] |= written | np.isnan(wanted)  # or may be overwritten
     same = (arena == before) | (np.isnan(arena) & np.isnan(before)) | free

@@ -37,7 +37,7 @@ from prunedeploy.runtimes.sparse.plan.steps import (
     Buffer,
     Copy,
     Dtype,
-    Place,
+    MemorySpace,
     Plan,
     Port,
     Step,
@@ -191,7 +191,7 @@ class LayoutAssigner:
         if not is_planar(view, channel(op)):
             return False
         pixels = view.size // max(view.shape[channel(op)], 1)
-        return self.buffers[view.buffer].place == "arena" or pixels < UNIT
+        return self.buffers[view.buffer].space == "arena" or pixels < UNIT
 
     # -- from the first operator to the last ------------------------------------------------------
 
@@ -277,7 +277,7 @@ class LayoutAssigner:
     def planes(self, tensor: Tensor, axis: int) -> View:
         """A tensor as planes of ``axis`` in the arena, copied unless it is there as such."""
         view, wanted = self.view(tensor), layout.planar(tensor.rank, axis)
-        if self.buffers[view.buffer].place == "arena" and is_planar(view, axis):
+        if self.buffers[view.buffer].space == "arena" and is_planar(view, axis):
             return view
         if (tensor, wanted) not in self._copies:
             target = self.arena(tensor.shape, wanted)
@@ -290,7 +290,7 @@ class LayoutAssigner:
 
     def buffer(
         self,
-        place: Place,
+        place: MemorySpace,
         size: int,
         dtype: Dtype = "float32",
         index: int = 0,

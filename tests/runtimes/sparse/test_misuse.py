@@ -27,7 +27,7 @@ from prunedeploy.runtimes.sparse.codegen.project import Project
 from prunedeploy.runtimes.sparse.importer.graph import Graph
 from prunedeploy.runtimes.sparse.plan.layout import LayoutAssigner
 from prunedeploy.runtimes.sparse.plan.lower import Refusal, lower
-from prunedeploy.runtimes.sparse.plan.steps import GUARD, LARGEST, Conv, planar, plane_stride
+from prunedeploy.runtimes.sparse.plan.steps import GUARD, MAX_ELEMENTS, Conv, planar, plane_stride
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
 from prunedeploy.runtimes.sparse.schedule import tune as tuning
 from prunedeploy.runtimes.sparse.schedule.schedule import Tiling, geometry
@@ -105,7 +105,7 @@ def test_tensors_that_32_bits_cannot_count():
     found = lower(convolution((64, 8192, 8192), (1, 64, 1, 1)), 1)
     assert isinstance(found, Refusal)
     assert "is too large" in str(found)
-    assert str(LARGEST) in str(found)
+    assert str(MAX_ELEMENTS) in str(found)
     found = lower(convolution((64, 512, 512), (1, 64, 1, 1)), 128)
     assert f"a tensor of {128 * 64 * 512 * 512} elements is too large" in str(found)
     assert not isinstance(lower(convolution((64, 512, 512), (1, 64, 1, 1)), 64), Refusal)

@@ -77,7 +77,7 @@ def test_residual_sums_and_activations_are_part_of_their_layers() -> None:
 def test_memory_is_used_again() -> None:
     plan = lower(network("resnet18"), 1)
     assert isinstance(plan, Plan)
-    assert plan.arena < sum(b.size for b in plan.buffers if b.place == "arena") / 2
+    assert plan.arena < sum(b.size for b in plan.buffers if b.space == "arena") / 2
 
 
 @pytest.mark.parametrize("change", ["residual", "activation", "bias", "pads"])

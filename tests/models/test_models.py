@@ -135,8 +135,10 @@ def test_recognition_is_fast() -> None:
 
 
 @every_recipe
-def test_half_width_checkpoints_rebuild_and_run(recipe: Recipe, narrowed, with_weights) -> None:
-    shapes = narrowed(recipe, 2)
+def test_checkpoints_of_a_quarter_of_the_width_rebuild_and_run(
+    recipe: Recipe, narrowed, with_weights
+) -> None:
+    shapes = narrowed(recipe, 4)
     network = with_weights(recipe, shapes)
     state = network.state_dict()
     assert {name: tuple(state[name].shape) for name in shapes} == shapes

@@ -19,6 +19,8 @@ from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_path
 from prunedeploy.core.records import Engine, TensorSpec
 from prunedeploy.engines import engine_folder
+from prunedeploy.runtimes.sparse.codegen.project import SOURCES as ENGINE_SOURCES
+from prunedeploy.runtimes.sparse.codegen.project import c_file
 from prunedeploy.runtimes.sparse.payload import LIBRARY
 from prunedeploy.runtimes.sparse.toolchain import compile as compiling
 
@@ -55,7 +57,7 @@ def onnxruntime_library(target: str = "host") -> Path:
     machine = targets.by_name(target)
     tools = compiling.toolchain(machine)
     texts = {name: (SOURCES / name).read_text() for name in FILES}
-    texts[ENGINE_HEADER] = (_engine_sources() / ENGINE_HEADER).read_text()
+    texts[ENGINE_HEADER] = c_file(ENGINE_HEADER)
     said = [*tools.command, tools.version, *FLAGS, *(x for item in texts.items() for x in item)]
     digest = hashlib.sha256("\0".join(said).encode()).hexdigest()[:16]
     path = _cache() / f"onnxruntime-{machine.arch}-{digest}.so"
@@ -148,16 +150,12 @@ def _value(spec: TensorSpec) -> onnx.ValueInfoProto:
     return onnx.helper.make_tensor_value_info(spec.name, kind, list(spec.shape))
 
 
-def _engine_sources() -> Path:
-    return Path(compiling.__file__).parent / "c"
-
-
 def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prunedeploy"
 
 
 def _compile(tools: compiling.Toolchain, output: Path) -> None:
-    source, include = str(SOURCES / FILES[0]), f"-I{_engine_sources()}"
+    source, include = str(SOURCES / FILES[0]), f"-I{ENGINE_SOURCES}"
     command = [*tools.command, *FLAGS, include, source, "-o", str(output), "-ldl"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)

@@ -198,7 +198,7 @@ def test_a_mistake_of_the_interpreter_is_a_disagreement() -> None:
     assert isinstance(verdict, Disagreement)
     assert verdict.output == model.graph.outputs[0].name
     assert abs(verdict.reference - verdict.other) > 0.01
-    assert len(verdict.place) == 4
+    assert len(verdict.index) == 4
 
 
 @pytest.mark.usefixtures("mistaken")

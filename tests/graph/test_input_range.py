@@ -178,7 +178,7 @@ def test_engines_for_ranges_that_do_not_meet(
     monkeypatch.chdir(tmp_path)
     write_net(Path("net.onnx"))
     for name, bounds in (("a", (0, 1)), ("b", (2, 3))):
-        pipeline.shrink("net.onnx", f"{name}.onnx", input_range=bounds)
+        pipeline.shrink("net.onnx", f"{name}.onnx", input_range=bounds, align=1)
         building.build(f"{name}.onnx", output=name, runtime="ort")
     with pytest.raises(UserError, match="no number of input is both"):
         bench.bench(["a", "b"], rounds=1)
@@ -191,7 +191,7 @@ def test_recipe_of_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     module = recipe.factory()
     module.layer1[0].bn1.bias.data[:3] = -1e4  # no image brings these up to zero
     torch.save(module.state_dict(), "net.pt")
-    result = pipeline.shrink("net.pt", input_range="recipe")
+    result = pipeline.shrink("net.pt", input_range="recipe", align=1)
     low = tuple(-m / s for m, s in zip(recipe.mean, recipe.std, strict=True))
     assert result.input_ranges["input"].low == pytest.approx(low, rel=1e-5)
     notes = [n for done in result.passes for n in done.result.notes if "by the range" in n.reason]

@@ -97,8 +97,8 @@ def is_planar(view: View, channel: int) -> bool:
     """Whether ``view`` has the strides of ``planar`` (axes of length 1 may have any stride)."""
     wanted = planar(view.buffer, view.shape, channel).strides
     return all(
-        size == 1 or found == stride
-        for size, found, stride in zip(view.shape, view.strides, wanted, strict=True)
+        size == 1 or actual == stride
+        for size, actual, stride in zip(view.shape, view.strides, wanted, strict=True)
     )
 
 

@@ -137,11 +137,11 @@ def pull(op: Op, wanted: Layout) -> Layout | None:
         return wanted if x.rank == op.output.rank else None
     shape = op.output.shape
     strides = wanted.strides(shape, padded=False)
-    found = backward(op, View(0, shape, strides))
-    if found is None:
+    view = backward(op, View(0, shape, strides))
+    if view is None:
         return None
     pixels = math.prod(shape[axis] for axis in wanted.order[wanted.split :])
-    strides = found.strides
+    strides = view.strides
     inner = [a for a, n in enumerate(x.shape) if n > 1 and strides[a] * n <= pixels]
     if wanted.split and math.prod(x.shape[axis] for axis in inner) != pixels:
         return None

@@ -1,4 +1,4 @@
-"""Whole samples a thread: when a batch is computed so, and that it gives the same."""
+"""Per-sample plans: when a batch is computed so, and that it gives the same."""
 
 from __future__ import annotations
 
@@ -86,14 +86,14 @@ def test_the_linear_layer_at_the_end_is_computed_once_for_all_samples() -> None:
     whole, one = _plans(_network())
     found = split.per_sample_plan(whole, one, 2)
     assert found is not None
-    head = found.suffix
-    assert head is not None
+    suffix = found.suffix
+    assert suffix is not None
     assert found.steps == one.steps[: len(found.steps)]
-    assert isinstance(head.plan.steps[0], Conv)
-    names = [step.name for step in (*found.steps, *head.plan.steps)]
+    assert isinstance(suffix.plan.steps[0], Conv)
+    names = [step.name for step in (*found.steps, *suffix.plan.steps)]
     assert len(set(names)) == len(names)
-    assert head.count == head.plan.steps[0].weight.shape[1] == 26
-    assert head.plan.arena < whole.arena
+    assert suffix.count == suffix.plan.steps[0].weight.shape[1] == 26
+    assert suffix.plan.arena < whole.arena
 
 
 @pytest.mark.usefixtures("near")
@@ -106,14 +106,14 @@ def test_no_head_where_more_than_its_input_is_needed() -> None:
     first = net.node("Gemm", pooled, net.normal(6, 6), net.normal(6))
     joined = net.node("Add", first, largest)
     whole, one = _plans(net.model(net.node("Gemm", joined, net.normal(6, 4), net.normal(4))))
-    head = _split(whole, one).suffix
-    assert head is not None  # the second one alone
-    assert [len(step.weight) for step in head.plan.steps if isinstance(step, Conv)] == [4]
+    suffix = _split(whole, one).suffix
+    assert suffix is not None  # the second one alone
+    assert [len(step.weight) for step in suffix.plan.steps if isinstance(step, Conv)] == [4]
 
 
 @pytest.mark.usefixtures("near")
 def test_no_head_for_images() -> None:
-    """A layer of single pixels whose result scales an image is no head."""
+    """A layer of single pixels whose result scales an image is no suffix."""
     net = Small()
     image = net.conv(net.input("n", 3, 9, 11), 3, 6)
     scale = net.conv(net.node("GlobalAveragePool", image), 6, 6)
@@ -268,7 +268,7 @@ def test_what_cannot_be_put_together_is_not_cut(
             agree(found, wanted)
 
 
-def test_a_decoder_is_no_head(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_is_no_batched_suffix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(split, "CACHED", 0)
     net = Small()
     found = _split(*_plans(net.model(_decoder(net))))

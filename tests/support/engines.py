@@ -44,9 +44,9 @@ def feed(engine: Engine, batch: int, seed: int = 1) -> dict[str, np.ndarray]:
     return {"input": random.standard_normal(shape).astype(np.float32)}
 
 
-def build(model: Path, directory: Path, **options: object) -> Engine:
+def build(model: Path, place: Path, **options: object) -> Engine:
     """An engine without tuning."""
-    return artifact.build(model, "host", "sparse", directory, **{"tune": "none", **options})
+    return artifact.build(model, "host", "sparse", place, **{"tune": "none", **options})
 
 
 def output(session: object, feeds: dict[str, np.ndarray], **more: object) -> np.ndarray:

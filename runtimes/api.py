@@ -1,4 +1,4 @@
-"""What a runtime is: it builds an engine's payload from a model, and opens it again."""
+"""The interface of runtimes, which build an engine's payload from a model and open it again."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class OpenOptions:
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What an engine is to be built for, where the runtime builds ahead of time.
+    """The conditions that an engine is built for, where the runtime builds ahead of time.
 
     ``batches`` are the batch sizes, empty for the model's own or 1; ``threads`` how many it will
-    mostly run with, 0 for all cores; ``tune`` how long to measure which way to compute each layer.
-    ``tell`` is told in words what is being done. ``accuracy_level`` asks for forms of layers that
-    round less, where the runtime has several: 0 for the fastest, 2 for those that round the least.
+    mostly run with, 0 for all cores; ``tune`` how long to measure the schedules of each layer.
+    ``tell`` is called with a line on what is being done. ``accuracy_level`` asks for schedules of
+    layers that round less, where the runtime has such: 0 for the fastest, 2 for the least rounding.
     """
 
     batches: tuple[int, ...] = ()
@@ -53,7 +53,7 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class Payload:
-    """What a build left: the names of its files, and what the manifest records beside them.
+    """The result of a build: the names of its files, and what the manifest records with them.
 
     ``batches`` are the batch sizes an engine was built for, empty where it takes any; ``isa`` and
     ``arch`` what its code needs, empty where it holds none; ``precision`` what it computes in,
@@ -153,7 +153,7 @@ class Runtime(Protocol):
 
 
 def closed_error() -> UserError:
-    """What a closed session answers to whoever runs it."""
+    """The error that running a closed session raises."""
     return UserError("the session is closed: open the engine again")
 
 
@@ -173,7 +173,7 @@ def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Array]) -> d
         raise UserError(f"inputs go by name: give {{{names[0] if names else ''!r}: array, ...}}")
     if unknown := [name for name in feeds if name not in names]:
         raise UserError(f"no input is called {unknown[0]!r}: the engine takes {', '.join(names)}")
-    found: dict[str, Array] = {}
+    arrays: dict[str, Array] = {}
     for spec in inputs:
         if spec.name not in feeds:
             raise UserError(f"input {spec.name!r} is missing: the engine takes {', '.join(names)}")
@@ -187,9 +187,9 @@ def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Array]) -> d
             wanted = " x ".join(map(str, spec.shape)) or "a scalar"
             shape = " x ".join(map(str, array.shape)) or "a scalar"
             raise UserError(f"input {spec.name!r} takes {wanted}, found {shape}")
-        found[spec.name] = np.require(array, requirements=("C", "A"))
-    _check_same(inputs, found)
-    return found
+        arrays[spec.name] = np.require(array, requirements=("C", "A"))
+    _check_same(inputs, arrays)
+    return arrays
 
 
 def native(value: object, what: str) -> Array:
@@ -230,8 +230,8 @@ def _check_same(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Array]) -> N
 
 def _fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
     return len(shape) == len(spec.shape) and all(
-        found == dim if isinstance(dim, int) else found > 0
-        for found, dim in zip(shape, spec.shape, strict=True)
+        size == dim if isinstance(dim, int) else size > 0
+        for size, dim in zip(shape, spec.shape, strict=True)
     )
 
 
@@ -250,7 +250,7 @@ def split(batch: int, batches: tuple[int, ...]) -> tuple[int, ...] | None:
 
 
 def _fewest(batch: int, batches: Sequence[int]) -> tuple[int, ...] | None:
-    """The same by trying all ways, for 6 of 5 and 3."""
+    """The shortest sum, found by trying all: 6 is 3 + 3 of (5, 3), where 5 leaves 1."""
     best: list[tuple[int, ...] | None] = [(), *[None] * batch]
     for total in range(1, batch + 1):
         ways = (best[total - size] for size in batches if size <= total)

@@ -1,4 +1,4 @@
-"""Building: a model lowered, its layers tuned, written as C and compiled."""
+"""Building an engine: a model is lowered, its layers are tuned, C is emitted and compiled."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from prunedeploy.runtimes.sparse.toolchain import compile as compiling
 from prunedeploy.runtimes.sparse.toolchain.makefile import makefile, readme
 from prunedeploy.targets import Target
 
-MOST_BATCH = 4096
-SHORT = 256  # terms of a sum that rounds little
+MAX_BATCH = 4096
+SHORT_SUM = 256  # terms of a sum that rounds little
 
 
 def build_payload(model: Path, target: Target, directory: Path, options: BuildOptions) -> Payload:
-    """An engine's files into ``directory``."""
+    """Build an engine: its library, header and list of layers, written to ``directory``."""
     tools = compiling.toolchain(target)
     project, threads = project_of(model, target, tools, options)
     options.tell(f"compiling with {tools}")
@@ -55,7 +55,10 @@ def build_payload(model: Path, target: Target, directory: Path, options: BuildOp
 
 
 def write_sources(model: Path, target: Target, directory: Path, options: BuildOptions) -> None:
-    """The C project into ``directory``; without a compiler here nothing is measured either."""
+    """Write the C project to ``directory``, with a Makefile.
+
+    Without a compiler on this machine nothing is measured.
+    """
     from prunedeploy.graph import model as models
     from prunedeploy.reference import randomness
 
@@ -73,15 +76,19 @@ def write_sources(model: Path, target: Target, directory: Path, options: BuildOp
 
 
 def layers_json(project: Project) -> str:
-    """What every step is and has to do, by batch."""
-    layers = {str(batch): [asdict(x) for x in found] for batch, found in project.layers.items()}
+    """Every step's operator, schedule and work, by batch size, as JSON."""
+    layers = {str(batch): [asdict(x) for x in steps] for batch, steps in project.layers.items()}
     return json.dumps({"type": "Layers", "isa": project.isa, "layers": layers}, indent=1) + "\n"
 
 
 def project_of(
     model: Path, target: Target, tools: compiling.Toolchain | None, options: BuildOptions
 ) -> tuple[Project, int]:
-    """The C project, and the number of threads that it is cut for."""
+    """The C project, and the number of threads that its work is divided for.
+
+    Raises:
+        UserError: the runtime cannot compute the model, or not in the batch sizes asked for.
+    """
     import onnx_ir as ir
 
     from prunedeploy.graph import model as models
@@ -91,60 +98,93 @@ def project_of(
     threads = options.threads or target.cores or targets.cores()
     plans = [plan_of(loaded, batch, threads) for batch in _batches(inputs, options.batches)]
     _check_batched(plans, outputs)
-    tuned: list[dict[str, Tiling]] = [{} for _ in plans]
-    if tools is not None and options.tune != "none" and targets.why_not_here(target) is None:
-        tuned = [tilings(plan, tools, threads, options.tune, options.tell) for plan in plans]
+    measured = _measured(plans, target, tools, threads, options)
     isa = compiling.isa_of(target)
-    if options.accuracy_level:
-        tuned = [
-            limit_rounding(plan, found, isa, threads, options.accuracy_level)
-            for plan, found in zip(plans, tuned, strict=True)
-        ]
-    written = Options(
+    emitted = Options(
         isa=isa,
         threads=threads,
         version=metadata.version("prunedeploy"),
         inputs=inputs,
         outputs=tuple(spec for spec in outputs if _is_batched(spec, plans)),
-        tuned=tuned,
+        tuned=_accurate(plans, measured, isa, threads, options.accuracy_level),
     )
+    return _emit(plans, emitted, options.tell), threads
+
+
+def _measured(
+    plans: list[Plan],
+    target: Target,
+    tools: compiling.Toolchain | None,
+    threads: int,
+    options: BuildOptions,
+) -> list[dict[str, Tiling]]:
+    """For each plan what tuning chose; nothing where the target's code cannot be run here."""
+    if tools is None or options.tune == "none" or targets.why_not_here(target) is not None:
+        return [{} for _ in plans]
+    return [tilings(plan, tools, threads, options.tune, options.tell) for plan in plans]
+
+
+def _accurate(
+    plans: list[Plan], tuned: list[dict[str, Tiling]], isa: str, threads: int, level: int
+) -> list[dict[str, Tiling]]:
+    if not level:
+        return tuned
+    return [
+        limit_rounding(plan, chosen, isa, threads, level)
+        for plan, chosen in zip(plans, tuned, strict=True)
+    ]
+
+
+def _emit(plans: list[Plan], options: Options, tell: Progress) -> Project:
     try:
-        return emit_project(plans, written), threads
+        return emit_project(plans, options)
     except TooLargeError:
-        options.tell("programs would not fit into a library: building without them")
-    small = [rolled(plan, found, isa, threads) for plan, found in zip(plans, tuned, strict=True)]
-    return emit_project(plans, replace(written, tuned=small)), threads
+        tell("the generated code would not fit into a library: building without it")
+    chosen = [
+        without_jit(plan, dict(tuned), options.isa, options.threads)
+        for plan, tuned in zip(plans, options.tuned, strict=True)
+    ]
+    return emit_project(plans, replace(options, tuned=chosen))
 
 
 def tilings(
     plan: Plan, tools: compiling.Toolchain, threads: int, effort: Effort, tell: Progress
 ) -> dict[str, Tiling]:
-    """How every layer of ``plan`` is cut, measured with as many threads as will compute it."""
-    found = dict(tune(plan, tools, threads if plan.repeats == 1 else 1, effort, None, tell).tilings)
+    """The schedule of every layer, measured with as many threads as will compute it.
+
+    A per-sample plan runs on one thread for each sample, its batched suffix on all of them.
+    """
+    alone = threads if plan.repeats == 1 else 1
+    chosen = dict(tune(plan, tools, alone, effort, None, tell).tilings)
     if plan.suffix is not None:
-        found |= tune(plan.suffix.plan, tools, threads, effort, None, tell).tilings
-    return found
+        chosen |= tune(plan.suffix.plan, tools, threads, effort, None, tell).tilings
+    return chosen
 
 
 def limit_rounding(
     plan: Plan, tuned: dict[str, Tiling], isa: str, threads: int, level: int = 2
 ) -> dict[str, Tiling]:
-    """``tuned`` without the ways whose rounding is the largest.
+    """``tuned`` without the schedules whose rounding is the largest.
 
-    That is, at level 1, minimal filtering of more than three rows at once; at level 2 of more than
-    two, and direct sums of more than ``SHORT`` terms.
+    Args:
+        plan: of the layers.
+        tuned: the schedules that tuning chose, by layer.
+        isa: the instruction set that is compiled for.
+        threads: how many the plan will run with.
+        level: at 1 Winograd of more than three output rows a tile is left out; at 2 that of more
+            than two, and direct sums of more than ``SHORT_SUM`` terms.
     """
 
-    def is_rough(step: Conv, way: Tiling) -> bool:
+    def rounds_more(step: Conv, way: Tiling) -> bool:
         if way.kernel in ("winograd", "winograd2d"):
             return way.pieces > 4 - level
-        return level > 1 and way.kernel in choose.LONGEST and choose.longest(step, way) > SHORT
+        return level > 1 and way.kernel in choose.LONGEST and choose.longest(step, way) > SHORT_SUM
 
-    return _without(plan, tuned, isa, threads, is_rough)
+    return _without(plan, tuned, isa, threads, rounds_more)
 
 
-def rolled(plan: Plan, tuned: dict[str, Tiling], isa: str, threads: int) -> dict[str, Tiling]:
-    """``tuned`` without programs, which are larger than what other kernels store."""
+def without_jit(plan: Plan, tuned: dict[str, Tiling], isa: str, threads: int) -> dict[str, Tiling]:
+    """``tuned`` without JIT kernels, whose code is larger than the weights that others store."""
     return _without(plan, tuned, isa, threads, lambda _, way: way.kernel == "unrolled")
 
 
@@ -155,21 +195,24 @@ def _without(
     threads: int,
     unwanted: Callable[[Conv, Tiling], bool],
 ) -> dict[str, Tiling]:
-    """``tuned`` with the model's best other way, where one is ``unwanted`` and there is another."""
-    found = dict(tuned)
-    late = plan.suffix.plan.steps if plan.suffix is not None else ()
-    for step in (*plan.steps, *late):
+    """``tuned`` with the cost model's best other schedule in place of an ``unwanted`` one.
+
+    Where there is no other the unwanted one stays.
+    """
+    chosen = dict(tuned)
+    suffix = plan.suffix.plan.steps if plan.suffix is not None else ()
+    for step in (*plan.steps, *suffix):
         if isinstance(step, Conv) and is_tiled(step):
-            ways = choose.ranked(step, isa, threads)
-            usual = found.get(step.name, ways[0])
+            candidates = choose.ranked(step, isa, threads)
+            usual = chosen.get(step.name, candidates[0])
             if unwanted(step, usual):
-                others = (way for way in ways if not unwanted(step, way))
-                found[step.name] = next(others, usual)
-    return found
+                others = (each for each in candidates if not unwanted(step, each))
+                chosen[step.name] = next(others, usual)
+    return chosen
 
 
 def plan_of(model: Any, batch: int, threads: int) -> Plan:
-    """The plan for a batch of ``model``: for the whole of it, or for each sample.
+    """The plan for a batch of ``model``: of the whole batch, or a per-sample plan.
 
     Raises:
         UserError: the runtime cannot compute it; the message says why.
@@ -177,7 +220,8 @@ def plan_of(model: Any, batch: int, threads: int) -> Plan:
     if batch == 1 or not _is_open(model):
         return _lower(model, batch)
     whole = _lower(model, batch, batch_innermost=False)
-    return per_sample_plan(whole, _lower(model, 1), threads) or allocate(to_batch_innermost(whole))
+    per_sample = per_sample_plan(whole, _lower(model, 1), threads)
+    return per_sample or allocate(to_batch_innermost(whole))
 
 
 def _is_open(model: Any) -> bool:
@@ -191,10 +235,10 @@ def _is_open(model: Any) -> bool:
 def _lower(model: Any, batch: int, batch_innermost: bool = True) -> Plan:
     from prunedeploy.runtimes.sparse.plan.lower import Refusal, lower
 
-    found = lower(model, batch, batch_innermost=batch_innermost)
-    if isinstance(found, Refusal):
-        raise UnsupportedModelError("sparse", str(found))
-    return found
+    plan = lower(model, batch, batch_innermost=batch_innermost)
+    if isinstance(plan, Refusal):
+        raise UnsupportedModelError("sparse", str(plan))
+    return plan
 
 
 def _batches(inputs: tuple[TensorSpec, ...], wanted: tuple[int, ...]) -> tuple[int, ...]:
@@ -204,8 +248,8 @@ def _batches(inputs: tuple[TensorSpec, ...], wanted: tuple[int, ...]) -> tuple[i
         UserError: the model has one fixed batch, and another is wanted.
     """
     first = inputs[0].shape[0] if inputs and inputs[0].shape else 1
-    if bad := [size for size in wanted if not 1 <= size <= MOST_BATCH]:
-        raise UserError(f"a batch of {bad[0]} cannot be built: give 1 to {MOST_BATCH}")
+    if bad := [size for size in wanted if not 1 <= size <= MAX_BATCH]:
+        raise UserError(f"a batch of {bad[0]} cannot be built: give 1 to {MAX_BATCH}")
     if isinstance(first, int):
         if set(wanted) - {first}:
             raise UserError(

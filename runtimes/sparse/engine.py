@@ -87,10 +87,10 @@ def why_not_here(arch: str, isa: str) -> str | None:
 
 def read_layers(engine: Engine, batch: int) -> list[dict[str, Any]]:
     """The steps of ``batch`` as ``build`` wrote them."""
-    found: list[dict[str, Any]] = json.loads((engine.path / LAYERS).read_text())["layers"][
+    layers: list[dict[str, Any]] = json.loads((engine.path / LAYERS).read_text())["layers"][
         str(batch)
     ]
-    return found
+    return layers
 
 
 def _check_interface(engine: Engine, library: Library) -> None:

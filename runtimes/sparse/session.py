@@ -129,7 +129,7 @@ class Library:
             raise UserError(f"the engine cannot compute this: {self.error(code)}")
 
     def error(self, code: int) -> str:
-        """What ``code`` means."""
+        """The message of the library's error ``code``."""
         return str(self._lib.pd_error(code).decode())
 
     def profiling(self, session: ctypes.c_void_p, on: bool) -> None:
@@ -206,7 +206,7 @@ class SparseSession(Closing):
     ) -> dict[str, Array]:
         """Every output by name.
 
-        Arrays in C order and of the machine's byte order are read where they lie, others copied
+        Arrays in C order and of the machine's byte order are read without a copy, others copied
         first. A batch that the engine was not built for is computed in pieces that it was.
 
         Args:
@@ -232,8 +232,8 @@ class SparseSession(Closing):
                 outputs = _addresses(self._library.outputs, results, begin)
                 self._library.run(session, size, inputs, outputs)
                 begin += size
-        found = {t.name: array for t, array in zip(self._library.outputs, results, strict=True)}
-        return {spec.name: found[spec.name] for spec in self.outputs}
+        computed = {t.name: array for t, array in zip(self._library.outputs, results, strict=True)}
+        return {spec.name: computed[spec.name] for spec in self.outputs}
 
     def profile(self, feeds: Mapping[str, Array], rounds: int = 20) -> dict[int, list[list[float]]]:
         """Seconds of every step in ``rounds`` runs, by the batch it is cut into.
@@ -244,18 +244,18 @@ class SparseSession(Closing):
         feeds = check_feeds(self.inputs, feeds)
         arrays = [feeds[tensor.name] for tensor in self._library.inputs]
         pieces = self.pieces(self._batch(arrays))
-        found: dict[int, list[list[float]]] = {size: [] for size in pieces}
+        seconds: dict[int, list[list[float]]] = {size: [] for size in pieces}
         self.run(feeds)
         self._library.profiling(self._checked(), True)
         try:
             for _ in range(rounds):
                 self.run(feeds)
                 with self._turn:
-                    for size, samples in found.items():
+                    for size, samples in seconds.items():
                         samples.append(self._library.times(self._checked(), size))
         finally:
             self._library.profiling(self._checked(), False)
-        return found
+        return seconds
 
     @property
     def threads_used(self) -> int:
@@ -289,8 +289,8 @@ class SparseSession(Closing):
         for tensor, array in zip(self._library.inputs, arrays, strict=True):
             if array.shape != tensor.sized(len(array) if tensor.batched else 1):
                 wanted = " x ".join("batch" if dim == -1 else str(dim) for dim in tensor.shape)
-                found = " x ".join(map(str, array.shape))
-                raise UserError(f"input {tensor.name!r} takes {wanted}, found {found}")
+                shape = " x ".join(map(str, array.shape))
+                raise UserError(f"input {tensor.name!r} takes {wanted}, found {shape}")
         batched = [
             len(array)
             for tensor, array in zip(self._library.inputs, arrays, strict=True)
@@ -355,7 +355,7 @@ def _check_out(tensor: Tensor, shape: tuple[int, ...], array: Array) -> None:
 
 
 def _addresses(tensors: Sequence[Tensor], arrays: Sequence[Array], begin: int) -> list[int]:
-    """Where sample ``begin`` of each array starts."""
+    """The address of sample ``begin`` of each array."""
     return [
         array.__array_interface__["data"][0] + (begin * array.strides[0] if tensor.batched else 0)
         for tensor, array in zip(tensors, arrays, strict=True)

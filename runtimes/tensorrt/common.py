@@ -1,4 +1,4 @@
-"""What TensorRT and TensorRT-RTX share: parsing, profiles of batch sizes, sessions.
+"""The parts that TensorRT and TensorRT-RTX share: parsing, profiles of batch sizes, sessions.
 
 Both have the same Python interface since TensorRT 8.5; where versions differ, a table decides
 (``targets/tensorrt.py``). The precision is that of the model: a float32 model computes in float32,
@@ -24,7 +24,7 @@ from prunedeploy.runtimes.tensorrt.dialects import network_flag
 from prunedeploy.targets.tensorrt import Dialect
 
 PLAN, RECORD = "model.plan", "build.json"
-MOST = 64  # samples that an engine for any batch takes at once; more go in pieces
+MAX_BATCH = 64  # samples that an engine for any batch takes at once; more go in pieces
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Trt:
 
         Args:
             model: an ONNX file.
-            batches: one profile each; one for 1 to ``MOST`` where there are none.
+            batches: one profile each; one for 1 to ``MAX_BATCH`` where there are none.
             configure: called with the builder's config and the network, to set flags.
 
         Raises:
@@ -68,7 +68,7 @@ class Trt:
         if not parser.parse_from_file(str(model)):
             raise UserError(f"{self.name} cannot read {model.name}: {_errors(parser)}")
         config = builder.create_builder_config()
-        for sizes in [(size,) * 3 for size in batches] or [(1, 1, MOST)]:
+        for sizes in [(size,) * 3 for size in batches] or [(1, 1, MAX_BATCH)]:
             self._profile(builder, config, network, sizes)
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         configure(config, network)
@@ -80,7 +80,7 @@ class Trt:
         return Built(bytes(plan), time.perf_counter() - begin)
 
     def _profile(self, builder: Any, config: Any, network: Any, sizes: tuple[int, ...]) -> None:
-        """Batch sizes at least, mostly, at most; nothing to say for a network of fixed shapes."""
+        """Add a profile: the least, usual and largest batch; none where shapes are fixed."""
         profile = builder.create_optimization_profile()
         dynamic = False
         for index in range(network.num_inputs):
@@ -160,12 +160,13 @@ class TrtSession(Closing):
             return (0,)
         batch = len(arrays[dynamic[0]])
         if not self._batches:
-            return (*[MOST] * (batch // MOST), *([batch % MOST] if batch % MOST else []))
-        found = split(batch, self._batches)
-        if found is None:
+            full, rest = divmod(batch, MAX_BATCH)
+            return (*[MAX_BATCH] * full, *([rest] if rest else []))
+        pieces = split(batch, self._batches)
+        if pieces is None:
             sizes = ", ".join(map(str, self._batches))
             raise UserError(f"a batch of {batch} is no sum of those it was built for: {sizes}")
-        return found
+        return pieces
 
     def _run(self, arrays: Mapping[str, Array], batch: int) -> dict[str, Array]:
         device, context = self._device, self._context
@@ -177,17 +178,17 @@ class TrtSession(Closing):
             device.upload(address, array)
             context.set_input_shape(name, array.shape)
             context.set_tensor_address(name, address)
-        places = {}
+        targets = {}
         for spec in self.outputs:
             shape, dtype = tuple(context.get_tensor_shape(spec.name)), np.dtype(spec.dtype)
             size = int(np.prod(shape)) * dtype.itemsize
-            places[spec.name] = (device.buffer(spec.name, size), shape, dtype)
-            context.set_tensor_address(spec.name, places[spec.name][0])
+            targets[spec.name] = (device.buffer(spec.name, size), shape, dtype)
+            context.set_tensor_address(spec.name, targets[spec.name][0])
         if not context.execute_async_v3(device.stream):
             raise RuntimeError(f"{self._trt.name} did not run: {self._trt.reason()}")
-        found = {name: device.download(*place) for name, place in places.items()}
+        results = {name: device.download(*target) for name, target in targets.items()}
         device.wait()
-        return found
+        return results
 
     def close(self) -> None:
         """The context before the engine before the memory, as TensorRT wants it."""

@@ -1,4 +1,4 @@
-"""What follows from a generation of TensorRT (``targets/tensorrt.py``): flags and command lines."""
+"""Builder flags and command lines of trtexec for each generation of TensorRT."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def flags(row: Dialect, *, float16: bool, sparse: bool, refit: bool = False) -> 
         sparse: its weights are 2:4 sparse and the GPU has tensor cores for it.
         refit: weights are to be exchangeable later.
     """
-    found: list[str] = []
+    names: list[str] = []
     if float16 and row.typed == "never":
-        found += ["FP16", "OBEY_PRECISION_CONSTRAINTS"]
+        names += ["FP16", "OBEY_PRECISION_CONSTRAINTS"]
     if sparse:
-        found.append("SPARSE_WEIGHTS")
+        names.append("SPARSE_WEIGHTS")
     if refit:
-        found.append("REFIT")
-    return tuple(found)
+        names.append("REFIT")
+    return tuple(names)
 
 
 def trtexec_arguments(
@@ -58,32 +58,32 @@ def trtexec_arguments(
         profile: a JSON file for the time of every layer.
         layers: a JSON file for what every layer is.
     """
-    found = [f"--onnx={model}", f"--saveEngine={plan}"]
+    arguments = [f"--onnx={model}", f"--saveEngine={plan}"]
     if float16 and row.typed == "never":
-        found.append("--fp16")
+        arguments.append("--fp16")
     if row.typed == "on request":
-        found.append("--stronglyTyped")
+        arguments.append("--stronglyTyped")
     if sparse:
-        found.append("--sparsity=enable")
+        arguments.append("--sparsity=enable")
     for index, bound in enumerate(("min", "opt", "max")):
         if shapes:
             given = (f"{name}:{'x'.join(map(str, x[index]))}" for name, x in shapes.items())
-            found.append(f"--{bound}Shapes={','.join(given)}")
+            arguments.append(f"--{bound}Shapes={','.join(given)}")
     if workspace:
-        found.append(f"{row.workspace}{workspace}")
+        arguments.append(f"{row.workspace}{workspace}")
     if timing_cache:
-        found.append(f"--timingCacheFile={timing_cache}")
+        arguments.append(f"--timingCacheFile={timing_cache}")
     if times:
-        found.append(f"--exportTimes={times}")
+        arguments.append(f"--exportTimes={times}")
     if profile:
-        found += [f"--exportProfile={profile}", "--separateProfileRun"]
+        arguments += [f"--exportProfile={profile}", "--separateProfileRun"]
     if layers:
-        found += [f"--exportLayerInfo={layers}", "--profilingVerbosity=detailed"]
-    return found
+        arguments += [f"--exportLayerInfo={layers}", "--profilingVerbosity=detailed"]
+    return arguments
 
 
 def network_flag(row: Dialect, library: Any) -> int:
-    """What ``create_network`` takes, of the flags that this library still has."""
+    """The argument of ``create_network``: those of the generation's flags that the library has."""
     kind = library.NetworkDefinitionCreationFlag
     return sum(1 << int(getattr(kind, name)) for name in row.network_flags if hasattr(kind, name))
 
@@ -92,10 +92,10 @@ def two_four_layers(model: ir.Model) -> tuple[str, ...]:
     """Layers whose weights are 2:4 sparse throughout along what they sum over."""
     from prunedeploy.graph.layers import node_layer
 
-    found = (node_layer(node) for node in model.graph)
+    layers = (node_layer(node) for node in model.graph)
     return tuple(
         each.name
-        for each in found
+        for each in layers
         if each is not None and each.pattern.two_four == 1.0 and each.pattern.nonzero
     )
 

@@ -32,7 +32,7 @@ TYPES = (
 
 @dataclass(frozen=True)
 class TrtTensor:
-    """What a layer reads or writes; ``type`` is empty where it is not told."""
+    """A tensor that a layer reads or writes; ``type`` is empty where the report has none."""
 
     name: str
     shape: tuple[int, ...]

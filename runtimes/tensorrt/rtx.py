@@ -108,7 +108,7 @@ def _prepared(model: Path, folder: Path) -> Path:
 
 
 def _in_float16(model: Path, folder: Path) -> tuple[Path, tuple[Note, ...]]:
-    """The model in float16, in a file of its own, and what the pass has to say."""
+    """The model in float16, in a file of its own, and the notes of the pass."""
     from prunedeploy.graph import model as models
     from prunedeploy.passes.precision.to_float16 import ToFloat16
 

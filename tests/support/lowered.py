@@ -118,23 +118,23 @@ def check(
         feeds = {p.name: random.standard_normal(p.shape).astype(p.dtype) for p in plan.inputs}
     expected = reference(model, feeds)
     for dtype in (np.float64, np.float32):
-        found = evaluate(plan, feeds, dtype)
+        outputs = evaluate(plan, feeds, dtype)
         for port, wanted in zip(plan.outputs, expected, strict=True):
-            agree(found[port.name], wanted)
+            agree(outputs[port.name], wanted)
     return plan
 
 
-def agree(found: np.ndarray, wanted: np.ndarray) -> None:
+def agree(actual: np.ndarray, expected: np.ndarray) -> None:
     """Fail unless both are the same but for rounding, NaN and infinities included."""
-    assert found.shape == wanted.shape
-    assert (np.isnan(found) == np.isnan(wanted)).all()
-    infinite = np.isinf(wanted)
-    assert (found[infinite] == wanted[infinite]).all()
-    finite = np.isfinite(wanted)
-    assert np.isfinite(found[finite]).all()
+    assert actual.shape == expected.shape
+    assert (np.isnan(actual) == np.isnan(expected)).all()
+    infinite = np.isinf(expected)
+    assert (actual[infinite] == expected[infinite]).all()
+    finite = np.isfinite(expected)
+    assert np.isfinite(actual[finite]).all()
     if finite.any():
-        scale = max(float(np.abs(wanted[finite]).max()), 1e-6)
-        assert float(np.abs(found[finite] - wanted[finite]).max()) <= TOLERANCE * scale
+        scale = max(float(np.abs(expected[finite]).max()), 1e-6)
+        assert float(np.abs(actual[finite] - expected[finite]).max()) <= TOLERANCE * scale
 
 
 def steps(plan: Plan) -> dict[str, int]:
@@ -144,9 +144,9 @@ def steps(plan: Plan) -> dict[str, int]:
 
 def refusal(model: ir.Model, batch: int = 1, sizes: Mapping[str, int] | None = None) -> Refusal:
     """What ``lower`` says, which must not be a plan."""
-    found = lower(model, batch, sizes or {})
-    assert isinstance(found, Refusal)
-    return found
+    result = lower(model, batch, sizes or {})
+    assert isinstance(result, Refusal)
+    return result
 
 
 def shapes(plan: Plan) -> Sequence[tuple[int, ...]]:

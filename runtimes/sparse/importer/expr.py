@@ -44,11 +44,11 @@ def tensor(leaf: Any) -> Expr:
 
 def leaves(expr: Expr) -> list[Any]:
     """The tensors that occur, each once, in order of occurrence."""
-    found: dict[int, Any] = {}
+    tensors: dict[int, Any] = {}
     for part in parts(expr):
         if part.op == "tensor":
-            found.setdefault(id(part.leaf), part.leaf)
-    return list(found.values())
+            tensors.setdefault(id(part.leaf), part.leaf)
+    return list(tensors.values())
 
 
 def parts(expr: Expr) -> list[Expr]:
@@ -95,31 +95,31 @@ def substitute(expr: Expr, table: Mapping[int, Expr]) -> Expr:
 
 
 def length(expr: Expr) -> int:
-    """How many instructions it takes."""
+    """The number of instructions that an expression takes."""
     return sum(1 for part in parts(expr) if part.op not in ("tensor", "number"))
 
 
 def code(expr: Expr) -> tuple[list[Any], tuple[float, ...], tuple[Instr, ...]]:
     """The leaves, constants and instructions of a ``plan.Map``."""
-    found = parts(expr)
+    subexpressions = parts(expr)
     tensors = leaves(expr)
-    place: dict[int, int] = {}
+    index: dict[int, int] = {}
     constants: list[float] = []
-    for part in found:
+    for part in subexpressions:
         if part.op == "tensor":
-            place[id(part)] = next(i for i, leaf in enumerate(tensors) if leaf is part.leaf)
+            index[id(part)] = next(i for i, leaf in enumerate(tensors) if leaf is part.leaf)
         elif part.op == "number":
-            place[id(part)] = len(tensors) + len(constants)
+            index[id(part)] = len(tensors) + len(constants)
             constants.append(part.leaf)
     base = len(tensors) + len(constants)
     instructions: list[Instr] = []
-    for part in found:
-        if id(part) not in place:
-            place[id(part)] = base + len(instructions)
-            operands = tuple(place[id(operand)] for operand in part.operands)
+    for part in subexpressions:
+        if id(part) not in index:
+            index[id(part)] = base + len(instructions)
+            operands = tuple(index[id(operand)] for operand in part.operands)
             instructions.append(Instr(part.op, operands, part.numbers))
     if not instructions:
-        instructions.append(Instr("identity", (place[id(expr)],)))
+        instructions.append(Instr("identity", (index[id(expr)],)))
     return tensors, tuple(constants), tuple(instructions)
 
 
@@ -133,9 +133,9 @@ def simplify(expr: Expr) -> Expr:
 
 def _simpler(expr: Expr) -> Expr:
     for rule in (_fold, _neutral, _power, _relu, *_KNOWN):
-        found = rule(expr)
-        if found is not None:
-            return found
+        simpler = rule(expr)
+        if simpler is not None:
+            return simpler
     return expr
 
 
@@ -258,8 +258,8 @@ def _gated(expr: Expr) -> Expr | None:
             return Expr("silu", (x,))
         if scale == 1.0 and gate.op == "tanh" and _is(gate.operands[0], "softplus", x):
             return Expr("mish", (x,))
-        found = _hardsigmoid(Expr("mul", (gate, number(scale))))
-        if found is not None and _is_hardswish_gate(found, x):
+        hardsigmoid = _hardsigmoid(Expr("mul", (gate, number(scale))))
+        if hardsigmoid is not None and _is_hardswish_gate(hardsigmoid, x):
             return Expr("hardswish", (x,))
     return None
 
@@ -281,8 +281,8 @@ def _gelu(expr: Expr) -> Expr | None:
 
 
 def _is_product(expr: Expr, scale: float, factors: list[Expr]) -> bool:
-    found, parts = scaled(expr)
-    return near(found, scale) and [id(p) for p in parts] == [id(f) for f in factors]
+    factor, parts = scaled(expr)
+    return near(factor, scale) and [id(p) for p in parts] == [id(f) for f in factors]
 
 
 def _is_tanh_argument(expr: Expr, x: Expr) -> bool:

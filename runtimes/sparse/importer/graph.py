@@ -1,6 +1,6 @@
 """The graph between ONNX and plan: operators on whole tensors of known shape, no memory yet.
 
-Importing makes it (``importer``), ``fuse`` makes it smaller, ``place`` lays it out in memory.
+``importer`` makes it, ``fuse`` makes it smaller, ``plan/layout.py`` assigns memory to it.
 Reshape, Transpose, Slice and Expand are operators here and only views later on.
 """
 
@@ -25,7 +25,7 @@ class Tensor:
     """A value of known shape; ``value`` where it is a constant.
 
     ``dtype`` is what it stands for in the model. In the arena integers and truth values are
-    carried as float32; ``raw`` ones lie in the caller's memory, as their own type.
+    carried as float32; ``raw`` ones are in the caller's memory, as their own type.
     """
 
     shape: tuple[int, ...]
@@ -223,7 +223,7 @@ class Graph:
         return found
 
     def producers(self) -> dict[Tensor, Op]:
-        """What computes each tensor."""
+        """The operator that computes each tensor."""
         return {op.output: op for op in self.ops}
 
     def remove(self, gone: Iterable[Op]) -> None:

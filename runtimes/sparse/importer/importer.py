@@ -26,11 +26,11 @@ TYPES = {
     ir.DataType.INT32: "int32",
     ir.DataType.BOOL: "bool",
 }
-LARGEST = 1 << 28  # elements of a constant that is computed here
+MAX_FOLDED = 1 << 28  # elements of a constant that is computed here
 
 
 class RefusedError(Exception):
-    """What cannot be lowered: raised inside, returned as a ``Refusal``."""
+    """A model cannot be lowered; ``lower`` returns it as a ``Refusal``."""
 
     def __init__(self, operator: str, node: str, reason: str) -> None:
         super().__init__(f"{operator} ({node}): {reason}")
@@ -57,10 +57,10 @@ class Call:
 
     def tensor(self, index: int) -> Tensor:
         """An input that must be there."""
-        found = self.optional(index)
-        if found is None:
+        value = self.optional(index)
+        if value is None:
             raise self.refuse(f"input {index} is missing")
-        return found
+        return value
 
     def optional(self, index: int) -> Tensor | None:
         """An input that may be left out."""
@@ -68,27 +68,27 @@ class Call:
 
     def real(self, index: int) -> Tensor:
         """A float32 input that must be there."""
-        found = self.tensor(index)
-        if found.dtype != "float32":
-            raise self.refuse(f"input {index} is {found.dtype}, not float32")
-        return found
+        value = self.tensor(index)
+        if value.dtype != "float32":
+            raise self.refuse(f"input {index} is {value.dtype}, not float32")
+        return value
 
     def constant(self, index: int, what: str) -> Array | None:
         """The value of an input, None where it is left out; refused where it is computed."""
-        found = self.optional(index)
-        if found is None:
+        value = self.optional(index)
+        if value is None:
             return None
-        if found.value is None:
+        if value.value is None:
             raise self.refuse(f"its {what} is computed")
-        return found.value
+        return value.value
 
     def ints(self, index: int, attribute: str, what: str) -> list[int] | None:
         """A list of numbers from an input, or from the attribute of older versions."""
         array = self.constant(index, what)
         if array is not None:
             return [int(v) for v in array.reshape(-1)]
-        found = self.node.attributes.get(attribute)
-        return None if found is None else [int(v) for v in found.as_ints()]
+        value = self.node.attributes.get(attribute)
+        return None if value is None else [int(v) for v in value.as_ints()]
 
     def integer(self, name: str, default: int) -> int:
         """An attribute."""
@@ -151,7 +151,7 @@ def read(
 
 
 def _inputs(model: ir.Model, batch: int, sizes: Mapping[str, int]) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+    inputs: dict[str, Tensor] = {}
     known = dict(sizes)
     values = [v for v in model.graph.inputs if v.name not in model.graph.initializers]
     for value in values:
@@ -176,12 +176,12 @@ def _inputs(model: ir.Model, batch: int, sizes: Mapping[str, int]) -> dict[str, 
                 )
             shape.append(size)
         dtype = TYPES[value.dtype]
-        found[name] = Tensor(tuple(shape), dtype, raw=dtype != "float32")
+        inputs[name] = Tensor(tuple(shape), dtype, raw=dtype != "float32")
     fixed = [dim for value in values for dim in list(value.shape or ())[:1]]
     if fixed and all(isinstance(dim, int) and dim != batch for dim in fixed):
         reason = f"its batch is fixed at {fixed[0]}, not {batch}"
         raise RefusedError("input", str(values[0].name), reason)
-    return found
+    return inputs
 
 
 def _import(
@@ -244,7 +244,7 @@ def _foldable(node: ir.Node, given: list[Tensor]) -> bool:
 def _fold(
     node: ir.Node, values: Mapping[str, Tensor | None], model: ir.Model
 ) -> tuple[Tensor, ...]:
-    """What a node with known inputs computes, by the project's reference."""
+    """The result of a node with known inputs, computed by the reference evaluator."""
     if node.op_type == "Constant" and "value" in node.attributes:
         return (constant(node.attributes["value"].as_tensor().numpy()),)
     from prunedeploy.reference.evaluate import evaluate_node

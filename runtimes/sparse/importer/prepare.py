@@ -1,4 +1,4 @@
-"""What a model is given before it is read, by passes that the project has."""
+"""The passes that a model goes through before it is imported."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def prepare(model: ir.Model) -> ir.Model:
     common.RemoveInitializersFromInputsPass()(copy)
     common.NameFixPass()(copy)
     common.TopologicalSortPass()(copy)
-    found = {node.op_type for node in copy.graph}
-    if "BatchNormalization" in found:
+    operators = {node.op_type for node in copy.graph}
+    if "BatchNormalization" in operators:
         FoldBatchNorm()(copy)
-    if {"Sqrt", "ReduceMean"} <= found:
+    if {"Sqrt", "ReduceMean"} <= operators:
         FuseLayerNorm()(copy)
     return copy

@@ -1,4 +1,4 @@
-"""Sixteen images side by side: planes in the order height, width, batch.
+"""The batch-innermost layout: planes in the order height, width, batch, for sixteen images.
 
 With the batch innermost every pixel is one whole vector. Then the shifted planes of a window's taps
 are aligned, images need not be as wide as vectors are, and strides take vectors, not elements.
@@ -28,32 +28,32 @@ from prunedeploy.runtimes.sparse.plan.steps import (
     writes,
 )
 
-IMAGES = UNIT  # of a batch that is laid side by side
+IMAGES = UNIT  # images of a batch that is laid out so: as many as the widest vector has lanes
 MOVABLE = (Conv, Copy, Fill, Map, Pool, Reduce, Softmax)
 
 
 def to_batch_innermost(plan: Plan) -> Plan:
-    """``plan`` with the batch innermost, where it has sixteen images and nothing else."""
+    """``plan`` with the batch innermost, or as it is where it is not all of sixteen images."""
     if plan.batch != IMAGES or not all(isinstance(step, MOVABLE) for step in plan.steps):
         return plan
     sizes = _pixels(plan)
     if sizes is None or not any(size > 1 for size in sizes.values()):
         return plan
-    if any(isinstance(step, Conv) and _grows(step) for step in plan.steps):
+    if any(isinstance(step, Conv) and _makes_images(step) for step in plan.steps):
         return plan
-    moved = [_step(step, plan, sizes) for step in plan.steps]
-    if any(step is None for step in moved):
+    steps = [_step(step, plan, sizes) for step in plan.steps]
+    if any(step is None for step in steps):
         return plan
-    return replace(plan, steps=tuple(step for step in moved if step is not None))
+    return replace(plan, steps=tuple(step for step in steps if step is not None))
 
 
-def _grows(step: Conv) -> bool:
-    """From single pixels to images: what lies side by side cannot be told from ``x``."""
+def _makes_images(step: Conv) -> bool:
+    """Whether it makes images of single pixels; kernels tell layouts by ``x``, which has none."""
     return step.x.shape[2:] == (1, 1) and step.y.shape[2:] != (1, 1)
 
 
 def innermost_images(view: View) -> int:
-    """How many images lie side by side in a planar view [N, C, H, W]: 1 in the usual order."""
+    """The images that lie innermost in a planar view [N, C, H, W]: N, or 1 in the usual order."""
     images, _, height, width = view.shape
     if images == 1 or height * width == 1:
         return 1
@@ -62,8 +62,8 @@ def innermost_images(view: View) -> int:
 
 
 def _pixels(plan: Plan) -> dict[int, int] | None:
-    """Of one image, for each buffer of the arena; None where a buffer is none of images."""
-    found: dict[int, int] = {}
+    """The pixels of an image, by buffer of the arena; None where one holds anything but images."""
+    sizes: dict[int, int] = {}
     for step in plan.steps:
         for view in (*reads(step), *writes(step)):
             if plan.buffers[view.buffer].space != "arena":
@@ -72,7 +72,7 @@ def _pixels(plan: Plan) -> dict[int, int] | None:
                 return None
             if len(view.shape) == 4 and view.shape[0] == plan.batch and is_planar(view, 1):
                 pixels = view.shape[2] * view.shape[3]
-                if found.setdefault(view.buffer, pixels) != pixels:
+                if sizes.setdefault(view.buffer, pixels) != pixels:
                     return None
     touched = {
         view.buffer
@@ -80,11 +80,11 @@ def _pixels(plan: Plan) -> dict[int, int] | None:
         for view in (*reads(step), *writes(step))
         if plan.buffers[view.buffer].space == "arena"
     }
-    return found if touched <= found.keys() else None
+    return sizes if touched <= sizes.keys() else None
 
 
 def _step(step: Step, plan: Plan, sizes: dict[int, int]) -> Step | None:
-    """``step`` with its views moved; None where one of them cannot be."""
+    """``step`` on batch-innermost views; None where one of them cannot be such."""
     changed: dict[str, Any] = {}
     for name in ("x", "y", "residual", "outer"):
         view = getattr(step, name, None)
@@ -97,7 +97,10 @@ def _step(step: Step, plan: Plan, sizes: dict[int, int]) -> Step | None:
 
 
 def _view(view: View, plan: Plan, sizes: dict[int, int]) -> View | None:
-    """An element at image n and pixel p of a plane was at n * pixels + p, and goes to p * N + n."""
+    """``view`` with the batch innermost: element n * pixels + p of a plane goes to p * N + n.
+
+    n is the image, p the pixel. None where an axis runs over images and pixels at once.
+    """
     if plan.buffers[view.buffer].space != "arena" or sizes[view.buffer] == 1:
         return view
     pixels, images = sizes[view.buffer], plan.batch
@@ -111,7 +114,7 @@ def _view(view: View, plan: Plan, sizes: dict[int, int]) -> View | None:
         elif stride * (size - 1) < pixels:
             strides.append(stride * images)
         else:
-            return None  # an axis that runs over images and pixels at once
+            return None
     channel, rest = divmod(view.offset, plane)
     image, pixel = divmod(rest, pixels)
     return replace(view, strides=tuple(strides), offset=channel * plane + pixel * images + image)

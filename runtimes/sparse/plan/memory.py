@@ -1,4 +1,4 @@
-"""Static memory: every buffer of the arena gets its place before anything runs.
+"""Static memory: every buffer of the arena gets its offset before anything runs.
 
 A buffer lives from the first step that touches it to the last. Buffers that live at the same time
 never overlap, but for steps that may write where they read. The largest are placed first, each in
@@ -28,7 +28,7 @@ class Life:
 
 
 def allocate(plan: Plan) -> Plan:
-    """``plan`` with ``offsets`` and ``arena``; offsets are multiples of ``UNIT``."""
+    """``plan`` with its ``offsets``, multiples of ``UNIT`` elements, and the arena's size."""
     lives = lifetimes(plan)
     leaders = _share(plan, lives)
     merged: dict[int, Life] = {}
@@ -38,29 +38,29 @@ def allocate(plan: Plan) -> Plan:
         merged[leader] = Life(
             min(old.first, life.first), max(old.last, life.last), max(old.size, life.size)
         )
-    places = _pack(merged)
+    packed = _pack(merged)
     offsets = [0] * len(plan.buffers)
     for buffer in lives:
-        offsets[buffer] = places[_leader(leaders, buffer)]
-    ends = [places[buffer] + life.size for buffer, life in merged.items()]
+        offsets[buffer] = packed[_leader(leaders, buffer)]
+    ends = [packed[buffer] + life.size for buffer, life in merged.items()]
     return replace(plan, offsets=tuple(offsets), arena=max(ends, default=0))
 
 
 def lifetimes(plan: Plan) -> dict[int, Life]:
-    """The life of each buffer of the arena that a step touches; sizes with the guard behind."""
-    found: dict[int, Life] = {}
+    """The life of each buffer of the arena that a step touches; sizes include the guard."""
+    lives: dict[int, Life] = {}
     for index, step in enumerate(plan.steps):
         for view in (*reads(step), *writes(step)):
             buffer = plan.buffers[view.buffer]
             if buffer.space == "arena":
                 size = -(-(buffer.size + GUARD) // UNIT) * UNIT
-                first = found[view.buffer].first if view.buffer in found else index
-                found[view.buffer] = Life(first, index, size)
-    return found
+                first = lives[view.buffer].first if view.buffer in lives else index
+                lives[view.buffer] = Life(first, index, size)
+    return lives
 
 
 def _share(plan: Plan, lives: dict[int, Life]) -> dict[int, int]:
-    """Buffers that lie where another one does: results that are computed in place.
+    """For each result that is computed in place the buffer that it takes over.
 
     A Map may write where it reads, a Conv where its residual is.
     """
@@ -74,7 +74,7 @@ def _share(plan: Plan, lives: dict[int, Life]) -> dict[int, int]:
 
 
 def _in_place(step: Map | Conv, index: int, plan: Plan, lives: dict[int, Life]) -> int | None:
-    """A buffer that dies with this step, of which each element is read where it is written."""
+    """A buffer that is read last by this step, each element where the result's is written."""
     y = step.y
     if isinstance(step, Map):
         inputs = step.inputs
@@ -89,13 +89,13 @@ def _in_place(step: Map | Conv, index: int, plan: Plan, lives: dict[int, Life]) 
         if life is None or life.last != index or life.first == index:
             continue
         whole = plan.buffers[view.buffer].size == plan.buffers[y.buffer].size
-        alike = all(_alike(v, y) for v in inputs if v.buffer == view.buffer)
-        if whole and alike:
+        same = all(_same_elements(v, y) for v in inputs if v.buffer == view.buffer)
+        if whole and same:
             return view.buffer
     return None
 
 
-def _alike(one: View, other: View) -> bool:
+def _same_elements(one: View, other: View) -> bool:
     return (one.shape, one.offset) == (other.shape, other.offset) and all(
         n == 1 or a == b for n, a, b in zip(one.shape, one.strides, other.strides, strict=True)
     )
@@ -108,12 +108,12 @@ def _leader(leaders: dict[int, int], buffer: int) -> int:
 
 
 def _pack(lives: dict[int, Life]) -> dict[int, int]:
-    """An offset for each, the largest first, in the smallest gap between those it meets."""
-    placed: list[tuple[int, Life]] = []
+    """An offset for each buffer: the largest first, in the smallest gap that takes it."""
+    packed: list[tuple[int, Life]] = []
     offsets: dict[int, int] = {}
     for buffer, life in sorted(lives.items(), key=lambda item: (-item[1].size, item[0])):
-        offsets[buffer] = _gap([(o, other) for o, other in placed if other.meets(life)], life.size)
-        placed.append((offsets[buffer], life))
+        offsets[buffer] = _gap([(o, other) for o, other in packed if other.meets(life)], life.size)
+        packed.append((offsets[buffer], life))
     return offsets
 
 

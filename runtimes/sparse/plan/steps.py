@@ -1,13 +1,13 @@
-"""The plan: what an engine computes, step by step, on memory that is laid out in advance.
+"""The plan: the steps that an engine computes, on memory that is laid out in advance.
 
 One idea carries the runtime: every layer with weights is a sum of shifted planes. A tensor in the
-arena is **planar**: its channel axis comes first, then one *plane* a channel, which holds all its
-other axes in their order, batch included: NCHW lies as C, N*H*W, tokens N x S x D as D, N*S. A
-plane starts on a vector's boundary (``plane_stride``). Then a 1x1 convolution and a linear layer
-over tokens are one loop, and so is a window of taps, each tap a shifted plane.
+arena is **planar**: its channel axis comes first, then one *plane* for each channel, which holds
+all other axes in their order, batch included: NCHW is stored as C, N*H*W, tokens N x S x D as D,
+N*S. A plane starts on a vector's boundary (``plane_stride``). Then a 1x1 convolution and a linear
+layer over tokens are one loop, and so is a window of taps, each tap a shifted plane.
 
-Every other order of axes is a ``View``: a buffer, an offset, and a stride an axis, all in
-elements. Transposing, splitting heads and slicing change views, not memory.
+Every other order of axes is a ``View``: a buffer, an offset, and a stride for each axis, all in
+elements. Transposing, splitting attention heads and slicing change views, not memory.
 """
 
 from __future__ import annotations
@@ -27,20 +27,27 @@ MemorySpace = Literal["arena", "input", "output", "constant"]
 
 
 def plane_stride(pixels: int) -> int:
-    """Elements from one plane of ``pixels`` to the next: rounded up, but for the very short.
+    """Elements from one plane of ``pixels`` to the next: a multiple of ``UNIT``.
 
-    Planes shorter than a unit (a vector of features is one of length 1) stay packed.
+    Planes shorter than a unit follow each other closely (those of a vector of features are one
+    element each).
     """
     return pixels if pixels < UNIT else -(-pixels // UNIT) * UNIT
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """A piece of memory: of the session's arena, a constant, or the caller's input or output.
+    """Memory of a tensor: in the session's arena, a constant, or the caller's input or output.
 
-    ``index`` is the position among the inputs or outputs. ``size`` is in elements. Buffers of the
-    caller are in C order, exactly as large as their tensor, and aligned to their elements only.
-    A constant's ``value`` is flat, float32, stored with the weights and only read.
+    Buffers of the caller are in C order, exactly as large as their tensor, and aligned to their
+    elements only.
+
+    Args:
+        space: which of these memories it is in.
+        size: in elements.
+        dtype: of the elements.
+        index: the position among the inputs or outputs.
+        value: of a constant: flat, float32, stored with the weights and only read.
     """
 
     space: MemorySpace
@@ -52,7 +59,7 @@ class Buffer:
 
 @dataclass(frozen=True)
 class View:
-    """Where a tensor's elements lie: at ``offset + sum(index * stride)`` in a buffer.
+    """A tensor in a buffer: its elements are at ``offset + sum(index * stride)``.
 
     ``buffer`` is an index into ``Plan.buffers``. A broadcast axis has stride 0.
     """
@@ -87,11 +94,11 @@ def planar(buffer: int, shape: tuple[int, ...], channel: int) -> View:
 
 
 def is_planar(view: View, channel: int) -> bool:
-    """Whether ``view`` lies as ``planar`` lays it (axes of length 1 may have any stride)."""
+    """Whether ``view`` has the strides of ``planar`` (axes of length 1 may have any stride)."""
     wanted = planar(view.buffer, view.shape, channel).strides
     return all(
-        size == 1 or found == stride
-        for size, found, stride in zip(view.shape, view.strides, wanted, strict=True)
+        size == 1 or actual == stride
+        for size, actual, stride in zip(view.shape, view.strides, wanted, strict=True)
     )
 
 
@@ -125,7 +132,7 @@ class Instr:
 
 @dataclass(frozen=True)
 class Activation:
-    """What is applied when a result is stored: a name of ``UNARY`` and its numbers."""
+    """The function that is applied when a result is stored: of ``UNARY``, with its numbers."""
 
     op: str = "identity"
     numbers: tuple[float, ...] = ()
@@ -149,10 +156,10 @@ class Activation:
 class Conv:
     """A convolution or linear layer with constant weights: the sum of shifted planes.
 
-    ``y = activation(conv(x) + bias + residual)``; ``residual`` may lie where ``y`` does. All three
-    are planar views
-    of shape [N, C, H, W], channels at axis 1, whatever they are in the graph: tokens of a linear
-    layer are W of one image (N = H = 1), a convolution over sequences has H = 1.
+    ``y = activation(conv(x) + bias + residual)``; ``residual`` may be the memory of ``y``. All
+    three are planar views of shape [N, C, H, W], channels at axis 1, whatever they are in the
+    graph: tokens of a linear layer are W of one image (N = H = 1), a convolution over sequences
+    has H = 1.
 
     Args:
         weight: float32 [M, C / groups, kernel height, kernel width].
@@ -177,7 +184,7 @@ class Conv:
 class Map:
     """A function of single elements: ``y[i] = last instruction of code``, inputs broadcast.
 
-    All inputs have the shape of ``y``; broadcast axes have stride 0. Views may lie in any order.
+    All inputs have the shape of ``y``; broadcast axes have stride 0. Strides are arbitrary.
     ``constants`` are single numbers.
     """
 
@@ -192,7 +199,7 @@ class Map:
 class Copy:
     """Copy ``x`` to ``y``, same shape, any strides; converts integers and truth values to float32.
 
-    With ``fill`` set, ``y`` lies inside ``outer``, whose other elements become ``fill`` (Pad).
+    With ``fill`` set, ``y`` is a part of ``outer``, whose other elements become ``fill`` (Pad).
     """
 
     name: str
@@ -207,7 +214,7 @@ class Pool:
     """Max or average over windows; ``x`` and ``y`` planar [N, C, H, W].
 
     ``pads`` are top, left, bottom, right. Windows may reach beyond the bottom and right border
-    (ceil_mode): they hold what is there.
+    (ceil_mode): elements beyond it do not count.
     """
 
     name: str
@@ -336,12 +343,13 @@ class Port:
 class Plan:
     """Steps in the order in which they run, for one batch size.
 
-    ``offsets`` gives every arena buffer its place, in elements of float32, once ``memory`` has
-    planned them; ``arena`` is what all of them need.
+    ``offsets`` has the offset of every arena buffer, in elements of float32, once ``memory.py`` has
+    assigned them; ``arena`` is the number of elements that all of them need.
 
-    With ``repeats`` above 1 the plan is for one sample of a batch of so many: every thread computes
-    whole samples, each in an arena of its own (``batch`` is still what the caller hands over).
-    ``head`` then is what is left to do once all samples are there.
+    With ``repeats`` above 1 it is a per-sample plan: its steps are those of one sample of a batch
+    of so many, and every thread computes whole samples, each in an arena of its own (``batch`` is
+    still what the caller hands over). ``suffix`` then has the steps for the whole batch that
+    follow.
     """
 
     batch: int
@@ -358,11 +366,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class BatchedSuffix:
-    """The end of a plan in samples: the steps of ``plan``, once for the whole batch.
+    """The last steps of a per-sample plan: ``plan``, once for the whole batch.
 
-    It begins with ``count`` runs of ``pixels`` elements a sample, the k-th at
-    ``source + k * source_step`` of the sample's arena; of sample n it goes to
-    ``place + n * sample_step + k * place_step`` of the head's arena.
+    Before it runs, ``count`` runs of ``pixels`` elements are copied from the arena of each sample:
+    the k-th from ``source + k * source_step``, for sample n to
+    ``target + n * sample_step + k * target_step`` of the suffix's arena. All numbers are elements.
     """
 
     plan: Plan

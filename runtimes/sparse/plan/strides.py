@@ -1,4 +1,4 @@
-"""Strides: orders of axes in memory, and what views do to them."""
+"""Layouts, which are orders of axes in memory, and the strides of views under operators."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from prunedeploy.runtimes.sparse.plan.steps import View, plane_stride
 
 @dataclass(frozen=True)
 class Layout:
-    """Axes from the slowest to the fastest; those before ``split`` go from plane to plane."""
+    """Axes from the slowest to the fastest; the first ``split`` of them step between planes."""
 
     order: tuple[int, ...]
     split: int = 0
 
     def strides(self, shape: Sequence[int], padded: bool = True) -> tuple[int, ...]:
-        """A stride an axis; without ``padded`` planes follow each other closely."""
+        """The stride of each axis; without ``padded`` planes follow each other closely."""
         strides, step = [0] * len(shape), 1
         for position in reversed(range(len(self.order))):
             if position == self.split - 1 and padded:
@@ -42,12 +42,12 @@ def row_major(rank: int) -> Layout:
 
 
 def planar(rank: int, channel: int) -> Layout:
-    """``plan.planar``."""
+    """The layout of ``steps.planar``: axis ``channel`` steps between planes."""
     return Layout((channel, *(axis for axis in range(rank) if axis != channel)), 1)
 
 
 def like(view: View) -> Layout:
-    """The layout of a dense tensor whose axes lie in the order of those of ``view``."""
+    """The layout of a dense tensor that has its axes in the order of those of ``view``."""
     strides = [abs(stride) for stride in view.strides]
     order = sorted(range(len(strides)), key=lambda axis: (-strides[axis], axis))
     order = [a for a in order if strides[a] == 0] + [a for a in order if strides[a]]
@@ -137,11 +137,11 @@ def pull(op: Op, wanted: Layout) -> Layout | None:
         return wanted if x.rank == op.output.rank else None
     shape = op.output.shape
     strides = wanted.strides(shape, padded=False)
-    found = backward(op, View(0, shape, strides))
-    if found is None:
+    view = backward(op, View(0, shape, strides))
+    if view is None:
         return None
     pixels = math.prod(shape[axis] for axis in wanted.order[wanted.split :])
-    strides = found.strides
+    strides = view.strides
     inner = [a for a, n in enumerate(x.shape) if n > 1 and strides[a] * n <= pixels]
     if wanted.split and math.prod(x.shape[axis] for axis in inner) != pixels:
         return None
@@ -165,7 +165,7 @@ def broadcast(view: View, shape: Sequence[int]) -> View:
 
 
 def same(one: View, other: View) -> bool:
-    """Whether two views are the same elements, axes of length 1 apart."""
+    """Whether two views are the same elements; strides of axes of length 1 do not count."""
     return (one.buffer, one.offset, one.shape) == (other.buffer, other.offset, other.shape) and all(
         n == 1 or a == b for n, a, b in zip(one.shape, one.strides, other.strides, strict=True)
     )

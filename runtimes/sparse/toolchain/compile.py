@@ -111,8 +111,8 @@ def _command(target: Target) -> tuple[str, ...]:
             ) from None
     native = target.arch == platform.machine()
     for name in ("gcc", "clang") if native else ():
-        if found := shutil.which(name):
-            return (found,)
+        if path := shutil.which(name):
+            return (path,)
     if importlib.util.find_spec("ziglang") is None:
         raise UserError(NONE if native else NO_CROSS.format(target=target.name))
     named = target.toolchain.glibc if target.toolchain is not None else ""
@@ -122,7 +122,7 @@ def _command(target: Target) -> tuple[str, ...]:
 
 
 def _flags(target: Target, name: str) -> tuple[str, ...]:
-    """Of the instruction set, and the core where it is known."""
+    """The compiler's flags for the instruction set, and for the core where it is known."""
     isa = isa_of(target)
     if name != "ziglang":
         return (*ISA_FLAGS[isa], *([f"-mcpu={target.cpu}"] if target.cpu else []))
@@ -134,7 +134,7 @@ def _flags(target: Target, name: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=16)
 def _identity(command: tuple[str, ...]) -> tuple[str, str]:
-    """What the compiler calls itself, and its version; also the proof that it starts."""
+    """The compiler's name and version; asking for them also proves that it starts."""
     shown = shlex.join(command)
     try:
         said = subprocess.run(
@@ -197,7 +197,7 @@ def _build(folder: Path, tools: Toolchain, extra: Sequence[str]) -> None:
 def compile_command(
     tools: Toolchain, source: str, general: bool, extra: Sequence[str] = ()
 ) -> list[str]:
-    """How one file is compiled; run it in the project's folder."""
+    """The command that compiles one file, to be run in the project's folder."""
     isa = () if general else tools.flags
     target = source.replace(".c", ".o")
     return [*tools.command, *COMMON, *OPTIMISE, *isa, *extra, "-c", source, "-o", target]
@@ -268,7 +268,7 @@ def _failure(status: int, command: Sequence[str], said: str, tools: Toolchain) -
 
 
 def _problem(tools: Toolchain) -> str:
-    """What the compiler says to a program without fault; empty where it compiles."""
+    """The compiler's error on a correct program; empty where it compiles it."""
     text = "#include <math.h>\n#include <pthread.h>\ndouble f(double x) { return exp(x); }\n"
     with tempfile.TemporaryDirectory(prefix="prunedeploy-") as folder:
         (Path(folder) / "small.c").write_text(text)

@@ -1,4 +1,4 @@
-"""What makes a C project one that its reader can build: a Makefile and a page on how."""
+"""The Makefile of a C project, and a page on how to build and use it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def makefile(project: Project, target: Target) -> str:
 
 
 def readme(project: Project, target: Target) -> str:
-    """How to build and use it."""
+    """The page on how to build and use the project."""
     general = [name for name in GENERAL if name in project.files]
     return _README.format(
         target=target.name,

@@ -1,4 +1,4 @@
-"""What scales and shifts a layer's channels by constants goes into its weights and bias.
+"""Scales and shifts of a layer's channels by constants are folded into its weights and bias.
 
 a (W x + b) + c = (a W) x + (a b + c), computed in float64 and rounded once
 """

@@ -25,13 +25,13 @@ def straighten(graph: Graph) -> None:
             continue
         source = op.inputs[0]
         root, view = origins.get(source, (source, row_major(0, source.shape)))
-        found = layout.forward(op, view)
-        if found is None:
+        moved = layout.forward(op, view)
+        if moved is None:
             root = source
-            found = layout.forward(op, row_major(0, source.shape))
-        assert found is not None
-        origins[op.output] = root, found
-        ops += [op] if root is source else _direct(op, root, found)
+            moved = layout.forward(op, row_major(0, source.shape))
+        assert moved is not None
+        origins[op.output] = root, moved
+        ops += [op] if root is source else _direct(op, root, moved)
     graph.ops = ops
     graph.prune()
 

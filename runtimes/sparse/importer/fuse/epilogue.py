@@ -13,15 +13,15 @@ def fold(graph: Graph) -> None:
     Of two layers whose results are added, the later one gets the other as its residual.
     """
     users, producers = graph.users(), graph.producers()
-    place = {op: index for index, op in enumerate(graph.ops)}
+    position = {op: index for index, op in enumerate(graph.ops)}
     fused: dict[Op, Op] = {}
     for op in list(graph.ops):
         if not isinstance(op, MapOp):
             continue
-        found = _match(op)
-        if found is None:
+        match = _match(op)
+        if match is None:
             continue
-        activation, terms = found
+        activation, terms = match
         layers = [
             layer
             for tensor in terms
@@ -33,12 +33,12 @@ def fold(graph: Graph) -> None:
         ]
         if not layers:
             continue
-        layer = max(layers, key=lambda each: place[each])
+        layer = max(layers, key=lambda each: position[each])
         layer.inputs += [tensor for tensor in terms if tensor is not layer.output]
         layer.activation = activation
         layer.output = op.output
         producers[op.output] = layer
-        place[layer] = place[op]
+        position[layer] = position[op]
         fused[op] = layer
     moved = set(fused.values())
     graph.ops = [fused.get(op, op) for op in graph.ops if op not in moved]

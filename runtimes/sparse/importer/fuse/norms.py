@@ -35,9 +35,9 @@ def recognise(graph: Graph) -> None:
     producers = graph.producers()
     ops: list[Op] = []
     for op in graph.ops:
-        found = _normalisation(op, producers) if isinstance(op, MapOp) else None
-        if isinstance(op, MapOp) and found is not None:
-            norm, quotient = found
+        recognised = _normalisation(op, producers) if isinstance(op, MapOp) else None
+        if isinstance(op, MapOp) and recognised is not None:
+            norm, quotient = recognised
             ops.append(norm)
             producers[norm.output] = norm
             op.expr = _replace(op.expr, quotient, e.tensor(norm.output))
@@ -63,34 +63,34 @@ def _normalisation(op: MapOp, producers: Producers) -> tuple[NormOp, Expr] | Non
         part = stack.pop()
         stack.extend(part.operands)
         for top, root in _quotients(part, producers):
-            found = _match(op, top, root, producers)
-            if found is not None:
-                return found, part
+            match = _match(op, top, root, producers)
+            if match is not None:
+                return match, part
     return None
 
 
 def _quotients(expr: Expr, producers: Producers) -> list[tuple[Expr, Expr]]:
     """(x, square root) where ``expr`` is x over the root."""
-    found = []
+    quotients = []
     if expr.op == "div":
         root = _computed(expr.operands[1], producers)
-        found = [(expr.operands[0], root.operands[0])] if root.op == "sqrt" else []
+        quotients = [(expr.operands[0], root.operands[0])] if root.op == "sqrt" else []
     elif expr.op == "mul":
         for top, other in (expr.operands, expr.operands[::-1]):
             inverse = _computed(other, producers)
             if inverse.op == "reciprocal":
                 root = _computed(inverse.operands[0], producers)
-                found += [(top, root.operands[0])] if root.op == "sqrt" else []
+                quotients += [(top, root.operands[0])] if root.op == "sqrt" else []
             elif inverse.op == "div" and inverse.operands[0].number == 1.0:
                 root = _computed(inverse.operands[1], producers)
-                found += [(top, root.operands[0])] if root.op == "sqrt" else []
+                quotients += [(top, root.operands[0])] if root.op == "sqrt" else []
             elif inverse.op == "pow" and inverse.operands[1].number == -0.5:
-                found.append((top, inverse.operands[0]))
-    return found
+                quotients.append((top, inverse.operands[0]))
+    return quotients
 
 
 def _computed(expr: Expr, producers: Producers) -> Expr:
-    """What a tensor holds, where a Map of a smaller shape computes it."""
+    """The expression that a tensor holds, where a Map of a smaller shape computes it."""
     producer = producers.get(expr.leaf) if expr.op == "tensor" else None
     return producer.expr if isinstance(producer, MapOp) else expr
 

@@ -30,8 +30,8 @@ def absorb(graph: Graph) -> None:
                 continue
             if len(users[tensor]) > 1 or tensor in graph.outputs:
                 continue
-            if (found := _sum(op, tensor)) is not None:
-                factor, added = found
+            if (total := _sum(op, tensor)) is not None:
+                factor, added = total
                 product.alpha *= factor
                 product.inputs += [] if added is None else [added]
                 product.output = op.output

@@ -1,4 +1,4 @@
-"""What the sparse runtime knows: a function an ONNX operator, by its name."""
+"""The ONNX operators that the sparse runtime knows: a function for each, by name."""
 
 from __future__ import annotations
 

@@ -57,8 +57,8 @@ def _heads(call: Call, x: Tensor, heads: int) -> Tensor:
 
 
 def _masks(call: Call, whole: tuple[int, ...]) -> list[Tensor]:
-    """What is added to the scores: the mask given, and that of causality."""
-    build, found = call.build, []
+    """The tensors that are added to the scores: the mask given, and the causal one."""
+    build, masks = call.build, []
     mask = call.optional(3)
     if mask is not None:
         if mask.shape[-1] != whole[4]:
@@ -70,11 +70,11 @@ def _masks(call: Call, whole: tuple[int, ...]) -> list[Tensor]:
         if mask.dtype == "bool":
             kept = Expr("where", (build.operand(wide), number(0.0), number(-math.inf)))
             wide = build.map(kept, wide.shape)
-        found.append(wide)
+        masks.append(wide)
     if call.integer("is_causal", 0):
         ahead = np.triu(np.ones(whole[3:], bool), 1)
-        found.append(constant(np.where(ahead, -np.inf, 0).astype(np.float32)))
-    return found
+        masks.append(constant(np.where(ahead, -np.inf, 0).astype(np.float32)))
+    return masks
 
 
 TABLE: dict[str, Importer] = {"Attention": attention}

@@ -147,7 +147,7 @@ def compare(call: Call) -> Tensor:
 
 
 def not_(call: Call) -> Tensor:
-    """Of truth values."""
+    """Import Not, of truth values."""
     return _map(call, Expr("not", (call.build.operand(call.x),)), "bool")
 
 

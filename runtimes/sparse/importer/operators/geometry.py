@@ -1,4 +1,4 @@
-"""Where windows lie: pads, strides and the size of the result, for one or two axes."""
+"""The geometry of windows: pads, strides and the size of the result, for one or two axes."""
 
 from __future__ import annotations
 

@@ -127,13 +127,13 @@ def _transposed(call: Call, kernel: list[int]) -> Window:
 def _phases(space: Window, axis: int, taps: Array) -> tuple[list[tuple[int, int, int]], int, int]:
     """(phase, tap, offset) of each tap of an axis; the lowest and highest offset."""
     stride, pad, dilation = space.strides[axis], space.pads[axis], space.dilations[axis]
-    found = []
+    phases = []
     for tap in range(taps.shape[2 + axis]):
         phase = (tap * dilation - pad) % stride
-        found.append((phase, tap, (phase + pad - tap * dilation) // stride))
-    offsets = [offset for _, _, offset in found]
+        phases.append((phase, tap, (phase + pad - tap * dilation) // stride))
+    offsets = [offset for _, _, offset in phases]
     # from 0 at least, so that the offsets are pads
-    return found, min(0, *offsets), max(0, *offsets)
+    return phases, min(0, *offsets), max(0, *offsets)
 
 
 def _cropped(

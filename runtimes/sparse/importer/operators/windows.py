@@ -107,16 +107,16 @@ COORDINATES = OF_11 | OF_19
 
 
 def _picked(at: Coordinates, size: int) -> Taps:
-    found = [min(max(int(c), 0), size - 1) for c in at]
-    return tuple((index, index, 0.0) for index in found)
+    picked = [min(max(int(c), 0), size - 1) for c in at]
+    return tuple((index, index, 0.0) for index in picked)
 
 
 def _linear(at: Coordinates, size: int) -> Taps:
-    found = []
+    taps = []
     for coordinate in np.clip(at, 0, size - 1):
         index = int(coordinate)
-        found.append((index, min(index + 1, size - 1), float(coordinate - np.float32(index))))
-    return tuple(found)
+        taps.append((index, min(index + 1, size - 1), float(coordinate - np.float32(index))))
+    return tuple(taps)
 
 
 TABLE: dict[str, Importer] = {

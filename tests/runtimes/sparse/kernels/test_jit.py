@@ -392,7 +392,7 @@ def test_where_programs_do_not_fit_layers_have_none(
     assert not any("fit into" in text for text in told)
     monkeypatch.setattr(projects, "MOST_WEIGHTS", size * 2 // 3)
     small = built("small")
-    assert any("programs would not fit into a library" in text for text in told)
+    assert any("the generated code would not fit into a library" in text for text in told)
     assert (small.path / "model.so").stat().st_size < size * 2 // 3
     assert "unrolled" not in (small.path / "layers.json").read_text()
 

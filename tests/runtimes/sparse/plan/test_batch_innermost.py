@@ -1,4 +1,4 @@
-"""Sixteen images side by side: the same numbers, and no change where it does not go."""
+"""The batch-innermost layout: the same numbers, and no change where it does not apply."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_plan_that_may_stay_is_right_too(size: int, monkeypatch: pytest.Monkey
 
 
 def test_engines_agree(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiled, both ways, for a batch of 16 and for one that is not laid side by side."""
+    """Compiled, both ways, for a batch of 16 and for one with the usual layout."""
     outputs: dict[str, list[np.ndarray]] = {}
     for network, size in ((residual, 33), (mobile, 19), (branches, 9)):
         model = _model(network, size)
@@ -191,7 +191,7 @@ def test_vectors_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_growing_from_a_pixel_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What lies side by side cannot be told from an input of single pixels."""
+    """The layout cannot be told by an input of single pixels."""
 
     def grown(net: Small) -> str:
         return _conv(net, net.input("n", 4, 1, 1), 4, 3, 3, pads=[2, 2, 2, 2])

@@ -1,4 +1,4 @@
-"""Whole samples a thread: when a batch is computed so, and that it gives the same."""
+"""Per-sample plans: when a batch is computed so, and that it gives the same."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _split(whole: Plan, one: Plan) -> Plan:
 @pytest.fixture
 def near(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing fits into the caches, and no map is small."""
-    monkeypatch.setattr(split, "NEAR", 0)
+    monkeypatch.setattr(split, "CACHED", 0)
     monkeypatch.setattr(split, "MAX_PIXELS", 0)
 
 
@@ -86,14 +86,14 @@ def test_the_linear_layer_at_the_end_is_computed_once_for_all_samples() -> None:
     whole, one = _plans(_network())
     found = split.per_sample_plan(whole, one, 2)
     assert found is not None
-    head = found.suffix
-    assert head is not None
+    suffix = found.suffix
+    assert suffix is not None
     assert found.steps == one.steps[: len(found.steps)]
-    assert isinstance(head.plan.steps[0], Conv)
-    names = [step.name for step in (*found.steps, *head.plan.steps)]
+    assert isinstance(suffix.plan.steps[0], Conv)
+    names = [step.name for step in (*found.steps, *suffix.plan.steps)]
     assert len(set(names)) == len(names)
-    assert head.count == head.plan.steps[0].weight.shape[1] == 26
-    assert head.plan.arena < whole.arena
+    assert suffix.count == suffix.plan.steps[0].weight.shape[1] == 26
+    assert suffix.plan.arena < whole.arena
 
 
 @pytest.mark.usefixtures("near")
@@ -106,14 +106,14 @@ def test_no_head_where_more_than_its_input_is_needed() -> None:
     first = net.node("Gemm", pooled, net.normal(6, 6), net.normal(6))
     joined = net.node("Add", first, largest)
     whole, one = _plans(net.model(net.node("Gemm", joined, net.normal(6, 4), net.normal(4))))
-    head = _split(whole, one).suffix
-    assert head is not None  # the second one alone
-    assert [len(step.weight) for step in head.plan.steps if isinstance(step, Conv)] == [4]
+    suffix = _split(whole, one).suffix
+    assert suffix is not None  # the second one alone
+    assert [len(step.weight) for step in suffix.plan.steps if isinstance(step, Conv)] == [4]
 
 
 @pytest.mark.usefixtures("near")
 def test_no_head_for_images() -> None:
-    """A layer of single pixels whose result scales an image is no head."""
+    """A layer of single pixels whose result scales an image is no suffix."""
     net = Small()
     image = net.conv(net.input("n", 3, 9, 11), 3, 6)
     scale = net.conv(net.node("GlobalAveragePool", image), 6, 6)
@@ -123,9 +123,9 @@ def test_no_head_for_images() -> None:
 
 def test_the_limit_is_the_arena(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, one = _plans(_network())
-    monkeypatch.setattr(split, "NEAR", 4 * whole.arena)
+    monkeypatch.setattr(split, "CACHED", 4 * whole.arena)
     assert split.per_sample_plan(whole, one, 2) is None
-    monkeypatch.setattr(split, "NEAR", 4 * whole.arena - 1)
+    monkeypatch.setattr(split, "CACHED", 4 * whole.arena - 1)
     assert _split(whole, one).repeats == BATCH
 
 
@@ -170,7 +170,7 @@ def test_layers_of_small_maps_are_computed_once_for_all_samples(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With the one before them, from which on one tensor is needed."""
-    monkeypatch.setattr(split, "NEAR", 0)
+    monkeypatch.setattr(split, "CACHED", 0)
     whole, one = _plans(_shrinking(15))
     found = _split(whole, one)
     assert found.suffix is not None
@@ -189,7 +189,7 @@ def test_layers_of_small_maps_are_computed_once_for_all_samples(
 def test_small_maps_of_all_samples_agree(
     side: int, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(split, "NEAR", 0)
+    monkeypatch.setattr(split, "CACHED", 0)
     model = _shrinking(side)
     save(model, tmp_path / "net.onnx")
     engine = build(tmp_path / "net.onnx", tmp_path / "a.engine", batch=6, threads=threads)
@@ -253,7 +253,7 @@ CUTS = (_dense_block, _branches, _tokens, _rows, _decoder)
 def test_what_cannot_be_put_together_is_not_cut(
     grown: Callable[[Small], str], batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(split, "NEAR", 0)
+    monkeypatch.setattr(split, "CACHED", 0)
     net = Small(seed=2)
     model = net.model(grown(net))
     save(model, tmp_path / "net.onnx")
@@ -268,8 +268,8 @@ def test_what_cannot_be_put_together_is_not_cut(
             agree(found, wanted)
 
 
-def test_a_decoder_is_no_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(split, "NEAR", 0)
+def test_a_decoder_is_no_batched_suffix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split, "CACHED", 0)
     net = Small()
     found = _split(*_plans(net.model(_decoder(net))))
     assert found.suffix is None
@@ -289,7 +289,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """For batches of 16, sample by sample, and of 3, which two threads do not share."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(split, "NEAR", 0)
+        patch.setattr(split, "CACHED", 0)
         yield build(model, tmp_path_factory.mktemp("engine") / "e", batch=(3, BATCH), threads=2)
 
 

@@ -22,12 +22,12 @@ class Axes:
     """The labels of all axes of a graph, the ties between them, and what pins them.
 
     Where an axis is split in parts, or several are merged, only one of them can carry labels:
-    ``carrier`` says which, and ``carriers`` is how many choices the graph turned out to offer.
+    ``split_choice`` says which, and ``split_choices`` is how many the graph turned out to offer.
     """
 
-    def __init__(self, carrier: int = 0) -> None:
-        self.carrier = carrier
-        self.carriers = 1
+    def __init__(self, split_choice: int = 0) -> None:
+        self.split_choice = split_choice
+        self.split_choices = 1
         self._parent = np.zeros(1024, np.int64)
         self._copies = np.zeros(1024, bool)  # by representative: nothing but copies so far
         self._count = 0

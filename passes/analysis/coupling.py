@@ -6,30 +6,28 @@ import onnx_ir as ir
 
 from prunedeploy.passes.analysis.axes import INTERFACE, Axes, Labels, rank, static_size
 from prunedeploy.passes.analysis.subgraphs import pin_captured, pin_outside
-from prunedeploy.passes.operators.layers import Layer, layer
-from prunedeploy.passes.operators.rule import wall
-from prunedeploy.passes.operators.table import rule
+from prunedeploy.passes.operators.layers import Layer
+from prunedeploy.passes.operators.operator import opaque
+from prunedeploy.passes.operators.table import layer, operator
 
 
-def couple(graph: ir.Graph, carrier: int = 0, alike: bool = False) -> Axes:
-    """The labels of all axes of ``graph``, nodes in topological order; see ``Axes.carrier``.
+def couple(graph: ir.Graph, split_choice: int = 0, alike: bool = False) -> Axes:
+    """The labels of all axes of ``graph``, nodes in topological order; see ``Axes.split_choice``.
 
     ``alike`` says that all groups of a convolution are to lose the same channels.
     """
-    axes = Axes(carrier)
+    axes = Axes(split_choice)
     for value in graph.inputs:
         axes.pin(value)
     pin_outside(graph, axes)
     for node in graph:
         axes.asked.clear()
         axes.at = f"{node.op_type} ({node.name})"
-        found, row = layer(node), rule(node)
+        found = layer(node)
         if found is not None:
             couple_layer(found, axes, alike)
-        elif row is not None:
-            row.couple(node, axes)
         else:
-            wall(node, axes)
+            (operator(node).couple or opaque)(node, axes)
         _pin_unasked(node, axes)
         _pin_the_rest(node, axes)
         pin_captured(node, axes)

@@ -12,13 +12,12 @@ from collections.abc import Hashable
 import onnx_ir as ir
 
 from prunedeploy.passes.analysis.axes import rank
-from prunedeploy.passes.operators.elementwise import ELEMENTWISE, JUMPING
+from prunedeploy.passes.operators.elementwise import ELEMENTWISE
 from prunedeploy.reference.torch_kernels import window
 
 # The result is as long as the first input along every axis.
 AS_SOURCE = {"BatchNormalization", "Dropout", "InstanceNormalization", "LayerNormalization"}
 AS_SOURCE |= {"LogSoftmax", "Softmax", "LRN"}
-BROADCAST = {*ELEMENTWISE, *JUMPING, "Where"}
 WINDOW = {"AveragePool", "Conv", "MaxPool"}
 
 Extent = Hashable  # an int for a known length; equal extents are equal lengths
@@ -54,7 +53,7 @@ def _follow(node: ir.Node, extents: Extents) -> None:
     source = node.inputs[0] if node.inputs else None
     if node.domain not in ("", "ai.onnx") or source is None:
         return
-    if node.op_type in BROADCAST:
+    if node.op_type in ELEMENTWISE:
         _follow_broadcast(node, extents)
     elif node.op_type in WINDOW:
         _follow_window(node, source, extents)

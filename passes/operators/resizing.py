@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.passes.analysis.axes import Axes, rank, static_size
 from prunedeploy.passes.analysis.facts import Facts, constant_array
+from prunedeploy.passes.analysis.ranges import ANYTHING, Range, Ranges, everywhere, unit, widened
 from prunedeploy.passes.analysis.shape_targets import entries, retarget, rewritable
-from prunedeploy.passes.operators.rule import Keep, pin_parameters, wall
+from prunedeploy.passes.operators.channelwise import number_channels
+from prunedeploy.passes.operators.intervals import (
+    kept,
+)
+from prunedeploy.passes.operators.operator import (
+    Keep,
+    Operator,
+    opaque,
+    pin_parameters,
+)
 
 
 def couple_resize(node: ir.Node, axes: Axes) -> None:
@@ -16,7 +28,7 @@ def couple_resize(node: ir.Node, axes: Axes) -> None:
     source, result = node.inputs[0], node.outputs[0]
     crops = _transformation(node) == "tf_crop_and_resize"
     if source is None or rank(source) is None or rank(result) != rank(source) or crops:
-        wall(node, axes)
+        opaque(node, axes)
         return
     pin_parameters(node, axes)
     for axis in range(rank(source) or 0):
@@ -103,3 +115,32 @@ def edit_resize(node: ir.Node, keep: Keep) -> None:
             sizes[place] = int(mask.sum())
     if sizes:
         retarget(node, 3, sizes)
+
+
+def resize_range(node: ir.Node, ranges: Ranges) -> Range:
+    """Weights of interpolation are positive and add up to one, but for cubic ones and crops."""
+    mode = node.attributes.get_string("mode", "nearest")
+    crops = node.attributes.get_string("coordinate_transformation_mode", "").startswith("tf_crop")
+    if mode not in ("nearest", "linear") or crops:
+        return ANYTHING
+    axis = ranges.of(node.inputs[0]).axis
+    if axis is None or unscaled(node, axis):
+        found = kept(node, ranges)
+    else:
+        found = everywhere(*ranges.of(node.inputs[0]).hull())
+    error = 64 * unit(node.outputs[0]) if mode == "linear" else 0.0
+    size = np.maximum(np.abs(found.low), np.abs(found.high))
+    size = np.where(np.isfinite(size), size, 0.0)
+    return Range(*widened(found.low, found.high, error, size), found.axis) if error else found
+
+
+_RESIZE = Operator(
+    "Resize",
+    couple=couple_resize,
+    constants=resize_constants,
+    ranges=resize_range,
+    number=number_channels,
+    edit=edit_resize,
+)
+
+OPERATORS = (_RESIZE, replace(_RESIZE, name="Upsample", edit=None))

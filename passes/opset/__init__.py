@@ -21,7 +21,7 @@ from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph import model as models
 from prunedeploy.graph import shapes
-from prunedeploy.passes.operators.rule import names
+from prunedeploy.passes.names import names
 from prunedeploy.passes.opset.definitions import insert
 from prunedeploy.passes.opset.emit import Emit
 from prunedeploy.passes.opset.limits import lacking, schema, shed

@@ -18,8 +18,9 @@ import onnx_ir as ir
 
 from prunedeploy.core.records import Array
 from prunedeploy.passes.analysis.axes import Labels, Mask, static_size
+from prunedeploy.passes.names import names, unused
 from prunedeploy.passes.operators.layers import Layer
-from prunedeploy.passes.operators.rule import Keep, names, unused
+from prunedeploy.passes.operators.operator import Keep
 from prunedeploy.passes.operators.selections import set_split
 from prunedeploy.passes.shrink.reorder import Copies, reorder
 

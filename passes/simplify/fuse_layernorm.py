@@ -19,8 +19,8 @@ from prunedeploy.graph import model as models
 from prunedeploy.graph import shapes
 from prunedeploy.passes.analysis.axes import rank, static_size
 from prunedeploy.passes.analysis.facts import constant_array
+from prunedeploy.passes.names import replace_input
 from prunedeploy.passes.operators.reductions import reduced_axes
-from prunedeploy.passes.operators.rule import replace_input
 from prunedeploy.reference.opsets import opset
 
 OPSET = 17  # the first with LayerNormalization

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -12,7 +13,7 @@ from shrinking import shrink
 
 from prunedeploy.graph import model as models
 from prunedeploy.passes import ShrinkChannels
-from prunedeploy.passes.operators.table import RULES
+from prunedeploy.passes.operators.table import OPERATORS
 from prunedeploy.reference import verify
 from prunedeploy.reference.evaluate import Evaluator
 
@@ -389,14 +390,17 @@ def test_what_is_not_known_stays(operator: str, options: dict[str, object]) -> N
 def test_a_broken_rule_is_noticed(monkeypatch: pytest.MonkeyPatch, operator: str) -> None:
     """Labels in the wrong order: the numbers must differ, or the model break."""
     net = Net()
-    row = RULES[operator]
+    row = OPERATORS[operator]
 
     def broken(node: ir.Node, axes: object) -> None:
+        assert row.couple is not None
         row.couple(node, axes)
         key = (node.outputs[0], 1)
         axes._labels[key] = axes._labels[key][::-1]
 
-    monkeypatch.setitem(RULES, operator, type(row)(broken, None, row.edit))
+    monkeypatch.setitem(
+        OPERATORS, operator, replace(row, couple=broken, constants=None, reads=None)
+    )
     inputs = {
         "Expand": [ints(net, 1, 8, 1, 1)],
         "Tile": [ints(net, 1, 1, 1, 1)],

@@ -12,29 +12,31 @@ from shrinking import residual, shrink, tail
 
 from prunedeploy.passes import PassError
 from prunedeploy.passes.operators import layers
+from prunedeploy.passes.operators.table import OPERATORS
 
 
 def _padding_forgotten(node: ir.Node) -> layers.Layer | None:
-    found = convolution(node)
+    assert CONV.layer is not None
+    found = CONV.layer(node)
     return replace(found, uniform=True) if found is not None else None
 
 
-convolution = layers.READERS["Conv"]
-SHRINK = "prunedeploy.passes.shrink."
+CONV = OPERATORS["Conv"]
+PASSES = "prunedeploy.passes."
 BROKEN_TWINS: dict[str, tuple[str, object]] = {
-    "constants are dropped": (SHRINK + "plan._absorptions", lambda *_: []),
-    "nothing is merged": (SHRINK + "edit._merge", lambda _: None),
-    "no map is added": (SHRINK + "edit._add_map", lambda *_: None),
+    "constants are dropped": (PASSES + "shrink.plan._absorptions", lambda *_: []),
+    "nothing is merged": (PASSES + "shrink.edit._merge", lambda _: None),
+    "no map is added": (PASSES + "shrink.edit._add_map", lambda *_: None),
     "every row is a constant": (
-        SHRINK + "layers.Weights.touching",
+        PASSES + "operators.layers.Weights.touching",
         lambda self, layer, channels: np.zeros(len(self.used(layer)), bool),
     ),
     "nobody reads anything": (
-        SHRINK + "layers.Weights.needed",
+        PASSES + "operators.layers.Weights.needed",
         lambda self, layer, rows: np.zeros(layer.source.shape[1], bool),
     ),
     "sums are not coupled": (
-        SHRINK + "axes.Axes.tie",
+        PASSES + "analysis.axes.Axes.tie",
         lambda self, left, right: None,
     ),
 }
@@ -59,7 +61,7 @@ def test_broken_twin_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_broken_twin_that_forgets_padding_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(layers.READERS, "Conv", _padding_forgotten)
+    monkeypatch.setitem(OPERATORS, "Conv", replace(CONV, layer=_padding_forgotten))
     net = Net()
     x = net.node("Relu", net.conv("input", (5, 8), dead=[1, 4, 5], dead_bias=0.7, name="a"))
     with pytest.raises(PassError, match="changed the outputs"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -13,7 +14,9 @@ from shrinking import tail
 from prunedeploy import passes
 from prunedeploy.graph import model as models
 from prunedeploy.passes import MergeChannels, PassError, ShrinkChannels
-from prunedeploy.passes.analysis import value_numbering as congruence
+from prunedeploy.passes.analysis import value_numbering, value_numbers
+from prunedeploy.passes.operators.table import OPERATORS
+from prunedeploy.passes.simplify import merge_channels
 from prunedeploy.reference import verify
 from prunedeploy.reference.evaluate import Evaluator
 
@@ -283,17 +286,19 @@ def test_dead_channels_are_left_to_shrink() -> None:
 def test_broken_twin_is_caught(twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
     builds = {"bias": other_biases, "operand": other_slopes, "attributes": other_windows}
     if twin == "bias":
-        monkeypatch.setattr(congruence, "bias_rows", lambda found: np.zeros(100))
+        monkeypatch.setattr(value_numbering, "bias_rows", lambda found: np.zeros(100))
     elif twin == "operand":
-        elementwise = congruence._elementwise
-        rules = {**congruence.RULES, "PRelu": lambda n, known: elementwise(n, _Blind(known))}
-        monkeypatch.setattr(congruence, "RULES", rules)
+        record = OPERATORS["PRelu"]
+        number = record.number
+        assert number is not None
+        blind = replace(record, number=lambda node, known: number(node, _Blind(known)))
+        monkeypatch.setitem(OPERATORS, "PRelu", blind)
     elif twin == "attributes":
-        monkeypatch.setattr(congruence, "signature", lambda node: node.op_type)
+        monkeypatch.setattr(value_numbering, "signature", lambda node: node.op_type)
     else:
-        add = passes.merge_channels._add
+        add = merge_channels._add
         broken = lambda place, leader, going: add(place, np.roll(leader, 1), going)  # noqa: E731
-        monkeypatch.setattr(passes.merge_channels, "_add", broken)
+        monkeypatch.setattr(merge_channels, "_add", broken)
     model = builds.get(twin, lambda net: tail(net, relu(net), 8))(Net())
     with pytest.raises(PassError):
         apply(model)
@@ -302,7 +307,7 @@ def test_broken_twin_is_caught(twin: str, monkeypatch: pytest.MonkeyPatch) -> No
 class _Blind:
     """Knows computed values only: parameters all look alike."""
 
-    def __init__(self, known: congruence.Congruence) -> None:
+    def __init__(self, known: value_numbers.ValueNumbers) -> None:
         self._known = known
 
     def __getattr__(self, name: str) -> object:

@@ -124,7 +124,13 @@ def test_a_whole_group_of_a_reader_keeps_a_channel() -> None:
     dead = net.conv("input", (5, 4), dead=range(4), dead_bias=0.5, name="dead")
     x = net.node("Concat", net.conv("input", (5, 4)), dead, axis=1)
     y = net.conv(net.node("Relu", x), (8, 6), group=2, name="grouped")
-    apply(net.model(y), passes.DEFAULT)
+    model = net.model(y)
+    result, operators = apply(model, passes.DEFAULT)
+    assert taken(result) == 1
+    assert operators.count("Split") == 1
+    shapes = {name: value.shape for name, value in model.graph.initializers.items()}
+    assert shapes["grouped.part0.weight"] == [3, 4, 3, 3]
+    assert shapes["grouped.part1.weight"] == [3, 1, 3, 3]
 
 
 def test_parts_of_a_concat_that_is_an_output() -> None:
@@ -153,7 +159,11 @@ def test_both_halves_of_one_branch() -> None:
     x = net.node("Concat", net.conv("input", (5, 4), name="b"), dead, axis=1)
     y = net.conv(x, (10, 3), kernel=1, name="c")
     z = net.conv(dead, (6, 3), name="d")
-    apply(net.model(net.node("Add", y, z)))
+    model = net.model(net.node("Add", y, z))
+    result, operators = apply(model)
+    assert taken(result) == 1
+    assert operators == ["Conv", "Relu", "Conv", "Pad", "Conv", "Conv", "Add"]
+    assert model.graph.initializers["d.weight"].shape == [3, 6, 3, 3]
 
 
 @pytest.mark.parametrize("opset", [13, 20])

@@ -194,6 +194,7 @@ OPERATORS = (
     _sweeping("ArgMin", Sweep(_extreme)),
     _sweeping("CumSum", Sweep(_cumulated, "zero")),
     _sweeping("GatherElements", Sweep(_picked, "any")),
+    _sweeping("GlobalLpPool", Sweep(_pooled, "zero")),
     _sweeping("GridSample", Sweep(_sampled, "zero")),
     _sweeping("LpPool", Sweep(_pooled, "zero")),
     _sweeping("ReverseSequence", Sweep(_reversed, "any")),

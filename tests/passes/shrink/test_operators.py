@@ -88,6 +88,10 @@ def lp_pool(net: Net, x: str) -> str:
     return str(net.node("LpPool", x, kernel_shape=[2, 2], p=2))
 
 
+def global_lp_pool(net: Net, x: str) -> str:
+    return str(net.node("GlobalLpPool", x, p=2))
+
+
 def grid_sample(net: Net, x: str) -> str:
     grid = net.weight(net.random.uniform(-1.2, 1.2, (1, 4, 3, 2)))
     one = net.node("Slice", x, ints(net, 0), ints(net, 1), ints(net, 0))
@@ -170,7 +174,8 @@ def smooth(net: Net, x: str) -> str:
 
 PASSING = [
     *(expand_beside, expand_over_channels, expand_to_computed, trilu, cumsum, topk, argmax),
-    *(argmin_without_the_axis, reverse_sequence, lp_pool, grid_sample, roi_align, slopes),
+    *(argmin_without_the_axis, reverse_sequence, lp_pool, global_lp_pool, grid_sample, roi_align),
+    slopes,
     *(gather_elements, scatter_elements, scatter_nd, reflect, resize_to_sizes, where, variadic),
     *(resize_of_named_axes, reversed_channels),
 ]
@@ -194,7 +199,7 @@ def test_smooth_functions_and_jumps() -> None:
     assert found.widths["a.weight"] == 5
 
 
-ZEROS = [trilu, cumsum, lp_pool, roi_align, reverse_sequence, reflect, where]
+ZEROS = [trilu, cumsum, lp_pool, global_lp_pool, roi_align, reverse_sequence, reflect, where]
 
 
 @pytest.mark.parametrize("through", ZEROS, ids=lambda f: f.__name__)

@@ -16,7 +16,7 @@ from prunedeploy.core.records import Array
 from prunedeploy.passes.analysis.axes import Mask
 from prunedeploy.passes.analysis.borders import map_border, whole
 from prunedeploy.passes.analysis.facts import Facts, Maps, constant_array
-from prunedeploy.passes.analysis.feature_maps import filled, held_channels, map_sizes, spread
+from prunedeploy.passes.analysis.feature_maps import filled, held_channels, map_sizes, per_channel
 from prunedeploy.passes.operators.layers import Layer, Weights, bias_rows
 from prunedeploy.passes.operators.operator import Operator, read_besides
 from prunedeploy.reference.evaluate import evaluate_node
@@ -45,7 +45,7 @@ def find_maps(
     fresh &= np.isfinite(flat).all(axis=1)
     even = fresh & (flat == flat[:, :1]).all(axis=1)
     facts.learn(result, 1, np.where(even, flat[:, 0], constants))
-    facts.learn_maps(result, np.where(spread(fresh & ~even, result), maps, np.nan))
+    facts.learn_maps(result, np.where(per_channel(fresh & ~even, result), maps, np.nan))
 
 
 def _run(node: ir.Node, facts: Facts) -> Maps | None:
@@ -67,7 +67,7 @@ def _example(value: ir.Value, facts: Facts) -> Array:
 def _swept(found: Layer, facts: Facts) -> Maps:
     """What a convolution makes of what is known, its bias added."""
     maps = whole(map_border(found, filled(found.source, facts)))
-    return np.asarray(maps + spread(bias_rows(found), found.result))
+    return np.asarray(maps + per_channel(bias_rows(found), found.result))
 
 
 def _known(

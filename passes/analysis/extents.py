@@ -87,8 +87,8 @@ def _follow_window(node: ir.Node, source: ir.Value, extents: Extents) -> None:
         return
     strides, dilations, pads = window(node, kernel, kernel)
     ceil = node.attributes.get_int("ceil_mode", 0)
-    for axis, (taps, step, spread) in enumerate(zip(kernel, strides, dilations, strict=True)):
-        shorter = (taps - 1) * spread - pads[axis] - pads[axis + len(kernel)]
+    for axis, (taps, step, dilation) in enumerate(zip(kernel, strides, dilations, strict=True)):
+        shorter = (taps - 1) * dilation - pads[axis] - pads[axis + len(kernel)]
         length = before[2 + axis]
         if shorter or step != 1:
             length = ("window", length, shorter, step, ceil)

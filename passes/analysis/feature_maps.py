@@ -25,7 +25,7 @@ def mapped(value: ir.Value, facts: Facts) -> Mask:
     return ~np.isnan(maps.reshape(len(maps), -1)[:, 0])
 
 
-def spread(numbers: NDArray[Scalar], value: ir.Value) -> NDArray[Scalar]:
+def per_channel(numbers: NDArray[Scalar], value: ir.Value) -> NDArray[Scalar]:
     """One number a channel of ``value``, to be broadcast with its maps."""
     return numbers.reshape(-1, *[1] * ((rank(value) or 2) - 2))
 
@@ -54,7 +54,7 @@ def filled(value: ir.Value, facts: Facts) -> Maps:
     sizes = map_sizes(value) or []
     held, constants, maps = np.zeros(sizes), facts.of(value, 1), facts.maps(value)
     if constants is not None:
-        held += spread(np.where(np.isfinite(constants), constants, 0.0), value)
+        held += per_channel(np.where(np.isfinite(constants), constants, 0.0), value)
     return held if maps is None else held + np.nan_to_num(maps)
 
 

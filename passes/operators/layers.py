@@ -45,7 +45,7 @@ class Layer:
     spatial: bool = False  # the other axes are swept by a window
     takes_bias: bool = True  # constants may go into the bias
     takes_map: bool = True  # constants under padding may be added to the result as a map
-    alike: bool = False  # all groups lose the same channels
+    equal_groups: bool = False  # all groups lose the same channels
 
     @property
     def name(self) -> str:

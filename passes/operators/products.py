@@ -63,8 +63,8 @@ def _einsum(node: ir.Node) -> Indices | None:
         (r or 0) - len(o.replace(ELLIPSIS, "")) for o, r in zip(operands, ranks, strict=True)
     ]
     operands = [_spelt(o, m) for o, m in zip(operands, missing, strict=True)]
-    spread = [m for o, m in zip(before.split(","), missing, strict=True) if ELLIPSIS in o]
-    after = _spelt(after, max(spread, default=0))
+    ellipses = [m for o, m in zip(before.split(","), missing, strict=True) if ELLIPSIS in o]
+    after = _spelt(after, max(ellipses, default=0))
     named = all(len(o) == r for o, r in zip(operands, ranks, strict=True))
     repeated = any(len(set(letters)) < len(letters) for letters in [*operands, after])
     if repeated or not named or not set(after) <= set("".join(operands)):

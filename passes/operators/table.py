@@ -80,4 +80,4 @@ def layer(node: ir.Node) -> Layer | None:
     if found is None or not readable(found):
         return None
     # weights that are dequantised stay as they are stored, so their groups cannot be cut apart
-    return replace(found, alike=found.weight.const_value is None)
+    return replace(found, equal_groups=found.weight.const_value is None)

@@ -58,7 +58,7 @@ class ShrinkChannels:
     ``align.py``); ``borders`` says whether constants that meet zero padding become a map or one
     channel, where both can be (see ``borders.py``).
 
-    Needs the shapes of all values; an operator without a rule keeps all that it touches, and a
+    Needs the shapes of all values; an opaque operator keeps all that it touches, and a
     note says what that cost.
     """
 

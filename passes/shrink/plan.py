@@ -12,7 +12,7 @@ from prunedeploy.passes.analysis.axes import Axes, Labels, Mask
 from prunedeploy.passes.analysis.constants import channel_constants, find_constants
 from prunedeploy.passes.analysis.coupling import couple
 from prunedeploy.passes.analysis.facts import Constants, Facts, Maps
-from prunedeploy.passes.analysis.feature_maps import mapped, spread
+from prunedeploy.passes.analysis.feature_maps import mapped, per_channel
 from prunedeploy.passes.analysis.liveness import (
     Kept,
     choose_bias_channels,
@@ -100,7 +100,7 @@ def analyse(graph: ir.Graph, settings: Settings, split_choice: int = 0) -> Analy
     ``split_choice`` is the part that carries labels where an axis is split (see ``Axes``).
     """
     weights = Weights(settings.zero)
-    axes = couple(graph, split_choice, alike=settings.limits is not None)
+    axes = couple(graph, split_choice, equal_groups=settings.limits is not None)
     ranges = Ranges(graph, settings.stated)
     # maps hold for the sizes of this graph; a module may be called with others
     facts = find_constants(graph, weights, settings.zero, ranges, maps=settings.limits is None)
@@ -233,7 +233,9 @@ def _maps(
     held, maps = constants != 0, facts.maps(layer.source) if layer.mappable else None
     if maps is not None:
         known = mapped(layer.source, facts) & gone
-        maps = np.where(spread(known, layer.source), maps, spread(constants, layer.source))
+        maps = np.where(
+            per_channel(known, layer.source), maps, per_channel(constants, layer.source)
+        )
         maps, held = maps if known.any() else None, held | known
     reads = layer.groups > 1 or weights.used(layer)[:, held].any()
     return [Absorption(layer, constants, "map", maps=maps)] if held.any() and reads else []

@@ -34,7 +34,7 @@ def reorder(
     if (order == np.arange(len(order))).all():
         return True
     walk = _Walk(apart)
-    if not walk.spread((value, axis, order)):
+    if not walk.collect((value, axis, order)):
         return False
     walk.carry_out(graph, copies)
     return True
@@ -49,7 +49,7 @@ class _Walk:
     weights: dict[tuple[ir.Node, ir.Value, int], Labels] = field(default_factory=dict)
     indices: dict[ir.Node, Labels] = field(default_factory=dict)
 
-    def spread(self, start: AxisOrder) -> bool:
+    def collect(self, start: AxisOrder) -> bool:
         """Collect everything; False where it cannot be done."""
         pending = [start]
         while pending:
@@ -95,8 +95,8 @@ class _Walk:
             readers.setdefault((value, axis), set()).add(node)
         for (value, axis), nodes in readers.items():
             orders = [self.weights[node, value, axis] for node in nodes]
-            alike = all(np.array_equal(orders[0], order) for order in orders)
-            own = alike and {use.node for use in value.uses()} == nodes
+            same = all(np.array_equal(orders[0], order) for order in orders)
+            own = same and {use.node for use in value.uses()} == nodes
             if own and not value.is_graph_output():
                 _permute(value, value, axis, orders[0])
                 continue

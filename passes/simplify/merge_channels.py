@@ -39,7 +39,7 @@ class MergeChannels:
     exact: ClassVar[bool] = True
 
     def __call__(self, model: ir.Model) -> PassResult:
-        """Edit ``model`` in place until no channel has a twin that can go."""
+        """Edit ``model`` in place until no channel has a duplicate that can go."""
         notes: list[Note] = []
         shapes.infer_shapes(model)
         while found := _merge(model.graph):  # sums of columns may make rows of readers equal
@@ -61,7 +61,7 @@ class Place:
 def _merge(graph: ir.Graph) -> list[Note]:
     """One round; a note for every layer whose columns were added."""
     numbers = number_values(graph, couple(graph))
-    if not any(_twins(layer, numbers) for layer in layers_of(graph)):
+    if not any(_has_duplicates(layer, numbers) for layer in layers_of(graph)):
         return []
     found = analyse(graph, Settings())
     axes = found.axes
@@ -80,7 +80,7 @@ def _merge(graph: ir.Graph) -> list[Note]:
     return [note for place, leader in pairs if (note := _add(place, leader, removable))]
 
 
-def _twins(layer: Layer, numbers: ValueNumbers) -> bool:
+def _has_duplicates(layer: Layer, numbers: ValueNumbers) -> bool:
     """Whether two input channels are in the same class."""
     classes = numbers.of(layer.source, layer.source_axis)
     return len(np.unique(classes)) < len(classes)

@@ -283,7 +283,7 @@ def test_attributes_of_old_opsets(operator: str) -> None:
     assert found["a.weight"] == 5
 
 
-def test_broadcasting_by_attributes_is_a_wall() -> None:
+def test_broadcasting_by_attributes_is_opaque() -> None:
     net = Net(opset=6)
     x = net.conv("input", (5, 5), dead=[0, 3], dead_bias=0.0, name="a")
     row = net.weight(net.random.standard_normal(5))
@@ -348,7 +348,7 @@ def test_asking_for_batch_and_space_costs_nothing() -> None:
     y = net.node("Reshape", x, net.node("Concat", *parts, whole, axis=0))
     z = net.node("Unsqueeze", y, ints(net, -1))
     found = shrink(net.model(net.conv(str(z), (8, 3), kernel=1, name="b")))
-    assert found.widths["a.weight"] in (5, 8)  # unless the product is known, the target is a wall
+    assert found.widths["a.weight"] in (5, 8)  # unless the product is known, the target is opaque
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_einsum_with_ellipsis(equation: str) -> None:
     assert shrink(model).widths["a.weight"] == 5
 
 
-WALLS = [
+OPAQUE = [
     ("NonZero", {}),
     ("Size", {}),
     ("EyeLike", {}),
@@ -378,7 +378,7 @@ WALLS = [
 ]
 
 
-@pytest.mark.parametrize(("operator", "options"), WALLS)
+@pytest.mark.parametrize(("operator", "options"), OPAQUE)
 def test_what_is_not_known_stays(operator: str, options: dict[str, object]) -> None:
     net = Net(size=1, batch=2)
     x = stem(net)

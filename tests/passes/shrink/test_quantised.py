@@ -156,7 +156,7 @@ def test_scales_along_the_channels_of_activations() -> None:
     assert model.graph.initializers["zero"].const_value.numpy().tolist() == [0, 2, 3, 5, 7]
 
 
-def test_blocks_of_scales_are_a_wall() -> None:
+def test_blocks_of_scales_are_opaque() -> None:
     net = Net(dtype=np.float32, opset=21)
     x = net.node("Relu", conv(net, "input", (5, 8), "a", dead=DEAD))
     pooled = net.node("Flatten", net.node("GlobalAveragePool", x))

@@ -210,15 +210,15 @@ def test_maps_of_different_sizes_are_told_apart() -> None:
     assert not result.changed
 
 
-@pytest.mark.parametrize("twin", ["shape", "numbers", "parts"])
-def test_broken_twin_is_caught(twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if twin == "shape":
+@pytest.mark.parametrize("bug", ["shape", "numbers", "parts"])
+def test_a_planted_bug_is_caught(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if bug == "shape":
         monkeypatch.setattr(remove_dead_branches, "_determined", lambda *_: True)
         test = test_the_only_operand_that_has_the_size_stays
         with pytest.raises(PassError):
             test()
         return
-    if twin == "numbers":
+    if bug == "numbers":
         row = remove_dead_branches._row
         monkeypatch.setattr(remove_dead_branches, "_row", lambda *a: row(*a) + 0.01)
     else:
@@ -229,4 +229,4 @@ def test_broken_twin_is_caught(twin: str, monkeypatch: pytest.MonkeyPatch) -> No
         "parts": lambda: apply(inception(Net(), 0.6, [])),
     }
     with pytest.raises(PassError, match="changed the outputs"):
-        broken[twin]()
+        broken[bug]()

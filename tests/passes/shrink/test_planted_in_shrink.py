@@ -1,4 +1,4 @@
-"""Broken twins of the shrinker: the runner must catch every one."""
+"""Bugs planted in the shrinker: the runner must catch every one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _padding_forgotten(node: ir.Node) -> layers.Layer | None:
 
 CONV = OPERATORS["Conv"]
 PASSES = "prunedeploy.passes."
-BROKEN_TWINS: dict[str, tuple[str, object]] = {
+PLANTED: dict[str, tuple[str, object]] = {
     "constants are dropped": (PASSES + "shrink.plan._absorptions", lambda *_: []),
     "nothing is merged": (PASSES + "shrink.edit._merge", lambda _: None),
     "no map is added": (PASSES + "shrink.edit._add_map", lambda *_: None),
@@ -42,10 +42,10 @@ BROKEN_TWINS: dict[str, tuple[str, object]] = {
 }
 
 
-@pytest.mark.parametrize("name", BROKEN_TWINS)
-def test_broken_twin_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_bug_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The runner catches a pass with one of its pieces broken, on networks that need the piece."""
-    monkeypatch.setattr(*BROKEN_TWINS[name])
+    monkeypatch.setattr(*PLANTED[name])
 
     def three_networks() -> None:
         for bias in (0.6, 0.0):
@@ -60,7 +60,7 @@ def test_broken_twin_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> No
         three_networks()
 
 
-def test_broken_twin_that_forgets_padding_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_bug_that_forgets_padding_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(OPERATORS, "Conv", replace(CONV, layer=_padding_forgotten))
     net = Net()
     x = net.node("Relu", net.conv("input", (5, 8), dead=[1, 4, 5], dead_bias=0.7, name="a"))

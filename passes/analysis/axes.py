@@ -3,7 +3,7 @@
 Every axis of every value carries one label an index. Indices with the same label (after ties)
 are kept or cut as one: the label is a *channel* in the widest sense, all the places in all the
 tensors where one feature of the network lives. A pinned label is never cut: the network's inputs
-and outputs, and whatever an operator without a rule touches.
+and outputs, and whatever an opaque operator touches.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ class Axes:
     """The labels of all axes of a graph, the ties between them, and what pins them.
 
     Where an axis is split in parts, or several are merged, only one of them can carry labels:
-    ``carrier`` says which, and ``carriers`` is how many choices the graph turned out to offer.
+    ``split_choice`` says which, and ``split_choices`` is how many the graph turned out to offer.
     """
 
-    def __init__(self, carrier: int = 0) -> None:
-        self.carrier = carrier
-        self.carriers = 1
+    def __init__(self, split_choice: int = 0) -> None:
+        self.split_choice = split_choice
+        self.split_choices = 1
         self._parent = np.zeros(1024, np.int64)
         self._copies = np.zeros(1024, bool)  # by representative: nothing but copies so far
         self._count = 0
         self._labels: dict[tuple[ir.Value, int], Labels] = {}
-        self._walls: dict[str, int] = {}  # name of what pins -> a label of its own
+        self._pins: dict[str, int] = {}  # what pins -> a label of its own
         self.pinned: dict[int, str] = {}  # representative of a pinned label -> what pins it
         self.asked: set[tuple[ir.Value, int]] = set()  # axes that a rule spoke of
         self.at = INTERFACE  # what pins where no reason is given: the operator being coupled
@@ -86,8 +86,8 @@ class Axes:
         if not self.pinned:
             return
         for root in {int(label) for label in gone}.intersection(self.pinned):
-            wall = self.pinned.pop(root)
-            self.pinned.setdefault(int(self.find(np.array([root]))[0]), wall)
+            why = self.pinned.pop(root)
+            self.pinned.setdefault(int(self.find(np.array([root]))[0]), why)
 
     def has(self, value: ir.Value, axis: int) -> bool:
         """Whether the axis carries labels yet."""
@@ -131,27 +131,27 @@ class Axes:
         """True for labels that stand for copies alone: no channel of the network is behind them."""
         return self._copies[self.find(labels)]
 
-    def pin_labels(self, labels: Labels, wall: str | None = None) -> None:
-        """Never cut these; ``wall`` names what is at fault, if it is not ``at``."""
+    def pin_labels(self, labels: Labels, why: str | None = None) -> None:
+        """Never cut these; ``why`` names what is at fault, if it is not ``at``."""
         if len(labels):
-            self.tie(labels, np.full(len(labels), self._wall(wall or self.at)))
+            self.tie(labels, np.full(len(labels), self._pin(why or self.at)))
 
-    def pin(self, value: ir.Value, wall: str | None = None) -> None:
+    def pin(self, value: ir.Value, why: str | None = None) -> None:
         """Never cut any axis of ``value``."""
         for axis in range(rank(value) or 0):
-            self.pin_axis(value, axis, wall)
+            self.pin_axis(value, axis, why)
 
-    def pin_axis(self, value: ir.Value, axis: int, wall: str | None = None) -> None:
+    def pin_axis(self, value: ir.Value, axis: int, why: str | None = None) -> None:
         """Never cut this axis of ``value``."""
         size = static_size(value, axis)
         if size is not None:
-            self.assign(value, axis, np.full(size, self._wall(wall or self.at)))
+            self.assign(value, axis, np.full(size, self._pin(why or self.at)))
 
-    def _wall(self, name: str) -> int:
-        if name not in self._walls:
-            self._walls[name] = label = int(self.fresh(1)[0])
+    def _pin(self, name: str) -> int:
+        if name not in self._pins:
+            self._pins[name] = label = int(self.fresh(1)[0])
             self.pinned[label] = name
-        return self._walls[name]
+        return self._pins[name]
 
     def items(self) -> list[tuple[ir.Value, int, Labels]]:
         """Every labelled axis, with the representatives of its labels."""

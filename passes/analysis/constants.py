@@ -8,11 +8,11 @@ import onnx_ir as ir
 from prunedeploy.passes.analysis.axes import static_size
 from prunedeploy.passes.analysis.constant_maps import find_maps
 from prunedeploy.passes.analysis.facts import Constants, Facts
+from prunedeploy.passes.analysis.range_propagation import propagate_ranges
 from prunedeploy.passes.analysis.ranges import Ranges
 from prunedeploy.passes.analysis.zero import Zero
-from prunedeploy.passes.operators.layers import Layer, Weights, bias_rows, contribution, layer
-from prunedeploy.passes.operators.range_moves import bound
-from prunedeploy.passes.operators.table import rule
+from prunedeploy.passes.operators.layers import Layer, Weights, bias_rows, contribution
+from prunedeploy.passes.operators.table import layer, operator
 
 
 def find_constants(
@@ -30,15 +30,15 @@ def find_constants(
     facts = Facts(zero)
     ranges = Ranges(graph) if ranges is None else ranges
     for node in graph:
-        found, row = layer(node), rule(node)
+        found, known = layer(node), operator(node)
         if found is not None:
             facts.learn(found.result, found.result_axis, layer_constants(found, weights, facts))
-        elif row is not None and row.constants is not None:
-            row.constants(node, facts)
-        bound(node, found, weights, ranges)
+        elif known.constants is not None:
+            known.constants(node, facts)
+        propagate_ranges(node, known, found, weights, ranges)
         ranges.prove(node, facts)
-        if maps and (found is not None or row is not None):
-            find_maps(node, found, weights, facts)
+        if maps:
+            find_maps(node, known, found, weights, facts)
     return facts
 
 

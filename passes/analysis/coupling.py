@@ -6,30 +6,28 @@ import onnx_ir as ir
 
 from prunedeploy.passes.analysis.axes import INTERFACE, Axes, Labels, rank, static_size
 from prunedeploy.passes.analysis.subgraphs import pin_captured, pin_outside
-from prunedeploy.passes.operators.layers import Layer, layer
-from prunedeploy.passes.operators.rule import wall
-from prunedeploy.passes.operators.table import rule
+from prunedeploy.passes.operators.layers import Layer
+from prunedeploy.passes.operators.operator import opaque
+from prunedeploy.passes.operators.table import layer, operator
 
 
-def couple(graph: ir.Graph, carrier: int = 0, alike: bool = False) -> Axes:
-    """The labels of all axes of ``graph``, nodes in topological order; see ``Axes.carrier``.
+def couple(graph: ir.Graph, split_choice: int = 0, equal_groups: bool = False) -> Axes:
+    """The labels of all axes of ``graph``, nodes in topological order; see ``Axes.split_choice``.
 
-    ``alike`` says that all groups of a convolution are to lose the same channels.
+    ``equal_groups`` says that all groups of a convolution are to lose the same channels.
     """
-    axes = Axes(carrier)
+    axes = Axes(split_choice)
     for value in graph.inputs:
         axes.pin(value)
     pin_outside(graph, axes)
     for node in graph:
         axes.asked.clear()
         axes.at = f"{node.op_type} ({node.name})"
-        found, row = layer(node), rule(node)
+        found = layer(node)
         if found is not None:
-            couple_layer(found, axes, alike)
-        elif row is not None:
-            row.couple(node, axes)
+            couple_layer(found, axes, equal_groups)
         else:
-            wall(node, axes)
+            (operator(node).couple or opaque)(node, axes)
         _pin_unasked(node, axes)
         _pin_the_rest(node, axes)
         pin_captured(node, axes)
@@ -60,15 +58,15 @@ def _pin_the_rest(node: ir.Node, axes: Axes) -> None:
                 axes.pin_axis(value, axis)
 
 
-def couple_layer(found: Layer, axes: Axes, alike: bool = False) -> None:
+def couple_layer(found: Layer, axes: Axes, equal_groups: bool = False) -> None:
     """Input channels with the weight's columns, output channels with its rows and bias."""
     channels = axes.of(found.source, found.source_axis)
     if found.depthwise:
         rows = channels
         axes.assign(found.weight, 0, rows)
     elif found.grouped:
-        both = alike or found.alike
-        rows = _couple_alike(found, axes) if both else _couple_grouped(found, axes)
+        both = equal_groups or found.equal_groups
+        rows = _couple_equal_groups(found, axes) if both else _couple_grouped(found, axes)
     else:
         axes.assign(found.weight, found.weight_in, channels)
         rows = axes.of(found.weight, found.weight_out)
@@ -98,7 +96,7 @@ def _couple_grouped(found: Layer, axes: Axes) -> Labels:
     return rows
 
 
-def _couple_alike(found: Layer, axes: Axes) -> Labels:
+def _couple_equal_groups(found: Layer, axes: Axes) -> Labels:
     """The same positions go in each group, so that the layer keeps its weight and its groups."""
     channels = axes.of(found.source, found.source_axis).reshape(found.groups, -1)
     rows = axes.of(found.result, found.result_axis)

@@ -12,13 +12,12 @@ from collections.abc import Hashable
 import onnx_ir as ir
 
 from prunedeploy.passes.analysis.axes import rank
-from prunedeploy.passes.operators.elementwise import ELEMENTWISE, JUMPING
+from prunedeploy.passes.operators.elementwise import ELEMENTWISE
 from prunedeploy.reference.torch_kernels import window
 
 # The result is as long as the first input along every axis.
 AS_SOURCE = {"BatchNormalization", "Dropout", "InstanceNormalization", "LayerNormalization"}
 AS_SOURCE |= {"LogSoftmax", "Softmax", "LRN"}
-BROADCAST = {*ELEMENTWISE, *JUMPING, "Where"}
 WINDOW = {"AveragePool", "Conv", "MaxPool"}
 
 Extent = Hashable  # an int for a known length; equal extents are equal lengths
@@ -54,7 +53,7 @@ def _follow(node: ir.Node, extents: Extents) -> None:
     source = node.inputs[0] if node.inputs else None
     if node.domain not in ("", "ai.onnx") or source is None:
         return
-    if node.op_type in BROADCAST:
+    if node.op_type in ELEMENTWISE:
         _follow_broadcast(node, extents)
     elif node.op_type in WINDOW:
         _follow_window(node, source, extents)
@@ -88,8 +87,8 @@ def _follow_window(node: ir.Node, source: ir.Value, extents: Extents) -> None:
         return
     strides, dilations, pads = window(node, kernel, kernel)
     ceil = node.attributes.get_int("ceil_mode", 0)
-    for axis, (taps, step, spread) in enumerate(zip(kernel, strides, dilations, strict=True)):
-        shorter = (taps - 1) * spread - pads[axis] - pads[axis + len(kernel)]
+    for axis, (taps, step, dilation) in enumerate(zip(kernel, strides, dilations, strict=True)):
+        shorter = (taps - 1) * dilation - pads[axis] - pads[axis + len(kernel)]
         length = before[2 + axis]
         if shorter or step != 1:
             length = ("window", length, shorter, step, ceil)

@@ -15,12 +15,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from prunedeploy.passes.analysis.axes import Axes, Mask
-from prunedeploy.passes.analysis.constant_maps import mapped
 from prunedeploy.passes.analysis.constants import channel_constants
 from prunedeploy.passes.analysis.facts import Facts
-from prunedeploy.passes.operators.layers import Layer, Weights, layer
-from prunedeploy.passes.operators.rule import Reads
-from prunedeploy.passes.operators.table import rule
+from prunedeploy.passes.analysis.feature_maps import mapped
+from prunedeploy.passes.operators.layers import Layer, Weights
+from prunedeploy.passes.operators.operator import Reads
+from prunedeploy.passes.operators.table import layer, operator
 
 # Why a channel without weights stays, in the words of the report.
 CARRIES = "constants other than zero meet zero padding: one channel must carry them"
@@ -29,7 +29,7 @@ JOINED = (
     "with channels that are not constant"
 )
 
-# A carrier this much smaller than what is merged into it would blow rounding up.
+# A bias channel this much smaller than what is merged into it would blow rounding up.
 CONDITION = 2.0**-6
 
 
@@ -48,22 +48,17 @@ def layers_of(graph: ir.Graph) -> list[Layer]:
 
 def inner_layers_of(graph: ir.Graph) -> list[Layer]:
     """What operators with several weights, recurrent ones, read through each of them."""
-    rows = ((node, rule(node)) for node in graph)
-    return [
-        found
-        for node, row in rows
-        if row is not None and row.layers is not None
-        for found in row.layers(node)
-    ]
+    known = ((node, operator(node).inner_layers) for node in graph)
+    return [found for node, read in known if read is not None for found in read(node)]
 
 
 def reads_of(graph: ir.Graph, facts: Facts) -> list[tuple[str, Reads]]:
     """What operators without weights need of the axes they mix, by the operator's name."""
     found = []
     for node in graph:
-        row = rule(node)
-        if row is not None and row.reads is not None and layer(node) is None:
-            found.append((f"{node.op_type} ({node.name})", row.reads(node, facts)))
+        reads = operator(node).reads
+        if reads is not None and layer(node) is None:
+            found.append((f"{node.op_type} ({node.name})", reads(node, facts)))
     return found
 
 
@@ -72,7 +67,7 @@ def absorbed(found: Layer, facts: Facts) -> Mask:
 
     Zeros, and where a constant adds the same everywhere, any constant: the bias takes it. Where
     the layer pads, constants other than zero can be added as a map (see borders), or, for maps of
-    dynamic size, merged into one of them (see carriers). What known maps come to is always a map.
+    dynamic size, merged into one of them (see ``choose_bias_channels``). Known maps become a map.
     """
     known = channel_constants(found, facts)
     maps = mapped(found.source, facts) if found.mappable else np.False_
@@ -89,12 +84,12 @@ def mergeable(found: Layer) -> bool:
 
 
 def mark(
-    layers: list[Layer], axes: Axes, weights: Weights, facts: Facts, carriers: set[int]
+    layers: list[Layer], axes: Axes, weights: Weights, facts: Facts, bias_channels: set[int]
 ) -> Kept:
     """The live labels, given the labels that carry merged constants."""
     live = np.zeros(len(axes), bool)
     reasons = dict(axes.pinned)
-    reasons.update(dict.fromkeys(carriers, CARRIES))
+    reasons.update(dict.fromkeys(bias_channels, CARRIES))
     live[list(reasons)] = True
     seen = [np.zeros(weights.used(found).shape[0], bool) for found in layers]
     changed = True
@@ -115,7 +110,7 @@ def mark(
     return Kept(live, reasons)
 
 
-def choose_carriers(
+def choose_bias_channels(
     layers: list[Layer], axes: Axes, weights: Weights, facts: Facts
 ) -> tuple[Kept, dict[tuple[int, int], int]]:
     """Live labels once every padded layer that needs one has a channel to carry its constants.
@@ -130,9 +125,9 @@ def choose_carriers(
     Returns:
         What is live, and the carrying input channel by layer (index into ``layers``) and group.
     """
-    carriers: set[int] = set()
+    bias_channels: set[int] = set()
     while True:
-        kept = mark(layers, axes, weights, facts, carriers)
+        kept = mark(layers, axes, weights, facts, bias_channels)
         chosen: dict[tuple[int, int], int] = {}
         waiting: dict[tuple[int, int], NDArray[np.float64]] = {}
         for index, found in enumerate(layers):
@@ -153,7 +148,7 @@ def choose_carriers(
                     waiting[index, group] = inside
         if not waiting:
             return kept, chosen
-        carriers.add(_most_wanted(waiting, layers, axes))
+        bias_channels.add(_most_wanted(waiting, layers, axes))
 
 
 def groups_of(found: Layer, values: NDArray[np.float64]) -> list[NDArray[np.float64]]:

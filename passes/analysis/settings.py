@@ -21,8 +21,8 @@ class Limits:
     """What cannot be done where the weights belong to a program that is not ours to rewrite.
 
     ``pinned`` says which axes of which values, by name, cannot be cut, and why; ``biases`` names
-    the nodes whose bias can take constants. Maps are out of the question, and the groups of a
-    convolution stay alike.
+    the nodes whose bias can take constants. Maps are out of the question, and all groups of a
+    convolution lose the same channels.
     """
 
     pinned: Mapping[tuple[str, int], str]
@@ -38,7 +38,7 @@ class Limits:
     def limit(self, layer: Layer) -> Layer:
         """The layer as it may be used."""
         return replace(
-            layer, takes_bias=layer.node.name in self.biases, takes_map=False, alike=True
+            layer, takes_bias=layer.node.name in self.biases, takes_map=False, equal_groups=True
         )
 
 

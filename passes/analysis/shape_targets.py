@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from prunedeploy.passes.analysis.axes import rank, static_size
 from prunedeploy.passes.analysis.facts import constant_array
-from prunedeploy.passes.operators.rule import replace_input, unique_name
+from prunedeploy.passes.names import replace_input, unique_name
 
 # A number, the name of a dynamic dimension, or None where nothing is known.
 Entry = int | str | None

@@ -16,7 +16,7 @@ from prunedeploy.core.errors import UserError
 from prunedeploy.passes.blocks.blocks import Ints, Mask
 
 IMBALANCE = 0.1
-MOST_EDGES = 1536  # of more columns a sample decides: time grows with them, the parts hardly change
+MAX_EDGES = 1536  # of more columns a sample decides: time grows with them, the parts hardly change
 
 
 def partition(mask: Mask, parts: int, seed: int = 0) -> list[Ints]:
@@ -31,8 +31,8 @@ def partition(mask: Mask, parts: int, seed: int = 0) -> list[Ints]:
     shared = np.flatnonzero(mask.sum(0) > 1)
     if not shared.size:
         return [np.array(part, np.int64) for part in np.array_split(np.arange(rows), parts)]
-    if shared.size > MOST_EDGES:
-        chosen = np.random.default_rng(seed).choice(shared.size, MOST_EDGES, replace=False)
+    if shared.size > MAX_EDGES:
+        chosen = np.random.default_rng(seed).choice(shared.size, MAX_EDGES, replace=False)
         shared = shared[np.sort(chosen)]
     order = np.random.default_rng(seed).permutation(rows)  # its own seed hardly changes a thing
     edges = [np.flatnonzero(mask[order, column]).tolist() for column in shared]

@@ -10,7 +10,7 @@ from prunedeploy.core.records import Array
 from prunedeploy.passes.blocks.blocks import Ints
 from prunedeploy.passes.blocks.recover import recover
 
-LEAST_ROWS = 4  # of a block that becomes a layer of its own; the other rows are one together
+MIN_ROWS = 4  # of a block that becomes a layer of its own; the other rows are one together
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def parts_of(rows: Array) -> list[Part]:
     blocks = recover(rows)
     if not blocks:
         return []
-    found = [Part(b.rows, b.columns) for b in blocks if b.rows.size >= LEAST_ROWS]
+    found = [Part(b.rows, b.columns) for b in blocks if b.rows.size >= MIN_ROWS]
     taken = np.zeros(len(rows), np.bool_)
     for part in found:
         taken[part.rows] = True

@@ -24,10 +24,10 @@ from prunedeploy.core.records import Array
 from prunedeploy.passes.blocks.blocks import Block, Ints, dense_mask, matrix_shape
 from prunedeploy.passes.blocks.recover import recover
 
-LEAST_ROWS = 4  # of a block
+MIN_ROWS = 4  # of a block
 PATIENCE = 32  # rows in a row that resemble no other: then the rest is taken to be alike in that
 TURNS = 8  # of columns and rows, at most
-MOST_CELLS = 1 << 24  # of a layer that is searched
+MAX_CELLS = 1 << 24  # of a layer that is searched
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ def lossless(weight: Array, price: Price, groups: int = 1) -> tuple[Block, ...]:
     """
     if not weight.size:
         return ()
-    exact = [b for b in recover(weight, groups) if b.rows.size >= LEAST_ROWS]
+    exact = [b for b in recover(weight, groups) if b.rows.size >= MIN_ROWS]
     taken = np.zeros(len(weight), np.bool_)
     for block in exact:
         taken[block.rows] = True
-    if price.cell >= 1 or taken.all() or math.prod(matrix_shape(weight.shape, groups)) > MOST_CELLS:
+    if price.cell >= 1 or taken.all() or math.prod(matrix_shape(weight.shape, groups)) > MAX_CELLS:
         return tuple(exact)
     search = _Search(dense_mask(weight, groups).astype(np.float32), price, ~taken)
     found = [search.extend(block) for block in exact]
@@ -98,11 +98,11 @@ class _Search:
         """The block that the rows most like ``row`` lead to, if it is worth its price."""
         alike = np.where(self.free, self.few @ self.few[row] * self.scale, -1)
         alike[row] = np.inf
-        rows: Ints = np.sort(np.argsort(-alike, kind="stable")[:LEAST_ROWS])
+        rows: Ints = np.sort(np.argsort(-alike, kind="stable")[:MIN_ROWS])
         columns = self._columns(rows)
         for _ in range(TURNS):
             before, rows = rows, self._rows(self.few[:, columns])
-            if rows.size < LEAST_ROWS:
+            if rows.size < MIN_ROWS:
                 return None
             columns = self._columns(rows)
             if np.array_equal(rows, before):

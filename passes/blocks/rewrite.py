@@ -26,8 +26,8 @@ from prunedeploy.core.records import Array
 from prunedeploy.passes.analysis.axes import static_size
 from prunedeploy.passes.blocks.blocks import Ints
 from prunedeploy.passes.blocks.parts import Part
+from prunedeploy.passes.names import names, unused
 from prunedeploy.passes.operators.layers import Layer
-from prunedeploy.passes.operators.rule import names, unused
 from prunedeploy.passes.shrink.reorder import reorder
 
 REPACKED = "prunedeploy.repacked"  # metadata of the nodes, which are not looked at again

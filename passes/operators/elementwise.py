@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.passes.analysis.axes import Axes, Mask, rank, static_size
 from prunedeploy.passes.analysis.facts import Constants, Facts, constant_array
-from prunedeploy.passes.analysis.zero import SUBNORMAL, UNIT
-from prunedeploy.passes.operators.rule import wall
+from prunedeploy.passes.analysis.feature_maps import held_channels, map_sizes
+from prunedeploy.passes.analysis.ranges import Range, Ranges
+from prunedeploy.passes.analysis.value_numbers import ValueNumbers, signature
+from prunedeploy.passes.operators import intervals
+from prunedeploy.passes.operators.intervals import (
+    APPROXIMATION,
+    between,
+    monotone,
+    pointwise,
+)
+from prunedeploy.passes.operators.operator import (
+    AxisOrder,
+    Indices,
+    Operator,
+    opaque,
+)
 from prunedeploy.reference.evaluate import evaluate_node
-from prunedeploy.reference.opsets import drops, scales_channels, softmax_axes
-
-ELEMENTWISE = (
-    *("Abs", "Acos", "Acosh", "Add", "Asin", "Asinh", "Atan", "Atanh", "Cast", "CastLike"),
-    *("Celu", "Clip", "Cos", "Cosh", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid"),
-    *("HardSwish", "Identity", "LeakyRelu", "Log", "Max", "Mean", "Min", "Mish", "Mul", "Neg"),
-    *("PRelu", "Pow", "Reciprocal", "Relu", "Selu", "Sigmoid", "Sin", "Sinh", "Softplus"),
-    *("Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tan", "Tanh"),
-)
-# A constant that a runtime rounds differently in its last place may fall on the other side of a
-# jump: these are coupled, but what they make of constants is not taken as known.
-JUMPING = (
-    *("And", "BitShift", "Ceil", "Equal", "Floor", "Greater", "GreaterOrEqual", "IsInf", "IsNaN"),
-    *("Less", "LessOrEqual", "Mod", "Not", "Or", "Round", "Shrink", "Sign", "ThresholdedRelu"),
-    "Xor",
-)
-
-
-EPSILON = float(np.float32(1e-5))  # of a BatchNormalization that names none, as ONNX stores it
 
 
 def couple_elementwise(node: ir.Node, axes: Axes) -> None:
@@ -37,7 +36,7 @@ def couple_elementwise(node: ir.Node, axes: Axes) -> None:
     inputs = [value for value in node.inputs if value is not None]
     width = rank(result)
     if width is None or any(rank(value) is None for value in inputs):
-        wall(node, axes)
+        opaque(node, axes)
         return
     for axis in range(width):
         size = static_size(result, axis)
@@ -138,94 +137,156 @@ def where_constants(node: ir.Node, facts: Facts) -> None:
         facts.learn(result, axis, np.where(left == right, left, np.nan))
 
 
-def couple_first(node: ir.Node, axes: Axes) -> None:
-    """Result and first input share all axes; vectors among the other inputs follow the channels.
+def elementwise_maps(node: ir.Node, facts: Facts) -> Mask | None:
+    """Where all operands are known; those that are computed must be as large as the result."""
+    if not any(v is not None and facts.maps(v) is not None for v in node.inputs):
+        return None  # constants alone make no maps
+    sizes = map_sizes(node.outputs[0])
+    known = np.ones(sizes[0] if sizes else 0, bool)
+    for value in node.inputs:
+        if value is None or constant_array(value) is not None:
+            continue
+        held = held_channels(value, facts)
+        if held is None or map_sizes(value) != sizes or rank(value) != rank(node.outputs[0]):
+            return None
+        known &= held
+    return known
 
-    BatchNormalization, InstanceNormalization's channel axis, Dropout. A BatchNormalization with
-    parameters for every element, which opset 9 took away, is let alone.
+
+def number_elementwise(node: ir.Node, known: ValueNumbers) -> None:
+    """The same operator on slices of the same classes, and on operands repeated along the axis."""
+    result = node.outputs[0]
+    width = rank(result)
+    inputs = [value for value in node.inputs if value is not None]
+    if width is None or any(rank(value) is None for value in inputs):
+        return
+    if result.dtype is None or not result.dtype.is_floating_point():
+        return  # what rounds differently in the last place may jump
+    absent = tuple(value is None for value in node.inputs)
+    for axis in range(width):
+        if not known.followed(result, axis):
+            continue
+        size, columns, repeated = static_size(result, axis) or 0, [], []
+        for position, value in enumerate(inputs):
+            place = axis - width + (rank(value) or 0)
+            if place >= 0 and static_size(value, place) == size:
+                columns.append(known.of(value, place).tolist())
+            else:
+                repeated.append((position, known.whole(value)))
+        if not columns:
+            continue
+        where = known.one((signature(node), axis, width, absent, tuple(repeated)))
+        known.learn(result, axis, [(where, *key) for key in zip(*columns, strict=True)])
+
+
+def reorder_elementwise(node: ir.Node, at: AxisOrder, _: Indices) -> list[AxisOrder] | None:
+    """All operands that are as long, aligned as broadcasting does, and the result."""
+    (value, axis, order), result = at, node.outputs[0]
+    values = [operand for operand in (*node.inputs, result) if operand is not None]
+    width = rank(result)
+    if width is None or any(rank(operand) is None for operand in values):
+        return None
+    places = []
+    for operand in values:
+        position = axis + (rank(operand) or 0) - (rank(value) or 0)
+        size = static_size(operand, position) if position >= 0 else 1
+        if size == len(order):
+            places.append((operand, position, order))
+        elif size != 1 or operand is result:
+            return None
+    return places
+
+
+def _elementwise(
+    name: str, ranges: Callable[[ir.Node, Ranges], Range] | None = None, selects: bool = False
+) -> Operator:
+    return Operator(
+        name,
+        couple=couple_elementwise,
+        constants=elementwise_constants,
+        maps=elementwise_maps,
+        ranges=ranges,
+        selects_elements=selects,
+        number=number_elementwise,
+        reorder=reorder_elementwise,
+    )
+
+
+def _jumping(
+    name: str, ranges: Callable[[ir.Node, Ranges], Range] | None = None, selects: bool = False
+) -> Operator:
+    """A constant that a runtime rounds differently in its last place may fall on the other side.
+
+    Such an operator is coupled, but what it makes of constants is not taken as known.
     """
-    source, result = node.inputs[0], node.outputs[0]
-    vague = any(value is not None and rank(value) is None for value in node.inputs)
-    vague |= not node.attributes.get_int("spatial", 1)
-    if source is None or vague or rank(result) != rank(source) or read_besides(node):
-        wall(node, axes)
-        return
-    for axis in range(rank(source) or 0):
-        axes.assign(result, axis, axes.of(source, axis))
-    for vector in node.inputs[1:]:
-        if vector is not None and rank(vector) == 1:
-            axes.assign(vector, 0, axes.of(source, 1))
+    return Operator(
+        name,
+        couple=couple_elementwise,
+        ranges=ranges,
+        selects_elements=selects,
+        reorder=reorder_elementwise,
+    )
 
 
-def read_besides(node: ir.Node) -> bool:
-    """Whether anybody reads the results after the first: masks, indices, statistics."""
-    return any(value.uses() or value.is_graph_output() for value in node.outputs[1:])
+OPERATORS = (
+    *map(_elementwise, ("Acos", "Acosh", "Asin", "Atanh", "CastLike", "Cosh", "Tan")),
+    *map(
+        _jumping,
+        ("And", "BitShift", "Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less"),
+    ),
+    *map(_jumping, ("LessOrEqual", "Mod", "Not", "Or", "Shrink", "ThresholdedRelu", "Xor")),
+    _elementwise("Abs", pointwise(intervals.absolute, 0)),
+    _elementwise("Add", intervals.add),
+    _elementwise("Asinh", monotone()),
+    _elementwise("Atan", monotone(-math.pi / 2, math.pi / 2)),
+    _elementwise("Cast", pointwise(intervals.cast, 0)),
+    _elementwise("Celu", monotone()),
+    _elementwise("Clip", pointwise(intervals.clipped, 0), selects=True),
+    _elementwise("Cos", between(-1.0, 1.0)),
+    _elementwise("Div", pointwise(intervals.divide, 4)),
+    _elementwise("Elu", monotone()),
+    _elementwise("Erf", monotone(-1.0, 1.0)),
+    _elementwise("Exp", monotone(0.0)),
+    _elementwise("Gelu", pointwise(intervals.humped(-0.1701), APPROXIMATION)),
+    _elementwise("HardSigmoid", pointwise(intervals.hard_sigmoid, 0)),
+    _elementwise("HardSwish", pointwise(intervals.hard_swish, 4)),
+    replace(_elementwise("Identity"), moves_elements=True),
+    _elementwise("LeakyRelu", pointwise(intervals.leaky, 2)),
+    _elementwise("Log", monotone()),
+    _elementwise("Max", pointwise(intervals.extreme(np.maximum), 0), selects=True),
+    _elementwise("Mean", intervals.add),
+    _elementwise("Min", pointwise(intervals.extreme(np.minimum), 0), selects=True),
+    _elementwise("Mish", pointwise(intervals.humped(-0.3089), APPROXIMATION)),
+    _elementwise("Mul", pointwise(intervals.multiply, 2)),
+    _elementwise("Neg", pointwise(intervals.negated, 0)),
+    _elementwise("PRelu", pointwise(intervals.sloped, 2)),
+    _elementwise("Pow", pointwise(intervals.raised, APPROXIMATION)),
+    _elementwise("Reciprocal", pointwise(intervals.inverse, 4)),
+    _elementwise("Relu", pointwise(intervals.rectified, 0), selects=True),
+    _elementwise("Selu", monotone()),
+    _elementwise("Sigmoid", monotone(0.0, 1.0)),
+    _elementwise("Sin", between(-1.0, 1.0)),
+    _elementwise("Sinh", monotone()),
+    _elementwise("Softplus", monotone(0.0)),
+    _elementwise("Softsign", monotone(-1.0, 1.0)),
+    _elementwise("Sqrt", monotone(0.0)),
+    _elementwise("Sub", intervals.add),
+    _elementwise("Sum", intervals.add),
+    _elementwise("Swish", pointwise(intervals.humped(-0.2785), APPROXIMATION)),
+    _elementwise("Tanh", monotone(-1.0, 1.0)),
+    _jumping("Ceil", pointwise(intervals.stepped(np.ceil), 0)),
+    _jumping("Floor", pointwise(intervals.stepped(np.floor), 0)),
+    _jumping("Round", pointwise(intervals.stepped(np.round), 0)),
+    _jumping("Sign", between(-1.0, 1.0), selects=True),
+    Operator(
+        "Where",
+        couple=couple_elementwise,
+        constants=where_constants,
+        ranges=pointwise(intervals.either, 0),
+        selects_elements=True,
+        number=number_elementwise,
+    ),
+)
 
-
-def couple_instance_norm(node: ir.Node, axes: Axes) -> None:
-    """Channels pass; the axes that statistics are taken over cannot be cut."""
-    source = node.inputs[0]
-    if source is not None:
-        for axis in range(2, rank(source) or 0):
-            axes.pin_axis(source, axis)
-    couple_first(node, axes)
-
-
-def batch_norm_constants(node: ir.Node, facts: Facts) -> None:
-    """y = a (x - mean) + bias, a = scale / sqrt(var + epsilon): constant where x or bias alone is.
-
-    A channel whose ``a`` counts as zero holds its bias whatever comes in (network slimming).
-    """
-    source = node.inputs[0]
-    if not scales_channels(node):
-        return
-    vectors = [constant_array(value) for value in node.inputs[1:5]]
-    if source is None or len(vectors) < 4 or any(vector is None for vector in vectors):
-        return
-    scale, bias, mean, var = (np.asarray(vector, np.float64) for vector in vectors)
-    slope = scale / np.sqrt(var + node.attributes.get_float("epsilon", EPSILON))
-    known = facts.of(source, 1)
-    known = np.full(len(slope), np.nan) if known is None else known
-    bound = max(facts.zero.threshold, SUBNORMAL, UNIT * UNIT * np.abs(slope).max(initial=0.0))
-    flat = np.abs(slope) <= bound
-    facts.learn(node.outputs[0], 1, np.where(flat, bias, slope * (known - mean) + bias))
-
-
-def instance_norm_constants(node: ir.Node, facts: Facts) -> None:
-    """A channel of zeros becomes its bias, and so does every channel whose scale is zero.
-
-    A constant other than zero is left alone: in float32 its mean is off by rounding, which the
-    division by sqrt(epsilon) makes 300 times larger.
-    """
-    source = node.inputs[0]
-    known = facts.of(source, 1) if source is not None else None
-    scale, bias = constant_array(node.inputs[1]), constant_array(node.inputs[2])
-    if bias is not None:
-        flat = np.zeros(bias.shape, bool) if scale is None else scale == 0
-        if known is not None:
-            flat |= known == 0
-        facts.learn(node.outputs[0], 1, np.where(flat, bias.astype(np.float64), np.nan))
-
-
-def first_constants(node: ir.Node, facts: Facts) -> None:
-    """The result is the first input (Dropout at inference)."""
-    source = node.inputs[0]
-    if source is not None and not drops(node):
-        for axis in facts.axes(source):
-            facts.learn(node.outputs[0], axis, facts.of(source, axis))
-
-
-def couple_softmax(node: ir.Node, axes: Axes) -> None:
-    """The axes that are normalised cannot be cut; the others pass."""
-    source, result = node.inputs[0], node.outputs[0]
-    width = rank(source) if source is not None else None
-    if source is None or width is None or rank(result) != width or read_besides(node):
-        wall(node, axes)
-        return
-    mixed = softmax_axes(node, width) if width else ()
-    for position in range(width):
-        if position in mixed:
-            axes.pin_axis(source, position, f"{node.op_type} ({node.name})")
-            axes.pin_axis(result, position)
-        else:
-            axes.assign(result, position, axes.of(source, position))
+# whose operands are aligned by broadcasting
+ELEMENTWISE = frozenset(record.name for record in OPERATORS)

@@ -6,9 +6,21 @@ import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.core.records import Array
-from prunedeploy.passes.analysis.axes import Axes, rank, static_size
+from prunedeploy.passes.analysis.axes import Axes, Mask, rank, static_size
 from prunedeploy.passes.analysis.facts import Constants, Facts, constant_array
-from prunedeploy.passes.operators.rule import Keep, pin_parameters, replace_input, wall
+from prunedeploy.passes.analysis.feature_maps import held_beside_constants, held_channels
+from prunedeploy.passes.analysis.ranges import ANYTHING, Range, Ranges, everywhere
+from prunedeploy.passes.analysis.value_numbers import ValueNumbers, signature
+from prunedeploy.passes.names import replace_input
+from prunedeploy.passes.operators.intervals import (
+    kept,
+)
+from prunedeploy.passes.operators.operator import (
+    Keep,
+    Operator,
+    opaque,
+    pin_parameters,
+)
 
 
 def couple_concat(node: ir.Node, axes: Axes) -> None:
@@ -16,7 +28,7 @@ def couple_concat(node: ir.Node, axes: Axes) -> None:
     parts, result = [v for v in node.inputs if v is not None], node.outputs[0]
     width = rank(result)
     if width is None or any(rank(part) != width for part in parts):
-        wall(node, axes)
+        opaque(node, axes)
         return
     along = node.attributes.get_int("axis", 0) % width
     for axis in range(width):
@@ -100,7 +112,7 @@ def couple_pad(node: ir.Node, axes: Axes) -> None:
     """
     source, result, full = node.inputs[0], node.outputs[0], pads(node)
     if source is None or full is None:
-        wall(node, axes)
+        opaque(node, axes)
         return
     pin_parameters(node, axes)
     width = rank(source) or 0
@@ -164,3 +176,104 @@ def edit_pad(node: ir.Node, keep: Keep) -> None:
         return
     node.resize_inputs(min(len(node.inputs), 3))  # the full list needs no axes input
     replace_input(node, 1, np.array(full, np.int64), "pads")
+
+
+def concat_maps(node: ir.Node, facts: Facts) -> Mask | None:
+    """Channels side by side; whatever is not known of one operand says nothing of the others."""
+    width = rank(node.outputs[0]) or 1
+    operands = [value for value in node.inputs if value is not None]
+    if node.attributes.get_int("axis", 1) % width != 1 or all(
+        facts.maps(value) is None for value in operands
+    ):
+        return None
+    held = [held_channels(value, facts) for value in operands]
+    known = [mask for mask in held if mask is not None]
+    return np.concatenate(known) if len(known) == len(held) else None
+
+
+def pad_range(node: ir.Node, ranges: Ranges) -> Range:
+    """Padded positions hold the padding's number; channels that are added hold nothing else."""
+    source, result, full, number = node.inputs[0], node.outputs[0], pads(node), padded_with(node)
+    mode = node.attributes.get_string("mode", "constant")
+    if source is None or full is None or (mode == "constant" and number is None):
+        return ANYTHING
+    width, axis = rank(source) or 0, ranges.of(source).axis
+    number = number if max(full) > 0 else None  # nothing but crops
+    moved = axis is not None and (full[axis] != 0 or full[axis + width] != 0)
+    if moved and (number is None or min(full) < 0):  # other indices, maybe as many as before
+        ends = (*ranges.of(source).hull(), *([] if number is None else [number]))
+        return everywhere(min(ends), max(ends))
+    if not moved or axis is None or number is None:
+        return kept(node, ranges) if number is None else kept(node, ranges, number, number)
+    low, high = ranges.along(source, axis, static_size(source, axis) or 0)
+    if any(p for i, p in enumerate(full) if i % width != axis):
+        low, high = np.minimum(low, number), np.maximum(high, number)
+    outer = np.full(full[axis], number), np.full(full[axis + width], number)
+    sides = [np.concatenate([outer[0], bounds, outer[1]]) for bounds in (low, high)]
+    if static_size(result, axis) != len(sides[0]):
+        return ANYTHING
+    return Range(sides[0], sides[1], axis)
+
+
+def number_concat(node: ir.Node, known: ValueNumbers) -> None:
+    """The parts' classes follow one another; along other axes an index of all parts is one key."""
+    parts, result = [v for v in node.inputs if v is not None], node.outputs[0]
+    width = rank(result)
+    if width is None or any(rank(part) != width for part in parts):
+        return
+    along = node.attributes.get_int("axis", 0) % width
+    for axis in range(width):
+        if not known.followed(result, axis):
+            continue
+        columns = [known.of(part, axis) for part in parts]
+        if axis == along:
+            known.pass_on(result, axis, np.concatenate(columns))
+        elif len({len(column) for column in columns}) == 1:
+            keys = zip(*(column.tolist() for column in columns), strict=True)
+            where = known.one(("Concat", along, axis))
+            known.learn(result, axis, [(where, *key) for key in keys])
+
+
+def number_pad(node: ir.Node, known: ValueNumbers) -> None:
+    """Channels whose borders are padded alike, in whatever mode."""
+    source, result, found = node.inputs[0], node.outputs[0], pads(node)
+    if source is None or found is None:
+        return
+    width = rank(source) or 0
+    for axis in range(width):
+        if not found[axis] and not found[axis + width] and known.followed(result, axis):
+            others = tuple(map(known.whole, node.inputs[1:]))
+            where = known.one((signature(node), others, axis, width))
+            known.learn(result, axis, [(where, key) for key in known.of(source, axis).tolist()])
+
+
+def pad_maps(node: ir.Node, facts: Facts) -> Mask | None:
+    """Known where the input is, if neither samples nor channels are padded."""
+    full = pads(node)
+    if full is None:
+        return None
+    half = len(full) // 2
+    padded = any((*full[:2], *full[half : half + 2]))
+    return None if padded else held_beside_constants(node, facts)
+
+
+OPERATORS = (
+    Operator(
+        "Concat",
+        couple=couple_concat,
+        constants=concat_constants,
+        maps=concat_maps,
+        moves_elements=True,
+        number=number_concat,
+    ),
+    Operator(
+        "Pad",
+        couple=couple_pad,
+        constants=pad_constants,
+        maps=pad_maps,
+        ranges=pad_range,
+        selects_elements=True,
+        number=number_pad,
+        edit=edit_pad,
+    ),
+)

@@ -6,8 +6,7 @@ lie, in padding and in groups. ``Layer`` says where; everything else is written 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -46,7 +45,7 @@ class Layer:
     spatial: bool = False  # the other axes are swept by a window
     takes_bias: bool = True  # constants may go into the bias
     takes_map: bool = True  # constants under padding may be added to the result as a map
-    alike: bool = False  # all groups lose the same channels
+    equal_groups: bool = False  # all groups lose the same channels
 
     @property
     def name(self) -> str:
@@ -110,17 +109,7 @@ def weight_array(value: ir.Value) -> Array | None:
     return dequantised(value) if value.const_value is None else value.const_value.numpy()
 
 
-def layer(node: ir.Node) -> Layer | None:
-    """The node as a layer, or None if it is not one, or not of a form that is understood."""
-    read = READERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-    found = read(node) if read is not None else None
-    if found is None or not _sane(found):
-        return None
-    # weights that are dequantised stay as they are stored, so their groups cannot be cut apart
-    return replace(found, alike=found.weight.const_value is None)
-
-
-def _sane(found: Layer) -> bool:
+def readable(found: Layer) -> bool:
     """Weights known, some at all, and channel axes of fixed length: there is something to cut."""
     bias, weight = found.bias, weight_array(found.weight)
     width = static_size(found.result, found.result_axis)
@@ -160,63 +149,10 @@ def _is_row(bias: ir.Value, width: int) -> bool:
     return array is not None and (row or array.size == 1)
 
 
-def _convolution(node: ir.Node) -> Layer | None:
-    source, weight, result = node.inputs[0], node.inputs[1], node.outputs[0]
-    if source is None or weight is None:
-        return None
-    groups = node.attributes.get_int("group", 1)
-    padded = any(node.attributes.get_ints("pads", [0])) or (
-        node.attributes.get_string("auto_pad", "NOTSET").startswith("SAME")
-        and any(d != 1 for d in list(weight.shape or ())[2:])
-    )
-    return Layer(
-        node, source, 1, weight, 1, 0, result, 1, 2, groups, uniform=not padded, spatial=True
-    )
-
-
-def _transposed_convolution(node: ir.Node) -> Layer | None:
-    source, weight, result = node.inputs[0], node.inputs[1], node.outputs[0]
-    if source is None or weight is None:
-        return None
-    groups = node.attributes.get_int("group", 1)
-    # strides and borders give positions different numbers of taps
-    return Layer(node, source, 1, weight, 0, 1, result, 1, 2, groups, uniform=False, spatial=True)
-
-
 def _derives_pads(node: ir.Node) -> bool:
     """Whether a transposed convolution's pads follow from the size asked for: runtimes differ."""
     auto = node.attributes.get_string("auto_pad", "NOTSET")
     return auto.startswith("SAME") or bool(node.attributes.get_ints("output_shape", []))
-
-
-def _gemm(node: ir.Node) -> Layer | None:
-    source, weight, result = node.inputs[0], node.inputs[1], node.outputs[0]
-    if source is None or weight is None or node.attributes.get_int("transA", False):
-        return None
-    beta = node.attributes.get_float("beta", 1.0)
-    if beta != 1.0 and len(node.inputs) > 2:
-        return None
-    w_in, w_out = (1, 0) if node.attributes.get_int("transB", False) else (0, 1)
-    alpha = node.attributes.get_float("alpha", 1.0)
-    return Layer(node, source, 1, weight, w_in, w_out, result, 1, 2, scale=alpha)
-
-
-def _matmul(node: ir.Node) -> Layer | None:
-    left, right, result = node.inputs[0], node.inputs[1], node.outputs[0]
-    if left is None or right is None or left.const_value is not None or rank(right) != 2:
-        return None
-    last, result_rank = (rank(left) or 0) - 1, rank(result)
-    if last < 1 or result_rank is None:
-        return None
-    return Layer(node, left, last, right, 0, 1, result, result_rank - 1, None)
-
-
-READERS: dict[str, Callable[[ir.Node], Layer | None]] = {
-    "Conv": _convolution,
-    "ConvTranspose": _transposed_convolution,
-    "Gemm": _gemm,
-    "MatMul": _matmul,
-}
 
 
 class Weights:

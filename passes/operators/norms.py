@@ -10,14 +10,22 @@ every round can cut more; ``lowering`` writes down at the end what it comes to.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.passes.analysis.axes import Axes, Mask, rank, static_size
 from prunedeploy.passes.analysis.facts import Constants, Facts
-from prunedeploy.passes.operators.elementwise import EPSILON, couple_elementwise, read_besides
-from prunedeploy.passes.operators.rule import Keep, Reads, wall
+from prunedeploy.passes.operators.channelwise import EPSILON
+from prunedeploy.passes.operators.elementwise import couple_elementwise
+from prunedeploy.passes.operators.operator import (
+    Keep,
+    Operator,
+    Reads,
+    opaque,
+    read_besides,
+)
 
 WIDTH = "prunedeploy.width"  # metadata of a norm: how many indices its statistics are taken over
 
@@ -51,7 +59,7 @@ def couple_norm(node: ir.Node, axes: Axes) -> None:
     source, result = node.inputs[0], node.outputs[0]
     known = source is not None and source.dtype is not None
     if source is None or not known or rank(source) != rank(result) or read_besides(node):
-        wall(node, axes)
+        opaque(node, axes)
         return
     along = normalised_axes(node)
     if not _size(source, along):
@@ -122,7 +130,7 @@ def couple_group_norm(node: ir.Node, axes: Axes) -> None:
     whole = size is not None and groups > 0 and size % groups == 0
     vectors = all(value is not None and static_size(value, 0) == size for value in node.inputs[1:])
     if source is None or size is None or not (whole and vectors) or rank(source) != rank(result):
-        wall(node, axes)
+        opaque(node, axes)
         return
     for axis in range(2, rank(source) or 0):
         axes.pin_axis(source, axis, f"{node.op_type} ({node.name})")
@@ -167,7 +175,7 @@ def couple_lp_norm(node: ir.Node, axes: Axes) -> None:
     """All axes pass: an index at zero adds nothing to the norm (``lp_norm_reads``)."""
     source, result = node.inputs[0], node.outputs[0]
     if source is None or rank(source) is None or rank(source) != rank(result):
-        wall(node, axes)
+        opaque(node, axes)
         return
     for axis in range(rank(source) or 0):
         axes.assign(result, axis, axes.of(source, axis))
@@ -202,7 +210,7 @@ def couple_statistics(node: ir.Node, axes: Axes) -> None:
     source, result = node.inputs[0], node.outputs[0]
     width = rank(source) if source is not None else None
     if source is None or not width or rank(result) != width:
-        wall(node, axes)
+        opaque(node, axes)
         return
     mixed = [1]
     if node.op_type == "MeanVarianceNormalization":
@@ -222,3 +230,29 @@ def statistics_constants(node: ir.Node, facts: Facts) -> None:
         known = facts.of(source, axis)
         assert known is not None
         facts.learn(node.outputs[0], axis, np.where(known == 0, 0.0, np.nan))
+
+
+_NORM = Operator(
+    "LayerNormalization",
+    couple=couple_norm,
+    constants=norm_constants,
+    reads=norm_reads,
+    edit=edit_norm,
+)
+_STATISTICS = Operator("LRN", couple=couple_statistics, constants=statistics_constants)
+
+OPERATORS = (
+    Operator(
+        "GroupNormalization",
+        couple=couple_group_norm,
+        constants=group_norm_constants,
+        edit=edit_group_norm,
+    ),
+    _NORM,
+    replace(_NORM, name="RMSNormalization"),
+    Operator(
+        "LpNormalization", couple=couple_lp_norm, constants=lp_norm_constants, reads=lp_norm_reads
+    ),
+    _STATISTICS,
+    replace(_STATISTICS, name="MeanVarianceNormalization"),
+)

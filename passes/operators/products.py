@@ -8,12 +8,19 @@ dead in the queries alone goes from the keys too).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.passes.analysis.axes import Axes, rank, static_size
 from prunedeploy.passes.analysis.facts import Facts
-from prunedeploy.passes.operators.rule import Reads, wall
+from prunedeploy.passes.operators.layers import Layer
+from prunedeploy.passes.operators.operator import (
+    Operator,
+    Reads,
+    opaque,
+)
 from prunedeploy.reference.opsets import softmax_axes
 
 ELLIPSIS = "..."
@@ -56,8 +63,8 @@ def _einsum(node: ir.Node) -> Indices | None:
         (r or 0) - len(o.replace(ELLIPSIS, "")) for o, r in zip(operands, ranks, strict=True)
     ]
     operands = [_spelt(o, m) for o, m in zip(operands, missing, strict=True)]
-    spread = [m for o, m in zip(before.split(","), missing, strict=True) if ELLIPSIS in o]
-    after = _spelt(after, max(spread, default=0))
+    ellipses = [m for o, m in zip(before.split(","), missing, strict=True) if ELLIPSIS in o]
+    after = _spelt(after, max(ellipses, default=0))
     named = all(len(o) == r for o, r in zip(operands, ranks, strict=True))
     repeated = any(len(set(letters)) < len(letters) for letters in [*operands, after])
     if repeated or not named or not set(after) <= set("".join(operands)):
@@ -74,7 +81,7 @@ def couple_product(node: ir.Node, axes: Axes) -> None:
     """The same letter, the same labels; an operand that is repeated along one pins it."""
     found, values = indices(node), [v for v in node.inputs if v is not None]
     if found is None or rank(node.outputs[0]) is None:
-        wall(node, axes)
+        opaque(node, axes)
         return
     operands, result = found
     places = [
@@ -170,3 +177,35 @@ def _along(
     if value is None or letter not in letters:
         return None
     return facts.of(value, letters.index(letter))
+
+
+def _gemm(node: ir.Node) -> Layer | None:
+    source, weight, result = node.inputs[0], node.inputs[1], node.outputs[0]
+    if source is None or weight is None or node.attributes.get_int("transA", False):
+        return None
+    beta = node.attributes.get_float("beta", 1.0)
+    if beta != 1.0 and len(node.inputs) > 2:
+        return None
+    w_in, w_out = (1, 0) if node.attributes.get_int("transB", False) else (0, 1)
+    alpha = node.attributes.get_float("alpha", 1.0)
+    return Layer(node, source, 1, weight, w_in, w_out, result, 1, 2, scale=alpha)
+
+
+def _matmul(node: ir.Node) -> Layer | None:
+    left, right, result = node.inputs[0], node.inputs[1], node.outputs[0]
+    if left is None or right is None or left.const_value is not None or rank(right) != 2:
+        return None
+    last, result_rank = (rank(left) or 0) - 1, rank(result)
+    if last < 1 or result_rank is None:
+        return None
+    return Layer(node, left, last, right, 0, 1, result, result_rank - 1, None)
+
+
+# two computed tensors are a product; with known weights Gemm and MatMul are layers
+_PRODUCT = Operator("Einsum", couple=couple_product, constants=product_constants, reads=summed)
+
+OPERATORS = (
+    _PRODUCT,
+    replace(_PRODUCT, name="Gemm", layer=_gemm),
+    replace(_PRODUCT, name="MatMul", layer=_matmul),
+)

@@ -12,14 +12,17 @@ import onnx_ir as ir
 from prunedeploy.passes.analysis.axes import Axes, rank, static_size
 from prunedeploy.passes.analysis.facts import Constants, Facts
 from prunedeploy.passes.analysis.quantised_weights import is_whole, scale_axis
-from prunedeploy.passes.operators.rule import wall
+from prunedeploy.passes.operators.operator import (
+    Operator,
+    opaque,
+)
 
 
 def couple_scaled(node: ir.Node, axes: Axes) -> None:
     """Every axis passes; scales and zero points go with their index."""
     source, result = node.inputs[0], node.outputs[0]
     if source is None or rank(source) is None or rank(result) != rank(source) or not is_whole(node):
-        wall(node, axes)
+        opaque(node, axes)
         return
     for axis in range(rank(source) or 0):
         axes.assign(result, axis, axes.of(source, axis))
@@ -66,3 +69,9 @@ def dequantised_constants(node: ir.Node, facts: Facts) -> None:
         scale = _parameter(node, 1, axis, facts)
         if known is not None and zero is not None and scale is not None:
             facts.learn(node.outputs[0], axis, (known - zero) * scale)
+
+
+OPERATORS = (
+    Operator("DequantizeLinear", couple=couple_scaled, constants=dequantised_constants),
+    Operator("QuantizeLinear", couple=couple_scaled, constants=quantised_constants),
+)

@@ -20,7 +20,11 @@ from prunedeploy.core.records import Array
 from prunedeploy.passes.analysis.axes import Axes, Labels, Mask, rank, static_size
 from prunedeploy.passes.analysis.facts import Facts, constant_array
 from prunedeploy.passes.operators.layers import Layer
-from prunedeploy.passes.operators.rule import Keep, wall
+from prunedeploy.passes.operators.operator import (
+    Keep,
+    Operator,
+    opaque,
+)
 
 # the last gate proposes the new content
 GATES = {"GRU": 3, "LSTM": 4, "RNN": 1}
@@ -86,7 +90,7 @@ def couple_recurrent(node: ir.Node, axes: Axes) -> None:
     """Units are cut from every gate, state and result; time, batch and directions stay whole."""
     found = recurrent(node)
     if found is None or any(rank(v) is None for v in (*found.states, *found.results)):
-        wall(node, axes)
+        opaque(node, axes)
         return
     units: Labels = axes.of(found.r, 2)
     tied = [(found.w, 1, found.gates), (found.r, 1, found.gates)]
@@ -234,3 +238,15 @@ def _is_zero(value: ir.Value) -> bool:
             return False
         value = source
     return bool(array.dtype.kind == "f" and not array.any())
+
+
+OPERATORS = tuple(
+    Operator(
+        name,
+        couple=couple_recurrent,
+        constants=recurrent_constants,
+        edit=edit_recurrent,
+        inner_layers=inner_layers,
+    )
+    for name in GATES
+)

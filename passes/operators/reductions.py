@@ -8,12 +8,29 @@ and N' after.
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.passes.analysis.axes import Axes, Mask, rank, static_size
 from prunedeploy.passes.analysis.facts import Constants, Facts, constant_array
-from prunedeploy.passes.operators.rule import Keep, Reads, replace_input, unique_name, wall
+from prunedeploy.passes.analysis.feature_maps import held_beside_constants
+from prunedeploy.passes.analysis.ranges import ANYTHING, Range, Ranges, everywhere
+from prunedeploy.passes.names import replace_input, unique_name
+from prunedeploy.passes.operators.intervals import (
+    element_count,
+    mean,
+)
+from prunedeploy.passes.operators.operator import (
+    AxisOrder,
+    Indices,
+    Keep,
+    Operator,
+    Reads,
+    opaque,
+)
 
 KEEPS_CONSTANTS = ("ReduceMean", "ReduceMax", "ReduceMin")
 SUMMING = ("ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare")
@@ -60,7 +77,7 @@ def couple_reduce(node: ir.Node, axes: Axes) -> None:
     """
     source, result, passing = node.inputs[0], node.outputs[0], _surviving(node)
     if source is None or passing is None or rank(result) is None:
-        wall(node, axes)
+        opaque(node, axes)
         return
     floating = source.dtype is not None and source.dtype.is_floating_point()
     for axis in reduced_axes(node) or []:
@@ -162,3 +179,75 @@ def _cut_shape(value: ir.Value, keep: Keep) -> ir.Shape | None:
     return ir.Shape(
         [d if m is None else int(m.sum()) for d, m in zip(value.shape, masks, strict=True)]
     )
+
+
+def reduce_range(node: ir.Node, ranges: Ranges) -> Range:
+    """Extremes, means and sums over some axes; of norms no more than that they are not negative."""
+    source, result, reduced = node.inputs[0], node.outputs[0], reduced_axes(node)
+    if node.op_type in ("ReduceL1", "ReduceL2", "ReduceSumSquare"):
+        return everywhere(0.0, math.inf)
+    if source is None or reduced is None:
+        return ANYTHING
+    found = ranges.of(source)
+    axis = found.axis
+    if axis in reduced or axis is None:
+        found, axis = everywhere(*found.hull()), None
+    elif not node.attributes.get_int("keepdims", True):
+        axis -= sum(before < axis for before in reduced)
+    if axis is not None and static_size(result, axis) != len(found.low):
+        return ANYTHING
+    found = Range(found.low, found.high, axis)
+    if node.op_type in ("ReduceMax", "ReduceMin"):
+        return found
+    count = element_count([static_size(source, a) for a in reduced])
+    if node.op_type == "ReduceMean":
+        return mean(found, count, node)
+    found = mean(found, count, node)
+    times = math.inf if count is None else float(count)
+    with np.errstate(invalid="ignore"):
+        low, high = (
+            np.nan_to_num(found.low * times, nan=0.0, posinf=np.inf, neginf=-np.inf),
+            (np.nan_to_num(found.high * times, nan=0.0, posinf=np.inf, neginf=-np.inf)),
+        )
+    return Range(low, high, axis)
+
+
+def reorder_reduce(node: ir.Node, at: AxisOrder, _: Indices) -> list[AxisOrder] | None:
+    """An axis that is not reduced, where it is the same one before and after."""
+    axis, order, source, result = *at[1:], node.inputs[0], node.outputs[0]
+    reduced = reduced_axes(node)
+    if source is None or reduced is None or axis in reduced:
+        return None
+    if not node.attributes.get_int("keepdims", True) and min(reduced, default=axis) < axis:
+        return None
+    return [(source, axis, order), (result, axis, order)]
+
+
+def reduce_maps(node: ir.Node, facts: Facts) -> Mask | None:
+    """Known where the input is, if batch and channels are not reduced."""
+    axes = reduced_axes(node)
+    return held_beside_constants(node, facts) if axes and min(axes) > 1 else None
+
+
+_SUM = Operator(
+    "ReduceSum",
+    couple=couple_reduce,
+    constants=reduce_constants,
+    ranges=reduce_range,
+    reorder=reorder_reduce,
+    reads=needed,
+)
+_EXTREME = replace(_SUM, name="ReduceMax", maps=reduce_maps, selects_elements=True)
+
+OPERATORS = (
+    replace(_SUM, name="ReduceL1"),
+    replace(_SUM, name="ReduceL2"),
+    Operator("ReduceLogSum", couple=couple_reduce, reads=needed),  # of a constant: varies
+    Operator("ReduceLogSumExp", couple=couple_reduce, reads=needed),
+    _EXTREME,
+    replace(_SUM, name="ReduceMean", maps=reduce_maps, edit=edit_reduce),
+    replace(_EXTREME, name="ReduceMin"),
+    Operator("ReduceProd", couple=couple_reduce, reads=needed),
+    _SUM,
+    replace(_SUM, name="ReduceSumSquare"),
+)

@@ -8,7 +8,12 @@ import onnx_ir as ir
 from prunedeploy.passes.analysis.axes import Axes, rank, static_size
 from prunedeploy.passes.analysis.facts import Constants, Facts, constant_array
 from prunedeploy.passes.analysis.shape_targets import entries, retarget, rewritable
-from prunedeploy.passes.operators.rule import Keep, pin_parameters, wall
+from prunedeploy.passes.operators.operator import (
+    Keep,
+    Operator,
+    opaque,
+    pin_parameters,
+)
 
 
 def _entry(node: ir.Node, axis: int) -> int | None:
@@ -23,7 +28,7 @@ def couple_expand(node: ir.Node, axes: Axes) -> None:
     source, target, result = node.inputs[0], node.inputs[1], node.outputs[0]
     width = rank(result)
     if source is None or target is None or rank(source) is None or width is None:
-        wall(node, axes)
+        opaque(node, axes)
         return
     pin_parameters(node, axes)
     asked, free = entries(target) or [], rewritable(target)
@@ -87,7 +92,7 @@ def couple_tile(node: ir.Node, axes: Axes) -> None:
     """Copies are cut with what they copy; those of an axis of length one each for itself."""
     source, times = node.inputs[0], _times(node)
     if source is None or times is None:
-        wall(node, axes)
+        opaque(node, axes)
         return
     pin_parameters(node, axes)
     for axis, count in enumerate(times):
@@ -147,3 +152,18 @@ def edit_filled(node: ir.Node, keep: Keep) -> None:
     sizes = {axis: int(mask.sum()) for axis, mask in enumerate(masks) if mask is not None}
     if sizes:
         retarget(node, 0, sizes)
+
+
+OPERATORS = (
+    Operator("ConstantOfShape", couple=couple_filled, constants=filled_constants, edit=edit_filled),
+    Operator(
+        "Expand",
+        couple=couple_expand,
+        constants=expand_constants,
+        moves_elements=True,
+        edit=edit_expand,
+    ),
+    Operator(
+        "Tile", couple=couple_tile, constants=tile_constants, moves_elements=True, edit=edit_tile
+    ),
+)

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.passes.analysis.axes import Axes, rank, static_size
 from prunedeploy.passes.analysis.facts import Facts, constant_array
+from prunedeploy.passes.analysis.ranges import ANYTHING, Range, Ranges, everywhere, unit, widened
 from prunedeploy.passes.analysis.shape_targets import entries, retarget, rewritable
-from prunedeploy.passes.operators.rule import Keep, pin_parameters, wall
+from prunedeploy.passes.operators.channelwise import number_channels
+from prunedeploy.passes.operators.intervals import (
+    kept,
+)
+from prunedeploy.passes.operators.operator import (
+    Keep,
+    Operator,
+    opaque,
+    pin_parameters,
+)
 
 
 def couple_resize(node: ir.Node, axes: Axes) -> None:
@@ -16,7 +28,7 @@ def couple_resize(node: ir.Node, axes: Axes) -> None:
     source, result = node.inputs[0], node.outputs[0]
     crops = _transformation(node) == "tf_crop_and_resize"
     if source is None or rank(source) is None or rank(result) != rank(source) or crops:
-        wall(node, axes)
+        opaque(node, axes)
         return
     pin_parameters(node, axes)
     for axis in range(rank(source) or 0):
@@ -31,7 +43,7 @@ def _transformation(node: ir.Node) -> str:
     return node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
 
 
-def _place(node: ir.Node, axis: int) -> int | None:
+def _entry(node: ir.Node, axis: int) -> int | None:
     """Where scales and sizes speak of an axis; None: they do not, it stays as it is."""
     width = rank(node.inputs[0]) if node.inputs[0] is not None else None
     listed = node.attributes.get_ints("axes", None)
@@ -48,40 +60,40 @@ def _sizes(node: ir.Node) -> ir.Value | None:
 
 def _stays(node: ir.Node, axis: int) -> bool:
     """Whether the axis keeps its length, and still would if it were shorter."""
-    place, sizes = _place(node, axis), _sizes(node)
-    if place is None:
+    entry, sizes = _entry(node, axis), _sizes(node)
+    if entry is None:
         return True
     if sizes is None:
-        return _scale(node, place) == 1.0
+        return _scale(node, entry) == 1.0
     size = static_size(node.inputs[0], axis) if node.inputs[0] is not None else None
     asked, free = entries(sizes) or [], rewritable(sizes)
     return (
         _stretches(node)
         and size is not None
-        and asked[place : place + 1] == [size]
-        and free[place : place + 1] == [True]
+        and asked[entry : entry + 1] == [size]
+        and free[entry : entry + 1] == [True]
     )
 
 
 def unscaled(node: ir.Node, axis: int) -> bool:
     """Whether indices of an axis stay where they are, if it is as long as before."""
-    place = _place(node, axis)
-    if place is None or (_sizes(node) is not None and _stretches(node)):
+    entry = _entry(node, axis)
+    if entry is None or (_sizes(node) is not None and _stretches(node)):
         return True
-    return _sizes(node) is None and _scale(node, place) == 1.0
+    return _sizes(node) is None and _scale(node, entry) == 1.0
 
 
 def _stretches(node: ir.Node) -> bool:
     return node.attributes.get_string("keep_aspect_ratio_policy", "stretch") == "stretch"
 
 
-def _scale(node: ir.Node, place: int) -> float | None:
+def _scale(node: ir.Node, entry: int) -> float | None:
     index = 2 if len(node.inputs) > 2 else 1  # a region comes first from opset 11 on
     given = node.inputs[index] if len(node.inputs) > 1 else None
     scales = constant_array(given) if given is not None else None
     if scales is None:
         scales = np.array(node.attributes.get_floats("scales", []))
-    return float(scales[place]) if place < scales.size else None
+    return float(scales[entry]) if entry < scales.size else None
 
 
 def resize_constants(node: ir.Node, facts: Facts) -> None:
@@ -98,8 +110,37 @@ def edit_resize(node: ir.Node, keep: Keep) -> None:
         return
     sizes = {}
     for axis in range(2):
-        mask, place = keep.of(node.outputs[0], axis), _place(node, axis)
-        if mask is not None and place is not None:
-            sizes[place] = int(mask.sum())
+        mask, entry = keep.of(node.outputs[0], axis), _entry(node, axis)
+        if mask is not None and entry is not None:
+            sizes[entry] = int(mask.sum())
     if sizes:
         retarget(node, 3, sizes)
+
+
+def resize_range(node: ir.Node, ranges: Ranges) -> Range:
+    """Weights of interpolation are positive and add up to one, but for cubic ones and crops."""
+    mode = node.attributes.get_string("mode", "nearest")
+    crops = node.attributes.get_string("coordinate_transformation_mode", "").startswith("tf_crop")
+    if mode not in ("nearest", "linear") or crops:
+        return ANYTHING
+    axis = ranges.of(node.inputs[0]).axis
+    if axis is None or unscaled(node, axis):
+        found = kept(node, ranges)
+    else:
+        found = everywhere(*ranges.of(node.inputs[0]).hull())
+    error = 64 * unit(node.outputs[0]) if mode == "linear" else 0.0
+    size = np.maximum(np.abs(found.low), np.abs(found.high))
+    size = np.where(np.isfinite(size), size, 0.0)
+    return Range(*widened(found.low, found.high, error, size), found.axis) if error else found
+
+
+_RESIZE = Operator(
+    "Resize",
+    couple=couple_resize,
+    constants=resize_constants,
+    ranges=resize_range,
+    number=number_channels,
+    edit=edit_resize,
+)
+
+OPERATORS = (_RESIZE, replace(_RESIZE, name="Upsample", edit=None))

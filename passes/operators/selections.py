@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -9,13 +11,16 @@ from numpy.typing import NDArray
 from prunedeploy.core.records import Array
 from prunedeploy.passes.analysis.axes import Axes, Labels, rank, static_size
 from prunedeploy.passes.analysis.facts import Facts, constant_array
-from prunedeploy.passes.operators.rule import (
+from prunedeploy.passes.analysis.value_numbers import ValueNumbers, digest
+from prunedeploy.passes.names import replace_input, unique_name
+from prunedeploy.passes.operators.operator import (
+    AxisOrder,
+    Indices,
     Keep,
+    Operator,
     Reads,
+    opaque,
     pin_parameters,
-    replace_input,
-    unique_name,
-    wall,
 )
 from prunedeploy.reference.opsets import opset
 
@@ -105,7 +110,7 @@ def couple_selection(node: ir.Node, axes: Axes) -> None:
     """The indices taken keep their labels; the other axes pass."""
     source, found = node.inputs[0], along(node)
     if source is None or found is None:
-        wall(node, axes)
+        opaque(node, axes)
         return
     pin_parameters(node, axes)
     chosen = {axis for _, axis, _ in found}
@@ -315,3 +320,61 @@ def edit_gather(node: ir.Node, keep: Keep) -> None:
             replace_input(node, 1, (np.cumsum(mask) - 1)[indices], "indices")
     elif along(node) is not None:
         edit_selection(node, keep)
+
+
+def number_selection(node: ir.Node, known: ValueNumbers) -> None:
+    """Indices taken keep their classes, where no other axis is selected from."""
+    source, found = node.inputs[0], along(node)
+    if source is None or found is None or len({axis for _, axis, _ in found}) != 1:
+        return
+    for result, axis, indices in found:
+        if indices is not None and known.followed(result, axis):
+            known.pass_on(result, axis, known.of(source, axis)[indices])
+        for other in set(range(rank(source) or 0)) - {axis}:
+            if indices is not None and known.followed(result, other):
+                where = known.one(("selection", axis, other, digest(indices)))
+                keys = [(where, key) for key in known.of(source, other).tolist()]
+                known.learn(result, other, keys)
+
+
+def reorder_gather(node: ir.Node, at: AxisOrder, chosen: Indices) -> list[AxisOrder] | None:
+    """A selection along the axis takes the order into its indices; along another it passes."""
+    (value, axis, order), source, result = at, node.inputs[0], node.outputs[0]
+    given = constant_array(node.inputs[1])
+    along = node.attributes.get_int("axis", 0) % (rank(value) or 1)
+    if source is None or given is None or given.ndim != 1 or value is node.inputs[1]:
+        return None
+    if axis != along:
+        return [(source, axis, order), (result, axis, order)]
+    size = static_size(source, along)
+    if size is None:
+        return None
+    now = chosen.get(node, given.astype(np.int64) % size)
+    chosen[node] = np.argsort(order)[now] if value is source else now[order]
+    return []
+
+
+_SELECTION = Operator(
+    "Slice",
+    couple=couple_selection,
+    constants=selection_constants,
+    moves_elements=True,
+    number=number_selection,
+    edit=edit_selection,
+)
+
+OPERATORS = (
+    Operator(
+        "Gather",
+        couple=couple_gather,
+        constants=gather_constants,
+        moves_elements=True,
+        number=number_selection,
+        reorder=reorder_gather,
+        reads=gathered,
+        edit=edit_gather,
+    ),
+    Operator("GatherND", couple=couple_gather, constants=gather_constants, moves_elements=True),
+    _SELECTION,
+    replace(_SELECTION, name="Split"),
+)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -15,7 +16,10 @@ import onnx_ir as ir
 
 from prunedeploy.passes.analysis.axes import Axes, rank, static_size
 from prunedeploy.passes.analysis.facts import Facts, constant_array
-from prunedeploy.passes.operators.rule import wall
+from prunedeploy.passes.operators.operator import (
+    Operator,
+    opaque,
+)
 
 # (value, axis) places that share their indices; the first is in the first input
 Ties = list[list[tuple[ir.Value, int]]]
@@ -26,7 +30,7 @@ class Sweep:
     """``data`` are the inputs that the first result takes its numbers from."""
 
     ties: Callable[[ir.Node], Ties | None]
-    keeps: Literal["any", "zero", "none"] = "none"
+    keeps: Literal["any", "zero"] | None = None
     data: tuple[int, ...] = (0,)
 
 
@@ -138,27 +142,11 @@ def _scattered_nd(node: ir.Node) -> Ties | None:
     ]
 
 
-SWEEPS: dict[str, Sweep] = {
-    "ArgMax": Sweep(_extreme),
-    "ArgMin": Sweep(_extreme),
-    "CumSum": Sweep(_cumulated, "zero"),
-    "GatherElements": Sweep(_picked, "any"),
-    "GridSample": Sweep(_sampled, "zero"),
-    "LpPool": Sweep(_pooled, "zero"),
-    "ReverseSequence": Sweep(_reversed, "any"),
-    "RoiAlign": Sweep(_regions, "zero"),
-    "ScatterElements": Sweep(_scattered, "any", (0, 2)),
-    "ScatterND": Sweep(_scattered_nd, "any", (0, 2)),
-    "TopK": Sweep(_by_attribute(-1), "any"),
-    "Trilu": Sweep(_triangle, "zero"),
-}
-
-
-def couple_sweep(node: ir.Node, axes: Axes) -> None:
+def couple_sweep(sweep: Sweep, node: ir.Node, axes: Axes) -> None:
     """Places that pass share their labels; the rest stays."""
-    ties = SWEEPS[node.op_type].ties(node)
+    ties = sweep.ties(node)
     if ties is None:
-        wall(node, axes)
+        opaque(node, axes)
         return
     passing = set()
     for places in ties:
@@ -176,11 +164,9 @@ def couple_sweep(node: ir.Node, axes: Axes) -> None:
                 axes.pin_axis(each, axis, f"{node.op_type} ({node.name})")
 
 
-def sweep_constants(node: ir.Node, facts: Facts) -> None:
+def sweep_constants(sweep: Sweep, node: ir.Node, facts: Facts) -> None:
     """A constant that all data share along an axis that passes."""
-    sweep, result = SWEEPS[node.op_type], node.outputs[0]
-    if sweep.keeps == "none":
-        return
+    result = node.outputs[0]
     reducing = node.attributes.get_string("reduction", "none") != "none"
     for places in sweep.ties(node) or []:
         after = [axis for value, axis in places if value is result]
@@ -196,3 +182,25 @@ def sweep_constants(node: ir.Node, facts: Facts) -> None:
         if sweep.keeps == "zero" or reducing:
             same &= first == 0
         facts.learn(result, after[0], np.where(same, first, np.nan))
+
+
+def _sweeping(name: str, sweep: Sweep) -> Operator:
+    constants = None if sweep.keeps is None else partial(sweep_constants, sweep)
+    return Operator(name, couple=partial(couple_sweep, sweep), constants=constants)
+
+
+OPERATORS = (
+    _sweeping("ArgMax", Sweep(_extreme)),  # positions say nothing of what is there
+    _sweeping("ArgMin", Sweep(_extreme)),
+    _sweeping("CumSum", Sweep(_cumulated, "zero")),
+    _sweeping("GatherElements", Sweep(_picked, "any")),
+    _sweeping("GlobalLpPool", Sweep(_pooled, "zero")),
+    _sweeping("GridSample", Sweep(_sampled, "zero")),
+    _sweeping("LpPool", Sweep(_pooled, "zero")),
+    _sweeping("ReverseSequence", Sweep(_reversed, "any")),
+    _sweeping("RoiAlign", Sweep(_regions, "zero")),
+    _sweeping("ScatterElements", Sweep(_scattered, "any", (0, 2))),
+    _sweeping("ScatterND", Sweep(_scattered_nd, "any", (0, 2))),
+    _sweeping("TopK", Sweep(_by_attribute(-1), "any")),
+    _sweeping("Trilu", Sweep(_triangle, "zero")),
+)

@@ -22,7 +22,7 @@ from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph import model as models
 from prunedeploy.graph import shapes
 from prunedeploy.graph.schemas import schema
-from prunedeploy.passes.operators.rule import names
+from prunedeploy.passes.names import names
 from prunedeploy.passes.opset.definitions import insert
 from prunedeploy.passes.opset.emit import Emit
 from prunedeploy.passes.opset.limits import lacking, shed

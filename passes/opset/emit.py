@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.core.records import Array
-from prunedeploy.passes.operators.rule import unused
+from prunedeploy.passes.names import unused
 
 Number = int | float
 

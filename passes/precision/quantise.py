@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from prunedeploy.core.records import Array, Difference, Note, PassResult
 from prunedeploy.graph import model as models
 from prunedeploy.graph import shapes
-from prunedeploy.passes.operators.rule import names, unused
+from prunedeploy.passes.names import names, unused
 from prunedeploy.passes.precision.float16_keep import observed
 from prunedeploy.passes.precision.to_float16 import RECORD
 from prunedeploy.reference import verify

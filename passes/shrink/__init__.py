@@ -1,10 +1,11 @@
 """Exact shrink: remove every channel whose absence no output can tell.
 
 Three analyses, each a file of its own: ``constants`` (forward: channels that hold one value, or
-one map, for every input), ``liveness`` (backward: channels that nobody reads) and ``coupling``
-(channels that must go together). ``plan`` draws the conclusion, ``edit`` carries it out, and the
-operators are rows of the table in ``rules`` and ``layers``. The whole repeats until nothing more
-goes; then ``lowering`` writes down the norms whose statistics are still those of the old width.
+one feature map, for every input), ``liveness`` (backward: channels that nobody reads) and
+``coupling`` (channels that must go together). ``plan`` draws the conclusion, ``edit`` carries it
+out, and every operator is a record of the table in ``operators``. ``fixed_point`` repeats the
+whole until nothing more goes; then ``lowering`` writes down the norms whose statistics are still
+those of the old width.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from prunedeploy.passes.analysis.zero import Zero
 from prunedeploy.passes.operators.recurrent import drop_zero_states
 from prunedeploy.passes.shrink.align import reason
 from prunedeploy.passes.shrink.edit import apply
+from prunedeploy.passes.shrink.fixed_point import cut_to_fixed_point
 from prunedeploy.passes.shrink.lowering import lower
-from prunedeploy.passes.shrink.plan import Plan, make_plan
+from prunedeploy.passes.shrink.plan import Plan
 from prunedeploy.passes.shrink.refusals import refused
 from prunedeploy.passes.shrink.sharing import join, separate
 
@@ -53,7 +55,7 @@ class ShrinkChannels:
     ``align.py``); ``borders`` says whether constants that meet zero padding become a map or one
     channel, where both can be (see ``borders.py``).
 
-    Needs the shapes of all values; an operator without a rule keeps all that it touches, and a
+    Needs the shapes of all values; an opaque operator keeps all that it touches, and a
     note says what that cost.
     """
 
@@ -84,7 +86,6 @@ class ShrinkChannels:
     def _shrink(self, model: ir.Model, graph: ir.Graph) -> tuple[bool, list[Note]]:
         """One graph, the model's own or that of a body."""
         notes: list[Note] = []
-        changed, carrier, idle = False, 0, 0
         copies = separate(graph)
         settings = Settings(
             Zero(self.zero_threshold),
@@ -92,22 +93,18 @@ class ShrinkChannels:
             self.align,
             self.borders,
         )
-        while True:
+
+        def prepare() -> None:
             infer_shapes(model)
             name_lengths(graph)
-            plan = make_plan(graph, settings, carrier)
-            if plan.keep.items():
-                changed, idle = True, 0
-                notes += _taken(plan)
-                plan.weights.forget()
-                apply(graph, plan)
-                settle_names(model)
-                continue
-            idle += 1
-            if idle >= plan.axes.carriers:  # every choice of carrier has nothing left to cut
-                break
-            carrier = (carrier + 1) % plan.axes.carriers
+
+        def carry_out(plan: Plan) -> None:
+            notes.extend(_taken(plan))
             plan.weights.forget()
+            apply(graph, plan)
+            settle_names(model)
+
+        plan, changed = cut_to_fixed_point(graph, settings, prepare, carry_out)
         left = [*_aligned(plan, self.align), *refused(plan, graph)]
         join(graph, copies)
         if lowered := lower(graph):

@@ -10,9 +10,10 @@ import onnx_ir as ir
 from prunedeploy.core.records import Array
 from prunedeploy.graph.model import drop_unused, release
 from prunedeploy.passes.analysis.borders import Border, border, map_border
+from prunedeploy.passes.names import naming, replace_input, unique_name
 from prunedeploy.passes.operators.layers import Layer, bias_rows, contribution
-from prunedeploy.passes.operators.rule import Keep, naming, replace_input, unique_name
-from prunedeploy.passes.operators.table import rule
+from prunedeploy.passes.operators.operator import Keep
+from prunedeploy.passes.operators.table import operator
 from prunedeploy.passes.shrink.groups import regroup, regroupings
 from prunedeploy.passes.shrink.plan import Absorption, Plan
 from prunedeploy.passes.shrink.tables import feed
@@ -33,9 +34,9 @@ def _apply(graph: ir.Graph, plan: Plan) -> None:
     cut = {value for value, _, _ in plan.keep.items()}
     regrouped = regroupings(plan.layers, plan.keep)
     for node in graph:
-        row = rule(node)
-        if row is not None and row.edit is not None and cut & {*node.inputs, *node.outputs}:
-            row.edit(node, plan.keep)
+        edit = operator(node).edit
+        if edit is not None and cut & {*node.inputs, *node.outputs}:
+            edit(node, plan.keep)
     for layer in plan.layers:
         if layer.depthwise:
             _narrow_groups(layer, plan.keep)
@@ -76,11 +77,11 @@ def _merge(absorption: Absorption) -> None:
     array = np.array(tensor.numpy())
     width = len(absorption.constants) // layer.groups
     first = absorption.group * width
-    view, carrier = layer.group_of(array, absorption.group), absorption.carrier - first
+    view, bias_channel = layer.group_of(array, absorption.group), absorption.bias_channel - first
     columns = np.flatnonzero(absorption.constants[first : first + width])
-    factors = absorption.constants[first + columns] / absorption.carrier_constant
+    factors = absorption.constants[first + columns] / absorption.bias_channel_constant
     added = np.einsum("ok...,k->o...", view[:, columns].astype(np.float64), factors)
-    view[:, carrier] = view[:, carrier].astype(np.float64) + added
+    view[:, bias_channel] = view[:, bias_channel].astype(np.float64) + added
     layer.weight.const_value = ir.tensor(array, name=layer.weight.name)
 
 

@@ -18,8 +18,9 @@ import onnx_ir as ir
 
 from prunedeploy.core.records import Array
 from prunedeploy.passes.analysis.axes import Labels, Mask, static_size
+from prunedeploy.passes.names import names, unused
 from prunedeploy.passes.operators.layers import Layer
-from prunedeploy.passes.operators.rule import Keep, names, unused
+from prunedeploy.passes.operators.operator import Keep
 from prunedeploy.passes.operators.selections import set_split
 from prunedeploy.passes.shrink.reorder import Copies, reorder
 
@@ -65,7 +66,7 @@ def regroupings(layers: Iterable[Layer], keep: Keep) -> list[Regrouping]:
     """The grouped layers that lose channels, and how; to be asked before weights are cut."""
     found = []
     for layer in layers:
-        if not layer.grouped or layer.alike:
+        if not layer.grouped or layer.equal_groups:
             continue
         reads = keep.of(layer.source, layer.source_axis)
         writes = keep.of(layer.result, layer.result_axis)
@@ -142,7 +143,7 @@ def _as_stored(layer: Layer, weight: Array) -> Array:
 
 
 def _narrow(graph: ir.Graph, layer: Layer, part: Part, copies: Copies) -> None:
-    """All groups that stay are alike: the convolution stays one, with fewer groups."""
+    """All groups that stay are equally wide: the convolution stays one, with fewer groups."""
     taken, node = names(graph), layer.node
     node.attributes["group"] = ir.AttrInt64("group", part.groups)
     own = len(layer.weight.uses()) == 1 and not layer.weight.is_graph_output()

@@ -23,9 +23,9 @@ import onnx_ir as ir
 from prunedeploy.core.records import Note
 from prunedeploy.passes.analysis.axes import static_size
 from prunedeploy.passes.analysis.facts import constant_array
-from prunedeploy.passes.operators.elementwise import EPSILON
+from prunedeploy.passes.names import replace_input
+from prunedeploy.passes.operators.channelwise import EPSILON
 from prunedeploy.passes.operators.norms import WIDTH, normalised_axes, old_width
-from prunedeploy.passes.operators.rule import replace_input
 from prunedeploy.reference.opsets import opset
 
 HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)

@@ -9,13 +9,13 @@ import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.passes.analysis.axes import Axes, Labels, Mask
-from prunedeploy.passes.analysis.constant_maps import mapped, spread
 from prunedeploy.passes.analysis.constants import channel_constants, find_constants
 from prunedeploy.passes.analysis.coupling import couple
 from prunedeploy.passes.analysis.facts import Constants, Facts, Maps
+from prunedeploy.passes.analysis.feature_maps import mapped, per_channel
 from prunedeploy.passes.analysis.liveness import (
     Kept,
-    choose_carriers,
+    choose_bias_channels,
     groups_of,
     inner_layers_of,
     layers_of,
@@ -25,8 +25,8 @@ from prunedeploy.passes.analysis.liveness import (
 from prunedeploy.passes.analysis.ranges import Ranges
 from prunedeploy.passes.analysis.settings import Settings
 from prunedeploy.passes.operators.layers import Layer, Weights
+from prunedeploy.passes.operators.operator import Keep
 from prunedeploy.passes.operators.recurrent import Recurrent, recurrent
-from prunedeploy.passes.operators.rule import Keep
 from prunedeploy.passes.shrink.align import padding, reason
 
 ALONE = "a tensor cannot have no channel at all"
@@ -39,16 +39,16 @@ class Absorption:
 
     ``constants`` holds them by input channel, 0 elsewhere; ``maps``, where there are any, what
     these and the channels with known maps hold, [channels, ...]. They go into the layer's bias,
-    onto its result as a map that knows the borders, or into one input channel, the ``carrier`` of
-    its group.
+    onto its result as a map that knows the borders, or into one input channel of its group, the
+    ``bias_channel``.
     """
 
     layer: Layer
     constants: Constants
     into: Literal["bias", "map", "channel"]
     group: int = 0
-    carrier: int = 0
-    carrier_constant: float = 1.0
+    bias_channel: int = 0
+    bias_channel_constant: float = 1.0
     maps: Maps | None = None
 
     @property
@@ -87,18 +87,18 @@ class Analysis:
     layers: tuple[Layer, ...]
     inner: tuple[Layer, ...]
     kept: Kept
-    carriers: dict[tuple[int, int], int]
+    bias_channels: dict[tuple[int, int], int]
     ranges: Ranges
     recurrents: tuple[Recurrent, ...]
 
 
-def analyse(graph: ir.Graph, settings: Settings, carrier: int = 0) -> Analysis:
+def analyse(graph: ir.Graph, settings: Settings, split_choice: int = 0) -> Analysis:
     """Constants, coupling and liveness of ``graph``.
 
-    ``carrier`` is the part that carries labels where an axis is split (see ``Axes``).
+    ``split_choice`` is the part that carries labels where an axis is split (see ``Axes``).
     """
     weights = Weights(settings.zero)
-    axes = couple(graph, carrier, alike=settings.limits is not None)
+    axes = couple(graph, split_choice, equal_groups=settings.limits is not None)
     ranges = Ranges(graph, settings.stated)
     # maps hold for the sizes of this graph; a module may be called with others
     facts = find_constants(graph, weights, settings.zero, ranges, maps=settings.limits is None)
@@ -112,16 +112,16 @@ def analyse(graph: ir.Graph, settings: Settings, carrier: int = 0) -> Analysis:
         for value, axis, needed in reads:
             axes.pin_labels(axes.of(value, axis)[needed], f"mixed with others by {name}")
     inner = inner_layers_of(graph)
-    kept, carriers = choose_carriers([*layers, *inner], axes, weights, facts)
+    kept, bias_channels = choose_bias_channels([*layers, *inner], axes, weights, facts)
     recurrents = tuple(each for node in graph if (each := recurrent(node)) and each.results)
     return Analysis(
-        axes, weights, facts, tuple(layers), tuple(inner), kept, carriers, ranges, recurrents
+        axes, weights, facts, tuple(layers), tuple(inner), kept, bias_channels, ranges, recurrents
     )
 
 
-def make_plan(graph: ir.Graph, settings: Settings, carrier: int = 0) -> Plan:
+def make_plan(graph: ir.Graph, settings: Settings, split_choice: int = 0) -> Plan:
     """What follows for ``graph``: whatever is not live goes, as far as tensors keep a channel."""
-    found = analyse(graph, settings, carrier)
+    found = analyse(graph, settings, split_choice)
     axes, weights, layers = found.axes, found.weights, list(found.layers)
     grouped = [layer for layer in layers if layer.grouped]
     stays = _leave_some(axes, found.kept, grouped)
@@ -130,8 +130,10 @@ def make_plan(graph: ir.Graph, settings: Settings, carrier: int = 0) -> Plan:
         aligned |= more
         # live, and all that they read
         axes.pinned.update(dict.fromkeys(more, reason(settings.align)))
-        kept, carriers = choose_carriers([*layers, *found.inner], axes, weights, found.facts)
-        found = replace(found, kept=kept, carriers=carriers)
+        kept, bias_channels = choose_bias_channels(
+            [*layers, *found.inner], axes, weights, found.facts
+        )
+        found = replace(found, kept=kept, bias_channels=bias_channels)
         stays = _leave_some(axes, kept, grouped)
     return conclude(found, stays, frozenset(aligned))
 
@@ -144,7 +146,7 @@ def conclude(found: Analysis, stays: Mask, aligned: frozenset[int] = frozenset()
     absorptions = [
         absorption
         for index, layer in enumerate(found.layers)
-        for absorption in _absorptions(layer, index, found.carriers, keep, facts, weights)
+        for absorption in _absorptions(layer, index, found.bias_channels, keep, facts, weights)
     ]
     return Plan(
         keep,
@@ -190,7 +192,7 @@ def _leave(least: int, roots: Labels, stays: Mask, kept: Kept, why: str) -> None
 def _absorptions(
     layer: Layer,
     index: int,
-    carriers: dict[tuple[int, int], int],
+    bias_channels: dict[tuple[int, int], int],
     keep: Keep,
     facts: Facts,
     weights: Weights,
@@ -207,11 +209,11 @@ def _absorptions(
         return [*biases, *_maps(layer, under_padding, ~stays, facts, weights)]
     if not going.any():
         return []
-    # a group without a carrier has no live row that reads them
+    # a group without a bias_channel has no live row that reads them
     return [
-        Absorption(layer, inside, "channel", group, carrier, float(known[carrier]))
+        Absorption(layer, inside, "channel", group, bias_channel, float(known[bias_channel]))
         for group, inside in enumerate(groups_of(layer, going))
-        if (carrier := carriers.get((index, group))) is not None
+        if (bias_channel := bias_channels.get((index, group))) is not None
     ]
 
 
@@ -222,7 +224,9 @@ def _maps(
     held, maps = constants != 0, facts.maps(layer.source) if layer.mappable else None
     if maps is not None:
         known = mapped(layer.source, facts) & gone
-        maps = np.where(spread(known, layer.source), maps, spread(constants, layer.source))
+        maps = np.where(
+            per_channel(known, layer.source), maps, per_channel(constants, layer.source)
+        )
         maps, held = maps if known.any() else None, held | known
     reads = layer.groups > 1 or weights.used(layer)[:, held].any()
     return [Absorption(layer, constants, "map", maps=maps)] if held.any() and reads else []

@@ -8,22 +8,17 @@ network, a concatenation, a grouped convolution) nothing is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.passes.analysis.axes import Labels, rank, static_size
-from prunedeploy.passes.analysis.facts import constant_array
-from prunedeploy.passes.operators.elementwise import ELEMENTWISE, JUMPING, read_besides
-from prunedeploy.passes.operators.layers import Layer, layer
-from prunedeploy.passes.operators.reductions import reduced_axes
-from prunedeploy.passes.operators.rule import replace_input
-from prunedeploy.passes.operators.shapes import moves
+from prunedeploy.passes.names import replace_input
+from prunedeploy.passes.operators.layers import Layer
+from prunedeploy.passes.operators.operator import AxisOrder
+from prunedeploy.passes.operators.table import layer, operator
 
-# A value, its axis, and its new order: index i is to hold what was at index order[i].
-Place = tuple[ir.Value, int, Labels]
 # Initializers made from others: (from which, along which axis, how) -> the new one.
 Copies = dict[tuple[ir.Value, int, bytes], ir.Value]
 
@@ -39,7 +34,7 @@ def reorder(
     if (order == np.arange(len(order))).all():
         return True
     walk = _Walk(apart)
-    if not walk.spread((value, axis, order)):
+    if not walk.collect((value, axis, order)):
         return False
     walk.carry_out(graph, copies)
     return True
@@ -54,7 +49,7 @@ class _Walk:
     weights: dict[tuple[ir.Node, ir.Value, int], Labels] = field(default_factory=dict)
     indices: dict[ir.Node, Labels] = field(default_factory=dict)
 
-    def spread(self, start: Place) -> bool:
+    def collect(self, start: AxisOrder) -> bool:
         """Collect everything; False where it cannot be done."""
         pending = [start]
         while pending:
@@ -76,7 +71,7 @@ class _Walk:
         nodes = dict.fromkeys([value.producer(), *(use.node for use in value.uses())])
         return [node for node in nodes if node is not None and node is not self.apart]
 
-    def _sort(self, node: ir.Node, places: list[Place], pending: list[Place]) -> bool:
+    def _sort(self, node: ir.Node, places: list[AxisOrder], pending: list[AxisOrder]) -> bool:
         for value, axis, order in places:
             if value.const_value is None:
                 pending.append((value, axis, order))
@@ -84,33 +79,13 @@ class _Walk:
                 return False
         return True
 
-    def _through(self, node: ir.Node, at: Place) -> list[Place] | None:
+    def _through(self, node: ir.Node, at: AxisOrder) -> list[AxisOrder] | None:
         """What else ``node`` wants reordered; None where it does not let this pass."""
         found = layer(node)
         if found is not None:
             return _layer(found, at)
-        if node.domain not in ("", "ai.onnx"):
-            return None
-        if node.op_type == "Gather":
-            return self._gather(node, at)
-        step = STEPS.get(node.op_type)
-        return step(node, at) if step is not None else None
-
-    def _gather(self, node: ir.Node, at: Place) -> list[Place] | None:
-        """A selection along the axis takes the order into its indices; along another it passes."""
-        (value, axis, order), source, result = at, node.inputs[0], node.outputs[0]
-        given = constant_array(node.inputs[1])
-        along = node.attributes.get_int("axis", 0) % (rank(value) or 1)
-        if source is None or given is None or given.ndim != 1 or value is node.inputs[1]:
-            return None
-        if axis != along:
-            return [(source, axis, order), (result, axis, order)]
-        size = static_size(source, along)
-        if size is None:
-            return None
-        now = self.indices.get(node, given.astype(np.int64) % size)
-        self.indices[node] = np.argsort(order)[now] if value is source else now[order]
-        return []
+        step = operator(node).reorder
+        return step(node, at, self.indices) if step is not None else None
 
     def carry_out(self, graph: ir.Graph, copies: Copies) -> None:
         """Reorder the initializers, those that others read too in a copy."""
@@ -120,8 +95,8 @@ class _Walk:
             readers.setdefault((value, axis), set()).add(node)
         for (value, axis), nodes in readers.items():
             orders = [self.weights[node, value, axis] for node in nodes]
-            alike = all(np.array_equal(orders[0], order) for order in orders)
-            own = alike and {use.node for use in value.uses()} == nodes
+            same = all(np.array_equal(orders[0], order) for order in orders)
+            own = same and {use.node for use in value.uses()} == nodes
             if own and not value.is_graph_output():
                 _permute(value, value, axis, orders[0])
                 continue
@@ -170,14 +145,14 @@ def _copy(graph: ir.Graph, value: ir.Value, axis: int, order: Labels, copies: Co
     return copies[key]
 
 
-def _layer(found: Layer, at: Place) -> list[Place] | None:
+def _layer(found: Layer, at: AxisOrder) -> list[AxisOrder] | None:
     """Rows and bias of what writes the axis, columns of what reads it; groups keep their order."""
     value, axis, order = at
     reads = value is found.source and axis == found.source_axis
     writes = value is found.result and axis == found.result_axis
     if reads and found.groups == 1:
         return [(found.weight, found.weight_in, order)]
-    places: list[Place] = []
+    places: list[AxisOrder] = []
     if found.depthwise and (reads or writes):
         places = [
             (found.source, found.source_axis, order),
@@ -192,78 +167,3 @@ def _layer(found: Layer, at: Place) -> list[Place] | None:
     if bias is not None and static_size(bias, -1) == len(order):
         places.append((bias, (rank(bias) or 1) - 1, order))
     return places
-
-
-def _pointwise(node: ir.Node, at: Place) -> list[Place] | None:
-    """All operands that are as long, aligned as broadcasting does, and the result."""
-    (value, axis, order), result = at, node.outputs[0]
-    values = [operand for operand in (*node.inputs, result) if operand is not None]
-    width = rank(result)
-    if width is None or any(rank(operand) is None for operand in values):
-        return None
-    places = []
-    for operand in values:
-        position = axis + (rank(operand) or 0) - (rank(value) or 0)
-        size = static_size(operand, position) if position >= 0 else 1
-        if size == len(order):
-            places.append((operand, position, order))
-        elif size != 1 or operand is result:
-            return None
-    return places
-
-
-def _channelwise(node: ir.Node, at: Place) -> list[Place] | None:
-    """Channels of result and first input, and the vectors that hold one number for each."""
-    (_, axis, order), source, result = at, node.inputs[0], node.outputs[0]
-    if source is None or axis != 1 or read_besides(node):
-        return None
-    vectors = [value for value in node.inputs[1:] if value is not None and rank(value) == 1]
-    if node.op_type in ("BatchNormalization", "InstanceNormalization"):
-        return [(source, 1, order), (result, 1, order), *((v, 0, order) for v in vectors)]
-    return [(source, 1, order), (result, 1, order)]
-
-
-def _reduce(node: ir.Node, at: Place) -> list[Place] | None:
-    """An axis that is not reduced, where it is the same one before and after."""
-    (_, axis, order), source, result = at, node.inputs[0], node.outputs[0]
-    reduced = reduced_axes(node)
-    if source is None or reduced is None or axis in reduced:
-        return None
-    if not node.attributes.get_int("keepdims", True) and min(reduced, default=axis) < axis:
-        return None
-    return [(source, axis, order), (result, axis, order)]
-
-
-def _transpose(node: ir.Node, at: Place) -> list[Place] | None:
-    (value, axis, order), source, result = at, node.inputs[0], node.outputs[0]
-    width = rank(value)
-    if source is None or width is None:
-        return None
-    perm = list(node.attributes.get_ints("perm", list(reversed(range(width)))))
-    after = perm.index(axis) if value is source else axis
-    return [(source, perm[after], order), (result, after, order)]
-
-
-def _reshape(node: ir.Node, at: Place) -> list[Place] | None:
-    """An axis that passes, or is flattened with axes behind it: whole blocks change places."""
-    (value, axis, order), source, result = at, node.inputs[0], node.outputs[0]
-    for before, after, repeat, tile in moves(node) or []:
-        if source is None or tile != 1 or axis != (before if value is source else after):
-            continue
-        first = order if value is source else order[::repeat] // repeat
-        blocks = (first[:, None] * repeat + np.arange(repeat)).reshape(-1)
-        fits = len(first) == static_size(source, before)
-        if fits and (value is source or np.array_equal(blocks, order)):
-            return [(source, before, first), (result, after, blocks)]
-    return None
-
-
-STEPS: dict[str, Callable[[ir.Node, Place], list[Place] | None]] = {
-    **dict.fromkeys((*ELEMENTWISE, *JUMPING), _pointwise),
-    **dict.fromkeys(("BatchNormalization", "Dropout", "InstanceNormalization"), _channelwise),
-    **dict.fromkeys(("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"), _channelwise),
-    **dict.fromkeys(("ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin"), _reduce),
-    **dict.fromkeys(("ReduceSum", "ReduceSumSquare"), _reduce),
-    **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze"), _reshape),
-    "Transpose": _transpose,
-}

@@ -10,8 +10,8 @@ import math
 
 import onnx_ir as ir
 
-from prunedeploy.passes.operators.layers import layer
-from prunedeploy.passes.operators.rule import naming, unique_name
+from prunedeploy.passes.names import naming, unique_name
+from prunedeploy.passes.operators.table import layer
 
 # Elements up to which a tensor is copied: biases, slopes, scales and small tables. Larger ones, and
 # the weights of layers, are stored once for their size, and are cut where all readers agree.

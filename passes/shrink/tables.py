@@ -12,7 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from prunedeploy.core.records import Array
-from prunedeploy.passes.operators.rule import replace_input, unique_name
+from prunedeploy.passes.names import replace_input, unique_name
 
 
 def tabulate(array: Array) -> tuple[Array, tuple[NDArray[np.int64], ...]]:

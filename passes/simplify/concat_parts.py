@@ -16,7 +16,7 @@ from onnx_ir.passes import common
 from prunedeploy.core.records import Note
 from prunedeploy.passes.analysis.axes import Labels, rank
 from prunedeploy.passes.analysis.facts import Constants
-from prunedeploy.passes.operators.rule import replace_input, unique_name
+from prunedeploy.passes.names import replace_input, unique_name
 from prunedeploy.passes.shrink.edit import apply
 from prunedeploy.passes.shrink.lowering import lower
 from prunedeploy.passes.shrink.plan import Analysis, conclude

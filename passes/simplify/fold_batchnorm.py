@@ -20,9 +20,10 @@ from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph import model as models
 from prunedeploy.graph import shapes
 from prunedeploy.passes.analysis.facts import constant_array
-from prunedeploy.passes.operators.elementwise import EPSILON
-from prunedeploy.passes.operators.layers import Layer, bias_rows, layer
-from prunedeploy.passes.operators.rule import replace_input
+from prunedeploy.passes.names import replace_input
+from prunedeploy.passes.operators.channelwise import EPSILON
+from prunedeploy.passes.operators.layers import Layer, bias_rows
+from prunedeploy.passes.operators.table import layer
 from prunedeploy.reference.opsets import scales_channels
 
 

@@ -22,7 +22,7 @@ from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph.shapes import infer_shapes
 from prunedeploy.passes.analysis.facts import constant_array
 from prunedeploy.passes.analysis.shape_targets import name_lengths
-from prunedeploy.passes.operators.rule import names, replace_input
+from prunedeploy.passes.names import names, replace_input
 from prunedeploy.passes.opset.emit import Emit
 from prunedeploy.passes.opset.rules import RULES
 from prunedeploy.passes.simplify.evaluate_constants import evaluate_constants

@@ -19,8 +19,8 @@ from prunedeploy.graph import model as models
 from prunedeploy.graph import shapes
 from prunedeploy.passes.analysis.axes import rank, static_size
 from prunedeploy.passes.analysis.facts import constant_array
+from prunedeploy.passes.names import replace_input
 from prunedeploy.passes.operators.reductions import reduced_axes
-from prunedeploy.passes.operators.rule import replace_input
 from prunedeploy.reference.opsets import opset
 
 OPSET = 17  # the first with LayerNormalization
@@ -75,11 +75,11 @@ def _match(root: ir.Node) -> Pattern | None:
     epsilon, square_mean = _operands(added)
     variance = _producer(square_mean, "ReduceMean")
     power = variance.inputs[0].producer() if variance is not None and variance.inputs[0] else None
-    spread = _squared(power)
-    if added is None or epsilon is None or variance is None or power is None or spread is None:
+    deviations = _squared(power)
+    if added is None or epsilon is None or variance is None or power is None or deviations is None:
         return None
-    ends = _normalised(root, spread)
-    centre = _centre(spread)
+    ends = _normalised(root, deviations)
+    centre = _centre(deviations)
     if ends is None or centre is None:
         return None
     source, means = centre
@@ -91,7 +91,7 @@ def _match(root: ir.Node) -> Pattern | None:
         return None
     if (rank(epsilon) or 0) > (rank(source) or 0):
         return None  # it would give the result more axes
-    subtractions = [node for value in spread if (node := value.producer()) is not None]
+    subtractions = [node for value in deviations if (node := value.producer()) is not None]
     nodes = [*means, *subtractions, power, variance, added, root, *ends[1:]]
     scale, bias, nodes = _affine(nodes, source, axis)
     found = Pattern(source, axis, number, scale, bias, nodes[-1].outputs[0], nodes)
@@ -124,11 +124,11 @@ def _squared(power: ir.Node | None) -> list[ir.Value] | None:
     return values[:1] if two else None
 
 
-def _centre(spread: list[ir.Value]) -> tuple[ir.Value, list[ir.Node]] | None:
-    """x and the means of it, where every one of ``spread`` is x - mean(x)."""
+def _centre(deviations: list[ir.Value]) -> tuple[ir.Value, list[ir.Node]] | None:
+    """x and the means of it, where every one of ``deviations`` is x - mean(x)."""
     found: dict[ir.Value, None] = {}
     means = []
-    for value in spread:
+    for value in deviations:
         subtraction = _producer(value, "Sub")
         mean = _producer(subtraction.inputs[1], "ReduceMean") if subtraction is not None else None
         if subtraction is None or mean is None or subtraction.inputs[0] is not mean.inputs[0]:
@@ -141,8 +141,8 @@ def _centre(spread: list[ir.Value]) -> tuple[ir.Value, list[ir.Node]] | None:
     return (next(iter(found)), list(dict.fromkeys(means))) if len(found) == 1 else None
 
 
-def _normalised(root: ir.Node, spread: list[ir.Value]) -> list[ir.Node] | None:
-    """From the root on: the division of d, which joins ``spread``, or a product with 1 / root."""
+def _normalised(root: ir.Node, deviations: list[ir.Value]) -> list[ir.Node] | None:
+    """From the root on: the division of d, which joins ``deviations``, or a product by 1 / root."""
     reader = _only_reader(root)
     if reader is None or reader.domain:
         return None
@@ -159,8 +159,8 @@ def _normalised(root: ir.Node, spread: list[ir.Value]) -> list[ir.Node] | None:
         return None
     if other is None or other is root.outputs[0]:
         return None
-    if other not in spread:
-        spread.append(other)
+    if other not in deviations:
+        deviations.append(other)
     return found
 
 

@@ -18,7 +18,7 @@ from prunedeploy.graph import model as models
 from prunedeploy.graph.shapes import infer_shapes
 from prunedeploy.passes.analysis.axes import rank, static_size
 from prunedeploy.passes.analysis.facts import constant_array
-from prunedeploy.passes.operators.rule import replace_input
+from prunedeploy.passes.names import replace_input
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ import onnx_ir as ir
 from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph import shapes
 from prunedeploy.passes.analysis.axes import Labels, Mask
-from prunedeploy.passes.analysis.constant_maps import mapped
 from prunedeploy.passes.analysis.constants import channel_constants
 from prunedeploy.passes.analysis.coupling import couple
+from prunedeploy.passes.analysis.feature_maps import mapped
 from prunedeploy.passes.analysis.liveness import layers_of
 from prunedeploy.passes.analysis.settings import Settings
-from prunedeploy.passes.analysis.value_numbering import Congruence
+from prunedeploy.passes.analysis.value_numbering import number_values
+from prunedeploy.passes.analysis.value_numbers import ValueNumbers
 from prunedeploy.passes.operators.layers import Layer
 from prunedeploy.passes.shrink.plan import Analysis, analyse
 
@@ -38,7 +39,7 @@ class MergeChannels:
     exact: ClassVar[bool] = True
 
     def __call__(self, model: ir.Model) -> PassResult:
-        """Edit ``model`` in place until no channel has a twin that can go."""
+        """Edit ``model`` in place until no channel has a duplicate that can go."""
         notes: list[Note] = []
         shapes.infer_shapes(model)
         while found := _merge(model.graph):  # sums of columns may make rows of readers equal
@@ -59,13 +60,13 @@ class Place:
 
 def _merge(graph: ir.Graph) -> list[Note]:
     """One round; a note for every layer whose columns were added."""
-    congruence = Congruence(graph, couple(graph))
-    if not any(_twins(layer, congruence) for layer in layers_of(graph)):
+    numbers = number_values(graph, couple(graph))
+    if not any(_has_duplicates(layer, numbers) for layer in layers_of(graph)):
         return []
     found = analyse(graph, Settings())
     axes = found.axes
     mixing = [layer for layer in found.layers if not layer.depthwise]
-    places = [_place(layer, congruence, found) for layer in mixing]
+    places = [_place(layer, numbers, found) for layer in mixing]
     labels = np.arange(len(axes))
     fixed, live = axes.is_pinned(labels), np.zeros(len(axes), bool)
     live[: len(found.kept.live)] = found.kept.live
@@ -79,9 +80,9 @@ def _merge(graph: ir.Graph) -> list[Note]:
     return [note for place, leader in pairs if (note := _add(place, leader, removable))]
 
 
-def _twins(layer: Layer, congruence: Congruence) -> bool:
+def _has_duplicates(layer: Layer, numbers: ValueNumbers) -> bool:
     """Whether two input channels are in the same class."""
-    classes = congruence.of(layer.source, layer.source_axis)
+    classes = numbers.of(layer.source, layer.source_axis)
     return len(np.unique(classes)) < len(classes)
 
 
@@ -94,13 +95,13 @@ def _own(layer: Layer) -> bool:
     return layer.groups == 1 and not shared and floats and stored
 
 
-def _place(layer: Layer, congruence: Congruence, found: Analysis) -> Place:
+def _place(layer: Layer, numbers: ValueNumbers, found: Analysis) -> Place:
     value, axis = layer.source, layer.source_axis
     maps = mapped(value, found.facts) if layer.mappable else np.False_
     return Place(
         layer,
         found.axes.roots(value, axis),
-        congruence.of(value, axis),
+        numbers.of(value, axis),
         np.asarray(found.weights.used(layer).any(axis=0)),
         ~np.isnan(channel_constants(layer, found.facts)) | maps,
     )

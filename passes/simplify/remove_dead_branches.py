@@ -34,8 +34,8 @@ from prunedeploy.passes.analysis.facts import Constants, Facts
 from prunedeploy.passes.analysis.ranges import Ranges
 from prunedeploy.passes.analysis.settings import Settings
 from prunedeploy.passes.analysis.zero import Zero
+from prunedeploy.passes.names import replace_input, unique_name
 from prunedeploy.passes.operators.layers import Weights
-from prunedeploy.passes.operators.rule import replace_input, unique_name
 from prunedeploy.passes.shrink.plan import analyse
 from prunedeploy.passes.simplify.concat_parts import concat_axis, drop_parts, pad_part
 from prunedeploy.reference.opsets import opset

@@ -34,8 +34,8 @@ from prunedeploy.passes.analysis.facts import Constants
 from prunedeploy.passes.analysis.liveness import layers_of
 from prunedeploy.passes.analysis.settings import Settings
 from prunedeploy.passes.analysis.zero import Zero
+from prunedeploy.passes.names import replace_input, unique_name
 from prunedeploy.passes.operators.layers import Layer
-from prunedeploy.passes.operators.rule import replace_input, unique_name
 from prunedeploy.passes.simplify.remove_dead_branches import known_constants
 from prunedeploy.targets import Target, by_name
 

@@ -2,8 +2,8 @@
 
 Attention writes queries, keys and values as one layer, its features split in (3, heads,
 dimensions), and then takes each of the three. Only one part of a split axis can be cut (see
-``Axes.carrier``), so the three would be cut alike. Taken as ranges of features before the split,
-each is cut for itself.
+``Axes.split_choice``), so the three would be cut alike. Taken as ranges of features before the
+split, each is cut for itself.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from prunedeploy.graph import model as models
 from prunedeploy.graph.shapes import infer_shapes
 from prunedeploy.passes.analysis.axes import rank
 from prunedeploy.passes.analysis.facts import constant_array
-from prunedeploy.passes.operators.rule import replace_input, unique_name
+from prunedeploy.passes.names import replace_input, unique_name
+from prunedeploy.passes.operators.reshapes import splits
 from prunedeploy.passes.operators.selections import along
-from prunedeploy.passes.operators.shapes import splits
 
 # a result, and the index it takes; where the array has no axes, the result lacks the axis too
 Taken = list[tuple[ir.Value, NDArray[np.int64]]]

@@ -19,8 +19,8 @@ from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph import model as models
 from prunedeploy.graph.shapes import infer_shapes
 from prunedeploy.passes.analysis.facts import constant_array
-from prunedeploy.passes.operators.rule import replace_input
-from prunedeploy.passes.operators.shapes import groups
+from prunedeploy.passes.names import replace_input
+from prunedeploy.passes.operators.reshapes import groups
 
 Dims = list[int | ir.SymbolicDim]
 

@@ -20,7 +20,7 @@ from prunedeploy.graph import model as models
 from prunedeploy.graph.shapes import infer_shapes
 from prunedeploy.passes.analysis.facts import constant_array
 from prunedeploy.passes.analysis.shape_targets import Entry, entries
-from prunedeploy.passes.operators.rule import naming, unique_name
+from prunedeploy.passes.names import naming, unique_name
 
 
 @dataclass(frozen=True)

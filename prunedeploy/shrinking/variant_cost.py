@@ -15,7 +15,8 @@ import math
 import onnx_ir as ir
 
 from prunedeploy.graph import work
-from prunedeploy.passes.operators.layers import Layer, layer
+from prunedeploy.passes.operators.layers import Layer
+from prunedeploy.passes.operators.table import layer
 from prunedeploy.targets import Target
 
 READ_IN = 4  # channels: what blocked kernels of ONNX Runtime need the input channels a multiple of

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from prunedeploy.passes.analysis.liveness import layers_of
+from prunedeploy.passes.names import replace_input
 from prunedeploy.passes.operators.layers import Layer, contribution
-from prunedeploy.passes.operators.rule import replace_input
 from prunedeploy.passes.shrink.plan import Absorption
 from prunedeploy.reference.opsets import scales_channels
 from prunedeploy.to_torch.origins import Origin

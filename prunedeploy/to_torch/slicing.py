@@ -23,9 +23,10 @@ from prunedeploy.core.records import Array, Difference
 from prunedeploy.graph.shapes import infer_shapes
 from prunedeploy.passes.analysis.settings import Limits, Settings
 from prunedeploy.passes.analysis.zero import Zero
-from prunedeploy.passes.operators.table import rule
+from prunedeploy.passes.operators.table import operator
 from prunedeploy.passes.shrink.edit import apply
-from prunedeploy.passes.shrink.plan import Plan, make_plan
+from prunedeploy.passes.shrink.fixed_point import cut_to_fixed_point
+from prunedeploy.passes.shrink.plan import Plan
 from prunedeploy.reference import verify
 from prunedeploy.reference.evaluate import Evaluator
 from prunedeploy.to_torch import holders, origins
@@ -94,8 +95,8 @@ def slice_module(
     if isinstance(outcome, str):
         trial, outcome = attempt(pins, biases=False)
     elif len(pins) > 1:
-        for operator in sorted(pins):  # perhaps one kind of operator alone is at fault
-            fewer = {k: v for k, v in pins.items() if k != operator}
+        for kind in sorted(pins):  # perhaps one kind of operator alone is at fault
+            fewer = {k: v for k, v in pins.items() if k != kind}
             freer, difference = attempt(fewer)
             if not isinstance(difference, str):
                 pins, trial, outcome = fewer, freer, difference
@@ -161,18 +162,12 @@ def _analyse(
         if name in traced and value.const_value is not None
     }
     edited: dict[str, Pins] = {}
-    carrier = idle = 0
-    while True:
-        infer_shapes(model)
-        plan = make_plan(graph, settings, carrier)
-        if plan.keep.items():
-            idle = 0
-            _cut(graph, plan, held, kept, edited)
-            continue
-        idle += 1
-        if idle >= plan.axes.carriers:
-            break
-        carrier = (carrier + 1) % plan.axes.carriers
+    cut_to_fixed_point(
+        graph,
+        settings,
+        prepare=lambda: infer_shapes(model),
+        carry_out=lambda plan: _cut(graph, plan, held, kept, edited),
+    )
     found = _state(module, tensors, graph, traced, kept)
     return _Trial(model, *found, edited)
 
@@ -200,7 +195,7 @@ def _cut(
     for value, axis, stays in plan.keep.items():
         if value.name in kept and value.const_value is not None:
             kept[value.name][axis] = kept[value.name][axis][stays]
-    before = {node: _written(node) for node in graph if _edits(node)}
+    before = {node: _written(node) for node in graph if operator(node).edit is not None}
     apply(graph, replace(plan, absorptions=merges))
     for node, written in before.items():
         if _written(node) != written:
@@ -210,11 +205,6 @@ def _cut(
                 if value in {*node.inputs[:1], *node.outputs}
             ]
             edited.setdefault(node.op_type, {}).update(dict.fromkeys(pairs, FIXED))
-
-
-def _edits(node: ir.Node) -> bool:
-    row = rule(node)
-    return row is not None and row.edit is not None
 
 
 def _written(node: ir.Node) -> tuple[object, ...]:

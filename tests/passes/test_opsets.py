@@ -134,7 +134,7 @@ def test_sequences_of_parts_become_parts_of_that_opset(opset: int) -> None:
 
 
 def test_folding_with_the_wrong_version_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The twin that is broken: a constant Softmax of opset 11 folded as opset 13 has it."""
+    """The planted bug: a constant Softmax of opset 11 folded as opset 13 has it."""
     model = network("softmax", 11)
     feeds = random_feeds(model, 2, 3)
     expected = reference(model, feeds)

@@ -44,7 +44,9 @@ GROWERS: dict[str, Grower] = {
     **dict.fromkeys(("Hardmax", "LogSoftmax", "Softmax"), grow_windows.softmax),
     **dict.fromkeys(("LRN", "MeanVarianceNormalization"), grow_windows.statistics_norm),
     **dict.fromkeys(("AveragePool", "MaxPool"), grow_windows.pool),
-    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), grow_windows.global_pool),
+    **dict.fromkeys(
+        ("GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool"), grow_windows.global_pool
+    ),
     **dict.fromkeys(REDUCTIONS, grow_windows.reduction),
     **dict.fromkeys(("Resize", "Upsample"), grow_windows.resize),
     **dict.fromkeys(("Squeeze", "Unsqueeze"), grow_shapes.squeeze),

@@ -106,6 +106,9 @@ def test_the_limits_of_a_jetson_nano():
         "TensorRT 8.2", 13, 7, ("float32", "float16"), "3.6", "2.27"
     )
     assert row.peak("int8") == 0
+    assert row.peak("float16") == 2 * row.peak("float32") > 0
+    assert row.compute_capability == "5.3"
+    assert not row.sparse_tensor_cores
 
 
 def test_an_instruction_set_that_is_missing(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -12,11 +13,12 @@ from net import Net
 from prunedeploy.core.records import InputRange
 from prunedeploy.graph import input_range, shapes
 from prunedeploy.graph import model as models
+from prunedeploy.passes.analysis import layer_ranges
 from prunedeploy.passes.analysis.constants import find_constants
-from prunedeploy.passes.analysis.ranges import Range, Ranges, gamma
+from prunedeploy.passes.analysis.ranges import Range, Ranges, everywhere, gamma
 from prunedeploy.passes.analysis.zero import Zero
-from prunedeploy.passes.operators import range_layers
 from prunedeploy.passes.operators.layers import Weights
+from prunedeploy.passes.operators.table import OPERATORS
 from prunedeploy.reference import verify
 from prunedeploy.reference.evaluate import Evaluator
 
@@ -77,6 +79,7 @@ UNARY = [
     *("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"),
     *("ReduceL1", "ReduceL2", "ReduceSumSquare", "Flatten", "Transpose"),
 ]
+UNBOUNDED = {"Log", "Reciprocal", "ReduceMean", "ReduceSum"}  # of any sign, any batch
 WITH = [
     ("Celu", {"alpha": 0.7}),
     ("Elu", {"alpha": 1.3}),
@@ -100,6 +103,27 @@ WITH = [
 )
 def test_operators_of_one_operand(op: str, attributes: dict, stated: InputRange | None) -> None:
     assert outside(unary(op, **attributes), stated) == []
+
+
+@pytest.mark.parametrize("op", sorted(set(UNARY) - UNBOUNDED))
+def test_operators_of_one_operand_are_bounded(op: str) -> None:
+    model = unary(op)
+    ranges, _ = analyse(model)
+    low, high = ranges[str(model.graph.outputs[0].name)].hull()
+    assert math.isfinite(low) or math.isfinite(high)
+
+
+@pytest.mark.parametrize("op", sorted({*UNARY, *(op for op, _ in WITH)} & set(OPERATORS)))
+def test_a_range_that_is_too_narrow_is_noticed(monkeypatch: pytest.MonkeyPatch, op: str) -> None:
+    """The middle of the range instead of its ends."""
+    attributes = dict(WITH).get(op, {})
+    model = unary(op, **attributes)
+    ranges, _ = analyse(model)
+    low, high = ranges[str(model.graph.outputs[0].name)].hull()
+    middle = everywhere(*[(max(low, -1e3) + min(high, 1e3)) / 2] * 2)
+    record = replace(OPERATORS[op], ranges=lambda *_: middle, moves_elements=False)
+    monkeypatch.setitem(OPERATORS, op, record)
+    assert outside(unary(op, **attributes)) != []
 
 
 @pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "Mean", "PRelu"])
@@ -307,12 +331,12 @@ def test_gamma() -> None:
 @pytest.mark.parametrize("wrong", ["_least", "gamma"])
 def test_a_broken_analysis_is_noticed(monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
     """Negative weights taken for positive ones; rounding forgotten."""
-    right = range_layers._least
+    right = layer_ranges._least
     broken = {
         "_least": lambda p, low, n, other, bias, error: right(p, low, n, -other, bias, error),
         "gamma": lambda *_: 0.0,
     }[wrong]
-    monkeypatch.setattr(range_layers, wrong, broken)
+    monkeypatch.setattr(layer_ranges, wrong, broken)
     with pytest.raises(AssertionError):  # noqa: PT012 - either may notice
         test_random_networks_in_single_precision()
         test_rounding_of_long_sums()

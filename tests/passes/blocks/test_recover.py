@@ -77,13 +77,13 @@ def test_real_block_lists(real_data: Path) -> None:
         assert _merged(list(found)) == _merged(wanted), name
 
 
-def test_a_broken_twin_is_found() -> None:
+def test_a_planted_bug_is_found() -> None:
     """Rows that are compared by how many columns they have, not by which."""
     blocks = blocks_at(16, 54, [(4, 20), (4, 20)], 3)
     weight = filled((16, 54), blocks, 3)
     counts = np.count_nonzero(weight, axis=1)
-    twin = {int(n): np.flatnonzero(counts == n) for n in np.unique(counts) if n}
-    assert len(twin) < len(recover(weight)) == 2
+    alternative = {int(n): np.flatnonzero(counts == n) for n in np.unique(counts) if n}
+    assert len(alternative) < len(recover(weight)) == 2
 
 
 @pytest.mark.parametrize("shape", [(5, 0, 3, 3), (1, 1), (7, 3)])

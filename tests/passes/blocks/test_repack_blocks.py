@@ -142,7 +142,7 @@ def test_convolutions_read_a_multiple_of_channels(
     [("channels", [(8, 5), (9, 6)]), ("columns", [(8, 30), (9, 41)])],
     indirect=["machine"],
 )
-def test_a_twin_whose_padding_has_weights_is_found(
+def test_a_planted_bug_whose_padding_has_weights_is_found(
     sizes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _wants(4, monkeypatch)
@@ -284,7 +284,7 @@ def test_random_blocks(
 
 
 @pytest.mark.parametrize("broken", ["order", "taps", "border"])
-def test_a_broken_twin_is_found(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_bug_is_found(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if broken == "order":  # the permutation the wrong way round
         whole = rewrite.reorder
         monkeypatch.setattr(

@@ -209,7 +209,7 @@ def test_nothing_to_do_and_nothing_known() -> None:
 
 
 def test_a_broken_rule_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The twin forgets the axes: still valid ONNX, still of the old form, another result."""
+    """The planted bug forgets the axes: still valid ONNX, still of the old form, another result."""
 
     def forgetful(node: ir.Node, emit: object) -> None:
         node.resize_inputs(1)

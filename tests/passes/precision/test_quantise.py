@@ -149,7 +149,7 @@ def test_one_value_for_two_layers_is_quantised_once() -> None:
     assert (count(model, "QuantizeLinear"), count(model, "DequantizeLinear")) == (1, 3)
 
 
-def test_a_broken_twin_costs_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_bug_costs_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """One scale for all channels, where one channel is a hundred times the others."""
 
     def uneven() -> ir.Model:

@@ -144,7 +144,7 @@ def test_bfloat16_is_the_nearest(weight: np.ndarray) -> None:
     check_nearest(weight, to_bfloat16(weight))
 
 
-def test_a_twin_that_cuts_bits_off_is_found() -> None:
+def test_a_planted_bug_that_cuts_bits_off_is_found() -> None:
     ties = np.array([1 + 2.0**-8, 1 + 3 * 2.0**-8], np.float32)
     check_nearest(ties, to_bfloat16(ties))
     weight = np.array([1 + 2.0**-8 + 2.0**-9], np.float32)

@@ -185,7 +185,7 @@ def test_values_in_both_precisions() -> None:
     assert [value.name for value in model.graph.outputs] == ["y", "z", "k"]
 
 
-def test_a_broken_twin_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_bug_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the look at ranges the overflow shows in the reported cost."""
     monkeypatch.setattr(to_float16, "to_keep", lambda *_: {})
     text = """g (float[N,8] x) => (float[N,8] y) { s = Mul(x, x) t = Mul(s, s) y = Sqrt(t) }"""

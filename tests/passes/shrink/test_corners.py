@@ -55,7 +55,7 @@ def computed_reshape(net: Net) -> str:
 
 
 @pytest.mark.parametrize("beside", [reflect_pad, computed_reshape])
-def test_walls_beside_a_cut(beside: Callable[[Net], str]) -> None:
+def test_opaque_operators_beside_a_cut(beside: Callable[[Net], str]) -> None:
     net = Net(size="side")
     y = net.conv(net.node("Relu", dead(net)), (8, 4), kernel=1, name="b")
     model = shrink(net.model(y, net.node("Exp", beside(net))))
@@ -67,7 +67,8 @@ def test_resize_to_the_size_of_another_map() -> None:
     low = net.node("MaxPool", net.node("Relu", dead(net)), kernel_shape=[2, 2], strides=[2, 2])
     shapes = net.node("Shape", low, end=2), net.node("Shape", "input", start=2)
     up = net.node("Resize", low, "", "", net.node("Concat", *shapes, axis=0))
-    shrink(net.model(net.conv(up, (8, 4), kernel=1, name="b")))
+    model = shrink(net.model(net.conv(up, (8, 4), kernel=1, name="b")))
+    assert width(model) == 6
 
 
 def test_two_products_in_a_row_with_constants() -> None:
@@ -125,13 +126,16 @@ def test_addend_that_is_no_row() -> None:
     before = Evaluator(model).run(feeds)
     passes.run(model, passes.DEFAULT, feeds)
     assert verify.compare(before, Evaluator(model).run(feeds), 1e-12).passed
+    assert width(model) == 6
+    assert [4, 1] in [list(v.shape or ()) for v in model.graph.initializers.values()]
 
 
 def test_squeeze_without_axes_keeps_what_it_could_drop() -> None:
     net = Net(size=1, batch=2)
     x = net.conv("input", (5, 3), dead=[0, 2], dead_bias=0.0, name="a")
     y = net.node("Squeeze", net.node("Relu", x))
-    shrink(net.model(net.linear(y, (3, 2))))
+    model = shrink(net.model(net.linear(y, (3, 2))))
+    assert width(model) == 3
 
 
 def test_operand_of_unknown_length_holds_the_other() -> None:

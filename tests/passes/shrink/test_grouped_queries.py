@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from prunedeploy import passes
 from prunedeploy.graph import model as models
-from prunedeploy.passes.operators import shapes
+from prunedeploy.passes.operators import reshapes
 from prunedeploy.reference import verify
 from prunedeploy.reference.evaluate import Evaluator
 from prunedeploy.shrinking.export import to_model
@@ -161,12 +161,12 @@ def test_fused_projections(spelling: str) -> None:
 
 def test_a_cut_of_the_wrong_copies_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies of all heads in turn, where each head's copies stand together."""
-    found = shapes.moves
+    found = reshapes.moves
 
-    def turned(node: ir.Node) -> shapes.Moves | None:
+    def turned(node: ir.Node) -> reshapes.Moves | None:
         return [(a, b, tile, repeat) for a, b, repeat, tile in found(node) or []]
 
-    monkeypatch.setattr(shapes, "moves", turned)
+    monkeypatch.setattr(reshapes, "moves", turned)
     module = Attention("expand")
     kill(module, "v", [0])
     with pytest.raises(passes.PassError, match="changed the outputs"):

@@ -281,7 +281,7 @@ def _check(network: ResNeXt) -> None:
 
 
 @pytest.mark.parametrize("broken", ["order forgotten", "gathered in another order"])
-def test_broken_twin_is_caught(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_bug_is_caught(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     gather = groups._gather
     if broken == "order forgotten":
         monkeypatch.setattr(groups, "reorder", lambda *_: True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -12,7 +13,7 @@ from shrinking import shrink
 
 from prunedeploy.graph import model as models
 from prunedeploy.passes import ShrinkChannels
-from prunedeploy.passes.operators.table import RULES
+from prunedeploy.passes.operators.table import OPERATORS
 from prunedeploy.reference import verify
 from prunedeploy.reference.evaluate import Evaluator
 
@@ -85,6 +86,10 @@ def reverse_sequence(net: Net, x: str) -> str:
 
 def lp_pool(net: Net, x: str) -> str:
     return str(net.node("LpPool", x, kernel_shape=[2, 2], p=2))
+
+
+def global_lp_pool(net: Net, x: str) -> str:
+    return str(net.node("GlobalLpPool", x, p=2))
 
 
 def grid_sample(net: Net, x: str) -> str:
@@ -169,7 +174,8 @@ def smooth(net: Net, x: str) -> str:
 
 PASSING = [
     *(expand_beside, expand_over_channels, expand_to_computed, trilu, cumsum, topk, argmax),
-    *(argmin_without_the_axis, reverse_sequence, lp_pool, grid_sample, roi_align, slopes),
+    *(argmin_without_the_axis, reverse_sequence, lp_pool, global_lp_pool, grid_sample, roi_align),
+    slopes,
     *(gather_elements, scatter_elements, scatter_nd, reflect, resize_to_sizes, where, variadic),
     *(resize_of_named_axes, reversed_channels),
 ]
@@ -193,7 +199,7 @@ def test_smooth_functions_and_jumps() -> None:
     assert found.widths["a.weight"] == 5
 
 
-ZEROS = [trilu, cumsum, lp_pool, roi_align, reverse_sequence, reflect, where]
+ZEROS = [trilu, cumsum, lp_pool, global_lp_pool, roi_align, reverse_sequence, reflect, where]
 
 
 @pytest.mark.parametrize("through", ZEROS, ids=lambda f: f.__name__)
@@ -277,7 +283,7 @@ def test_attributes_of_old_opsets(operator: str) -> None:
     assert found["a.weight"] == 5
 
 
-def test_broadcasting_by_attributes_is_a_wall() -> None:
+def test_broadcasting_by_attributes_is_opaque() -> None:
     net = Net(opset=6)
     x = net.conv("input", (5, 5), dead=[0, 3], dead_bias=0.0, name="a")
     row = net.weight(net.random.standard_normal(5))
@@ -342,7 +348,7 @@ def test_asking_for_batch_and_space_costs_nothing() -> None:
     y = net.node("Reshape", x, net.node("Concat", *parts, whole, axis=0))
     z = net.node("Unsqueeze", y, ints(net, -1))
     found = shrink(net.model(net.conv(str(z), (8, 3), kernel=1, name="b")))
-    assert found.widths["a.weight"] in (5, 8)  # unless the product is known, the target is a wall
+    assert found.widths["a.weight"] in (5, 8)  # unless the product is known, the target is opaque
 
 
 @pytest.mark.parametrize(
@@ -363,7 +369,7 @@ def test_einsum_with_ellipsis(equation: str) -> None:
     assert shrink(model).widths["a.weight"] == 5
 
 
-WALLS = [
+OPAQUE = [
     ("NonZero", {}),
     ("Size", {}),
     ("EyeLike", {}),
@@ -372,7 +378,7 @@ WALLS = [
 ]
 
 
-@pytest.mark.parametrize(("operator", "options"), WALLS)
+@pytest.mark.parametrize(("operator", "options"), OPAQUE)
 def test_what_is_not_known_stays(operator: str, options: dict[str, object]) -> None:
     net = Net(size=1, batch=2)
     x = stem(net)
@@ -389,14 +395,17 @@ def test_what_is_not_known_stays(operator: str, options: dict[str, object]) -> N
 def test_a_broken_rule_is_noticed(monkeypatch: pytest.MonkeyPatch, operator: str) -> None:
     """Labels in the wrong order: the numbers must differ, or the model break."""
     net = Net()
-    row = RULES[operator]
+    row = OPERATORS[operator]
 
     def broken(node: ir.Node, axes: object) -> None:
+        assert row.couple is not None
         row.couple(node, axes)
         key = (node.outputs[0], 1)
         axes._labels[key] = axes._labels[key][::-1]
 
-    monkeypatch.setitem(RULES, operator, type(row)(broken, None, row.edit))
+    monkeypatch.setitem(
+        OPERATORS, operator, replace(row, couple=broken, constants=None, reads=None)
+    )
     inputs = {
         "Expand": [ints(net, 1, 8, 1, 1)],
         "Tile": [ints(net, 1, 1, 1, 1)],

@@ -19,9 +19,9 @@ from prunedeploy.graph import model as models
 from prunedeploy.passes import PassError, ShrinkChannels, run
 from prunedeploy.passes.analysis.axes import Axes, rank, static_size
 from prunedeploy.passes.analysis.facts import Facts
-from prunedeploy.passes.operators.layers import READERS, Layer
-from prunedeploy.passes.operators.rule import Rule
-from prunedeploy.passes.operators.table import RULES
+from prunedeploy.passes.operators.layers import Layer
+from prunedeploy.passes.operators.operator import Operator
+from prunedeploy.passes.operators.table import OPERATORS
 from prunedeploy.reference import verify
 
 pytestmark = pytest.mark.slow
@@ -29,11 +29,14 @@ pytestmark = pytest.mark.slow
 GRAPHS = 120  # at most; most planted bugs are found among the first five
 
 
-def _loose(found: Rule) -> Rule:
+def _loose(found: Operator) -> Operator:
     """The result's axes are tied to nothing."""
 
+    couple_right = found.couple
+    assert couple_right is not None
+
     def couple(node: ir.Node, axes: Axes) -> None:
-        found.couple(node, axes)
+        couple_right(node, axes)
         for value in node.outputs:
             for axis in range(rank(value) or 0):
                 size = static_size(value, axis)
@@ -43,12 +46,12 @@ def _loose(found: Rule) -> Rule:
     return replace(found, couple=couple)
 
 
-def _uncoupled(found: Rule) -> Rule:
+def _uncoupled(found: Operator) -> Operator:
     """Nothing is said about the axes at all."""
     return replace(found, couple=lambda _node, _axes: None)
 
 
-def _passing(found: Rule) -> Rule:
+def _passing(found: Operator) -> Operator:
     """All axes pass, as if no index met another."""
 
     def couple(node: ir.Node, axes: Axes) -> None:
@@ -60,7 +63,7 @@ def _passing(found: Rule) -> Rule:
     return replace(found, couple=couple)
 
 
-def _wrong_constants(found: Rule) -> Rule:
+def _wrong_constants(found: Operator) -> Operator:
     """Constants come out a quarter too large."""
     assert found.constants is not None
     constants = found.constants
@@ -76,28 +79,31 @@ def _wrong_constants(found: Rule) -> Rule:
     return replace(found, constants=wrong)
 
 
-def _unedited(found: Rule) -> Rule:
+def _unedited(found: Operator) -> Operator:
     return replace(found, edit=lambda _node, _keep: None)
 
 
-def _unread(found: Rule) -> Rule:
+def _unread(found: Operator) -> Operator:
     return replace(found, reads=lambda _node, _facts: [])
 
 
-PLANTED: list[tuple[str, str, Rule]] = []
-for _operator, _rule in RULES.items():
+PLANTED: list[tuple[str, str, Operator]] = []
+LAYERS = [name for name, record in OPERATORS.items() if record.layer is not None]
+for _operator, _record in OPERATORS.items():
+    if _record.couple is None:
+        continue
     # who only asks for a shape has no result to come loose, nor has who pins all its channels
     _coupling = {"LRN": _passing, "Shape": _uncoupled}.get(_operator, _loose)
     if _operator != "ConstantOfShape":  # its result is tied to nothing as it is
-        PLANTED.append((_operator, "couple", _coupling(_rule)))
+        PLANTED.append((_operator, "couple", _coupling(_record)))
     # LRN pins its channels, and the other norm is grown on what varies
     statistics = _operator in ("LRN", "MeanVarianceNormalization")
-    if _rule.constants is not None and not statistics:
-        PLANTED.append((_operator, "constants", _wrong_constants(_rule)))
-    if _rule.edit is not None:
-        PLANTED.append((_operator, "edit", _unedited(_rule)))
-    if _rule.reads is not None:
-        PLANTED.append((_operator, "reads", _unread(_rule)))
+    if _record.constants is not None and not statistics:
+        PLANTED.append((_operator, "constants", _wrong_constants(_record)))
+    if _record.edit is not None:
+        PLANTED.append((_operator, "edit", _unedited(_record)))
+    if _record.reads is not None:
+        PLANTED.append((_operator, "reads", _unread(_record)))
 
 
 def found_by_random_networks(operator: str) -> bool:
@@ -119,10 +125,10 @@ def found_by_random_networks(operator: str) -> bool:
     [(operator, planted) for operator, _, planted in PLANTED],
     ids=[f"{operator}-{field}" for operator, field, _ in PLANTED],
 )
-def test_a_bug_planted_in_a_rule_is_found(
-    operator: str, planted: Rule, monkeypatch: pytest.MonkeyPatch
+def test_a_bug_planted_in_a_record_is_found(
+    operator: str, planted: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(RULES, operator, planted)
+    monkeypatch.setitem(OPERATORS, operator, planted)
     assert found_by_random_networks(operator)
 
 
@@ -134,11 +140,13 @@ LAYER_BUGS: dict[str, Callable[[Layer], Layer]] = {
 
 
 @pytest.mark.parametrize("bug", LAYER_BUGS)
-@pytest.mark.parametrize("operator", READERS)
+@pytest.mark.parametrize("operator", LAYERS)
 def test_a_bug_planted_in_a_layer_is_found(
     operator: str, bug: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = READERS[operator]
+    record = OPERATORS[operator]
+    read = record.layer
+    assert read is not None
 
     def wrong(node: ir.Node) -> Layer | None:
         found = read(node)
@@ -150,7 +158,7 @@ def test_a_bug_planted_in_a_layer_is_found(
         pytest.skip("it has no bias")
     if operator == "ConvTranspose" and bug == "products are scaled":
         pytest.skip("its constants are merged into a channel, which no scale changes")
-    monkeypatch.setitem(READERS, operator, wrong)
+    monkeypatch.setitem(OPERATORS, operator, replace(record, layer=wrong))
     assert found_by_random_networks(operator)
 
 

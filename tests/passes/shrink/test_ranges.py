@@ -13,7 +13,7 @@ from shrinking import shrink, tail
 from prunedeploy.core.records import InputRange
 from prunedeploy.graph import input_range, shapes
 from prunedeploy.passes import PassError
-from prunedeploy.passes.operators import range_layers, range_moves
+from prunedeploy.passes.analysis import layer_ranges, range_propagation
 
 
 def biased(
@@ -101,11 +101,11 @@ def test_a_broken_analysis_changes_outputs(monkeypatch: pytest.MonkeyPatch) -> N
     assert shrink(model).widths["a.weight"] == 6
     model = ir.from_proto(proto)
     shapes.infer_shapes(model)
-    original = range_layers.layer_range
+    original = layer_ranges.layer_range
 
     def forgetful(found, weights, ranges):
         return original(replace(found, uniform=True), weights, ranges)
 
-    monkeypatch.setattr(range_moves, "layer_range", forgetful)
+    monkeypatch.setattr(range_propagation, "layer_range", forgetful)
     with pytest.raises(PassError):
         shrink(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -15,7 +16,7 @@ from torch import nn
 from prunedeploy import passes
 from prunedeploy.graph import model as models
 from prunedeploy.passes.operators import recurrent
-from prunedeploy.passes.operators.table import RULES
+from prunedeploy.passes.operators.table import OPERATORS
 from prunedeploy.reference import verify
 from prunedeploy.reference.evaluate import Evaluator
 from prunedeploy.shrinking.export import to_model
@@ -231,9 +232,9 @@ def test_exported_from_torch(kind: Callable[..., nn.RNNBase], options: dict[str,
 
 
 def test_a_broken_rule_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = RULES["LSTM"]
-    broken = type(row)(row.couple, row.constants, row.edit)  # what the gates read is forgotten
-    monkeypatch.setitem(RULES, "LSTM", broken)
+    row = OPERATORS["LSTM"]
+    broken = replace(row, inner_layers=None)  # what the gates read is forgotten
+    monkeypatch.setitem(OPERATORS, "LSTM", broken)
     net = sequences()
     (y,) = cell(net, "LSTM", dead=())
     with pytest.raises((AssertionError, passes.PassError)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from net import Net
@@ -9,8 +11,7 @@ from shrinking import shrink, tail
 
 from prunedeploy.passes import PassError
 from prunedeploy.passes.operators import reductions
-from prunedeploy.passes.operators.rule import Rule
-from prunedeploy.passes.operators.table import RULES
+from prunedeploy.passes.operators.table import OPERATORS
 
 SUMS = ["ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare"]
 
@@ -116,8 +117,8 @@ def test_integers_are_left_alone() -> None:
 
 
 def test_a_mean_that_forgets_what_it_counted_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = RULES["ReduceMean"]
-    monkeypatch.setitem(RULES, "ReduceMean", Rule(row.couple, row.constants, reads=row.reads))
+    row = OPERATORS["ReduceMean"]
+    monkeypatch.setitem(OPERATORS, "ReduceMean", replace(row, edit=None))
     net = Net()
     x = net.conv("input", (5, 8), dead=[1, 4], dead_bias=0.0, name="a")
     with pytest.raises(PassError, match="changed the outputs"):

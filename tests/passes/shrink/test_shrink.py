@@ -251,7 +251,7 @@ def test_batch_norm_with_zero_scale_is_a_constant() -> None:
 
 
 @pytest.mark.parametrize("operator", ["Softmax", "LRN", "odd"])
-def test_operators_over_channels_are_walls(operator: str) -> None:
+def test_operators_over_channels_are_opaque(operator: str) -> None:
     net = Net()
     x = net.conv("input", (5, 8), dead=[1, 4], dead_bias=0.0, name="a")
     if operator == "LRN":

@@ -239,7 +239,7 @@ def test_parameters_in_bodies_are_counted(tmp_path: object) -> None:
     assert models.weight_bytes(verified(model, *CHOICES)) == 8 * (before - 11 * len(DEAD))
 
 
-def test_sequences_are_walls() -> None:
+def test_sequences_are_opaque() -> None:
     net = Net()
     x = net.node("Relu", net.conv("input", (5, 8), dead=[0], dead_bias=0.0, name="a"))
     y = net.node(

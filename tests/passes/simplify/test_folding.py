@@ -72,7 +72,7 @@ def test_batch_norm_refuses_with_a_reason(case: str) -> None:
     assert reason in result.notes[0].reason
 
 
-def test_batch_norm_broken_twin(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_norm_with_a_planted_bug(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folding, "bias_rows", lambda layer: np.zeros(5))
     net = Net()
     model = net.model(batch_norm(net, net.conv("input", (5, 5), bias=1.0), 5))

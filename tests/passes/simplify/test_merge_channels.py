@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -13,11 +14,13 @@ from shrinking import tail
 from prunedeploy import passes
 from prunedeploy.graph import model as models
 from prunedeploy.passes import MergeChannels, PassError, ShrinkChannels
-from prunedeploy.passes.analysis import value_numbering as congruence
+from prunedeploy.passes.analysis import value_numbering, value_numbers
+from prunedeploy.passes.operators.table import OPERATORS
+from prunedeploy.passes.simplify import merge_channels
 from prunedeploy.reference import verify
 from prunedeploy.reference.evaluate import Evaluator
 
-ALL_BUT_TWINS = 6
+DISTINCT = 6
 
 
 def apply(model: ir.Model) -> tuple[int, dict[str, int]]:
@@ -36,7 +39,7 @@ def apply(model: ir.Model) -> tuple[int, dict[str, int]]:
     return sum(note.count for note in reports[0].result.notes), widths
 
 
-def twins(net: Net, name: str, pairs: tuple[tuple[int, int], ...] = ((1, 4), (1, 7))) -> None:
+def duplicate(net: Net, name: str, pairs: tuple[tuple[int, int], ...] = ((1, 4), (1, 7))) -> None:
     """Rows of a layer made equal, with their biases."""
     for kept, copy in pairs:
         for part in ("weight", "bias"):
@@ -44,14 +47,16 @@ def twins(net: Net, name: str, pairs: tuple[tuple[int, int], ...] = ((1, 4), (1,
                 net.weights[f"{name}.{part}"][copy] = net.weights[f"{name}.{part}"][kept]
 
 
-def twin_conv(net: Net, source: str = "input", shape: tuple[int, int] = (5, 8), **given) -> str:
+def conv_with_duplicates(
+    net: Net, source: str = "input", shape: tuple[int, int] = (5, 8), **given
+) -> str:
     y = net.conv(source, shape, name="a", **given)
-    twins(net, "a")
+    duplicate(net, "a")
     return y
 
 
 def per_channel(net: Net, *copies: tuple[int, int], shape: tuple[int, ...] = (8, 1, 1)) -> str:
-    """One number a channel, equal for the twins unless told otherwise."""
+    """One number a channel, equal for the duplicates unless told otherwise."""
     array = net.random.uniform(0.5, 1.5, shape)
     for kept, copy in copies or ((1, 4), (1, 7)):
         array[copy] = array[kept]
@@ -59,44 +64,44 @@ def per_channel(net: Net, *copies: tuple[int, int], shape: tuple[int, ...] = (8,
 
 
 def relu(net: Net) -> str:
-    return str(net.node("Relu", twin_conv(net)))
+    return str(net.node("Relu", conv_with_duplicates(net)))
 
 
 def bias_free(net: Net) -> str:
-    return str(net.node("Sigmoid", twin_conv(net, bias=None)))
+    return str(net.node("Sigmoid", conv_with_duplicates(net, bias=None)))
 
 
 def prelu(net: Net) -> str:
-    return str(net.node("PRelu", twin_conv(net), per_channel(net)))
+    return str(net.node("PRelu", conv_with_duplicates(net), per_channel(net)))
 
 
 def batch_norm(net: Net) -> str:
     vectors = [per_channel(net, shape=(8,)) for _ in range(4)]
-    return str(net.node("BatchNormalization", twin_conv(net), *vectors))
+    return str(net.node("BatchNormalization", conv_with_duplicates(net), *vectors))
 
 
 def pools(net: Net) -> str:
-    x = net.node("MaxPool", twin_conv(net), kernel_shape=[3, 3], pads=[1] * 4)
+    x = net.node("MaxPool", conv_with_duplicates(net), kernel_shape=[3, 3], pads=[1] * 4)
     return str(net.node("AveragePool", x, kernel_shape=[2, 2], pads=[1] * 4, count_include_pad=1))
 
 
 def residual(net: Net) -> str:
-    x = twin_conv(net)
+    x = conv_with_duplicates(net)
     y = net.conv(net.node("Relu", x), (8, 8), name="b")
-    twins(net, "b")
+    duplicate(net, "b")
     return str(net.node("Add", x, y))
 
 
 def depthwise(net: Net) -> str:
-    x = net.conv(twin_conv(net), (8, 8), group=8, name="depth")
-    twins(net, "depth")
+    x = net.conv(conv_with_duplicates(net), (8, 8), group=8, name="depth")
+    duplicate(net, "depth")
     return str(net.node("Relu", x))
 
 
 def gate(net: Net) -> str:
-    x = twin_conv(net)
+    x = conv_with_duplicates(net)
     y = net.conv(net.node("GlobalAveragePool", x), (8, 8), kernel=1, name="gate")
-    twins(net, "gate")
+    duplicate(net, "gate")
     return str(net.node("Mul", x, net.node("Sigmoid", y)))
 
 
@@ -107,13 +112,13 @@ def transposed(net: Net) -> str:
 
 
 def pad_and_clip(net: Net) -> str:
-    x = net.node("Pad", twin_conv(net), net.weight(np.array([0, 0, 1, 2, 0, 0, 1, 2])))
+    x = net.node("Pad", conv_with_duplicates(net), net.weight(np.array([0, 0, 1, 2, 0, 0, 1, 2])))
     return str(net.node("Clip", x, net.weight(np.array(-0.5)), net.weight(np.array(0.5))))
 
 
 def shuffle(net: Net) -> str:
     order = net.weight(np.array([7, 0, 1, 2, 3, 4, 5, 6]))
-    return str(net.node("Gather", twin_conv(net), order, axis=1))
+    return str(net.node("Gather", conv_with_duplicates(net), order, axis=1))
 
 
 ROUTES = [relu, bias_free, prelu, batch_norm, pools, residual, depthwise, gate, transposed]
@@ -122,16 +127,16 @@ ROUTES += [pad_and_clip, shuffle]
 
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("size", [7, "side"])
-def test_twins_merge(route: Callable[[Net], str], size: int | str) -> None:
+def test_duplicates_merge(route: Callable[[Net], str], size: int | str) -> None:
     net = Net(size=size)
     model = tail(net, route(net), 8)
     columns, widths = apply(model)
     assert columns >= 2
-    assert model.graph.initializers["tail.weight"].shape[1] == ALL_BUT_TWINS
-    assert widths.get("a.weight", ALL_BUT_TWINS) == ALL_BUT_TWINS
+    assert model.graph.initializers["tail.weight"].shape[1] == DISTINCT
+    assert widths.get("a.weight", DISTINCT) == DISTINCT
 
 
-def test_twins_in_different_branches() -> None:
+def test_duplicates_in_different_branches() -> None:
     net = Net()
     parts = [net.conv("input", (5, 4), name=name) for name in ("a", "b", "c")]
     for part in ("weight", "bias"):
@@ -144,7 +149,7 @@ def test_twins_in_different_branches() -> None:
 
 def test_flattened_maps() -> None:
     net = Net(size=3)
-    x = net.node("Flatten", net.node("Relu", twin_conv(net)))
+    x = net.node("Flatten", net.node("Relu", conv_with_duplicates(net)))
     columns, widths = apply(net.model(net.linear(x, (72, 4))))
     assert columns == 18
     assert widths["a.weight"] == 6
@@ -165,9 +170,9 @@ def test_matrices() -> None:
 
 
 def test_merging_makes_rows_of_readers_equal() -> None:
-    """Rows (x, y) and (y, x) over twin channels are the same row once the columns are added."""
+    """Rows (x, y) and (y, x) over duplicate channels are equal once the columns are added."""
     net = Net()
-    x = net.node("Relu", twin_conv(net))
+    x = net.node("Relu", conv_with_duplicates(net))
     y = net.node("Relu", net.conv(x, (8, 6), name="b"))
     weight, bias = net.weights["b.weight"], net.weights["b.bias"]
     weight[3] = weight[0]
@@ -181,7 +186,7 @@ def test_merging_makes_rows_of_readers_equal() -> None:
 
 def test_negative_columns_cancel() -> None:
     net = Net()
-    x = net.node("Relu", twin_conv(net))
+    x = net.node("Relu", conv_with_duplicates(net))
     y = net.conv(x, (8, 4), name="b")
     net.weights["b.weight"][:, 4] = -net.weights["b.weight"][:, 1]
     net.weights["b.weight"][:, 7] = 0
@@ -190,42 +195,44 @@ def test_negative_columns_cancel() -> None:
 
 
 def other_biases(net: Net) -> ir.Model:
-    x = twin_conv(net)
+    x = conv_with_duplicates(net)
     net.weights["a.bias"] += np.arange(8)
     return tail(net, net.node("Relu", x), 8)
 
 
 def other_slopes(net: Net) -> ir.Model:
-    return tail(net, net.node("PRelu", twin_conv(net), per_channel(net, (0, 1), (2, 1))), 8)
+    return tail(
+        net, net.node("PRelu", conv_with_duplicates(net), per_channel(net, (0, 1), (2, 1))), 8
+    )
 
 
 def other_addends(net: Net) -> ir.Model:
-    return tail(net, net.node("Add", twin_conv(net), net.conv("input", (5, 8))), 8)
+    return tail(net, net.node("Add", conv_with_duplicates(net), net.conv("input", (5, 8))), 8)
 
 
 def other_kernels(net: Net) -> ir.Model:
-    return tail(net, net.conv(twin_conv(net), (8, 8), group=8), 8)
+    return tail(net, net.conv(conv_with_duplicates(net), (8, 8), group=8), 8)
 
 
 def outputs(net: Net) -> ir.Model:
-    x = twin_conv(net)
+    x = conv_with_duplicates(net)
     return net.model(net.conv(x, (8, 4)), x)
 
 
 def grouped_reader(net: Net) -> ir.Model:
-    x = twin_conv(net)
+    x = conv_with_duplicates(net)
     return net.model(net.conv(x, (8, 4)), net.conv(x, (8, 4), group=2))
 
 
 def shared_reader(net: Net) -> ir.Model:
-    x = twin_conv(net)
+    x = conv_with_duplicates(net)
     y = net.conv(x, (8, 4), name="b")
     again = net.node("Conv", net.node("Relu", x), "b.weight", pads=[1] * 4)
     return net.model(net.node("Add", y, again))
 
 
 def softmax(net: Net) -> ir.Model:
-    return tail(net, net.node("Softmax", twin_conv(net), axis=1), 8)
+    return tail(net, net.node("Softmax", conv_with_duplicates(net), axis=1), 8)
 
 
 def other_windows(net: Net) -> ir.Model:
@@ -248,7 +255,7 @@ def test_what_differs_or_cannot_go_stays(build: Callable[[Net], ir.Model]) -> No
 
 def test_one_reader_that_tells_them_apart_keeps_both() -> None:
     net = Net()
-    x = twin_conv(net)
+    x = conv_with_duplicates(net)
     y = net.node("Mul", x, per_channel(net, (0, 2)))
     model = net.model(net.conv(x, (8, 4)), net.conv(y, (8, 4)))
     assert not MergeChannels()(model).changed
@@ -268,7 +275,7 @@ def test_a_recurrent_reader_keeps_both() -> None:
 
 def test_half_precision_that_cannot_hold_the_sum() -> None:
     net = Net(dtype=np.float16)
-    y = net.conv(net.node("Relu", twin_conv(net)), (8, 4), kernel=1, name="b")
+    y = net.conv(net.node("Relu", conv_with_duplicates(net)), (8, 4), kernel=1, name="b")
     net.weights["b.weight"][:, [1, 4, 7]] = 4e4
     assert not MergeChannels()(net.model(y)).changed
 
@@ -279,22 +286,24 @@ def test_dead_channels_are_left_to_shrink() -> None:
     assert not MergeChannels()(tail(net, net.node("Relu", x), 8)).changed
 
 
-@pytest.mark.parametrize("twin", ["bias", "operand", "attributes", "leader"])
-def test_broken_twin_is_caught(twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("bug", ["bias", "operand", "attributes", "leader"])
+def test_a_planted_bug_is_caught(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     builds = {"bias": other_biases, "operand": other_slopes, "attributes": other_windows}
-    if twin == "bias":
-        monkeypatch.setattr(congruence, "bias_rows", lambda found: np.zeros(100))
-    elif twin == "operand":
-        elementwise = congruence._elementwise
-        rules = {**congruence.RULES, "PRelu": lambda n, known: elementwise(n, _Blind(known))}
-        monkeypatch.setattr(congruence, "RULES", rules)
-    elif twin == "attributes":
-        monkeypatch.setattr(congruence, "signature", lambda node: node.op_type)
+    if bug == "bias":
+        monkeypatch.setattr(value_numbering, "bias_rows", lambda found: np.zeros(100))
+    elif bug == "operand":
+        record = OPERATORS["PRelu"]
+        number = record.number
+        assert number is not None
+        blind = replace(record, number=lambda node, known: number(node, _Blind(known)))
+        monkeypatch.setitem(OPERATORS, "PRelu", blind)
+    elif bug == "attributes":
+        monkeypatch.setattr(value_numbering, "signature", lambda node: node.op_type)
     else:
-        add = passes.merge_channels._add
+        add = merge_channels._add
         broken = lambda place, leader, going: add(place, np.roll(leader, 1), going)  # noqa: E731
-        monkeypatch.setattr(passes.merge_channels, "_add", broken)
-    model = builds.get(twin, lambda net: tail(net, relu(net), 8))(Net())
+        monkeypatch.setattr(merge_channels, "_add", broken)
+    model = builds.get(bug, lambda net: tail(net, relu(net), 8))(Net())
     with pytest.raises(PassError):
         apply(model)
 
@@ -302,7 +311,7 @@ def test_broken_twin_is_caught(twin: str, monkeypatch: pytest.MonkeyPatch) -> No
 class _Blind:
     """Knows computed values only: parameters all look alike."""
 
-    def __init__(self, known: congruence.Congruence) -> None:
+    def __init__(self, known: value_numbers.ValueNumbers) -> None:
         self._known = known
 
     def __getattr__(self, name: str) -> object:

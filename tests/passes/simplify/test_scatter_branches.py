@@ -146,9 +146,9 @@ def test_targets_without_figures_never_scatter(
 
 
 @pytest.mark.usefixtures("free_memory")
-@pytest.mark.parametrize("twin", ["rows", "constants"])
-def test_broken_twin_is_caught(twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if twin == "rows":
+@pytest.mark.parametrize("bug", ["rows", "constants"])
+def test_a_planted_bug_is_caught(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if bug == "rows":
         narrow = scatter_branches._narrow
         monkeypatch.setattr(scatter_branches, "_narrow", lambda la, s: narrow(la, np.sort(s)))
     else:

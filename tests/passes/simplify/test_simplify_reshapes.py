@@ -73,7 +73,7 @@ def test_other_chains_are_left_alone(case: str) -> None:
     assert operators[:3] == ["Reshape", "Transpose", "Reshape"]
 
 
-def test_broken_twin(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_bug_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         simplify_reshapes,
         "replace_input",

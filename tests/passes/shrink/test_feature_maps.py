@@ -188,7 +188,7 @@ def test_maps_of_unknown_size_stay() -> None:
     assert any(note.status == "refused" for note in found.result.notes)
 
 
-def test_broken_twin_that_forgets_maps_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_bug_that_forgets_maps_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     def empty(*arguments: object) -> Border:
         found = right(*arguments)
         return Border(0 * found.table, found.repeats)
@@ -200,7 +200,7 @@ def test_broken_twin_that_forgets_maps_is_caught(monkeypatch: pytest.MonkeyPatch
         shrink(net.model(net.conv(average(net, dead_rows(net)), (8, 3), name="b")))
 
 
-def test_broken_twin_that_mixes_rows_up_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_bug_that_mixes_rows_up_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     def reversed_rows(*arguments: object) -> Border:
         found = right(*arguments)
         return Border(found.table, (found.repeats[0] * 0, *found.repeats[1:]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -12,8 +13,15 @@ from numpy.typing import NDArray
 from prunedeploy.passes.analysis.axes import Axes, rank, static_size
 from prunedeploy.passes.analysis.facts import Facts, constant_array
 from prunedeploy.passes.analysis.shape_targets import entries, retarget, rewritable
-from prunedeploy.passes.operators.rule import Keep, pin_parameters, wall
-from prunedeploy.passes.operators.selections import slice_bounds
+from prunedeploy.passes.analysis.value_numbers import ValueNumbers
+from prunedeploy.passes.operators.operator import (
+    AxisOrder,
+    Indices,
+    Keep,
+    Operator,
+    opaque,
+    pin_parameters,
+)
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 Sizes = list[int | None]  # of the axes in order, None where dynamic
@@ -148,32 +156,32 @@ def splits(node: ir.Node) -> list[tuple[int, list[int]]]:
 
 
 def _by_part(
-    node: ir.Node, parts: list[int], carrier: int, array: NDArray[Scalar]
+    node: ir.Node, parts: list[int], chosen: int, array: NDArray[Scalar]
 ) -> NDArray[Scalar]:
-    """An array along a split axis as [index of the carrying part, everything else]."""
+    """An array along a split axis as [index of the chosen part, everything else]."""
     sizes = [static_size(node.outputs[0], axis) or 0 for axis in parts]
-    return np.moveaxis(array.reshape(sizes), carrier, 0).reshape(sizes[carrier], -1)
+    return np.moveaxis(array.reshape(sizes), chosen, 0).reshape(sizes[chosen], -1)
 
 
 def _couple_splits(node: ir.Node, axes: Axes) -> set[int]:
     """Tie what shares an index of the part that carries labels; the axes that were coupled.
 
     Attention heads are one axis split in two, (heads, dimensions). Either whole heads can be cut
-    or the same dimensions of all heads: ``axes.carrier`` says which part it is this time.
+    or the same dimensions of all heads: ``axes.split_choice`` says which part it is this time.
     """
     done = set()
     for before, parts in splits(node):
         source, result = node.inputs[0], node.outputs[0]
         assert source is not None
-        axes.carriers = max(axes.carriers, len(parts))
-        carrier = min(axes.carrier, len(parts) - 1)
-        labels = _by_part(node, parts, carrier, axes.of(source, before))
+        axes.split_choices = max(axes.split_choices, len(parts))
+        chosen = min(axes.split_choice, len(parts) - 1)
+        labels = _by_part(node, parts, chosen, axes.of(source, before))
         for column in labels.T[1:]:
             axes.tie(labels[:, 0], column)
-        axes.assign(result, parts[carrier], labels[:, 0])
+        axes.assign(result, parts[chosen], labels[:, 0])
         done |= {before}
         for axis in parts:
-            if axis != parts[carrier]:
+            if axis != parts[chosen]:
                 axes.pin_axis(result, axis)
     return done
 
@@ -237,7 +245,7 @@ def couple_reshape(node: ir.Node, axes: Axes) -> None:
     """Flattened channels are cut as blocks of features, split ones by one of their parts."""
     source, result, found = node.inputs[0], node.outputs[0], moves(node)
     if source is None or found is None or not _says_what(node):
-        wall(node, axes)
+        opaque(node, axes)
         return
     pin_parameters(node, axes)
     divided = _couple_splits(node, axes) | _couple_blocks(node, axes)
@@ -245,14 +253,14 @@ def couple_reshape(node: ir.Node, axes: Axes) -> None:
         if axes.has(result, axis) and not any(move[1] == axis for move in found):
             continue
         sources = [move for move in found if move[1] == axis]
-        carrying = _carrying(source, sources, axes) if _whole(source, sources) else None
-        if carrying is not None:
-            before, _, repeat, tile = carrying
+        chosen = _split_axis(source, sources, axes) if _whole(source, sources) else None
+        if chosen is not None:
+            before, _, repeat, tile = chosen
             axes.assign(result, axis, np.tile(np.repeat(axes.of(source, before), repeat), tile))
         else:
             axes.pin_axis(result, axis)
         for before, *_ in sources:
-            if carrying is None or before != carrying[0]:
+            if chosen is None or before != chosen[0]:
                 axes.pin_axis(source, before, f"{node.op_type} ({node.name})")
     for axis in set(range(rank(source) or 0)) - {before for before, *_ in found} - divided:
         axes.pin_axis(source, axis, f"{node.op_type} ({node.name})")
@@ -262,8 +270,8 @@ def couple_reshape(node: ir.Node, axes: Axes) -> None:
                 axes.pin_axis(result, axis, f"Reshape ({node.name}) to a computed length")
 
 
-def _carrying(source: ir.Value, merged: Moves, axes: Axes) -> Move | None:
-    """The one of the axes merged that carries labels, by ``axes.carrier``; None: all are pinned.
+def _split_axis(source: ir.Value, merged: Moves, axes: Axes) -> Move | None:
+    """The merged axis that carries labels, by ``axes.split_choice``; None where all are pinned.
 
     Copies give way: heads of keys, each repeated for the queries that share it, are cut by head.
     So do axes of length one, of which nothing can go: where all queries share one head of keys,
@@ -273,8 +281,8 @@ def _carrying(source: ir.Value, merged: Moves, axes: Axes) -> Move | None:
     wide = [move for move in found if static_size(source, move[0]) != 1]
     channels = [move for move in wide if not axes.are_copies(axes.of(source, move[0])).all()]
     choices = channels or wide or found
-    axes.carriers = max(axes.carriers, len(choices))
-    return choices[min(axes.carrier, len(choices) - 1)] if choices else None
+    axes.split_choices = max(axes.split_choices, len(choices))
+    return choices[min(axes.split_choice, len(choices) - 1)] if choices else None
 
 
 def _says_what(node: ir.Node) -> bool:
@@ -336,56 +344,54 @@ def edit_reshape(node: ir.Node, keep: Keep) -> None:
         retarget(node, 1, sizes)
 
 
-def couple_transpose(node: ir.Node, axes: Axes) -> None:
-    """Axes change places."""
-    source, order = node.inputs[0], _order(node)
-    if source is None or order is None:
-        wall(node, axes)
+def number_reshape(node: ir.Node, known: ValueNumbers) -> None:
+    """An axis that passes, alone or flattened with others: each index by where it comes from."""
+    source, result, found = node.inputs[0], node.outputs[0], moves(node)
+    if source is None or result.shape is None or source.shape is None or found is None:
         return
-    for position, axis in enumerate(order):
-        axes.assign(node.outputs[0], position, axes.of(source, axis))
+    for after in range(rank(result) or 0):
+        sources = [m for m in found if m[1] == after and known.followed(source, m[0])]
+        if len(sources) != 1 or not known.followed(result, after):
+            continue
+        before, _, repeat, tile = sources[0]
+        classes = known.of(source, before)
+        shapes = tuple(d if isinstance(d, int) else None for d in (*source.shape, *result.shape))
+        where = known.one(("Reshape", shapes, rank(source), before, after))
+        block = np.repeat(classes, repeat)
+        offset = np.tile(np.arange(repeat), len(classes))
+        keys = [
+            (where, t, k, o)
+            for t in range(tile)
+            for k, o in zip(block.tolist(), offset.tolist(), strict=True)
+        ]
+        known.learn(result, after, keys)
 
 
-def transpose_constants(node: ir.Node, facts: Facts) -> None:
-    """Constants change places with their axes."""
-    source = node.inputs[0]
-    for position, axis in enumerate(_order(node) or []):
-        if source is not None:
-            facts.learn(node.outputs[0], position, facts.of(source, axis))
+def reorder_reshape(node: ir.Node, at: AxisOrder, _: Indices) -> list[AxisOrder] | None:
+    """An axis that passes, or is flattened with axes behind it: whole blocks change places."""
+    (value, axis, order), source, result = at, node.inputs[0], node.outputs[0]
+    for before, after, repeat, tile in moves(node) or []:
+        if source is None or tile != 1 or axis != (before if value is source else after):
+            continue
+        first = order if value is source else order[::repeat] // repeat
+        blocks = (first[:, None] * repeat + np.arange(repeat)).reshape(-1)
+        fits = len(first) == static_size(source, before)
+        if fits and (value is source or np.array_equal(blocks, order)):
+            return [(source, before, first), (result, after, blocks)]
+    return None
 
 
-def _order(node: ir.Node) -> list[int] | None:
-    width = rank(node.inputs[0]) if node.inputs[0] is not None else None
-    if width is None:
-        return None
-    return list(node.attributes.get_ints("perm", list(reversed(range(width)))))
+_RESHAPE = Operator(
+    "Reshape",
+    couple=couple_reshape,
+    constants=reshape_constants,
+    moves_elements=True,
+    number=number_reshape,
+    reorder=reorder_reshape,
+    edit=edit_reshape,
+)
 
-
-def couple_shape(node: ir.Node, axes: Axes) -> None:
-    """Who asks for the length of an axis sees it being cut: the axes asked for stay whole."""
-    source = node.inputs[0]
-    width = rank(source) if source is not None else None
-    if source is None or width is None:
-        return
-    first = node.attributes.get_int("start", 0)
-    end = node.attributes.get_int("end", width)
-    asked = list(range(width))[first:end]
-    readers = [use.node for use in node.outputs[0].uses()]
-    picked = [_picked(reader, node.outputs[0], len(asked)) for reader in readers]
-    if readers and not node.outputs[0].is_graph_output() and None not in picked:
-        asked = [asked[index] for indices in picked for index in indices or []]
-    for axis in asked:
-        axes.pin_axis(source, axis, f"Shape ({node.name})")
-
-
-def _picked(reader: ir.Node, shape: ir.Value, count: int) -> list[int] | None:
-    """The entries of a shape that a Gather or Slice of it takes; None where that is not known."""
-    if not reader.inputs or reader.inputs[0] is not shape:
-        return None
-    if reader.op_type == "Slice" and (bounds := slice_bounds(reader)) is not None:
-        start, end, _, step = (bound.tolist() for bound in bounds)
-        return list(range(count))[slice(start[0], end[0], step[0])] if len(start) == 1 else None
-    if reader.op_type != "Gather" or (array := constant_array(reader.inputs[1])) is None:
-        return None
-    indices = [int(index) for index in array.reshape(-1)]
-    return indices if all(-count <= index < count for index in indices) else None
+OPERATORS = (
+    _RESHAPE,
+    *(replace(_RESHAPE, name=name, edit=None) for name in ("Flatten", "Squeeze", "Unsqueeze")),
+)

@@ -1,6 +1,7 @@
-"""What each operator without weights makes of ranges: one transfer function a row.
+"""Interval arithmetic: the range of an operator's result from the ranges of its operands.
 
-An operator in neither table is taken to compute anything that its result's type can hold.
+A *transfer* returns the range of the first result of a node; ``pointwise`` makes one from a
+function of aligned bounds. Every result is widened by a bound on its rounding (see ``ranges.py``).
 """
 
 from __future__ import annotations
@@ -14,19 +15,16 @@ import onnx_ir as ir
 from prunedeploy.passes.analysis.axes import rank, static_size
 from prunedeploy.passes.analysis.facts import constant_array
 from prunedeploy.passes.analysis.ranges import (
-    ANYTHING,
     Bounds,
     Pair,
     Range,
     Ranges,
     everywhere,
+    gamma,
     unit,
     widened,
 )
-from prunedeploy.passes.analysis.zero import SUBNORMAL, UNIT
-from prunedeploy.passes.operators.elementwise import EPSILON
 from prunedeploy.reference.evaluate import evaluate_node
-from prunedeploy.reference.opsets import scales_channels
 
 Transfer = Callable[[ir.Node, Ranges], Range]
 # Runtimes compute exp, erf and their like by approximations of a few units in the last place.
@@ -88,7 +86,8 @@ def _common_axis(
     return None
 
 
-def _all_add(_: ir.Node, pairs: list[Pair]) -> Pair:
+def all_add(_: ir.Node, pairs: list[Pair]) -> Pair:
+    """The sum of all operands, before its rounding."""
     low, high = pairs[0]
     for left, right in pairs[1:]:
         low, high = low + left, high + right
@@ -101,7 +100,7 @@ def add(node: ir.Node, ranges: Ranges) -> Range:
     if node.op_type == "Sub":
         pairs[1] = (-pairs[1][1], -pairs[1][0])
     with np.errstate(all="ignore"):
-        low, high = _all_add(node, pairs)
+        low, high = all_add(node, pairs)
         if len(pairs) > 1:
             error = 2 * len(pairs) * unit(node.outputs[0])
             low = low - error * sum(np.abs(pair[0]) for pair in pairs)
@@ -124,23 +123,27 @@ def product(left: Pair, right: Pair) -> Pair:
     return corners.min(axis=0), corners.max(axis=0)
 
 
-def _multiply(node: ir.Node, pairs: list[Pair]) -> Pair:
+def multiply(node: ir.Node, pairs: list[Pair]) -> Pair:
+    """x y; x x is a square."""
     if node.inputs[0] is node.inputs[1]:
-        return _power(pairs[0], 2.0)
+        return power(pairs[0], 2.0)
     return product(*pairs)
 
 
-def _divide(_: ir.Node, pairs: list[Pair]) -> Pair:
-    return product(pairs[0], _reciprocal(pairs[1]))
+def divide(_: ir.Node, pairs: list[Pair]) -> Pair:
+    """x / y."""
+    return product(pairs[0], reciprocal(pairs[1]))
 
 
-def _reciprocal(pair: Pair) -> Pair:
+def reciprocal(pair: Pair) -> Pair:
+    """1 / x; anything where x may be zero."""
     low, high = pair
     apart = (low > 0) | (high < 0)
     return np.where(apart, 1 / high, -np.inf), np.where(apart, 1 / low, np.inf)
 
 
-def _power(base: Pair, exponent: float) -> Pair:
+def power(base: Pair, exponent: float) -> Pair:
+    """x to one known exponent."""
     low, high = base
     if exponent == int(exponent) and int(exponent) % 2 == 0:
         size = np.maximum(np.abs(low), np.abs(high))
@@ -159,15 +162,17 @@ def _power(base: Pair, exponent: float) -> Pair:
     return ends
 
 
-def _pow(_: ir.Node, pairs: list[Pair]) -> Pair:
+def raised(_: ir.Node, pairs: list[Pair]) -> Pair:
+    """Pow, where the exponent is one known number."""
     base, (low, high) = pairs
     exponents = np.unique(np.concatenate([low, high]))
     if len(exponents) != 1 or not np.isfinite(exponents[0]):
         return np.full_like(base[0], -np.inf), np.full_like(base[1], np.inf)
-    return _power(base, float(exponents[0]))
+    return power(base, float(exponents[0]))
 
 
-def _clip(node: ir.Node, pairs: list[Pair]) -> Pair:
+def clipped(node: ir.Node, pairs: list[Pair]) -> Pair:
+    """Clip, its bounds operands or attributes."""
     (low, high), *limits = pairs
     if len(node.inputs) == 1:  # before opset 11
         least = node.attributes.get_float("min", -np.inf)
@@ -181,41 +186,47 @@ def _clip(node: ir.Node, pairs: list[Pair]) -> Pair:
     return low, high
 
 
-def _leaky(node: ir.Node, pairs: list[Pair]) -> Pair:
+def leaky(node: ir.Node, pairs: list[Pair]) -> Pair:
+    """LeakyRelu: x, or alpha x below zero."""
     slope = np.array([node.attributes.get_float("alpha", 0.01)])
-    return _sloped(node, [pairs[0], (slope, slope)])
+    return sloped(node, [pairs[0], (slope, slope)])
 
 
-def _sloped(_: ir.Node, pairs: list[Pair]) -> Pair:
+def sloped(_: ir.Node, pairs: list[Pair]) -> Pair:
+    """PRelu: x, or slope x below zero."""
     (low, high), slope = pairs
     below = product((np.minimum(low, 0), np.minimum(high, 0)), slope)
     return np.maximum(low, 0) + below[0], np.maximum(high, 0) + below[1]
 
 
-def _absolute(_: ir.Node, pairs: list[Pair]) -> Pair:
+def absolute(_: ir.Node, pairs: list[Pair]) -> Pair:
+    """|x|."""
     low, high = pairs[0]
     crosses = (low < 0) & (high > 0)
     least = np.where(crosses, 0.0, np.minimum(np.abs(low), np.abs(high)))
     return least, np.maximum(np.abs(low), np.abs(high))
 
 
-def _hard_sigmoid(node: ir.Node, pair: Pair, defaults: tuple[float, float]) -> Pair:
-    """max(0, min(1, alpha x + beta)), what is inside widened before it is cut off."""
-    alpha = node.attributes.get_float("alpha", defaults[0])
-    beta = node.attributes.get_float("beta", defaults[1])
-    slope = np.array([alpha])
-    low, high = product(pair, (slope, slope))
+def hard_sigmoid(node: ir.Node, pairs: list[Pair], slope: float = 0.2) -> Pair:
+    """max(0, min(1, alpha x + beta)), what is inside widened before it is cut off.
+
+    ``slope`` is alpha where the node names none.
+    """
+    alpha = node.attributes.get_float("alpha", slope)
+    beta = node.attributes.get_float("beta", 0.5)
+    factor = np.array([alpha])
+    low, high = product(pairs[0], (factor, factor))
     low, high = widened(low + beta, high + beta, 4 * unit(node.outputs[0]), abs(beta) * 2)
     return np.clip(low, 0, 1), np.clip(high, 0, 1)
 
 
-def _hard_swish(node: ir.Node, pairs: list[Pair]) -> Pair:
+def hard_swish(node: ir.Node, pairs: list[Pair]) -> Pair:
     """x times a HardSigmoid of slope 1/6; never below -3/8."""
-    low, high = product(pairs[0], _hard_sigmoid(node, pairs[0], (1 / 6, 0.5)))
+    low, high = product(pairs[0], hard_sigmoid(node, pairs, 1 / 6))
     return np.maximum(low, -0.376), high
 
 
-def _humped(least: float) -> Combine:
+def humped(least: float) -> Combine:
     """x s(x) with s from 0 to 1: between x and 0 for x below 0, but never below ``least``."""
 
     def combine(node: ir.Node, pairs: list[Pair]) -> Pair:
@@ -252,7 +263,7 @@ def _evaluated(node: ir.Node, at: Bounds) -> Bounds:
     return np.array(found[0], np.float64)
 
 
-def _stepped(jump: Callable[[Bounds], Bounds]) -> Combine:
+def stepped(jump: Callable[[Bounds], Bounds]) -> Combine:
     """A bound that is itself on a jump may fall on either side of it, once passes have rounded."""
 
     def combine(node: ir.Node, pairs: list[Pair]) -> Pair:
@@ -262,36 +273,18 @@ def _stepped(jump: Callable[[Bounds], Bounds]) -> Combine:
     return combine
 
 
-def _union(_: ir.Node, pairs: list[Pair]) -> Pair:
+def either(_: ir.Node, pairs: list[Pair]) -> Pair:
+    """Where: what either branch holds."""
     (left_low, left_high), (right_low, right_high) = pairs[1:]
     return np.minimum(left_low, right_low), np.maximum(left_high, right_high)
 
 
-def _cast(node: ir.Node, pairs: list[Pair]) -> Pair:
+def cast(node: ir.Node, pairs: list[Pair]) -> Pair:
+    """Cast between floating-point types; any other may compute anything."""
     dtype = node.outputs[0].dtype
     if dtype is None or not dtype.is_floating_point():
         return np.full_like(pairs[0][0], -np.inf), np.full_like(pairs[0][1], np.inf)
     return widened(*pairs[0], 2 * unit(node.outputs[0]))
-
-
-def batch_norm(node: ir.Node, ranges: Ranges) -> Range:
-    """y = a (x - mean) + bias, computed in either order of its operations."""
-    vectors = [constant_array(value) for value in node.inputs[1:5]]
-    if not scales_channels(node) or len(vectors) < 4 or any(vector is None for vector in vectors):
-        return ANYTHING
-    scale, bias, mean, var = (np.asarray(vector, np.float64) for vector in vectors)
-    slope = scale / np.sqrt(var + node.attributes.get_float("epsilon", EPSILON))
-    bound = max(SUBNORMAL, UNIT * UNIT * np.abs(slope).max(initial=0.0))
-    slope = np.where(np.abs(slope) <= bound, 0.0, slope)
-    low, high = product(ranges.along(node.inputs[0], 1, len(slope)), (slope, slope))
-    shift = bias - slope * mean
-    error = 8 * unit(node.outputs[0])
-    still = slope == 0
-    scales = np.where(still, 0.0, np.abs(slope * mean) + np.abs(bias))
-    with np.errstate(invalid="ignore"):
-        below = low + shift - error * (np.abs(low) + scales)
-        above = high + shift + error * (np.abs(high) + scales)
-    return Range(np.where(still, bias, below), np.where(still, bias, above), 1)
 
 
 def between(low: float, high: float) -> Transfer:
@@ -305,45 +298,54 @@ def between(low: float, high: float) -> Transfer:
     return transfer
 
 
-POINTWISE: dict[str, Transfer] = {
-    **dict.fromkeys(("Add", "Sub", "Sum", "Mean"), add),
-    "Sigmoid": monotone(0.0, 1.0),
-    **dict.fromkeys(("Erf", "Softsign", "Tanh"), monotone(-1.0, 1.0)),
-    **dict.fromkeys(("Exp", "Softplus", "Sqrt"), monotone(0.0)),
-    **dict.fromkeys(("Log", "Asinh", "Sinh", "Elu", "Celu", "Selu"), monotone()),
-    "Atan": monotone(-math.pi / 2, math.pi / 2),
-    **dict.fromkeys(("Sin", "Cos"), between(-1.0, 1.0)),
-    "Sign": between(-1.0, 1.0),
-    **dict.fromkeys(("Softmax", "Hardmax"), between(0.0, 1.0)),
-    "LogSoftmax": between(-math.inf, 0.0),
-    "Abs": pointwise(_absolute, 0),
-    "BatchNormalization": batch_norm,
-    "Cast": pointwise(_cast, 0),
-    "Ceil": pointwise(_stepped(np.ceil), 0),
-    "Clip": pointwise(_clip, 0),
-    "Div": pointwise(_divide, 4),
-    "Floor": pointwise(_stepped(np.floor), 0),
-    "Gelu": pointwise(_humped(-0.1701), APPROXIMATION),
-    "HardSigmoid": pointwise(lambda node, pairs: _hard_sigmoid(node, pairs[0], (0.2, 0.5)), 0),
-    "HardSwish": pointwise(_hard_swish, 4),
-    "LeakyRelu": pointwise(_leaky, 2),
-    "Max": pointwise(lambda _, pairs: _extreme(np.maximum, pairs), 0),
-    "Min": pointwise(lambda _, pairs: _extreme(np.minimum, pairs), 0),
-    "Mish": pointwise(_humped(-0.3089), APPROXIMATION),
-    "Mul": pointwise(_multiply, 2),
-    "Neg": pointwise(lambda _, pairs: (-pairs[0][1], -pairs[0][0]), 0),
-    "PRelu": pointwise(_sloped, 2),
-    "Pow": pointwise(_pow, APPROXIMATION),
-    "Reciprocal": pointwise(lambda _, pairs: _reciprocal(pairs[0]), 4),
-    "Relu": pointwise(lambda _, p: (np.maximum(p[0][0], 0.0), np.maximum(p[0][1], 0.0)), 0),
-    "Round": pointwise(_stepped(np.round), 0),
-    "Swish": pointwise(_humped(-0.2785), APPROXIMATION),
-    "Where": pointwise(_union, 0),
-}
+def kept(node: ir.Node, ranges: Ranges, low: float = math.inf, high: float = -math.inf) -> Range:
+    """The first input's range with [low, high] joined to it, where its axis keeps its place."""
+    source, result = node.inputs[0], node.outputs[0]
+    found = ranges.of(source)
+    axis = found.axis
+    if axis is not None and static_size(result, axis) == len(found.low):
+        return Range(np.minimum(found.low, low), np.maximum(found.high, high), axis)
+    hull = found.hull()
+    return everywhere(min(hull[0], low), max(hull[1], high))
 
 
-def _extreme(which: Callable[[Bounds, Bounds], Bounds], pairs: list[Pair]) -> Pair:
-    low, high = pairs[0]
-    for left, right in pairs[1:]:
-        low, high = which(low, left), which(high, right)
-    return low, high
+def mean(found: Range, count: int | None, node: ir.Node) -> Range:
+    """Rounded as a sum of ``count`` terms; of any number only the sign is certain."""
+    error = 2 * gamma(count + 2, unit(node.outputs[0])) if count is not None else math.inf
+    if error < 0.5:
+        return Range(*widened(found.low, found.high, error), found.axis)
+    return Range(
+        np.where(found.low >= 0, 0.0, -np.inf), np.where(found.high <= 0, 0.0, np.inf), found.axis
+    )
+
+
+def element_count(sizes: list[int | None]) -> int | None:
+    """The number of elements along axes of these lengths; None where one is not known."""
+    return math.prod(size or 0 for size in sizes) if None not in sizes else None
+
+
+def extreme(which: Callable[[Bounds, Bounds], Bounds]) -> Combine:
+    """The largest or smallest of all operands."""
+
+    def combine(_: ir.Node, pairs: list[Pair]) -> Pair:
+        low, high = pairs[0]
+        for left, right in pairs[1:]:
+            low, high = which(low, left), which(high, right)
+        return low, high
+
+    return combine
+
+
+def negated(_: ir.Node, pairs: list[Pair]) -> Pair:
+    """-x."""
+    return -pairs[0][1], -pairs[0][0]
+
+
+def rectified(_: ir.Node, pairs: list[Pair]) -> Pair:
+    """max(x, 0)."""
+    return np.maximum(pairs[0][0], 0.0), np.maximum(pairs[0][1], 0.0)
+
+
+def inverse(_: ir.Node, pairs: list[Pair]) -> Pair:
+    """1 / x."""
+    return reciprocal(pairs[0])

@@ -1,0 +1,42 @@
+"""The fixed point of shrinking: analyse a graph and cut it until nothing more can go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from prunedeploy.passes.analysis.settings import Settings
+from prunedeploy.passes.shrink.plan import Plan, make_plan
+
+
+def cut_to_fixed_point(
+    graph: ir.Graph,
+    settings: Settings,
+    prepare: Callable[[], None],
+    carry_out: Callable[[Plan], None],
+) -> tuple[Plan, bool]:
+    """Plan and cut until no choice of the axis that carries labels through a split cuts anything.
+
+    Args:
+        graph: what is cut, in place.
+        settings: how the analyses are run.
+        prepare: called before every analysis, to infer the shapes of ``graph`` anew.
+        carry_out: called with every plan that cuts something, to edit ``graph``.
+
+    Returns:
+        The last plan, which cuts nothing and says why what is left stays; whether any cut was made.
+    """
+    changed, choice, idle = False, 0, 0
+    while True:
+        prepare()
+        plan = make_plan(graph, settings, choice)
+        if plan.keep.items():
+            changed, idle = True, 0
+            carry_out(plan)
+            continue
+        idle += 1
+        if idle >= plan.axes.split_choices:
+            return plan, changed
+        choice = (choice + 1) % plan.axes.split_choices
+        plan.weights.forget()

@@ -7,6 +7,7 @@ import numpy as np
 from prunedeploy.runtimes.sparse.codegen._activation import bounds, instance
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
 from prunedeploy.runtimes.sparse.codegen.tiled import phases
+from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.plan.steps import Conv
 from prunedeploy.runtimes.sparse.schedule.schedule import (
     Geometry,
@@ -31,7 +32,7 @@ def suits(step: Conv) -> bool:
 
 def emit(step: Conv, context: Context) -> Code:
     """One instance of the kernel for each kind of window and width."""
-    if context.isa == "avx512" and step.strides[1] in (1, 2):
+    if ISAS[context.isa].masked_loads and step.strides[1] in (1, 2):
         return _masked(step, context)
     layout = _layout(step)
     taps = [place for row in layout.taps for place in row]

@@ -12,12 +12,13 @@ from dataclasses import replace
 import numpy as np
 
 from prunedeploy.core.errors import UserError
+from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.kernels import jit as unrolled
 from prunedeploy.runtimes.sparse.kernels import mixed as blocks
 from prunedeploy.runtimes.sparse.kernels import winograd_1d as winograd
 from prunedeploy.runtimes.sparse.kernels import winograd_2d as winograd2d
 from prunedeploy.runtimes.sparse.plan.steps import UNIT, Conv
-from prunedeploy.runtimes.sparse.schedule.cost import LANES, cycles
+from prunedeploy.runtimes.sparse.schedule.cost import cycles
 from prunedeploy.runtimes.sparse.schedule.schedule import (
     MOST_OFFSET,
     Kernel,
@@ -32,8 +33,6 @@ from prunedeploy.runtimes.sparse.schedule.schedule import (
     row_size,
 )
 
-SUMS = {"avx512": 28, "avx2": 12, "neon": 24, "generic": 12, "scalar": 12}  # vectors of sums
-L1 = 28 * 1024  # bytes of a 32 KiB cache that a panel may fill
 RASTERS = ("rows", "mixed")  # kernels of images in one run
 COMBS = (2, 4)  # vectors of a row of a comb
 SMALL = 16  # images narrower than this may be laid out flat
@@ -85,9 +84,9 @@ def density(step: Conv) -> float:
 
 def candidates(step: Conv, isa: str, threads: int) -> Iterator[Tiling]:
     """All ways that are worth a thought; for very large windows, all that there are."""
-    usual = list(dict.fromkeys(_panels(step, _shapes(step, isa), threads)))
+    usual = list(dict.fromkeys(_panels(step, _shapes(step, isa), isa, threads)))
     yield from _unrolled(step, isa, threads)
-    yield from usual or _panels(step, _last_resorts(step), threads)
+    yield from usual or _panels(step, _last_resorts(step), isa, threads)
     if density(step) >= SQUARE:
         yield from _squares(step, isa, threads)
 
@@ -114,7 +113,7 @@ def _unrolled(step: Conv, isa: str, threads: int) -> Iterator[Tiling]:
 
 
 def _may_unroll(step: Conv, isa: str) -> bool:
-    return isa == "avx512" and density(step) <= UNROLLED
+    return ISAS[isa].jit and density(step) <= UNROLLED
 
 
 def _apart(step: Conv, threads: int) -> bool:
@@ -146,26 +145,26 @@ def _unrolled_shapes(step: Conv, rows: int, threads: int) -> Iterator[Tiling]:
 
 def _squares(step: Conv, isa: str, threads: int) -> Iterator[Tiling]:
     """Minimal filtering both ways: whole vectors of tiles, all channels at once."""
-    lanes, (rows, channels) = LANES[isa], step.weight.shape[:2]
+    lanes, (rows, channels) = ISAS[isa].lanes, step.weight.shape[:2]
     known = [m for m in winograd2d.OUTPUTS if lanes > 1 and winograd2d.suits(step, m)]
     for outputs, size in ((m, size) for m in known for size in _lanes(step, isa, m)):
         tiles = -(-winograd2d.tiles(step, outputs) // size)
-        for block in (block for block in SQUARES if block * size <= SUMS[isa] * lanes):
+        for block in (block for block in SQUARES if block * size <= ISAS[isa].accumulators * lanes):
             groups = _groups(tiles, threads, -(-rows // block) * 4)
             yield Tiling("winograd2d", outputs, size // 8, channels, groups, rows=block)
 
 
 def _lanes(step: Conv, isa: str, outputs: int) -> Iterator[int]:
     """Tiles that are computed at once: whole vectors, until all are or the scratch is full."""
-    unit = math.lcm(max(LANES[isa], 8), inside(step))
+    unit = math.lcm(max(ISAS[isa].lanes, 8), inside(step))
     most = min(-(-winograd2d.tiles(step, outputs) // unit) * unit, winograd2d.MOST_LANES)
     turned = winograd2d.size(step, outputs) ** 2 * winograd2d.channels(step)  # floats a tile
     return (n for n in range(unit, most + 1, unit) if n == unit or turned * n <= MOST_TURNED)
 
 
-def _panels(step: Conv, shapes: Iterable[Tiling], threads: int) -> Iterator[Tiling]:
+def _panels(step: Conv, shapes: Iterable[Tiling], isa: str, threads: int) -> Iterator[Tiling]:
     """``shapes`` with panels and groups."""
-    terms = _terms(step)
+    terms, l1 = _terms(step), ISAS[isa].l1_panel_bytes
     for way in shapes:
         layout = geometry(step, way)
         size = 1 if layout.flat and way.packing == "none" else layout.channel
@@ -175,7 +174,7 @@ def _panels(step: Conv, shapes: Iterable[Tiling], threads: int) -> Iterator[Tili
         if way.kernel in LONGEST:
             channels = min(channels, max(int(LONGEST[way.kernel] / max(terms, 1.0)), 1))
         per_channel = 4 * (way.eighths * 8 if layout.flat and way.packing != "im2col" else size)
-        for budget in (L1 // 2, L1, 3 * L1, 16 * L1):
+        for budget in (l1 // 2, l1, 3 * l1, 16 * l1):
             panel = min(max(budget // per_channel, 1), reach, channels)
             if panel < 1:
                 continue
@@ -210,7 +209,7 @@ def _groups(tiles: int, threads: int, rows: int) -> int:
 
 def _shapes(step: Conv, isa: str) -> Iterator[Tiling]:
     """Kernels and tiles, panels and groups still open."""
-    sums = _sums(isa)
+    sums = ISAS[isa].accumulators_x8
     kernels: list[tuple[Kernel, int]] = [("rows", 1)]
     if density(step) >= DENSE:
         kernels = [("block", rows) for rows in (4, 6, 8, 12, 14)]
@@ -221,18 +220,13 @@ def _shapes(step: Conv, isa: str) -> Iterator[Tiling]:
         yield from _tiles(step, kernel, rows, isa)
 
 
-def _sums(isa: str) -> int:
-    """Sums that registers hold, in eights."""
-    return SUMS[isa] * LANES[isa] // 8 if LANES[isa] >= 8 else SUMS[isa] // 2
-
-
 def _tiles(step: Conv, kernel: Kernel, rows: int, isa: str) -> Iterator[Tiling]:
-    most = max(_sums(isa) // rows, 1)
+    most = max(ISAS[isa].accumulators_x8 // rows, 1)
     if is_flat(step):
         yield from _flat_shapes(step, kernel, rows, most)
     else:
         yield from _window_shapes(step, kernel, rows, most)
-        if kernel == "rows" and LANES[isa] == UNIT and step.strides == (1, 1):
+        if kernel == "rows" and ISAS[isa].lanes == UNIT and step.strides == (1, 1):
             yield from _comb_shapes(step, most)
         if row_size(step) < SMALL:
             yield from _im2col_shapes(step, kernel, rows, most)
@@ -282,12 +276,12 @@ def _is_full(step: Conv) -> bool:
 def _fill(step: Conv, isa: str, count: int, lowest: float) -> float:
     """All non-zeros in blocks, over all scattered."""
     rows = len(step.weight)
-    scattered = [*_panels(step, _tiles(step, "rows", 1, isa), 1), *_unrolled(step, isa, 1)]
+    scattered = [*_panels(step, _tiles(step, "rows", 1, isa), isa, 1), *_unrolled(step, isa, 1)]
     single = [cycles(step, way, isa, 1) for way in scattered]
     blocked = []
     for size in CHUNKS:
         work = blocks.Work(-(-count // size), -(-rows // size), 0, 0)
-        ways = _panels(step, _tiles(step, "mixed", size, isa), 1)
+        ways = _panels(step, _tiles(step, "mixed", size, isa), isa, 1)
         blocked += [cycles(step, way, isa, 1, work) for way in ways]
     least = min(blocked, default=1.0) / max(min(single, default=1.0), 1e-9)
     return round(min(max(least, lowest), 1.0), 2)

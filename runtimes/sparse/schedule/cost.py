@@ -11,14 +11,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.kernels import jit as unrolled
 from prunedeploy.runtimes.sparse.kernels import mixed as blocks
 from prunedeploy.runtimes.sparse.kernels import winograd_1d as winograd
 from prunedeploy.runtimes.sparse.kernels import winograd_2d as winograd2d
 from prunedeploy.runtimes.sparse.plan.steps import Conv
 from prunedeploy.runtimes.sparse.schedule.schedule import Geometry, Tiling, geometry, inside
-
-LANES = {"avx512": 16, "avx2": 8, "neon": 4, "generic": 4, "scalar": 1}
 
 L1 = 36 * 1024  # bytes of a panel up to which its loads come from the first-level cache
 L2_LOADS = 0.75  # what loads cost more where the panel is far larger than that
@@ -52,7 +51,7 @@ def cycles(
 ) -> float:
     """What the busiest thread of ``threads`` needs; in "mixed", of ``work`` if it is given."""
     layout = geometry(step, way)
-    lanes = LANES[isa]
+    lanes = ISAS[isa].lanes
     if way.kernel == "winograd2d":
         return _squares(step, way, layout, lanes, threads)
     if way.kernel == "unrolled":

@@ -21,6 +21,7 @@ from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_path
 from prunedeploy.runtimes.sparse.codegen import conv, depthwise, narrow, tiled
 from prunedeploy.runtimes.sparse.codegen.project import closure
+from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.kernels import jit as unrolled
 from prunedeploy.runtimes.sparse.kernels import mixed as blocks
 from prunedeploy.runtimes.sparse.kernels import packing as streams
@@ -191,7 +192,7 @@ class _Store:
 
 def _is_program(way: Tiling, isa: str) -> bool:
     packings = ("plain", "none", "raster")
-    return isa == "avx512" and way.rows <= unrolled.MOST_ROWS and way.packing in packings
+    return ISAS[isa].jit and way.rows <= unrolled.MOST_ROWS and way.packing in packings
 
 
 def _is_sound(way: Tiling, isa: str) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from prunedeploy.runtimes.sparse.codegen.project import CODE, GENERAL, WEIGHTS, Project
+from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.payload import HEADER, LIBRARY
-from prunedeploy.runtimes.sparse.toolchain.compile import COMMON, ISA_FLAGS, LINK, OPTIMISE
+from prunedeploy.runtimes.sparse.toolchain.compile import COMMON, LINK, OPTIMISE
 from prunedeploy.targets import Target
 
 _MAKEFILE = """\
@@ -65,7 +66,7 @@ def makefile(project: Project, target: Target) -> str:
         library=LIBRARY,
         isa=project.isa,
         optimise=" ".join(OPTIMISE),
-        flags=" ".join([*ISA_FLAGS[project.isa], *core]),
+        flags=" ".join([*ISAS[project.isa].flags, *core]),
         common=" ".join(COMMON),
         objects=" ".join(objects),
         link=" ".join(LINK),

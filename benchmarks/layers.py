@@ -39,11 +39,10 @@ from prunedeploy.graph import model as models
 from prunedeploy.measure.profiling import profiles_of
 from prunedeploy.reference.verify import random_feeds
 from prunedeploy.runtimes.sparse.build import plan_of, tilings
-from prunedeploy.runtimes.sparse.kernels import winograd_1d as winograd
-from prunedeploy.runtimes.sparse.kernels import winograd_2d as winograd2d
+from prunedeploy.runtimes.sparse.kernels.jit.schedule import program_loads
+from prunedeploy.runtimes.sparse.kernels.table import KERNELS, geometry
 from prunedeploy.runtimes.sparse.plan.steps import Conv, Step
-from prunedeploy.runtimes.sparse.schedule.cost import program_loads
-from prunedeploy.runtimes.sparse.schedule.schedule import Tiling, geometry
+from prunedeploy.runtimes.sparse.schedule.schedule import Tiling
 from prunedeploy.runtimes.sparse.toolchain.compile import toolchain
 
 VISIT = 14.0  # cycles of a row that meets a panel, beside its multiplications
@@ -65,8 +64,8 @@ def bounds(time: StepTime, cut: Cut, peaks: Machine, total: int) -> dict[str, fl
 
     Weights come from beyond the cache where ``total``, what a whole run touches, does not fit.
     """
-    unrolled = cut.way is not None and cut.way.kernel == "unrolled"
-    peak = peaks.fma if unrolled else peaks.fma_load  # an operand is spread, or a vector
+    generated = cut.way is not None and KERNELS[cut.way.kernel].generated
+    peak = peaks.fma if generated else peaks.fma_load  # an operand is one float, or a vector
     found = {"FMA": time.flops * share_of_products(cut) / peak / 1e9}
     weights = 4 * time.nonzeros
     tensors = time.bytes - weights
@@ -77,15 +76,15 @@ def bounds(time: StepTime, cut: Cut, peaks: Machine, total: int) -> dict[str, fl
     found[slowest] = (moved["L3"] / peaks.read[2] + moved["DRAM"] / peaks.read[3]) / 1e9
     if not isinstance(cut.step, Conv) or cut.way is None:
         return found
-    way, layout = cut.way, geometry(cut.step, cut.way)
+    way, layout, kernel = cut.way, geometry(cut.step, cut.way), KERNELS[cut.way.kernel]
     pixels = way.elements * layout.tiles  # with those beyond the edges
-    computed = time.nonzeros if way.kernel in ("rows", "unrolled") else time.weights
+    computed = time.nonzeros if kernel.skips_zeros else time.weights
     cycle = 1e-9 / (peaks.clock * peaks.threads)
-    if way.kernel == "winograd2d":
+    if kernel.pack is None:
         return found
-    if way.kernel != "winograd" and (whole := 2 * computed * pixels) > EDGES * time.flops:
+    if not kernel.winograd and (whole := 2 * computed * pixels) > EDGES * time.flops:
         found["edges"] = whole / peak / 1e9
-    if way.kernel == "unrolled":
+    if kernel.generated:
         vectors = pixels / 16
         found["fetch"] = (computed / 2 + program_loads(cut.step, way)) * vectors * cycle
         return found
@@ -104,22 +103,13 @@ def share_of_products(cut: Cut) -> float:
     """Of the direct sum's products, those that minimal filtering leaves."""
     if not isinstance(cut.step, Conv) or cut.way is None:
         return 1.0
-    outputs = cut.way.pieces
-    match cut.way.kernel:
-        case "winograd":
-            direct = outputs * cut.step.weight.shape[2]
-            return winograd.products(cut.step, outputs) / direct
-        case "winograd2d":
-            points = winograd2d.size(cut.step, outputs) ** 2 * winograd2d.channels(cut.step)
-            return points / outputs**2 / cut.step.weight[0].size
-        case _:
-            return 1.0
+    return KERNELS[cut.way.kernel].products(cut.step, cut.way)
 
 
 def sets(way: Tiling) -> int:
     """Sets of sums of a row that take turns: PD_SETS of c/rows.h, with vectors of 16."""
     vectors = -(-way.elements // 16)
-    return 1 if way.kernel != "rows" or vectors > 4 else 4 if vectors <= 2 else 2
+    return 1 if KERNELS[way.kernel].max_rows > 1 or vectors > 4 else 4 if vectors <= 2 else 2
 
 
 def limits(
@@ -165,9 +155,10 @@ def described(time: StepTime, cut: Cut) -> str:
     way = cut.way
     if way is None:
         return time.choice or time.kind
-    if way.kernel == "winograd2d":
-        return str(way)
-    rows = f" of {way.rows}" if way.kernel == "block" else ""
+    if KERNELS[way.kernel].pack is None:
+        return KERNELS[way.kernel].describe(way)
+    kernel = KERNELS[way.kernel]
+    rows = "" if kernel.skips_zeros else f" of {way.rows}"
     how = {"plain": "", "none": ", in place"}.get(way.packing, f", {way.packing}")
     size = f"{way.pieces} x {8 * way.eighths}"
     return f"{way.kernel}{rows}, tile {size}, panel {way.channels}{how}"

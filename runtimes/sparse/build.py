@@ -20,6 +20,8 @@ from prunedeploy.runtimes.sparse.codegen.project import (
     c_file,
     emit_project,
 )
+from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
+from prunedeploy.runtimes.sparse.kernels.table import KERNELS
 from prunedeploy.runtimes.sparse.payload import HEADER, LAYERS, LIBRARY, MODEL_HEADER
 from prunedeploy.runtimes.sparse.plan.batch_innermost import interleave
 from prunedeploy.runtimes.sparse.plan.memory import allocate
@@ -92,12 +94,15 @@ def project_of(
     plans = [plan_of(loaded, batch, threads) for batch in _batches(inputs, options.batches)]
     _check_batched(plans, outputs)
     tuned: list[dict[str, Tiling]] = [{} for _ in plans]
+    blocks = BlockCache()
     if tools is not None and options.tune != "none" and targets.why_not_here(target) is None:
-        tuned = [tilings(plan, tools, threads, options.tune, options.tell) for plan in plans]
+        tuned = [
+            tilings(plan, tools, threads, options.tune, options.tell, blocks) for plan in plans
+        ]
     isa = compiling.isa_of(target)
     if options.careful:
         tuned = [
-            careful(plan, found, isa, threads, options.careful)
+            careful(plan, found, isa, threads, options.careful, blocks)
             for plan, found in zip(plans, tuned, strict=True)
         ]
     written = Options(
@@ -107,27 +112,41 @@ def project_of(
         inputs=inputs,
         outputs=tuple(spec for spec in outputs if _is_batched(spec, plans)),
         tuned=tuned,
+        blocks=blocks,
     )
     try:
         return emit_project(plans, written), threads
     except TooLargeError:
         options.tell("programs would not fit into a library: building without them")
-    small = [rolled(plan, found, isa, threads) for plan, found in zip(plans, tuned, strict=True)]
+    small = [
+        rolled(plan, found, isa, threads, blocks) for plan, found in zip(plans, tuned, strict=True)
+    ]
     return emit_project(plans, replace(written, tuned=small)), threads
 
 
 def tilings(
-    plan: Plan, tools: compiling.Toolchain, threads: int, effort: Effort, tell: Progress
+    plan: Plan,
+    tools: compiling.Toolchain,
+    threads: int,
+    effort: Effort,
+    tell: Progress,
+    blocks: BlockCache | None = None,
 ) -> dict[str, Tiling]:
     """How every layer of ``plan`` is cut, measured with as many threads as will compute it."""
-    found = dict(tune(plan, tools, threads if plan.repeats == 1 else 1, effort, None, tell).tilings)
+    count = threads if plan.repeats == 1 else 1
+    found = dict(tune(plan, tools, count, effort, None, tell, blocks).tilings)
     if plan.head is not None:
-        found |= tune(plan.head.plan, tools, threads, effort, None, tell).tilings
+        found |= tune(plan.head.plan, tools, threads, effort, None, tell, blocks).tilings
     return found
 
 
 def careful(
-    plan: Plan, tuned: dict[str, Tiling], isa: str, threads: int, level: int = 2
+    plan: Plan,
+    tuned: dict[str, Tiling],
+    isa: str,
+    threads: int,
+    level: int = 2,
+    blocks: BlockCache | None = None,
 ) -> dict[str, Tiling]:
     """``tuned`` without the ways whose rounding is the largest.
 
@@ -136,16 +155,22 @@ def careful(
     """
 
     def is_rough(step: Conv, way: Tiling) -> bool:
-        if way.kernel in ("winograd", "winograd2d"):
+        if KERNELS[way.kernel].winograd:
             return way.pieces > 4 - level
-        return level > 1 and way.kernel in choose.LONGEST and choose.longest(step, way) > SHORT
+        return level > 1 and choose.longest(step, way) > SHORT
 
-    return _without(plan, tuned, isa, threads, is_rough)
+    return _without(plan, tuned, isa, threads, is_rough, blocks)
 
 
-def rolled(plan: Plan, tuned: dict[str, Tiling], isa: str, threads: int) -> dict[str, Tiling]:
+def rolled(
+    plan: Plan,
+    tuned: dict[str, Tiling],
+    isa: str,
+    threads: int,
+    blocks: BlockCache | None = None,
+) -> dict[str, Tiling]:
     """``tuned`` without programs, which are larger than what other kernels store."""
-    return _without(plan, tuned, isa, threads, lambda _, way: way.kernel == "unrolled")
+    return _without(plan, tuned, isa, threads, lambda _, way: KERNELS[way.kernel].generated, blocks)
 
 
 def _without(
@@ -154,13 +179,14 @@ def _without(
     isa: str,
     threads: int,
     unwanted: Callable[[Conv, Tiling], bool],
+    blocks: BlockCache | None = None,
 ) -> dict[str, Tiling]:
     """``tuned`` with the model's best other way, where one is ``unwanted`` and there is another."""
-    found = dict(tuned)
+    found, blocks = dict(tuned), blocks or BlockCache()
     late = plan.head.plan.steps if plan.head is not None else ()
     for step in (*plan.steps, *late):
         if isinstance(step, Conv) and is_tiled(step):
-            ways = choose.ranked(step, isa, threads)
+            ways = choose.ranked(step, isa, threads, blocks)
             usual = found.get(step.name, ways[0])
             if unwanted(step, usual):
                 others = (way for way in ways if not unwanted(step, way))

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from kernels import Case, Memory
 
+from prunedeploy.runtimes.sparse.kernels.table import KERNELS
 from prunedeploy.runtimes.sparse.plan.steps import Activation, Conv, View
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
 from prunedeploy.runtimes.sparse.schedule.schedule import EIGHT, Tiling, is_flat, row_size
@@ -111,9 +112,9 @@ def kind(step: Conv, way: Tiling) -> tuple[object, ...]:
     """What makes one way to cut a layer another piece of code than another."""
     flat = way.packing == "im2col" or is_flat(step)
     banded = not flat and way.eighths * EIGHT < row_size(step)
-    half = way.kernel in ("rows", "winograd") and way.eighths % 2
-    minimal = way.kernel in ("winograd", "winograd2d")
-    filtered = way.pieces if minimal else 0
+    kernel = KERNELS[way.kernel]
+    half = (kernel.max_rows == 1 or kernel.transforms is not None) and way.eighths % 2
+    filtered = way.pieces if kernel.winograd else 0
     return way.kernel, way.packing, way.comb, flat, banded, half, filtered
 
 

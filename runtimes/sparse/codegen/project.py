@@ -20,6 +20,7 @@ from prunedeploy.core.records import TensorSpec
 from prunedeploy.runtimes.sparse import codegen as emit
 from prunedeploy.runtimes.sparse.codegen._context import Code, Constants, Context
 from prunedeploy.runtimes.sparse.codegen.work import useful_threads, work
+from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
 from prunedeploy.runtimes.sparse.payload import HEADER
 from prunedeploy.runtimes.sparse.plan import steps as plan
 
@@ -59,6 +60,7 @@ class Options:
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     tuned: Sequence[Mapping[str, Any]] = ()
+    blocks: BlockCache = field(default_factory=BlockCache)
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Layer:
 class Project:
     """Texts by file name, the constants, and the layers of every plan by its batch.
 
-    ``code`` are instructions for the processor, of layers that are unrolled; mostly there are none.
+    ``code`` is the machine code of layers that ``kernels.jit`` computes; mostly there is none.
     """
 
     files: dict[str, str]
@@ -169,10 +171,12 @@ def _functions(
     constants, code = stores
     tuned = dict(options.tuned[number]) if options.tuned else {}
     threads = options.threads if one.repeats == 1 else 1
-    early = Context(one, constants, options.isa, threads, tuned, code)
+    early = Context(one, constants, options.isa, threads, tuned, code, options.blocks)
     works = [(step, early) for step in one.steps]
     if one.head is not None:
-        late = Context(one.head.plan, constants, options.isa, options.threads, tuned, code)
+        late = Context(
+            one.head.plan, constants, options.isa, options.threads, tuned, code, options.blocks
+        )
         works += [(step, late) for step in one.head.plan.steps]
     return [
         _Function(

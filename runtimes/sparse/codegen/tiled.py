@@ -7,12 +7,10 @@ import numpy as np
 from prunedeploy.core.records import Array
 from prunedeploy.runtimes.sparse.codegen._activation import bounds, instance
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
-from prunedeploy.runtimes.sparse.kernels.jit import ending_of, placed, unrolled_streams
-from prunedeploy.runtimes.sparse.kernels.mixed import mixed_streams
-from prunedeploy.runtimes.sparse.kernels.packing import Part, Streams, dense_streams, streams
-from prunedeploy.runtimes.sparse.kernels.winograd_1d import transforms, winograd_streams
+from prunedeploy.runtimes.sparse.kernels.jit.packing import placed
+from prunedeploy.runtimes.sparse.kernels.kernel import Kernel
+from prunedeploy.runtimes.sparse.kernels.packing import Part, Streams
 from prunedeploy.runtimes.sparse.plan.steps import UNIT, Conv
-from prunedeploy.runtimes.sparse.schedule.cost import cycles
 from prunedeploy.runtimes.sparse.schedule.schedule import (
     Geometry,
     Phase,
@@ -23,38 +21,33 @@ from prunedeploy.runtimes.sparse.schedule.schedule import (
     row_size,
 )
 
-STREAMS = {
-    "rows": streams,
-    "unrolled": unrolled_streams,
-    "block": dense_streams,
-    "mixed": mixed_streams,
-    "winograd": winograd_streams,
-}
 LOG_UNIT = {1: 0, 16: 4}  # log2 of what offsets count in
 
 
-def emit(step: Conv, context: Context, tiling: Tiling) -> Code:
-    """``step`` cut as ``tiling`` says."""
+def emit(step: Conv, context: Context, tiling: Tiling, kernel: Kernel) -> Code:
+    """The C of ``step`` with the schedule ``tiling``, which is one of ``kernel``."""
+    assert kernel.pack is not None
     layout = geometry(step, tiling)
-    packed = STREAMS[tiling.kernel](step, tiling, layout)
+    packed = kernel.pack(step, tiling, layout, context.blocks)
     kept = len(packed.panels) > 1 or packed.resumes
-    kernel, top = _kernel(step, tiling, layout, kept)
+    function, top = _function(step, tiling, layout, kept, kernel)
     size = _panel_elements(tiling, layout, packed)
     residual = "0" if step.residual is None else context.pointer(step.residual)
     body = (
-        f"static const pd_conv layer = {_record(step, context, tiling, layout, packed)};\n"
+        f"static const pd_conv layer = {_record(step, context, tiling, layout, packed, kernel)};\n"
         f"pd_conv_run(w, &layer, {context.pointer(step.x)}, {context.pointer(step.y)}, {residual}, "
-        f"{kernel}, {size});"
+        f"{function}, {size});"
     )
     kept_rows = packed.rows_of_group * tiling.groups if kept else 0
-    if tiling.kernel == "unrolled" and ending_of(step, tiling) is None:
-        kept_rows = max(kept_rows, tiling.rows)
+    kept_rows = max(kept_rows, kernel.spilled_rows(step, tiling))
     scratch = size + kept_rows * tiling.elements
-    needed = cycles(step, tiling, context.isa, context.threads)
-    return Code(body, (top,), ("conv.h", "functions.h"), scratch, str(tiling), needed)
+    needed = kernel.cycles(step, tiling, context.scope)
+    return Code(body, (top,), ("conv.h", "functions.h"), scratch, kernel.describe(tiling), needed)
 
 
-def _kernel(step: Conv, tiling: Tiling, layout: Geometry, kept: bool) -> tuple[str, str]:
+def _function(
+    step: Conv, tiling: Tiling, layout: Geometry, kept: bool, kernel: Kernel
+) -> tuple[str, str]:
     """The name of the kernel's instance, and the text that makes it; ``kept``: sums are."""
     settings = {
         "PIECES": 1 if tiling.packing == "raster" else tiling.pieces,
@@ -62,18 +55,14 @@ def _kernel(step: Conv, tiling: Tiling, layout: Geometry, kept: bool) -> tuple[s
         "PITCH": layout.pitch,
         "LOG_UNIT": LOG_UNIT[layout.unit],
     }
-    kind: str = tiling.kernel
+    kind = tiling.kernel
     if tiling.packing == "raster":
         kind, settings = f"{kind}_raster", {"RASTER": layout.columns, **settings}
     if tiling.comb:
         kind, settings = f"{kind}_comb", {"COMB": tiling.comb, **settings}
-    if tiling.kernel == "unrolled":
-        del settings["LOG_UNIT"]  # its offsets are in its instructions
-        settings = {"KEPT": int(kept), "ENDS": int(ending_of(step, tiling) is not None), **settings}
-    elif tiling.kernel != "rows":
-        settings = {"ROWS": tiling.rows, **settings}
+    settings = kernel.settings(step, tiling, kept, settings)
     name = "_".join(["pd", kind, *map(str, settings.values())])
-    return instance(name, f"{tiling.kernel}.h", settings, step)
+    return instance(name, kernel.header, settings, step)
 
 
 def _panel_elements(tiling: Tiling, layout: Geometry, packed: Streams) -> int:
@@ -84,7 +73,9 @@ def _panel_elements(tiling: Tiling, layout: Geometry, packed: Streams) -> int:
     return -(-(widest * layout.channel + tiling.eighths * 8 + 16) // 16) * 16
 
 
-def _record(step: Conv, context: Context, tiling: Tiling, layout: Geometry, packed: Streams) -> str:
+def _record(
+    step: Conv, context: Context, tiling: Tiling, layout: Geometry, packed: Streams, kernel: Kernel
+) -> str:
     store = context.constants.add
     images, _, height, width = step.x.shape
     block = inside(step)
@@ -112,7 +103,7 @@ def _record(step: Conv, context: Context, tiling: Tiling, layout: Geometry, pack
         "x_stride": step.x.strides[1],
         "y_stride": step.y.strides[1],
         "residual_stride": 0 if step.residual is None else step.residual.strides[1],
-        "winograd": int(tiling.kernel == "winograd"),
+        "winograd": int(kernel.transforms is not None),
         "comb": tiling.comb,
         "taps": step.weight[0, 0].size if tiling.packing == "im2col" else 0,
         "phase": store(phases(layout.phases)),
@@ -120,7 +111,7 @@ def _record(step: Conv, context: Context, tiling: Tiling, layout: Geometry, pack
         "part": store(np.array(parts, PART)),
         "bias": store(step.bias.astype(np.float32)),
         "gather": store(_gather(step)) if tiling.packing == "im2col" else 0,
-        "transform": store(transforms(tiling, layout)) if tiling.kernel == "winograd" else 0,
+        "transform": store(kernel.transforms(tiling, layout)) if kernel.transforms else 0,
         "low": low,
         "high": high,
     }

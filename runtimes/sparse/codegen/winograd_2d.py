@@ -6,6 +6,7 @@ import numpy as np
 
 from prunedeploy.runtimes.sparse.codegen._activation import bounds, instance
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
+from prunedeploy.runtimes.sparse.kernels.kernel import Kernel
 from prunedeploy.runtimes.sparse.kernels.winograd_2d import (
     STRIP,
     across,
@@ -17,12 +18,11 @@ from prunedeploy.runtimes.sparse.kernels.winograd_2d import (
     tiles,
 )
 from prunedeploy.runtimes.sparse.plan.steps import UNIT, Conv
-from prunedeploy.runtimes.sparse.schedule.cost import cycles
 from prunedeploy.runtimes.sparse.schedule.schedule import EIGHT, Tiling, inside
 
 
-def emit(step: Conv, context: Context, tiling: Tiling) -> Code:
-    """``step`` cut as ``tiling`` says."""
+def emit(step: Conv, context: Context, tiling: Tiling, kernel: Kernel) -> Code:
+    """The C of ``step`` with the schedule ``tiling``, which is one of ``kernel``."""
     settings = {
         "OUTPUTS": tiling.pieces,
         "SIZE": size(step, tiling.pieces),
@@ -30,17 +30,17 @@ def emit(step: Conv, context: Context, tiling: Tiling) -> Code:
         "EIGHTS": tiling.eighths,
     }
     name = "_".join(["pd", tiling.kernel, *map(str, settings.values())])
-    kernel, top = instance(name, "winograd2d.h", settings, step)
+    function, top = instance(name, kernel.header, settings, step)
     residual = "0" if step.residual is None else context.pointer(step.residual)
     sizes = _scratch(step, tiling)
     body = (
         f"static const pd_tiles layer = {_record(step, context, tiling, sizes)};\n"
         f"pd_tiles_run(w, &layer, {context.pointer(step.x)}, {context.pointer(step.y)}, "
-        f"{residual}, {tiling.rows}, {kernel});"
+        f"{residual}, {tiling.rows}, {function});"
     )
-    needed = cycles(step, tiling, context.isa, context.threads)
+    needed = kernel.cycles(step, tiling, context.scope)
     headers = ("tiles.h", "functions.h")
-    return Code(body, (top,), headers, sum(sizes), str(tiling), needed)
+    return Code(body, (top,), headers, sum(sizes), kernel.describe(tiling), needed)
 
 
 def _scratch(step: Conv, tiling: Tiling) -> tuple[int, int, int, int]:

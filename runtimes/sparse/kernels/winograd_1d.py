@@ -17,20 +17,35 @@ taps would fill up.
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from prunedeploy.core.records import Array
+from prunedeploy.runtimes.sparse.kernels.cost import block_cycles, tiled_cycles
+from prunedeploy.runtimes.sparse.kernels.kernel import Scope
 from prunedeploy.runtimes.sparse.kernels.packing import FIRST, LAST, VISIT, Part, Streams, panels_of
+from prunedeploy.runtimes.sparse.kernels.shapes import DENSE, density, panels
 from prunedeploy.runtimes.sparse.plan.steps import Conv
-from prunedeploy.runtimes.sparse.schedule.schedule import MOST_OFFSET, Geometry, Tiling
+from prunedeploy.runtimes.sparse.schedule.schedule import (
+    MOST_OFFSET,
+    Geometry,
+    Tiling,
+    geometry,
+    inside,
+    is_flat,
+    row_size,
+)
 
 OUTPUTS = (2, 4)  # rows at once that are known how: the pieces of a tile
 MOST_TAPS = 4  # of a phase
 POINTS = (0.0, 1.0, -1.0, -2.0, 0.5, 2.0)  # and infinity
 SAVED = 0.8  # of the direct products that may be left for it to be worth it
 END = 4  # flag of the last segment of a block in a panel
+ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12)  # output channels of a block
+MAX_TERMS = 216  # of a row's sum within a panel: longer sums err more
 
 
 @dataclass(frozen=True)
@@ -70,9 +85,45 @@ def products(step: Conv, outputs: int) -> int:
     return sum(len(taps) + outputs - 1 for taps in phases(step))
 
 
+def share_of_products(step: Conv, way: Tiling) -> float:
+    """Share of the direct sum's products that is left."""
+    return products(step, way.pieces) / float(way.pieces * step.weight.shape[2])
+
+
 def segments(step: Conv, outputs: int) -> int:
     """Points that the products belong to."""
     return max(map(len, phases(step))) + outputs - 1
+
+
+def candidates(step: Conv, scope: Scope) -> Iterator[Tiling]:
+    """Schedules of a dense layer whose window has rows to share transforms."""
+    if density(step) >= DENSE and not is_flat(step):
+        yield from panels(step, _tiles(step, scope.isa.accumulators_x8), scope, MAX_TERMS)
+
+
+def _tiles(step: Conv, sums: int) -> Iterator[Tiling]:
+    """Bands of rows of pixels; the sums are those of one transformed row."""
+    pixel, whole = -(-inside(step) // 8), -(-row_size(step) // 8)
+    for outputs in OUTPUTS:
+        if not suits(step, outputs):
+            continue
+        for rows in ROWS:
+            most = sums // (rows + 1) // pixel * pixel
+            widths = {-(-whole // bands // pixel) * pixel for bands in range(1, whole + 1)}
+            for eighths in sorted(width for width in widths if width >= 2 or width == whole):
+                if eighths <= most:
+                    yield Tiling("winograd", outputs, eighths, 1, rows=rows)
+
+
+def cycles(step: Conv, way: Tiling, scope: Scope) -> float:
+    """What the busiest thread needs."""
+    layout, blocks = geometry(step, way), math.ceil(len(step.weight) / way.rows)
+    panel_count = -(-step.x.shape[1] // way.channels)
+    columns = step.weight[0].size // step.weight.shape[2] * products(step, way.pieces) * blocks
+    visits = blocks * panel_count * (1 + segments(step, way.pieces) / 2)
+    # a product of Winograd's is one row of pixels
+    inner = block_cycles(step, way, layout, scope.isa.lanes, pieces=1)
+    return tiled_cycles(step, way, layout, scope, columns, visits, inner)
 
 
 def filters(outputs: int, taps: int, points: tuple[float, ...] = POINTS) -> Array:

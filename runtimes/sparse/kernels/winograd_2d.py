@@ -18,12 +18,19 @@ kernel makes long sums of short ones, which is worth more than the points (c/til
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import numpy as np
 
 from prunedeploy.core.records import Array
+from prunedeploy.runtimes.sparse.isa import Isa
+from prunedeploy.runtimes.sparse.kernels.cost import L2_LOADS, SUM, VISIT
+from prunedeploy.runtimes.sparse.kernels.kernel import Scope
+from prunedeploy.runtimes.sparse.kernels.shapes import density, groups
 from prunedeploy.runtimes.sparse.kernels.winograd_1d import filters
 from prunedeploy.runtimes.sparse.plan.steps import Conv
-from prunedeploy.runtimes.sparse.schedule.schedule import EIGHT, Tiling, inside, pixels
+from prunedeploy.runtimes.sparse.schedule.schedule import EIGHT, Geometry, Tiling, inside, pixels
 
 OUTPUTS = (2, 3, 4)  # rows and columns of a tile
 POINTS = {  # by outputs and taps; and infinity
@@ -37,6 +44,16 @@ STRIP = 8  # tiles; see pd_strip
 MOST_LANES = 128  # tiles of a group
 MOST_PADDING = 8
 SAVING = 2 / 3  # of the direct products that may be left for it to be worth it
+ROWS = (4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16)  # output channels of a block
+MIN_DENSITY = 0.2  # it needs a quarter of the dense products
+MOST_TRANSFORMED = 1 << 20  # floats of transformed input that a thread may hold
+
+# cycles, measured as those of kernels/cost.py are
+PATCH = 10.0  # of a row of pixels under eight tiles of minimal filtering, taken apart
+TURN = 7.5  # of a point of a vector of tiles, from its pixels
+TURN_BACK = 6.5  # of such a point, to pixels and into memory
+L2 = 768 * 1024  # bytes that stay in the second-level cache
+L3_LOADS = 1.5  # what loads cost more beyond it
 
 
 def suits(step: Conv, outputs: int) -> bool:
@@ -51,6 +68,71 @@ def suits(step: Conv, outputs: int) -> bool:
         and inside(step) in (1, *range(EIGHT, MOST_LANES + 1, EIGHT))
         and _products(step, outputs) < SAVING * step.weight[0].size * pixels(step)
     )
+
+
+def candidates(step: Conv, scope: Scope) -> Iterator[Tiling]:
+    """Schedules of a dense layer: whole vectors of tiles, all channels at once."""
+    if density(step) >= MIN_DENSITY:
+        yield from _groups_of_tiles(step, scope)
+
+
+def _groups_of_tiles(step: Conv, scope: Scope) -> Iterator[Tiling]:
+    """Vectors of tiles and blocks of rows that fit the registers."""
+    lanes, (rows, inputs) = scope.isa.lanes, step.weight.shape[:2]
+    known = [m for m in OUTPUTS if lanes > 1 and suits(step, m)]
+    for outputs, lane_count in ((m, n) for m in known for n in _lanes(step, scope.isa, m)):
+        group_count = -(-tiles(step, outputs) // lane_count)
+        for block in (
+            block for block in ROWS if block * lane_count <= scope.isa.accumulators * lanes
+        ):
+            shared = groups(group_count, scope.threads, -(-rows // block) * 4)
+            yield Tiling("winograd2d", outputs, lane_count // 8, inputs, shared, rows=block)
+
+
+def _lanes(step: Conv, isa: Isa, outputs: int) -> Iterator[int]:
+    """Tiles that are computed at once: whole vectors, until all are or the scratch is full."""
+    unit = math.lcm(max(isa.lanes, 8), inside(step))
+    most = min(-(-tiles(step, outputs) // unit) * unit, MOST_LANES)
+    transformed_floats = size(step, outputs) ** 2 * channels(step)
+    return (
+        n
+        for n in range(unit, most + 1, unit)
+        if n == unit or transformed_floats * n <= MOST_TRANSFORMED
+    )
+
+
+def cycles(step: Conv, way: Tiling, scope: Scope) -> float:
+    """What the busiest thread needs: transforms, and one product of matrices for each point."""
+    layout, lanes = geometry(step, way), scope.isa.lanes
+    lanes_at_once, outputs = way.eighths * 8, way.pieces
+    side = size(step, outputs)
+    vectors, points = lanes_at_once / lanes, side**2
+    rows, inputs = len(step.weight), channels(step)
+    strips = lanes_at_once / inside(step) / min(across(step, outputs), STRIP)
+    turned = inputs * (vectors * TURN * points + strips * side * PATCH * step.strides[0])
+    loads = vectors * (1 + L2_LOADS)
+    if 4 * points * inputs * lanes_at_once > L2:
+        loads += vectors * L3_LOADS
+    inner = max(way.rows * vectors, loads + way.rows * 0.5) + 0.15 * loads + 0.5
+    block = points * (inputs * inner + VISIT + way.rows * vectors * SUM)
+    block += way.rows * vectors * TURN_BACK * points
+    share = -(-layout.tiles * way.groups // scope.threads)
+    computed = math.ceil(rows / way.rows) * block
+    return float(share / way.groups * computed + math.ceil(share / way.groups) * turned)
+
+
+def geometry(step: Conv, way: Tiling) -> Geometry:
+    """Groups of tiles from anywhere in the batch; nothing is read where it lies."""
+    lane_count, (images, _, height, width) = way.eighths * EIGHT, step.y.shape
+    count = images * -(-height // way.pieces) * -(-width // way.pieces)
+    return Geometry(False, -(-count // lane_count), way.pieces, lane_count, 0, 0, 1, (), ((0,),))
+
+
+def describe(way: Tiling) -> str:
+    """The schedule as reports name it."""
+    rows = f" {way.rows}" if way.rows > 1 else ""
+    tiles_at_once = f"{way.pieces}x{way.pieces}, {way.eighths * EIGHT} at once"
+    return f"{way.kernel}{rows} {tiles_at_once}, {way.groups} groups"
 
 
 def taps(step: Conv) -> int:
@@ -76,6 +158,12 @@ def point(step: Conv, tiling: Tiling) -> int:
 def _products(step: Conv, outputs: int) -> int:
     """Of all tiles, for one output channel."""
     return size(step, outputs) ** 2 * channels(step) * tiles(step, outputs)
+
+
+def share_of_products(step: Conv, way: Tiling) -> float:
+    """Share of the direct sum's products that is left."""
+    points = size(step, way.pieces) ** 2 * channels(step)
+    return float(points / way.pieces**2 / step.weight[0].size)
 
 
 def down(step: Conv, outputs: int) -> int:

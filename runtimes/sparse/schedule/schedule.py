@@ -17,7 +17,6 @@ EIGHT = 8  # pixels: widths of tiles count in eights, half a vector of AVX-512
 MOST_OFFSET = 2**16  # offsets are 16 bits
 
 
-Kernel = Literal["rows", "unrolled", "block", "mixed", "winograd", "winograd2d"]
 Packing = Literal["plain", "none", "copies", "im2col", "raster", "comb"]
 
 
@@ -26,9 +25,7 @@ class Tiling:
     """The free choices of one layer; what is best is measured (``tune``).
 
     Args:
-        kernel: "rows" computes one output row at a time, "block" ``rows`` of them, "unrolled" at
-            most ``rows`` with an instruction a non-zero; "mixed" has rows and blocks of rows from
-            anywhere in the layer; "winograd" filters along rows of pixels, "winograd2d" both ways.
+        kernel: a name of ``kernels.table.KERNELS``.
         pieces: rows of pixels in a tile; 1 for flat tiles.
         eighths: pixels of a piece, in eights; in "winograd2d" tiles of ``pieces`` x ``pieces``
             pixels that are computed at once.
@@ -49,7 +46,7 @@ class Tiling:
         fill: "mixed" has blocks where a cell of them costs this share of a scattered non-zero.
     """
 
-    kernel: Kernel
+    kernel: str
     pieces: int
     eighths: int
     channels: int
@@ -61,8 +58,7 @@ class Tiling:
     @property
     def elements(self) -> int:
         """Of one output row's sums in a tile."""
-        pieces = self.pieces**2 if self.kernel == "winograd2d" else self.pieces
-        return (1 if self.packing == "raster" else pieces) * self.eighths * EIGHT
+        return (1 if self.packing == "raster" else self.pieces) * self.eighths * EIGHT
 
     @property
     def comb(self) -> int:
@@ -72,9 +68,6 @@ class Tiling:
     def __str__(self) -> str:
         """As reports name it: kernel, rows of a block, tile, panel."""
         rows = f" {self.rows}" if self.rows > 1 else ""
-        if self.kernel == "winograd2d":
-            tiles = f"{self.pieces}x{self.pieces}, {self.eighths * EIGHT} at once"
-            return f"{self.kernel}{rows} {tiles}, {self.groups} groups"
         how = {"plain": "packed", "none": "in place"}.get(self.packing, self.packing)
         tile = f"{self.pieces}x{self.eighths * EIGHT}"
         return f"{self.kernel}{rows} {tile} {how}, {self.channels} channels, {self.groups} groups"
@@ -141,8 +134,6 @@ def pixels(step: Conv) -> int:
 
 def geometry(step: Conv, tiling: Tiling) -> Geometry:
     """Lay out a tile of ``step``."""
-    if tiling.kernel == "winograd2d":
-        return _squares(step, tiling)
     if is_flat(step):
         return _flat(step, tiling)
     match tiling.packing:
@@ -154,13 +145,6 @@ def geometry(step: Conv, tiling: Tiling) -> Geometry:
             return _comb(step, tiling)
         case _:
             return _window(step, tiling)
-
-
-def _squares(step: Conv, tiling: Tiling) -> Geometry:
-    """Groups of tiles from anywhere in the batch; nothing is read where it lies."""
-    size, (images, _, height, width) = tiling.eighths * EIGHT, step.y.shape
-    squares = images * -(-height // tiling.pieces) * -(-width // tiling.pieces)
-    return Geometry(False, -(-squares // size), tiling.pieces, size, 0, 0, 1, (), ((0,),))
 
 
 def _flat(step: Conv, tiling: Tiling) -> Geometry:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from kernels import Case, check, supported
 
 from prunedeploy.runtimes.sparse.codegen import depthwise, narrow
+from prunedeploy.runtimes.sparse.kernels.table import KERNELS
 from prunedeploy.runtimes.sparse.plan.steps import Activation, plane_stride
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
 from prunedeploy.runtimes.sparse.schedule.schedule import Tiling, geometry
@@ -208,7 +209,8 @@ def test_an_offset_that_does_not_fit_is_no_kernel() -> None:
 def _broken(name: str, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     from prunedeploy.runtimes.sparse.codegen import tiled
 
-    whole_streams, whole_geometry, whole_record = tiled.streams, geometry, tiled._record
+    whole_streams, whole_geometry, whole_record = KERNELS["rows"].pack, geometry, tiled._record
+    assert whole_streams is not None
 
     def lost(*arguments: Any) -> Any:
         found = whole_streams(*arguments)
@@ -226,7 +228,7 @@ def _broken(name: str, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
         return text.replace(out, f".out_height = {case.step.y.shape[2] + 1}")  # type: ignore[union-attr]
 
     if name == "weight":
-        monkeypatch.setitem(tiled.STREAMS, "rows", lost)
+        monkeypatch.setitem(KERNELS, "rows", replace(KERNELS["rows"], pack=lost))
     elif name == "tap":
         monkeypatch.setattr(tiled, "geometry", shifted)
     else:

@@ -22,14 +22,10 @@ from prunedeploy.engines import artifact
 from prunedeploy.graph.model import save
 from prunedeploy.runtimes.sparse.codegen import project as projects
 from prunedeploy.runtimes.sparse.codegen.project import CODE, blob
-from prunedeploy.runtimes.sparse.kernels.jit import (
-    LINE,
-    MOST_ROWS,
-    REACH,
-    ending_of,
-    unrolled_streams,
-)
+from prunedeploy.runtimes.sparse.kernels.jit.layout import LINE, REACH, epilogue_of
+from prunedeploy.runtimes.sparse.kernels.jit.packing import MAX_ROWS, pack_jit
 from prunedeploy.runtimes.sparse.kernels.packing import FIRST, LAST, Part, Streams
+from prunedeploy.runtimes.sparse.kernels.table import KERNELS
 from prunedeploy.runtimes.sparse.plan.steps import Conv, View
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
 from prunedeploy.runtimes.sparse.schedule.schedule import Geometry, Tiling, geometry
@@ -42,37 +38,37 @@ needs_avx512 = pytest.mark.skipif(
 WAYS = {
     "in place": (
         Layer((1, 20, 4, 16), 33, residual="own", activation=RELU),
-        Tiling("unrolled", 1, 4, 20, packing="none", rows=17),
+        Tiling("jit", 1, 4, 20, packing="none", rows=17),
     ),
     "panels": (
         Layer((1, 23, 5, 8), 31, residual="in place", activation=CLIP),
-        Tiling("unrolled", 1, 2, 7, rows=31),
+        Tiling("jit", 1, 2, 7, rows=31),
     ),
-    "groups": (Layer((1, 17, 4, 8), 40), Tiling("unrolled", 1, 4, 17, groups=3, rows=10)),
+    "groups": (Layer((1, 17, 4, 8), 40), Tiling("jit", 1, 4, 17, groups=3, rows=10)),
     "halves": (
         Layer((1, 40, 3, 9), 12, residual="own", activation=CLIP),
-        Tiling("unrolled", 1, 3, 40, rows=12),
+        Tiling("jit", 1, 3, 40, rows=12),
     ),
-    "half alone": (Layer((1, 9, 2, 4), 5, activation=RELU), Tiling("unrolled", 1, 1, 4, rows=5)),
+    "half alone": (Layer((1, 9, 2, 4), 5, activation=RELU), Tiling("jit", 1, 1, 4, rows=5)),
     "window": (
         Layer((1, 6, 7, 9), 8, (3, 3), (2, 2), SAME, activation=RELU),
-        Tiling("unrolled", 2, 1, 4, rows=3),
+        Tiling("jit", 2, 1, 4, rows=3),
     ),
     "raster": (
         Layer((1, 12, 6, 6), 9, (3, 3), pads=SAME, density=0.5, activation=RELU),
-        Tiling("unrolled", 6, 6, 12, packing="raster", rows=9),
+        Tiling("jit", 6, 6, 12, packing="raster", rows=9),
     ),
     "no clamp": (
         Layer((1, 12, 3, 8), 9, residual="own", activation=ACTIVATIONS[8]),
-        Tiling("unrolled", 1, 2, 5, rows=4),
+        Tiling("jit", 1, 2, 5, rows=4),
     ),
     "grouped": (
         Layer((1, 12, 5, 8), 12, (3, 3), pads=SAME, groups=3, density=0.4),
-        Tiling("unrolled", 2, 1, 7, rows=4),
+        Tiling("jit", 2, 1, 7, rows=4),
     ),
-    "many weights": (Layer((1, 90, 2, 8), 8, density=0.9), Tiling("unrolled", 1, 2, 90, rows=8)),
-    "nothing": (Layer((1, 5, 2, 8), 4, density=0.0), Tiling("unrolled", 1, 2, 5, rows=4)),
-    "more groups than rows": (Layer((1, 8, 2, 8), 2), Tiling("unrolled", 1, 2, 8, groups=4)),
+    "many weights": (Layer((1, 90, 2, 8), 8, density=0.9), Tiling("jit", 1, 2, 90, rows=8)),
+    "nothing": (Layer((1, 5, 2, 8), 4, density=0.0), Tiling("jit", 1, 2, 5, rows=4)),
+    "more groups than rows": (Layer((1, 8, 2, 8), 2), Tiling("jit", 1, 2, 8, groups=4)),
 }
 
 
@@ -82,7 +78,7 @@ def _made(name: str) -> tuple[Conv, Tiling, Geometry, Streams]:
     whole = np.rint(3 * step.weight).astype(np.float32)  # sums of such are exact
     step = replace(step, weight=whole, bias=np.rint(3 * step.bias).astype(np.float32))
     layout = geometry(step, way)
-    return step, way, layout, unrolled_streams(step, way, layout)
+    return step, way, layout, pack_jit(step, way, layout)
 
 
 def _expected(step: Conv, layout: Geometry, tile: Array, begin: int, end: int, at: int) -> Array:
@@ -120,7 +116,7 @@ def check_programs(
     """
     rng = np.random.default_rng(1)
     lanes, used, outputs = 8 if half else 16, 0, len(step.weight)
-    ending = ending_of(step, way)
+    epilogue = epilogue_of(step, way)
     y_step, residual_step = step.y.strides[1], step.residual.strides[1] if step.residual else 0
     y = np.full(outputs * y_step + 16, np.nan, np.float32)
     residual = rng.integers(-4, 5, outputs * residual_step + 16).astype(np.float32)
@@ -149,12 +145,12 @@ def check_programs(
                 assert memory.fetched == list(range(0, int(program["fetch"]), LINE))
                 used += len(memory.used)
     assert used == np.count_nonzero(step.weight)
-    if ending is None:
+    if epilogue is None:
         results = _rows(kept, way.elements, outputs, lanes)
     else:
         wanted[:, lanes - 3 :] = np.nan
         results = _rows(y, y_step, outputs, lanes)
-        if ending.residual is not None:
+        if epilogue.residual is not None:
             wanted += _rows(residual, residual_step, outputs, 16)
         low, high = step.activation.bounds or (0.0, 0.0)
         wanted = np.clip(wanted, np.float32(low), np.float32(high))
@@ -242,7 +238,7 @@ LAYERS = (
 
 
 def _candidates(layer: Layer) -> list[Tiling]:
-    return [w for w in choose.candidates(layer.step, "avx512", 2) if w.kernel == "unrolled"]
+    return [w for w in choose.candidates(layer.step, "avx512", 2) if KERNELS[w.kernel].generated]
 
 
 def sweep() -> list[Case]:
@@ -269,15 +265,15 @@ def test_unrolled_layers_agree_with_the_interpreter() -> None:
 @needs_avx512
 def test_a_sum_that_is_not_resumed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The twin begins every panel with the bias."""
-    from prunedeploy.runtimes.sparse.kernels import jit as unrolled
+    from prunedeploy.runtimes.sparse.kernels.jit import packing
 
-    part = unrolled._part
+    part = packing._part
     monkeypatch.setattr(
-        unrolled,
+        packing,
         "_part",
         lambda terms, blocks, flags, *how: part(terms, blocks, flags | FIRST, *how),
     )
-    case = Layer((1, 20, 4, 8), 9).case(Tiling("unrolled", 1, 4, 7, rows=9))
+    case = Layer((1, 20, 4, 8), 9).case(Tiling("jit", 1, 4, 7, rows=9))
     with pytest.raises(AssertionError):
         check([case], "avx512")
 
@@ -285,13 +281,15 @@ def test_a_sum_that_is_not_resumed_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("isa", ["avx2", "neon", "generic"])
 def test_other_instruction_sets_have_none(isa: str) -> None:
     for layer in LAYERS:
-        assert all(way.kernel != "unrolled" for way in choose.candidates(layer.step, isa, 2))
+        assert not any(
+            KERNELS[way.kernel].generated for way in choose.candidates(layer.step, isa, 2)
+        )
 
 
 def test_layers_that_are_nearly_dense_have_none() -> None:
     assert not _candidates(replace(LAYERS[0], density=0.9, empty=0))
     assert _candidates(LAYERS[0])
-    assert all(1 <= way.rows <= MOST_ROWS for layer in LAYERS for way in _candidates(layer))
+    assert all(1 <= way.rows <= MAX_ROWS for layer in LAYERS for way in _candidates(layer))
 
 
 def test_images_side_by_side_have_whole_vectors() -> None:
@@ -306,15 +304,15 @@ def test_planes_out_of_reach_are_refused_or_left_to_others() -> None:
     step = layer.step
     far = View(step.x.buffer, step.x.shape, (16, 2**24, 8, 1))
     ways = choose.candidates(replace(step, x=far), "avx512", 2)
-    found = [way for way in ways if way.kernel == "unrolled" and way.packing == "none"]
+    found = [way for way in ways if KERNELS[way.kernel].generated and way.packing == "none"]
     assert {way.channels for way in found} == {31}
     for way in found:
         layout = geometry(replace(step, x=far), way)
-        assert len(unrolled_streams(replace(step, x=far), way, layout).panels) == 2
+        assert len(pack_jit(replace(step, x=far), way, layout).panels) == 2
     way = replace(found[0], channels=40)
     layout = geometry(replace(step, x=far), way)
     with pytest.raises(ValueError, match="out of an instruction's reach"):
-        unrolled_streams(replace(step, x=far), way, layout)
+        pack_jit(replace(step, x=far), way, layout)
 
 
 # -- pages -----------------------------------------------------------------------------------------
@@ -394,7 +392,7 @@ def test_where_programs_do_not_fit_layers_have_none(
     small = built("small")
     assert any("programs would not fit into a library" in text for text in told)
     assert (small.path / "model.so").stat().st_size < size * 2 // 3
-    assert "unrolled" not in (small.path / "layers.json").read_text()
+    assert "jit" not in (small.path / "layers.json").read_text()
 
 
 @needs_avx512

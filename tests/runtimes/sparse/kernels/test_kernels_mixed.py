@@ -11,8 +11,10 @@ from kernels import Case, Memory, check, supported
 
 from prunedeploy.core.records import Array
 from prunedeploy.passes.blocks import Block
-from prunedeploy.runtimes.sparse.kernels import mixed as blocks
+from prunedeploy.runtimes.sparse.kernels import mixed
 from prunedeploy.runtimes.sparse.kernels import packing as streams
+from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache, Work
+from prunedeploy.runtimes.sparse.kernels.table import KERNELS
 from prunedeploy.runtimes.sparse.plan.steps import Activation, Conv
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
 from prunedeploy.runtimes.sparse.schedule import tune
@@ -140,9 +142,9 @@ def test_rows_go_on_after_their_block(isa: str) -> None:
         step, way = case.step, case.tuned["layer"]
         assert isinstance(step, Conv)
         assert isinstance(way, Tiling)
-        found = blocks.blocks_of(step, way.fill)
+        found = BlockCache().find(step, way.fill)
         assert found.cells > found.inside > 0.3 * np.count_nonzero(step.weight)
-        assert blocks.mixed_streams(step, way, geometry(step, way)).resumes
+        assert mixed.mixed_streams(step, way, geometry(step, way), BlockCache()).resumes
     check(cases, isa)
 
 
@@ -156,10 +158,10 @@ def test_chunks_take_the_blocks_and_leave_the_rest() -> None:
     step = _case(weight, (1, 5, 7), Tiling("mixed", 1, 1, 48, rows=4)).step
     assert isinstance(step, Conv)
     # 9 = 4 + 4 + 1 left over, 11 = 4 + 4 + 3 filled up; two rows are too few for a block
-    assert blocks.work(step, 4) == blocks.Work(
+    assert BlockCache().work(step, 4) == Work(
         columns=2 * 20 + 3 * 25, chunks=5, nonzeros=20 + 2 * 30, rows=37 - 8 - 11
     )
-    assert blocks.share(step) == (9 * 20 + 11 * 25) / np.count_nonzero(weight)
+    assert BlockCache().share(step) == (9 * 20 + 11 * 25) / np.count_nonzero(weight)
 
 
 def test_blocks_are_found_once_for_the_same_weights() -> None:
@@ -167,10 +169,11 @@ def test_blocks_are_found_once_for_the_same_weights() -> None:
     weight = filled((12, 20, 1, 1), blocks_at(12, 20, [(4, 9)], 3), 3)
     step = _case(weight, (1, 5, 7), Tiling("mixed", 1, 1, 20, rows=4)).step
     assert isinstance(step, Conv)
-    found = blocks.blocks_of(step)
-    assert blocks.blocks_of(replace(step, weight=step.weight.copy())) is found
-    assert blocks.blocks_of(replace(step, weight=2 * step.weight)) is not found
-    assert blocks.blocks_of(step, 0.9) is not found
+    blocks = BlockCache()
+    found = blocks.find(step)
+    assert blocks.find(replace(step, weight=step.weight.copy())) is found
+    assert blocks.find(replace(step, weight=2 * step.weight)) is not found
+    assert blocks.find(step, 0.9) is not found
 
 
 def test_every_non_zero_is_stored_once() -> None:
@@ -178,11 +181,11 @@ def test_every_non_zero_is_stored_once() -> None:
     way = Tiling("mixed", 2, 1, 2, 2, rows=4)
     step = _case(weight, (1, 6, 6), way).step
     assert isinstance(step, Conv)
-    found = blocks.mixed_streams(step, way, geometry(step, way))
+    found = mixed.mixed_streams(step, way, geometry(step, way), BlockCache())
     stored = np.concatenate([part.weights for group in found.parts for part in group])
     np.testing.assert_array_equal(np.sort(stored[stored != 0]), np.sort(weight[weight != 0]))
     chunks = sum(
-        int((part.visits["flags"] & blocks.BLOCK != 0).sum())
+        int((part.visits["flags"] & mixed.BLOCK != 0).sum())
         for group in found.parts
         for part in group
     )
@@ -191,7 +194,7 @@ def test_every_non_zero_is_stored_once() -> None:
 
 def test_a_remainder_that_starts_anew_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The broken twin: what a row has outside of its block begins with the bias again."""
-    whole = blocks.mixed_streams
+    whole = mixed.mixed_streams
 
     def twin(*arguments: object) -> streams.Streams:
         found = whole(*arguments)  # type: ignore[arg-type]
@@ -199,14 +202,14 @@ def test_a_remainder_that_starts_anew_is_found(monkeypatch: pytest.MonkeyPatch) 
             part.visits["flags"] |= np.uint16(streams.FIRST)
         return found
 
-    monkeypatch.setitem(_streams(), "mixed", twin)
+    monkeypatch.setitem(KERNELS, "mixed", replace(KERNELS["mixed"], pack=twin))
     with pytest.raises(AssertionError):
         check(_remainders()[:1], supported()[0])
 
 
 @pytest.mark.parametrize("broken", ["shared", "last", "place"])
 def test_a_broken_twin_is_found(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = blocks.mixed_streams
+    whole = mixed.mixed_streams
 
     def twin(*arguments: object) -> streams.Streams:
         found = whole(*arguments)  # type: ignore[arg-type]
@@ -220,17 +223,11 @@ def test_a_broken_twin_is_found(broken: str, monkeypatch: pytest.MonkeyPatch) ->
                 visits["row"][1:3] = visits["row"][2:0:-1]
         return found
 
-    monkeypatch.setitem(_streams(), "mixed", twin)
+    monkeypatch.setitem(KERNELS, "mixed", replace(KERNELS["mixed"], pack=twin))
     weight = filled((37, 6, 3, 3), blocks_at(37, 54, SIZES[0], 5), 5)
     case = _case(weight, (1, 6, 6), Tiling("mixed", 2, 1, 6, rows=4))
     with pytest.raises(AssertionError):
         check([case], supported()[0])
-
-
-def _streams() -> dict[str, object]:
-    from prunedeploy.runtimes.sparse.codegen import tiled
-
-    return tiled.STREAMS  # type: ignore[return-value]
 
 
 def test_blocks_are_measured_beside_rows_where_there_are_any() -> None:
@@ -239,9 +236,9 @@ def test_blocks_are_measured_beside_rows_where_there_are_any() -> None:
     step = _case(sparse, (1, 6, 6), way).step
     assert isinstance(step, Conv)
     ways = tune._diverse(choose.ranked(step, "avx512", 1), "quick")
-    assert {each.kernel for each in ways} == {"rows", "unrolled", "mixed"}
+    assert {each.kernel for each in ways} == {"rows", "jit", "mixed"}
     few = scattered(filled((37, 6, 3, 3), blocks_at(37, 54, [(4, 3)], 5), 5), 0.2, 5)
     step = _case(few, (1, 6, 6), way).step
     assert isinstance(step, Conv)
-    assert blocks.share(step) < choose.BLOCKS
+    assert BlockCache().share(step) < mixed.MIN_SHARE
     assert "mixed" not in {each.kernel for each in choose.candidates(step, "avx512", 1)}

@@ -9,8 +9,8 @@ import pytest
 from convs import Layer, ways
 
 from prunedeploy.core.records import Array
-from prunedeploy.runtimes.sparse.codegen.tiled import STREAMS
-from prunedeploy.runtimes.sparse.kernels import packing as of
+from prunedeploy.runtimes.sparse.kernels import block, rows
+from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
 from prunedeploy.runtimes.sparse.kernels.packing import (
     FIRST,
     LAST,
@@ -19,6 +19,7 @@ from prunedeploy.runtimes.sparse.kernels.packing import (
     Streams,
     panels_of,
 )
+from prunedeploy.runtimes.sparse.kernels.table import KERNELS
 from prunedeploy.runtimes.sparse.plan.steps import Conv
 from prunedeploy.runtimes.sparse.schedule.schedule import Geometry, Tiling, geometry
 
@@ -107,9 +108,15 @@ def check_flags(step: Conv, way: Tiling, found: Streams) -> None:
     assert (state[:: way.rows] == 2).all()
 
 
+def _packed(step: Conv, way: Tiling) -> Streams:
+    pack = KERNELS[way.kernel].pack
+    assert pack is not None
+    return pack(step, way, geometry(step, way), BlockCache())
+
+
 def check_streams(step: Conv, way: Tiling) -> None:
     layout = geometry(step, way)
-    found = STREAMS[way.kernel](step, way, layout)
+    found = _packed(step, way)
     np.testing.assert_array_equal(rebuilt(step, layout, way, found), expected(step))
     check_flags(step, way, found)
     for group in found.parts:
@@ -118,7 +125,7 @@ def check_streams(step: Conv, way: Tiling) -> None:
             assert part.weights.dtype == np.float32
     assert len(found.parts) == way.groups
     assert found.panels == panels_of(step.x.shape[1], way.channels)
-    if way.kernel == "rows":
+    if KERNELS[way.kernel].skips_zeros:
         assert found.nonzeros == np.count_nonzero(step.weight)
 
 
@@ -137,7 +144,7 @@ def test_visits_of_equal_length_follow_each_other() -> None:
     """In a panel rows that begin and end alike are sorted by their length, then by their number."""
     step = LAYERS[0].step
     way = Tiling("rows", 1, 2, 20, groups=2)
-    for group in of.streams(step, way, geometry(step, way)).parts:
+    for group in rows.streams(step, way, geometry(step, way)).parts:
         for part in group:
             keys = [(int(v["flags"]), int(v["count"]), int(v["row"])) for v in part.visits]
             assert keys == sorted(keys)
@@ -146,7 +153,7 @@ def test_visits_of_equal_length_follow_each_other() -> None:
 def test_rows_without_weights_are_written_once_in_the_first_panel() -> None:
     step = LAYERS[7].step
     way = Tiling("rows", 1, 2, 2, groups=2)
-    found = of.streams(step, way, geometry(step, way))
+    found = rows.streams(step, way, geometry(step, way))
     assert len(found.panels) == 3
     visits = np.concatenate([group[0].visits for group in found.parts])
     assert sorted(visits["row"]) == list(range(5))
@@ -157,7 +164,7 @@ def test_rows_without_weights_are_written_once_in_the_first_panel() -> None:
 def test_blocks_of_the_same_columns_share_their_offsets() -> None:
     step = Layer((1, 9, 4, 8), 12, density=1.0, empty=0).step
     way = Tiling("block", 1, 2, 9, rows=4)
-    (((part,),)) = of.dense_streams(step, way, geometry(step, way)).parts
+    (((part,),)) = block.dense_streams(step, way, geometry(step, way)).parts
     assert list(part.visits["flags"] & SHARED) == [SHARED, SHARED, 0]
     assert part.offsets.size == 9
     assert part.weights.size == 9 * 12
@@ -174,7 +181,7 @@ def test_panels_are_even(channels: int, size: int, panels: tuple[tuple[int, int]
 def test_groups_have_about_the_same_work() -> None:
     step = Layer((1, 64, 4, 8), 64, density=0.3).step
     way = Tiling("rows", 1, 2, 64, groups=4)
-    sizes = [group[0].weights.size for group in of.streams(step, way, geometry(step, way)).parts]
+    sizes = [group[0].weights.size for group in rows.streams(step, way, geometry(step, way)).parts]
     assert max(sizes) < 1.15 * min(sizes)
 
 
@@ -189,14 +196,14 @@ def test_what_offsets_cannot_say_is_refused(kernel: Any) -> None:
     step = Layer((1, 9, 90, 90), 8, (3, 3), pads=(1, 1, 1, 1), density=1.0, empty=0).step
     way = Tiling(kernel, 90, 12, 9, rows=4 if kernel != "rows" else 1)
     with pytest.raises(ValueError, match="16 bits"):
-        STREAMS[kernel](step, way, geometry(step, way))
+        _packed(step, way)
 
 
 def test_a_dropped_weight_is_found() -> None:
     step = LAYERS[1].step
     way = Tiling("rows", 2, 2, 5, groups=2)
     layout = geometry(step, way)
-    found = of.streams(step, way, layout)
+    found = rows.streams(step, way, layout)
     found.parts[1][1].weights[2] = 0
     with pytest.raises(AssertionError):
         np.testing.assert_array_equal(rebuilt(step, layout, way, found), expected(step))
@@ -206,7 +213,7 @@ def test_a_dropped_weight_is_found() -> None:
 def test_a_wrong_flag_is_found(flag: int) -> None:
     step = LAYERS[1].step
     way = Tiling("rows", 2, 2, 5, groups=2)
-    found = of.streams(step, way, geometry(step, way))
+    found = rows.streams(step, way, geometry(step, way))
     found.parts[0][0].visits["flags"][:1] ^= np.uint16(flag)
     with pytest.raises(AssertionError):
         check_flags(step, way, found)

@@ -19,7 +19,7 @@ from prunedeploy.runtimes.sparse.kernels.winograd_2d import OUTPUTS, POINTS
 from prunedeploy.runtimes.sparse.plan.lower import lower
 from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
-from prunedeploy.runtimes.sparse.schedule.schedule import Tiling, geometry
+from prunedeploy.runtimes.sparse.schedule.schedule import Tiling
 
 SAME = (1, 1, 1, 1)
 PADS = (SAME, (0, 0, 0, 0), (2, 2, 2, 2), (1, 0, 0, 2))
@@ -191,7 +191,10 @@ def test_dense_layers_alone_have_such_candidates() -> None:
         ways = [w for w in choose.candidates(layer.step, isa, 2) if w.kernel == "winograd2d"]
         assert {way.pieces for way in ways} == {2, 4}
         assert all(way.eighths * 8 % unit == 0 for way in ways)
-        assert {geometry(layer.step, w).tiles for w in ways if w.eighths * 8 == 16} == {1, 4}
+        assert {winograd2d.geometry(layer.step, w).tiles for w in ways if w.eighths * 8 == 16} == {
+            1,
+            4,
+        }
     sparse = dataclasses.replace(layer, density=0.1)
     assert all(w.kernel != "winograd2d" for w in choose.candidates(sparse.step, "avx512", 2))
 
@@ -200,7 +203,7 @@ def test_it_is_the_models_first_choice_where_it_saves_most() -> None:
     layer = Layer((1, 64, 32, 32), 64, (3, 3), pads=SAME, density=1.0)
     way = choose.tiling(layer.step, "avx512", 1)
     assert (way.kernel, way.pieces) == ("winograd2d", 4)
-    assert str(way).startswith("winograd2d ")
+    assert winograd2d.describe(way).startswith("winograd2d ")
 
 
 def _long_sums(rows: int) -> Case:

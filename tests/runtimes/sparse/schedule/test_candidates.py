@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from convs import Layer
 
-from prunedeploy.runtimes.sparse.codegen.tiled import STREAMS
 from prunedeploy.runtimes.sparse.isa import ISAS
+from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
+from prunedeploy.runtimes.sparse.kernels.table import KERNELS, geometry
 from prunedeploy.runtimes.sparse.plan.steps import UNIT
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
 from prunedeploy.runtimes.sparse.schedule.cost import cycles
 from prunedeploy.runtimes.sparse.schedule.schedule import (
     EIGHT,
     MOST_OFFSET,
-    geometry,
     inside,
     is_direct,
     is_flat,
@@ -53,16 +53,17 @@ def test_every_candidate_can_be_computed(layer: Layer, isa: str) -> None:
     for way in found:
         layout = geometry(step, way)
         # sums of one point stay in registers; no more than the smallest tile where rows alone do
-        outputs = {"winograd": way.pieces, "winograd2d": way.pieces**2}.get(way.kernel, 1)
+        kernel = KERNELS[way.kernel]
+        outputs = way.pieces if kernel.winograd else 1
         elements = way.rows * way.elements // outputs
-        if way.kernel == "unrolled":  # one vector at a time
+        if kernel.generated:  # one vector at a time
             elements = way.rows * ISAS[isa].lanes
         assert elements < ISAS[isa].registers * ISAS[isa].lanes or way.pieces * way.eighths == 1, (
             way
         )
         # offsets reach the last tap of a panel's last channel
         farthest = (way.channels - 1) * layout.channel + max(max(row) for row in layout.taps)
-        assert way.kernel == "unrolled" or farthest // layout.unit < MOST_OFFSET, way
+        assert kernel.generated or farthest // layout.unit < MOST_OFFSET, way
         assert all(tap % layout.unit == 0 for row in layout.taps for tap in row)
         assert layout.channel % layout.unit == 0
         assert 1 <= way.channels <= step.x.shape[1]
@@ -84,8 +85,9 @@ def test_streams_of_candidates_exist(layer: Layer) -> None:
     """The offsets that are promised to fit do."""
     step = layer.step
     for way in list(choose.candidates(step, "avx512", 2))[::5]:
-        if way.kernel in STREAMS:
-            STREAMS[way.kernel](step, way, geometry(step, way))
+        pack = KERNELS[way.kernel].pack
+        if pack is not None:
+            pack(step, way, geometry(step, way), BlockCache())
 
 
 @pytest.mark.parametrize("isa", COMPILED)
@@ -103,7 +105,7 @@ def test_the_kernel_follows_from_the_density() -> None:
     """Scattered zeros are computed row by row or in programs, dense layers in blocks of rows."""
     sparse = Layer((1, 64, 14, 14), 64, density=0.1)
     found = {way.kernel for way in choose.candidates(sparse.step, "avx512", 2)}
-    assert found == {"rows", "unrolled"}
+    assert found == {"rows", "jit"}
     assert {way.kernel for way in choose.candidates(sparse.step, "avx2", 2)} == {"rows"}
     dense = replace(sparse, density=1.0)
     assert "rows" not in {way.kernel for way in choose.candidates(dense.step, "avx512", 2)}
@@ -112,7 +114,7 @@ def test_the_kernel_follows_from_the_density() -> None:
 
 def test_whole_rows_of_a_sparse_layer_are_blocks() -> None:
     """As refilling leaves them; a dense layer with a few rows of nothing needs none."""
-    for kept, kernels in ((12, {"rows", "unrolled", "mixed"}), (60, {"block"})):
+    for kept, kernels in ((12, {"rows", "jit", "mixed"}), (60, {"block"})):
         step = Layer((1, 64, 14, 14), 64, density=1.0, empty=0).step
         step.weight[kept:] = 0
         assert {way.kernel for way in choose.candidates(step, "avx512", 2)} == kernels
@@ -158,8 +160,8 @@ def test_panels_are_short_enough_for_their_sums(density: float, empty: int) -> N
     terms = np.count_nonzero(full) / len(full) / 512
     seen = set()
     for way in choose.candidates(step, "avx512", 1):
-        longest = choose.LONGEST.get(way.kernel)
-        if longest is not None:
+        longest = KERNELS[way.kernel].max_terms
+        if longest:
             seen.add(way.kernel)
             assert way.channels * terms <= longest
     assert {"block", "winograd"} <= seen

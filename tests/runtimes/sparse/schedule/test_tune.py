@@ -15,6 +15,7 @@ from engines import network
 from lowered import Small
 
 from prunedeploy.engines import artifact
+from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
 from prunedeploy.runtimes.sparse.plan.lower import lower
 from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
@@ -121,14 +122,11 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
         {key: _changed(choice, eighths=0) for key, choice in json.loads(data).items()}
     ).encode(),
     "more rows than registers": lambda data: json.dumps(
-        {
-            key: _changed(choice, kernel="unrolled", rows=32)
-            for key, choice in json.loads(data).items()
-        }
+        {key: _changed(choice, kernel="jit", rows=32) for key, choice in json.loads(data).items()}
     ).encode(),
     "a comb of programs": lambda data: json.dumps(
         {
-            key: _changed(choice, kernel="unrolled", packing="comb", eighths=4)
+            key: _changed(choice, kernel="jit", packing="comb", eighths=4)
             for key, choice in json.loads(data).items()
         }
     ).encode(),
@@ -166,7 +164,12 @@ def test_a_damaged_cache_is_ignored(
     asked: list[str] = []
 
     def measured(
-        cases: dict[str, Conv], _far: int, tools: Toolchain, threads: int, effort: tune.Effort
+        cases: dict[str, Conv],
+        _far: int,
+        tools: Toolchain,
+        threads: int,
+        effort: tune.Effort,
+        _blocks: BlockCache,
     ) -> dict[str, tune.Choice]:
         """In place of the compiler: this is about the cache."""
         asked.extend(cases)
@@ -231,11 +234,14 @@ def test_every_kernel_is_measured(plan: Plan) -> None:
 def test_hopeless_kernels_are_not_measured() -> None:
     """Of a pointwise layer with half of its weights: dense blocks compute twice as much."""
     step = Layer((1, 64, 28, 28), 64, density=0.5).step
-    kernels = [{way.kernel for way in tune._tried(step, "avx512", 1, effort)}
+    kernels = [{way.kernel for way in tune._tried(step, "avx512", 1, effort, BlockCache())}
                for effort in get_args(tune.Effort)[1:]]  # fmt: skip
-    assert kernels == [{"unrolled"}, {"unrolled", "block"}]
+    assert kernels == [{"jit"}, {"jit", "block"}]
     few = dataclasses.replace(step, weight=step.weight * (np.arange(64) % 4 == 0)[:, None, None])
-    assert {way.kernel for way in tune._tried(few, "avx512", 1, "quick")} == {"unrolled", "rows"}
+    assert {way.kernel for way in tune._tried(few, "avx512", 1, "quick", BlockCache())} == {
+        "jit",
+        "rows",
+    }
 
 
 def test_blocks_have_to_be_faster_by_more_than_noise() -> None:

@@ -50,16 +50,16 @@ def _function(
 ) -> tuple[str, str]:
     """The name of the kernel's instance, and the text that makes it; ``kept``: sums are."""
     settings = {
-        "PIECES": 1 if tiling.packing == "raster" else tiling.pieces,
-        "EIGHTS": tiling.eighths,
+        "TILE_ROWS": 1 if tiling.packing == "raster" else tiling.pieces,
+        "TILE_WIDTH_X8": tiling.eighths,
         "PITCH": layout.pitch,
         "LOG_UNIT": LOG_UNIT[layout.unit],
     }
     kind = tiling.kernel
     if tiling.packing == "raster":
-        kind, settings = f"{kind}_raster", {"RASTER": layout.columns, **settings}
+        kind, settings = f"{kind}_shared_border", {"SHARED_BORDER": layout.columns, **settings}
     if tiling.comb:
-        kind, settings = f"{kind}_comb", {"COMB": tiling.comb, **settings}
+        kind, settings = f"{kind}_interleaved", {"INTERLEAVED": tiling.comb, **settings}
     settings = kernel.settings(step, tiling, kept, settings)
     name = "_".join(["pd", kind, *map(str, settings.values())])
     return instance(name, kernel.header, settings, step)
@@ -104,7 +104,7 @@ def _record(
         "y_stride": step.y.strides[1],
         "residual_stride": 0 if step.residual is None else step.residual.strides[1],
         "winograd": int(kernel.transforms is not None),
-        "comb": tiling.comb,
+        "interleaved": tiling.comb,
         "taps": step.weight[0, 0].size if tiling.packing == "im2col" else 0,
         "phase": store(phases(layout.phases)),
         "panel": store(np.array(packed.panels, np.int32)),
@@ -120,9 +120,9 @@ def _record(
 
 PART = np.dtype(
     [
-        ("visits", "<u4"),
+        ("segments", "<u4"),
         ("first", "<u4"),
-        ("visit", "<u8"),
+        ("segment", "<u8"),
         ("offset", "<u8"),
         ("weight", "<u8"),
     ]

@@ -27,7 +27,7 @@ def emit(step: Conv, context: Context, tiling: Tiling, kernel: Kernel) -> Code:
         "OUTPUTS": tiling.pieces,
         "SIZE": size(step, tiling.pieces),
         "ROWS": tiling.rows,
-        "EIGHTS": tiling.eighths,
+        "TILE_WIDTH_X8": tiling.eighths,
     }
     name = "_".join(["pd", tiling.kernel, *map(str, settings.values())])
     function, top = instance(name, kernel.header, settings, step)

@@ -145,7 +145,7 @@ def placed(programs: Array, place: int) -> Array:
 
 def settings(step: Conv, tiling: Tiling, spilled: bool, common: dict[str, int]) -> dict[str, int]:
     """The macros of c/jit.h; its offsets are in its instructions."""
-    own = {"KEPT": int(spilled), "ENDS": int(epilogue_of(step, tiling) is not None)}
+    own = {"SPILLED": int(spilled), "EPILOGUE": int(epilogue_of(step, tiling) is not None)}
     return own | {key: value for key, value in common.items() if key != "LOG_UNIT"}
 
 

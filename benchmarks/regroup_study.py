@@ -122,12 +122,12 @@ def masked(weight: Array, source: str, seed: int) -> Array:
     if source == "refilled":
         count = -(-round(len(weight) * DENSITY * 100) // 100)
         rows = np.argsort(-size.reshape(len(weight), -1).sum(1), kind="stable")[: max(count, 1)]
-        kept = np.zeros(weight.shape, np.bool_)
-        kept[rows] = True
+        spilled = np.zeros(weight.shape, np.bool_)
+        spilled[rows] = True
     else:
         score = size if source == "magnitude" else np.random.default_rng(seed).random(weight.shape)
-        kept = score >= np.quantile(score, 1 - DENSITY)
-    return np.where(kept, weight, 0).astype(np.float32)
+        spilled = score >= np.quantile(score, 1 - DENSITY)
+    return np.where(spilled, weight, 0).astype(np.float32)
 
 
 @dataclass
@@ -192,8 +192,10 @@ def predicted(model: Path, batch: int) -> tuple[float, float, float]:
     without = best = inside = total = 0.0
     for step in plan.steps:
         if isinstance(step, Conv):
-            ways = choose.ranked(step, isa, 1, known)
-            costs = [(way.kernel, cycles(step, way, isa, 1, known)) for way in ways]
+            schedules = choose.ranked(step, isa, 1, known)
+            costs = [
+                (schedule.kernel, cycles(step, schedule, isa, 1, known)) for schedule in schedules
+            ]
             without += min(cost for kernel, cost in costs if not KERNELS[kernel].finds_blocks)
             best += costs[0][1]
             inside += known.find(step, choose.fill(step, isa, known)).inside

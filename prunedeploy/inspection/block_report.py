@@ -130,8 +130,8 @@ def _predicted(step: Conv) -> tuple[float, float, float]:
 
     isa = isa_of(by_name("host"))
     known = BlockCache()
-    ways = choose.candidates(step, isa, 1, known)
-    costs = [(way.kernel, cycles(step, way, isa, 1, known)) for way in ways]
+    schedules = choose.candidates(step, isa, 1, known)
+    costs = [(schedule.kernel, cycles(step, schedule, isa, 1, known)) for schedule in schedules]
     without = [cost for kernel, cost in costs if not KERNELS[kernel].finds_blocks]
     best = max(min((cost for _, cost in costs), default=1.0), 1e-9)
     return choose.fill(step, isa, known), min(without, default=best) / best, best

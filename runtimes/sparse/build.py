@@ -28,7 +28,7 @@ from prunedeploy.runtimes.sparse.plan.memory import allocate
 from prunedeploy.runtimes.sparse.plan.per_sample import samples
 from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
-from prunedeploy.runtimes.sparse.schedule.schedule import Tiling
+from prunedeploy.runtimes.sparse.schedule.schedule import Schedule
 from prunedeploy.runtimes.sparse.schedule.tune import Effort, Progress, is_tiled, tune
 from prunedeploy.runtimes.sparse.toolchain import compile as compiling
 from prunedeploy.runtimes.sparse.toolchain.makefile import makefile, readme
@@ -93,11 +93,11 @@ def project_of(
     threads = options.threads or target.cores or targets.cores()
     plans = [plan_of(loaded, batch, threads) for batch in _batches(inputs, options.batches)]
     _check_batched(plans, outputs)
-    tuned: list[dict[str, Tiling]] = [{} for _ in plans]
+    tuned: list[dict[str, Schedule]] = [{} for _ in plans]
     blocks = BlockCache()
     if tools is not None and options.tune != "none" and targets.why_not_here(target) is None:
         tuned = [
-            tilings(plan, tools, threads, options.tune, options.tell, blocks) for plan in plans
+            schedules(plan, tools, threads, options.tune, options.tell, blocks) for plan in plans
         ]
     isa = compiling.isa_of(target)
     if options.careful:
@@ -124,72 +124,74 @@ def project_of(
     return emit_project(plans, replace(written, tuned=small)), threads
 
 
-def tilings(
+def schedules(
     plan: Plan,
     tools: compiling.Toolchain,
     threads: int,
     effort: Effort,
     tell: Progress,
     blocks: BlockCache | None = None,
-) -> dict[str, Tiling]:
+) -> dict[str, Schedule]:
     """How every layer of ``plan`` is cut, measured with as many threads as will compute it."""
     count = threads if plan.repeats == 1 else 1
-    found = dict(tune(plan, tools, count, effort, None, tell, blocks).tilings)
+    found = dict(tune(plan, tools, count, effort, None, tell, blocks).schedules)
     if plan.head is not None:
-        found |= tune(plan.head.plan, tools, threads, effort, None, tell, blocks).tilings
+        found |= tune(plan.head.plan, tools, threads, effort, None, tell, blocks).schedules
     return found
 
 
 def careful(
     plan: Plan,
-    tuned: dict[str, Tiling],
+    tuned: dict[str, Schedule],
     isa: str,
     threads: int,
     level: int = 2,
     blocks: BlockCache | None = None,
-) -> dict[str, Tiling]:
+) -> dict[str, Schedule]:
     """``tuned`` without the ways whose rounding is the largest.
 
     That is, at level 1, minimal filtering of more than three rows at once; at level 2 of more than
     two, and direct sums of more than ``SHORT`` terms.
     """
 
-    def is_rough(step: Conv, way: Tiling) -> bool:
-        if KERNELS[way.kernel].winograd:
-            return way.pieces > 4 - level
-        return level > 1 and choose.longest(step, way) > SHORT
+    def is_rough(step: Conv, schedule: Schedule) -> bool:
+        if KERNELS[schedule.kernel].winograd:
+            return schedule.tile_rows > 4 - level
+        return level > 1 and choose.longest(step, schedule) > SHORT
 
     return _without(plan, tuned, isa, threads, is_rough, blocks)
 
 
 def rolled(
     plan: Plan,
-    tuned: dict[str, Tiling],
+    tuned: dict[str, Schedule],
     isa: str,
     threads: int,
     blocks: BlockCache | None = None,
-) -> dict[str, Tiling]:
+) -> dict[str, Schedule]:
     """``tuned`` without programs, which are larger than what other kernels store."""
-    return _without(plan, tuned, isa, threads, lambda _, way: KERNELS[way.kernel].generated, blocks)
+    return _without(
+        plan, tuned, isa, threads, lambda _, schedule: KERNELS[schedule.kernel].generated, blocks
+    )
 
 
 def _without(
     plan: Plan,
-    tuned: dict[str, Tiling],
+    tuned: dict[str, Schedule],
     isa: str,
     threads: int,
-    unwanted: Callable[[Conv, Tiling], bool],
+    unwanted: Callable[[Conv, Schedule], bool],
     blocks: BlockCache | None = None,
-) -> dict[str, Tiling]:
+) -> dict[str, Schedule]:
     """``tuned`` with the model's best other way, where one is ``unwanted`` and there is another."""
     found, blocks = dict(tuned), blocks or BlockCache()
     late = plan.head.plan.steps if plan.head is not None else ()
     for step in (*plan.steps, *late):
         if isinstance(step, Conv) and is_tiled(step):
-            ways = choose.ranked(step, isa, threads, blocks)
-            usual = found.get(step.name, ways[0])
+            schedules = choose.ranked(step, isa, threads, blocks)
+            usual = found.get(step.name, schedules[0])
             if unwanted(step, usual):
-                others = (way for way in ways if not unwanted(step, way))
+                others = (schedule for schedule in schedules if not unwanted(step, schedule))
                 found[step.name] = next(others, usual)
     return found
 

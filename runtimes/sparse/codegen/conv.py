@@ -6,7 +6,7 @@ from prunedeploy.runtimes.sparse.codegen._context import Code, Context
 from prunedeploy.runtimes.sparse.kernels.table import KERNELS, special
 from prunedeploy.runtimes.sparse.plan.steps import Conv
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
-from prunedeploy.runtimes.sparse.schedule.schedule import Tiling
+from prunedeploy.runtimes.sparse.schedule.schedule import Schedule
 
 
 def emit(step: Conv, context: Context) -> Code:
@@ -15,13 +15,13 @@ def emit(step: Conv, context: Context) -> Code:
         return Code("")
     if (kernel := special(step)) is not None:
         return kernel.emit(step, context)
-    tiling = context.tuned.get(step.name) or choose.tiling(
+    schedule = context.tuned.get(step.name) or choose.schedule(
         step, context.isa, context.threads, context.blocks
     )
-    return emit_with(step, context, tiling)
+    return emit_with(step, context, schedule)
 
 
-def emit_with(step: Conv, context: Context, tiling: Tiling) -> Code:
-    """``step`` with the schedule ``tiling``."""
-    kernel = KERNELS[tiling.kernel]
-    return kernel.emit(step, context, tiling, kernel)
+def emit_with(step: Conv, context: Context, schedule: Schedule) -> Code:
+    """``step`` with the schedule ``schedule``."""
+    kernel = KERNELS[schedule.kernel]
+    return kernel.emit(step, context, schedule, kernel)

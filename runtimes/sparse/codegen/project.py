@@ -35,8 +35,8 @@ FIXED = (  # part of every project
 GENERAL = ("engine.c", "model.c", "weights.c", "code.c")
 INSTANCE = 3000  # characters of a step's text that compile as long as one kernel instance
 FILE = 60_000  # characters, weighed so, that one file is to hold
-MOST_FILES = 12
-MOST_WEIGHTS = 2**31 - 2**27  # bytes of constants: code reaches data by 31 bits and a sign
+MAX_FILES = 12
+MAX_WEIGHTS = 2**31 - 2**27  # bytes of constants: code reaches data by 31 bits and a sign
 BYTES = {"float32": 4, "int64": 8, "int32": 4, "bool": 1}
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
@@ -131,9 +131,9 @@ def emit_project(plans: Sequence[plan.Plan], options: Options) -> Project:
         for function in _functions(one, number, (constants, code), options)
     ]
     size = constants.size + code.size
-    if size > MOST_WEIGHTS:
+    if size > MAX_WEIGHTS:
         raise TooLargeError(
-            f"an engine holds {MOST_WEIGHTS >> 20} MB of constants at the most, this network has "
+            f"an engine holds {MAX_WEIGHTS >> 20} MB of constants at the most, this network has "
             f"{size >> 20} MB without its zeros: use --runtime ort"
         )
     weights, instructions = constants.data(), code.data() if code.size else b""
@@ -208,7 +208,7 @@ def _spread(functions: Iterable[_Function]) -> list[_File]:
     for function in functions:
         bundles.setdefault(function.code.top or (function.name,), []).append(function)
     sizes = {key: _bundle_size(bundle) for key, bundle in bundles.items()}
-    count = min(max(round(sum(sizes.values()) / FILE), 1), MOST_FILES)
+    count = min(max(round(sum(sizes.values()) / FILE), 1), MAX_FILES)
     files = [_File() for _ in range(count)]
     for key in sorted(bundles, key=lambda key: -sizes[key]):  # stable: equal ones keep their order
         smallest = min(files, key=lambda file: file.size)

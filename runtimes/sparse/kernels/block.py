@@ -14,22 +14,22 @@ from prunedeploy.runtimes.sparse.kernels.kernel import Scope
 from prunedeploy.runtimes.sparse.kernels.packing import (
     FIRST,
     LAST,
+    ROW_SEGMENT,
     SHARED,
-    VISIT,
     Ints,
+    PackedWeights,
     Part,
-    Streams,
     panels_of,
 )
 from prunedeploy.runtimes.sparse.kernels.shapes import DENSE, Rows, density, panels, tiles
 from prunedeploy.runtimes.sparse.plan.steps import Conv
-from prunedeploy.runtimes.sparse.schedule.schedule import MOST_OFFSET, Geometry, Tiling, geometry
+from prunedeploy.runtimes.sparse.schedule.schedule import MAX_OFFSET, Geometry, Schedule, geometry
 
 ROWS = (4, 6, 8, 12, 14)  # rows that are computed at once
 MAX_TERMS = 512  # of a row's sum within a panel: longer sums err more
 
 
-def candidates(step: Conv, scope: Scope) -> Iterator[Tiling]:
+def candidates(step: Conv, scope: Scope) -> Iterator[Schedule]:
     """Schedules of a dense layer."""
     if density(step) >= DENSE:
         for rows in ROWS:
@@ -37,29 +37,34 @@ def candidates(step: Conv, scope: Scope) -> Iterator[Tiling]:
             yield from panels(step, shapes, scope, MAX_TERMS)
 
 
-def cycles(step: Conv, way: Tiling, scope: Scope) -> float:
+def cycles(step: Conv, schedule: Schedule, scope: Scope) -> float:
     """What the busiest thread needs."""
-    layout, blocks = geometry(step, way), math.ceil(len(step.weight) / way.rows)
-    columns, visits = step.weight[0].size * blocks, blocks * -(-step.x.shape[1] // way.channels)
-    inner = block_cycles(step, way, layout, scope.isa.lanes)
-    return tiled_cycles(step, way, layout, scope, columns, visits, inner)
+    layout, blocks = geometry(step, schedule), math.ceil(len(step.weight) / schedule.rows)
+    columns, row_segments = (
+        step.weight[0].size * blocks,
+        blocks * -(-step.x.shape[1] // schedule.channels),
+    )
+    inner = block_cycles(step, schedule, layout, scope.isa.lanes)
+    return tiled_cycles(step, schedule, layout, scope, columns, row_segments, inner)
 
 
-def dense_streams(step: Conv, tiling: Tiling, geometry: Geometry) -> Streams:
-    """The streams of ``step`` for the kernel "block": blocks of ``tiling.rows`` rows.
+def pack_block(step: Conv, schedule: Schedule, geometry: Geometry) -> PackedWeights:
+    """The packed weights of ``step`` for the kernel "block": blocks of ``schedule.rows`` rows.
 
     A block holds every column of its panel that any of its rows has a non-zero in.
     """
-    outputs, size = step.weight.shape[0], tiling.rows
-    panels = panels_of(step.x.shape[1], tiling.channels)
+    outputs, size = step.weight.shape[0], schedule.rows
+    panels = panels_of(step.x.shape[1], schedule.channels)
     blocks = -(-outputs // size)
-    edges = [blocks * index // tiling.groups * size for index in range(tiling.groups)] + [outputs]
+    edges = [blocks * index // schedule.groups * size for index in range(schedule.groups)] + [
+        outputs
+    ]
     parts = tuple(
         _block_parts(step, geometry, panels, begin, end, size)
         for begin, end in itertools.pairwise(edges)
     )
     most = max(-(-(end - begin) // size) for begin, end in itertools.pairwise(edges))
-    return Streams(panels, parts, most * size)
+    return PackedWeights(panels, parts, most * size)
 
 
 def _block_parts(
@@ -73,7 +78,7 @@ def _block_parts(
     group = step.weight.shape[0] // step.groups
     found: list[Part] = []
     for number, (low, high) in enumerate(panels):
-        visits: list[tuple[int, int, int]] = []
+        row_segments: list[tuple[int, int, int]] = []
         offsets: list[Ints] = []
         weights: list[Array] = []
         for row in range(begin, end, size):
@@ -81,9 +86,9 @@ def _block_parts(
             block, offset = _block(step, geometry, rows, low, high, group)
             flags = FIRST * (number == 0) + LAST * (number == len(panels) - 1)
             if offsets and np.array_equal(offset, offsets[-1]):
-                visits[-1] = (*visits[-1][:2], visits[-1][2] | SHARED)
+                row_segments[-1] = (*row_segments[-1][:2], row_segments[-1][2] | SHARED)
                 offsets[-1] = offset[:0]
-            visits.append((row, offset.size, flags))
+            row_segments.append((row, offset.size, flags))
             offsets.append(offset)
             padded = np.zeros((offset.size, size), np.float32)
             padded[:, : rows.size] = block.T
@@ -92,7 +97,7 @@ def _block_parts(
         found.append(
             Part(
                 begin,
-                np.array(visits, VISIT),
+                np.array(row_segments, ROW_SEGMENT),
                 np.concatenate([*offsets, empty]).astype(np.uint16),
                 np.concatenate([x.reshape(-1) for x in weights] or [empty]),
             )
@@ -115,6 +120,6 @@ def _block(
     used = (dense != 0).any(0)
     taps = np.array(geometry.taps, np.int64)
     offset = ((channels - low)[:, None, None] * geometry.channel + taps) // geometry.unit
-    if offset[used].size and offset[used].max() >= MOST_OFFSET:
+    if offset[used].size and offset[used].max() >= MAX_OFFSET:
         raise ValueError(f"an offset of {offset[used].max()} units does not fit into 16 bits")
     return dense[:, used], offset[used]

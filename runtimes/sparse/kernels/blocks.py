@@ -15,7 +15,7 @@ from prunedeploy.passes.blocks.remainder import Price, lossless
 from prunedeploy.runtimes.sparse.kernels.packing import Ints
 from prunedeploy.runtimes.sparse.plan.steps import Conv
 
-MOST_ROWS = 2**16 - 1  # a record has 16 bits for a row
+MAX_ROWS = 2**16 - 1  # a record has 16 bits for a row
 KNOWN = 256  # layers whose blocks are kept at hand
 
 
@@ -70,7 +70,7 @@ class BlockCache:
         They are searched for once for the same weights, also where a model is built again. There
         are none where rows are too many to number.
         """
-        if step.weight.shape[0] > MOST_ROWS:
+        if step.weight.shape[0] > MAX_ROWS:
             return Found((), 0)
         key = (self._digest(step), fill)
         if key not in self._found:

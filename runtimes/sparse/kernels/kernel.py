@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from prunedeploy.core.records import Array
 from prunedeploy.runtimes.sparse.isa import Isa
 from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
-from prunedeploy.runtimes.sparse.kernels.packing import Streams
+from prunedeploy.runtimes.sparse.kernels.packing import PackedWeights
 from prunedeploy.runtimes.sparse.plan.steps import Conv
-from prunedeploy.runtimes.sparse.schedule.schedule import Geometry, Packing, Tiling, geometry
+from prunedeploy.runtimes.sparse.schedule.schedule import Geometry, Packing, Schedule, geometry
 
 if TYPE_CHECKING:
     from prunedeploy.runtimes.sparse.codegen._context import Code, Context
@@ -58,19 +58,19 @@ class Kernel:
 
     name: str
     header: str
-    candidates: Callable[[Conv, Scope], Iterator[Tiling]]
-    cycles: Callable[[Conv, Tiling, Scope], float]
-    emit: Callable[[Conv, Context, Tiling, Kernel], Code]
+    candidates: Callable[[Conv, Scope], Iterator[Schedule]]
+    cycles: Callable[[Conv, Schedule, Scope], float]
+    emit: Callable[[Conv, Context, Schedule, Kernel], Code]
     packings: tuple[Packing, ...]
-    pack: Callable[[Conv, Tiling, Geometry, BlockCache], Streams] | None = None
-    settings: Callable[[Conv, Tiling, bool, dict[str, int]], dict[str, int]] = lambda *given: given[
-        -1
-    ]
-    fallback: Callable[[Conv, Scope], Iterator[Tiling]] = lambda *_: iter(())
-    geometry: Callable[[Conv, Tiling], Geometry] = geometry
-    describe: Callable[[Tiling], str] = str
-    transforms: Callable[[Tiling, Geometry], Array] | None = None
-    spilled_rows: Callable[[Conv, Tiling], int] = lambda *_: 0
+    pack: Callable[[Conv, Schedule, Geometry, BlockCache], PackedWeights] | None = None
+    settings: Callable[[Conv, Schedule, bool, dict[str, int]], dict[str, int]] = lambda *given: (
+        given[-1]
+    )
+    fallback: Callable[[Conv, Scope], Iterator[Schedule]] = lambda *_: iter(())
+    geometry: Callable[[Conv, Schedule], Geometry] = geometry
+    describe: Callable[[Schedule], str] = str
+    transforms: Callable[[Schedule, Geometry], Array] | None = None
+    spilled_rows: Callable[[Conv, Schedule], int] = lambda *_: 0
     suits_isa: Callable[[Isa], bool] = lambda _: True
     max_rows: int = 2**16
     max_terms: int = 0
@@ -79,19 +79,21 @@ class Kernel:
     finds_blocks: bool = False
     winograd: bool = False
     skips_zeros: bool = False
-    products: Callable[[Conv, Tiling], float] = lambda *_: 1.0
+    products: Callable[[Conv, Schedule], float] = lambda *_: 1.0
 
 
 def without_blocks(
-    pack: Callable[[Conv, Tiling, Geometry], Streams],
-) -> Callable[[Conv, Tiling, Geometry, BlockCache], Streams]:
+    pack: Callable[[Conv, Schedule, Geometry], PackedWeights],
+) -> Callable[[Conv, Schedule, Geometry, BlockCache], PackedWeights]:
     """``pack`` of a kernel that does not look for blocks."""
-    return lambda step, way, layout, _blocks: pack(step, way, layout)
+    return lambda step, schedule, layout, _blocks: pack(step, schedule, layout)
 
 
-def with_rows(_step: Conv, way: Tiling, _spilled: bool, common: dict[str, int]) -> dict[str, int]:
+def with_rows(
+    _step: Conv, schedule: Schedule, _spilled: bool, common: dict[str, int]
+) -> dict[str, int]:
     """The macros of templates that compute several output rows at once."""
-    return {"ROWS": way.rows, **common}
+    return {"ROWS": schedule.rows, **common}
 
 
 @dataclass(frozen=True)

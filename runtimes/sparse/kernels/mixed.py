@@ -1,9 +1,10 @@
-"""Streams of the kernel "mixed": blocks of rows that share columns, and what else is not zero.
+"""The kernel "mixed": blocks of rows that share columns, and what else is not zero.
 
 The blocks are those that lose nothing (``passes.regroup.lossless``), cut into *chunks* of as many
 rows as the kernel computes at once. Rows left over become a chunk that is filled up with zeros
 where they are at least half of one. All other non-zeros are visited row by row: those of rows that
-are in no chunk, and those that a chunk's rows have outside of its columns, on top of its sums.
+are in no chunk, and those that a chunk's rows have outside of its columns, added to its
+accumulators.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ from prunedeploy.runtimes.sparse.kernels.kernel import Scope
 from prunedeploy.runtimes.sparse.kernels.packing import (
     FIRST,
     LAST,
+    ROW_SEGMENT,
     SHARED,
-    VISIT,
     Ints,
+    PackedWeights,
     Part,
-    Streams,
     panels_of,
 )
 from prunedeploy.runtimes.sparse.kernels.shapes import DENSE, Rows, density, panels, terms, tiles
 from prunedeploy.runtimes.sparse.plan.steps import Conv
-from prunedeploy.runtimes.sparse.schedule.schedule import MOST_OFFSET, Geometry, Tiling, geometry
+from prunedeploy.runtimes.sparse.schedule.schedule import MAX_OFFSET, Geometry, Schedule, geometry
 
-BLOCK, NONE = 8, 16  # flags beside those of streams
+BLOCK, NONE = 8, 16  # flags beside those of row segments
 ROWS = (4, 6, 8, 12, 14)  # output rows of a chunk
 MAX_TERMS = 512  # of a row's sum within a panel: longer sums err more
 MIN_SHARE = 0.2  # of the non-zeros in blocks, from which on these are measured
@@ -45,17 +46,17 @@ CHEAPEST_JIT = 0.85  # where these are instructions
 FULL = 0.95  # above this density the kernel for dense layers has all that blocks could give
 
 
-def candidates(step: Conv, scope: Scope) -> Iterator[Tiling]:
+def candidates(step: Conv, scope: Scope) -> Iterator[Schedule]:
     """Schedules of a layer of which enough lies in blocks that pay."""
     fill = cell_cost(step, scope)
     if fill < 1 and scope.blocks.share(step, fill) >= MIN_SHARE:
         for rows in ROWS:
-            for way in panels(step, _tiles(step, rows, scope), scope, MAX_TERMS):
-                yield replace(way, fill=fill)
+            for schedule in panels(step, _tiles(step, rows, scope), scope, MAX_TERMS):
+                yield replace(schedule, fill=fill)
 
 
-def _tiles(step: Conv, rows: int, scope: Scope) -> Iterator[Tiling]:
-    return tiles(step, Rows("mixed", rows, ("im2col", "raster")), scope)
+def _tiles(step: Conv, rows: int, scope: Scope) -> Iterator[Schedule]:
+    return tiles(step, Rows("mixed", rows, ("im2col", "shared_border")), scope)
 
 
 def cell_cost(step: Conv, scope: Scope) -> float:
@@ -89,45 +90,49 @@ def _is_full(step: Conv) -> bool:
 def _cell_cost(step: Conv, scope: Scope, count: int, lowest: float) -> float:
     """All non-zeros in blocks, over all scattered."""
     single = [
-        *(rows.cycles(step, way, scope) for way in rows.all_candidates(step, scope)),
-        *(jit.cycles(step, way, scope) for way in jit.candidates(step, scope)),
+        *(rows.cycles(step, schedule, scope) for schedule in rows.all_candidates(step, scope)),
+        *(jit.cycles(step, schedule, scope) for schedule in jit.candidates(step, scope)),
     ]
     blocked = []
     for size in ROWS:
         work = Work(-(-count // size), -(-len(step.weight) // size), 0, 0)
-        ways = panels(step, _tiles(step, size, scope), scope, MAX_TERMS)
-        blocked += [cycles(step, way, scope, work) for way in ways]
+        schedules = panels(step, _tiles(step, size, scope), scope, MAX_TERMS)
+        blocked += [cycles(step, schedule, scope, work) for schedule in schedules]
     least = min(blocked, default=1.0) / max(min(single, default=1.0), 1e-9)
     return round(min(max(least, lowest), 1.0), 2)
 
 
-def cycles(step: Conv, way: Tiling, scope: Scope, work: Work | None = None) -> float:
+def cycles(step: Conv, schedule: Schedule, scope: Scope, work: Work | None = None) -> float:
     """What the busiest thread needs, of ``work`` if it is given, else of the layer's blocks."""
-    layout, lanes = geometry(step, way), scope.isa.lanes
-    work = work or scope.blocks.work(step, way.rows, way.fill)
-    inner = block_cycles(step, way, layout, lanes)
+    layout, lanes = geometry(step, schedule), scope.isa.lanes
+    work = work or scope.blocks.work(step, schedule.rows, schedule.fill)
+    inner = block_cycles(step, schedule, layout, lanes)
     # rows by themselves count as part of a block's column
-    columns = work.columns + work.nonzeros * row_cycles(step, way, layout, lanes) / inner
-    visits = (work.chunks + work.rows / way.rows) * -(-step.x.shape[1] // way.channels)
-    return tiled_cycles(step, way, layout, scope, columns, visits, inner)
+    columns = work.columns + work.nonzeros * row_cycles(step, schedule, layout, lanes) / inner
+    row_segments = (work.chunks + work.rows / schedule.rows) * -(
+        -step.x.shape[1] // schedule.channels
+    )
+    return tiled_cycles(step, schedule, layout, scope, columns, row_segments, inner)
 
 
-def mixed_streams(step: Conv, tiling: Tiling, geometry: Geometry, cache: BlockCache) -> Streams:
-    """The streams of ``step`` for the kernel "mixed".
+def pack_mixed(
+    step: Conv, schedule: Schedule, geometry: Geometry, cache: BlockCache
+) -> PackedWeights:
+    """The packed weights of ``step`` for the kernel "mixed".
 
     Raises:
         ValueError: a panel reaches further than an offset can say.
     """
-    panels = panels_of(step.x.shape[1], tiling.channels)
+    panels = panels_of(step.x.shape[1], schedule.channels)
     layer = _Layer(step, geometry, panels)
-    chunks = list(cache.chunks(step, tiling.rows, tiling.fill))
-    order, edges = _order(layer, chunks, tiling.groups)
+    chunks = list(cache.chunks(step, schedule.rows, schedule.fill))
+    order, edges = _order(layer, chunks, schedule.groups)
     entries = _Entries(layer, chunks, order)
     parts = tuple(
-        tuple(_part(entries, tiling.rows, begin, end, panel) for panel in range(len(panels)))
+        tuple(_part(entries, schedule.rows, begin, end, panel) for panel in range(len(panels)))
         for begin, end in itertools.pairwise(edges)
     )
-    return Streams(panels, parts, int(np.diff(edges).max()), entries.resumes)
+    return PackedWeights(panels, parts, int(np.diff(edges).max()), entries.reloads)
 
 
 class _Layer:
@@ -144,7 +149,7 @@ class _Layer:
         self.row, self.column = nonzeros(step.weight, step.groups)
         self.weight = step.weight[step.weight != 0]
         used = self.offset[self.column]
-        if used.size and used.max() >= MOST_OFFSET:
+        if used.size and used.max() >= MAX_OFFSET:
             raise ValueError(f"an offset of {used.max()} units does not fit into 16 bits")
         self.starts: Ints = np.searchsorted(self.row, np.arange(self.outputs + 1))
 
@@ -161,7 +166,7 @@ class _Layer:
 
 
 def _order(layer: _Layer, chunks: list[Chunk], groups: int) -> tuple[Ints, list[int]]:
-    """Rows in the order of the stream, whole chunks first, and edges of groups of equal work."""
+    """Rows in their order of storage, whole chunks first, and edges of groups of equal work."""
     single = np.ones(layer.outputs, np.bool_)
     for chunk in chunks:
         single[chunk.rows] = False
@@ -208,8 +213,8 @@ class _Entries:
         return seen.reshape(layer.outputs, -1)
 
     @property
-    def resumes(self) -> bool:
-        """Whether the sums of some row are put away and fetched again."""
+    def reloads(self) -> bool:
+        """Whether the accumulators of some row are spilled and reloaded."""
         return bool((self.first < self.last).any())
 
     def flags(self, rows: Ints, turn: int) -> Ints:
@@ -224,7 +229,7 @@ class _Entries:
 
 def _part(entries: _Entries, size: int, begin: int, end: int, panel: int) -> Part:
     layer = entries.layer
-    visits: list[Any] = []
+    row_segments: list[Any] = []
     offsets: list[Ints] = []
     weights: list[Array] = []
     of = -1
@@ -236,23 +241,23 @@ def _part(entries: _Entries, size: int, begin: int, end: int, panel: int) -> Par
         if not here.any():
             continue
         if chunk.of == of:  # reads what the one before it reads
-            visits[-1]["flags"][0] |= SHARED
+            row_segments[-1]["flags"][0] |= SHARED
             offsets[-1] = offsets[-1][:0]
         of = chunk.of
-        visits.append(_visit(entries, chunk.rows, size, int(here.sum()), panel))
+        row_segments.append(_visit(entries, chunk.rows, size, int(here.sum()), panel))
         offsets.append(layer.offset[chunk.columns[here]])
         weights.append(layer.values(chunk, size)[here].reshape(-1))
-    _singles(entries, begin, end, panel, (visits, offsets, weights))
+    _singles(entries, begin, end, panel, (row_segments, offsets, weights))
     return Part(
         begin,
-        np.concatenate([*visits, np.zeros(0, VISIT)]),
+        np.concatenate([*row_segments, np.zeros(0, ROW_SEGMENT)]),
         np.concatenate([*offsets, np.zeros(0, np.int64)]).astype(np.uint16),
         np.concatenate([*weights, np.zeros(0, np.float32)]).astype(np.float32),
     )
 
 
 def _visit(entries: _Entries, rows: Ints, size: int, count: int, panel: int) -> Array:
-    found = np.zeros(size + 1, VISIT)
+    found = np.zeros(size + 1, ROW_SEGMENT)
     found["count"][0], found["flags"][0] = count, BLOCK
     found["flags"][1:] = FIRST | NONE
     found["row"][1:] = entries.record(rows[:1])
@@ -279,7 +284,7 @@ def _singles(
     flags = entries.flags(rows, 2 * panel + 1)
     sequence = np.lexsort((rows, count[rows], flags))
     rows, flags = rows[sequence], flags[sequence]
-    found = np.zeros(rows.size, VISIT)
+    found = np.zeros(rows.size, ROW_SEGMENT)
     found["row"], found["count"], found["flags"] = entries.record(rows), count[rows], flags
     turn = np.zeros(layer.outputs, np.int64)
     turn[rows] = np.arange(rows.size)

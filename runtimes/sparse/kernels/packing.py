@@ -1,8 +1,9 @@
-"""From weights to streams: the non-zeros in the order in which a kernel reads them.
+"""Packed sparse weights: the non-zeros in the order in which a kernel reads them.
 
-A stream belongs to one group of output rows and one panel of input channels. It is a list of
-*visits*, one a row (or block of rows), each with so many offsets and weights behind one another.
-Visits of equal length follow each other, so that the processor foresees where their loops end.
+A part belongs to one group of output rows and one panel of input channels. It is a list of *row
+segments*: the non-zeros of one output row (or block of rows) inside the panel, each with so many
+offsets and weights behind one another. Segments of equal length follow each other, so that the
+processor predicts where their loops end.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from prunedeploy.core.records import Array
 from prunedeploy.runtimes.sparse.plan.steps import Conv
 from prunedeploy.runtimes.sparse.schedule.schedule import Geometry
 
-VISIT = np.dtype([("row", "<u4"), ("count", "<u2"), ("flags", "<u2")])
+ROW_SEGMENT = np.dtype([("row", "<u4"), ("count", "<u2"), ("flags", "<u2")])
 FIRST, LAST, SHARED = 1, 2, 4
 
 Ints = NDArray[np.int64]
@@ -25,26 +26,26 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Part:
-    """The stream of one group of rows in one panel; ``first`` is the group's first row."""
+    """The weights of one group of rows in one panel; ``first`` is the group's first row."""
 
     first: int
-    visits: Array
+    row_segments: Array
     offsets: Array
     weights: Array
-    code: Array | None = None  # bytes; of the kernel "unrolled"
+    code: Array | None = None  # generated machine code, in bytes
 
 
 @dataclass(frozen=True)
-class Streams:
-    """All streams of a layer: ``parts[group][panel]``, and the panels' channels.
+class PackedWeights:
+    """All packed weights of a layer: ``parts[group][panel]``, and the panels' channels.
 
-    ``resumes``: rows are put away and gone on with inside a panel, too.
+    ``reloads``: accumulators are spilled and reloaded inside a panel, too.
     """
 
     panels: tuple[tuple[int, int], ...]
     parts: tuple[tuple[Part, ...], ...]
     rows_of_group: int  # of the largest group
-    resumes: bool = False
+    reloads: bool = False
 
     @property
     def nonzeros(self) -> int:

@@ -12,11 +12,11 @@ from prunedeploy.runtimes.sparse.kernels.kernel import Scope
 from prunedeploy.runtimes.sparse.kernels.packing import (
     FIRST,
     LAST,
-    VISIT,
+    ROW_SEGMENT,
     Entries,
     Ints,
+    PackedWeights,
     Part,
-    Streams,
     entries,
     groups,
     panels_of,
@@ -25,75 +25,75 @@ from prunedeploy.runtimes.sparse.kernels.packing import (
 from prunedeploy.runtimes.sparse.kernels.shapes import DENSE, Rows, density, panels, tiles
 from prunedeploy.runtimes.sparse.plan.steps import Conv
 from prunedeploy.runtimes.sparse.schedule.schedule import (
-    MOST_OFFSET,
+    MAX_OFFSET,
     Geometry,
-    Tiling,
+    Schedule,
     geometry,
     inside,
     is_flat,
     pixels,
 )
 
-MOST_GATHERED = 1 << 24  # entries of a table for im2col, where nothing else will do
-TILES = Rows("rows", 1, ("copies", "im2col", "raster", "comb"), narrowest=2)
+MAX_GATHERED = 1 << 24  # entries of a table for im2col, where nothing else will do
+TILES = Rows("rows", 1, ("copies", "im2col", "shared_border", "interleaved"), narrowest=2)
 
 
-def candidates(step: Conv, scope: Scope) -> Iterator[Tiling]:
+def candidates(step: Conv, scope: Scope) -> Iterator[Schedule]:
     """Schedules of a sparse layer."""
     if density(step) < DENSE:
         yield from all_candidates(step, scope)
 
 
-def all_candidates(step: Conv, scope: Scope) -> Iterator[Tiling]:
+def all_candidates(step: Conv, scope: Scope) -> Iterator[Schedule]:
     """Schedules of a layer, whether or not it is sparse enough."""
     return panels(step, tiles(step, TILES, scope), scope)
 
 
-def last_resorts(step: Conv, scope: Scope) -> Iterator[Tiling]:
+def last_resorts(step: Conv, scope: Scope) -> Iterator[Schedule]:
     """Schedules for windows that reach so far that the usual tiles have too many elements."""
     return panels(step, _small_tiles(step), scope)
 
 
-def _small_tiles(step: Conv) -> Iterator[Tiling]:
+def _small_tiles(step: Conv) -> Iterator[Schedule]:
     if is_flat(step):
         return
     pixel = max(inside(step) // 8, 1)
-    yield Tiling("rows", 1, pixel, 1)
+    yield Schedule("rows", 1, pixel, 1)
     if inside(step) > 1:
         return
-    yield Tiling("rows", 1, 1, 1, packing="copies")
-    if step.weight[0, 0].size * pixels(step) <= MOST_GATHERED:
-        yield Tiling("rows", 1, 2, 1, packing="im2col")
+    yield Schedule("rows", 1, 1, 1, packing="copies")
+    if step.weight[0, 0].size * pixels(step) <= MAX_GATHERED:
+        yield Schedule("rows", 1, 2, 1, packing="im2col")
 
 
-def cycles(step: Conv, way: Tiling, scope: Scope) -> float:
+def cycles(step: Conv, schedule: Schedule, scope: Scope) -> float:
     """What the busiest thread needs."""
-    layout = geometry(step, way)
+    layout = geometry(step, schedule)
     nonzeros = int(np.count_nonzero(step.weight))
-    visits = min(
-        len(step.weight) * -(-step.x.shape[1] // way.channels), nonzeros + len(step.weight)
+    row_segments = min(
+        len(step.weight) * -(-step.x.shape[1] // schedule.channels), nonzeros + len(step.weight)
     )
-    inner = row_cycles(step, way, layout, scope.isa.lanes)
-    return tiled_cycles(step, way, layout, scope, nonzeros, visits, inner)
+    inner = row_cycles(step, schedule, layout, scope.isa.lanes)
+    return tiled_cycles(step, schedule, layout, scope, nonzeros, row_segments, inner)
 
 
-def streams(step: Conv, tiling: Tiling, geometry: Geometry) -> Streams:
-    """The streams of ``step`` for the kernel "rows".
+def streams(step: Conv, schedule: Schedule, geometry: Geometry) -> PackedWeights:
+    """The packed weights of ``step`` for the kernel "rows".
 
     Raises:
         ValueError: a panel reaches further than an offset can say.
     """
     outputs = step.weight.shape[0]
-    panels = panels_of(step.x.shape[1], tiling.channels)
+    panels = panels_of(step.x.shape[1], schedule.channels)
     found = entries(step, geometry, panels)
-    if found.offset.size and found.offset.max() >= MOST_OFFSET:
+    if found.offset.size and found.offset.max() >= MAX_OFFSET:
         raise ValueError(f"an offset of {found.offset.max()} units does not fit into 16 bits")
-    edges = groups(np.bincount(found.row, minlength=outputs), tiling.groups)
+    edges = groups(np.bincount(found.row, minlength=outputs), schedule.groups)
     parts = tuple(
         _parts(within(found, begin, end), begin, end, len(panels))
         for begin, end in itertools.pairwise(edges)
     )
-    return Streams(panels, parts, int(np.diff(edges).max()))
+    return PackedWeights(panels, parts, int(np.diff(edges).max()))
 
 
 def _parts(entries: Entries, begin: int, end: int, panels: int) -> tuple[Part, ...]:
@@ -114,11 +114,20 @@ def _parts(entries: Entries, begin: int, end: int, panels: int) -> tuple[Part, .
         flags = FIRST * (first[here] == panel) + LAST * (last[here] == panel)
         here = here[np.lexsort((here, count[here, panel], flags))]
         flags = FIRST * (first[here] == panel) + LAST * (last[here] == panel)
-        visits = np.zeros(here.size, VISIT)
-        visits["row"], visits["count"], visits["flags"] = here + begin, count[here, panel], flags
+        row_segments = np.zeros(here.size, ROW_SEGMENT)
+        row_segments["row"], row_segments["count"], row_segments["flags"] = (
+            here + begin,
+            count[here, panel],
+            flags,
+        )
         index = _runs(starts[panel, here], count[here, panel])
         found.append(
-            Part(begin, visits, offset[index].astype(np.uint16), weight[index].astype(np.float32))
+            Part(
+                begin,
+                row_segments,
+                offset[index].astype(np.uint16),
+                weight[index].astype(np.float32),
+            )
         )
     return tuple(found)
 

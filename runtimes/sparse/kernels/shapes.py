@@ -10,19 +10,19 @@ import numpy as np
 from prunedeploy.runtimes.sparse.kernels.kernel import Scope
 from prunedeploy.runtimes.sparse.plan.steps import UNIT, Conv
 from prunedeploy.runtimes.sparse.schedule.schedule import (
-    MOST_OFFSET,
+    MAX_OFFSET,
     Packing,
-    Tiling,
+    Schedule,
     geometry,
     inside,
     is_direct,
     is_flat,
     pixels,
-    raster_pitch,
     row_size,
+    shared_border_pitch,
 )
 
-COMBS = (2, 4)  # vectors of a row of a comb
+INTERLEAVED = (2, 4)  # vectors of a row of a comb
 SMALL = 16  # images narrower than this may be laid out flat
 DENSE = 0.4  # from this density on blocks of whole rows are worth considering
 
@@ -49,9 +49,9 @@ def density(step: Conv) -> float:
     return float(np.count_nonzero(step.weight)) / max(step.weight.size, 1)
 
 
-def longest(step: Conv, way: Tiling) -> float:
+def longest(step: Conv, schedule: Schedule) -> float:
     """Terms of a row's sum within a panel, on average."""
-    return way.channels * terms(step)
+    return schedule.channels * terms(step)
 
 
 def terms(step: Conv) -> float:
@@ -66,98 +66,107 @@ def groups(tiles: int, threads: int, rows: int) -> int:
     if threads == 1:
         return 1
     for count in (1, 2, 4):
-        pieces = tiles * count
-        if -(-pieces // threads) * threads <= 1.07 * pieces:
+        tile_rows = tiles * count
+        if -(-tile_rows // threads) * threads <= 1.07 * tile_rows:
             return min(count, max(rows // 4, 1))
     return min(4, max(rows // 4, 1))
 
 
 def panels(
-    step: Conv, shapes: Iterable[Tiling], scope: Scope, max_terms: float | None = None
-) -> Iterator[Tiling]:
+    step: Conv, shapes: Iterable[Schedule], scope: Scope, max_terms: float | None = None
+) -> Iterator[Schedule]:
     """``shapes`` with panels and groups."""
     per_channel_terms, l1 = terms(step), scope.isa.l1_panel_bytes
-    for way in shapes:
-        layout = geometry(step, way)
-        size = 1 if layout.flat and way.packing == "none" else layout.channel
+    for schedule in shapes:
+        layout = geometry(step, schedule)
+        size = 1 if layout.flat and schedule.packing == "none" else layout.channel
         # a visit counts in 16 bits too: one offset fewer than there are
-        reach = (MOST_OFFSET - 1) * layout.unit // max(layout.channel, 1)
+        reach = (MAX_OFFSET - 1) * layout.unit // max(layout.channel, 1)
         channels = max(step.x.shape[1], 1)
         if max_terms is not None:
             channels = min(channels, max(int(max_terms / max(per_channel_terms, 1.0)), 1))
-        per_channel = 4 * (way.eighths * 8 if layout.flat and way.packing != "im2col" else size)
+        per_channel = 4 * (
+            schedule.tile_width_x8 * 8 if layout.flat and schedule.packing != "im2col" else size
+        )
         for budget in (l1 // 2, l1, 3 * l1, 16 * l1):
             panel = min(max(budget // per_channel, 1), reach, channels)
             if panel < 1:
                 continue
             count = groups(layout.tiles, scope.threads, step.weight.shape[0])
-            yield replace(way, channels=panel, groups=count)
+            yield replace(schedule, channels=panel, groups=count)
             if panel == channels:
                 break
 
 
-def tiles(step: Conv, kernel: Rows, scope: Scope) -> Iterator[Tiling]:
+def tiles(step: Conv, kernel: Rows, scope: Scope) -> Iterator[Schedule]:
     """Tiles whose accumulators fit the registers; panels and groups are still open."""
     most = max(scope.isa.accumulators_x8 // kernel.rows, 1)
     if is_flat(step):
         yield from _flat_shapes(step, kernel, most)
     else:
         yield from window_shapes(step, kernel, most)
-        if "comb" in kernel.packings and scope.isa.lanes == UNIT and step.strides == (1, 1):
-            yield from _comb_shapes(step, kernel, most)
+        if "interleaved" in kernel.packings and scope.isa.lanes == UNIT and step.strides == (1, 1):
+            yield from _interleaved_shapes(step, kernel, most)
         if row_size(step) < SMALL:
             yield from _im2col_shapes(step, kernel, most)
-            small = "raster" in kernel.packings and raster_pitch(step) <= SMALL
+            small = "shared_border" in kernel.packings and shared_border_pitch(step) <= SMALL
             if small and inside(step) == 1 and step.strides == (1, 1):
-                yield from raster_shapes(step, kernel, most)
+                yield from shared_border_shapes(step, kernel, most)
 
 
-def _flat_shapes(step: Conv, kernel: Rows, most: int) -> Iterator[Tiling]:
+def _flat_shapes(step: Conv, kernel: Rows, most: int) -> Iterator[Schedule]:
     count = -(-pixels(step) // 8)
     widths = range(kernel.narrowest, most + 1)
-    for eighths in widths:
-        if not is_direct(step) and eighths * 8 % inside(step):
+    for tile_width_x8 in widths:
+        if not is_direct(step) and tile_width_x8 * 8 % inside(step):
             continue  # strides take whole pixels
-        waste = -(-count // eighths) * eighths / count
-        if waste > 1.25 and eighths > 2:
+        waste = -(-count // tile_width_x8) * tile_width_x8 / count
+        if waste > 1.25 and tile_width_x8 > 2:
             continue
         in_place = is_direct(step) and step.x.strides[1] % UNIT == 0
         packings: tuple[Packing, ...] = ("none", "plain") if in_place else ("plain",)
         for packing in packings:
-            yield Tiling(kernel.kernel, 1, eighths, 1, packing=packing, rows=kernel.rows)
+            yield Schedule(kernel.kernel, 1, tile_width_x8, 1, packing=packing, rows=kernel.rows)
 
 
-def _im2col_shapes(step: Conv, kernel: Rows, most: int) -> Iterator[Tiling]:
+def _im2col_shapes(step: Conv, kernel: Rows, most: int) -> Iterator[Schedule]:
     count = -(-pixels(step) // 8)
-    for eighths in range(1, most + 1):
-        waste = -(-count // eighths) * eighths / count
-        if waste <= 1.25 or eighths == 1:
-            yield Tiling(kernel.kernel, 1, eighths, 1, rows=kernel.rows, packing="im2col")
+    for tile_width_x8 in range(1, most + 1):
+        waste = -(-count // tile_width_x8) * tile_width_x8 / count
+        if waste <= 1.25 or tile_width_x8 == 1:
+            yield Schedule(kernel.kernel, 1, tile_width_x8, 1, rows=kernel.rows, packing="im2col")
 
 
-def _comb_shapes(step: Conv, kernel: Rows, most: int) -> Iterator[Tiling]:
+def _interleaved_shapes(step: Conv, kernel: Rows, most: int) -> Iterator[Schedule]:
     """Whole rows of at least half the vectors' pixels; with vectors of 16 alone."""
     width = step.y.shape[3]
     if inside(step) > 1 or step.weight.shape[3] == 1:
         return
-    for comb in COMBS:
-        if comb * UNIT // 2 < width <= comb * UNIT:
-            for way in _pieces(step, kernel, most // (2 * comb), 2 * comb):
-                if way.packing == "plain":
-                    yield replace(way, packing="comb")
+    for interleaved in INTERLEAVED:
+        if interleaved * UNIT // 2 < width <= interleaved * UNIT:
+            for schedule in _pieces(step, kernel, most // (2 * interleaved), 2 * interleaved):
+                if schedule.packing == "plain":
+                    yield replace(schedule, packing="interleaved")
 
 
-def raster_shapes(step: Conv, kernel: Rows, most: int) -> Iterator[Tiling]:
+def shared_border_shapes(step: Conv, kernel: Rows, most: int) -> Iterator[Schedule]:
     """Whole images, or bands of them."""
-    pitch, (height, width) = raster_pitch(step), step.y.shape[2:]
+    pitch, (height, width) = shared_border_pitch(step), step.y.shape[2:]
     for bands in range(1, height + 1):
-        pieces = -(-height // bands)
-        eighths = -(-((pieces - 1) * pitch + width) // 8)
-        if eighths <= most and -(-height // pieces) == bands:
-            yield Tiling(kernel.kernel, pieces, eighths, 1, rows=kernel.rows, packing="raster")
+        tile_rows = -(-height // bands)
+        tile_width_x8 = -(-((tile_rows - 1) * pitch + width) // 8)
+        if tile_width_x8 <= most and -(-height // tile_rows) == bands:
+            yield Schedule(
+                kernel.kernel,
+                tile_rows,
+                tile_width_x8,
+                1,
+                rows=kernel.rows,
+                packing="shared_border",
+            )
 
 
-def window_shapes(step: Conv, kernel: Rows, most: int) -> Iterator[Tiling]:
+def window_shapes(step: Conv, kernel: Rows, most: int) -> Iterator[Schedule]:
     """Tiles of whole rows of pixels, or of bands of them, ``most`` x 8 pixels at most."""
     if inside(step) > 1:
         yield from _pixel_shapes(step, kernel, most)
@@ -165,14 +174,14 @@ def window_shapes(step: Conv, kernel: Rows, most: int) -> Iterator[Tiling]:
     whole = -(-row_size(step) // 8)
     bands = -(-whole // most)
     while bands <= whole:
-        eighths = -(-whole // bands)
-        yield from _pieces(step, kernel, most // eighths, eighths)
-        if bands > 1 or eighths * 2 <= most:
+        tile_width_x8 = -(-whole // bands)
+        yield from _pieces(step, kernel, most // tile_width_x8, tile_width_x8)
+        if bands > 1 or tile_width_x8 * 2 <= most:
             return
         bands += 1  # a row does not leave room for a second one: half rows may be better
 
 
-def _pixel_shapes(step: Conv, kernel: Rows, most: int) -> Iterator[Tiling]:
+def _pixel_shapes(step: Conv, kernel: Rows, most: int) -> Iterator[Schedule]:
     """Pixels are vectors: tiles of any number of columns and rows of them."""
     pixel, width = -(-inside(step) // 8), step.y.shape[3]
     for bands in range(1, width + 1):
@@ -181,13 +190,15 @@ def _pixel_shapes(step: Conv, kernel: Rows, most: int) -> Iterator[Tiling]:
             yield from _pieces(step, kernel, most // (columns * pixel), columns * pixel)
 
 
-def _pieces(step: Conv, kernel: Rows, most: int, eighths: int) -> Iterator[Tiling]:
+def _pieces(step: Conv, kernel: Rows, most: int, tile_width_x8: int) -> Iterator[Schedule]:
     height = step.y.shape[2]
-    for pieces in range(1, most + 1):
-        bands = -(-height // pieces)
-        if pieces > 1 and -(-height // bands) != pieces:
+    for tile_rows in range(1, most + 1):
+        bands = -(-height // tile_rows)
+        if tile_rows > 1 and -(-height // bands) != tile_rows:
             continue  # a smaller one has as many bands
         shifted = "copies" in kernel.packings and step.weight.shape[3] > 1 and inside(step) == 1
         packings: tuple[Packing, ...] = ("plain", "copies") if shifted else ("plain",)
         for packing in packings:
-            yield Tiling(kernel.kernel, pieces, eighths, 1, packing=packing, rows=kernel.rows)
+            yield Schedule(
+                kernel.kernel, tile_rows, tile_width_x8, 1, packing=packing, rows=kernel.rows
+            )

@@ -18,7 +18,7 @@ from prunedeploy.runtimes.sparse.kernels.kernel import (
     without_blocks,
 )
 from prunedeploy.runtimes.sparse.plan.steps import Conv
-from prunedeploy.runtimes.sparse.schedule.schedule import Geometry, Tiling
+from prunedeploy.runtimes.sparse.schedule.schedule import Geometry, Schedule
 
 KERNELS: dict[str, Kernel] = {
     kernel.name: kernel
@@ -29,7 +29,7 @@ KERNELS: dict[str, Kernel] = {
             candidates=jit.candidates,
             cycles=jit.cycles,
             emit=tiled.emit,
-            packings=("plain", "none", "raster"),
+            packings=("plain", "none", "shared_border"),
             pack=without_blocks(jit_packing.pack_jit),
             settings=jit_packing.settings,
             spilled_rows=jit_packing.spilled_rows,
@@ -46,8 +46,8 @@ KERNELS: dict[str, Kernel] = {
             candidates=mixed.candidates,
             cycles=mixed.cycles,
             emit=tiled.emit,
-            packings=("plain", "none", "im2col", "raster"),
-            pack=mixed.mixed_streams,
+            packings=("plain", "none", "im2col", "shared_border"),
+            pack=mixed.pack_mixed,
             settings=with_rows,
             max_terms=mixed.MAX_TERMS,
             finds_blocks=True,
@@ -59,7 +59,7 @@ KERNELS: dict[str, Kernel] = {
             cycles=winograd_1d.cycles,
             emit=tiled.emit,
             packings=("plain",),
-            pack=without_blocks(winograd_1d.winograd_streams),
+            pack=without_blocks(winograd_1d.pack_winograd),
             settings=with_rows,
             transforms=winograd_1d.transforms,
             max_terms=winograd_1d.MAX_TERMS,
@@ -72,7 +72,7 @@ KERNELS: dict[str, Kernel] = {
             candidates=rows.candidates,
             cycles=rows.cycles,
             emit=tiled.emit,
-            packings=("plain", "none", "copies", "im2col", "raster", "comb"),
+            packings=("plain", "none", "copies", "im2col", "shared_border", "interleaved"),
             pack=without_blocks(rows.streams),
             fallback=rows.last_resorts,
             max_rows=1,
@@ -85,7 +85,7 @@ KERNELS: dict[str, Kernel] = {
             cycles=block.cycles,
             emit=tiled.emit,
             packings=("plain", "none", "im2col"),
-            pack=without_blocks(block.dense_streams),
+            pack=without_blocks(block.pack_block),
             settings=with_rows,
             max_terms=block.MAX_TERMS,
         ),
@@ -116,6 +116,6 @@ def special(step: Conv) -> SpecialKernel | None:
     return next((kernel for kernel in SPECIAL if kernel.suits(step)), None)
 
 
-def geometry(step: Conv, way: Tiling) -> Geometry:
+def geometry(step: Conv, schedule: Schedule) -> Geometry:
     """The tile of ``step`` in a schedule, whatever its kernel."""
-    return KERNELS[way.kernel].geometry(step, way)
+    return KERNELS[schedule.kernel].geometry(step, schedule)

@@ -15,17 +15,17 @@ from prunedeploy.runtimes.sparse.kernels.kernel import Scope
 from prunedeploy.runtimes.sparse.kernels.table import KERNELS
 from prunedeploy.runtimes.sparse.plan.steps import Conv
 from prunedeploy.runtimes.sparse.schedule.cost import cycles
-from prunedeploy.runtimes.sparse.schedule.schedule import Tiling
+from prunedeploy.runtimes.sparse.schedule.schedule import Schedule
 
 
-def tiling(step: Conv, isa: str, threads: int = 2, blocks: BlockCache | None = None) -> Tiling:
+def schedule(step: Conv, isa: str, threads: int = 2, blocks: BlockCache | None = None) -> Schedule:
     """The best by the model."""
     return ranked(step, isa, threads, blocks)[0]
 
 
 def ranked(
     step: Conv, isa: str, threads: int = 2, blocks: BlockCache | None = None
-) -> list[Tiling]:
+) -> list[Schedule]:
     """Every candidate, the best by the model first.
 
     Raises:
@@ -38,18 +38,18 @@ def ranked(
             f"the sparse runtime cannot compute Conv ({step.name}): "
             "its window reaches too far: use --runtime ort"
         )
-    return sorted(found, key=lambda way: cycles(step, way, isa, threads, blocks))
+    return sorted(found, key=lambda schedule: cycles(step, schedule, isa, threads, blocks))
 
 
 def candidates(
     step: Conv, isa: str, threads: int, blocks: BlockCache | None = None
-) -> Iterator[Tiling]:
+) -> Iterator[Schedule]:
     """All schedules that are worth a thought; for very large windows, all that there are."""
     scope = Scope(ISAS[isa], threads, blocks or BlockCache())
     found = {kernel: dict.fromkeys(kernel.candidates(step, scope)) for kernel in KERNELS.values()}
-    usual = any(ways for kernel, ways in found.items() if kernel.offsets_16_bits)
-    for kernel, ways in found.items():
-        yield from ways if usual else ways or kernel.fallback(step, scope)
+    usual = any(schedules for kernel, schedules in found.items() if kernel.offsets_16_bits)
+    for kernel, schedules in found.items():
+        yield from schedules if usual else schedules or kernel.fallback(step, scope)
 
 
 def fill(step: Conv, isa: str, blocks: BlockCache | None = None) -> float:
@@ -57,6 +57,6 @@ def fill(step: Conv, isa: str, blocks: BlockCache | None = None) -> float:
     return mixed.cell_cost(step, Scope(ISAS[isa], 1, blocks or BlockCache()))
 
 
-def longest(step: Conv, way: Tiling) -> float:
+def longest(step: Conv, schedule: Schedule) -> float:
     """Terms of a row's sum within a panel, on average; 0 where panels do not limit them."""
-    return way.channels * shapes.terms(step) if KERNELS[way.kernel].max_terms else 0.0
+    return schedule.channels * shapes.terms(step) if KERNELS[schedule.kernel].max_terms else 0.0

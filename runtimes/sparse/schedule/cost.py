@@ -7,12 +7,12 @@ from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
 from prunedeploy.runtimes.sparse.kernels.kernel import Scope
 from prunedeploy.runtimes.sparse.kernels.table import KERNELS
 from prunedeploy.runtimes.sparse.plan.steps import Conv
-from prunedeploy.runtimes.sparse.schedule.schedule import Tiling
+from prunedeploy.runtimes.sparse.schedule.schedule import Schedule
 
 
 def cycles(
-    step: Conv, way: Tiling, isa: str, threads: int, blocks: BlockCache | None = None
+    step: Conv, schedule: Schedule, isa: str, threads: int, blocks: BlockCache | None = None
 ) -> float:
     """The cycles that the busiest thread of ``threads`` needs."""
     scope = Scope(ISAS[isa], threads, blocks or BlockCache())
-    return KERNELS[way.kernel].cycles(step, way, scope)
+    return KERNELS[schedule.kernel].cycles(step, schedule, scope)

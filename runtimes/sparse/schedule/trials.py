@@ -23,7 +23,7 @@ from prunedeploy.runtimes.sparse.codegen.project import CODE, Project, blob, clo
 from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
 from prunedeploy.runtimes.sparse.kernels.table import KERNELS
 from prunedeploy.runtimes.sparse.plan.steps import GUARD, Buffer, Conv, Plan
-from prunedeploy.runtimes.sparse.schedule.schedule import Tiling
+from prunedeploy.runtimes.sparse.schedule.schedule import Schedule
 from prunedeploy.runtimes.sparse.toolchain.compile import Toolchain, build_library
 
 AGAIN = 3  # times as many rounds for those that may be the fastest
@@ -56,7 +56,7 @@ class Trial:
     """A way to compute a case, as code."""
 
     key: str
-    way: Tiling
+    schedule: Schedule
     code: Code
     sizes: Sizes
 
@@ -69,7 +69,7 @@ class Trials:
         self.constants, self.instructions = Constants(), Constants()
         self.isa, self.threads, self.blocks = isa, threads, blocks
 
-    def add(self, key: str, case: Conv, ways: Iterable[Tiling], flush: int) -> None:
+    def add(self, key: str, case: Conv, schedules: Iterable[Schedule], flush: int) -> None:
         """Those of a case; ``flush`` floats are read before each run."""
         step, plan = _alone(case)
         context = Context(
@@ -81,7 +81,10 @@ class Trials:
             blocks=self.blocks,
         )
         sizes = Sizes(plan.arena, flush, _written(step, plan))
-        self.all += [Trial(key, way, conv.emit_with(step, context, way), sizes) for way in ways]
+        self.all += [
+            Trial(key, schedule, conv.emit_with(step, context, schedule), sizes)
+            for schedule in schedules
+        ]
 
     def build(self, library: Path, tools: Toolchain) -> None:
         """All of them into a shared library."""

@@ -22,12 +22,12 @@ from prunedeploy.core.files import atomic_path
 from prunedeploy.runtimes.sparse.codegen.project import closure
 from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
-from prunedeploy.runtimes.sparse.kernels.shapes import COMBS, density
+from prunedeploy.runtimes.sparse.kernels.shapes import INTERLEAVED, density
 from prunedeploy.runtimes.sparse.kernels.table import KERNELS, special
 from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
 from prunedeploy.runtimes.sparse.schedule import cost, trials
-from prunedeploy.runtimes.sparse.schedule.schedule import Tiling, inside
+from prunedeploy.runtimes.sparse.schedule.schedule import Schedule, inside
 from prunedeploy.runtimes.sparse.toolchain.compile import Toolchain
 
 Effort = Literal["none", "quick", "full"]
@@ -52,8 +52,8 @@ Progress = Callable[[str], None]
 class Choice:
     """The fastest way of a case and the fastest without blocks, and the seconds of both."""
 
-    way: Tiling
-    plain: Tiling
+    schedule: Schedule
+    plain: Schedule
     seconds: float
     without: float
 
@@ -66,18 +66,18 @@ class Tuned:
     of them had blocks.
     """
 
-    tilings: dict[str, Tiling]
+    schedules: dict[str, Schedule]
     measured: int
     seconds: float = 0.0
     without: float = 0.0
 
     def __str__(self) -> str:
         """What blocks brought, in words; empty where there are none."""
-        count = sum(KERNELS[way.kernel].finds_blocks for way in self.tilings.values())
+        count = sum(KERNELS[schedule.kernel].finds_blocks for schedule in self.schedules.values())
         if not count:
             return ""
         return (
-            f"blocks in {count} of {len(self.tilings)} layers: measured one by one, all take "
+            f"blocks in {count} of {len(self.schedules)} layers: measured one by one, all take "
             f"{self.seconds * 1e3:.2f} ms, without blocks {self.without * 1e3:.2f}"
         )
 
@@ -106,7 +106,7 @@ def tune(
     steps = [step for step in plan.steps if isinstance(step, Conv) and is_tiled(step)]
     isa = tools.isa
     if effort == "none":
-        return Tuned({step.name: choose.tiling(step, isa, threads, blocks) for step in steps}, 0)
+        return Tuned({step.name: choose.schedule(step, isa, threads, blocks) for step in steps}, 0)
     store = _Store(cache or _cache_folder(), isa, threads, blocks)
     cases: dict[str, list[Conv]] = {}
     for step in steps:
@@ -118,7 +118,7 @@ def tune(
     found = [(step.name, store.get(key)) for key, group in cases.items() for step in group]
     known = {name: choice for name, choice in found if choice is not None}
     tuned = Tuned(
-        {name: choice.way if BLOCKS else choice.plain for name, choice in known.items()},
+        {name: choice.schedule if BLOCKS else choice.plain for name, choice in known.items()},
         len(unknown),
         sum(choice.seconds if BLOCKS else choice.without for choice in known.values()),
         sum(choice.without for choice in known.values()),
@@ -149,7 +149,7 @@ class _Store:
     ) -> None:
         self._isa, self._threads = isa, threads
         self._block_cache = blocks or BlockCache()
-        self._path = folder / f"tilings-{_machine(isa)}.json"
+        self._path = folder / f"schedules-{_machine(isa)}.json"
         self._known: dict[str, Any] = {}
         with suppress(OSError, ValueError):  # none yet, or not ours any more
             found = json.loads(self._path.read_text())
@@ -178,12 +178,12 @@ class _Store:
         """What was measured for ``key``; None where nothing was, or where it makes no sense."""
         try:
             known = dict(self._known[key])
-            ways: Any = {name: Tiling(**known.pop(name)) for name in ("way", "plain")}
-            choice = Choice(**ways, **known)
+            schedules: Any = {name: Schedule(**known.pop(name)) for name in ("schedule", "plain")}
+            choice = Choice(**schedules, **known)
         except (KeyError, TypeError, ValueError):
             return None
         times = (choice.seconds, choice.without)
-        sound = all(_is_sound(way, self._isa) for way in ways.values())
+        sound = all(_is_sound(schedule, self._isa) for schedule in schedules.values())
         sound = sound and all(type(seconds) is float for seconds in times)
         return choice if sound else None
 
@@ -196,19 +196,25 @@ class _Store:
                 file.write_text(json.dumps(self._known, indent=0, sort_keys=True))
 
 
-def _is_sound(way: Tiling, isa: str) -> bool:
+def _is_sound(schedule: Schedule, isa: str) -> bool:
     """Whether fields are of their type and range: they come out of a file."""
-    counts = (way.pieces, way.eighths, way.channels, way.groups, way.rows)
-    kernel = KERNELS.get(way.kernel)
+    counts = (
+        schedule.tile_rows,
+        schedule.tile_width_x8,
+        schedule.channels,
+        schedule.groups,
+        schedule.rows,
+    )
+    kernel = KERNELS.get(schedule.kernel)
     return (
         kernel is not None
         and all(type(count) is int and count > 0 for count in counts)
         and kernel.suits_isa(ISAS[isa])
-        and way.rows <= kernel.max_rows
-        and way.packing in kernel.packings
-        and way.comb in (0, *COMBS)
-        and type(way.fill) is float
-        and 0 < way.fill <= 1
+        and schedule.rows <= kernel.max_rows
+        and schedule.packing in kernel.packings
+        and schedule.interleaved in (0, *INTERLEAVED)
+        and type(schedule.fill) is float
+        and 0 < schedule.fill <= 1
     )
 
 
@@ -229,38 +235,38 @@ def _machine(isa: str) -> str:
 # -- measuring -------------------------------------------------------------------------------------
 
 
-def _diverse(ways: Sequence[Tiling], effort: Effort, large: bool = False) -> list[Tiling]:
+def _diverse(schedules: Sequence[Schedule], effort: Effort, large: bool = False) -> list[Schedule]:
     """The best of every kernel, for the model knows too little to prefer one a little.
 
     Of a ``large`` layer fewer programs, which take the longest to write.
     """
-    kernels = dict.fromkeys(way.kernel for way in ways)
+    kernels = dict.fromkeys(schedule.kernel for schedule in schedules)
     return [
-        way
+        schedule
         for kernel in kernels
-        for way in _best(
-            [way for way in ways if way.kernel == kernel],
+        for schedule in _best(
+            [schedule for schedule in schedules if schedule.kernel == kernel],
             effort,
             CANDIDATES[effort] // (2 if large and KERNELS[kernel].generated else 1),
         )
     ]
 
 
-def _best(ways: Iterable[Tiling], effort: Effort, most: int) -> list[Tiling]:
-    found: list[Tiling] = []
-    for way in ways:
-        tile = _tile(way)
+def _best(schedules: Iterable[Schedule], effort: Effort, most: int) -> list[Schedule]:
+    found: list[Schedule] = []
+    for schedule in schedules:
+        tile = _tile(schedule)
         same = sum(tile == _tile(other) for other in found)
         if effort == "full" or same < VARIANTS:
-            found.append(way)
+            found.append(schedule)
         if len(found) == most:
             break
     return found
 
 
-def _tile(way: Tiling) -> Tiling:
-    """``way`` without its panel."""
-    return replace(way, channels=0)
+def _tile(schedule: Schedule) -> Schedule:
+    """``schedule`` without its panel."""
+    return replace(schedule, channels=0)
 
 
 def _measure(
@@ -276,38 +282,50 @@ def _measure(
     for some in _together(cases, effort):
         library = trials.Trials(tools.isa, threads, blocks)
         for key, case in some.items():
-            ways = _tried(case, tools.isa, threads, effort, blocks)
+            schedules = _tried(case, tools.isa, threads, effort, blocks)
             # kernels that store unlike amounts of weights: these are as far as in the network
-            unlike = len({way.kernel for way in ways}) > 1
-            library.add(key, case, ways, far if unlike else trials.FLUSH)
+            unlike = len({schedule.kernel for schedule in schedules}) > 1
+            library.add(key, case, schedules, far if unlike else trials.FLUSH)
         seconds = trials.seconds(library, tools, ROUNDS[effort])
-        measured: dict[str, list[tuple[float, Tiling]]] = {}
+        measured: dict[str, list[tuple[float, Schedule]]] = {}
         for trial, taken in zip(library.all, seconds, strict=True):
-            measured.setdefault(trial.key, []).append((taken, trial.way))
+            measured.setdefault(trial.key, []).append((taken, trial.schedule))
         found |= {key: _choice(times) for key, times in measured.items()}
     return found
 
 
-def _tried(step: Conv, isa: str, threads: int, effort: Effort, blocks: BlockCache) -> list[Tiling]:
+def _tried(
+    step: Conv, isa: str, threads: int, effort: Effort, blocks: BlockCache
+) -> list[Schedule]:
     """What is measured of a layer."""
-    ways = choose.ranked(step, isa, threads, blocks)
+    schedules = choose.ranked(step, isa, threads, blocks)
     if effort == "quick":
-        ways = _hopeful(step, ways, isa, threads, blocks)
-    return _diverse(ways, effort, bool(np.count_nonzero(step.weight) > LARGE))
+        schedules = _hopeful(step, schedules, isa, threads, blocks)
+    return _diverse(schedules, effort, bool(np.count_nonzero(step.weight) > LARGE))
 
 
 def _hopeful(
-    step: Conv, ways: Sequence[Tiling], isa: str, threads: int, blocks: BlockCache
-) -> list[Tiling]:
-    """Those of kernels whose best is not hopelessly behind by the model; ``ways`` are ranked.
+    step: Conv, schedules: Sequence[Schedule], isa: str, threads: int, blocks: BlockCache
+) -> list[Schedule]:
+    """Those of kernels whose best is not hopelessly behind by the model; ``schedules`` are ranked.
 
     One without blocks is always among them, so that what blocks bring is known.
     """
-    best = {way.kernel: way for way in reversed(ways)}
-    needed = {kernel: cost.cycles(step, way, isa, threads, blocks) for kernel, way in best.items()}
+    best = {schedule.kernel: schedule for schedule in reversed(schedules)}
+    needed = {
+        kernel: cost.cycles(step, schedule, isa, threads, blocks)
+        for kernel, schedule in best.items()
+    }
     most = HOPELESS * min(needed.values())
-    plain = next((way.kernel for way in ways if not KERNELS[way.kernel].finds_blocks), None)
-    return [way for way in ways if needed[way.kernel] <= most or way.kernel == plain]
+    plain = next(
+        (schedule.kernel for schedule in schedules if not KERNELS[schedule.kernel].finds_blocks),
+        None,
+    )
+    return [
+        schedule
+        for schedule in schedules
+        if needed[schedule.kernel] <= most or schedule.kernel == plain
+    ]
 
 
 def _together(cases: Mapping[str, Conv], effort: Effort) -> Iterator[dict[str, Conv]]:
@@ -335,17 +353,17 @@ def _stored(step: Conv) -> int:
     return int(np.count_nonzero(step.weight)) * STORED // 4
 
 
-def _choice(times: Sequence[tuple[float, Tiling]]) -> Choice:
+def _choice(times: Sequence[tuple[float, Schedule]]) -> Choice:
     """The fastest; what is larger, only where it is faster by more than measurements are off by."""
     plain = [pair for pair in times if not KERNELS[pair[1].kernel].finds_blocks] or list(times)
     without, other = _fastest(plain)
-    seconds, way = min(times, key=lambda pair: pair[0])
-    if not KERNELS[way.kernel].finds_blocks or seconds * MARGIN > without:
-        seconds, way = without, other
-    return Choice(way, other, seconds, without)
+    seconds, schedule = min(times, key=lambda pair: pair[0])
+    if not KERNELS[schedule.kernel].finds_blocks or seconds * MARGIN > without:
+        seconds, schedule = without, other
+    return Choice(schedule, other, seconds, without)
 
 
-def _fastest(times: Sequence[tuple[float, Tiling]]) -> tuple[float, Tiling]:
+def _fastest(times: Sequence[tuple[float, Schedule]]) -> tuple[float, Schedule]:
     """The fastest; generated code only where it is faster by the margin."""
     best = min(times, key=lambda pair: pair[0])
     others = [pair for pair in times if not KERNELS[pair[1].kernel].generated]

@@ -48,7 +48,7 @@ from prunedeploy.runtimes.sparse.kernels.jit.encoder import (
 )
 from prunedeploy.runtimes.sparse.kernels.packing import Ints
 from prunedeploy.runtimes.sparse.plan.steps import Conv
-from prunedeploy.runtimes.sparse.schedule.schedule import Tiling
+from prunedeploy.runtimes.sparse.schedule.schedule import Schedule
 
 REACH = 128  # weights that an instruction reaches, before the pointer and from it on
 LINE = 64  # bytes of a cache line: instructions and weights begin on one
@@ -56,9 +56,13 @@ LINE = 64  # bytes of a cache line: instructions and weights begin on one
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What programs do with their sums in the end: residual, activation, result.
+    """The epilogue of programs: residual, activation, store.
 
-    Elements from one row of the result, and of the residual, to the next; bounds of the activation.
+    Args:
+        stride: elements from one row of the result to the next.
+        residual: elements from one row of the residual to the next; None without one.
+        low: lower bound of the activation.
+        high: its upper bound.
     """
 
     stride: int
@@ -67,26 +71,26 @@ class Epilogue:
     high: float
 
 
-def epilogue_of(step: Conv, tiling: Tiling) -> Epilogue | None:
-    """How programs finish rows; None where c/jit.h does, behind them.
+def epilogue_of(step: Conv, schedule: Schedule) -> Epilogue | None:
+    """The epilogue of programs; None where c/jit.h computes it, behind them.
 
     That is where pixels of the border are between those of the result, where an activation is more
     than two bounds, and where rows are out of an instruction's reach.
     """
     bounds = step.activation.bounds
     residual = None if step.residual is None else step.residual.strides[1]
-    farthest = tiling.rows * max(step.y.strides[1], residual or 0)
-    if tiling.packing == "raster" or bounds is None or farthest >= 2**29:
+    farthest = schedule.rows * max(step.y.strides[1], residual or 0)
+    if schedule.packing == "shared_border" or bounds is None or farthest >= 2**29:
         return None
     return Epilogue(step.y.strides[1], residual, *bounds)
 
 
 @dataclass(frozen=True)
 class ProgramEnd:
-    """How a program ends.
+    """The end of a program: accumulators are spilled, or the epilogue is computed.
 
-    Sums are added to those before them, unless they are the ``first``, of which ``elements`` are
-    between two rows. They are stored there as well, unless rows are finished.
+    Accumulators are added to those of the panels before, unless this is the ``first``; those of two
+    rows are ``elements`` apart in memory. They are spilled to it, unless there is an epilogue.
     """
 
     first: bool
@@ -94,7 +98,7 @@ class ProgramEnd:
     elements: int
 
     def instructions(self, rows: int, width: int) -> Bytes:
-        """Of a program of so many rows, its return included."""
+        """The last instructions of a program of ``rows`` rows, its return included."""
         row = np.arange(rows)
         found: list[Bytes] = []
         if not self.first:
@@ -107,7 +111,7 @@ class ProgramEnd:
 
 
 def _epilogue(epilogue: Epilogue, row: Ints, width: int) -> list[Bytes]:
-    """Instructions that finish rows and store them."""
+    """The instructions of an epilogue."""
     found = [hex_bytes("c5f8904c2410")]  # kmovw k1, [rsp + 16]
     if epilogue.residual is not None:
         found += [hex_bytes("488b442408")]  # mov rax, [rsp + 8]
@@ -180,7 +184,7 @@ class Programs:
 
     @property
     def _reach(self) -> Ints:
-        """Of every multiplication: its weight, from where the pointer is."""
+        """The distance of each multiplication's weight from the pointer, in floats."""
         return self.nth % (2 * REACH) - REACH
 
 

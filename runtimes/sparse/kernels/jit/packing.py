@@ -23,15 +23,15 @@ from prunedeploy.runtimes.sparse.kernels.packing import (
     FIRST,
     LAST,
     Ints,
+    PackedWeights,
     Part,
-    Streams,
     entries,
     groups,
     panels_of,
     within,
 )
 from prunedeploy.runtimes.sparse.plan.steps import Conv
-from prunedeploy.runtimes.sparse.schedule.schedule import Geometry, Tiling
+from prunedeploy.runtimes.sparse.schedule.schedule import Geometry, Schedule
 
 PROGRAM = np.dtype(
     [
@@ -45,41 +45,41 @@ PROGRAM = np.dtype(
         ("fetch", "<u4"),
     ]
 )
-MAX_ROWS = 31  # registers of sums; one is the input's
+MAX_ROWS = 31  # registers of accumulators; one is the input's
 REACHED = 2**29 - 2**16  # elements of a panel: instructions reach 2^31 bytes
-BYTES = 13  # of instructions and weights, for a non-zero: how much is fetched ahead
+BYTES = 13  # of instructions and weights, for a non-zero: how much is prefetched
 BOTH = 21  # where there are instructions for whole vectors and for halves
 SPACING = (8, 64)  # non-zeros from one instruction that fetches a line to the next
 
 
-def pack_jit(step: Conv, tiling: Tiling, geometry: Geometry) -> Streams:
-    """The programs of ``step``, each of ``tiling.rows`` rows at the most.
+def pack_jit(step: Conv, schedule: Schedule, geometry: Geometry) -> PackedWeights:
+    """The programs of ``step``, each of ``schedule.rows`` rows at the most.
 
-    A part's ``visits`` are ``PROGRAM``, with places in the part's ``code``, where the weights are
-    as well.
+    A part's ``row_segments`` are of dtype ``PROGRAM``, with offsets into the part's ``code``, which
+    holds the weights as well.
 
     Raises:
         ValueError: a panel reaches further than an instruction does.
     """
-    panels = panels_of(step.x.shape[1], tiling.channels)
+    panels = panels_of(step.x.shape[1], schedule.channels)
     found = entries(step, geometry, panels)
     farthest = int(found.offset.max(initial=0)) * geometry.unit
     if farthest >= 2**29:
         raise ValueError(f"an operand {farthest} elements away is out of an instruction's reach")
-    epilogue = epilogue_of(step, tiling)
-    edges = groups(np.bincount(found.row, minlength=len(step.weight)), tiling.groups)
+    epilogue = epilogue_of(step, schedule)
+    edges = groups(np.bincount(found.row, minlength=len(step.weight)), schedule.groups)
     parts = []
     for begin, end in itertools.pairwise(edges):
         own = within(found, begin, end)
-        blocks = _blocks(begin, end, tiling.rows)
+        blocks = _blocks(begin, end, schedule.rows)
         group = []
         for panel in range(len(panels)):
             here = own.panel == panel
             terms = _Terms(own.row[here], own.offset[here] * geometry.unit, own.weight[here])
             flags = FIRST * (panel == 0) + LAST * (panel == len(panels) - 1)
-            group.append(_part(terms, blocks, flags, tiling, epilogue))
+            group.append(_part(terms, blocks, flags, schedule, epilogue))
         parts.append(tuple(group))
-    return Streams(panels, tuple(parts), int(np.diff(edges).max()))
+    return PackedWeights(panels, tuple(parts), int(np.diff(edges).max()))
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _blocks(begin: int, end: int, most: int) -> Ints:
 
 
 def _part(
-    terms: _Terms, blocks: Ints, flags: int, tiling: Tiling, epilogue: Epilogue | None
+    terms: _Terms, blocks: Ints, flags: int, schedule: Schedule, epilogue: Epilogue | None
 ) -> Part:
     """The programs of all blocks of rows, for one panel."""
     block = np.searchsorted(blocks, terms.row, side="right") - 1
@@ -106,10 +106,10 @@ def _part(
     order = np.argsort((block * places + terms.place) * (MAX_ROWS + 1) + terms.row - blocks[block])
     block, rows = block[order], np.diff(blocks)
     row, place = terms.row[order] - blocks[block], terms.place[order]
-    whole, half = divmod(tiling.eighths, 2)
-    calls = (1 if tiling.packing == "raster" else tiling.pieces) * (whole + half)
+    whole, half = divmod(schedule.tile_width_x8, 2)
+    calls = (1 if schedule.packing == "shared_border" else schedule.tile_rows) * (whole + half)
     spacing = int(np.clip(calls * LINE // (BOTH if whole and half else BYTES), *SPACING))
-    tail = ProgramEnd(bool(flags & FIRST), epilogue if flags & LAST else None, tiling.elements)
+    tail = ProgramEnd(bool(flags & FIRST), epilogue if flags & LAST else None, schedule.elements)
     code = Programs(block, row, place, rows, tail, spacing)
 
     count = np.bincount(block, minlength=rows.size)
@@ -143,12 +143,14 @@ def placed(programs: Array, place: int) -> Array:
     return moved
 
 
-def settings(step: Conv, tiling: Tiling, spilled: bool, common: dict[str, int]) -> dict[str, int]:
+def settings(
+    step: Conv, schedule: Schedule, spilled: bool, common: dict[str, int]
+) -> dict[str, int]:
     """The macros of c/jit.h; its offsets are in its instructions."""
-    own = {"SPILLED": int(spilled), "EPILOGUE": int(epilogue_of(step, tiling) is not None)}
+    own = {"SPILLED": int(spilled), "EPILOGUE": int(epilogue_of(step, schedule) is not None)}
     return own | {key: value for key, value in common.items() if key != "LOG_UNIT"}
 
 
-def spilled_rows(step: Conv, tiling: Tiling) -> int:
+def spilled_rows(step: Conv, schedule: Schedule) -> int:
     """Rows that programs leave in memory for c/jit.h to finish."""
-    return 0 if epilogue_of(step, tiling) is not None else tiling.rows
+    return 0 if epilogue_of(step, schedule) is not None else schedule.rows

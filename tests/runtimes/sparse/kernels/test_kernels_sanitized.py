@@ -137,8 +137,11 @@ def _program(cases: Sequence[Case], isa: str, constants: Constants, instructions
 
 def _is_wide(case: Case) -> bool:
     """What vectors of 16 alone know, whatever the sweep was made for."""
-    ways = case.tuned.values()
-    return any(way.packing == "comb" or KERNELS[way.kernel].generated for way in ways)
+    schedules = case.tuned.values()
+    return any(
+        schedule.packing == "interleaved" or KERNELS[schedule.kernel].generated
+        for schedule in schedules
+    )
 
 
 STEP = int(os.environ.get("PRUNEDEPLOY_SWEEP", "9"))  # every so many cases; 1: all

@@ -42,6 +42,7 @@ CASES: dict[str, tuple[tuple[Layer, Schedule], ...]] = {
             Layer((2, 7, 6, 11), 9, (3, 3), (2, 2), SAME, residual="in place"),
             Schedule("rows", 2, 1, 4),
         ),
+        (Layer((3, 11, 5, 23), 6, (1, 5), pads=(0, 2, 0, 2)), Schedule("rows", 2, 3, 6)),
     ),
     "block": (
         (Layer((1, 19, 7, 7), 13, density=1.0, residual="own"), Schedule("block", 1, 2, 9, rows=4)),

@@ -42,6 +42,7 @@ class BuildOptions:
     mostly run with, 0 for all cores; ``tune`` how long to measure which way to compute each layer.
     ``tell`` is told in words what is being done. ``careful`` asks for forms of layers that round
     less, where the runtime has several: 0 for the fastest, 2 for those that round the least.
+    ``blocks``: whether blocks of rows that share columns may be computed as such.
     """
 
     batches: tuple[int, ...] = ()
@@ -49,6 +50,7 @@ class BuildOptions:
     tune: Tuning = "quick"
     tell: Callable[[str], None] = silent
     careful: int = 0
+    blocks: bool = True
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ def build(
     threads: int = 0,
     tune: Tuning = "quick",
     within: float | None = None,
+    blocks: bool = True,
 ) -> Engine:
     """Build an engine and put it in place once it computes what the model computes.
 
@@ -64,13 +65,15 @@ def build(
         within: how far outputs may be from the model's in float64, in parts of their range, where
             that is less than the 1e-5 that ``verify`` allows; else it is refused. The sparse
             runtime has forms of dense layers that round less, and takes them where it has to.
+        blocks: False builds a sparse engine without the kernel for blocks of rows that share
+            columns, for measurements of what blocks bring.
 
     Raises:
         UserError: no such model, target or runtime; the target is not at hand; the engine
             computes something else; ``output`` cannot be written or is not an engine.
     """
     tell = progress or silent
-    options = options_of(batch, threads, tune, tell)
+    options = replace(options_of(batch, threads, tune, tell), blocks=blocks)
     source = source_of(model, tell)
     row = targets.by_name(target)
     names, refused = choice.candidates(row, runtime)

@@ -97,7 +97,8 @@ def project_of(
     blocks = BlockCache()
     if tools is not None and options.tune != "none" and targets.why_not_here(target) is None:
         tuned = [
-            schedules(plan, tools, threads, options.tune, options.tell, blocks) for plan in plans
+            schedules(plan, tools, threads, options.tune, options.tell, blocks, options.blocks)
+            for plan in plans
         ]
     isa = compiling.isa_of(target)
     if options.careful:
@@ -131,12 +132,15 @@ def schedules(
     effort: Effort,
     tell: Progress,
     blocks: BlockCache | None = None,
+    use_blocks: bool = True,
 ) -> dict[str, Schedule]:
     """How every layer of ``plan`` is cut, measured with as many threads as will compute it."""
     count = threads if plan.repeats == 1 else 1
-    found = dict(tune(plan, tools, count, effort, None, tell, blocks).schedules)
+    found = dict(tune(plan, tools, count, effort, None, tell, blocks, use_blocks).schedules)
     if plan.head is not None:
-        found |= tune(plan.head.plan, tools, threads, effort, None, tell, blocks).schedules
+        found |= tune(
+            plan.head.plan, tools, threads, effort, None, tell, blocks, use_blocks
+        ).schedules
     return found
 
 

@@ -36,7 +36,6 @@ ROUNDS: dict[str, int] = {"quick": 4, "full": 10}  # of each, of which the faste
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("kernels", "schedule", "codegen")  # in ROOT: the code that times depend on
 VARIANTS = 2  # candidates of the same tile that "quick" measures, of other panels
-BLOCKS = True  # False: as if there were none, for measurements of what they bring
 MARGIN = 1.03  # by which blocks and programs have to be faster
 # times what another needs by the model, which was off by less than 1.5 in 200 cases (AVX-512)
 HOPELESS = 1.6
@@ -90,6 +89,7 @@ def tune(
     cache: Path | None = None,
     progress: Progress | None = None,
     blocks: BlockCache | None = None,
+    use_blocks: bool = True,
 ) -> Tuned:
     """Tilings for all layers of ``plan`` that are cut into tiles.
 
@@ -101,6 +101,7 @@ def tune(
         cache: folder of remembered measurements; the user's cache when None.
         progress: told what is being measured.
         blocks: the blocks of layers that are known.
+        use_blocks: False takes what is the fastest without blocks, in the same measurement.
     """
     blocks = blocks or BlockCache()
     steps = [step for step in plan.steps if isinstance(step, Conv) and is_tiled(step)]
@@ -118,9 +119,9 @@ def tune(
     found = [(step.name, store.get(key)) for key, group in cases.items() for step in group]
     known = {name: choice for name, choice in found if choice is not None}
     tuned = Tuned(
-        {name: choice.schedule if BLOCKS else choice.plain for name, choice in known.items()},
+        {name: choice.schedule if use_blocks else choice.plain for name, choice in known.items()},
         len(unknown),
-        sum(choice.seconds if BLOCKS else choice.without for choice in known.values()),
+        sum(choice.seconds if use_blocks else choice.without for choice in known.values()),
         sum(choice.without for choice in known.values()),
     )
     if progress is not None and str(tuned):

@@ -53,8 +53,8 @@ into your own program. It needs the C library, libm and POSIX threads, and nothi
 """
 
 _CODE = f"""\
-- `code.c`, `{CODE}`: the programs of layers that are unrolled: instructions for the processor,
-  one for every weight that is not zero.
+- `code.c`, `{CODE}`: the code generated for layers of the kernel `jit`: an instruction for every
+  weight that is not zero.
 """
 
 

@@ -256,7 +256,7 @@ def sweep() -> list[Case]:
 
 
 @needs_avx512
-def test_unrolled_layers_agree_with_the_interpreter() -> None:
+def test_jit_layers_agree_with_the_interpreter() -> None:
     cases = sweep()
     assert len(cases) > 60
     packings = {schedule.packing for case in cases for schedule in case.tuned.values()}

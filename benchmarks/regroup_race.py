@@ -15,7 +15,7 @@ from prunedeploy import passes
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Array, Engine, Ratio
 from prunedeploy.core.statistics import ratio
-from prunedeploy.engines import artifact
+from prunedeploy.engines import building, opening
 from prunedeploy.graph import model as models
 from prunedeploy.reference.evaluate import Evaluator
 from prunedeploy.reference.verify import TOLERANCE, compare, random_feeds
@@ -51,12 +51,12 @@ class Settings:
     threads: int = 1
     rounds: int = 50
     tune: Tuning = "quick"
-    within: float | None = None  # see artifact.build
+    within: float | None = None  # see building.build
 
 
 def engines(model: Path, folder: Path, settings: Settings) -> dict[str, Engine]:
     """One of each kind, the dense one first; "repacked" only where a layer of the model pays."""
-    found = {DENSE: artifact.build(model, "host", "ort", folder / "dense.engine")}
+    found = {DENSE: building.build(model, "host", "ort", folder / "dense.engine")}
     found[BLOCKS] = _sparse(model, folder / "blocks.engine", settings)
     found[ROWS] = _sparse(model, folder / "rows.engine", settings, blocks=False)
     first, second = ((found[kind].path / LIBRARY).read_bytes() for kind in (ROWS, BLOCKS))
@@ -64,12 +64,12 @@ def engines(model: Path, folder: Path, settings: Settings) -> dict[str, Engine]:
         print("no layer takes blocks: both engines are the same, byte by byte", file=sys.stderr)
     repacked = repack(model, folder / "repacked.onnx")
     if repacked is not None:
-        found[REPACKED] = artifact.build(repacked, "host", "ort", folder / "repacked.engine")
+        found[REPACKED] = building.build(repacked, "host", "ort", folder / "repacked.engine")
     return found
 
 
 def _sparse(model: Path, place: Path, settings: Settings, blocks: bool = True) -> Engine:
-    return artifact.build(
+    return building.build(
         model, "host", "sparse", place, threads=settings.threads, tune=settings.tune,
         progress=lambda text: print(text, file=sys.stderr), within=settings.within,
         blocks=blocks,
@@ -109,7 +109,7 @@ def together(
     """
     with ExitStack() as stack:
         sessions = {
-            key: stack.enter_context(artifact.open(engine, settings.threads, shared=True))
+            key: stack.enter_context(opening.open(engine, settings.threads, shared=True))
             for key, engine in found.items()
         }
         first, *_ = sessions.values()

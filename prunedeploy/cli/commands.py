@@ -262,7 +262,7 @@ def build(
     from prunedeploy.cli import device, show
 
     if model is None:
-        from prunedeploy.engines.artifact import newest_result
+        from prunedeploy.engines.sources import newest_result
 
         model = newest_result(Path())
         typer.echo(f"taking {model}, the newest result of shrink here", err=True)

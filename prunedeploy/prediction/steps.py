@@ -27,7 +27,7 @@ KERNEL_OF = {
 
 
 def of_model(model: Path, row: Target, batch: int, threads: int) -> tuple[Work, ...]:
-    """Those that a build would make: tilings by the cost model, nothing is measured or compiled.
+    """Those that a build would make: schedules by the cost model, nothing is measured or compiled.
 
     Raises:
         UserError: the sparse runtime cannot compute the model, or not in this batch.

@@ -291,11 +291,11 @@ def _load(
     say: Progress,
 ) -> Loaded:
     if not isinstance(model, str | Path):
-        program = _from_memory(model)
-        return Loaded(program, input_shape, preparation.notes(program))
+        prepared = _from_memory(model)
+        return Loaded(prepared.model, input_shape, prepared.notes)
     if _is_onnx(source):
-        program = models.load(source)
-        return Loaded(program, input_shape, ("ONNX model", *preparation.notes(program)))
+        prepared = preparation.from_file(source)
+        return Loaded(prepared.model, input_shape, ("ONNX model", *prepared.notes))
     found = checkpoint.load(source, arch=arch, trust=trust, mask=mask, weights=weights)
     shape = input_shape or found.input_shape
     if shape is None:
@@ -320,7 +320,7 @@ def _normalisation(
     return found.recipe.mean, found.recipe.std
 
 
-def _from_memory(model: onnx.ModelProto | gs.Graph) -> ir.Model:
+def _from_memory(model: onnx.ModelProto | gs.Graph) -> preparation.Prepared:
     import onnx
 
     if isinstance(model, onnx.ModelProto):

@@ -23,9 +23,9 @@ from prunedeploy.runtimes.sparse.codegen.project import (
 from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
 from prunedeploy.runtimes.sparse.kernels.table import KERNELS
 from prunedeploy.runtimes.sparse.payload import HEADER, LAYERS, LIBRARY, MODEL_HEADER
-from prunedeploy.runtimes.sparse.plan.batch_innermost import interleave
+from prunedeploy.runtimes.sparse.plan.batch_innermost import to_batch_innermost
 from prunedeploy.runtimes.sparse.plan.memory import allocate
-from prunedeploy.runtimes.sparse.plan.per_sample import samples
+from prunedeploy.runtimes.sparse.plan.per_sample import per_sample_plan
 from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
 from prunedeploy.runtimes.sparse.schedule.schedule import Schedule
@@ -101,9 +101,9 @@ def project_of(
             for plan in plans
         ]
     isa = compiling.isa_of(target)
-    if options.careful:
+    if options.accuracy_level:
         tuned = [
-            careful(plan, found, isa, threads, options.careful, blocks)
+            limit_rounding(plan, found, isa, threads, options.accuracy_level, blocks)
             for plan, found in zip(plans, tuned, strict=True)
         ]
     written = Options(
@@ -137,14 +137,14 @@ def schedules(
     """How every layer of ``plan`` is cut, measured with as many threads as will compute it."""
     count = threads if plan.repeats == 1 else 1
     found = dict(tune(plan, tools, count, effort, None, tell, blocks, use_blocks).schedules)
-    if plan.head is not None:
+    if plan.suffix is not None:
         found |= tune(
-            plan.head.plan, tools, threads, effort, None, tell, blocks, use_blocks
+            plan.suffix.plan, tools, threads, effort, None, tell, blocks, use_blocks
         ).schedules
     return found
 
 
-def careful(
+def limit_rounding(
     plan: Plan,
     tuned: dict[str, Schedule],
     isa: str,
@@ -189,7 +189,7 @@ def _without(
 ) -> dict[str, Schedule]:
     """``tuned`` with the model's best other way, where one is ``unwanted`` and there is another."""
     found, blocks = dict(tuned), blocks or BlockCache()
-    late = plan.head.plan.steps if plan.head is not None else ()
+    late = plan.suffix.plan.steps if plan.suffix is not None else ()
     for step in (*plan.steps, *late):
         if isinstance(step, Conv) and is_tiled(step):
             schedules = choose.ranked(step, isa, threads, blocks)
@@ -208,8 +208,8 @@ def plan_of(model: Any, batch: int, threads: int) -> Plan:
     """
     if batch == 1 or not _is_open(model):
         return _lower(model, batch)
-    whole = _lower(model, batch, beside=False)
-    return samples(whole, _lower(model, 1), threads) or allocate(interleave(whole))
+    whole = _lower(model, batch, batch_innermost=False)
+    return per_sample_plan(whole, _lower(model, 1), threads) or allocate(to_batch_innermost(whole))
 
 
 def _is_open(model: Any) -> bool:
@@ -220,10 +220,10 @@ def _is_open(model: Any) -> bool:
     )
 
 
-def _lower(model: Any, batch: int, beside: bool = True) -> Plan:
+def _lower(model: Any, batch: int, batch_innermost: bool = True) -> Plan:
     from prunedeploy.runtimes.sparse.plan.lower import Refusal, lower
 
-    found = lower(model, batch, beside=beside)
+    found = lower(model, batch, batch_innermost=batch_innermost)
     if isinstance(found, Refusal):
         raise UnsupportedModelError("sparse", str(found))
     return found

@@ -220,7 +220,7 @@ def _is_sound(schedule: Schedule, isa: str) -> bool:
 
 
 def _machine(isa: str) -> str:
-    """This processor, and the kernels as they are: other kernels have other best tilings."""
+    """This processor, and the kernels as they are: other kernels have other best schedules."""
     kernels = closure(trials.HEADERS)
     digest = hashlib.sha256(repr(sorted(kernels.items())).encode())
     for file in sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")):

@@ -14,10 +14,10 @@ from lowered import Small
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Array
-from prunedeploy.engines import artifact, building
+from prunedeploy.engines import building, verified_build
 from prunedeploy.graph.model import save
 from prunedeploy.measure.bench import bench
-from prunedeploy.runtimes.sparse.build import careful
+from prunedeploy.runtimes.sparse.build import limit_rounding
 from prunedeploy.runtimes.sparse.kernels import winograd_1d as winograd
 from prunedeploy.runtimes.sparse.plan.lower import lower
 from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan
@@ -129,10 +129,10 @@ def test_careful_builds_keep_two_rows() -> None:
     usual = choose.schedule(step, "avx512", 2)
     assert (usual.kernel, usual.tile_rows) == ("winograd", 4)
     for tuned in ({}, {step.name: usual}):
-        schedule = careful(plan, tuned, "avx512", 2)[step.name]
+        schedule = limit_rounding(plan, tuned, "avx512", 2)[step.name]
         assert schedule.kernel != "winograd" or schedule.tile_rows == 2
     other = Schedule("rows", 1, 2, 3)
-    assert careful(plan, {step.name: other}, "avx512", 2) == {step.name: other}
+    assert limit_rounding(plan, {step.name: other}, "avx512", 2) == {step.name: other}
 
 
 def test_an_engine_near_its_tolerance_is_built_with_less_rounding(
@@ -141,10 +141,10 @@ def test_an_engine_near_its_tolerance_is_built_with_less_rounding(
     path = tmp_path / "net.onnx"
     save(_stem(), path)
     told: list[str] = []
-    artifact.build(path, "host", "sparse", tmp_path / "a.engine", progress=told.append, tune="none")
+    building.build(path, "host", "sparse", tmp_path / "a.engine", progress=told.append, tune="none")
     assert not any("less rounding" in text for text in told)
-    monkeypatch.setattr(building, "NEAR", 0.0)
-    engine = artifact.build(
+    monkeypatch.setattr(verified_build, "REBUILD_SHARE", 0.0)
+    engine = building.build(
         path, "host", "sparse", tmp_path / "b.engine", progress=told.append, tune="none"
     )
     assert any("less rounding" in text for text in told)
@@ -162,11 +162,11 @@ def test_builds_are_as_careful_as_they_have_to_be(
     net = Small()
     stem = net.conv(net.input("n", 3, 224, 224), 3, 64, 7, pads=[3, 3, 3, 3], strides=[2, 2])
     save(net.model(stem), tmp_path / "net.onnx")
-    waiting, told, difference = list(distances), list[str](), building._difference
+    waiting, told, difference = list(distances), list[str](), verified_build._difference
     monkeypatch.setattr(
-        building, "_difference", lambda *a: replace(difference(*a), max_rel=waiting.pop(0))
+        verified_build, "_difference", lambda *a: replace(difference(*a), max_rel=waiting.pop(0))
     )
-    engine = artifact.build(
+    engine = building.build(
         *(tmp_path / "net.onnx", "host", "sparse", tmp_path / "net.engine", None, told.append),
         tune="none",
     )
@@ -187,7 +187,7 @@ def test_careful_builds_have_short_sums() -> None:
     long = next(
         schedule for schedule in schedules if schedule.kernel == "block" and schedule.channels > 256
     )
-    little, more = (careful(plan, {step.name: long}, "avx512", 2, level) for level in (1, 2))
+    little, more = (limit_rounding(plan, {step.name: long}, "avx512", 2, level) for level in (1, 2))
     assert little == {step.name: long}
     assert more[step.name].channels <= 256
 
@@ -198,7 +198,7 @@ def test_an_engine_is_held_within_what_its_user_says(tmp_path: Path) -> None:
 
     def build(name: str, within: float | None) -> tuple[float, bool]:
         told: list[str] = []
-        engine = artifact.build(
+        engine = building.build(
             *(path, "host", "sparse", tmp_path / name, None, told.append),
             tune="none",
             within=within,

@@ -12,7 +12,7 @@ from kernels import Case, check, supported
 from lowered import Small
 
 from prunedeploy.core.records import Array
-from prunedeploy.runtimes.sparse.build import careful
+from prunedeploy.runtimes.sparse.build import limit_rounding
 from prunedeploy.runtimes.sparse.kernels import winograd_2d as winograd2d
 from prunedeploy.runtimes.sparse.kernels.winograd_1d import inputs, results
 from prunedeploy.runtimes.sparse.kernels.winograd_2d import OUTPUTS, POINTS
@@ -256,7 +256,7 @@ def test_careful_builds_keep_two_by_two() -> None:
     (step,) = (step for step in plan.steps if isinstance(step, Conv))
     usual = choose.schedule(step, "avx512", 2)
     assert (usual.kernel, usual.tile_rows) == ("winograd2d", 4)
-    schedule = careful(plan, {step.name: usual}, "avx512", 2)[step.name]
+    schedule = limit_rounding(plan, {step.name: usual}, "avx512", 2)[step.name]
     assert (schedule.kernel, schedule.tile_rows) == ("winograd2d", 2)
 
 
@@ -270,6 +270,8 @@ def test_a_little_careful_builds_keep_three_by_three() -> None:
     rough = next(w for w in choose.ranked(step, "avx512", 2) if w.tile_rows == 4)
     assert rough.kernel == "winograd"
     tuned = {step.name: rough}
-    schedules = [careful(plan, tuned, "avx512", 2, level)[step.name] for level in (1, 2)]
+    schedules = [limit_rounding(plan, tuned, "avx512", 2, level)[step.name] for level in (1, 2)]
     assert [schedule.tile_rows for schedule in schedules] == [3, 2]
-    assert careful(plan, {step.name: schedules[0]}, "avx512", 2, 1) == {step.name: schedules[0]}
+    assert limit_rounding(plan, {step.name: schedules[0]}, "avx512", 2, 1) == {
+        step.name: schedules[0]
+    }

@@ -38,15 +38,14 @@ from prunedeploy.engines import opening
 from prunedeploy.graph import model as models
 from prunedeploy.measure.profiling import profiles_of
 from prunedeploy.reference.verify import random_feeds
-from prunedeploy.runtimes.sparse.build import plan_of, tilings
-from prunedeploy.runtimes.sparse.kernels import winograd_1d as winograd
-from prunedeploy.runtimes.sparse.kernels import winograd_2d as winograd2d
+from prunedeploy.runtimes.sparse.build import plan_of, schedules
+from prunedeploy.runtimes.sparse.kernels.jit.schedule import program_loads
+from prunedeploy.runtimes.sparse.kernels.table import KERNELS, geometry
 from prunedeploy.runtimes.sparse.plan.steps import Conv, Step
-from prunedeploy.runtimes.sparse.schedule.cost import program_loads
-from prunedeploy.runtimes.sparse.schedule.schedule import Tiling, geometry
+from prunedeploy.runtimes.sparse.schedule.schedule import Schedule
 from prunedeploy.runtimes.sparse.toolchain.compile import toolchain
 
-VISIT = 14.0  # cycles of a row that meets a panel, beside its multiplications
+ROW_SEGMENT = 14.0  # cycles of a row that meets a panel, beside its multiplications
 LATENCY = 4.0  # cycles from one sum to the next
 EDGES = 1.25  # times the multiplications that count
 L1, L3 = 1 << 15, 1 << 25  # bytes
@@ -57,7 +56,7 @@ class Cut:
     """A step and how it is cut, where it is cut into tiles."""
 
     step: Step
-    way: Tiling | None
+    schedule: Schedule | None
 
 
 def bounds(time: StepTime, cut: Cut, peaks: Machine, total: int) -> dict[str, float]:
@@ -65,8 +64,8 @@ def bounds(time: StepTime, cut: Cut, peaks: Machine, total: int) -> dict[str, fl
 
     Weights come from beyond the cache where ``total``, what a whole run touches, does not fit.
     """
-    unrolled = cut.way is not None and cut.way.kernel == "unrolled"
-    peak = peaks.fma if unrolled else peaks.fma_load  # an operand is spread, or a vector
+    generated = cut.schedule is not None and KERNELS[cut.schedule.kernel].generated
+    peak = peaks.fma if generated else peaks.fma_load  # an operand is one float, or a vector
     found = {"FMA": time.flops * share_of_products(cut) / peak / 1e9}
     weights = 4 * time.nonzeros
     tensors = time.bytes - weights
@@ -75,51 +74,46 @@ def bounds(time: StepTime, cut: Cut, peaks: Machine, total: int) -> dict[str, fl
     moved["L3" if tensors <= L3 else "DRAM"] += tensors
     slowest = "DRAM" if moved["DRAM"] > moved["L3"] / 4 else "L3"
     found[slowest] = (moved["L3"] / peaks.read[2] + moved["DRAM"] / peaks.read[3]) / 1e9
-    if not isinstance(cut.step, Conv) or cut.way is None:
+    if not isinstance(cut.step, Conv) or cut.schedule is None:
         return found
-    way, layout = cut.way, geometry(cut.step, cut.way)
-    pixels = way.elements * layout.tiles  # with those beyond the edges
-    computed = time.nonzeros if way.kernel in ("rows", "unrolled") else time.weights
+    schedule, layout, kernel = (
+        cut.schedule,
+        geometry(cut.step, cut.schedule),
+        KERNELS[cut.schedule.kernel],
+    )
+    pixels = schedule.elements * layout.tiles  # with those beyond the edges
+    computed = time.nonzeros if kernel.skips_zeros else time.weights
     cycle = 1e-9 / (peaks.clock * peaks.threads)
-    if way.kernel == "winograd2d":
+    if kernel.pack is None:
         return found
-    if way.kernel != "winograd" and (whole := 2 * computed * pixels) > EDGES * time.flops:
+    if not kernel.winograd and (whole := 2 * computed * pixels) > EDGES * time.flops:
         found["edges"] = whole / peak / 1e9
-    if way.kernel == "unrolled":
+    if kernel.generated:
         vectors = pixels / 16
-        found["fetch"] = (computed / 2 + program_loads(cut.step, way)) * vectors * cycle
+        found["fetch"] = (computed / 2 + program_loads(cut.step, schedule)) * vectors * cycle
         return found
     # the sums of all rows of a block go on side by side, and so do the sets of a row's
-    found["latency"] = computed / way.rows / sets(way) * layout.tiles * LATENCY * cycle
-    channel = 32 * way.eighths if layout.flat else 4 * layout.channel
-    if way.channels * channel > L1:
-        found["L2"] = 4.0 * computed / way.rows * pixels / peaks.read[1] / 1e9
+    found["latency"] = computed / schedule.rows / sets(schedule) * layout.tiles * LATENCY * cycle
+    channel = 32 * schedule.tile_width_x8 if layout.flat else 4 * layout.channel
+    if schedule.channels * channel > L1:
+        found["L2"] = 4.0 * computed / schedule.rows * pixels / peaks.read[1] / 1e9
     outputs, channels = cut.step.weight.shape[0], cut.step.x.shape[1]
-    visits = -(-outputs // way.rows) * -(-channels // way.channels) * layout.tiles
-    found["rows"] = visits * VISIT * cycle
+    row_segments = -(-outputs // schedule.rows) * -(-channels // schedule.channels) * layout.tiles
+    found["rows"] = row_segments * ROW_SEGMENT * cycle
     return found
 
 
 def share_of_products(cut: Cut) -> float:
     """Of the direct sum's products, those that minimal filtering leaves."""
-    if not isinstance(cut.step, Conv) or cut.way is None:
+    if not isinstance(cut.step, Conv) or cut.schedule is None:
         return 1.0
-    outputs = cut.way.pieces
-    match cut.way.kernel:
-        case "winograd":
-            direct = outputs * cut.step.weight.shape[2]
-            return winograd.products(cut.step, outputs) / direct
-        case "winograd2d":
-            points = winograd2d.size(cut.step, outputs) ** 2 * winograd2d.channels(cut.step)
-            return points / outputs**2 / cut.step.weight[0].size
-        case _:
-            return 1.0
+    return KERNELS[cut.schedule.kernel].products(cut.step, cut.schedule)
 
 
-def sets(way: Tiling) -> int:
+def sets(schedule: Schedule) -> int:
     """Sets of sums of a row that take turns: PD_SETS of c/rows.h, with vectors of 16."""
-    vectors = -(-way.elements // 16)
-    return 1 if way.kernel != "rows" or vectors > 4 else 4 if vectors <= 2 else 2
+    vectors = -(-schedule.elements // 16)
+    return 1 if KERNELS[schedule.kernel].max_rows > 1 or vectors > 4 else 4 if vectors <= 2 else 2
 
 
 def limits(
@@ -162,15 +156,16 @@ def render(times: Sequence[StepTime], cuts: Sequence[Cut], peaks: Machine) -> It
 
 def described(time: StepTime, cut: Cut) -> str:
     """Kernel, tile and panel."""
-    way = cut.way
-    if way is None:
+    schedule = cut.schedule
+    if schedule is None:
         return time.choice or time.kind
-    if way.kernel == "winograd2d":
-        return str(way)
-    rows = f" of {way.rows}" if way.kernel == "block" else ""
-    how = {"plain": "", "none": ", in place"}.get(way.packing, f", {way.packing}")
-    size = f"{way.pieces} x {8 * way.eighths}"
-    return f"{way.kernel}{rows}, tile {size}, panel {way.channels}{how}"
+    if KERNELS[schedule.kernel].pack is None:
+        return KERNELS[schedule.kernel].describe(schedule)
+    kernel = KERNELS[schedule.kernel]
+    rows = "" if kernel.skips_zeros else f" of {schedule.rows}"
+    how = {"plain": "", "none": ", in place"}.get(schedule.packing, f", {schedule.packing}")
+    size = f"{schedule.tile_rows} x {8 * schedule.tile_width_x8}"
+    return f"{schedule.kernel}{rows}, tile {size}, panel {schedule.channels}{how}"
 
 
 def profiled(
@@ -183,14 +178,14 @@ def profiled(
         engine = race.build(path, threads, settings, Path(folder) / "sparse.engine", batch)
         # what the build has measured is remembered, so this is what it was built with
         tools = toolchain(targets.by_name("host"))
-        ways = tilings(plan, tools, threads, settings.tune, lambda _: None)
+        by_name = schedules(plan, tools, threads, settings.tune, lambda _: None)
         with opening.open(engine, threads, shared=True) as session:
             feeds = random_feeds(engine.manifest.inputs, batch)
             rounds = settings.rounds
             (profile,) = profiles_of([engine], [session], feeds, batch, threads, rounds)
     late = plan.suffix.plan.steps if plan.suffix is not None else ()
     steps = {step.name: step for step in (*plan.steps, *late)}
-    return profile.steps, [Cut(steps[t.name], ways.get(t.name)) for t in profile.steps]
+    return profile.steps, [Cut(steps[t.name], by_name.get(t.name)) for t in profile.steps]
 
 
 def heading(options: argparse.Namespace, peaks: Machine) -> str:

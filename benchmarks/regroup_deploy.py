@@ -91,10 +91,8 @@ def build(
     if form == "ort":
         return building.build(model, "host", "ort", place)
     arguments = {"threads": settings.threads, "tune": settings.tune}
-    if form == "rows":
-        with speed.without_blocks():
-            return building.build(model, "host", "sparse", place, batch=batch, **arguments)
-    return building.build(model, "host", "sparse", place, batch=batch, **arguments)
+    blocks = form != "rows"
+    return building.build(model, "host", "sparse", place, batch=batch, blocks=blocks, **arguments)
 
 
 def accuracy(engine: Engine, batch: int, test: tuple[torch.Tensor, torch.Tensor]) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from prunedeploy.reference.evaluate import Evaluator
 from prunedeploy.reference.verify import TOLERANCE, compare, random_feeds
 from prunedeploy.runtimes.api import Session, Tuning
 from prunedeploy.runtimes.sparse.payload import LIBRARY
-from prunedeploy.runtimes.sparse.schedule import tune
 from prunedeploy.runtimes.timing import interleave
 
 DENSE, ROWS, BLOCKS, REPACKED = "dense", "rows", "blocks", "repacked"
@@ -55,22 +54,11 @@ class Settings:
     within: float | None = None  # see building.build
 
 
-@contextmanager
-def without_blocks() -> Iterator[None]:
-    """The tuner takes what is fastest without blocks, in the same measurement."""
-    tune.BLOCKS = False
-    try:
-        yield
-    finally:
-        tune.BLOCKS = True
-
-
 def engines(model: Path, folder: Path, settings: Settings) -> dict[str, Engine]:
     """One of each kind, the dense one first; "repacked" only where a layer of the model pays."""
     found = {DENSE: building.build(model, "host", "ort", folder / "dense.engine")}
     found[BLOCKS] = _sparse(model, folder / "blocks.engine", settings)
-    with without_blocks():
-        found[ROWS] = _sparse(model, folder / "rows.engine", settings)
+    found[ROWS] = _sparse(model, folder / "rows.engine", settings, blocks=False)
     first, second = ((found[kind].path / LIBRARY).read_bytes() for kind in (ROWS, BLOCKS))
     if first == second:
         print("no layer takes blocks: both engines are the same, byte by byte", file=sys.stderr)
@@ -80,10 +68,11 @@ def engines(model: Path, folder: Path, settings: Settings) -> dict[str, Engine]:
     return found
 
 
-def _sparse(model: Path, place: Path, settings: Settings) -> Engine:
+def _sparse(model: Path, place: Path, settings: Settings, blocks: bool = True) -> Engine:
     return building.build(
         model, "host", "sparse", place, threads=settings.threads, tune=settings.tune,
         progress=lambda text: print(text, file=sys.stderr), within=settings.within,
+        blocks=blocks,
     )  # fmt: skip
 
 

@@ -37,7 +37,8 @@ from prunedeploy.core.records import Array
 from prunedeploy.graph import model as models
 from prunedeploy.passes.analysis.liveness import layers_of
 from prunedeploy.passes.blocks import Rule, regroup
-from prunedeploy.runtimes.sparse.kernels import mixed as blocks
+from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
+from prunedeploy.runtimes.sparse.kernels.table import KERNELS
 from prunedeploy.runtimes.sparse.plan.lower import Refusal, lower
 from prunedeploy.runtimes.sparse.plan.steps import Conv
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
@@ -121,12 +122,12 @@ def masked(weight: Array, source: str, seed: int) -> Array:
     if source == "refilled":
         count = -(-round(len(weight) * DENSITY * 100) // 100)
         rows = np.argsort(-size.reshape(len(weight), -1).sum(1), kind="stable")[: max(count, 1)]
-        kept = np.zeros(weight.shape, np.bool_)
-        kept[rows] = True
+        spilled = np.zeros(weight.shape, np.bool_)
+        spilled[rows] = True
     else:
         score = size if source == "magnitude" else np.random.default_rng(seed).random(weight.shape)
-        kept = score >= np.quantile(score, 1 - DENSITY)
-    return np.where(kept, weight, 0).astype(np.float32)
+        spilled = score >= np.quantile(score, 1 - DENSITY)
+    return np.where(spilled, weight, 0).astype(np.float32)
 
 
 @dataclass
@@ -187,13 +188,17 @@ def predicted(model: Path, batch: int) -> tuple[float, float, float]:
     plan = lower(models.load(model), batch)
     assert not isinstance(plan, Refusal)
     isa = isa_of(by_name("host"))
+    known = BlockCache()
     without = best = inside = total = 0.0
     for step in plan.steps:
         if isinstance(step, Conv):
-            costs = [(way.kernel, cycles(step, way, isa, 1)) for way in choose.ranked(step, isa, 1)]
-            without += min(cost for kernel, cost in costs if kernel != "mixed")
+            schedules = choose.ranked(step, isa, 1, known)
+            costs = [
+                (schedule.kernel, cycles(step, schedule, isa, 1, known)) for schedule in schedules
+            ]
+            without += min(cost for kernel, cost in costs if not KERNELS[kernel].finds_blocks)
             best += costs[0][1]
-            inside += blocks.blocks_of(step, choose.fill(step, isa)).inside
+            inside += known.find(step, choose.fill(step, isa, known)).inside
             total += np.count_nonzero(step.weight)
     return without, best, inside / max(total, 1)
 

@@ -42,6 +42,7 @@ class BuildOptions:
     mostly run with, 0 for all cores; ``tune`` how long to measure the schedules of each layer.
     ``tell`` is called with a line on what is being done. ``accuracy_level`` asks for schedules of
     layers that round less, where the runtime has such: 0 for the fastest, 2 for the least rounding.
+    ``blocks``: whether blocks of rows that share columns may be computed as such.
     """
 
     batches: tuple[int, ...] = ()
@@ -49,6 +50,7 @@ class BuildOptions:
     tune: Tuning = "quick"
     tell: Callable[[str], None] = silent
     accuracy_level: int = 0
+    blocks: bool = True
 
 
 @dataclass(frozen=True)

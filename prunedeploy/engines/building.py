@@ -40,6 +40,7 @@ def build(
     threads: int = 0,
     tune: Tuning = "quick",
     within: float | None = None,
+    blocks: bool = True,
 ) -> Engine:
     """Build an engine, and write it once it is known to compute what the model computes.
 
@@ -62,13 +63,15 @@ def build(
             that is less than the 1e-5 that ``verify`` allows; an engine that is further off is
             refused. The sparse runtime has forms of dense layers that round less, and takes them
             where it has to.
+        blocks: False builds a sparse engine without the kernel for blocks of rows that share
+            columns, for measurements of what blocks bring.
 
     Raises:
         UserError: no such model, target or runtime; the target is not at hand; the engine
             computes something else; ``output`` cannot be written or is not an engine.
     """
     progress = progress or silent
-    options = build_options(batch, threads, tune, progress)
+    options = replace(build_options(batch, threads, tune, progress), blocks=blocks)
     source = sources.model_file(model, progress)
     machine = targets.by_name(target)
     names, refused = choice.candidates(machine, runtime)

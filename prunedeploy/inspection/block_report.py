@@ -121,16 +121,20 @@ def _look(name: str, weight: Array, groups: int, step: Conv | None) -> _Found:
 
 def _predicted(step: Conv) -> tuple[float, float, float]:
     """Price of a cell in a block, how many times faster blocks are, and cycles with them."""
+    from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
+    from prunedeploy.runtimes.sparse.kernels.table import KERNELS
     from prunedeploy.runtimes.sparse.schedule import candidates as choose
     from prunedeploy.runtimes.sparse.schedule.cost import cycles
     from prunedeploy.runtimes.sparse.toolchain.compile import isa_of
     from prunedeploy.targets import by_name
 
     isa = isa_of(by_name("host"))
-    costs = [(way.kernel, cycles(step, way, isa, 1)) for way in choose.candidates(step, isa, 1)]
-    without = [cost for kernel, cost in costs if kernel != "mixed"]
+    known = BlockCache()
+    schedules = choose.candidates(step, isa, 1, known)
+    costs = [(schedule.kernel, cycles(step, schedule, isa, 1, known)) for schedule in schedules]
+    without = [cost for kernel, cost in costs if not KERNELS[kernel].finds_blocks]
     best = max(min((cost for _, cost in costs), default=1.0), 1e-9)
-    return choose.fill(step, isa), min(without, default=best) / best, best
+    return choose.fill(step, isa, known), min(without, default=best) / best, best
 
 
 def _ordered(found: _Found) -> Array:

@@ -75,7 +75,7 @@ SPARSE = Table(
         "reduce": Efficiency(0.2, 8.0),
         "rows": Efficiency(0.951, 1.08),
         # of whole networks, ResNets and an encoder, not fitted layer by layer
-        "unrolled": Efficiency(0.77, 1.08),
+        "jit": Efficiency(0.77, 1.08),
         "vector": Efficiency(0.138, 1.22),
         # "winograd" is of an earlier fit: "winograd2d" was faster in all layers
         "winograd": Efficiency(0.951, 0.24),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.runtimes.sparse.schedule.cost import LANES
+from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.toolchain.compile import isa_of
 from prunedeploy.targets import PRECISIONS, Target, cores
 
@@ -13,9 +13,8 @@ GPU_RUNTIMES = ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "ort-cuda")
 CPU_RUNTIMES = ("ort", "sparse")
 MOST_STREAMS = 2  # cores that together read twice what one does from memory; more were not measured
 
-# Vectors that a core multiplies in a cycle, by instruction set and, where one differs, by core
+# Vectors that a core multiplies in a cycle, where others of its instruction set differ
 # (Arm's Software Optimization Guides: 128-bit FMLA of Cortex-A57 one, of A76 and A78 two a cycle).
-PIPES = {"avx512": 1.0, "avx2": 2.0, "neon": 2.0, "generic": 1.0}
 PIPES_OF_CORE = {"cortex-a57": 1.0}
 
 
@@ -66,9 +65,9 @@ def _cpu(row: Target, threads: int) -> Machine:
             f"nothing to predict the CPU of {row.name} from: no hz or bytes-per-second in its row"
         )
     count = threads or row.cores or cores()
-    isa = isa_of(row)
-    pipes = PIPES_OF_CORE.get(row.cpu, PIPES[isa])
-    peak = 2 * LANES[isa] * pipes * row.hz * count
+    isa = ISAS[isa_of(row)]
+    pipes = PIPES_OF_CORE.get(row.cpu, isa.fma_pipes)
+    peak = 2 * isa.lanes * pipes * row.hz * count
     # rows of x86 are of one core (targets/row.py)
     streams = min(count, MOST_STREAMS) if row.arch == "x86_64" else 1
     return Machine(

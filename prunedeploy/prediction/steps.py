@@ -9,10 +9,10 @@ from typing import Any
 
 from prunedeploy.prediction.record import Work
 from prunedeploy.runtimes.api import BuildOptions
+from prunedeploy.runtimes.sparse.kernels.table import KERNELS
 from prunedeploy.targets import Target
 
-INDEX = {"rows": 2, "unrolled": 10, "vector": 2}  # bytes that go with the weight of a non-zero
-TILED = ("rows", "unrolled", "block", "mixed", "winograd", "winograd2d")
+INDEX = {"rows": 2, "jit": 10, "vector": 2}  # bytes that go with the weight of a non-zero
 KERNEL_OF = {
     "MatMul": "product",
     "Softmax": "function",
@@ -27,7 +27,7 @@ KERNEL_OF = {
 
 
 def of_model(model: Path, row: Target, batch: int, threads: int) -> tuple[Work, ...]:
-    """Those that a build would make: tilings by the cost model, nothing is measured or compiled.
+    """Those that a build would make: schedules by the cost model, nothing is measured or compiled.
 
     Raises:
         UserError: the sparse runtime cannot compute the model, or not in this batch.
@@ -67,5 +67,5 @@ def kernel(kind: str, choice: str) -> str:
     """The row of the table, from the kind of a step and how it is computed."""
     if kind == "Conv":
         word = choice.partition(" ")[0]
-        return word if word in (*TILED, "depthwise") else "vector"
+        return word if word in (*KERNELS, "depthwise") else "vector"
     return KERNEL_OF.get(kind, "elementwise")

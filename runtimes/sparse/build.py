@@ -20,13 +20,15 @@ from prunedeploy.runtimes.sparse.codegen.project import (
     c_file,
     emit_project,
 )
+from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
+from prunedeploy.runtimes.sparse.kernels.table import KERNELS
 from prunedeploy.runtimes.sparse.payload import HEADER, LAYERS, LIBRARY, MODEL_HEADER
 from prunedeploy.runtimes.sparse.plan.batch_innermost import to_batch_innermost
 from prunedeploy.runtimes.sparse.plan.memory import allocate
 from prunedeploy.runtimes.sparse.plan.per_sample import per_sample_plan
 from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
-from prunedeploy.runtimes.sparse.schedule.schedule import Tiling
+from prunedeploy.runtimes.sparse.schedule.schedule import Schedule
 from prunedeploy.runtimes.sparse.schedule.tune import Effort, Progress, is_tiled, tune
 from prunedeploy.runtimes.sparse.toolchain import compile as compiling
 from prunedeploy.runtimes.sparse.toolchain.makefile import makefile, readme
@@ -98,15 +100,17 @@ def project_of(
     threads = options.threads or target.cores or targets.cores()
     plans = [plan_of(loaded, batch, threads) for batch in _batches(inputs, options.batches)]
     _check_batched(plans, outputs)
-    measured = _measured(plans, target, tools, threads, options)
+    blocks = BlockCache()
     isa = compiling.isa_of(target)
+    measured = _measured(plans, target, tools, threads, options, blocks)
     emitted = Options(
         isa=isa,
         threads=threads,
         version=metadata.version("prunedeploy"),
         inputs=inputs,
         outputs=tuple(spec for spec in outputs if _is_batched(spec, plans)),
-        tuned=_accurate(plans, measured, isa, threads, options.accuracy_level),
+        tuned=_accurate(plans, measured, isa, threads, options.accuracy_level, blocks),
+        blocks=blocks,
     )
     return _emit(plans, emitted, options.tell), threads
 
@@ -117,20 +121,29 @@ def _measured(
     tools: compiling.Toolchain | None,
     threads: int,
     options: BuildOptions,
-) -> list[dict[str, Tiling]]:
+    blocks: BlockCache,
+) -> list[dict[str, Schedule]]:
     """For each plan what tuning chose; nothing where the target's code cannot be run here."""
     if tools is None or options.tune == "none" or targets.why_not_here(target) is not None:
         return [{} for _ in plans]
-    return [tilings(plan, tools, threads, options.tune, options.tell) for plan in plans]
+    return [
+        schedules(plan, tools, threads, options.tune, options.tell, blocks, options.blocks)
+        for plan in plans
+    ]
 
 
 def _accurate(
-    plans: list[Plan], tuned: list[dict[str, Tiling]], isa: str, threads: int, level: int
-) -> list[dict[str, Tiling]]:
+    plans: list[Plan],
+    tuned: list[dict[str, Schedule]],
+    isa: str,
+    threads: int,
+    level: int,
+    blocks: BlockCache,
+) -> list[dict[str, Schedule]]:
     if not level:
         return tuned
     return [
-        limit_rounding(plan, chosen, isa, threads, level)
+        limit_rounding(plan, chosen, isa, threads, level, blocks)
         for plan, chosen in zip(plans, tuned, strict=True)
     ]
 
@@ -141,29 +154,41 @@ def _emit(plans: list[Plan], options: Options, tell: Progress) -> Project:
     except TooLargeError:
         tell("the generated code would not fit into a library: building without it")
     chosen = [
-        without_jit(plan, dict(tuned), options.isa, options.threads)
+        without_jit(plan, dict(tuned), options.isa, options.threads, options.blocks)
         for plan, tuned in zip(plans, options.tuned, strict=True)
     ]
     return emit_project(plans, replace(options, tuned=chosen))
 
 
-def tilings(
-    plan: Plan, tools: compiling.Toolchain, threads: int, effort: Effort, tell: Progress
-) -> dict[str, Tiling]:
+def schedules(
+    plan: Plan,
+    tools: compiling.Toolchain,
+    threads: int,
+    effort: Effort,
+    tell: Progress,
+    blocks: BlockCache | None = None,
+    use_blocks: bool = True,
+) -> dict[str, Schedule]:
     """The schedule of every layer, measured with as many threads as will compute it.
 
     A per-sample plan runs on one thread for each sample, its batched suffix on all of them.
     """
     alone = threads if plan.repeats == 1 else 1
-    chosen = dict(tune(plan, tools, alone, effort, None, tell).tilings)
+    chosen = dict(tune(plan, tools, alone, effort, None, tell, blocks, use_blocks).schedules)
     if plan.suffix is not None:
-        chosen |= tune(plan.suffix.plan, tools, threads, effort, None, tell).tilings
+        suffix = plan.suffix.plan
+        chosen |= tune(suffix, tools, threads, effort, None, tell, blocks, use_blocks).schedules
     return chosen
 
 
 def limit_rounding(
-    plan: Plan, tuned: dict[str, Tiling], isa: str, threads: int, level: int = 2
-) -> dict[str, Tiling]:
+    plan: Plan,
+    tuned: dict[str, Schedule],
+    isa: str,
+    threads: int,
+    level: int = 2,
+    blocks: BlockCache | None = None,
+) -> dict[str, Schedule]:
     """``tuned`` without the schedules whose rounding is the largest.
 
     Args:
@@ -173,37 +198,47 @@ def limit_rounding(
         threads: how many the plan will run with.
         level: at 1 Winograd of more than three output rows a tile is left out; at 2 that of more
             than two, and direct sums of more than ``SHORT_SUM`` terms.
+        blocks: what is known of blocks in the weights.
     """
 
-    def rounds_more(step: Conv, way: Tiling) -> bool:
-        if way.kernel in ("winograd", "winograd2d"):
-            return way.pieces > 4 - level
-        return level > 1 and way.kernel in choose.LONGEST and choose.longest(step, way) > SHORT_SUM
+    def rounds_more(step: Conv, schedule: Schedule) -> bool:
+        if KERNELS[schedule.kernel].winograd:
+            return schedule.tile_rows > 4 - level
+        return level > 1 and choose.longest(step, schedule) > SHORT_SUM
 
-    return _without(plan, tuned, isa, threads, rounds_more)
+    return _without(plan, tuned, isa, threads, rounds_more, blocks)
 
 
-def without_jit(plan: Plan, tuned: dict[str, Tiling], isa: str, threads: int) -> dict[str, Tiling]:
+def without_jit(
+    plan: Plan,
+    tuned: dict[str, Schedule],
+    isa: str,
+    threads: int,
+    blocks: BlockCache | None = None,
+) -> dict[str, Schedule]:
     """``tuned`` without JIT kernels, whose code is larger than the weights that others store."""
-    return _without(plan, tuned, isa, threads, lambda _, way: way.kernel == "unrolled")
+    return _without(
+        plan, tuned, isa, threads, lambda _, schedule: KERNELS[schedule.kernel].generated, blocks
+    )
 
 
 def _without(
     plan: Plan,
-    tuned: dict[str, Tiling],
+    tuned: dict[str, Schedule],
     isa: str,
     threads: int,
-    unwanted: Callable[[Conv, Tiling], bool],
-) -> dict[str, Tiling]:
+    unwanted: Callable[[Conv, Schedule], bool],
+    blocks: BlockCache | None = None,
+) -> dict[str, Schedule]:
     """``tuned`` with the cost model's best other schedule in place of an ``unwanted`` one.
 
     Where there is no other the unwanted one stays.
     """
-    chosen = dict(tuned)
+    chosen, blocks = dict(tuned), blocks or BlockCache()
     suffix = plan.suffix.plan.steps if plan.suffix is not None else ()
     for step in (*plan.steps, *suffix):
         if isinstance(step, Conv) and is_tiled(step):
-            candidates = choose.ranked(step, isa, threads)
+            candidates = choose.ranked(step, isa, threads, blocks)
             usual = chosen.get(step.name, candidates[0])
             if unwanted(step, usual):
                 others = (each for each in candidates if not unwanted(step, each))

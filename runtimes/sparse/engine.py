@@ -15,17 +15,10 @@ from prunedeploy import targets
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Engine
 from prunedeploy.runtimes.api import BuildOptions, OpenOptions, Payload
+from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.payload import LAYERS, LIBRARY
 from prunedeploy.runtimes.sparse.session import Library, SparseSession
 from prunedeploy.targets import Target
-
-# Of targets.ISA_FLAGS, what code for an instruction set runs on.
-NEEDS: dict[str, tuple[str, ...]] = {
-    "avx512": ("avx2", "fma", "avx512"),
-    "avx2": ("avx2", "fma"),
-    "neon": ("neon",),
-    "generic": (),
-}
 
 
 class Sparse:
@@ -81,7 +74,8 @@ def why_not_here(arch: str, isa: str) -> str | None:
     """Why code for ``arch`` with ``isa`` does not run on this machine; None where it does."""
     if arch != platform.machine():
         return f"is for {arch}, this machine is {platform.machine()}"
-    missing = [name for name in NEEDS.get(isa, (isa,)) if name not in targets.host_isa()]
+    needs = ISAS[isa].needs if isa in ISAS else (isa,)
+    missing = [name for name in needs if name not in targets.host_isa()]
     return f"needs {', '.join(missing)}, which this machine lacks" if missing else None
 
 

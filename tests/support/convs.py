@@ -9,9 +9,10 @@ from typing import Literal
 import numpy as np
 from kernels import Case, Memory
 
+from prunedeploy.runtimes.sparse.kernels.table import KERNELS
 from prunedeploy.runtimes.sparse.plan.steps import Activation, Conv, View
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
-from prunedeploy.runtimes.sparse.schedule.schedule import EIGHT, Tiling, is_flat, row_size
+from prunedeploy.runtimes.sparse.schedule.schedule import EIGHT, Schedule, is_flat, row_size
 
 ACTIVATIONS = (
     Activation(),
@@ -62,8 +63,8 @@ class Layer:
         )  # fmt: skip
         return self.shape[0], self.outputs, rows, columns
 
-    def case(self, way: Tiling | None = None, seed: int = 0) -> Case:
-        """With random weights and memory, cut as ``way`` says."""
+    def case(self, schedule: Schedule | None = None, seed: int = 0) -> Case:
+        """With random weights and memory, cut as ``schedule`` says."""
         rng = np.random.default_rng(seed)
         memory = Memory()
         x, y = memory.planar(self.shape), memory.planar(self.out)
@@ -91,7 +92,7 @@ class Layer:
             views[1] if self.residual == "in place" else views[2],
             self.activation,
         )
-        return memory.case(step, tuned={"layer": way} if way else {})
+        return memory.case(step, tuned={"layer": schedule} if schedule else {})
 
     @property
     def step(self) -> Conv:
@@ -107,22 +108,24 @@ def beside(view: View) -> View:
     return replace(view, strides=(1, view.strides[1], width * images, images))
 
 
-def kind(step: Conv, way: Tiling) -> tuple[object, ...]:
+def kind(step: Conv, schedule: Schedule) -> tuple[object, ...]:
     """What makes one way to cut a layer another piece of code than another."""
-    flat = way.packing == "im2col" or is_flat(step)
-    banded = not flat and way.eighths * EIGHT < row_size(step)
-    half = way.kernel in ("rows", "winograd") and way.eighths % 2
-    minimal = way.kernel in ("winograd", "winograd2d")
-    filtered = way.pieces if minimal else 0
-    return way.kernel, way.packing, way.comb, flat, banded, half, filtered
+    flat = schedule.packing == "im2col" or is_flat(step)
+    banded = not flat and schedule.tile_width_x8 * EIGHT < row_size(step)
+    kernel = KERNELS[schedule.kernel]
+    half = (kernel.max_rows == 1 or kernel.transforms is not None) and schedule.tile_width_x8 % 2
+    filtered = schedule.tile_rows if kernel.winograd else 0
+    return schedule.kernel, schedule.packing, schedule.interleaved, flat, banded, half, filtered
 
 
-def ways(step: Conv, isa: str, rng: np.random.Generator) -> Iterator[Tiling]:
+def schedules(step: Conv, isa: str, rng: np.random.Generator) -> Iterator[Schedule]:
     """One candidate of each kind, with a panel and groups of rows that are not the usual ones."""
-    found: dict[tuple[object, ...], list[Tiling]] = {}
-    for way in choose.candidates(step, isa, 2):
-        found.setdefault(kind(step, way), []).append(way)
+    found: dict[tuple[object, ...], list[Schedule]] = {}
+    for schedule in choose.candidates(step, isa, 2):
+        found.setdefault(kind(step, schedule), []).append(schedule)
     for same in found.values():
-        way = same[rng.integers(len(same))]
-        panel = int(rng.integers(1, way.channels + 1)) if rng.random() < 0.7 else way.channels
-        yield replace(way, channels=panel, groups=int(rng.integers(1, 5)))
+        schedule = same[rng.integers(len(same))]
+        panel = (
+            int(rng.integers(1, schedule.channels + 1)) if rng.random() < 0.7 else schedule.channels
+        )
+        yield replace(schedule, channels=panel, groups=int(rng.integers(1, 5)))

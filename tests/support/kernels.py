@@ -19,6 +19,7 @@ from prunedeploy.core.records import Array
 from prunedeploy.runtimes.sparse.codegen import emitter
 from prunedeploy.runtimes.sparse.codegen._context import Code, Constants, Context
 from prunedeploy.runtimes.sparse.codegen.project import CODE, blob
+from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.plan import steps as plan
 from prunedeploy.runtimes.sparse.plan import strides
 
@@ -27,14 +28,7 @@ FLAGS = (
     "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Werror",
     "-Wno-unused-function", "-Wno-unused-const-variable", "-I", C_FOLDER,
 )  # fmt: skip
-ISA = {
-    "avx512": ("-mavx2", "-mfma", "-mavx512f", "-mavx512cd", "-mavx512bw", "-mavx512dq",
-               "-mavx512vl", "-mprefer-vector-width=512"),
-    "avx2": ("-mavx2", "-mfma"),
-    "neon": (),
-    "generic": (),
-    "scalar": ("-DPD_SCALAR",),
-}  # fmt: skip
+ISA = {isa.name: isa.flags for isa in ISAS.values()}
 
 
 def supported() -> list[str]:

@@ -16,7 +16,7 @@ typedef struct {
     uint32_t row;
     uint16_t count;
     uint16_t flags;
-} pd_visit;
+} pd_row_segment;
 
 enum { PD_FIRST = 1, PD_LAST = 2, PD_SHARED = 4 };
 
@@ -24,10 +24,10 @@ enum { PD_FIRST = 1, PD_LAST = 2, PD_SHARED = 4 };
  * fetched, for a column's products take less time than a weight takes to come. */
 enum { PD_AHEAD = 512 };
 
-/* The visits of one group of rows in one panel, as offsets into the constants of the engine. */
+/* The segments of one group of rows in one panel, as offsets into the constants of the engine. */
 typedef struct {
-    uint32_t visits, first; /* how many, and the first group of rows' row */
-    uint64_t visit, offset, weight; /* bytes */
+    uint32_t segments, first; /* how many, and the first group of rows' row */
+    uint64_t segment, offset, weight; /* bytes */
 } pd_part;
 
 /* Channels [begin, end) of the input. */
@@ -52,7 +52,7 @@ typedef struct {
     int32_t packed;           /* 0: flat tiles are read where they lie */
     int32_t channel;          /* elements of a packed channel */
     int32_t phases;           /* 0 for flat tiles */
-    int32_t comb;             /* vectors of a row that is a comb; 0 elsewhere */
+    int32_t interleaved;             /* vectors of a row that is a interleaved; 0 elsewhere */
     int32_t winograd;         /* rows of phases are transformed (winograd.h) */
     int32_t taps;             /* of im2col: copies of a channel; 0 elsewhere */
     uint64_t x_stride, y_stride, residual_stride;
@@ -67,12 +67,12 @@ typedef struct {
     float *y;
     uint64_t y_stride, residual_stride;
     int32_t rows;                 /* of the whole layer */
-    int32_t pieces, width, pitch; /* pixels of a piece, and from one piece to the next */
+    int32_t tile_rows, width, pitch; /* pixels of a piece, and from one piece to the next */
     int32_t spill;                /* a vector may reach into the next piece */
     float low, high;
 } pd_store_to;
 
-typedef void (*pd_kernel)(const pd_visit *visits, uint32_t count, uint32_t first,
+typedef void (*pd_kernel)(const pd_row_segment *segments, uint32_t count, uint32_t first,
                           const void *offsets, const float *weights, const float *tile,
                           float *sums, const pd_store_to *to);
 
@@ -121,7 +121,7 @@ PD_INLINE void pd_store_part(float *to, pd_vec v, int count) {
 #if PD_LANES == 16
 /* Which of a vector's elements, the first of them `begin` in a run of rows `pitch` apart, are among
  * the first `width` of a row. */
-PD_INLINE uint32_t pd_raster_inside(int begin, int pitch, int width) {
+PD_INLINE uint32_t pd_pixels_of_image(int begin, int pitch, int width) {
     uint32_t inside = 0;
 #pragma GCC unroll 16
     for (int i = 0; i < 16; i++) inside |= (uint32_t)((begin + i) % pitch < width) << i;
@@ -129,7 +129,7 @@ PD_INLINE uint32_t pd_raster_inside(int begin, int pitch, int width) {
 }
 
 /* The elements of two vectors in turns, the first halves in `a`, the second in `b`. */
-PD_INLINE void pd_in_turns(pd_vec *a, pd_vec *b) {
+PD_INLINE void pd_interleave_pair(pd_vec *a, pd_vec *b) {
     const __m512i low =
         _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     const __m512i high =
@@ -139,26 +139,26 @@ PD_INLINE void pd_in_turns(pd_vec *a, pd_vec *b) {
     *b = (pd_vec)_mm512_permutex2var_ps(x, high, y);
 }
 
-/* The pixels of a comb of two or four vectors in their order. */
-PD_INLINE void pd_uncomb(pd_vec *v, int comb) {
-    if (comb == 2) {
-        pd_in_turns(v, v + 1);
+/* The pixels of a interleaved of two or four vectors in their order. */
+PD_INLINE void pd_deinterleave(pd_vec *v, int interleaved) {
+    if (interleaved == 2) {
+        pd_interleave_pair(v, v + 1);
         return;
     }
-    pd_in_turns(v, v + 2), pd_in_turns(v + 1, v + 3); /* 0 2 0 2 ..., and 1 3 1 3 ... */
-    pd_in_turns(v, v + 1), pd_in_turns(v + 2, v + 3);
+    pd_interleave_pair(v, v + 2), pd_interleave_pair(v + 1, v + 3); /* 0 2 0 2 ..., and 1 3 1 3 ... */
+    pd_interleave_pair(v, v + 1), pd_interleave_pair(v + 2, v + 3);
 }
 #endif
 
 /* Where a window tile begins in the result. */
 typedef struct {
     int image, row, column;
-} pd_spot;
+} pd_tile_origin;
 
-PD_INLINE pd_spot pd_spot_of(const pd_conv *c, int tile) {
+PD_INLINE pd_tile_origin pd_tile_origin_of(const pd_conv *c, int tile) {
     const int across = (c->out_width + c->columns - 1) / c->columns;
     const int down = (c->out_height + c->tile - 1) / c->tile;
-    const pd_spot at = {tile / across / down, tile / across % down * c->tile,
+    const pd_tile_origin at = {tile / across / down, tile / across % down * c->tile,
                         tile % across * c->columns};
     return at;
 }
@@ -166,17 +166,17 @@ PD_INLINE pd_spot pd_spot_of(const pd_conv *c, int tile) {
 #include "pack.h"
 
 /* Where tile `tile` of the result goes. */
-static void pd_place(pd_store_to *to, const pd_conv *c, float *y, const float *residual, int tile) {
+static void pd_set_output(pd_store_to *to, const pd_conv *c, float *y, const float *residual, int tile) {
     int begin;
     if (!c->phases) {
         begin = tile * c->tile;
-        to->pieces = 1;
+        to->tile_rows = 1;
         to->width = to->pitch = c->pixels - begin < c->tile ? c->pixels - begin : c->tile;
         to->spill = 0;
     } else {
-        const pd_spot at = pd_spot_of(c, tile);
+        const pd_tile_origin at = pd_tile_origin_of(c, tile);
         begin = (at.image * c->out_height + at.row) * c->out_width + at.column;
-        to->pieces = c->out_height - at.row < c->tile ? c->out_height - at.row : c->tile;
+        to->tile_rows = c->out_height - at.row < c->tile ? c->out_height - at.row : c->tile;
         to->width = c->out_width - at.column < c->columns ? c->out_width - at.column : c->columns;
         to->pitch = c->out_width;
         to->spill = c->columns >= c->out_width && residual != y;
@@ -197,7 +197,7 @@ static void pd_conv_run(const pd_work *w, const pd_conv *c, const float *x, floa
     while (begin < end) {
         int tile = begin / c->groups, group = begin % c->groups;
         int last = end - tile * c->groups < c->groups ? end - tile * c->groups : c->groups;
-        pd_place(&to, c, y, residual, tile);
+        pd_set_output(&to, c, y, residual, tile);
         for (int p = 0; p < c->panels; p++) {
             const float *from = x + (uint64_t)panels[p].begin * c->x_stride + tile * c->tile;
             if (c->packed) {
@@ -206,7 +206,7 @@ static void pd_conv_run(const pd_work *w, const pd_conv *c, const float *x, floa
             }
             for (int g = group; g < last; g++) {
                 const pd_part *part = &parts[g * c->panels + p];
-                kernel((const pd_visit *)(w->weights + part->visit), part->visits,
+                kernel((const pd_row_segment *)(w->weights + part->segment), part->segments,
                        parts[group * c->panels].first, w->weights + part->offset,
                        (const float *)(w->weights + part->weight), from, w->scratch + sums, &to);
             }

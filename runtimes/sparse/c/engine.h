@@ -29,7 +29,7 @@ typedef struct {
     const char *const *name;
 } pd_plan;
 
-/* Instructions that are not compiled (unrolled.h), alone in their pages; none: 0 and 0. */
+/* Instructions that are not compiled (jit.h), alone in their pages; none: 0 and 0. */
 typedef struct {
     const unsigned char *from;
     size_t size;

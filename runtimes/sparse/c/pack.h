@@ -102,47 +102,47 @@ PD_INLINE void pd_part_turns(__m512 *a, __m512 *b) {
     *b = _mm512_permutex2var_ps(x, odd, y);
 }
 
-/* `vectors` of a row as a comb of `comb`, at most twice as many: of columns from `from` on. */
-PD_INLINE void pd_comb_row(float *to, const float *from, const __mmask16 *inside, int comb,
+/* `vectors` of a row as a interleaved of `interleaved`, at most twice as many: of columns from `from` on. */
+PD_INLINE void pd_comb_row(float *to, const float *from, const __mmask16 *inside, int interleaved,
                            int vectors) {
     const __m512i next = _mm512_set_epi32(16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1);
     const __m512i place = _mm512_maskz_set1_epi32(0x8000, 1);
     __m512 v[4];
-    for (int k = 0; k < comb; k++) v[k] = _mm512_maskz_loadu_ps(inside[k], from + 16 * k);
+    for (int k = 0; k < interleaved; k++) v[k] = _mm512_maskz_loadu_ps(inside[k], from + 16 * k);
     pd_part_turns(&v[0], &v[1]);
-    if (comb == 4) { /* 0 2 ... of the first half, 1 3 ...; then each apart again */
+    if (interleaved == 4) { /* 0 2 ... of the first half, 1 3 ...; then each apart again */
         pd_part_turns(&v[2], &v[3]);
         pd_part_turns(&v[0], &v[2]), pd_part_turns(&v[1], &v[3]);
     }
-    for (int k = 0; k < comb; k++) _mm512_store_ps(to + 16 * k, v[k]);
-    if (vectors == comb) return;
+    for (int k = 0; k < interleaved; k++) _mm512_store_ps(to + 16 * k, v[k]);
+    if (vectors == interleaved) return;
     /* the next ones are these, moved by an element, with one of the following columns */
-    const __m512 after = _mm512_maskz_loadu_ps(inside[comb], from + 16 * comb);
+    const __m512 after = _mm512_maskz_loadu_ps(inside[interleaved], from + 16 * interleaved);
     __m512i index = next;
-    for (int k = 0; k < comb; k++, index = _mm512_add_epi32(index, place))
-        if (comb + k < vectors)
-            _mm512_store_ps(to + 16 * (comb + k), _mm512_permutex2var_ps(v[k], index, after));
+    for (int k = 0; k < interleaved; k++, index = _mm512_add_epi32(index, place))
+        if (interleaved + k < vectors)
+            _mm512_store_ps(to + 16 * (interleaved + k), _mm512_permutex2var_ps(v[k], index, after));
 }
 
-/* The rows of one channel as combs: vector t has the columns t, t + comb, t + 2 comb and so on,
+/* The rows of one channel as combs: vector t has the columns t, t + interleaved, t + 2 interleaved and so on,
  * counted from the border's beginning. */
-PD_INLINE void pd_pack_comb(float *to, const float *plane, const pd_phase *f, int row, int height,
-                            int width, int comb) {
+PD_INLINE void pd_pack_interleaved(float *to, const float *plane, const pd_phase *f, int row, int height,
+                            int width, int interleaved) {
     int above, below;
     row += f->row;
     pd_inside(row, 1, f->rows, height, &above, &below);
     for (int i = 0; i < f->rows; i++)
         if (i < above || i >= below)
             memset(to + (ptrdiff_t)i * f->width, 0, sizeof(float) * (size_t)f->width);
-    for (int t = 0; t < f->width / 16; t += 2 * comb) {
+    for (int t = 0; t < f->width / 16; t += 2 * interleaved) {
         const int first = f->column + t;
-        const int left = f->width / 16 - t, vectors = left < 2 * comb ? left : 2 * comb;
+        const int left = f->width / 16 - t, vectors = left < 2 * interleaved ? left : 2 * interleaved;
         const float *from = plane + (row + above) * (ptrdiff_t)width + first;
         float *at = to + (ptrdiff_t)above * f->width + 16 * t;
         __mmask16 inside[5];
-        for (int k = 0; k <= comb; k++) inside[k] = pd_columns_inside(first + 16 * k, width);
+        for (int k = 0; k <= interleaved; k++) inside[k] = pd_columns_inside(first + 16 * k, width);
         for (int i = above; i < below; i++, at += f->width, from += width)
-            pd_comb_row(at, from, inside, comb, vectors);
+            pd_comb_row(at, from, inside, interleaved, vectors);
     }
 }
 #endif
@@ -265,17 +265,17 @@ static void pd_pack(float *to, const pd_work *w, const pd_conv *c, const float *
         return;
     }
     const pd_phase *phases = (const pd_phase *)(w->weights + c->phase);
-    const pd_spot at = pd_spot_of(c, tile);
+    const pd_tile_origin at = pd_tile_origin_of(c, tile);
     const float *image = x + (uint64_t)at.image * (uint64_t)(c->height * c->width);
     for (int k = p.begin; k < p.end; k++, to += c->channel) {
         const float *plane = image + (uint64_t)k * c->x_stride;
         const float *by = (const float *)(w->weights + c->transform);
 #if PD_LANES == 16
-        if (c->comb) {
-            if (c->comb == 2)
-                pd_pack_comb(to, plane, phases, at.row, c->height, c->width, 2);
+        if (c->interleaved) {
+            if (c->interleaved == 2)
+                pd_pack_interleaved(to, plane, phases, at.row, c->height, c->width, 2);
             else
-                pd_pack_comb(to, plane, phases, at.row, c->height, c->width, 4);
+                pd_pack_interleaved(to, plane, phases, at.row, c->height, c->width, 4);
             continue;
         }
 #endif

@@ -1,4 +1,4 @@
-/* Programs (unrolled.h) into huge pages: they are many megabytes, run through once a layer, and in the
+/* Programs (jit.h) into huge pages: they are many megabytes, run through once a layer, and in the
  * small pages of a file a processor spends more time on finding them than on what they compute. */
 #ifndef PD_PAGES_H
 #define PD_PAGES_H

@@ -1,11 +1,11 @@
 /* rows: scattered non-zeros. One output row at a time; every non-zero (weight, offset) adds the
  * tile's plane at the offset, times the weight, to the row's vectors of sums, all in registers.
  *
- * A template, included once an instance. Define before: PD_NAME; PD_PIECES rows of pixels, PD_PITCH
- * elements apart in the tile, each of PD_EIGHTS times 8 pixels; PD_LOG_UNIT: offsets count units of
- * 1 << PD_LOG_UNIT elements; PD_ACT(v) where the activation is more than a clamp; PD_RASTER where the
- * one piece is rows of so many pixels, PD_PITCH elements apart; PD_COMB where vector v of a piece holds
- * the pixels v, v + PD_COMB, v + 2 PD_COMB and so on. */
+ * A template, included once an instance. Define before: PD_NAME; PD_TILE_ROWS rows of pixels, PD_PITCH
+ * elements apart in the tile, each of PD_TILE_WIDTH_X8 times 8 pixels; PD_LOG_UNIT: offsets count units of
+ * 1 << PD_LOG_UNIT elements; PD_ACT(v) where the activation is more than a clamp; PD_SHARED_BORDER where the
+ * one piece is rows of so many pixels, PD_PITCH elements apart; PD_INTERLEAVED where vector v of a piece holds
+ * the pixels v, v + PD_INTERLEAVED, v + 2 PD_INTERLEAVED and so on. */
 #include "conv.h"
 
 #ifndef PD_TERM
@@ -14,7 +14,7 @@
     {                                                                                         \
         const float *from = tile + ((uint64_t)(units) << PD_LOG_UNIT);                        \
         const pd_vec by = spread;                                                             \
-        _Pragma("GCC unroll 32") for (int r = 0; r < PD_PIECES; r++) {                        \
+        _Pragma("GCC unroll 32") for (int r = 0; r < PD_TILE_ROWS; r++) {                        \
             _Pragma("GCC unroll 32") for (int v = 0; v < PD_FULL; v++)                        \
                 a[r][v] += by * pd_loadu(from + r * PD_PITCH + v * PD_LANES);                 \
             if (PD_HALF)                                                                      \
@@ -23,40 +23,40 @@
     }
 #endif
 
-#define PD_FULL (PD_EIGHTS * 8 / PD_LANES)        /* whole vectors of a piece */
-#define PD_HALF (PD_EIGHTS * 8 % PD_LANES != 0)   /* and one of half the width */
+#define PD_FULL (PD_TILE_WIDTH_X8 * 8 / PD_LANES)        /* whole vectors of a piece */
+#define PD_HALF (PD_TILE_WIDTH_X8 * 8 % PD_LANES != 0)   /* and one of half the width */
 
 /* Where a row has few sums, every addition would wait for the one before: then a row has several
- * sets of sums, which take turns and are added up at the end of the visit. */
-#define PD_COUNT (PD_PIECES * (PD_FULL + PD_HALF))
+ * sets of sums, which take turns and are added up at the end of the segment. */
+#define PD_COUNT (PD_TILE_ROWS * (PD_FULL + PD_HALF))
 #define PD_SETS (PD_COUNT <= 2 ? 4 : PD_COUNT <= 4 ? 2 : 1)
 
 static __attribute__((noinline)) void PD_NAME(
-    const pd_visit *visits, uint32_t count, uint32_t first, const void *offsets,
+    const pd_row_segment *segments, uint32_t count, uint32_t first, const void *offsets,
     const float *weights, const float *tile, float *sums, const pd_store_to *to) {
     const uint16_t *offset = (const uint16_t *)offsets;
-    const int size = PD_PIECES * PD_EIGHTS * 8;
+    const int size = PD_TILE_ROWS * PD_TILE_WIDTH_X8 * 8;
     for (uint32_t i = 0; i < count; i++) {
-        const uint32_t row = visits[i].row;
-        const int flags = visits[i].flags, n = visits[i].count;
-        pd_vec a[PD_PIECES][PD_FULL + 1];
-        pd_half b[PD_PIECES];
+        const uint32_t row = segments[i].row;
+        const int flags = segments[i].flags, n = segments[i].count;
+        pd_vec a[PD_TILE_ROWS][PD_FULL + 1];
+        pd_half b[PD_TILE_ROWS];
         float *sum = sums + (uint64_t)(row - first) * size;
         const float bias = flags & PD_FIRST ? to->bias[row] : 0;
 #pragma GCC unroll 32
-        for (int r = 0; r < PD_PIECES; r++) {
+        for (int r = 0; r < PD_TILE_ROWS; r++) {
 #pragma GCC unroll 32
             for (int v = 0; v < PD_FULL; v++) a[r][v] = pd_splat(bias);
             if (PD_HALF) b[r] = pd_half_splat(bias);
         }
         int k = 0;
 #ifdef pd_nth
-        pd_vec more[PD_SETS][PD_PIECES][PD_FULL + 1];
-        pd_half rest[PD_SETS][PD_PIECES];
+        pd_vec more[PD_SETS][PD_TILE_ROWS][PD_FULL + 1];
+        pd_half rest[PD_SETS][PD_TILE_ROWS];
 #pragma GCC unroll 32
         for (int s = 1; s < PD_SETS; s++)
 #pragma GCC unroll 32
-            for (int r = 0; r < PD_PIECES; r++) {
+            for (int r = 0; r < PD_TILE_ROWS; r++) {
 #pragma GCC unroll 32
                 for (int v = 0; v < PD_FULL; v++) more[s][r][v] = pd_splat(0);
                 rest[s][r] = pd_half_splat(0);
@@ -83,7 +83,7 @@ static __attribute__((noinline)) void PD_NAME(
 #pragma GCC unroll 32
         for (int s = 1; s < PD_SETS; s++)
 #pragma GCC unroll 32
-            for (int r = 0; r < PD_PIECES; r++) {
+            for (int r = 0; r < PD_TILE_ROWS; r++) {
 #pragma GCC unroll 32
                 for (int v = 0; v < PD_FULL; v++) a[r][v] += more[s][r][v];
                 if (PD_HALF) b[r] += rest[s][r];
@@ -93,20 +93,20 @@ static __attribute__((noinline)) void PD_NAME(
         offset += n;
         weights += n;
         if (!(flags & PD_FIRST)) {
-#include "resume.h"
+#include "reload.inc"
         }
         if (!(flags & PD_LAST)) {
-#include "keep.h"
+#include "spill.inc"
             continue;
         }
-#ifdef PD_COMB
+#ifdef PD_INTERLEAVED
 #pragma GCC unroll 32
-        for (int r = 0; r < PD_PIECES; r++) pd_uncomb(a[r], PD_COMB);
+        for (int r = 0; r < PD_TILE_ROWS; r++) pd_deinterleave(a[r], PD_INTERLEAVED);
 #endif
-#ifdef PD_RASTER
-#include "finish_raster.h"
+#ifdef PD_SHARED_BORDER
+#include "epilogue_shared_border.inc"
 #else
-#include "finish.h"
+#include "epilogue.inc"
 #endif
     }
 }
@@ -116,10 +116,10 @@ static __attribute__((noinline)) void PD_NAME(
 #undef PD_FULL
 #undef PD_HALF
 #undef PD_NAME
-#undef PD_PIECES
-#undef PD_RASTER
-#undef PD_COMB
+#undef PD_TILE_ROWS
+#undef PD_SHARED_BORDER
+#undef PD_INTERLEAVED
 #undef PD_PITCH
-#undef PD_EIGHTS
+#undef PD_TILE_WIDTH_X8
 #undef PD_LOG_UNIT
 #undef PD_ACT

@@ -157,46 +157,46 @@ PD_INLINE void pd_patches(const pd_tiles *c, const pd_strip *strips, int count, 
  * and infinity for size 4; 5/16, 5/4, their negatives and infinity for 5; 0, 5/8, 3/2, their
  * negatives and infinity for 6. Of a pair of points the even powers are the same, the odd ones differ
  * in their sign. */
-PD_INLINE void pd_turn_four(pd_vec *d) {
+PD_INLINE void pd_transform_four(pd_vec *d) {
     const pd_vec a = d[1], b = d[2];
     d[0] = b - d[0], d[1] = a + b, d[2] = b - a, d[3] = d[3] - a;
 }
 
 /* Of `point` and its negative. */
-PD_INLINE void pd_turn_pair(pd_vec even, pd_vec odd, float point, pd_vec *to) {
+PD_INLINE void pd_transform_pair(pd_vec even, pd_vec odd, float point, pd_vec *to) {
     to[0] = odd + pd_splat(point) * even, to[1] = odd - pd_splat(point) * even;
 }
 
-PD_INLINE void pd_turn_five(pd_vec *d) {
+PD_INLINE void pd_transform_five(pd_vec *d) {
     const float a = 0.3125f, b = 1.25f;
     const pd_vec aa = pd_splat(a * a), bb = pd_splat(b * b);
     const pd_vec last = (d[4] - pd_splat(a * a + b * b) * d[2]) + pd_splat(a * a * b * b) * d[0];
     pd_vec to[4];
-    pd_turn_pair(d[2] - bb * d[0], d[3] - bb * d[1], a, to);
-    pd_turn_pair(d[2] - aa * d[0], d[3] - aa * d[1], b, to + 2);
+    pd_transform_pair(d[2] - bb * d[0], d[3] - bb * d[1], a, to);
+    pd_transform_pair(d[2] - aa * d[0], d[3] - aa * d[1], b, to + 2);
     d[0] = to[0], d[1] = to[1], d[2] = to[2], d[3] = to[3], d[4] = last;
 }
 
-PD_INLINE void pd_turn_six(pd_vec *d) {
+PD_INLINE void pd_transform_six(pd_vec *d) {
     const float a = 0.625f, b = 1.5f;
     const pd_vec aa = pd_splat(a * a), bb = pd_splat(b * b);
     const pd_vec sum = pd_splat(a * a + b * b), product = pd_splat(a * a * b * b);
     pd_vec to[4];
-    pd_turn_pair(d[3] - bb * d[1], d[4] - bb * d[2], a, to);
-    pd_turn_pair(d[3] - aa * d[1], d[4] - aa * d[2], b, to + 2);
+    pd_transform_pair(d[3] - bb * d[1], d[4] - bb * d[2], a, to);
+    pd_transform_pair(d[3] - aa * d[1], d[4] - aa * d[2], b, to + 2);
     d[0] = (d[4] - sum * d[2]) + product * d[0];
     d[5] = (d[5] - sum * d[3]) + product * d[1];
     d[1] = to[0], d[2] = to[1], d[3] = to[2], d[4] = to[3];
 }
 
-PD_INLINE void pd_turn_input(pd_vec *d, int size) {
-    if (size == 4) pd_turn_four(d);
-    else if (size == 5) pd_turn_five(d);
-    else pd_turn_six(d);
+PD_INLINE void pd_transform_input(pd_vec *d, int size) {
+    if (size == 4) pd_transform_four(d);
+    else if (size == 5) pd_transform_five(d);
+    else pd_transform_six(d);
 }
 
 /* Pixels of a tile's row or column from the products of its points. */
-PD_INLINE void pd_turn_output(const pd_vec *m, int size, int outputs, pd_vec *y) {
+PD_INLINE void pd_transform_output(const pd_vec *m, int size, int outputs, pd_vec *y) {
     if (size == 4) {
         y[0] = m[0] + m[1] + m[2];
         y[1] = m[1] - m[2] + m[3];
@@ -218,7 +218,7 @@ PD_INLINE void pd_turn_output(const pd_vec *m, int size, int outputs, pd_vec *y)
 #if PD_LANES == 16
 PD_INLINE void pd_interleave(pd_vec *v, int outputs) {
     if (outputs != 3) {
-        pd_uncomb(v, outputs);
+        pd_deinterleave(v, outputs);
         return;
     }
     const __m512i index[3] = {
@@ -254,13 +254,13 @@ PD_INLINE void pd_turn(const pd_tiles *c, const float *patch, int size, float *t
         for (int i = 0; i < size; i++) {
 #pragma GCC unroll 6
             for (int j = 0; j < size; j++) all[i][j] = pd_loadu(patch + (i * size + j) * pitch + v);
-            pd_turn_input(all[i], size);
+            pd_transform_input(all[i], size);
         }
 #pragma GCC unroll 6
         for (int j = 0; j < size; j++) {
 #pragma GCC unroll 6
             for (int i = 0; i < size; i++) line[i] = all[i][j];
-            pd_turn_input(line, size);
+            pd_transform_input(line, size);
 #pragma GCC unroll 6
             for (int i = 0; i < size; i++) pd_storeu(to + (i * size + j) * point + v, line[i]);
         }
@@ -281,7 +281,7 @@ PD_TURNED(pd_turned_three_six, 3, 6)
 PD_TURNED(pd_turned_four_six, 4, 6)
 
 /* All channels, and of each all phases: `step` squared of them. */
-static void pd_turn_all(const pd_tiles *c, const pd_strip *strips, int count, const float *x,
+static void pd_transform_all(const pd_tiles *c, const pd_strip *strips, int count, const float *x,
                         float *scratch) {
     float *to = scratch, *patch = scratch + c->patch;
     for (int k = 0; k < c->inputs; k++, x += c->x_stride)
@@ -309,7 +309,7 @@ static void pd_tiles_run(const pd_work *w, const pd_tiles *c, const float *x, fl
         const int tile = begin / c->groups, group = begin % c->groups;
         const int last = end - tile * c->groups < c->groups ? end - tile * c->groups : c->groups;
         const int count = pd_strips(c, tile, strips);
-        pd_turn_all(c, strips, count, x, w->scratch);
+        pd_transform_all(c, strips, count, x, w->scratch);
         for (int b = c->blocks * group / c->groups; b < c->blocks * last / c->groups; b++)
             kernel(c, strips, count, b * rows, weights + b * c->block, bias, w->scratch, y, residual);
         begin = tile * c->groups + last;

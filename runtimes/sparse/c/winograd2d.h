@@ -1,12 +1,12 @@
-/* winograd2d: PD_ROWS output channels of the PD_EIGHTS * 8 tiles of a group, PD_OUTPUTS x PD_OUTPUTS
+/* winograd2d: PD_ROWS output channels of the PD_TILE_WIDTH_X8 * 8 tiles of a group, PD_OUTPUTS x PD_OUTPUTS
  * pixels each, from PD_SIZE x PD_SIZE points of the transformed input (see tiles.h).
  *
  * A template like block.h. The products of one point are summed over all channels, some of them at
- * a time in registers, PD_ROWS rows of PD_EIGHTS * 8 lanes; then those of all points are transformed
+ * a time in registers, PD_ROWS rows of PD_TILE_WIDTH_X8 * 8 lanes; then those of all points are transformed
  * back. A block's weights are [point][channel][PD_ROWS]. */
 #include "tiles.h"
 
-#define PD_TILES (PD_EIGHTS * 8)
+#define PD_TILES (PD_TILE_WIDTH_X8 * 8)
 #define PD_FULL (PD_TILES / PD_LANES)
 #if PD_LANES == 16 || defined(__ARM_NEON)
 #define PD_SUMS 24 /* vectors, in 32 registers */
@@ -85,13 +85,13 @@ static __attribute__((noinline)) void PD_NAME(
 #pragma GCC unroll 6
                 for (int i = 0; i < PD_SIZE; i++)
                     line[i] = pd_loadu(from + (i * PD_SIZE + j) * PD_TILES + v * PD_LANES);
-                pd_turn_output(line, PD_SIZE, PD_OUTPUTS, half[j]);
+                pd_transform_output(line, PD_SIZE, PD_OUTPUTS, half[j]);
             }
 #pragma GCC unroll 4
             for (int a = 0; a < PD_OUTPUTS; a++) {
 #pragma GCC unroll 6
                 for (int j = 0; j < PD_SIZE; j++) line[j] = half[j][a];
-                pd_turn_output(line, PD_SIZE, PD_OUTPUTS, back);
+                pd_transform_output(line, PD_SIZE, PD_OUTPUTS, back);
                 float *to = pixels + (a * PD_TILES + v * PD_LANES) * PD_OUTPUTS;
 #pragma GCC unroll 4
                 for (int b = 0; b < PD_OUTPUTS; b++) back[b] += pd_splat(bias[first + m]);
@@ -100,7 +100,7 @@ static __attribute__((noinline)) void PD_NAME(
                 for (int b = 0; b < PD_OUTPUTS; b++) pd_storeu(to + b * PD_LANES, back[b]);
             }
         }
-#include "finish_tiles.h"
+#include "epilogue_winograd2d.inc"
     }
 }
 
@@ -111,7 +111,7 @@ static __attribute__((noinline)) void PD_NAME(
 #undef PD_SETS
 #undef PD_NAME
 #undef PD_ROWS
-#undef PD_EIGHTS
+#undef PD_TILE_WIDTH_X8
 #undef PD_OUTPUTS
 #undef PD_SIZE
 #undef PD_ACT

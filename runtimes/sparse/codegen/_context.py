@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 
 from prunedeploy.core.records import Array
+from prunedeploy.runtimes.sparse.isa import ISAS
+from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
+from prunedeploy.runtimes.sparse.kernels.kernel import Scope
 from prunedeploy.runtimes.sparse.plan.steps import GUARD, Buffer, Plan, View
 
 ALIGNMENT = 64  # bytes: constants start on a vector's boundary
@@ -64,7 +67,8 @@ class Context:
     """Where a plan's memory and constants are, in words of C.
 
     ``threads`` is how many the engine is expected to run with; ``tuned`` maps a step's name to
-    what the tuner chose for it (see ``tune``); ``code`` holds machine instructions (``unrolled``).
+    what the tuner chose for it (see ``tune``); ``code`` holds machine code of ``kernels.jit``;
+    ``blocks`` remembers the blocks of layers.
     """
 
     plan: Plan
@@ -73,6 +77,12 @@ class Context:
     threads: int = 2
     tuned: dict[str, Any] = field(default_factory=dict)
     code: Constants = field(default_factory=Constants)
+    blocks: BlockCache = field(default_factory=BlockCache)
+
+    @property
+    def scope(self) -> Scope:
+        """What the costs of schedules depend on."""
+        return Scope(ISAS[self.isa], self.threads, self.blocks)
 
     def pointer(self, view: View) -> str:
         """C expression: pointer to the view's first element, const where it is an input."""

@@ -7,17 +7,18 @@ import numpy as np
 from prunedeploy.runtimes.sparse.codegen._activation import bounds, instance
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
 from prunedeploy.runtimes.sparse.codegen.tiled import phases
+from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.plan.steps import Conv
 from prunedeploy.runtimes.sparse.schedule.schedule import (
     Geometry,
-    Tiling,
+    Schedule,
     geometry,
     inside,
     is_flat,
     row_size,
 )
 
-MOST_TAPS = 49  # unrolled in the kernel: 7 x 7
+MAX_TAPS = 49  # unrolled in the kernel: 7 x 7
 TALL = 4  # rows of pixels computed at once, PD_TALL in C
 HEADERS = ("conv.h", "functions.h")
 BAND = 24 * 1024  # bytes of a packed channel, to stay in the first-level cache
@@ -26,12 +27,12 @@ BAND = 24 * 1024  # bytes of a packed channel, to stay in the first-level cache
 def suits(step: Conv) -> bool:
     """Whether ``step`` is such a layer, of a window that is worth unrolling."""
     _, width, height, across = step.weight.shape
-    return width == 1 and step.groups > 1 and height * across <= MOST_TAPS and not is_flat(step)
+    return width == 1 and step.groups > 1 and height * across <= MAX_TAPS and not is_flat(step)
 
 
 def emit(step: Conv, context: Context) -> Code:
     """One instance of the kernel for each kind of window and width."""
-    if context.isa == "avx512" and step.strides[1] in (1, 2):
+    if ISAS[context.isa].masked_loads and step.strides[1] in (1, 2):
         return _masked(step, context)
     layout = _layout(step)
     taps = [place for row in layout.taps for place in row]
@@ -81,7 +82,7 @@ def _masked(step: Conv, context: Context) -> Code:
     name, top = instance(
         "pd_depthwise_masked_" + "_".join(map(str, numbers)), "depthwise_masked.h", settings, step
     )
-    layer = _record(step, context, geometry(step, Tiling("rows", 1, 1, 1)))
+    layer = _record(step, context, geometry(step, Schedule("rows", 1, 1, 1)))
     call = f"{_arguments(step, context)}, columns, {width}, {every}, {name}"
     body = (
         f"static const int columns[] = {{{listed}}};\n"
@@ -134,10 +135,10 @@ def _body(uses: dict[str, list[tuple[int, int]]]) -> str:
 def _layout(step: Conv) -> Geometry:
     """As many rows of one channel as the cache holds, or the whole height."""
     height = step.y.shape[2]
-    eighths = -(-row_size(step) // 16) * 2
+    tile_width_x8 = -(-row_size(step) // 16) * 2
     rows = height
     while True:
-        layout = geometry(step, Tiling("rows", rows, eighths, 1))
+        layout = geometry(step, Schedule("rows", rows, tile_width_x8, 1))
         if layout.channel * 4 <= BAND or rows <= TALL:
             return layout
         rows = max(TALL, -(-(rows // 2) // TALL) * TALL)

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
 from prunedeploy.runtimes.sparse.codegen.functions import literal
 from prunedeploy.runtimes.sparse.codegen.views import nest, record
+from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.plan.steps import UNIT, MatMul, View
 
-LANES = {"avx512": 16, "avx2": 8}  # 4 elsewhere
-# Registers: rows times vectors of sums, the vectors of b, one of a. (most rows, vectors)
-TILES = {"avx512": (14, 2), "avx2": (6, 2), "neon": (6, 4), "generic": (4, 2)}
 FEW = 3  # rows: with as few, twice the vectors hide the latency of additions
 BLOCK = 64 * 1024  # elements of a's rows that an item takes, to stay in the second-level cache
 CONFLICT = 1024  # elements: what lies a multiple of it apart shares a set of the first-level cache
@@ -78,7 +76,7 @@ def emit(step: MatMul, context: Context) -> Code:
         f"{name}(w, &p, {context.pointer(product.a)}, {context.pointer(product.b)}, "
         f"{context.pointer(product.y)}, {bias});",
     ]
-    scratch = depth * wide * LANES.get(context.isa, 4)
+    scratch = depth * wide * ISAS[context.isa].lanes
     scratch += depth * (block + height) if packed else 0
     scratch = -(-scratch // UNIT) * UNIT
     return Code("\n".join(body), (top,), ("nest.h",), scratch, f"{height}x{wide}")
@@ -109,8 +107,9 @@ def _transposed(view: View) -> View:
 
 def _tile(rows: int, columns: int, isa: str) -> tuple[int, int]:
     """Rows and vectors at once: the least rows computed in vain, and loads of ``b`` shared."""
-    most, wide = TILES.get(isa, TILES["generic"])
-    lanes = LANES.get(isa, 4)
+    # registers: rows times vectors of accumulators, the vectors of b, one of a
+    most, wide = ISAS[isa].matmul_tile
+    lanes = ISAS[isa].lanes
     height = min(
         range(1, min(most, rows) + 1), key=lambda r: (-(-rows // r) * (r + 0.7 + 2 / r), -r)
     )

@@ -20,6 +20,7 @@ from prunedeploy.core.records import TensorSpec
 from prunedeploy.runtimes.sparse import codegen as emit
 from prunedeploy.runtimes.sparse.codegen._context import Code, Constants, Context
 from prunedeploy.runtimes.sparse.codegen.work import useful_threads, work
+from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
 from prunedeploy.runtimes.sparse.payload import HEADER
 from prunedeploy.runtimes.sparse.plan import steps as plan
 
@@ -34,8 +35,8 @@ FIXED = (  # part of every project
 GENERAL = ("engine.c", "model.c", "weights.c", "code.c")
 INSTANCE = 3000  # characters of a step's text that compile as long as one kernel instance
 FILE = 60_000  # characters, weighed so, that one file is to hold
-MOST_FILES = 12
-MOST_WEIGHTS = 2**31 - 2**27  # bytes of constants: code reaches data by 31 bits and a sign
+MAX_FILES = 12
+MAX_WEIGHTS = 2**31 - 2**27  # bytes of constants: code reaches data by 31 bits and a sign
 BYTES = {"float32": 4, "int64": 8, "int32": 4, "bool": 1}
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
@@ -59,6 +60,7 @@ class Options:
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     tuned: Sequence[Mapping[str, Any]] = ()
+    blocks: BlockCache = field(default_factory=BlockCache)
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Layer:
 class Project:
     """Texts by file name, the constants, and the layers of every plan by its batch.
 
-    ``code`` are instructions for the processor, of layers that are unrolled; mostly there are none.
+    ``code`` is the machine code of layers that ``kernels.jit`` computes; mostly there is none.
     """
 
     files: dict[str, str]
@@ -129,9 +131,9 @@ def emit_project(plans: Sequence[plan.Plan], options: Options) -> Project:
         for function in _functions(one, number, (constants, code), options)
     ]
     size = constants.size + code.size
-    if size > MOST_WEIGHTS:
+    if size > MAX_WEIGHTS:
         raise TooLargeError(
-            f"an engine holds {MOST_WEIGHTS >> 20} MB of constants at the most, this network has "
+            f"an engine holds {MAX_WEIGHTS >> 20} MB of constants at the most, this network has "
             f"{size >> 20} MB without its zeros: use --runtime ort"
         )
     weights, instructions = constants.data(), code.data() if code.size else b""
@@ -172,10 +174,12 @@ def _functions(
     constants, code = stores
     tuned = dict(options.tuned[number]) if options.tuned else {}
     threads = options.threads if one.repeats == 1 else 1
-    early = Context(one, constants, options.isa, threads, tuned, code)
+    early = Context(one, constants, options.isa, threads, tuned, code, options.blocks)
     works = [(step, early) for step in one.steps]
     if one.suffix is not None:
-        late = Context(one.suffix.plan, constants, options.isa, options.threads, tuned, code)
+        late = Context(
+            one.suffix.plan, constants, options.isa, options.threads, tuned, code, options.blocks
+        )
         works += [(step, late) for step in one.suffix.plan.steps]
     return [
         _Function(
@@ -207,7 +211,7 @@ def _spread(functions: Iterable[_Function]) -> list[_File]:
     for function in functions:
         bundles.setdefault(function.code.top or (function.name,), []).append(function)
     sizes = {key: _bundle_size(bundle) for key, bundle in bundles.items()}
-    count = min(max(round(sum(sizes.values()) / FILE), 1), MOST_FILES)
+    count = min(max(round(sum(sizes.values()) / FILE), 1), MAX_FILES)
     files = [_File() for _ in range(count)]
     for key in sorted(bundles, key=lambda key: -sizes[key]):  # stable: equal ones keep their order
         smallest = min(files, key=lambda file: file.size)

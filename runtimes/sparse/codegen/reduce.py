@@ -6,9 +6,8 @@ import math
 
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
 from prunedeploy.runtimes.sparse.codegen.views import Nest, nest, record
+from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.plan.steps import Reduce
-
-LANES = {"avx512": 16, "avx2": 8}  # of the ISA; 4 elsewhere
 
 
 def emit(step: Reduce, context: Context) -> Code:
@@ -63,6 +62,6 @@ def down(kept: Nest, reduced: Nest) -> bool:
 
 def vectors(items: int, inner: int, context: Context) -> int:
     """How many vectors are computed at once, so that every thread has some."""
-    lanes = LANES.get(context.isa, 4)
+    lanes = ISAS[context.isa].lanes
     wide = -(-inner // lanes)
     return 4 if items * (wide // 4) >= context.threads else 1

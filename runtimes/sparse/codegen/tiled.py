@@ -7,84 +7,81 @@ import numpy as np
 from prunedeploy.core.records import Array
 from prunedeploy.runtimes.sparse.codegen._activation import bounds, instance
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
-from prunedeploy.runtimes.sparse.kernels.jit import ending_of, placed, unrolled_streams
-from prunedeploy.runtimes.sparse.kernels.mixed import mixed_streams
-from prunedeploy.runtimes.sparse.kernels.packing import Part, Streams, dense_streams, streams
-from prunedeploy.runtimes.sparse.kernels.winograd_1d import transforms, winograd_streams
+from prunedeploy.runtimes.sparse.kernels.jit.packing import placed
+from prunedeploy.runtimes.sparse.kernels.kernel import Kernel
+from prunedeploy.runtimes.sparse.kernels.packing import PackedWeights, Part
 from prunedeploy.runtimes.sparse.plan.steps import UNIT, Conv
-from prunedeploy.runtimes.sparse.schedule.cost import cycles
 from prunedeploy.runtimes.sparse.schedule.schedule import (
     Geometry,
     Phase,
-    Tiling,
+    Schedule,
     geometry,
     inside,
     pixels,
     row_size,
 )
 
-STREAMS = {
-    "rows": streams,
-    "unrolled": unrolled_streams,
-    "block": dense_streams,
-    "mixed": mixed_streams,
-    "winograd": winograd_streams,
-}
 LOG_UNIT = {1: 0, 16: 4}  # log2 of what offsets count in
 
 
-def emit(step: Conv, context: Context, tiling: Tiling) -> Code:
-    """``step`` cut as ``tiling`` says."""
-    layout = geometry(step, tiling)
-    packed = STREAMS[tiling.kernel](step, tiling, layout)
-    kept = len(packed.panels) > 1 or packed.resumes
-    kernel, top = _kernel(step, tiling, layout, kept)
-    size = _panel_elements(tiling, layout, packed)
+def emit(step: Conv, context: Context, schedule: Schedule, kernel: Kernel) -> Code:
+    """The C of ``step`` with the schedule ``schedule``, which is one of ``kernel``."""
+    assert kernel.pack is not None
+    layout = geometry(step, schedule)
+    packed = kernel.pack(step, schedule, layout, context.blocks)
+    spilled = len(packed.panels) > 1 or packed.reloads
+    function, top = _function(step, schedule, layout, spilled, kernel)
+    size = _panel_elements(schedule, layout, packed)
     residual = "0" if step.residual is None else context.pointer(step.residual)
+    record = _record(step, context, schedule, layout, packed, kernel)
     body = (
-        f"static const pd_conv layer = {_record(step, context, tiling, layout, packed)};\n"
+        f"static const pd_conv layer = {record};\n"
         f"pd_conv_run(w, &layer, {context.pointer(step.x)}, {context.pointer(step.y)}, {residual}, "
-        f"{kernel}, {size});"
+        f"{function}, {size});"
     )
-    kept_rows = packed.rows_of_group * tiling.groups if kept else 0
-    if tiling.kernel == "unrolled" and ending_of(step, tiling) is None:
-        kept_rows = max(kept_rows, tiling.rows)
-    scratch = size + kept_rows * tiling.elements
-    needed = cycles(step, tiling, context.isa, context.threads)
-    return Code(body, (top,), ("conv.h", "functions.h"), scratch, str(tiling), needed)
+    spilled_rows = packed.rows_of_group * schedule.groups if spilled else 0
+    spilled_rows = max(spilled_rows, kernel.spilled_rows(step, schedule))
+    scratch = size + spilled_rows * schedule.elements
+    needed = kernel.cycles(step, schedule, context.scope)
+    return Code(body, (top,), ("conv.h", "functions.h"), scratch, kernel.describe(schedule), needed)
 
 
-def _kernel(step: Conv, tiling: Tiling, layout: Geometry, kept: bool) -> tuple[str, str]:
-    """The name of the kernel's instance, and the text that makes it; ``kept``: sums are."""
+def _function(
+    step: Conv, schedule: Schedule, layout: Geometry, spilled: bool, kernel: Kernel
+) -> tuple[str, str]:
+    """The name of the kernel's instance, and the text that makes it; ``spilled``: sums are."""
     settings = {
-        "PIECES": 1 if tiling.packing == "raster" else tiling.pieces,
-        "EIGHTS": tiling.eighths,
+        "TILE_ROWS": 1 if schedule.packing == "shared_border" else schedule.tile_rows,
+        "TILE_WIDTH_X8": schedule.tile_width_x8,
         "PITCH": layout.pitch,
         "LOG_UNIT": LOG_UNIT[layout.unit],
     }
-    kind: str = tiling.kernel
-    if tiling.packing == "raster":
-        kind, settings = f"{kind}_raster", {"RASTER": layout.columns, **settings}
-    if tiling.comb:
-        kind, settings = f"{kind}_comb", {"COMB": tiling.comb, **settings}
-    if tiling.kernel == "unrolled":
-        del settings["LOG_UNIT"]  # its offsets are in its instructions
-        settings = {"KEPT": int(kept), "ENDS": int(ending_of(step, tiling) is not None), **settings}
-    elif tiling.kernel != "rows":
-        settings = {"ROWS": tiling.rows, **settings}
+    kind = schedule.kernel
+    if schedule.packing == "shared_border":
+        kind, settings = f"{kind}_shared_border", {"SHARED_BORDER": layout.columns, **settings}
+    if schedule.interleaved:
+        kind, settings = f"{kind}_interleaved", {"INTERLEAVED": schedule.interleaved, **settings}
+    settings = kernel.settings(step, schedule, spilled, settings)
     name = "_".join(["pd", kind, *map(str, settings.values())])
-    return instance(name, f"{tiling.kernel}.h", settings, step)
+    return instance(name, kernel.header, settings, step)
 
 
-def _panel_elements(tiling: Tiling, layout: Geometry, packed: Streams) -> int:
+def _panel_elements(schedule: Schedule, layout: Geometry, packed: PackedWeights) -> int:
     """Scratch of a packed panel, with what the last vectors read behind it."""
-    if layout.flat and tiling.packing == "none":
+    if layout.flat and schedule.packing == "none":
         return 0
     widest = max(end - begin for begin, end in packed.panels)
-    return -(-(widest * layout.channel + tiling.eighths * 8 + 16) // 16) * 16
+    return -(-(widest * layout.channel + schedule.tile_width_x8 * 8 + 16) // 16) * 16
 
 
-def _record(step: Conv, context: Context, tiling: Tiling, layout: Geometry, packed: Streams) -> str:
+def _record(
+    step: Conv,
+    context: Context,
+    schedule: Schedule,
+    layout: Geometry,
+    packed: PackedWeights,
+    kernel: Kernel,
+) -> str:
     store = context.constants.add
     images, _, height, width = step.x.shape
     block = inside(step)
@@ -93,7 +90,7 @@ def _record(step: Conv, context: Context, tiling: Tiling, layout: Geometry, pack
     fields = {
         "rows": step.weight.shape[0],
         "tiles": layout.tiles,
-        "groups": tiling.groups,
+        "groups": schedule.groups,
         "panels": len(packed.panels),
         "pixels": pixels(step),
         "tile": layout.tile,
@@ -106,21 +103,21 @@ def _record(step: Conv, context: Context, tiling: Tiling, layout: Geometry, pack
         "out_width": row_size(step),
         "row_step": step.strides[0],
         "column_step": step.strides[1],
-        "packed": int(tiling.packing != "none"),
+        "packed": int(schedule.packing != "none"),
         "channel": layout.channel,
         "phases": len(layout.phases),
         "x_stride": step.x.strides[1],
         "y_stride": step.y.strides[1],
         "residual_stride": 0 if step.residual is None else step.residual.strides[1],
-        "winograd": int(tiling.kernel == "winograd"),
-        "comb": tiling.comb,
-        "taps": step.weight[0, 0].size if tiling.packing == "im2col" else 0,
+        "winograd": int(kernel.transforms is not None),
+        "interleaved": schedule.interleaved,
+        "taps": step.weight[0, 0].size if schedule.packing == "im2col" else 0,
         "phase": store(phases(layout.phases)),
         "panel": store(np.array(packed.panels, np.int32)),
         "part": store(np.array(parts, PART)),
         "bias": store(step.bias.astype(np.float32)),
-        "gather": store(_gather(step)) if tiling.packing == "im2col" else 0,
-        "transform": store(transforms(tiling, layout)) if tiling.kernel == "winograd" else 0,
+        "gather": store(_gather(step)) if schedule.packing == "im2col" else 0,
+        "transform": store(kernel.transforms(schedule, layout)) if kernel.transforms else 0,
         "low": low,
         "high": high,
     }
@@ -129,9 +126,9 @@ def _record(step: Conv, context: Context, tiling: Tiling, layout: Geometry, pack
 
 PART = np.dtype(
     [
-        ("visits", "<u4"),
+        ("segments", "<u4"),
         ("first", "<u4"),
-        ("visit", "<u8"),
+        ("segment", "<u8"),
         ("offset", "<u8"),
         ("weight", "<u8"),
     ]
@@ -163,13 +160,13 @@ def _gather(step: Conv) -> Array:
 
 def _part(part: Part, context: Context) -> tuple[int, ...]:
     store = context.constants.add
-    visits = part.visits
+    row_segments = part.row_segments
     if part.code is not None:
-        visits = placed(visits, context.code.add(part.code))
+        row_segments = placed(row_segments, context.code.add(part.code))
     return (
-        len(visits),
+        len(row_segments),
         part.first,
-        store(visits),
+        store(row_segments),
         store(part.offsets),
         store(part.weights),
     )

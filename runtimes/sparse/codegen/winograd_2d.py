@@ -1,4 +1,4 @@
-"""Layers by minimal filtering in both directions: weights, an instance of the kernel, the call."""
+"""Layers by Winograd F(m x m, r x r): weights, an instance of the kernel, the call."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from prunedeploy.runtimes.sparse.codegen._activation import bounds, instance
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
+from prunedeploy.runtimes.sparse.kernels.kernel import Kernel
 from prunedeploy.runtimes.sparse.kernels.winograd_2d import (
     STRIP,
     across,
@@ -17,48 +18,49 @@ from prunedeploy.runtimes.sparse.kernels.winograd_2d import (
     tiles,
 )
 from prunedeploy.runtimes.sparse.plan.steps import UNIT, Conv
-from prunedeploy.runtimes.sparse.schedule.cost import cycles
-from prunedeploy.runtimes.sparse.schedule.schedule import EIGHT, Tiling, inside
+from prunedeploy.runtimes.sparse.schedule.schedule import EIGHT, Schedule, inside
 
 
-def emit(step: Conv, context: Context, tiling: Tiling) -> Code:
-    """``step`` cut as ``tiling`` says."""
+def emit(step: Conv, context: Context, schedule: Schedule, kernel: Kernel) -> Code:
+    """The C of ``step`` with the schedule ``schedule``, which is one of ``kernel``."""
     settings = {
-        "OUTPUTS": tiling.pieces,
-        "SIZE": size(step, tiling.pieces),
-        "ROWS": tiling.rows,
-        "EIGHTS": tiling.eighths,
+        "OUTPUTS": schedule.tile_rows,
+        "SIZE": size(step, schedule.tile_rows),
+        "ROWS": schedule.rows,
+        "TILE_WIDTH_X8": schedule.tile_width_x8,
     }
-    name = "_".join(["pd", tiling.kernel, *map(str, settings.values())])
-    kernel, top = instance(name, "winograd2d.h", settings, step)
+    name = "_".join(["pd", schedule.kernel, *map(str, settings.values())])
+    function, top = instance(name, kernel.header, settings, step)
     residual = "0" if step.residual is None else context.pointer(step.residual)
-    sizes = _scratch(step, tiling)
+    sizes = _scratch(step, schedule)
     body = (
-        f"static const pd_tiles layer = {_record(step, context, tiling, sizes)};\n"
+        f"static const pd_tiles layer = {_record(step, context, schedule, sizes)};\n"
         f"pd_tiles_run(w, &layer, {context.pointer(step.x)}, {context.pointer(step.y)}, "
-        f"{residual}, {tiling.rows}, {kernel});"
+        f"{residual}, {schedule.rows}, {function});"
     )
-    needed = cycles(step, tiling, context.isa, context.threads)
+    needed = kernel.cycles(step, schedule, context.scope)
     headers = ("tiles.h", "functions.h")
-    return Code(body, (top,), headers, sum(sizes), str(tiling), needed)
+    return Code(body, (top,), headers, sum(sizes), kernel.describe(schedule), needed)
 
 
-def _scratch(step: Conv, tiling: Tiling) -> tuple[int, int, int, int]:
+def _scratch(step: Conv, schedule: Schedule) -> tuple[int, int, int, int]:
     """Floats of the transformed input, the products of a block, the patches, a row's pixels."""
-    lanes, points = tiling.eighths * EIGHT, size(step, tiling.pieces) ** 2
+    lanes, points = schedule.tile_width_x8 * EIGHT, size(step, schedule.tile_rows) ** 2
     sizes = (
-        points * point(step, tiling),
-        points * tiling.rows * lanes,
+        points * point(step, schedule),
+        points * schedule.rows * lanes,
         points * (lanes + STRIP) + STRIP,
-        tiling.pieces**2 * lanes + UNIT,
+        schedule.tile_rows**2 * lanes + UNIT,
     )
     a, b, c, d = (-(-each // UNIT) * UNIT for each in sizes)
     return a, b, c, d
 
 
-def _record(step: Conv, context: Context, tiling: Tiling, sizes: tuple[int, int, int, int]) -> str:
-    outputs, beside = tiling.pieces, inside(step)
-    weights = blocks(step, tiling)
+def _record(
+    step: Conv, context: Context, schedule: Schedule, sizes: tuple[int, int, int, int]
+) -> str:
+    outputs, beside = schedule.tile_rows, inside(step)
+    weights = blocks(step, schedule)
     places = np.cumsum(sizes)
     low, high = bounds(step)
     fields = {
@@ -68,9 +70,9 @@ def _record(step: Conv, context: Context, tiling: Tiling, sizes: tuple[int, int,
         "step": step.strides[0],
         "outputs": outputs,
         "size": size(step, outputs),
-        "groups": tiling.groups,
+        "groups": schedule.groups,
         "blocks": len(weights),
-        "lanes": tiling.eighths * EIGHT,
+        "lanes": schedule.tile_width_x8 * EIGHT,
         "tiles": tiles(step, outputs) // beside,
         "down": down(step, outputs),
         "across": across(step, outputs),
@@ -87,7 +89,7 @@ def _record(step: Conv, context: Context, tiling: Tiling, sizes: tuple[int, int,
         "weight": context.constants.add(weights),
         "block": weights[0].size,
         "bias": context.constants.add(step.bias.astype(np.float32)),
-        "point": point(step, tiling),
+        "point": point(step, schedule),
         "products": places[0],
         "patch": places[1],
         "pixels": places[2],

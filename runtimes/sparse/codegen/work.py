@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.plan.steps import (
     Conv,
     Lookup,
@@ -22,7 +23,6 @@ from prunedeploy.runtimes.sparse.plan.steps import (
     reads,
     writes,
 )
-from prunedeploy.runtimes.sparse.schedule.cost import LANES
 
 MAX_THREADS = 1024  # PD_MOST_THREADS of c/threads.h
 # Cycles that one more thread costs in every step: 3.5 us (the fitted ``sync`` of predictions) at
@@ -87,13 +87,13 @@ def useful_threads(steps: Sequence[Step], isa: str) -> int:
 
     Args:
         steps: of one run.
-        isa: a name of ``cost.LANES``.
+        isa: a name in ``isa.ISAS``.
 
     Returns:
         From 1 to ``MAX_THREADS``.
     """
     todo = [work(step) for step in steps]
-    alone = [max(x.flops / (2 * LANES[isa]), x.bytes / BYTES_PER_CYCLE) for x in todo]
+    alone = [max(x.flops / (2 * ISAS[isa].lanes), x.bytes / BYTES_PER_CYCLE) for x in todo]
 
     def cycles(threads: int) -> float:
         return sum(alone) / threads + SYNC * len(alone) * math.log2(threads)

@@ -1,183 +1,138 @@
-"""Streams of the kernel "mixed": blocks of rows that share columns, and what else is not zero.
+"""The kernel "mixed": blocks of rows that share columns, and what else is not zero.
 
 The blocks are those that lose nothing (``passes.regroup.lossless``), cut into *chunks* of as many
 rows as the kernel computes at once. Rows left over become a chunk that is filled up with zeros
 where they are at least half of one. All other non-zeros are visited row by row: those of rows that
-are in no chunk, and those that a chunk's rows have outside of its columns, on top of its sums.
+are in no chunk, and those that a chunk's rows have outside of its columns, added to its
+accumulators.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import weakref
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from prunedeploy.core.records import Array
 from prunedeploy.passes.blocks.blocks import Block, Mask, nonzeros
-from prunedeploy.passes.blocks.remainder import Price, lossless
+from prunedeploy.runtimes.sparse.kernels import rows
+from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache, Chunk, Work, members
+from prunedeploy.runtimes.sparse.kernels.cost import block_cycles, row_cycles, tiled_cycles
+from prunedeploy.runtimes.sparse.kernels.jit import schedule as jit
+from prunedeploy.runtimes.sparse.kernels.kernel import Scope
 from prunedeploy.runtimes.sparse.kernels.packing import (
     FIRST,
     LAST,
+    ROW_SEGMENT,
     SHARED,
-    VISIT,
     Ints,
+    PackedWeights,
     Part,
-    Streams,
     panels_of,
 )
+from prunedeploy.runtimes.sparse.kernels.shapes import DENSE, Rows, density, panels, terms, tiles
 from prunedeploy.runtimes.sparse.plan.steps import Conv
-from prunedeploy.runtimes.sparse.schedule.schedule import MOST_OFFSET, Geometry, Tiling
+from prunedeploy.runtimes.sparse.schedule.schedule import MAX_OFFSET, Geometry, Schedule, geometry
 
-BLOCK, NONE = 8, 16  # flags beside those of streams
-MOST_ROWS = 2**16 - 1  # a record has 16 bits for a row
-KNOWN = 256  # layers whose blocks are kept at hand
-
-
-@dataclass(frozen=True)
-class Work:
-    """What one tile takes: columns of chunks, chunks, other non-zeros, visits of rows for them."""
-
-    columns: int
-    chunks: int
-    nonzeros: int
-    rows: int
+BLOCK, NONE = 8, 16  # flags beside those of row segments
+ROWS = (4, 6, 8, 12, 14)  # output rows of a chunk
+MAX_TERMS = 512  # of a row's sum within a panel: longer sums err more
+MIN_SHARE = 0.2  # of the non-zeros in blocks, from which on these are measured
+CHEAPEST = 0.5  # that a cell of a block is, in scattered non-zeros
+CHEAPEST_JIT = 0.85  # where these are instructions
+FULL = 0.95  # above this density the kernel for dense layers has all that blocks could give
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """Rows that one visit computes; ``of`` is the number of the block that they are from."""
-
-    rows: Ints
-    columns: Ints
-    of: int
-
-
-@dataclass(frozen=True)
-class Found:
-    """The blocks of a layer, and how many of its non-zeros are in them."""
-
-    blocks: tuple[Block, ...]
-    inside: int
-    works: dict[int, Work] = field(default_factory=dict, compare=False)  # by rows of a chunk
-
-    @property
-    def cells(self) -> int:
-        """Of all blocks, zeros included."""
-        return sum(block.size for block in self.blocks)
+def candidates(step: Conv, scope: Scope) -> Iterator[Schedule]:
+    """Schedules of a layer of which enough lies in blocks that pay."""
+    fill = cell_cost(step, scope)
+    if fill < 1 and scope.blocks.share(step, fill) >= MIN_SHARE:
+        for rows in ROWS:
+            for schedule in panels(step, _tiles(step, rows, scope), scope, MAX_TERMS):
+                yield replace(schedule, fill=fill)
 
 
-_known: dict[tuple[bytes, float], Found] = {}
-_digests: dict[int, tuple[weakref.ref[Array], bytes]] = {}
+def _tiles(step: Conv, rows: int, scope: Scope) -> Iterator[Schedule]:
+    return tiles(step, Rows("mixed", rows, ("im2col", "shared_border")), scope)
 
 
-def blocks_of(step: Conv, fill: float = 1.0) -> Found:
-    """The blocks of a layer that pay if a cell costs ``fill`` of a scattered non-zero.
+def cell_cost(step: Conv, scope: Scope) -> float:
+    """What a cell of a block costs in scattered non-zeros, by the model; at most 1: no blocks pay.
 
-    Found once for the same weights, also where a model is built again; none where rows are too many
-    to number.
+    That is also the answer where there would be too few blocks if cells were as cheap as they ever
+    are, which a look at some rows of a scattered layer tells, and where a layer is dense anyway.
     """
-    if step.weight.shape[0] > MOST_ROWS:
-        return Found((), 0)
-    key = (_digest(step), fill)
-    if key not in _known:
-        while len(_known) >= KNOWN:
-            del _known[next(iter(_known))]
-        blocks = lossless(step.weight, Price(fill), step.groups)
-        _known[key] = Found(blocks, _inside(step, blocks))
-    return _known[key]
+    count = int(np.count_nonzero(step.weight))
+    least = CHEAPEST_JIT if jit.suits(step, scope.isa) else CHEAPEST
+    if _is_full(step) or scope.blocks.share(step, least) < MIN_SHARE:
+        return 1.0
+    shape = (step.x.shape, step.y.shape, step.weight.shape, step.strides, step.pads)
+    # programs finish rows where an activation is bounds; their panels depend on rows that are empty
+    programs = (step.activation.bounds is None, step.residual is None, round(terms(step), 3))
+    key = (*shape, step.dilations, step.x.strides[1], count, scope.isa.name, *programs)
+    costs = scope.blocks.cell_costs
+    if key not in costs:
+        costs[key] = _cell_cost(step, replace(scope, threads=1), count, least)
+    return costs[key]
 
 
-def _digest(step: Conv) -> bytes:
-    """Of a layer's weights, their shape and their groups; computed once an array."""
-    known = _digests.get(id(step.weight))
-    if known is not None and known[0]() is step.weight:  # and not another with its old id
-        return known[1]
-    while len(_digests) >= KNOWN:
-        del _digests[next(iter(_digests))]
-    found = hashlib.sha256(repr((step.weight.shape, step.groups)).encode())
-    found.update(np.ascontiguousarray(step.weight).data)
-    _digests[id(step.weight)] = (weakref.ref(step.weight), found.digest())
-    return found.digest()
+def _is_full(step: Conv) -> bool:
+    """Whether a layer is dense, but for some rows of nothing."""
+    if density(step) < DENSE:
+        return False
+    count = (step.weight != 0).reshape(len(step.weight), -1).sum(1)
+    return bool(count.sum() > FULL * np.count_nonzero(count) * step.weight[0].size)
 
 
-def _inside(step: Conv, blocks: tuple[Block, ...]) -> int:
-    """Non-zeros of the layer that lie in ``blocks``."""
-    row, column = nonzeros(step.weight, step.groups)
-    if not blocks:
-        return 0
-    return int(_members(blocks, step.weight.shape[0], row, column).sum())
+def _cell_cost(step: Conv, scope: Scope, count: int, lowest: float) -> float:
+    """All non-zeros in blocks, over all scattered."""
+    single = [
+        *(rows.cycles(step, schedule, scope) for schedule in rows.all_candidates(step, scope)),
+        *(jit.cycles(step, schedule, scope) for schedule in jit.candidates(step, scope)),
+    ]
+    blocked = []
+    for size in ROWS:
+        work = Work(-(-count // size), -(-len(step.weight) // size), 0, 0)
+        schedules = panels(step, _tiles(step, size, scope), scope, MAX_TERMS)
+        blocked += [cycles(step, schedule, scope, work) for schedule in schedules]
+    least = min(blocked, default=1.0) / max(min(single, default=1.0), 1e-9)
+    return round(min(max(least, lowest), 1.0), 2)
 
 
-def _members(blocks: Iterable[Block], outputs: int, row: Ints, column: Ints) -> Mask:
-    """Which non-zeros, given in order of their rows, lie in ``blocks``, whose rows are disjoint."""
-    starts = np.searchsorted(row, np.arange(outputs + 1))
-    inside = np.zeros(row.size, np.bool_)
-    wide = np.zeros(int(column.max(initial=-1)) + 1, np.bool_)
-    for block in blocks:
-        columns = block.columns[block.columns < wide.size]
-        wide[columns] = True
-        for index in block.rows:
-            here = slice(starts[index], starts[index + 1])
-            inside[here] = wide[column[here]]
-        wide[columns] = False
-    return inside
-
-
-def share(step: Conv, fill: float = 1.0) -> float:
-    """Share of the non-zeros that lie in blocks."""
-    return blocks_of(step, fill).inside / max(int(np.count_nonzero(step.weight)), 1)
-
-
-def work(step: Conv, rows: int, fill: float = 1.0) -> Work:
-    """What the layer takes in chunks of ``rows``; counted once a weight."""
-    works = blocks_of(step, fill).works
-    if rows not in works:
-        works[rows] = _work(step, list(_chunks(step, rows, fill)))
-    return works[rows]
-
-
-def _work(step: Conv, chunks: list[_Chunk]) -> Work:
-    row, column = nonzeros(step.weight, step.groups)
-    outputs = step.weight.shape[0]
-    outside = row[~_members((Block(c.rows, c.columns) for c in chunks), outputs, row, column)]
-    visited = np.ones(outputs, np.bool_)  # by themselves
-    for chunk in chunks:
-        visited[chunk.rows] = False
-    visited[outside] = True
-    return Work(
-        sum(chunk.columns.size for chunk in chunks), len(chunks), outside.size, int(visited.sum())
+def cycles(step: Conv, schedule: Schedule, scope: Scope, work: Work | None = None) -> float:
+    """What the busiest thread needs, of ``work`` if it is given, else of the layer's blocks."""
+    layout, lanes = geometry(step, schedule), scope.isa.lanes
+    work = work or scope.blocks.work(step, schedule.rows, schedule.fill)
+    inner = block_cycles(step, schedule, layout, lanes)
+    # rows by themselves count as part of a block's column
+    columns = work.columns + work.nonzeros * row_cycles(step, schedule, layout, lanes) / inner
+    row_segments = (work.chunks + work.rows / schedule.rows) * -(
+        -step.x.shape[1] // schedule.channels
     )
+    return tiled_cycles(step, schedule, layout, scope, columns, row_segments, inner)
 
 
-def _chunks(step: Conv, size: int, fill: float) -> Iterator[_Chunk]:
-    for number, block in enumerate(blocks_of(step, fill).blocks):
-        for begin in range(0, block.rows.size, size):
-            rows = block.rows[begin : begin + size]
-            if 2 * rows.size >= size:
-                yield _Chunk(rows, block.columns, number)
-
-
-def mixed_streams(step: Conv, tiling: Tiling, geometry: Geometry) -> Streams:
-    """The streams of ``step`` for the kernel "mixed".
+def pack_mixed(
+    step: Conv, schedule: Schedule, geometry: Geometry, cache: BlockCache
+) -> PackedWeights:
+    """The packed weights of ``step`` for the kernel "mixed".
 
     Raises:
         ValueError: a panel reaches further than an offset can say.
     """
-    panels = panels_of(step.x.shape[1], tiling.channels)
+    panels = panels_of(step.x.shape[1], schedule.channels)
     layer = _Layer(step, geometry, panels)
-    chunks = list(_chunks(step, tiling.rows, tiling.fill))
-    order, edges = _order(layer, chunks, tiling.groups)
+    chunks = list(cache.chunks(step, schedule.rows, schedule.fill))
+    order, edges = _order(layer, chunks, schedule.groups)
     entries = _Entries(layer, chunks, order)
     parts = tuple(
-        tuple(_part(entries, tiling.rows, begin, end, panel) for panel in range(len(panels)))
+        tuple(_part(entries, schedule.rows, begin, end, panel) for panel in range(len(panels)))
         for begin, end in itertools.pairwise(edges)
     )
-    return Streams(panels, parts, int(np.diff(edges).max()), entries.resumes)
+    return PackedWeights(panels, parts, int(np.diff(edges).max()), entries.reloads)
 
 
 class _Layer:
@@ -194,11 +149,11 @@ class _Layer:
         self.row, self.column = nonzeros(step.weight, step.groups)
         self.weight = step.weight[step.weight != 0]
         used = self.offset[self.column]
-        if used.size and used.max() >= MOST_OFFSET:
+        if used.size and used.max() >= MAX_OFFSET:
             raise ValueError(f"an offset of {used.max()} units does not fit into 16 bits")
         self.starts: Ints = np.searchsorted(self.row, np.arange(self.outputs + 1))
 
-    def values(self, chunk: _Chunk, size: int) -> Array:
+    def values(self, chunk: Chunk, size: int) -> Array:
         """The weights [columns, size] of a chunk, zeros included; rows it lacks are zero."""
         found = np.zeros((chunk.columns.size, size), np.float32)
         for index, row in enumerate(chunk.rows):
@@ -210,8 +165,8 @@ class _Layer:
         return found
 
 
-def _order(layer: _Layer, chunks: list[_Chunk], groups: int) -> tuple[Ints, list[int]]:
-    """Rows in the order of the stream, whole chunks first, and edges of groups of equal work."""
+def _order(layer: _Layer, chunks: list[Chunk], groups: int) -> tuple[Ints, list[int]]:
+    """Rows in their order of storage, whole chunks first, and edges of groups of equal work."""
     single = np.ones(layer.outputs, np.bool_)
     for chunk in chunks:
         single[chunk.rows] = False
@@ -233,20 +188,20 @@ class _Entries:
     A row is visited in turns: turn ``2 * panel`` with its chunk, the one after that by itself.
     """
 
-    def __init__(self, layer: _Layer, chunks: list[_Chunk], order: Ints) -> None:
+    def __init__(self, layer: _Layer, chunks: list[Chunk], order: Ints) -> None:
         self.layer, self.chunks, self.order = layer, chunks, order
         self.place = np.empty(layer.outputs, np.int64)
         self.place[order] = np.arange(layer.outputs)
         self.chunk_at = {int(self.place[c.rows[0]]): c for c in chunks}
         blocks = (Block(c.rows, c.columns) for c in chunks)
-        inside = _members(blocks, layer.outputs, layer.row, layer.column)
+        inside = members(blocks, layer.outputs, layer.row, layer.column)
         self.single: Ints = np.flatnonzero(~inside)
         self.single_panel = layer.panel[layer.column[self.single]]
         self.seen = self._seen(chunks)
         turns = self.seen.shape[1]
         self.first, self.last = self.seen.argmax(1), turns - 1 - self.seen[:, ::-1].argmax(1)
 
-    def _seen(self, chunks: list[_Chunk]) -> Mask:
+    def _seen(self, chunks: list[Chunk]) -> Mask:
         """Turns [rows, 2 * panels] in which a row is visited; for an empty one the first panel."""
         layer = self.layer
         seen = np.zeros((layer.outputs, layer.count, 2), np.bool_)
@@ -258,8 +213,8 @@ class _Entries:
         return seen.reshape(layer.outputs, -1)
 
     @property
-    def resumes(self) -> bool:
-        """Whether the sums of some row are put away and fetched again."""
+    def reloads(self) -> bool:
+        """Whether the accumulators of some row are spilled and reloaded."""
         return bool((self.first < self.last).any())
 
     def flags(self, rows: Ints, turn: int) -> Ints:
@@ -274,7 +229,7 @@ class _Entries:
 
 def _part(entries: _Entries, size: int, begin: int, end: int, panel: int) -> Part:
     layer = entries.layer
-    visits: list[Any] = []
+    row_segments: list[Any] = []
     offsets: list[Ints] = []
     weights: list[Array] = []
     of = -1
@@ -286,23 +241,23 @@ def _part(entries: _Entries, size: int, begin: int, end: int, panel: int) -> Par
         if not here.any():
             continue
         if chunk.of == of:  # reads what the one before it reads
-            visits[-1]["flags"][0] |= SHARED
+            row_segments[-1]["flags"][0] |= SHARED
             offsets[-1] = offsets[-1][:0]
         of = chunk.of
-        visits.append(_visit(entries, chunk.rows, size, int(here.sum()), panel))
+        row_segments.append(_visit(entries, chunk.rows, size, int(here.sum()), panel))
         offsets.append(layer.offset[chunk.columns[here]])
         weights.append(layer.values(chunk, size)[here].reshape(-1))
-    _singles(entries, begin, end, panel, (visits, offsets, weights))
+    _singles(entries, begin, end, panel, (row_segments, offsets, weights))
     return Part(
         begin,
-        np.concatenate([*visits, np.zeros(0, VISIT)]),
+        np.concatenate([*row_segments, np.zeros(0, ROW_SEGMENT)]),
         np.concatenate([*offsets, np.zeros(0, np.int64)]).astype(np.uint16),
         np.concatenate([*weights, np.zeros(0, np.float32)]).astype(np.float32),
     )
 
 
 def _visit(entries: _Entries, rows: Ints, size: int, count: int, panel: int) -> Array:
-    found = np.zeros(size + 1, VISIT)
+    found = np.zeros(size + 1, ROW_SEGMENT)
     found["count"][0], found["flags"][0] = count, BLOCK
     found["flags"][1:] = FIRST | NONE
     found["row"][1:] = entries.record(rows[:1])
@@ -329,7 +284,7 @@ def _singles(
     flags = entries.flags(rows, 2 * panel + 1)
     sequence = np.lexsort((rows, count[rows], flags))
     rows, flags = rows[sequence], flags[sequence]
-    found = np.zeros(rows.size, VISIT)
+    found = np.zeros(rows.size, ROW_SEGMENT)
     found["row"], found["count"], found["flags"] = entries.record(rows), count[rows], flags
     turn = np.zeros(layer.outputs, np.int64)
     turn[rows] = np.arange(rows.size)

@@ -1,4 +1,4 @@
-"""Several output rows at once with fewer products: Winograd's minimal filtering along the rows.
+"""Several output rows at once with fewer products: Winograd F(m, r) along the rows, 1-D.
 
 A phase of a window's rows with r taps gives m output rows from m + r - 1 input rows. Directly that
 takes m r products of rows; F(m, r) takes m + r - 1, of transformed input rows and transformed taps
@@ -17,20 +17,42 @@ scattered taps would fill up.
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from prunedeploy.core.records import Array
-from prunedeploy.runtimes.sparse.kernels.packing import FIRST, LAST, VISIT, Part, Streams, panels_of
+from prunedeploy.runtimes.sparse.kernels.cost import block_cycles, tiled_cycles
+from prunedeploy.runtimes.sparse.kernels.kernel import Scope
+from prunedeploy.runtimes.sparse.kernels.packing import (
+    FIRST,
+    LAST,
+    ROW_SEGMENT,
+    PackedWeights,
+    Part,
+    panels_of,
+)
+from prunedeploy.runtimes.sparse.kernels.shapes import DENSE, density, panels
 from prunedeploy.runtimes.sparse.plan.steps import Conv
-from prunedeploy.runtimes.sparse.schedule.schedule import MOST_OFFSET, Geometry, Tiling
+from prunedeploy.runtimes.sparse.schedule.schedule import (
+    MAX_OFFSET,
+    Geometry,
+    Schedule,
+    geometry,
+    inside,
+    is_flat,
+    row_size,
+)
 
 OUTPUTS = (2, 4)  # rows at once that are known how: the pieces of a tile
-MOST_TAPS = 4  # of a phase
+MAX_TAPS = 4  # of a phase
 POINTS = (0.0, 1.0, -1.0, -2.0, 0.5, 2.0)  # and infinity
 SAVED = 0.8  # of the direct products that may be left for it to be worth it
 END = 4  # flag of the last segment of a block in a panel
+ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12)  # output channels of a block
+MAX_TERMS = 216  # of a row's sum within a panel: longer sums err more
 
 
 @dataclass(frozen=True)
@@ -54,7 +76,7 @@ def suits(step: Conv, outputs: int) -> bool:
         step.groups == 1
         and step.dilations[0] == 1
         and step.y.shape[2] >= outputs
-        and max(map(len, phases(step))) <= MOST_TAPS
+        and max(map(len, phases(step))) <= MAX_TAPS
         and products(step, outputs) <= SAVED * outputs * step.weight.shape[2]
     )
 
@@ -70,9 +92,47 @@ def products(step: Conv, outputs: int) -> int:
     return sum(len(taps) + outputs - 1 for taps in phases(step))
 
 
+def share_of_products(step: Conv, schedule: Schedule) -> float:
+    """Share of the direct sum's products that is left."""
+    return products(step, schedule.tile_rows) / float(schedule.tile_rows * step.weight.shape[2])
+
+
 def segments(step: Conv, outputs: int) -> int:
     """Points that the products belong to."""
     return max(map(len, phases(step))) + outputs - 1
+
+
+def candidates(step: Conv, scope: Scope) -> Iterator[Schedule]:
+    """Schedules of a dense layer whose window has rows to share transforms."""
+    if density(step) >= DENSE and not is_flat(step):
+        yield from panels(step, _tiles(step, scope.isa.accumulators_x8), scope, MAX_TERMS)
+
+
+def _tiles(step: Conv, sums: int) -> Iterator[Schedule]:
+    """Bands of rows of pixels; the sums are those of one transformed row."""
+    pixel, whole = -(-inside(step) // 8), -(-row_size(step) // 8)
+    for outputs in OUTPUTS:
+        if not suits(step, outputs):
+            continue
+        for rows in ROWS:
+            most = sums // (rows + 1) // pixel * pixel
+            widths = {-(-whole // bands // pixel) * pixel for bands in range(1, whole + 1)}
+            for tile_width_x8 in sorted(width for width in widths if width >= 2 or width == whole):
+                if tile_width_x8 <= most:
+                    yield Schedule("winograd", outputs, tile_width_x8, 1, rows=rows)
+
+
+def cycles(step: Conv, schedule: Schedule, scope: Scope) -> float:
+    """What the busiest thread needs."""
+    layout, blocks = geometry(step, schedule), math.ceil(len(step.weight) / schedule.rows)
+    panel_count = -(-step.x.shape[1] // schedule.channels)
+    columns = (
+        step.weight[0].size // step.weight.shape[2] * products(step, schedule.tile_rows) * blocks
+    )
+    row_segments = blocks * panel_count * (1 + segments(step, schedule.tile_rows) / 2)
+    # a product of Winograd's is one row of pixels
+    inner = block_cycles(step, schedule, layout, scope.isa.lanes, tile_rows=1)
+    return tiled_cycles(step, schedule, layout, scope, columns, row_segments, inner)
 
 
 def filters(outputs: int, taps: int, points: tuple[float, ...] = POINTS) -> Array:
@@ -104,15 +164,17 @@ def results(outputs: int, taps: int, points: tuple[float, ...] = POINTS) -> Arra
     return np.array([*rows, [0.0] * (outputs - 1) + [1.0]]).T
 
 
-def transforms(tiling: Tiling, geometry: Geometry) -> Array:
+def transforms(schedule: Schedule, geometry: Geometry) -> Array:
     """B^T of every phase of a packed channel, one behind the other, for pd_winograd_rows."""
     sizes = [phase.rows for phase in geometry.phases]
-    found = [inputs(tiling.pieces, size - tiling.pieces + 1).reshape(-1) for size in sizes]
+    found = [
+        inputs(schedule.tile_rows, size - schedule.tile_rows + 1).reshape(-1) for size in sizes
+    ]
     return np.concatenate(found).astype(np.float32)
 
 
-def winograd_streams(step: Conv, tiling: Tiling, geometry: Geometry) -> Streams:
-    """The streams of ``step`` for the kernel "winograd": blocks of ``tiling.rows`` output channels.
+def pack_winograd(step: Conv, schedule: Schedule, geometry: Geometry) -> PackedWeights:
+    """The packed weights of ``step``: blocks of ``schedule.rows`` output channels.
 
     A block's part of a panel is one segment for each point, with the same columns for every block.
     A segment's weights begin with its factors.
@@ -120,11 +182,13 @@ def winograd_streams(step: Conv, tiling: Tiling, geometry: Geometry) -> Streams:
     Raises:
         ValueError: a panel reaches further than an offset can say.
     """
-    outputs, size = step.weight.shape[0], tiling.rows
-    panels = panels_of(step.x.shape[1], tiling.channels)
+    outputs, size = step.weight.shape[0], schedule.rows
+    panels = panels_of(step.x.shape[1], schedule.channels)
     blocks = -(-outputs // size)
-    edges = [blocks * index // tiling.groups * size for index in range(tiling.groups)] + [outputs]
-    found = _segments(step, tiling.pieces)
+    edges = [blocks * index // schedule.groups * size for index in range(schedule.groups)] + [
+        outputs
+    ]
+    found = _segments(step, schedule.tile_rows)
     parts = tuple(
         tuple(
             _part(
@@ -140,7 +204,7 @@ def winograd_streams(step: Conv, tiling: Tiling, geometry: Geometry) -> Streams:
         for group in _groups(edges, size)
     )
     most = max(high - low for low, high in itertools.pairwise(edges))
-    return Streams(panels, parts, -(-most // size) * size)
+    return PackedWeights(panels, parts, -(-most // size) * size)
 
 
 def _groups(edges: list[int], size: int) -> list[list[range]]:
@@ -188,7 +252,7 @@ def _part(
     rows: int,
 ) -> Part:
     low, high = span
-    visits, weights = [], []
+    row_segments, weights = [], []
     channel = np.arange(high - low)[:, None, None] * geometry.channel
     offsets = []
     for segment in segments:
@@ -197,13 +261,13 @@ def _part(
             for first, number in segment.rows
         ]
         offsets.append(((channel + np.stack(place)) // geometry.unit).reshape(-1))
-    if max(int(x.max(initial=0)) for x in offsets) >= MOST_OFFSET:
+    if max(int(x.max(initial=0)) for x in offsets) >= MAX_OFFSET:
         raise ValueError("an offset does not fit into 16 bits")
     for block in blocks:
         for index, segment in enumerate(segments):
             count = offsets[index].size
             flags = FIRST * edge[0] | LAST * edge[1] | END * (index == len(segments) - 1)
-            visits.append((block.start, count, flags))
+            row_segments.append((block.start, count, flags))
             padded = np.zeros((count, rows), np.float32)
             here = segment.weight[block.start : block.stop, low:high]
             padded[:, : len(block)] = here.reshape(len(block), -1).T
@@ -211,7 +275,7 @@ def _part(
     empty = np.zeros(0, np.float32)
     return Part(
         blocks[0].start if blocks else 0,
-        np.array(visits, VISIT),
+        np.array(row_segments, ROW_SEGMENT),
         np.concatenate(offsets).astype(np.uint16),  # the same for every block
         np.concatenate(weights or [empty]),
     )

@@ -1,4 +1,4 @@
-"""How a convolution is cut: into tiles of pixels, panels of input channels, groups of rows.
+"""The schedule of a convolution: tiles of pixels, panels of input channels, groups of rows.
 
 A *flat* tile is a run of pixels of the plane, for windows of 1x1. A *window* tile is
 whole rows of one image; its input is copied with its halo, strides taken apart into phases, so that
@@ -14,26 +14,23 @@ from prunedeploy.runtimes.sparse.plan.batch_innermost import innermost_images
 from prunedeploy.runtimes.sparse.plan.steps import UNIT, Conv
 
 EIGHT = 8  # pixels: widths of tiles count in eights, half a vector of AVX-512
-MOST_OFFSET = 2**16  # offsets are 16 bits
+MAX_OFFSET = 2**16  # offsets are 16 bits
 
 
-Kernel = Literal["rows", "unrolled", "block", "mixed", "winograd", "winograd2d"]
-Packing = Literal["plain", "none", "copies", "im2col", "raster", "comb"]
+Packing = Literal["plain", "none", "copies", "im2col", "shared_border", "interleaved"]
 
 
 @dataclass(frozen=True)
-class Tiling:
-    """The free choices of one layer; what is best is measured (``tune``).
+class Schedule:
+    """The free choices of one layer; the tuner measures which are the best (``tune``).
 
     Args:
-        kernel: "rows" computes one output row at a time, "block" ``rows`` of them, "unrolled" at
-            most ``rows`` with an instruction a non-zero; "mixed" has rows and blocks of rows from
-            anywhere in the layer; "winograd" filters along rows of pixels, "winograd2d" both ways.
-        pieces: rows of pixels in a tile; 1 for flat tiles.
-        eighths: pixels of a piece, in eights; in "winograd2d" tiles of ``pieces`` x ``pieces``
-            pixels that are computed at once.
+        kernel: a name of ``kernels.table.KERNELS``.
+        tile_rows: output rows of a tile; 1 for flat tiles. In Winograd 2-D m of F(m x m, r x r).
+        tile_width_x8: pixels of a tile's row, in units of 8. In Winograd 2-D the m x m tiles that
+            are computed at once, in units of 8.
         channels: input channels in a panel.
-        groups: groups of output rows that threads may share a tile by.
+        groups: groups of output channels that threads may share a tile by.
         packing: how a tile's input is copied together before it is read.
 
             - "plain": one copy, pixels in their order.
@@ -41,17 +38,19 @@ class Tiling:
             - "copies": one for every column of a window, so that all loads are aligned.
             - "im2col": one for every tap, tiles of windows flat as well: small images, whose rows
               do not fill a vector, then lie one behind the other.
-            - "raster": the rows of a window tile are one run, with the border of zeros between
-              them; for small images as well, of which one copy then serves all taps.
-            - "comb": a row of a window tile is ``comb`` vectors, each of every ``comb``-th pixel:
-              the next pixel is the next vector, and all loads are aligned.
-        rows: output rows of a block.
-        fill: "mixed" has blocks where a cell of them costs this share of a scattered non-zero.
+            - "shared_border": the rows of a window tile are one run, with the border of zeros
+              between them, which is the right one of a row and the left one of the next; for small
+              images as well, of which one copy then serves all taps.
+            - "interleaved": a row of a window tile is n vectors, each of every n-th pixel: the next
+              pixel is the next vector, and all loads are aligned.
+        rows: output channels of a block.
+        fill: kernels that look for blocks take those whose cells are worth this share of a
+            scattered non-zero.
     """
 
-    kernel: Kernel
-    pieces: int
-    eighths: int
+    kernel: str
+    tile_rows: int
+    tile_width_x8: int
     channels: int
     groups: int = 1
     packing: Packing = "plain"
@@ -60,23 +59,20 @@ class Tiling:
 
     @property
     def elements(self) -> int:
-        """Of one output row's sums in a tile."""
-        pieces = self.pieces**2 if self.kernel == "winograd2d" else self.pieces
-        return (1 if self.packing == "raster" else pieces) * self.eighths * EIGHT
+        """Accumulators of one output channel in a tile, one a pixel."""
+        rows = 1 if self.packing == "shared_border" else self.tile_rows
+        return rows * self.tile_width_x8 * EIGHT
 
     @property
-    def comb(self) -> int:
-        """Vectors of a row that is a comb; 0 for other rows."""
-        return self.eighths * EIGHT // UNIT if self.packing == "comb" else 0
+    def interleaved(self) -> int:
+        """Vectors of a row of interleaved pixels; 0 for other packings."""
+        return self.tile_width_x8 * EIGHT // UNIT if self.packing == "interleaved" else 0
 
     def __str__(self) -> str:
-        """As reports name it: kernel, rows of a block, tile, panel."""
+        """The schedule as reports name it: kernel, rows of a block, tile, panel."""
         rows = f" {self.rows}" if self.rows > 1 else ""
-        if self.kernel == "winograd2d":
-            tiles = f"{self.pieces}x{self.pieces}, {self.eighths * EIGHT} at once"
-            return f"{self.kernel}{rows} {tiles}, {self.groups} groups"
         how = {"plain": "packed", "none": "in place"}.get(self.packing, self.packing)
-        tile = f"{self.pieces}x{self.eighths * EIGHT}"
+        tile = f"{self.tile_rows}x{self.tile_width_x8 * EIGHT}"
         return f"{self.kernel}{rows} {tile} {how}, {self.channels} channels, {self.groups} groups"
 
 
@@ -95,7 +91,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Geometry:
-    """What follows from a layer's shape and its ``Tiling``.
+    """What follows from a layer's shape and its ``Schedule``.
 
     A tile is ``tile`` pixels where flat, else ``tile`` rows of ``columns`` pixels.
     ``taps[kh][kw]`` is the place of a tap in a packed channel, in elements; ``channel`` the size
@@ -139,39 +135,30 @@ def pixels(step: Conv) -> int:
     return images * height * width
 
 
-def geometry(step: Conv, tiling: Tiling) -> Geometry:
+def geometry(step: Conv, schedule: Schedule) -> Geometry:
     """Lay out a tile of ``step``."""
-    if tiling.kernel == "winograd2d":
-        return _squares(step, tiling)
     if is_flat(step):
-        return _flat(step, tiling)
-    match tiling.packing:
+        return _flat(step, schedule)
+    match schedule.packing:
         case "im2col":
-            return _im2col(step, tiling)
-        case "raster":
-            return _raster(step, tiling)
-        case "comb":
-            return _comb(step, tiling)
+            return _im2col(step, schedule)
+        case "shared_border":
+            return _shared_border(step, schedule)
+        case "interleaved":
+            return _interleaved(step, schedule)
         case _:
-            return _window(step, tiling)
+            return _window(step, schedule)
 
 
-def _squares(step: Conv, tiling: Tiling) -> Geometry:
-    """Groups of tiles from anywhere in the batch; nothing is read where it lies."""
-    size, (images, _, height, width) = tiling.eighths * EIGHT, step.y.shape
-    squares = images * -(-height // tiling.pieces) * -(-width // tiling.pieces)
-    return Geometry(False, -(-squares // size), tiling.pieces, size, 0, 0, 1, (), ((0,),))
-
-
-def _flat(step: Conv, tiling: Tiling) -> Geometry:
-    size = tiling.eighths * EIGHT
-    channel = -(-size // UNIT) * UNIT if tiling.packing != "none" else step.x.strides[1]
+def _flat(step: Conv, schedule: Schedule) -> Geometry:
+    size = schedule.tile_width_x8 * EIGHT
+    channel = -(-size // UNIT) * UNIT if schedule.packing != "none" else step.x.strides[1]
     tiles = -(-pixels(step) // size)
     return Geometry(True, tiles, size, size, 0, channel, UNIT, (), ((0,),))
 
 
-def _im2col(step: Conv, tiling: Tiling) -> Geometry:
-    size = tiling.eighths * EIGHT
+def _im2col(step: Conv, schedule: Schedule) -> Geometry:
+    size = schedule.tile_width_x8 * EIGHT
     place = -(-size // UNIT) * UNIT  # of one tap
     height, width = step.weight.shape[2:]
     taps = tuple(
@@ -181,47 +168,49 @@ def _im2col(step: Conv, tiling: Tiling) -> Geometry:
     return Geometry(True, tiles, size, size, 0, channel, UNIT, (), taps)
 
 
-def raster_pitch(step: Conv) -> int:
+def shared_border_pitch(step: Conv) -> int:
     """From one row of an image to the next, where the border between two is both rows'."""
     _, left, _, right = step.pads
     return max(step.x.shape[3] + max(left, right), step.y.shape[3])
 
 
-def _raster(step: Conv, tiling: Tiling) -> Geometry:
+def _shared_border(step: Conv, schedule: Schedule) -> Geometry:
     height, width = step.weight.shape[2:]
     down, across = step.dilations
     top, left = step.pads[:2]
-    pitch = raster_pitch(step)
+    pitch = shared_border_pitch(step)
     # one row more than the taps need: its border is the right one of the last row
-    rows = tiling.pieces + (height - 1) * down + 1
+    rows = schedule.tile_rows + (height - 1) * down + 1
     taps = tuple(
         tuple(row * down * pitch + column * across for column in range(width))
         for row in range(height)
     )
     channel = -(-rows * pitch // UNIT) * UNIT
-    tiles = step.y.shape[0] * -(-step.y.shape[2] // tiling.pieces)
+    tiles = step.y.shape[0] * -(-step.y.shape[2] // schedule.tile_rows)
     phases = (Phase(-top, 1, rows, -left, 1, pitch, 0),)
     columns = step.y.shape[3]
-    return Geometry(False, tiles, tiling.pieces, columns, pitch, channel, 1, phases, taps)
+    return Geometry(False, tiles, schedule.tile_rows, columns, pitch, channel, 1, phases, taps)
 
 
-def _comb(step: Conv, tiling: Tiling) -> Geometry:
+def _interleaved(step: Conv, schedule: Schedule) -> Geometry:
     height, width = step.weight.shape[2:]
     down, across = step.dilations
     top, left = step.pads[:2]
-    pitch = (tiling.comb + (width - 1) * across) * UNIT
-    rows = tiling.pieces + (height - 1) * down
+    pitch = (schedule.interleaved + (width - 1) * across) * UNIT
+    rows = schedule.tile_rows + (height - 1) * down
     taps = tuple(
         tuple(row * down * pitch + column * across * UNIT for column in range(width))
         for row in range(height)
     )
-    tiles = step.y.shape[0] * -(-step.y.shape[2] // tiling.pieces)
-    phases = (Phase(-top, 1, rows, -left, tiling.comb, pitch, 0),)
+    tiles = step.y.shape[0] * -(-step.y.shape[2] // schedule.tile_rows)
+    phases = (Phase(-top, 1, rows, -left, schedule.interleaved, pitch, 0),)
     columns = step.y.shape[3]
-    return Geometry(False, tiles, tiling.pieces, columns, pitch, rows * pitch, UNIT, phases, taps)
+    return Geometry(
+        False, tiles, schedule.tile_rows, columns, pitch, rows * pitch, UNIT, phases, taps
+    )
 
 
-def _window(step: Conv, tiling: Tiling) -> Geometry:
+def _window(step: Conv, schedule: Schedule) -> Geometry:
     kernel_height, kernel_width = step.weight.shape[2:]
     row_step, column_step = step.strides
     top, left = step.pads[:2]
@@ -230,19 +219,19 @@ def _window(step: Conv, tiling: Tiling) -> Geometry:
     # rows and columns of the window, as phase and distance in steps
     down = [divmod(k * step.dilations[0], row_step) for k in range(kernel_height)]
     across = [divmod(k * step.dilations[1], column_step) for k in range(kernel_width)]
-    if tiling.packing == "copies":  # each column of the window is a phase of its own
+    if schedule.packing == "copies":  # each column of the window is a phase of its own
         starts = [k * step.dilations[1] for k in range(kernel_width)]
         places = [(k, 0) for k in range(kernel_width)]
     else:
         starts = sorted({phase for _, phase in across})
         places = [(starts.index(phase), steps) for steps, phase in across]
     reach = max(steps for _, steps in places)
-    columns = min(width, tiling.eighths * EIGHT)
+    columns = min(width, schedule.tile_width_x8 * EIGHT)
     pitch = -(-(columns + reach * block) // UNIT) * UNIT  # rows start on a vector's boundary
     used_rows = sorted({phase for _, phase in down})
     phases, place, where = [], 0, {}
     for row_phase in used_rows:
-        rows = tiling.pieces + max(steps for steps, phase in down if phase == row_phase)
+        rows = schedule.tile_rows + max(steps for steps, phase in down if phase == row_phase)
         for number, start in enumerate(starts):
             where[row_phase, number] = place
             column = (start - left) * block
@@ -252,6 +241,8 @@ def _window(step: Conv, tiling: Tiling) -> Geometry:
         tuple(where[phase, number] + steps * pitch + shift * block for number, shift in places)
         for steps, phase in down
     )
-    tiles = images * -(-height // tiling.pieces) * -(-width // columns)
+    tiles = images * -(-height // schedule.tile_rows) * -(-width // columns)
     unit = UNIT if block % UNIT == 0 else 1
-    return Geometry(False, tiles, tiling.pieces, columns, pitch, place, unit, tuple(phases), taps)
+    return Geometry(
+        False, tiles, schedule.tile_rows, columns, pitch, place, unit, tuple(phases), taps
+    )

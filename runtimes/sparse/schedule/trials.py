@@ -20,13 +20,15 @@ from prunedeploy.core.records import Array
 from prunedeploy.runtimes.sparse.codegen import conv
 from prunedeploy.runtimes.sparse.codegen._context import Code, Constants, Context
 from prunedeploy.runtimes.sparse.codegen.project import CODE, Project, blob, closure
+from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
+from prunedeploy.runtimes.sparse.kernels.table import KERNELS
 from prunedeploy.runtimes.sparse.plan.steps import GUARD, Buffer, Conv, Plan
-from prunedeploy.runtimes.sparse.schedule.schedule import Tiling
+from prunedeploy.runtimes.sparse.schedule.schedule import Schedule
 from prunedeploy.runtimes.sparse.toolchain.compile import Toolchain, build_library
 
 AGAIN = 3  # times as many rounds for those that may be the fastest
 CLOSE = 1.15  # which are no slower than this, after the first rounds
-KERNELS = ("rows.h", "unrolled.h", "block.h", "mixed.h", "winograd.h", "winograd2d.h")
+HEADERS = tuple(kernel.header for kernel in KERNELS.values())
 RUNS = 2  # of a trial in a turn: only the first finds what other trials left in the caches
 FLUSH = 1 << 20  # floats read between two runs: more than the caches of one core hold
 
@@ -54,7 +56,7 @@ class Trial:
     """A way to compute a case, as code."""
 
     key: str
-    way: Tiling
+    schedule: Schedule
     code: Code
     sizes: Sizes
 
@@ -62,23 +64,33 @@ class Trial:
 class Trials:
     """Trials of one library, and what they share."""
 
-    def __init__(self, isa: str, threads: int) -> None:
+    def __init__(self, isa: str, threads: int, blocks: BlockCache) -> None:
         self.all: list[Trial] = []
         self.constants, self.instructions = Constants(), Constants()
-        self.isa, self.threads = isa, threads
+        self.isa, self.threads, self.blocks = isa, threads, blocks
 
-    def add(self, key: str, case: Conv, ways: Iterable[Tiling], flush: int) -> None:
+    def add(self, key: str, case: Conv, schedules: Iterable[Schedule], flush: int) -> None:
         """Those of a case; ``flush`` floats are read before each run."""
         step, plan = _alone(case)
-        context = Context(plan, self.constants, self.isa, self.threads, code=self.instructions)
+        context = Context(
+            plan,
+            self.constants,
+            self.isa,
+            self.threads,
+            code=self.instructions,
+            blocks=self.blocks,
+        )
         sizes = Sizes(plan.arena, flush, _written(step, plan))
-        self.all += [Trial(key, way, conv.cut(step, context, way), sizes) for way in ways]
+        self.all += [
+            Trial(key, schedule, conv.emit_with(step, context, schedule), sizes)
+            for schedule in schedules
+        ]
 
     def build(self, library: Path, tools: Toolchain) -> None:
         """All of them into a shared library."""
         code = self.instructions.data()
         files = _sources([trial.code for trial in self.all])
-        files |= closure(["pd.h", *KERNELS, "functions.h", "pages.h"])
+        files |= closure(["pd.h", *HEADERS, "functions.h", "pages.h"])
         files["code.c"] = blob("pd_code", CODE, code, ".text")
         files["settle.c"] = SETTLE.replace("SIZE", str(len(code)))
         build_library(Project(files, b"", self.isa, (), {}, code), library, tools)

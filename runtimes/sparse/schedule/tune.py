@@ -13,30 +13,29 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_path
-from prunedeploy.runtimes.sparse.codegen import conv, depthwise, narrow, tiled
 from prunedeploy.runtimes.sparse.codegen.project import closure
-from prunedeploy.runtimes.sparse.kernels import jit as unrolled
-from prunedeploy.runtimes.sparse.kernels import mixed as blocks
-from prunedeploy.runtimes.sparse.kernels import packing as streams
+from prunedeploy.runtimes.sparse.isa import ISAS
+from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
+from prunedeploy.runtimes.sparse.kernels.shapes import INTERLEAVED, density
+from prunedeploy.runtimes.sparse.kernels.table import KERNELS, special
 from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
 from prunedeploy.runtimes.sparse.schedule import cost, trials
-from prunedeploy.runtimes.sparse.schedule import schedule as tiling
-from prunedeploy.runtimes.sparse.schedule.schedule import Packing, Tiling, inside
+from prunedeploy.runtimes.sparse.schedule.schedule import Schedule, inside
 from prunedeploy.runtimes.sparse.toolchain.compile import Toolchain
 
 Effort = Literal["none", "quick", "full"]
 CANDIDATES: dict[str, int] = {"quick": 8, "full": 48}  # of a kernel, measured a case
 ROUNDS: dict[str, int] = {"quick": 4, "full": 10}  # of each, of which the fastest counts
-MODULES = (blocks, choose, cost, streams, tiled, tiling, trials, unrolled)  # that cut layers
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("kernels", "schedule", "codegen")  # in ROOT: the code that times depend on
 VARIANTS = 2  # candidates of the same tile that "quick" measures, of other panels
-BLOCKS = True  # False: as if there were none, for measurements of what they bring
 MARGIN = 1.03  # by which blocks and programs have to be faster
 # times what another needs by the model, which was off by less than 1.5 in 200 cases (AVX-512)
 HOPELESS = 1.6
@@ -52,8 +51,8 @@ Progress = Callable[[str], None]
 class Choice:
     """The fastest way of a case and the fastest without blocks, and the seconds of both."""
 
-    way: Tiling
-    plain: Tiling
+    schedule: Schedule
+    plain: Schedule
     seconds: float
     without: float
 
@@ -66,18 +65,18 @@ class Tuned:
     of them had blocks.
     """
 
-    tilings: dict[str, Tiling]
+    schedules: dict[str, Schedule]
     measured: int
     seconds: float = 0.0
     without: float = 0.0
 
     def __str__(self) -> str:
         """What blocks brought, in words; empty where there are none."""
-        count = sum(way.kernel == "mixed" for way in self.tilings.values())
+        count = sum(KERNELS[schedule.kernel].finds_blocks for schedule in self.schedules.values())
         if not count:
             return ""
         return (
-            f"blocks in {count} of {len(self.tilings)} layers: measured one by one, all take "
+            f"blocks in {count} of {len(self.schedules)} layers: measured one by one, all take "
             f"{self.seconds * 1e3:.2f} ms, without blocks {self.without * 1e3:.2f}"
         )
 
@@ -89,6 +88,8 @@ def tune(
     effort: Effort = "quick",
     cache: Path | None = None,
     progress: Progress | None = None,
+    blocks: BlockCache | None = None,
+    use_blocks: bool = True,
 ) -> Tuned:
     """Tilings for all layers of ``plan`` that are cut into tiles.
 
@@ -99,25 +100,28 @@ def tune(
         effort: "none" takes the model's word; "quick" and "full" measure so many of its best.
         cache: folder of remembered measurements; the user's cache when None.
         progress: told what is being measured.
+        blocks: the blocks of layers that are known.
+        use_blocks: False takes what is the fastest without blocks, in the same measurement.
     """
+    blocks = blocks or BlockCache()
     steps = [step for step in plan.steps if isinstance(step, Conv) and is_tiled(step)]
     isa = tools.isa
     if effort == "none":
-        return Tuned({step.name: choose.tiling(step, isa, threads) for step in steps}, 0)
-    store = _Store(cache or _cache_folder(), isa, threads)
+        return Tuned({step.name: choose.schedule(step, isa, threads, blocks) for step in steps}, 0)
+    store = _Store(cache or _cache_folder(), isa, threads, blocks)
     cases: dict[str, list[Conv]] = {}
     for step in steps:
         cases.setdefault(store.key(step, effort), []).append(step)
     unknown = {key: group[0] for key, group in cases.items() if store.get(key) is None}
     if unknown:
         (progress or (lambda _: None))(f"measuring {len(unknown)} kinds of layers")
-        store.update(_measure(unknown, _far(steps), tools, threads, effort))
+        store.update(_measure(unknown, _far(steps), tools, threads, effort, blocks))
     found = [(step.name, store.get(key)) for key, group in cases.items() for step in group]
     known = {name: choice for name, choice in found if choice is not None}
     tuned = Tuned(
-        {name: choice.way if BLOCKS else choice.plain for name, choice in known.items()},
+        {name: choice.schedule if use_blocks else choice.plain for name, choice in known.items()},
         len(unknown),
-        sum(choice.seconds if BLOCKS else choice.without for choice in known.values()),
+        sum(choice.seconds if use_blocks else choice.without for choice in known.values()),
         sum(choice.without for choice in known.values()),
     )
     if progress is not None and str(tuned):
@@ -127,7 +131,7 @@ def tune(
 
 def is_tiled(step: Conv) -> bool:
     """Whether ``step`` is cut into tiles, and is no special case."""
-    return step.y.size > 0 and not narrow.suits(step) and not depthwise.suits(step)
+    return step.y.size > 0 and special(step) is None
 
 
 # -- what was measured before ----------------------------------------------------------------------
@@ -141,9 +145,12 @@ def _cache_folder() -> Path:
 class _Store:
     """Tilings by case, in one JSON file a machine, instruction set and set of kernels."""
 
-    def __init__(self, folder: Path, isa: str, threads: int) -> None:
+    def __init__(
+        self, folder: Path, isa: str, threads: int, blocks: BlockCache | None = None
+    ) -> None:
         self._isa, self._threads = isa, threads
-        self._path = folder / f"tilings-{_machine(isa)}.json"
+        self._block_cache = blocks or BlockCache()
+        self._path = folder / f"schedules-{_machine(isa)}.json"
         self._known: dict[str, Any] = {}
         with suppress(OSError, ValueError):  # none yet, or not ours any more
             found = json.loads(self._path.read_text())
@@ -151,7 +158,7 @@ class _Store:
 
     def key(self, step: Conv, effort: Effort) -> str:
         """All that speed depends on, but for the values of the weights."""
-        share = round(choose.density(step), 2 if choose.density(step) > 0.1 else 3)
+        share = round(density(step), 2 if density(step) > 0.1 else 3)
         parts = (
             step.x.shape, step.y.shape, step.weight.shape, step.strides, step.pads,
             step.dilations, step.groups, step.residual is not None, step.activation.op, share,
@@ -161,22 +168,23 @@ class _Store:
 
     def _blocks(self, step: Conv) -> tuple[float, ...]:
         """Share of the non-zeros in blocks, and of the cells of these that are not zero."""
-        price = choose.fill(step, self._isa)
+        blocks = self._block_cache
+        price = choose.fill(step, self._isa, blocks)
         if price >= 1:
             return 0.0, 0.0
-        found = blocks.blocks_of(step, price)
+        found = blocks.find(step, price)
         return round(blocks.share(step, price), 2), round(found.inside / max(found.cells, 1), 1)
 
     def get(self, key: str) -> Choice | None:
         """What was measured for ``key``; None where nothing was, or where it makes no sense."""
         try:
             known = dict(self._known[key])
-            ways: Any = {name: Tiling(**known.pop(name)) for name in ("way", "plain")}
-            choice = Choice(**ways, **known)
+            schedules: Any = {name: Schedule(**known.pop(name)) for name in ("schedule", "plain")}
+            choice = Choice(**schedules, **known)
         except (KeyError, TypeError, ValueError):
             return None
         times = (choice.seconds, choice.without)
-        sound = all(_is_sound(way, self._isa) for way in ways.values())
+        sound = all(_is_sound(schedule, self._isa) for schedule in schedules.values())
         sound = sound and all(type(seconds) is float for seconds in times)
         return choice if sound else None
 
@@ -189,32 +197,34 @@ class _Store:
                 file.write_text(json.dumps(self._known, indent=0, sort_keys=True))
 
 
-def _is_program(way: Tiling, isa: str) -> bool:
-    packings = ("plain", "none", "raster")
-    return isa == "avx512" and way.rows <= unrolled.MOST_ROWS and way.packing in packings
-
-
-def _is_sound(way: Tiling, isa: str) -> bool:
+def _is_sound(schedule: Schedule, isa: str) -> bool:
     """Whether fields are of their type and range: they come out of a file."""
-    counts = (way.pieces, way.eighths, way.channels, way.groups, way.rows)
+    counts = (
+        schedule.tile_rows,
+        schedule.tile_width_x8,
+        schedule.channels,
+        schedule.groups,
+        schedule.rows,
+    )
+    kernel = KERNELS.get(schedule.kernel)
     return (
-        way.kernel in conv.KERNELS
+        kernel is not None
         and all(type(count) is int and count > 0 for count in counts)
-        and (way.kernel != "unrolled" or _is_program(way, isa))
-        and way.packing in get_args(Packing)
-        and way.comb in (0, *choose.COMBS)
-        and type(way.fill) is float
-        and 0 < way.fill <= 1
+        and kernel.suits_isa(ISAS[isa])
+        and schedule.rows <= kernel.max_rows
+        and schedule.packing in kernel.packings
+        and schedule.interleaved in (0, *INTERLEAVED)
+        and type(schedule.fill) is float
+        and 0 < schedule.fill <= 1
     )
 
 
 def _machine(isa: str) -> str:
-    """This processor, and the kernels as they are: other kernels have other best tilings."""
-    kernels = closure(trials.KERNELS)
+    """This processor, and the kernels as they are: other kernels have other best schedules."""
+    kernels = closure(trials.HEADERS)
     digest = hashlib.sha256(repr(sorted(kernels.items())).encode())
-    for module in MODULES:
-        digest.update(Path(str(module.__file__)).read_bytes())
-    digest.update(Path(__file__).read_bytes())
+    for file in sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")):
+        digest.update(file.read_bytes())
     for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
         if line.startswith(("model name", "cpu family", "model\t", "CPU part")):
             digest.update(line.encode())
@@ -226,78 +236,97 @@ def _machine(isa: str) -> str:
 # -- measuring -------------------------------------------------------------------------------------
 
 
-def _diverse(ways: Sequence[Tiling], effort: Effort, large: bool = False) -> list[Tiling]:
+def _diverse(schedules: Sequence[Schedule], effort: Effort, large: bool = False) -> list[Schedule]:
     """The best of every kernel, for the model knows too little to prefer one a little.
 
     Of a ``large`` layer fewer programs, which take the longest to write.
     """
-    kernels = dict.fromkeys(way.kernel for way in ways)
+    kernels = dict.fromkeys(schedule.kernel for schedule in schedules)
     return [
-        way
+        schedule
         for kernel in kernels
-        for way in _best(
-            [way for way in ways if way.kernel == kernel],
+        for schedule in _best(
+            [schedule for schedule in schedules if schedule.kernel == kernel],
             effort,
-            CANDIDATES[effort] // (2 if large and kernel == "unrolled" else 1),
+            CANDIDATES[effort] // (2 if large and KERNELS[kernel].generated else 1),
         )
     ]
 
 
-def _best(ways: Iterable[Tiling], effort: Effort, most: int) -> list[Tiling]:
-    found: list[Tiling] = []
-    for way in ways:
-        tile = _tile(way)
+def _best(schedules: Iterable[Schedule], effort: Effort, most: int) -> list[Schedule]:
+    found: list[Schedule] = []
+    for schedule in schedules:
+        tile = _tile(schedule)
         same = sum(tile == _tile(other) for other in found)
         if effort == "full" or same < VARIANTS:
-            found.append(way)
+            found.append(schedule)
         if len(found) == most:
             break
     return found
 
 
-def _tile(way: Tiling) -> Tiling:
-    """``way`` without its panel."""
-    return replace(way, channels=0)
+def _tile(schedule: Schedule) -> Schedule:
+    """``schedule`` without its panel."""
+    return replace(schedule, channels=0)
 
 
 def _measure(
-    cases: Mapping[str, Conv], far: int, tools: Toolchain, threads: int, effort: Effort
+    cases: Mapping[str, Conv],
+    far: int,
+    tools: Toolchain,
+    threads: int,
+    effort: Effort,
+    blocks: BlockCache,
 ) -> dict[str, Choice]:
     """The fastest tiling of each case; ``far`` floats are read between two runs (``_far``)."""
     found: dict[str, Choice] = {}
     for some in _together(cases, effort):
-        library = trials.Trials(tools.isa, threads)
+        library = trials.Trials(tools.isa, threads, blocks)
         for key, case in some.items():
-            ways = _tried(case, tools.isa, threads, effort)
+            schedules = _tried(case, tools.isa, threads, effort, blocks)
             # kernels that store unlike amounts of weights: these are as far as in the network
-            unlike = len({way.kernel for way in ways}) > 1
-            library.add(key, case, ways, far if unlike else trials.FLUSH)
+            unlike = len({schedule.kernel for schedule in schedules}) > 1
+            library.add(key, case, schedules, far if unlike else trials.FLUSH)
         seconds = trials.seconds(library, tools, ROUNDS[effort])
-        measured: dict[str, list[tuple[float, Tiling]]] = {}
+        measured: dict[str, list[tuple[float, Schedule]]] = {}
         for trial, taken in zip(library.all, seconds, strict=True):
-            measured.setdefault(trial.key, []).append((taken, trial.way))
+            measured.setdefault(trial.key, []).append((taken, trial.schedule))
         found |= {key: _choice(times) for key, times in measured.items()}
     return found
 
 
-def _tried(step: Conv, isa: str, threads: int, effort: Effort) -> list[Tiling]:
+def _tried(
+    step: Conv, isa: str, threads: int, effort: Effort, blocks: BlockCache
+) -> list[Schedule]:
     """What is measured of a layer."""
-    ways = choose.ranked(step, isa, threads)
+    schedules = choose.ranked(step, isa, threads, blocks)
     if effort == "quick":
-        ways = _hopeful(step, ways, isa, threads)
-    return _diverse(ways, effort, bool(np.count_nonzero(step.weight) > LARGE))
+        schedules = _hopeful(step, schedules, isa, threads, blocks)
+    return _diverse(schedules, effort, bool(np.count_nonzero(step.weight) > LARGE))
 
 
-def _hopeful(step: Conv, ways: Sequence[Tiling], isa: str, threads: int) -> list[Tiling]:
-    """Those of kernels whose best is not hopelessly behind by the model; ``ways`` are ranked.
+def _hopeful(
+    step: Conv, schedules: Sequence[Schedule], isa: str, threads: int, blocks: BlockCache
+) -> list[Schedule]:
+    """Those of kernels whose best is not hopelessly behind by the model; ``schedules`` are ranked.
 
     One without blocks is always among them, so that what blocks bring is known.
     """
-    best = {way.kernel: way for way in reversed(ways)}
-    needed = {kernel: cost.cycles(step, way, isa, threads) for kernel, way in best.items()}
+    best = {schedule.kernel: schedule for schedule in reversed(schedules)}
+    needed = {
+        kernel: cost.cycles(step, schedule, isa, threads, blocks)
+        for kernel, schedule in best.items()
+    }
     most = HOPELESS * min(needed.values())
-    plain = next((way.kernel for way in ways if way.kernel != "mixed"), None)
-    return [way for way in ways if needed[way.kernel] <= most or way.kernel == plain]
+    plain = next(
+        (schedule.kernel for schedule in schedules if not KERNELS[schedule.kernel].finds_blocks),
+        None,
+    )
+    return [
+        schedule
+        for schedule in schedules
+        if needed[schedule.kernel] <= most or schedule.kernel == plain
+    ]
 
 
 def _together(cases: Mapping[str, Conv], effort: Effort) -> Iterator[dict[str, Conv]]:
@@ -325,21 +354,21 @@ def _stored(step: Conv) -> int:
     return int(np.count_nonzero(step.weight)) * STORED // 4
 
 
-def _choice(times: Sequence[tuple[float, Tiling]]) -> Choice:
+def _choice(times: Sequence[tuple[float, Schedule]]) -> Choice:
     """The fastest; what is larger, only where it is faster by more than measurements are off by."""
-    plain = [pair for pair in times if pair[1].kernel != "mixed"] or list(times)
-    without, other = _least(plain, "unrolled")
-    seconds, way = min(times, key=lambda pair: pair[0])
-    if way.kernel != "mixed" or seconds * MARGIN > without:
-        seconds, way = without, other
-    return Choice(way, other, seconds, without)
+    plain = [pair for pair in times if not KERNELS[pair[1].kernel].finds_blocks] or list(times)
+    without, other = _fastest(plain)
+    seconds, schedule = min(times, key=lambda pair: pair[0])
+    if not KERNELS[schedule.kernel].finds_blocks or seconds * MARGIN > without:
+        seconds, schedule = without, other
+    return Choice(schedule, other, seconds, without)
 
 
-def _least(times: Sequence[tuple[float, Tiling]], kernel: str) -> tuple[float, Tiling]:
-    """The fastest; of ``kernel``, if by the margin."""
+def _fastest(times: Sequence[tuple[float, Schedule]]) -> tuple[float, Schedule]:
+    """The fastest; generated code only where it is faster by the margin."""
     best = min(times, key=lambda pair: pair[0])
-    others = [pair for pair in times if pair[1].kernel != kernel]
-    if best[1].kernel != kernel or not others:
+    others = [pair for pair in times if not KERNELS[pair[1].kernel].generated]
+    if not KERNELS[best[1].kernel].generated or not others:
         return best
     other = min(others, key=lambda pair: pair[0])
     return best if best[0] * MARGIN <= other[0] else other

@@ -28,6 +28,7 @@ from typing import IO
 
 from prunedeploy.core.errors import CompilerError, UserError
 from prunedeploy.runtimes.sparse.codegen.project import CODE, GENERAL, WEIGHTS, Project
+from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.payload import LIBRARY
 from prunedeploy.targets import Target
 
@@ -43,16 +44,6 @@ LINK = (
     *("-shared", "-pthread", "-Wl,-soname,model.so", "-Wl,--build-id=none"),
     *("-Wl,-z,noexecstack", "-s"),
 )
-
-ISA_FLAGS: dict[str, tuple[str, ...]] = {
-    "avx512": (
-        *("-mavx2", "-mfma", "-mavx512f", "-mavx512cd", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
-        "-mprefer-vector-width=512",
-    ),
-    "avx2": ("-mavx2", "-mfma"),
-    "neon": (),
-    "generic": (),
-}
 
 NONE = (
     "no C compiler found: install gcc (apt install gcc) or ziglang "
@@ -84,10 +75,7 @@ def isa_of(target: Target) -> str:
         return "neon"
     if target.arch not in ("x86_64", "AMD64"):
         return "generic"
-    has = set(target.isa)
-    if {"avx512", "avx2", "fma"} <= has:
-        return "avx512"
-    return "avx2" if {"avx2", "fma"} <= has else "generic"
+    return next(isa.name for isa in ISAS.values() if isa.x86 and set(isa.needs) <= set(target.isa))
 
 
 def toolchain(target: Target) -> Toolchain:
@@ -123,13 +111,11 @@ def _command(target: Target) -> tuple[str, ...]:
 
 def _flags(target: Target, name: str) -> tuple[str, ...]:
     """The compiler's flags for the instruction set, and for the core where it is known."""
-    isa = isa_of(target)
+    isa = ISAS[isa_of(target)]
     if name != "ziglang":
-        return (*ISA_FLAGS[isa], *([f"-mcpu={target.cpu}"] if target.cpu else []))
-    # zig takes single flags for changes to a processor, and 512-bit vectors for none of them
-    core = target.cpu.replace("-", "_") or ("skylake_avx512" if isa == "avx512" else "")
-    flags = ISA_FLAGS[isa] if isa != "avx512" else ("-mprefer-vector-width=512",)
-    return (*flags, *([f"-mcpu={core}"] if core else []), "-fno-sanitize=undefined")
+        return (*isa.flags, *([f"-mcpu={target.cpu}"] if target.cpu else []))
+    core = target.cpu.replace("-", "_") or isa.zig_core
+    return (*isa.zig_flags, *([f"-mcpu={core}"] if core else []), "-fno-sanitize=undefined")
 
 
 @lru_cache(maxsize=16)

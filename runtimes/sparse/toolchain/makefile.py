@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from prunedeploy.runtimes.sparse.codegen.project import CODE, GENERAL, WEIGHTS, Project
+from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.payload import HEADER, LIBRARY
-from prunedeploy.runtimes.sparse.toolchain.compile import COMMON, ISA_FLAGS, LINK, OPTIMISE
+from prunedeploy.runtimes.sparse.toolchain.compile import COMMON, LINK, OPTIMISE
 from prunedeploy.targets import Target
 
 _MAKEFILE = """\
@@ -52,8 +53,8 @@ into your own program. It needs the C library, libm and POSIX threads, and nothi
 """
 
 _CODE = f"""\
-- `code.c`, `{CODE}`: the programs of layers that are unrolled: instructions for the processor,
-  one for every weight that is not zero.
+- `code.c`, `{CODE}`: the code generated for layers of the kernel `jit`: an instruction for every
+  weight that is not zero.
 """
 
 
@@ -65,7 +66,7 @@ def makefile(project: Project, target: Target) -> str:
         library=LIBRARY,
         isa=project.isa,
         optimise=" ".join(OPTIMISE),
-        flags=" ".join([*ISA_FLAGS[project.isa], *core]),
+        flags=" ".join([*ISAS[project.isa].flags, *core]),
         common=" ".join(COMMON),
         objects=" ".join(objects),
         link=" ".join(LINK),

@@ -30,7 +30,7 @@ from prunedeploy.runtimes.sparse.plan.lower import Refusal, lower
 from prunedeploy.runtimes.sparse.plan.steps import GUARD, MAX_ELEMENTS, Conv, planar, plane_stride
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
 from prunedeploy.runtimes.sparse.schedule import tune as tuning
-from prunedeploy.runtimes.sparse.schedule.schedule import Tiling, geometry
+from prunedeploy.runtimes.sparse.schedule.schedule import Schedule, geometry
 from prunedeploy.runtimes.sparse.toolchain import compile as compiling
 from prunedeploy.runtimes.sparse.toolchain.compile import build_library, toolchain
 from prunedeploy.targets import by_name
@@ -112,7 +112,7 @@ def test_tensors_that_32_bits_cannot_count():
 
 
 def test_more_constants_than_a_library_holds(monkeypatch, tmp_path):
-    monkeypatch.setattr(projects, "MOST_WEIGHTS", 1 << 10)
+    monkeypatch.setattr(projects, "MAX_WEIGHTS", 1 << 10)
     with pytest.raises(UserError, match=r"holds 0 MB of constants at the most, .*: use --runtime"):
         build(network(tmp_path / "net.onnx"), tmp_path / "e")
     assert not (tmp_path / "e").exists()
@@ -126,9 +126,9 @@ def test_tiles_in_place_read_no_further_than_the_guard(isa):
     for pixels in (17, 100, 449, 900, 1352, 1500, 1800, 1936, 3136, 12544):
         views = [planar(index, (1, size, 1, pixels), 1) for index, size in enumerate((16, 8))]
         step = Conv("flat", *views, weight, np.zeros(8, np.float32))
-        for way in choose.candidates(step, isa, 2):
-            layout = geometry(step, way)
-            if way.packing == "none":
+        for schedule in choose.candidates(step, isa, 2):
+            layout = geometry(step, schedule)
+            if schedule.packing == "none":
                 assert layout.tiles * layout.tile - plane_stride(pixels) <= GUARD
 
 
@@ -208,8 +208,8 @@ def test_a_cache_that_is_none(tmp_path, what):
         path.write_text(json.dumps(["not", "ours"]))
     store = tuning._Store(tmp_path, "generic", 1)
     assert store.get("case") is None
-    way = Tiling("rows", 1, 1, 1)
-    choice = tuning.Choice(way, way, 1.0, 1.0)
+    schedule = Schedule("rows", 1, 1, 1)
+    choice = tuning.Choice(schedule, schedule, 1.0, 1.0)
     store.update({"case": choice})
     assert store.get("case") == choice
 

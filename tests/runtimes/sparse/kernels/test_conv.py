@@ -8,15 +8,16 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from convs import ACTIVATIONS, Layer, kind, ways
+from convs import ACTIVATIONS, Layer, kind, schedules
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernels import Case, check, supported
 
 from prunedeploy.runtimes.sparse.codegen import depthwise, narrow
+from prunedeploy.runtimes.sparse.kernels.table import KERNELS
 from prunedeploy.runtimes.sparse.plan.steps import Activation, plane_stride
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
-from prunedeploy.runtimes.sparse.schedule.schedule import Tiling, geometry
+from prunedeploy.runtimes.sparse.schedule.schedule import Schedule, geometry
 
 SAME = (1, 1, 1, 1)
 RELU = Activation("relu")
@@ -98,9 +99,9 @@ def sweep(isa: str = supported()[0], seed: int = 0) -> list[Case]:
     """Every layer, cut in one way of each kind that it has."""
     rng = np.random.default_rng(seed)
     return [
-        layer.case(way, seed + number)
+        layer.case(schedule, seed + number)
         for number, layer in enumerate(LAYERS + BESIDE)
-        for way in ways(layer.step, isa, rng)
+        for schedule in schedules(layer.step, isa, rng)
     ]
 
 
@@ -109,18 +110,20 @@ def edges() -> list[Case]:
     found = []
     for number, pixels in enumerate(range(16, 59)):
         layer = Layer((1, 3, 1, pixels), 5, density=0.6, residual=_turn(number))
-        for eighths in (1, 2, 3):
-            way = Tiling("rows", 1, eighths, 1 + number % 3, 1 + number % 2, number % 4 == 0)
-            found.append(layer.case(way, number))
+        for tile_width_x8 in (1, 2, 3):
+            schedule = Schedule(
+                "rows", 1, tile_width_x8, 1 + number % 3, 1 + number % 2, number % 4 == 0
+            )
+            found.append(layer.case(schedule, number))
     for width in range(1, 42):
         for height in (1, 2, 4, 5):
             number = width + height
             layer = Layer(
                 (1 + width % 3, 2, height, width), 3, (3, 3), pads=SAME, residual=_turn(number)
             )
-            for pieces, eighths in ((1, 1), (3, 2), (2, 3)):
-                way = Tiling("rows", pieces, eighths, 1 + width % 2, 1 + height % 2)
-                found.append(layer.case(way, number))
+            for tile_rows, tile_width_x8 in ((1, 1), (3, 2), (2, 3)):
+                schedule = Schedule("rows", tile_rows, tile_width_x8, 1 + width % 2, 1 + height % 2)
+                found.append(layer.case(schedule, number))
     return found
 
 
@@ -147,7 +150,7 @@ def test_the_sweep_has_every_kind_of_way() -> None:
     swept, real = set(), set()
     rng = np.random.default_rng(0)
     for layer in LAYERS + BESIDE:
-        swept |= {kind(layer.step, way) for way in ways(layer.step, isa, rng)}
+        swept |= {kind(layer.step, schedule) for schedule in schedules(layer.step, isa, rng)}
         assert not narrow.suits(layer.step), layer
         assert not depthwise.suits(layer.step), layer
     for layer in (
@@ -158,7 +161,7 @@ def test_the_sweep_has_every_kind_of_way() -> None:
         Layer((16, 64, 7, 7), 64, (3, 3), pads=SAME, beside=True),
         Layer((8, 64, 7, 7), 64, (3, 3), pads=SAME),
     ):
-        real |= {kind(layer.step, way) for way in choose.candidates(layer.step, isa, 2)}
+        real |= {kind(layer.step, schedule) for schedule in choose.candidates(layer.step, isa, 2)}
     assert real <= swept, sorted(real - swept)
 
 
@@ -169,8 +172,8 @@ def test_every_activation(isa: str) -> None:
     for number, activation in enumerate(ACTIVATIONS):
         flat = Layer((1, 9, 3, 15), 5, activation=activation, residual=_turn(number))
         window = replace(flat, kernel=(3, 3), pads=SAME, density=0.9)
-        cases.append(flat.case(Tiling("rows", 1, 3, 5), number))
-        cases.append(window.case(Tiling("block", 2, 2, 9, rows=4), number))
+        cases.append(flat.case(Schedule("rows", 1, 3, 5), number))
+        cases.append(window.case(Schedule("block", 2, 2, 9, rows=4), number))
     check(cases, isa)
 
 
@@ -180,14 +183,14 @@ def test_nan_and_infinity_go_where_their_window_does(isa: str) -> None:
     for activation in (Activation(), RELU, Activation("clip", (-1.0, 1.0)), SILU):
         flat = Layer((1, 3, 4, 11), 5, density=1.0, empty=0, activation=activation)
         window = replace(flat, kernel=(3, 3), pads=SAME)
-        for layer, way in (
-            (flat, Tiling("rows", 1, 3, 3)),
-            (flat, Tiling("block", 1, 2, 2, rows=4)),
-            (window, Tiling("rows", 2, 2, 2)),
-            (window, Tiling("rows", 2, 2, 2, packing="copies")),
-            (window, Tiling("rows", 1, 3, 2, packing="im2col")),
+        for layer, schedule in (
+            (flat, Schedule("rows", 1, 3, 3)),
+            (flat, Schedule("block", 1, 2, 2, rows=4)),
+            (window, Schedule("rows", 2, 2, 2)),
+            (window, Schedule("rows", 2, 2, 2, packing="copies")),
+            (window, Schedule("rows", 1, 3, 2, packing="im2col")),
         ):
-            case = layer.case(way)
+            case = layer.case(schedule)
             plane = plane_stride(44)
             data = np.linspace(-1, 1, case.buffers[0].size, dtype=np.float32)
             data[[0, plane + 18, 2 * plane + 43]] = np.nan, np.inf, -np.inf
@@ -197,7 +200,7 @@ def test_nan_and_infinity_go_where_their_window_does(isa: str) -> None:
 
 def test_an_offset_that_does_not_fit_is_no_kernel() -> None:
     layer = Layer((1, 9, 90, 90), 3, (3, 3), pads=SAME)
-    case = layer.case(Tiling("rows", 90, 12, 9))
+    case = layer.case(Schedule("rows", 90, 12, 9))
     with pytest.raises(ValueError, match="does not fit into 16 bits"):
         check([case], supported()[0])
 
@@ -208,7 +211,8 @@ def test_an_offset_that_does_not_fit_is_no_kernel() -> None:
 def _broken(name: str, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     from prunedeploy.runtimes.sparse.codegen import tiled
 
-    whole_streams, whole_geometry, whole_record = tiled.streams, geometry, tiled._record
+    whole_streams, whole_geometry, whole_record = KERNELS["rows"].pack, geometry, tiled._record
+    assert whole_streams is not None
 
     def lost(*arguments: Any) -> Any:
         found = whole_streams(*arguments)
@@ -226,7 +230,7 @@ def _broken(name: str, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
         return text.replace(out, f".out_height = {case.step.y.shape[2] + 1}")  # type: ignore[union-attr]
 
     if name == "weight":
-        monkeypatch.setitem(tiled.STREAMS, "rows", lost)
+        monkeypatch.setitem(KERNELS, "rows", replace(KERNELS["rows"], pack=lost))
     elif name == "tap":
         monkeypatch.setattr(tiled, "geometry", shifted)
     else:
@@ -235,7 +239,7 @@ def _broken(name: str, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["weight", "tap", "height"])
 def test_a_broken_twin_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = Layer((1, 4, 5, 9), 5, (3, 3), pads=SAME, density=0.9).case(Tiling("rows", 4, 2, 3))
+    case = Layer((1, 4, 5, 9), 5, (3, 3), pads=SAME, density=0.9).case(Schedule("rows", 4, 2, 3))
     check([case], supported()[0])
     _broken(name, case, monkeypatch)
     with pytest.raises(AssertionError):
@@ -295,7 +299,7 @@ def _cases(layer: Layer, isa: str, rng: np.random.Generator) -> Iterator[Case]:
     if narrow.suits(step) or depthwise.suits(step):
         yield layer.case()
         return
-    found = list(ways(step, isa, rng))
+    found = list(schedules(step, isa, rng))
     assert found, layer
     for index in rng.permutation(len(found))[:3]:
         yield layer.case(found[index])

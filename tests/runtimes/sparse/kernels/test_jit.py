@@ -22,17 +22,13 @@ from prunedeploy.engines import opening
 from prunedeploy.graph.model import save
 from prunedeploy.runtimes.sparse.codegen import project as projects
 from prunedeploy.runtimes.sparse.codegen.project import CODE, blob
-from prunedeploy.runtimes.sparse.kernels.jit import (
-    LINE,
-    MOST_ROWS,
-    REACH,
-    ending_of,
-    unrolled_streams,
-)
-from prunedeploy.runtimes.sparse.kernels.packing import FIRST, LAST, Part, Streams
+from prunedeploy.runtimes.sparse.kernels.jit.layout import LINE, REACH, epilogue_of
+from prunedeploy.runtimes.sparse.kernels.jit.packing import MAX_ROWS, pack_jit
+from prunedeploy.runtimes.sparse.kernels.packing import FIRST, LAST, PackedWeights, Part
+from prunedeploy.runtimes.sparse.kernels.table import KERNELS
 from prunedeploy.runtimes.sparse.plan.steps import Conv, View
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
-from prunedeploy.runtimes.sparse.schedule.schedule import Geometry, Tiling, geometry
+from prunedeploy.runtimes.sparse.schedule.schedule import Geometry, Schedule, geometry
 
 RELU, CLIP, SAME = ACTIVATIONS[1], ACTIVATIONS[2], (1, 1, 1, 1)
 needs_avx512 = pytest.mark.skipif(
@@ -42,47 +38,47 @@ needs_avx512 = pytest.mark.skipif(
 WAYS = {
     "in place": (
         Layer((1, 20, 4, 16), 33, residual="own", activation=RELU),
-        Tiling("unrolled", 1, 4, 20, packing="none", rows=17),
+        Schedule("jit", 1, 4, 20, packing="none", rows=17),
     ),
     "panels": (
         Layer((1, 23, 5, 8), 31, residual="in place", activation=CLIP),
-        Tiling("unrolled", 1, 2, 7, rows=31),
+        Schedule("jit", 1, 2, 7, rows=31),
     ),
-    "groups": (Layer((1, 17, 4, 8), 40), Tiling("unrolled", 1, 4, 17, groups=3, rows=10)),
+    "groups": (Layer((1, 17, 4, 8), 40), Schedule("jit", 1, 4, 17, groups=3, rows=10)),
     "halves": (
         Layer((1, 40, 3, 9), 12, residual="own", activation=CLIP),
-        Tiling("unrolled", 1, 3, 40, rows=12),
+        Schedule("jit", 1, 3, 40, rows=12),
     ),
-    "half alone": (Layer((1, 9, 2, 4), 5, activation=RELU), Tiling("unrolled", 1, 1, 4, rows=5)),
+    "half alone": (Layer((1, 9, 2, 4), 5, activation=RELU), Schedule("jit", 1, 1, 4, rows=5)),
     "window": (
         Layer((1, 6, 7, 9), 8, (3, 3), (2, 2), SAME, activation=RELU),
-        Tiling("unrolled", 2, 1, 4, rows=3),
+        Schedule("jit", 2, 1, 4, rows=3),
     ),
-    "raster": (
+    "shared_border": (
         Layer((1, 12, 6, 6), 9, (3, 3), pads=SAME, density=0.5, activation=RELU),
-        Tiling("unrolled", 6, 6, 12, packing="raster", rows=9),
+        Schedule("jit", 6, 6, 12, packing="shared_border", rows=9),
     ),
     "no clamp": (
         Layer((1, 12, 3, 8), 9, residual="own", activation=ACTIVATIONS[8]),
-        Tiling("unrolled", 1, 2, 5, rows=4),
+        Schedule("jit", 1, 2, 5, rows=4),
     ),
     "grouped": (
         Layer((1, 12, 5, 8), 12, (3, 3), pads=SAME, groups=3, density=0.4),
-        Tiling("unrolled", 2, 1, 7, rows=4),
+        Schedule("jit", 2, 1, 7, rows=4),
     ),
-    "many weights": (Layer((1, 90, 2, 8), 8, density=0.9), Tiling("unrolled", 1, 2, 90, rows=8)),
-    "nothing": (Layer((1, 5, 2, 8), 4, density=0.0), Tiling("unrolled", 1, 2, 5, rows=4)),
-    "more groups than rows": (Layer((1, 8, 2, 8), 2), Tiling("unrolled", 1, 2, 8, groups=4)),
+    "many weights": (Layer((1, 90, 2, 8), 8, density=0.9), Schedule("jit", 1, 2, 90, rows=8)),
+    "nothing": (Layer((1, 5, 2, 8), 4, density=0.0), Schedule("jit", 1, 2, 5, rows=4)),
+    "more groups than rows": (Layer((1, 8, 2, 8), 2), Schedule("jit", 1, 2, 8, groups=4)),
 }
 
 
-def _made(name: str) -> tuple[Conv, Tiling, Geometry, Streams]:
-    layer, way = WAYS[name]
+def _made(name: str) -> tuple[Conv, Schedule, Geometry, PackedWeights]:
+    layer, schedule = WAYS[name]
     step = layer.step
     whole = np.rint(3 * step.weight).astype(np.float32)  # sums of such are exact
     step = replace(step, weight=whole, bias=np.rint(3 * step.bias).astype(np.float32))
-    layout = geometry(step, way)
-    return step, way, layout, unrolled_streams(step, way, layout)
+    layout = geometry(step, schedule)
+    return step, schedule, layout, pack_jit(step, schedule, layout)
 
 
 def _expected(step: Conv, layout: Geometry, tile: Array, begin: int, end: int, at: int) -> Array:
@@ -102,7 +98,7 @@ def _expected(step: Conv, layout: Geometry, tile: Array, begin: int, end: int, a
 
 def _run(part: Part, number: int, half: bool, memory: Memory) -> int:
     """A program of ``part`` on ``memory``: where its instructions end."""
-    program = part.visits[number]
+    program = part.row_segments[number]
     assert part.code is not None
     start, stored = int(program["code"]), int(program["code"] + program["weight"])
     memory.pointer, memory.bias = stored, memory.bias[int(program["row"]) :]
@@ -112,7 +108,7 @@ def _run(part: Part, number: int, half: bool, memory: Memory) -> int:
 
 
 def check_programs(
-    step: Conv, way: Tiling, layout: Geometry, found: Streams, half: bool = False
+    step: Conv, schedule: Schedule, layout: Geometry, found: PackedWeights, half: bool = False
 ) -> None:
     """All programs of a layer, panel by panel: results are the layer's, and each weight is used.
 
@@ -120,11 +116,11 @@ def check_programs(
     """
     rng = np.random.default_rng(1)
     lanes, used, outputs = 8 if half else 16, 0, len(step.weight)
-    ending = ending_of(step, way)
+    epilogue = epilogue_of(step, schedule)
     y_step, residual_step = step.y.strides[1], step.residual.strides[1] if step.residual else 0
     y = np.full(outputs * y_step + 16, np.nan, np.float32)
     residual = rng.integers(-4, 5, outputs * residual_step + 16).astype(np.float32)
-    kept = np.full(outputs * way.elements + 16, np.nan, np.float32)
+    spilled = np.full(outputs * schedule.elements + 16, np.nan, np.float32)
     wanted = np.broadcast_to(step.bias[:, None], (outputs, 16)).copy()
     for panel, (begin, end) in enumerate(found.panels):
         size = (end - begin) * layout.channel + layout.taps[-1][-1] + 32
@@ -132,29 +128,31 @@ def check_programs(
         wanted += _expected(step, layout, tile, begin, end, 0)
         flags = FIRST * (panel == 0) + LAST * (panel == len(found.panels) - 1)
         for part in (group[panel] for group in found.parts):
-            for number, program in enumerate(part.visits):
+            for number, program in enumerate(part.row_segments):
                 row, rows = int(program["row"]), int(program["rows"])
                 assert program["flags"] == flags
                 assert part.code is not None
                 places = (slice(row * n, (row + rows - 1) * n + lanes)
-                          for n in (way.elements, y_step, residual_step))  # fmt: skip
-                sums, to, other = (a[s] for a, s in zip((kept, y, residual), places, strict=True))
+                          for n in (schedule.elements, y_step, residual_step))  # fmt: skip
+                sums, to, other = (
+                    a[s] for a, s in zip((spilled, y, residual), places, strict=True)
+                )
                 memory = Memory(part.code, tile, sums, step.bias, 0, range(0), to, other, lanes - 3)
                 stop = _run(part, number, half, memory)
                 ends = int(program["half"]) or int(program["weight"]) - 4 * REACH
-                if half or not way.eighths % 2:
+                if half or not schedule.tile_width_x8 % 2:
                     ends = int(program["weight"]) - 4 * REACH
                 assert stop <= int(program["code"]) + ends
                 assert memory.used == list(memory.weights)[::4][: len(memory.used)]
                 assert memory.fetched == list(range(0, int(program["fetch"]), LINE))
                 used += len(memory.used)
     assert used == np.count_nonzero(step.weight)
-    if ending is None:
-        results = _rows(kept, way.elements, outputs, lanes)
+    if epilogue is None:
+        results = _rows(spilled, schedule.elements, outputs, lanes)
     else:
         wanted[:, lanes - 3 :] = np.nan
         results = _rows(y, y_step, outputs, lanes)
-        if ending.residual is not None:
+        if epilogue.residual is not None:
             wanted += _rows(residual, residual_step, outputs, 16)
         low, high = step.activation.bounds or (0.0, 0.0)
         wanted = np.clip(wanted, np.float32(low), np.float32(high))
@@ -168,18 +166,18 @@ def _rows(array: Array, step: int, count: int, lanes: int) -> Array:
 
 @pytest.mark.parametrize("name", WAYS)
 def test_programs_compute_the_layer(name: str) -> None:
-    step, way, layout, found = _made(name)
-    if way.eighths > 1:
-        check_programs(step, way, layout, found)
-    if way.eighths % 2:
-        check_programs(step, way, layout, found, half=True)
+    step, schedule, layout, found = _made(name)
+    if schedule.tile_width_x8 > 1:
+        check_programs(step, schedule, layout, found)
+    if schedule.tile_width_x8 % 2:
+        check_programs(step, schedule, layout, found, half=True)
 
 
 def test_programs_have_at_most_as_many_rows_as_they_may() -> None:
-    step, way, _, found = _made("groups")
-    sizes = [int(p["rows"]) for group in found.parts for part in group for p in part.visits]
+    step, schedule, _, found = _made("groups")
+    sizes = [int(p["rows"]) for group in found.parts for part in group for p in part.row_segments]
     assert sum(sizes) == len(step.weight)
-    assert max(sizes) <= way.rows
+    assert max(sizes) <= schedule.rows
     assert max(sizes) - min(sizes) <= 2
 
 
@@ -193,11 +191,11 @@ WRONG = ["register", "place", "weight", "store", "mask", "residual", "bound"]
 
 @pytest.mark.parametrize("where", WRONG)
 def test_a_wrong_instruction_is_found(where: str) -> None:
-    step, way, layout, found = _made("panels")
+    step, schedule, layout, found = _made("panels")
     last = len(found.panels) - 1
     part = found.parts[0][last]
     assert part.code is not None
-    code, program = part.code.copy(), part.visits[0]
+    code, program = part.code.copy(), part.row_segments[0]
     multiply = next(at for at in range(code.size) if code[at] == 0x62 and code[at + 4] == 0xB8)
     match where:
         case "register":
@@ -220,7 +218,7 @@ def test_a_wrong_instruction_is_found(where: str) -> None:
     wrong = replace(part, code=code)
     parts = tuple((*group[:last], wrong) for group in found.parts)
     with pytest.raises(AssertionError):
-        check_programs(step, way, layout, replace(found, parts=parts))
+        check_programs(step, schedule, layout, replace(found, parts=parts))
 
 
 # -- run by the processor --------------------------------------------------------------------------
@@ -241,43 +239,43 @@ LAYERS = (
 )
 
 
-def _candidates(layer: Layer) -> list[Tiling]:
-    return [w for w in choose.candidates(layer.step, "avx512", 2) if w.kernel == "unrolled"]
+def _candidates(layer: Layer) -> list[Schedule]:
+    return [w for w in choose.candidates(layer.step, "avx512", 2) if KERNELS[w.kernel].generated]
 
 
 def sweep() -> list[Case]:
     """Every candidate of these layers, a third of them in panels and groups that are unusual."""
     cases, rng = [], np.random.default_rng(5)
     for layer in LAYERS:
-        for number, way in enumerate(_candidates(layer)):
+        for number, schedule in enumerate(_candidates(layer)):
             if number % 3 == 1:
-                panel = int(rng.integers(1, way.channels + 1))
-                way = replace(way, channels=panel, groups=int(rng.integers(1, 5)))
-            cases.append(layer.case(way, seed=number))
+                panel = int(rng.integers(1, schedule.channels + 1))
+                schedule = replace(schedule, channels=panel, groups=int(rng.integers(1, 5)))
+            cases.append(layer.case(schedule, seed=number))
     return cases
 
 
 @needs_avx512
-def test_unrolled_layers_agree_with_the_interpreter() -> None:
+def test_jit_layers_agree_with_the_interpreter() -> None:
     cases = sweep()
     assert len(cases) > 60
-    packings = {way.packing for case in cases for way in case.tuned.values()}
-    assert packings == {"plain", "none", "raster"}
+    packings = {schedule.packing for case in cases for schedule in case.tuned.values()}
+    assert packings == {"plain", "none", "shared_border"}
     check(cases, "avx512")
 
 
 @needs_avx512
 def test_a_sum_that_is_not_resumed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The twin begins every panel with the bias."""
-    from prunedeploy.runtimes.sparse.kernels import jit as unrolled
+    from prunedeploy.runtimes.sparse.kernels.jit import packing
 
-    part = unrolled._part
+    part = packing._part
     monkeypatch.setattr(
-        unrolled,
+        packing,
         "_part",
         lambda terms, blocks, flags, *how: part(terms, blocks, flags | FIRST, *how),
     )
-    case = Layer((1, 20, 4, 8), 9).case(Tiling("unrolled", 1, 4, 7, rows=9))
+    case = Layer((1, 20, 4, 8), 9).case(Schedule("jit", 1, 4, 7, rows=9))
     with pytest.raises(AssertionError):
         check([case], "avx512")
 
@@ -285,19 +283,23 @@ def test_a_sum_that_is_not_resumed_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("isa", ["avx2", "neon", "generic"])
 def test_other_instruction_sets_have_none(isa: str) -> None:
     for layer in LAYERS:
-        assert all(way.kernel != "unrolled" for way in choose.candidates(layer.step, isa, 2))
+        assert not any(
+            KERNELS[schedule.kernel].generated for schedule in choose.candidates(layer.step, isa, 2)
+        )
 
 
 def test_layers_that_are_nearly_dense_have_none() -> None:
     assert not _candidates(replace(LAYERS[0], density=0.9, empty=0))
     assert _candidates(LAYERS[0])
-    assert all(1 <= way.rows <= MOST_ROWS for layer in LAYERS for way in _candidates(layer))
+    assert all(
+        1 <= schedule.rows <= MAX_ROWS for layer in LAYERS for schedule in _candidates(layer)
+    )
 
 
 def test_images_side_by_side_have_whole_vectors() -> None:
     layer = LAYERS[-2]
     assert beside(layer.step.x).strides[3] == 16
-    assert all(way.eighths % 2 == 0 for way in _candidates(layer))
+    assert all(schedule.tile_width_x8 % 2 == 0 for schedule in _candidates(layer))
 
 
 def test_planes_out_of_reach_are_refused_or_left_to_others() -> None:
@@ -305,16 +307,20 @@ def test_planes_out_of_reach_are_refused_or_left_to_others() -> None:
     layer = Layer((1, 40, 2, 8), 5, density=0.5)
     step = layer.step
     far = View(step.x.buffer, step.x.shape, (16, 2**24, 8, 1))
-    ways = choose.candidates(replace(step, x=far), "avx512", 2)
-    found = [way for way in ways if way.kernel == "unrolled" and way.packing == "none"]
-    assert {way.channels for way in found} == {31}
-    for way in found:
-        layout = geometry(replace(step, x=far), way)
-        assert len(unrolled_streams(replace(step, x=far), way, layout).panels) == 2
-    way = replace(found[0], channels=40)
-    layout = geometry(replace(step, x=far), way)
+    schedules = choose.candidates(replace(step, x=far), "avx512", 2)
+    found = [
+        schedule
+        for schedule in schedules
+        if KERNELS[schedule.kernel].generated and schedule.packing == "none"
+    ]
+    assert {schedule.channels for schedule in found} == {31}
+    for schedule in found:
+        layout = geometry(replace(step, x=far), schedule)
+        assert len(pack_jit(replace(step, x=far), schedule, layout).panels) == 2
+    schedule = replace(found[0], channels=40)
+    layout = geometry(replace(step, x=far), schedule)
     with pytest.raises(ValueError, match="out of an instruction's reach"):
-        unrolled_streams(replace(step, x=far), way, layout)
+        pack_jit(replace(step, x=far), schedule, layout)
 
 
 # -- pages -----------------------------------------------------------------------------------------
@@ -390,11 +396,11 @@ def test_where_programs_do_not_fit_layers_have_none(
 
     size = (built("usual").path / "model.so").stat().st_size
     assert not any("fit into" in text for text in told)
-    monkeypatch.setattr(projects, "MOST_WEIGHTS", size * 2 // 3)
+    monkeypatch.setattr(projects, "MAX_WEIGHTS", size * 2 // 3)
     small = built("small")
     assert any("the generated code would not fit into a library" in text for text in told)
     assert (small.path / "model.so").stat().st_size < size * 2 // 3
-    assert "unrolled" not in (small.path / "layers.json").read_text()
+    assert "jit" not in (small.path / "layers.json").read_text()
 
 
 @needs_avx512

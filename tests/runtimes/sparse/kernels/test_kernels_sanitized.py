@@ -19,11 +19,12 @@ from kernels import FLAGS, ISA, Case, plan_of, source, supported
 from prunedeploy.runtimes.sparse.codegen import emitter
 from prunedeploy.runtimes.sparse.codegen._context import C_TYPES, Constants, Context
 from prunedeploy.runtimes.sparse.codegen.project import CODE, blob
+from prunedeploy.runtimes.sparse.kernels.table import KERNELS
 from prunedeploy.runtimes.sparse.plan import steps as plan
 
-KERNELS = ("copy", "pool", "reduce", "map", "softmax", "norm", "matmul", "tables", "mixed")
+STEPS = ("copy", "pool", "reduce", "map", "softmax", "norm", "matmul", "tables", "mixed")
 MODULES = (
-    *(f"kernels_{name}" for name in KERNELS),
+    *(f"kernels_{name}" for name in STEPS),
     "conv",
     "depthwise",
     "narrow",
@@ -136,8 +137,11 @@ def _program(cases: Sequence[Case], isa: str, constants: Constants, instructions
 
 def _is_wide(case: Case) -> bool:
     """What vectors of 16 alone know, whatever the sweep was made for."""
-    ways = case.tuned.values()
-    return any(way.packing == "comb" or way.kernel == "unrolled" for way in ways)
+    schedules = case.tuned.values()
+    return any(
+        schedule.packing == "interleaved" or KERNELS[schedule.kernel].generated
+        for schedule in schedules
+    )
 
 
 STEP = int(os.environ.get("PRUNEDEPLOY_SWEEP", "9"))  # every so many cases; 1: all

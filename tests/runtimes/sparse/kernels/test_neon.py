@@ -7,12 +7,12 @@ from dataclasses import replace
 import halves
 import numpy as np
 import pytest
-from convs import ACTIVATIONS, Layer, ways
+from convs import ACTIVATIONS, Layer, schedules
 from emulated import MISSING, Emulated
 from kernels import Case, check_with
 
 from prunedeploy.runtimes.sparse.codegen import narrow
-from prunedeploy.runtimes.sparse.schedule.schedule import Tiling
+from prunedeploy.runtimes.sparse.schedule.schedule import Schedule
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 RELU, SAME = ACTIVATIONS[1], (1, 1, 1, 1)
@@ -35,13 +35,16 @@ def _cases() -> list[Case]:
     rng, cases = np.random.default_rng(3), []
     for layer in LAYERS:
         cases.append(layer.case())
-        cases += [replace(layer.case(way), tolerance=2e-5) for way in ways(layer.step, "neon", rng)]
+        cases += [
+            replace(layer.case(schedule), tolerance=2e-5)
+            for schedule in schedules(layer.step, "neon", rng)
+        ]
     return cases
 
 
 def test_every_way_to_cut_a_layer() -> None:
     cases = _cases()
-    kernels = {way.kernel for case in cases for way in case.tuned.values()}
+    kernels = {schedule.kernel for case in cases for schedule in case.tuned.values()}
     assert kernels == {"rows", "block", "winograd", "winograd2d"}
     check_with(Emulated(cases))
 
@@ -59,7 +62,7 @@ def test_layers_on_few_pixels() -> None:
 
 def test_a_broken_twin_is_seen() -> None:
     layer = Layer((1, 6, 9, 9), 8, (3, 3), pads=SAME, density=0.5)
-    runner = Emulated([layer.case(Tiling("rows", 1, 2, 6))])
+    runner = Emulated([layer.case(Schedule("rows", 1, 2, 6))])
     check_with(runner)
     step = runner.cases[0].step
     runner.cases = [replace(runner.cases[0], step=replace(step, bias=step.bias + 0.1))]  # type: ignore

@@ -22,7 +22,7 @@ from prunedeploy.runtimes.sparse.kernels import winograd_1d as winograd
 from prunedeploy.runtimes.sparse.plan.lower import lower
 from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
-from prunedeploy.runtimes.sparse.schedule.schedule import Tiling, geometry
+from prunedeploy.runtimes.sparse.schedule.schedule import Schedule, geometry
 
 SIZES = [(outputs, taps) for outputs in winograd.OUTPUTS for taps in range(1, 5)]
 
@@ -94,16 +94,16 @@ def test_what_it_is_not_for(layer: Layer) -> None:
 
 def test_matrices_follow_the_phases_of_a_tile() -> None:
     layer = Layer((1, 3, 16, 16), 8, (7, 7), (2, 2), (3, 3, 3, 3), density=1.0)
-    way = Tiling("winograd", 4, 2, 3, rows=4)
-    layout = geometry(layer.step, way)
-    found = winograd.transforms(way, layout)
+    schedule = Schedule("winograd", 4, 2, 3, rows=4)
+    layout = geometry(layer.step, schedule)
+    found = winograd.transforms(schedule, layout)
     assert found.size == sum(phase.rows**2 for phase in layout.phases)
 
 
 def test_a_wrong_point_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The twin: transforms of the weights for one point, of the input for another."""
     layer = Layer((1, 5, 8, 16), 6, (3, 3), pads=(1, 1, 1, 1), density=1.0)
-    case = layer.case(Tiling("winograd", 4, 2, 5, rows=3))
+    case = layer.case(Schedule("winograd", 4, 2, 5, rows=3))
     check([case], supported()[0])
     right = winograd.filters
 
@@ -126,12 +126,12 @@ def test_careful_builds_keep_two_rows() -> None:
     plan = lower(_stem(), 1, {})
     assert isinstance(plan, Plan)
     (step,) = (step for step in plan.steps if isinstance(step, Conv))
-    usual = choose.tiling(step, "avx512", 2)
-    assert (usual.kernel, usual.pieces) == ("winograd", 4)
+    usual = choose.schedule(step, "avx512", 2)
+    assert (usual.kernel, usual.tile_rows) == ("winograd", 4)
     for tuned in ({}, {step.name: usual}):
-        way = limit_rounding(plan, tuned, "avx512", 2)[step.name]
-        assert way.kernel != "winograd" or way.pieces == 2
-    other = Tiling("rows", 1, 2, 3)
+        schedule = limit_rounding(plan, tuned, "avx512", 2)[step.name]
+        assert schedule.kernel != "winograd" or schedule.tile_rows == 2
+    other = Schedule("rows", 1, 2, 3)
     assert limit_rounding(plan, {step.name: other}, "avx512", 2) == {step.name: other}
 
 
@@ -183,8 +183,10 @@ def test_careful_builds_have_short_sums() -> None:
     plan = lower(net.model(layer), 1, {})
     assert isinstance(plan, Plan)
     (step,) = (step for step in plan.steps if isinstance(step, Conv))
-    ways = choose.ranked(step, "avx512", 2)
-    long = next(way for way in ways if way.kernel == "block" and way.channels > 256)
+    schedules = choose.ranked(step, "avx512", 2)
+    long = next(
+        schedule for schedule in schedules if schedule.kernel == "block" and schedule.channels > 256
+    )
     little, more = (limit_rounding(plan, {step.name: long}, "avx512", 2, level) for level in (1, 2))
     assert little == {step.name: long}
     assert more[step.name].channels <= 256

@@ -19,7 +19,7 @@ from prunedeploy.runtimes.sparse.kernels.winograd_2d import OUTPUTS, POINTS
 from prunedeploy.runtimes.sparse.plan.lower import lower
 from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
-from prunedeploy.runtimes.sparse.schedule.schedule import Tiling, geometry
+from prunedeploy.runtimes.sparse.schedule.schedule import Schedule
 
 SAME = (1, 1, 1, 1)
 PADS = (SAME, (0, 0, 0, 0), (2, 2, 2, 2), (1, 0, 0, 2))
@@ -107,8 +107,8 @@ def _cases() -> list[Case]:
         lanes = int(rng.choice([16, 32, 48]))
         block = min(int(rng.integers(1, 15)), 448 // lanes)
         groups = int(rng.integers(1, 4))
-        way = Tiling("winograd2d", outputs, lanes // 8, channels, groups, rows=block)
-        case = layer.case(way, seed=number)
+        schedule = Schedule("winograd2d", outputs, lanes // 8, channels, groups, rows=block)
+        case = layer.case(schedule, seed=number)
         # activations see the error of sums of so many terms
         case.tolerance = 1e-5 * np.sqrt(channels * kernel[0] * kernel[1])
         cases.append(case)
@@ -126,7 +126,7 @@ def test_every_size_of_a_map(outputs: int) -> None:
     cases = []
     for size in range(outputs, 18):
         layer = Layer((2, 3, size, 19 - size + outputs), 5, (3, 3), pads=SAME, density=1.0)
-        case = layer.case(Tiling("winograd2d", outputs, 2, 3, rows=4), seed=size)
+        case = layer.case(Schedule("winograd2d", outputs, 2, 3, rows=4), seed=size)
         case.tolerance = 2e-5
         cases.append(case)
     check(cases, supported()[0])
@@ -136,14 +136,16 @@ def test_every_size_of_a_map(outputs: int) -> None:
 def test_a_broken_twin_is_seen(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights of other points than the input's; rows of a block in another order; no bias."""
     layer = Layer((1, 5, 8, 16), 6, (3, 3), pads=SAME, density=1.0)
-    case = layer.case(Tiling("winograd2d", 4, 2, 5, rows=3))
+    case = layer.case(Schedule("winograd2d", 4, 2, 5, rows=3))
     case.tolerance = 5e-5
     check([case], supported()[0])
     twins: dict[str, Callable[[], None]] = {
         "points": lambda: monkeypatch.setitem(POINTS, (4, 3), (0.0, 0.625, -0.625, 1.5, -1.25)),
         "order": lambda: monkeypatch.setattr(
             "prunedeploy.runtimes.sparse.codegen.winograd_2d.blocks",
-            lambda step, way: np.ascontiguousarray(winograd2d.blocks(step, way)[..., ::-1]),
+            lambda step, schedule: np.ascontiguousarray(
+                winograd2d.blocks(step, schedule)[..., ::-1]
+            ),
         ),
         "bias": lambda: setattr(
             case, "step", dataclasses.replace(case.step, bias=np.zeros(6, np.float32))
@@ -182,30 +184,35 @@ def _of(wanted: object) -> Callable[..., object]:
 def test_what_it_is_not_for(layer: Layer) -> None:
     assert not any(winograd2d.suits(layer.step, outputs) for outputs in OUTPUTS)
     dense = choose.candidates(layer.step, "avx512", 2)
-    assert all(way.kernel != "winograd2d" for way in dense)
+    assert all(schedule.kernel != "winograd2d" for schedule in dense)
 
 
 def test_dense_layers_alone_have_such_candidates() -> None:
     layer = Layer((1, 32, 16, 16), 32, (3, 3), pads=SAME, density=1.0)
     for isa, unit in (("avx512", 16), ("avx2", 8), ("neon", 8)):
-        ways = [w for w in choose.candidates(layer.step, isa, 2) if w.kernel == "winograd2d"]
-        assert {way.pieces for way in ways} == {2, 4}
-        assert all(way.eighths * 8 % unit == 0 for way in ways)
-        assert {geometry(layer.step, w).tiles for w in ways if w.eighths * 8 == 16} == {1, 4}
+        schedules = [w for w in choose.candidates(layer.step, isa, 2) if w.kernel == "winograd2d"]
+        assert {schedule.tile_rows for schedule in schedules} == {2, 4}
+        assert all(schedule.tile_width_x8 * 8 % unit == 0 for schedule in schedules)
+        assert {
+            winograd2d.geometry(layer.step, w).tiles for w in schedules if w.tile_width_x8 * 8 == 16
+        } == {
+            1,
+            4,
+        }
     sparse = dataclasses.replace(layer, density=0.1)
     assert all(w.kernel != "winograd2d" for w in choose.candidates(sparse.step, "avx512", 2))
 
 
 def test_it_is_the_models_first_choice_where_it_saves_most() -> None:
     layer = Layer((1, 64, 32, 32), 64, (3, 3), pads=SAME, density=1.0)
-    way = choose.tiling(layer.step, "avx512", 1)
-    assert (way.kernel, way.pieces) == ("winograd2d", 4)
-    assert str(way).startswith("winograd2d ")
+    schedule = choose.schedule(layer.step, "avx512", 1)
+    assert (schedule.kernel, schedule.tile_rows) == ("winograd2d", 4)
+    assert winograd2d.describe(schedule).startswith("winograd2d ")
 
 
 def _long_sums(rows: int) -> Case:
     layer = Layer((2, 512, 16, 16), rows, (3, 3), pads=SAME, density=1.0, empty=0)
-    case = layer.case(Tiling("winograd2d", 4, 2, 512, rows=rows))
+    case = layer.case(Schedule("winograd2d", 4, 2, 512, rows=rows))
     return dataclasses.replace(case, tolerance=1.6e-6)
 
 
@@ -223,7 +230,7 @@ def test_long_sums_are_made_of_short_ones(isa: str) -> None:
 
 def test_weights_are_stored_as_the_kernel_reads_them() -> None:
     step = Layer((1, 3, 8, 8), 5, (3, 3), pads=SAME, density=1.0).step
-    found = winograd2d.blocks(step, Tiling("winograd2d", 2, 2, 3, rows=4))
+    found = winograd2d.blocks(step, Schedule("winograd2d", 2, 2, 3, rows=4))
     points = winograd2d.transformed(step.weight, 2)
     assert found.shape == (2, 16, 3, 4)
     assert found.dtype == np.float32
@@ -247,10 +254,10 @@ def test_careful_builds_keep_two_by_two() -> None:
     plan = lower(model, 1, {})
     assert isinstance(plan, Plan)
     (step,) = (step for step in plan.steps if isinstance(step, Conv))
-    usual = choose.tiling(step, "avx512", 2)
-    assert (usual.kernel, usual.pieces) == ("winograd2d", 4)
-    way = limit_rounding(plan, {step.name: usual}, "avx512", 2)[step.name]
-    assert (way.kernel, way.pieces) == ("winograd2d", 2)
+    usual = choose.schedule(step, "avx512", 2)
+    assert (usual.kernel, usual.tile_rows) == ("winograd2d", 4)
+    schedule = limit_rounding(plan, {step.name: usual}, "avx512", 2)[step.name]
+    assert (schedule.kernel, schedule.tile_rows) == ("winograd2d", 2)
 
 
 def test_a_little_careful_builds_keep_three_by_three() -> None:
@@ -260,9 +267,11 @@ def test_a_little_careful_builds_keep_three_by_three() -> None:
     plan = lower(net.model(stem), 1, {})
     assert isinstance(plan, Plan)
     (step,) = (step for step in plan.steps if isinstance(step, Conv))
-    rough = next(w for w in choose.ranked(step, "avx512", 2) if w.pieces == 4)
+    rough = next(w for w in choose.ranked(step, "avx512", 2) if w.tile_rows == 4)
     assert rough.kernel == "winograd"
     tuned = {step.name: rough}
-    ways = [limit_rounding(plan, tuned, "avx512", 2, level)[step.name] for level in (1, 2)]
-    assert [way.pieces for way in ways] == [3, 2]
-    assert limit_rounding(plan, {step.name: ways[0]}, "avx512", 2, 1) == {step.name: ways[0]}
+    schedules = [limit_rounding(plan, tuned, "avx512", 2, level)[step.name] for level in (1, 2)]
+    assert [schedule.tile_rows for schedule in schedules] == [3, 2]
+    assert limit_rounding(plan, {step.name: schedules[0]}, "avx512", 2, 1) == {
+        step.name: schedules[0]
+    }

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from convs import Layer
 
-from prunedeploy.runtimes.sparse.codegen.tiled import STREAMS
+from prunedeploy.runtimes.sparse.isa import ISAS
+from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
+from prunedeploy.runtimes.sparse.kernels.table import KERNELS, geometry
 from prunedeploy.runtimes.sparse.plan.steps import UNIT
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
-from prunedeploy.runtimes.sparse.schedule.cost import LANES, cycles
+from prunedeploy.runtimes.sparse.schedule.cost import cycles
 from prunedeploy.runtimes.sparse.schedule.schedule import (
     EIGHT,
-    MOST_OFFSET,
-    geometry,
+    MAX_OFFSET,
     inside,
     is_direct,
     is_flat,
@@ -39,112 +40,121 @@ LAYERS = [
     Layer((2, 4, 2, 2), 8, groups=4, density=0.9),
     Layer((3, 1, 1, 1), 3, (3, 3), pads=SAME, density=0.9),
 ]
-ISAS = ("avx512", "avx2", "neon", "generic")
-REGISTERS = {"avx512": 32, "avx2": 16, "neon": 32, "generic": 16}
+COMPILED = ("avx512", "avx2", "neon", "generic")
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", COMPILED)
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
 def test_every_candidate_can_be_computed(layer: Layer, isa: str) -> None:
     step = layer.step
     found = list(choose.candidates(step, isa, 2))
     assert found
     assert len(set(found)) == len(found)
-    for way in found:
-        layout = geometry(step, way)
+    for schedule in found:
+        layout = geometry(step, schedule)
         # sums of one point stay in registers; no more than the smallest tile where rows alone do
-        outputs = {"winograd": way.pieces, "winograd2d": way.pieces**2}.get(way.kernel, 1)
-        elements = way.rows * way.elements // outputs
-        if way.kernel == "unrolled":  # one vector at a time
-            elements = way.rows * LANES[isa]
-        assert elements < REGISTERS[isa] * LANES[isa] or way.pieces * way.eighths == 1, way
+        kernel = KERNELS[schedule.kernel]
+        outputs = schedule.tile_rows if kernel.winograd else 1
+        elements = schedule.rows * schedule.elements // outputs
+        if kernel.generated:  # one vector at a time
+            elements = schedule.rows * ISAS[isa].lanes
+        assert (
+            elements < ISAS[isa].registers * ISAS[isa].lanes
+            or schedule.tile_rows * schedule.tile_width_x8 == 1
+        ), schedule
         # offsets reach the last tap of a panel's last channel
-        farthest = (way.channels - 1) * layout.channel + max(max(row) for row in layout.taps)
-        assert way.kernel == "unrolled" or farthest // layout.unit < MOST_OFFSET, way
+        farthest = (schedule.channels - 1) * layout.channel + max(max(row) for row in layout.taps)
+        assert kernel.generated or farthest // layout.unit < MAX_OFFSET, schedule
         assert all(tap % layout.unit == 0 for row in layout.taps for tap in row)
         assert layout.channel % layout.unit == 0
-        assert 1 <= way.channels <= step.x.shape[1]
-        assert 1 <= way.groups <= max(step.weight.shape[0], 1)
+        assert 1 <= schedule.channels <= step.x.shape[1]
+        assert 1 <= schedule.groups <= max(step.weight.shape[0], 1)
         # tiles hold the whole plane
         if layout.flat:
-            assert layout.tiles * way.eighths * EIGHT >= pixels(step)
-            assert (layout.tiles - 1) * way.eighths * EIGHT < pixels(step)
+            assert layout.tiles * schedule.tile_width_x8 * EIGHT >= pixels(step)
+            assert (layout.tiles - 1) * schedule.tile_width_x8 * EIGHT < pixels(step)
         else:
-            assert layout.columns <= way.eighths * EIGHT
-            assert way.packing == "raster" or layout.pitch % UNIT == 0
+            assert layout.columns <= schedule.tile_width_x8 * EIGHT
+            assert schedule.packing == "shared_border" or layout.pitch % UNIT == 0
         # in place only where planes lie as tiles need them
-        assert way.packing != "none" or (is_direct(step) and step.x.strides[1] % UNIT == 0)
-        assert way.packing != "copies" or not is_flat(step)
+        assert schedule.packing != "none" or (is_direct(step) and step.x.strides[1] % UNIT == 0)
+        assert schedule.packing != "copies" or not is_flat(step)
 
 
 @pytest.mark.parametrize("layer", LAYERS[1:6], ids=str)
 def test_streams_of_candidates_exist(layer: Layer) -> None:
     """The offsets that are promised to fit do."""
     step = layer.step
-    for way in list(choose.candidates(step, "avx512", 2))[::5]:
-        if way.kernel in STREAMS:
-            STREAMS[way.kernel](step, way, geometry(step, way))
+    for schedule in list(choose.candidates(step, "avx512", 2))[::5]:
+        pack = KERNELS[schedule.kernel].pack
+        if pack is not None:
+            pack(step, schedule, geometry(step, schedule), BlockCache())
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", COMPILED)
 def test_the_best_by_the_model_is_first(isa: str) -> None:
     for layer in LAYERS[::3]:
         step = layer.step
-        ways = choose.ranked(step, isa, 2)
-        costs = [cycles(step, way, isa, 2) for way in ways]
+        schedules = choose.ranked(step, isa, 2)
+        costs = [cycles(step, schedule, isa, 2) for schedule in schedules]
         assert costs == sorted(costs)
         assert min(costs) > 0
-        assert choose.tiling(step, isa, 2) == ways[0]
+        assert choose.schedule(step, isa, 2) == schedules[0]
 
 
 def test_the_kernel_follows_from_the_density() -> None:
     """Scattered zeros are computed row by row or in programs, dense layers in blocks of rows."""
     sparse = Layer((1, 64, 14, 14), 64, density=0.1)
-    found = {way.kernel for way in choose.candidates(sparse.step, "avx512", 2)}
-    assert found == {"rows", "unrolled"}
-    assert {way.kernel for way in choose.candidates(sparse.step, "avx2", 2)} == {"rows"}
+    found = {schedule.kernel for schedule in choose.candidates(sparse.step, "avx512", 2)}
+    assert found == {"rows", "jit"}
+    assert {schedule.kernel for schedule in choose.candidates(sparse.step, "avx2", 2)} == {"rows"}
     dense = replace(sparse, density=1.0)
-    assert "rows" not in {way.kernel for way in choose.candidates(dense.step, "avx512", 2)}
-    assert choose.tiling(dense.step, "avx512").rows > 1
+    assert "rows" not in {
+        schedule.kernel for schedule in choose.candidates(dense.step, "avx512", 2)
+    }
+    assert choose.schedule(dense.step, "avx512").rows > 1
 
 
 def test_whole_rows_of_a_sparse_layer_are_blocks() -> None:
     """As refilling leaves them; a dense layer with a few rows of nothing needs none."""
-    for kept, kernels in ((12, {"rows", "unrolled", "mixed"}), (60, {"block"})):
+    for spilled, kernels in ((12, {"rows", "jit", "mixed"}), (60, {"block"})):
         step = Layer((1, 64, 14, 14), 64, density=1.0, empty=0).step
-        step.weight[kept:] = 0
-        assert {way.kernel for way in choose.candidates(step, "avx512", 2)} == kernels
+        step.weight[spilled:] = 0
+        assert {schedule.kernel for schedule in choose.candidates(step, "avx512", 2)} == kernels
 
 
 def test_twice_the_weights_cost_nearly_twice() -> None:
     layer = Layer((1, 128, 28, 28), 128, density=0.1, empty=0)
     step = layer.step
-    way = choose.tiling(step, "avx512", 1)
+    schedule = choose.schedule(step, "avx512", 1)
     twice = replace(layer, density=0.2).step
-    assert 1.6 < cycles(twice, way, "avx512", 1) / cycles(step, way, "avx512", 1) < 2.1
+    assert 1.6 < cycles(twice, schedule, "avx512", 1) / cycles(step, schedule, "avx512", 1) < 2.1
 
 
 def test_two_threads_need_half_the_time_of_one() -> None:
     for layer in LAYERS[:6]:
         step = layer.step
-        one = cycles(step, choose.tiling(step, "avx512", 1), "avx512", 1)
-        two = cycles(step, choose.tiling(step, "avx512", 2), "avx512", 2)
+        one = cycles(step, choose.schedule(step, "avx512", 1), "avx512", 1)
+        two = cycles(step, choose.schedule(step, "avx512", 2), "avx512", 2)
         assert 1.6 < one / two < 2.2, layer
 
 
 def test_small_images_may_lie_one_behind_the_other() -> None:
     """A copy for every tap fills vectors that rows of seven pixels do not."""
-    ways = list(choose.candidates(LAYERS[4].step, "avx512", 2))
-    assert any(way.packing == "im2col" for way in ways)
+    schedules = list(choose.candidates(LAYERS[4].step, "avx512", 2))
+    assert any(schedule.packing == "im2col" for schedule in schedules)
     assert not any(
-        way.packing == "im2col" for way in choose.candidates(LAYERS[3].step, "avx512", 2)
+        schedule.packing == "im2col" for schedule in choose.candidates(LAYERS[3].step, "avx512", 2)
     )
 
 
 def test_rows_wider_than_the_registers_are_cut_into_bands() -> None:
     step = LAYERS[7].step
     assert inside(step) == 1
-    assert all(way.eighths * EIGHT < row_size(step) for way in choose.candidates(step, "avx2", 2))
+    assert all(
+        schedule.tile_width_x8 * EIGHT < row_size(step)
+        for schedule in choose.candidates(step, "avx2", 2)
+    )
 
 
 @pytest.mark.parametrize(("density", "empty"), [(1.0, 0), (0.6, 0), (0.9, 2)])
@@ -155,9 +165,9 @@ def test_panels_are_short_enough_for_their_sums(density: float, empty: int) -> N
     full = step.weight[step.weight.any((1, 2, 3))]
     terms = np.count_nonzero(full) / len(full) / 512
     seen = set()
-    for way in choose.candidates(step, "avx512", 1):
-        longest = choose.LONGEST.get(way.kernel)
-        if longest is not None:
-            seen.add(way.kernel)
-            assert way.channels * terms <= longest
+    for schedule in choose.candidates(step, "avx512", 1):
+        longest = KERNELS[schedule.kernel].max_terms
+        if longest:
+            seen.add(schedule.kernel)
+            assert schedule.channels * terms <= longest
     assert {"block", "winograd"} <= seen

@@ -15,11 +15,12 @@ from engines import network
 from lowered import Small
 
 from prunedeploy.engines import building
+from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
 from prunedeploy.runtimes.sparse.plan.lower import lower
 from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
 from prunedeploy.runtimes.sparse.schedule import trials, tune
-from prunedeploy.runtimes.sparse.schedule.schedule import Tiling, geometry
+from prunedeploy.runtimes.sparse.schedule.schedule import Schedule, geometry
 from prunedeploy.runtimes.sparse.toolchain.compile import Toolchain, toolchain
 from prunedeploy.targets import by_name
 
@@ -69,8 +70,10 @@ def test_effort_none_takes_the_models_word_without_a_compiler(
     none = dataclasses.replace(tools, command=("/nowhere/cc",))
     found = tune.tune(plan, none, 2, "none", tmp_path)
     assert found.measured == 0
-    assert found.tilings == {step.name: choose.tiling(step, tools.isa, 2) for step in _tiled(plan)}
-    assert len(found.tilings) == 2
+    assert found.schedules == {
+        step.name: choose.schedule(step, tools.isa, 2) for step in _tiled(plan)
+    }
+    assert len(found.schedules) == 2
     assert not list(tmp_path.iterdir())
 
 
@@ -79,12 +82,12 @@ def test_what_was_measured_is_remembered(plan: Plan, tools: Toolchain, tmp_path:
     first = tune.tune(plan, _quick(tools), 2, "quick", tmp_path, told.append)
     assert first.measured == 1  # both layers are one case
     assert told == ["measuring 1 kinds of layers"]
-    assert set(first.tilings) == {step.name for step in _tiled(plan)}
+    assert set(first.schedules) == {step.name for step in _tiled(plan)}
     for step in _tiled(plan):
-        assert first.tilings[step.name] in set(choose.candidates(step, tools.isa, 2))
+        assert first.schedules[step.name] in set(choose.candidates(step, tools.isa, 2))
     (file,) = tmp_path.iterdir()
     before = file.read_bytes()
-    assert file.name.startswith(f"tilings-{tools.isa}-")
+    assert file.name.startswith(f"schedules-{tools.isa}-")
 
     none = dataclasses.replace(tools, command=("/nowhere/cc",))
     second = tune.tune(plan, none, 2, "quick", tmp_path, told.append)
@@ -98,7 +101,7 @@ def test_what_was_measured_is_remembered(plan: Plan, tools: Toolchain, tmp_path:
 
 
 def _changed(choice: dict[str, Any], **fields: object) -> dict[str, Any]:
-    return {**choice, "way": {**choice["way"], **fields}}
+    return {**choice, "schedule": {**choice["schedule"], **fields}}
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -115,20 +118,17 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
         {key: {"kernel": "rows"} for key in json.loads(data)}
     ).encode(),
     "wrong types": lambda data: json.dumps(
-        {key: _changed(choice, pieces="many") for key, choice in json.loads(data).items()}
+        {key: _changed(choice, tile_rows="many") for key, choice in json.loads(data).items()}
     ).encode(),
     "absurd": lambda data: json.dumps(
-        {key: _changed(choice, eighths=0) for key, choice in json.loads(data).items()}
+        {key: _changed(choice, tile_width_x8=0) for key, choice in json.loads(data).items()}
     ).encode(),
     "more rows than registers": lambda data: json.dumps(
-        {
-            key: _changed(choice, kernel="unrolled", rows=32)
-            for key, choice in json.loads(data).items()
-        }
+        {key: _changed(choice, kernel="jit", rows=32) for key, choice in json.loads(data).items()}
     ).encode(),
     "a comb of programs": lambda data: json.dumps(
         {
-            key: _changed(choice, kernel="unrolled", packing="comb", eighths=4)
+            key: _changed(choice, kernel="jit", packing="interleaved", tile_width_x8=4)
             for key, choice in json.loads(data).items()
         }
     ).encode(),
@@ -166,18 +166,25 @@ def test_a_damaged_cache_is_ignored(
     asked: list[str] = []
 
     def measured(
-        cases: dict[str, Conv], _far: int, tools: Toolchain, threads: int, effort: tune.Effort
+        cases: dict[str, Conv],
+        _far: int,
+        tools: Toolchain,
+        threads: int,
+        effort: tune.Effort,
+        _blocks: BlockCache,
     ) -> dict[str, tune.Choice]:
         """In place of the compiler: this is about the cache."""
         asked.extend(cases)
-        ways = {key: choose.tiling(step, tools.isa, threads) for key, step in cases.items()}
-        return {key: tune.Choice(way, way, 1.0, 1.0) for key, way in ways.items()}
+        schedules = {key: choose.schedule(step, tools.isa, threads) for key, step in cases.items()}
+        return {
+            key: tune.Choice(schedule, schedule, 1.0, 1.0) for key, schedule in schedules.items()
+        }
 
     monkeypatch.setattr(tune, "_measure", measured)
     found = tune.tune(plan, tools, 2, "quick", tmp_path)
     assert len(asked) == found.measured == 1
     for step in _tiled(plan):
-        geometry(step, found.tilings[step.name])
+        geometry(step, found.schedules[step.name])
     assert tune.tune(plan, tools, 2, "quick", tmp_path) == dataclasses.replace(found, measured=0)
 
 
@@ -195,7 +202,7 @@ def test_the_users_cache_is_where_xdg_says(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     tune.tune(plan, _quick(tools), 2, "quick")
-    assert [f.name[:8] for f in (tmp_path / "prunedeploy").iterdir()] == ["tilings-"]
+    assert [f.name[:10] for f in (tmp_path / "prunedeploy").iterdir()] == ["schedules-"]
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert tune._cache_folder() == tmp_path / "home" / ".cache" / "prunedeploy"
@@ -222,31 +229,38 @@ def test_kernels_of_other_layers_are_other_cases(plan: Plan, tmp_path: Path) -> 
 def test_every_kernel_is_measured(plan: Plan) -> None:
     """The model's ranks do not keep a kernel from being tried."""
     step = dataclasses.replace(_tiled(plan)[0], weight=np.ones_like(_tiled(plan)[0].weight))
-    ways = choose.ranked(step, "avx512", 2)
-    chosen = tune._diverse(ways, "quick")
-    assert {way.kernel for way in chosen} == {way.kernel for way in ways}
-    assert len(chosen) <= 2 * len({way.kernel for way in ways})
+    schedules = choose.ranked(step, "avx512", 2)
+    chosen = tune._diverse(schedules, "quick")
+    assert {schedule.kernel for schedule in chosen} == {schedule.kernel for schedule in schedules}
+    assert len(chosen) <= 2 * len({schedule.kernel for schedule in schedules})
 
 
 def test_hopeless_kernels_are_not_measured() -> None:
     """Of a pointwise layer with half of its weights: dense blocks compute twice as much."""
     step = Layer((1, 64, 28, 28), 64, density=0.5).step
-    kernels = [{way.kernel for way in tune._tried(step, "avx512", 1, effort)}
-               for effort in get_args(tune.Effort)[1:]]  # fmt: skip
-    assert kernels == [{"unrolled"}, {"unrolled", "block"}]
+    tried = [
+        tune._tried(step, "avx512", 1, effort, BlockCache()) for effort in get_args(tune.Effort)[1:]
+    ]
+    kernels = [{schedule.kernel for schedule in found} for found in tried]
+    assert kernels == [{"jit"}, {"jit", "block"}]
     few = dataclasses.replace(step, weight=step.weight * (np.arange(64) % 4 == 0)[:, None, None])
-    assert {way.kernel for way in tune._tried(few, "avx512", 1, "quick")} == {"unrolled", "rows"}
+    assert {
+        schedule.kernel for schedule in tune._tried(few, "avx512", 1, "quick", BlockCache())
+    } == {
+        "jit",
+        "rows",
+    }
 
 
 def test_blocks_have_to_be_faster_by_more_than_noise() -> None:
-    rows, mixed = Tiling("rows", 1, 2, 4), Tiling("mixed", 1, 2, 4, rows=4)
+    rows, mixed = Schedule("rows", 1, 2, 4), Schedule("mixed", 1, 2, 4, rows=4)
     assert tune._choice([(1.0, rows), (0.9, mixed)]) == tune.Choice(mixed, rows, 0.9, 1.0)
     assert tune._choice([(1.0, rows), (0.99, mixed)]) == tune.Choice(rows, rows, 1.0, 1.0)
     assert tune._choice([(0.99, mixed)]) == tune.Choice(mixed, mixed, 0.99, 0.99)
 
 
 def test_what_blocks_brought_is_said() -> None:
-    rows, mixed = Tiling("rows", 1, 2, 4), Tiling("mixed", 1, 2, 4, rows=4)
+    rows, mixed = Schedule("rows", 1, 2, 4), Schedule("mixed", 1, 2, 4, rows=4)
     found = tune.Tuned({"one": rows, "two": mixed}, 0, 0.0012, 0.0015)
     assert str(found) == (
         "blocks in 1 of 2 layers: measured one by one, all take 1.20 ms, without blocks 1.50"

@@ -307,7 +307,7 @@ def test_programs_are_part_of_the_project(emitted):
     assert (place / CODE).stat().st_size > 1000
     assert f"code.o: {CODE}\n" in (place / "Makefile").read_text()
     assert f"`{CODE}`" in (place / "README.md").read_text()
-    assert "unrolled" in (place / "layers.json").read_text()
+    assert "jit" in (place / "layers.json").read_text()
 
 
 def test_without_programs_nothing_is_said_of_them(emitted, tmp_path):

@@ -19,19 +19,13 @@ OTHERS = {
     "pd_engine.h",
     "processors.h",
     "threads.h",
-    "finish.h",
-    "finish_raster.h",
-    "finish_tiles.h",
-    "keep.h",
-    "resume.h",
-    "visit.h",
     "matmul.h",
     "pack.h",
 }
 ROWS = """
 #define PD_NAME rows
-#define PD_PIECES 1
-#define PD_EIGHTS 4
+#define PD_TILE_ROWS 1
+#define PD_TILE_WIDTH_X8 4
 #define PD_PITCH 0
 #define PD_LOG_UNIT 4
 #include "rows.h"

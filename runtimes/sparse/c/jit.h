@@ -1,8 +1,8 @@
-/* unrolled: scattered non-zeros as instructions. A visit is a program (unrolled.py), which computes
+/* jit: scattered non-zeros as instructions. A record is a program (kernels/jit), which computes
  * some rows on one vector of pixels; it runs over the tile's vectors, one after the other.
  *
- * A template like rows.h. PD_KEPT: where panels follow, the sums of all rows are in the scratch.
- * PD_ENDS: the last program of a row finishes it, and stores exactly the tile's pixels; else the
+ * A template like rows.h. PD_SPILLED: where panels follow, the sums of all rows are in the scratch.
+ * PD_EPILOGUE: the last program of a row finishes it, and stores exactly the tile's pixels; else the
  * scratch has the sums of one program after the other, finished as those of other kernels are. */
 #include "conv.h"
 
@@ -44,65 +44,65 @@ PD_INLINE void pd_call(const pd_program *p, uint32_t part, const pd_vector *v) {
 }
 #endif
 
-#define PD_FULL (PD_EIGHTS * 8 / PD_LANES)
-#define PD_HALF (PD_EIGHTS * 8 % PD_LANES != 0)
+#define PD_FULL (PD_TILE_WIDTH_X8 * 8 / PD_LANES)
+#define PD_HALF (PD_TILE_WIDTH_X8 * 8 % PD_LANES != 0)
 
 static __attribute__((noinline)) void PD_NAME(
-    const pd_visit *visits, uint32_t count, uint32_t first, const void *offsets,
+    const pd_row_segment *segments, uint32_t count, uint32_t first, const void *offsets,
     const float *weights, const float *tile, float *sums, const pd_store_to *to) {
-    const pd_program *programs = (const pd_program *)(const void *)visits;
-    const int size = PD_PIECES * PD_EIGHTS * 8;
+    const pd_program *programs = (const pd_program *)(const void *)segments;
+    const int size = PD_TILE_ROWS * PD_TILE_WIDTH_X8 * 8;
     (void)offsets, (void)weights;
-#ifdef PD_RASTER
-    const int pieces = 1, width = (to->pieces - 1) * PD_PITCH + PD_RASTER;
+#ifdef PD_SHARED_BORDER
+    const int pieces = 1, width = (to->tile_rows - 1) * PD_PITCH + PD_SHARED_BORDER;
 #else
-    const int pieces = to->pieces, width = to->width;
+    const int pieces = to->tile_rows, width = to->width;
 #endif
     for (uint32_t i = 0; i < count; i++) {
         const pd_program *p = &programs[i];
-        float *sum = sums + (PD_KEPT ? (uint64_t)(p->row - first) * size : 0);
+        float *sum = sums + (PD_SPILLED ? (uint64_t)(p->row - first) * size : 0);
         float *y = to->y + p->row * to->y_stride;
         const float *residual = to->residual ? to->residual + p->row * to->residual_stride : 0;
         pd_vector now = {.bias = to->bias + p->row};
         for (int r = 0; r < pieces; r++) {
-            for (int v = 0; v < PD_EIGHTS * 8 && v < width; v += PD_LANES, now.call++) {
-                now.tile = tile + r * PD_PITCH + v, now.sums = sum + r * PD_EIGHTS * 8 + v;
+            for (int v = 0; v < PD_TILE_WIDTH_X8 * 8 && v < width; v += PD_LANES, now.call++) {
+                now.tile = tile + r * PD_PITCH + v, now.sums = sum + r * PD_TILE_WIDTH_X8 * 8 + v;
                 now.y = y + r * to->pitch + v, now.count = width - v;
                 now.residual = residual ? residual + r * to->pitch + v : 0;
                 pd_call(p, v < PD_FULL * PD_LANES ? 0 : p->half, &now);
             }
         }
-        if (PD_ENDS || !(p->flags & PD_LAST)) continue;
+        if (PD_EPILOGUE || !(p->flags & PD_LAST)) continue;
         for (uint32_t row = p->row; row < p->row + p->rows; row++, sum += size) {
-            pd_vec a[PD_PIECES][PD_FULL + 1];
-            pd_half b[PD_PIECES];
+            pd_vec a[PD_TILE_ROWS][PD_FULL + 1];
+            pd_half b[PD_TILE_ROWS];
             (void)b;
 #pragma GCC unroll 32
-            for (int r = 0; r < PD_PIECES; r++) {
+            for (int r = 0; r < PD_TILE_ROWS; r++) {
 #pragma GCC unroll 32
                 for (int v = 0; v < PD_FULL; v++)
-                    a[r][v] = pd_loadu(sum + r * PD_EIGHTS * 8 + v * PD_LANES);
-                if (PD_HALF) b[r] = pd_half_load(sum + r * PD_EIGHTS * 8 + PD_FULL * PD_LANES);
+                    a[r][v] = pd_loadu(sum + r * PD_TILE_WIDTH_X8 * 8 + v * PD_LANES);
+                if (PD_HALF) b[r] = pd_half_load(sum + r * PD_TILE_WIDTH_X8 * 8 + PD_FULL * PD_LANES);
             }
-#ifdef PD_RASTER
-#include "finish_raster.h"
+#ifdef PD_SHARED_BORDER
+#include "epilogue_shared_border.inc"
 #else
-#include "finish.h"
+#include "epilogue.inc"
 #endif
         }
     }
-#if PD_ENDS
+#if PD_EPILOGUE
     _mm256_zeroupper(); /* compilers see no vectors here, and SSE behind them may be slow */
 #endif
 }
 
-#undef PD_KEPT
-#undef PD_ENDS
+#undef PD_SPILLED
+#undef PD_EPILOGUE
 #undef PD_FULL
 #undef PD_HALF
 #undef PD_NAME
-#undef PD_PIECES
-#undef PD_RASTER
+#undef PD_TILE_ROWS
+#undef PD_SHARED_BORDER
 #undef PD_PITCH
-#undef PD_EIGHTS
+#undef PD_TILE_WIDTH_X8
 #undef PD_ACT

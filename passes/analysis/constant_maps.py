@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from prunedeploy.core.records import Array
 from prunedeploy.passes.analysis.axes import Mask, rank, static_size
+from prunedeploy.passes.analysis.borders import map_border, whole
 from prunedeploy.passes.analysis.facts import SMALL, Facts, Maps, constant_array
 from prunedeploy.passes.operators.elementwise import ELEMENTWISE, read_besides
 from prunedeploy.passes.operators.joins import pads
 from prunedeploy.passes.operators.layers import Layer, Weights, bias_rows
 from prunedeploy.passes.operators.pixel_blocks import by_square
 from prunedeploy.passes.operators.reductions import reduced_axes
-from prunedeploy.passes.shrink.borders import map_border, whole
 from prunedeploy.reference.evaluate import evaluate_node
 from prunedeploy.reference.opsets import scales_channels
 

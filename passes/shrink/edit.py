@@ -9,10 +9,10 @@ import onnx_ir as ir
 
 from prunedeploy.core.records import Array
 from prunedeploy.graph.model import drop_unused, release
+from prunedeploy.passes.analysis.borders import Border, border, map_border
 from prunedeploy.passes.operators.layers import Layer, bias_rows, contribution
 from prunedeploy.passes.operators.rule import Keep, naming, replace_input, unique_name
 from prunedeploy.passes.operators.table import rule
-from prunedeploy.passes.shrink.borders import Border, border, map_border
 from prunedeploy.passes.shrink.groups import regroup, regroupings
 from prunedeploy.passes.shrink.plan import Absorption, Plan
 from prunedeploy.passes.shrink.tables import feed

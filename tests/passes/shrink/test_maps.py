@@ -10,11 +10,11 @@ from net import Net
 from shrinking import Shrunk, shrink
 
 from prunedeploy.passes import PassError
+from prunedeploy.passes.analysis.borders import Border
 from prunedeploy.passes.analysis.constants import find_constants
 from prunedeploy.passes.analysis.zero import Zero
 from prunedeploy.passes.operators.layers import Weights
 from prunedeploy.passes.shrink import edit
-from prunedeploy.passes.shrink.borders import Border
 
 DEAD = [1, 4, 6, 7]
 Between = Callable[[Net, str], str]

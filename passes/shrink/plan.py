@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
+from prunedeploy.core.records import Reason
 from prunedeploy.passes.analysis.axes import Axes, Labels, Mask
 from prunedeploy.passes.analysis.constant_maps import mapped, spread
 from prunedeploy.passes.analysis.constants import channel_constants, find_constants
@@ -30,9 +31,12 @@ from prunedeploy.passes.operators.rule import Keep
 from prunedeploy.passes.shrink.align import padding, reason
 from prunedeploy.passes.shrink.group_classes import macs_of_pair, padded
 
-ALONE = "a tensor cannot have no channel at all"
-FEEDS = "a group of a convolution cannot read no channel at all"
-EQUAL = "groups of a convolution are kept equally wide, as fewer convolutions are faster"
+ALONE = Reason("last-channel", "a tensor cannot have no channel at all")
+FEEDS = Reason("group-reads-nothing", "a group of a convolution cannot read no channel at all")
+EQUAL = Reason(
+    "equal-groups",
+    "groups of a convolution are kept equally wide, as fewer convolutions are faster",
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Plan:
     axes: Axes
     weights: Weights
     facts: Facts
-    reasons: dict[int, str]
+    reasons: dict[int, Reason]
     ranges: Ranges
     aligned: frozenset[int]  # representatives of labels that stay for the sake of alignment
     recurrents: tuple[Recurrent, ...] = ()
@@ -186,7 +190,7 @@ def _leave_some(axes: Axes, kept: Kept, grouped: list[Layer], overhead: float) -
     return stays
 
 
-def _leave(least: int, roots: Labels, stays: Mask, kept: Kept, why: str) -> None:
+def _leave(least: int, roots: Labels, stays: Mask, kept: Kept, why: Reason) -> None:
     """So many of these stay at least, the first ones, with all that is tied to them."""
     for root in roots.tolist():
         if stays[roots].sum() >= least:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import EARLIER
 
 RENAME_EXCHANGE = 2  # of linux/fs.h
 
@@ -201,7 +202,9 @@ def _build(kind: Any, data: Any) -> Any:
         if not isinstance(data, Mapping):
             raise TypeError(f"expected a record, found {data!r:.40}")
         fields = typing.get_type_hints(kind)
-        return kind(**{key: _build(fields[key], value) for key, value in data.items()})  # type: ignore[operator]
+        absent = {x.name: x.metadata[EARLIER] for x in dataclasses.fields(kind) if x.metadata}
+        given = {key: _build(fields[key], value) for key, value in data.items()}
+        return kind(**absent | given)  # type: ignore[operator]
     if kind is Path:
         return Path(data)
     if kind is float and isinstance(data, int):

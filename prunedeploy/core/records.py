@@ -9,6 +9,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from prunedeploy.core.note_codes import NoteCode
+
+EARLIER = "earlier"  # key of a field's metadata
+
+
+def earlier(value: object) -> dict[str, object]:
+    """Metadata of a required field that files written earlier do not have: what it counts as."""
+    return {EARLIER: value}
+
+
 Array = NDArray[np.generic]
 Dim = int | str  # a fixed size, or the name of a dynamic one
 
@@ -42,13 +52,26 @@ class TensorSpec:
 class Note:
     """What a pass did at one place, or why it refused to.
 
-    ``count`` is how many channels, nodes or weights it concerns, whichever the pass counts.
+    ``code`` is what programs read, ``reason`` the same for people. ``count`` is how many channels,
+    nodes or weights the note concerns, whichever the pass counts, and ``of`` of how many, 0 where
+    that says nothing. ``figures`` are the numbers in the reason, with their unit in the name.
     """
 
+    code: NoteCode = field(metadata=earlier("unclassified"))
     where: str
     status: Literal["taken", "refused", "info"]
     reason: str
     count: int = 0
+    of: int = 0
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why something stays as it is, for a note: the code for programs, the text for people."""
+
+    code: NoteCode
+    text: str
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,11 @@ from prunedeploy.graph import model as models
 from prunedeploy.graph import shapes
 from prunedeploy.passes import FoldConstants, Pass, ScatterBranches, ShrinkChannels
 from prunedeploy.passes.analysis.settings import Borders
-from prunedeploy.passes.shrink.align import reason
 from prunedeploy.runtimes.timing import interleave
 from prunedeploy.shrinking.variant_cost import READ_IN, cost
 from prunedeploy.targets import Target
 
+STEP = "choose-variant"  # the name of the choice among the reports of passes
 ROUNDS, WARMUP = 60, 3
 SECONDS = 2.5  # that one comparison takes at most, beside warming up and three rounds
 QUIET = 20  # percentile of the times that decides: other programs make runs longer, never shorter
@@ -190,7 +190,7 @@ def note(target: Target, choice: Choice) -> Note:
     how = "measured in ONNX Runtime on one thread"
     if best.speed is None:
         how = f"by a model of cost for {target.name}"
-    return Note(target.name, "info", f"{found} ({how})", best.kept)
+    return Note("variant-chosen", target.name, "info", f"{found} ({how})", best.kept)
 
 
 def _what(variant: ShrinkVariant) -> str:
@@ -240,7 +240,7 @@ def _cuts(
             step = ShrinkChannels(zero_threshold, align, border)
             model = prepared.clone()
             result = step(model)
-            kept = sum(note.count for note in result.notes if note.reason == reason(align))
+            kept = sum(note.count for note in result.notes if note.code == "aligned-channels")
             like = ShrinkVariant("cut", align=align, borders=border, kept=kept)
             yield _candidate("cut", model, (step,), folder, like)
 

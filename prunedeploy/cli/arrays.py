@@ -79,3 +79,10 @@ def describe(path: Path, outputs: Mapping[str, Array]) -> RunResult:
     """The record of what ``write`` wrote."""
     specs = (TensorSpec(name, str(a.dtype), tuple(a.shape)) for name, a in outputs.items())
     return RunResult(path, tuple(specs))
+
+
+def inputs_of(model: Path, file: Path | None) -> dict[str, Array] | None:
+    """The arrays in ``file`` by the names of the model's inputs."""
+    from prunedeploy.graph import model as models
+
+    return None if file is None else read(file, models.specs(models.load(model))[0])

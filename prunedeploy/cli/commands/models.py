@@ -1,18 +1,14 @@
-"""The commands about models alone: written for another machine, or predicted on it."""
+"""The commands that read ONNX models alone: ``lower`` and ``predict``."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from prunedeploy.cli.options import Json, Output, Threads
 from prunedeploy.cli.progress import working
-
-if TYPE_CHECKING:
-    from prunedeploy.cli.records import Forecasts
-    from prunedeploy.engines.lowering import LowerResult
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")]
 
@@ -56,8 +52,9 @@ def lower(
       prunedeploy lower vgg16.shrunk.onnx --weights float16
     """
     import prunedeploy as api
-    from prunedeploy.cli import show
-    from prunedeploy.cli.device import inputs_of
+    from prunedeploy.cli.arrays import inputs_of
+    from prunedeploy.cli.show import emit
+    from prunedeploy.cli.show.models import print_lowered
 
     with working(f"reading {model}"):
         found = api.lower(
@@ -71,7 +68,7 @@ def lower(
             keep=tuple(keep or ()),
             budget=budget,
         )
-    show.result(found, _lowered, json)
+    emit(found, print_lowered, json)
 
 
 def predict(
@@ -101,8 +98,8 @@ def predict(
       prunedeploy predict resnet56.shrunk.onnx --target raspberry-pi-5 --runtime sparse --layers
     """
     import prunedeploy as api
-    from prunedeploy.cli import show
-    from prunedeploy.cli.records import Forecasts
+    from prunedeploy.cli.show import emit
+    from prunedeploy.cli.show.models import Forecasts, print_forecasts
     from prunedeploy.core.files import atomic_path, check_place, to_json
 
     if runtime == "all" and (layers or output is not None or precision != "float32"):
@@ -120,43 +117,4 @@ def predict(
     if output is not None:
         with atomic_path(output) as file:
             file.write_text(to_json(found.predictions[0]))
-    show.result(found, lambda x: _predicted(x, layers), json)
-
-
-def _lowered(found: LowerResult) -> None:
-    from prunedeploy.cli.show import difference
-    from prunedeploy.passes import RoundWeights
-
-    print(f"{found.model}: opset {found.opset}, IR version {found.ir_version}, {found.precision}")
-    print(f"  from {found.source}: {difference(found.difference)}")
-    for line in found.found:
-        print(f"  {line}")
-    for report in found.passes:
-        taken = [note for note in report.result.notes if note.status == "taken"]
-        if report.name == RoundWeights.name and taken:
-            count = sum(note.count for note in taken)
-            print(f"  {count:,} weights rounded to {found.weights}, in layers: {len(taken)}")
-        for note in report.result.notes:
-            if note.status != "taken":
-                print(f"  {report.name}: {note.where}: {note.reason}")
-
-
-def _predicted(found: Forecasts, layers: bool) -> None:
-    from prunedeploy.cli.tables import share, table
-    from prunedeploy.prediction import text
-
-    for each in found.predictions:
-        print(f"{each.model} on {each.target}: {text.line(each.forecast)}")
-        for note in each.notes:
-            print(f"  {note}")
-        if layers:
-            whole = each.forecast.seconds
-            rows = [
-                (x.name, x.kernel, f"{1e3 * x.seconds:.3f}", share(x.seconds / whole), x.limit)
-                for x in each.layers
-            ]
-            table(("layer", "kernel", "ms", "share", "bound by"), rows, left=frozenset({0, 1, 4}))
-    for basis in dict.fromkeys(each.basis for each in found.predictions):
-        print(f"  from {basis}")
-    for why in found.refused:
-        print(f"  not predicted: {why}")
+    emit(found, lambda x: print_forecasts(x, layers), json)

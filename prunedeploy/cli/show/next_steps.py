@@ -1,4 +1,4 @@
-"""How the choice of a runtime and the next command are told."""
+"""The choice of a runtime, and the command to go on with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from prunedeploy.core.records import NextStep, RuntimeChoice
 NAMES = {"ort": "ONNX Runtime", "sparse": "the sparse runtime"}
 
 
-def next_step(step: NextStep | None) -> None:
+def print_next_step(step: NextStep | None) -> None:
     """The command, and what it should bring."""
     if step is None:
         return
@@ -34,7 +34,7 @@ def next_step(step: NextStep | None) -> None:
     )
 
 
-def choice(found: RuntimeChoice | None) -> None:
+def print_choice(found: RuntimeChoice | None) -> None:
     """Every runtime's times, the one that was taken first."""
     if found is None:
         return

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from prunedeploy.inspection.block_report import LayerBlocks
     from prunedeploy.inspection.hints import Hint
-    from prunedeploy.shrinking.pipeline import Loaded
+    from prunedeploy.shrinking.loading import Loaded
 
 DATA_BATCH = 50  # images computed together, where the model leaves it open
 
@@ -141,11 +141,11 @@ class _How:
 
     def load(self, path: Path) -> Loaded:
         """The model."""
-        from prunedeploy.shrinking import pipeline
+        from prunedeploy.shrinking import loading
+        from prunedeploy.shrinking.request import CheckpointOptions
 
-        return pipeline.load(
-            path, arch=self.arch, trust=self.trust, mask=self.mask, weights=self.weights
-        )
+        options = CheckpointOptions(self.arch, None, self.trust, self.mask, self.weights)
+        return loading.load(path, options)
 
 
 def _blocks(path: Path, how: _How, picture: Path) -> tuple[LayerBlocks, ...]:

@@ -46,17 +46,20 @@ def _print_version(wanted: bool) -> None:
 def prunedeploy(
     context: typer.Context,
     version: Annotated[  # noqa: ARG001 - its callback acts
-        bool, typer.Option("--version", callback=_print_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
-    """Make a trained sparse checkpoint as fast as the hardware allows, outputs unchanged.
+    """Make a trained sparse network run fast without changing what it computes.
 
     \b
-    The main job:
-      prunedeploy shrink checkpoint.pt      -> checkpoint.shrunk.onnx
-      prunedeploy build                     -> an engine for this machine
-      prunedeploy bench ENGINE -o result.json
-      prunedeploy report result.json
+    From a checkpoint to a report, step by step:
+      prunedeploy shrink checkpoint.pt          writes checkpoint.shrunk.onnx
+      prunedeploy build                         builds an engine for this machine
+      prunedeploy bench ENGINE -o result.json   times it beside the dense network
+      prunedeploy report result.json            prints the result as Markdown
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())

@@ -40,37 +40,57 @@ class BuildArguments:
 def build(
     model: Annotated[
         Path | None,
-        typer.Argument(metavar="[MODEL]", help="ONNX model; the newest result of shrink here."),
+        typer.Argument(
+            metavar="[MODEL]",
+            help="ONNX model; by default the newest result of shrink in this folder.",
+        ),
     ] = None,
-    target: Annotated[str, typer.Option(help="Machine to build for; see: targets.")] = "host",
-    runtime: Annotated[str, typer.Option(help="auto, ort, ...; see: targets.")] = "auto",
+    target: Annotated[
+        str, typer.Option(help="Machine to build for; `prunedeploy targets` lists them.")
+    ] = "host",
+    runtime: Annotated[
+        str, typer.Option(help="Runtime to build for (ort, sparse, ...), or auto for the fastest.")
+    ] = "auto",
     baseline: Annotated[
         Path | None,
-        typer.Option(metavar="MODEL", help="Dense model to compare speed with; shrink's own."),
+        typer.Option(
+            metavar="MODEL",
+            help="Dense model to compare the speed with; by default the one that shrink wrote.",
+        ),
     ] = None,
     batch: Annotated[
-        str, typer.Option(metavar="1,8,32", help="Batch sizes that a sparse engine computes.")
+        str, typer.Option(metavar="1,8,32", help="Batch sizes that a sparse engine is built for.")
     ] = "",
     threads: Annotated[
-        int, typer.Option(min=0, help="Threads a sparse engine is cut for; 0: the target's cores.")
+        int,
+        typer.Option(
+            min=0,
+            help="Threads that a sparse engine is built for; 0 takes all cores of the target.",
+        ),
     ] = 0,
     tune: Annotated[
         Tune,
-        typer.Option(help="How long to measure ways to compute its layers."),
+        typer.Option(help="How thoroughly to measure the schedules of its layers."),
     ] = "quick",
     within: Annotated[
         float | None,
-        typer.Option(metavar="1e-6", help="Largest difference allowed, of the range; else 1e-5."),
+        typer.Option(
+            metavar="1e-6",
+            help="Largest difference from the model, relative to the range of an output; 1e-5 by "
+            "default.",
+        ),
     ] = None,
     emit: Annotated[
-        Literal["c"] | None, typer.Option(help="Write its C sources instead of an engine.")
+        Literal["c"] | None, typer.Option(help="Write C sources instead of an engine.")
     ] = None,
     archive: Annotated[
-        bool, typer.Option("--archive", help="Write a device bundle as a .tar.gz.")
+        bool, typer.Option("--archive", help="Write the device bundle as a .tar.gz.")
     ] = False,
     inputs: Annotated[
         Path | None,
-        typer.Option("--input", metavar="FILE.npy", help="What a device bundle is checked with."),
+        typer.Option(
+            "--input", metavar="FILE.npy", help="Inputs that the device bundle is checked with."
+        ),
     ] = None,
     remote: Remote = None,
     ssh_option: SshOption = None,
@@ -80,8 +100,10 @@ def build(
 ) -> None:
     """Build an engine for a machine from an ONNX model.
 
-    For a target that is not at hand it writes a device bundle, with all that is needed to build
-    and to measure engines there. With --remote all that is done, and the engines come back.
+    An engine for this machine is compared with its model, and refused where it computes something
+    else. For another machine the command writes a device bundle, which holds all that is needed to
+    build and to measure engines there; with --remote this is done over SSH, and the engines are
+    copied back.
 
     \b
     Examples:

@@ -12,29 +12,37 @@ from prunedeploy.cli.options import Arch, Json, Mask, Mean, Output, Std, Trust, 
 from prunedeploy.cli.parse import parse_align, parse_floats, parse_ranges, parse_shape
 from prunedeploy.cli.progress import working
 
+Source = Annotated[
+    Path, typer.Argument(metavar="CKPT|MODEL", help="A PyTorch checkpoint or an ONNX model.")
+]
+
 
 def inspect(
-    source: Annotated[Path, typer.Argument(metavar="CKPT|MODEL")],
+    source: Source,
     arch: Arch = None,
     mask: Mask = None,
     weights: WeightSet = None,
     trust: Trust = False,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.npz", help="Images: which channels never vary on them?"),
+        typer.Option(
+            metavar="FILE.npz", help="List the channels that are constant on these images."
+        ),
     ] = None,
     mean: Mean = None,
     std: Std = None,
     blocks: Annotated[
         Path | None,
-        typer.Option(metavar="OUT.png", help="List the blocks of every layer, and draw them."),
+        typer.Option(
+            metavar="OUT.png", help="List the dense blocks of every layer, and draw them."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """What is sparse in a checkpoint or a model, and how.
+    """Show how sparse a checkpoint or a model is.
 
-    Per layer: shape, density, dead output and input channels, share of 2:4 groups, dense blocks.
-    Then the totals and what each engine could make of it.
+    For every layer it lists shape, density, dead output and input channels, the share of 2:4
+    groups, and dense blocks. The totals follow, and what each engine could make of the zeros.
 
     \b
     Example:
@@ -65,49 +73,58 @@ def inspect(
 
 
 def shrink(
-    source: Annotated[Path, typer.Argument(metavar="CKPT|MODEL")],
+    source: Source,
     output: Output = None,
     arch: Arch = None,
     input_shape: Annotated[
-        str | None, typer.Option(metavar="1,3,224,224", help="Shape of one input, batch first.")
+        str | None, typer.Option(metavar="1,3,224,224", help="Shape of the input, batch first.")
     ] = None,
     mask: Mask = None,
     weights: WeightSet = None,
     zero_threshold: Annotated[
-        float, typer.Option(min=0.0, help="Weights up to this size count as zero: not exact.")
+        float,
+        typer.Option(
+            min=0.0, help="Treat weights up to this size as zero; the outputs may change."
+        ),
     ] = 0.0,
     input_range: Annotated[
         list[str] | None,
         typer.Option(
             metavar="LOW,HIGH|recipe",
-            help="What inputs lie within, and the result holds for; NAME=LOW,HIGH for several.",
+            help="Range that all inputs lie within; write NAME=LOW,HIGH where there are several "
+            "inputs. The result is exact within the range only.",
         ),
     ] = None,
     align: Annotated[
         str,
         typer.Option(
             metavar="N|auto",
-            help="Keep dead channels up to multiples of N (1: none), or what is fastest.",
+            help="Keep dead channels up to multiples of N (1 keeps none), or take the fastest.",
         ),
     ] = "auto",
-    target: Annotated[str, typer.Option(help="Machine to be fast on; see: targets.")] = "host",
+    target: Annotated[
+        str, typer.Option(help="Machine to be fast on; `prunedeploy targets` lists them.")
+    ] = "host",
     pt: Annotated[
-        Path | None, typer.Option(metavar="OUT.pt2", help="Also write a torch.export program.")
+        Path | None,
+        typer.Option(metavar="OUT.pt2", help="Also write the network as a torch.export program."),
     ] = None,
     state_dict: Annotated[
         Path | None,
-        typer.Option(metavar="OUT.pt", help="Also write the sliced state_dict, with its plan."),
+        typer.Option(metavar="OUT.pt", help="Also write the sliced state_dict and its plan."),
     ] = None,
     trust: Trust = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Every refusal.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="List every channel cut and every refusal.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Remove channels that no output needs; write an ONNX model.
+    """Remove the channels that no output depends on.
 
-    The outputs stay the same. Writes OUT.onnx (by default CHECKPOINT.shrunk.onnx in the current
-    folder), the record of what was done as OUT.json, and for a checkpoint the dense model that it
-    is compared with as OUT.dense.onnx. Exit status 1: the outputs differ by more than the
-    tolerance, which takes a --zero-threshold.
+    The outputs stay the same. The command writes OUT.onnx (by default CHECKPOINT.shrunk.onnx in the
+    current folder), the record of what was done as OUT.json, and for a checkpoint the dense model
+    that it is compared with as OUT.dense.onnx. The exit status is 1 where the outputs differ by
+    more than the tolerance, which only happens with --zero-threshold.
 
     \b
     Examples:

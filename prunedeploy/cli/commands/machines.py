@@ -12,19 +12,22 @@ from prunedeploy.cli.progress import working
 
 
 def serve_repo(
-    engine: Annotated[Path, typer.Argument(metavar="ENGINE")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="REPO")],
-    name: Annotated[str, typer.Option(help="Of the model; the engine's.")] = "",
+    engine: Annotated[Path, typer.Argument(metavar="ENGINE", help="Folder that build wrote.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="REPO", help="The repository.")],
+    name: Annotated[
+        str, typer.Option(help="Name of the model; by default that of the engine.")
+    ] = "",
     backend: Annotated[
         Literal["auto", "python", "onnxruntime"],
-        typer.Option(help="What runs a sparse engine."),
+        typer.Option(help="Triton backend that runs a sparse engine."),
     ] = "auto",
     mount: Annotated[
-        str, typer.Option(metavar="PATH", help="Where the server sees REPO, if elsewhere.")
+        str,
+        typer.Option(metavar="PATH", help="Path at which the server sees REPO, if it is another."),
     ] = "",
     json: Json = False,
 ) -> None:
-    """Put an engine into a model repository of NVIDIA's Triton server.
+    """Put an engine into a repository of the Triton server.
 
     \b
     Example:
@@ -41,13 +44,14 @@ def serve_repo(
 
 def targets(
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit status 1 where a runtime of the host fails.")
+        bool,
+        typer.Option("--strict", help="Exit with status 1 where a runtime of this machine fails."),
     ] = False,
     json: Json = False,
 ) -> None:
-    """The machines to build for; does this one work?
+    """List the machines to build for, and check this one.
 
-    For the host every runtime computes something small for real: PASS, or FAIL and the reason.
+    Every runtime of this machine computes something small: PASS, or FAIL with the reason.
 
     \b
     Example:

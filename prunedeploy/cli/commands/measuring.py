@@ -14,38 +14,44 @@ from prunedeploy.cli.remote import RemoteMachine, bench_there
 
 
 def bench(
-    engines: Annotated[list[Path], typer.Argument(metavar="ENGINE...")],
+    engines: Annotated[
+        list[Path], typer.Argument(metavar="ENGINE...", help="Folders that build wrote.")
+    ],
     baseline: Annotated[
         Path | None,
-        typer.Option(metavar="MODEL", help="Dense model or engine; what the engine came from."),
+        typer.Option(
+            metavar="MODEL",
+            help="Dense model or engine to compare with; by default that of the first engine.",
+        ),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Inputs computed together.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Number of inputs in a batch.")] = 1,
     threads: Threads = 0,
     data: Annotated[
-        Path | None, typer.Option(metavar="FILE.npz", help="Labelled images: count answers too.")
+        Path | None,
+        typer.Option(metavar="FILE.npz", help="Labelled images to measure the accuracy on."),
     ] = None,
     mean: Mean = None,
     std: Std = None,
     rounds: Annotated[
-        int, typer.Option(min=1, help="Timed runs of each, in turn with the others.")
+        int, typer.Option(min=1, help="Timed runs of every engine, in turn with the others.")
     ] = 100,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Also time every step of sparse engines.")
+        bool, typer.Option("--profile", help="Also time every step of the sparse engines.")
     ] = False,
     remote: Remote = None,
     target: Annotated[
-        str | None, typer.Option(help="What the remote machine is; that of a bundle.")
+        str | None, typer.Option(help="Target that the remote machine is; known for a bundle.")
     ] = None,
     ssh_option: SshOption = None,
     timeout: Timeout = 3600.0,
     output: Output = None,
     json: Json = False,
 ) -> None:
-    """Time engines in turn with their dense baseline.
+    """Time engines side by side with their dense baseline.
 
-    An engine whose outputs are not the baseline's is refused, not timed. -o keeps every raw sample
-    with its environment as JSON, for `prunedeploy report`. With --remote a model or a device bundle
-    is built and timed on another machine.
+    An engine whose outputs are not those of the baseline is refused, not timed. -o keeps every
+    sample and its environment as JSON, for `prunedeploy report`. With --remote a model or a device
+    bundle is built and timed on another machine.
 
     \b
     Examples:
@@ -85,10 +91,16 @@ def bench(
 
 
 def run(
-    engine: Annotated[Path, typer.Argument(metavar="ENGINE")],
-    inputs: Annotated[Path, typer.Argument(metavar="INPUT.npy", help=".npz: several, by name.")],
+    engine: Annotated[Path, typer.Argument(metavar="ENGINE", help="Folder that build wrote.")],
+    inputs: Annotated[
+        Path,
+        typer.Argument(metavar="INPUT.npy", help="The input, or a .npz file of several by name."),
+    ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="OUT.npy", help=".npz: several outputs.")
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="OUT.npy", help="The output; .npz holds several by name."
+        ),
     ],
     threads: Threads = 0,
     json: Json = False,
@@ -112,11 +124,15 @@ def run(
 
 
 def report(
-    results: Annotated[list[Path], typer.Argument(metavar="RESULT.json...")],
+    results: Annotated[
+        list[Path], typer.Argument(metavar="RESULT.json...", help="Files that `-o` wrote.")
+    ],
     output: Output = None,
     json: Json = False,
 ) -> None:
-    """Put measurements into one table, as Markdown.
+    """Put results into one report, as Markdown.
+
+    It takes the JSON files that shrink, bench and predict wrote.
 
     \b
     Example:

@@ -15,35 +15,48 @@ Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")]
 
 def lower(
     model: Model,
-    target: Annotated[str, typer.Option(help="Machine to write it for; see: targets.")] = "host",
+    target: Annotated[
+        str, typer.Option(help="Machine to write it for; `prunedeploy targets` lists them.")
+    ] = "host",
     output: Output = None,
     precision: Annotated[
-        Literal["float32", "float16", "int8"], typer.Option(help="The narrow ones are not exact.")
+        Literal["float32", "float16", "int8"],
+        typer.Option(help="Number type to compute in; float16 and int8 are not exact."),
     ] = "float32",
     weights: Annotated[
         Literal["float32", "float16", "bfloat16"],
-        typer.Option(help="Round those of linear layers on a few positions; computes in float32."),
+        typer.Option(
+            help="Number type to round the weights of linear layers on few positions to; the "
+            "model still computes in float32."
+        ),
     ] = "float32",
     keep: Annotated[
-        list[str] | None, typer.Option(metavar="NODE", help="Stays in float32; repeat for several.")
+        list[str] | None,
+        typer.Option(metavar="NODE", help="Keep this node in float32; repeat it for several."),
     ] = None,
     inputs: Annotated[
         Path | None,
-        typer.Option("--input", metavar="FILE.npy", help="Calibration inputs; int8 needs them."),
+        typer.Option(
+            "--input", metavar="FILE.npy", help="Inputs to calibrate with; int8 needs them."
+        ),
     ] = None,
     budget: Annotated[
-        float | None, typer.Option(min=0.0, help="For int8: most that outputs may be off.")
+        float | None,
+        typer.Option(
+            min=0.0, help="Largest error that int8 may cause, relative to the range of an output."
+        ),
     ] = None,
     opset: Annotated[
-        int | None, typer.Option(min=1, help="Instead of the newest that the target reads.")
+        int | None,
+        typer.Option(min=1, help="Write this opset instead of the newest that the target reads."),
     ] = None,
-    ir_version: Annotated[int | None, typer.Option(min=0, help="The same.")] = None,
+    ir_version: Annotated[int | None, typer.Option(min=0, help="Write this IR version.")] = None,
     json: Json = False,
 ) -> None:
-    """Write a model in the opset, IR version and precision that a machine takes.
+    """Write a model in the opset and precision that a machine reads.
 
-    The opset is exact. float16, int8 and rounded weights are measured against the model as it was,
-    and refused where they cost more than their tolerance.
+    Another opset is exact. Models in float16 or int8 and rounded weights are compared with the
+    model as it was, and refused where they differ by more than their tolerance.
 
     \b
     Examples:
@@ -73,24 +86,29 @@ def lower(
 
 def predict(
     model: Model,
-    target: Annotated[str, typer.Option(help="Machine to predict for; see: targets.")] = "host",
+    target: Annotated[
+        str, typer.Option(help="Machine to predict for; `prunedeploy targets` lists them.")
+    ] = "host",
     runtime: Annotated[
-        str, typer.Option(help="all, auto or one of the target's; see: targets.")
+        str, typer.Option(help="One runtime of the target, all of them, or auto for its best one.")
     ] = "all",
     precision: Annotated[
-        Literal["float32", "float16", "int8"], typer.Option(help="Of one runtime.")
+        Literal["float32", "float16", "int8"],
+        typer.Option(help="Number type that one runtime computes in."),
     ] = "float32",
-    batch: Annotated[int, typer.Option(min=1, help="Inputs computed together.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Number of inputs in a batch.")] = 1,
     threads: Threads = 0,
-    layers: Annotated[bool, typer.Option("--layers", help="Every layer of one runtime.")] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="List every layer, for one runtime.")
+    ] = False,
     output: Output = None,
     json: Json = False,
 ) -> None:
-    """How long a model should take on a machine that is not at hand.
+    """Predict how long a model takes on a machine that is not here.
 
-    Computed layer by layer from the machine's peaks and from efficiencies that were measured on
-    other machines: never a measurement. -o keeps the forecast of one runtime as JSON, for
-    `prunedeploy report`.
+    The prediction adds up the layers, from the machine's peak rates and from efficiencies that were
+    measured on other machines. It is never a measurement. -o keeps the forecast of one runtime as
+    JSON, for `prunedeploy report`.
 
     \b
     Examples:

@@ -25,7 +25,7 @@ from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_path, to_json
 from prunedeploy.core.records import Ratio, RuntimeChoice
 from prunedeploy.core.statistics import ratio
-from prunedeploy.engines import artifact
+from prunedeploy.engines import building, opening
 from prunedeploy.measure.environment import environment
 from prunedeploy.reference.verify import random_feeds
 from prunedeploy.runtimes.timing import SETTLING, interleave
@@ -65,7 +65,7 @@ def measure(name: str, sparsity: float, rounds: int, cache: Path) -> Row:
     threads = targets.cores()
     with tempfile.TemporaryDirectory(prefix="prunedeploy-") as folder, ExitStack() as stack:
         begin = time.perf_counter()
-        built = artifact.build(model, output=Path(folder) / "auto.engine")
+        built = building.build(model, output=Path(folder) / "auto.engine")
         taken = time.perf_counter() - begin
         assert built.manifest.choice is not None
         engines = {built.manifest.runtime: built}
@@ -73,11 +73,11 @@ def measure(name: str, sparsity: float, rounds: int, cache: Path) -> Row:
             if runtime not in engines:
                 try:
                     place = Path(folder) / f"{runtime}.engine"
-                    engines[runtime] = artifact.build(model, "host", runtime, place)
+                    engines[runtime] = building.build(model, "host", runtime, place)
                 except UserError as error:
                     print(f"{name}: {error}", file=sys.stderr)
         sessions = [
-            stack.enter_context(artifact.open(engine, threads, shared=True))
+            stack.enter_context(opening.open(engine, threads, shared=True))
             for engine in engines.values()
         ]
         feeds = random_feeds(sessions[0].inputs, 1)

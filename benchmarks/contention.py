@@ -27,7 +27,7 @@ import race
 
 from prunedeploy.core.files import atomic_path, to_json
 from prunedeploy.core.records import Array, Engine
-from prunedeploy.engines import artifact
+from prunedeploy.engines import building, engine_folder, opening
 from prunedeploy.measure.environment import environment
 from prunedeploy.reference.verify import random_feeds
 from prunedeploy.runtimes.api import Session
@@ -116,8 +116,8 @@ def measure(
         stack.enter_context(neighbours(condition.neighbours))
         # unless told otherwise its threads spin after a run, as in any program that uses it
         quiet = not condition.after_ort
-        baseline = stack.enter_context(artifact.open(dense, threads, shared=quiet))
-        sessions = [stack.enter_context(artifact.open(sparse, n)) for n in (1, threads)]
+        baseline = stack.enter_context(opening.open(dense, threads, shared=quiet))
+        sessions = [stack.enter_context(opening.open(sparse, n)) for n in (1, threads)]
         feeds = random_feeds(baseline.inputs, 1)
         found: list[list[int]] = [[], [], []]
         for _ in range(WARMUP + rounds):
@@ -192,10 +192,10 @@ def _engines(model: str, folder: Path, options: argparse.Namespace) -> tuple[Eng
     for name, runtime, file in (("dense", "ort", liked), ("sparse", "sparse", source)):
         place = folder / f"{model}-{options.sparsity}.{name}.engine"
         if place.is_dir():
-            found.append(artifact.read_engine(place))
+            found.append(engine_folder.read_engine(place))
             continue
         found.append(
-            artifact.build(file, "host", runtime, place, threads=options.threads, tune=options.tune)
+            building.build(file, "host", runtime, place, threads=options.threads, tune=options.tune)
         )
     return found[0], found[1]
 

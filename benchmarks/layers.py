@@ -34,7 +34,7 @@ from machine import Machine
 
 from prunedeploy import targets
 from prunedeploy.core.records import StepTime
-from prunedeploy.engines import artifact
+from prunedeploy.engines import opening
 from prunedeploy.graph import model as models
 from prunedeploy.measure.profiling import profiles_of
 from prunedeploy.reference.verify import random_feeds
@@ -184,7 +184,7 @@ def profiled(
         # what the build has measured is remembered, so this is what it was built with
         tools = toolchain(targets.by_name("host"))
         ways = tilings(plan, tools, threads, settings.tune, lambda _: None)
-        with artifact.open(engine, threads, shared=True) as session:
+        with opening.open(engine, threads, shared=True) as session:
             feeds = random_feeds(engine.manifest.inputs, batch)
             rounds = settings.rounds
             (profile,) = profiles_of([engine], [session], feeds, batch, threads, rounds)

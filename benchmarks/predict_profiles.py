@@ -24,7 +24,7 @@ from machine import settled
 
 from prunedeploy.core.files import atomic_path
 from prunedeploy.core.records import Array, Engine, Profile
-from prunedeploy.engines import artifact
+from prunedeploy.engines import building, opening
 from prunedeploy.measure.profiling import profiles_of
 from prunedeploy.prediction.graph import FEW_ROWS, KERNEL_OF
 from prunedeploy.prediction.record import Work
@@ -91,7 +91,7 @@ def _measure(name: str, sparsity: float, threads: int, settings: race.Settings) 
     liked = cpu_models.for_onnxruntime(name, sparsity, 1, settings.cache)
     with tempfile.TemporaryDirectory(prefix="prunedeploy-") as folder:
         place = Path(folder)
-        dense = artifact.build(liked, "host", "ort", place / "dense.engine")
+        dense = building.build(liked, "host", "ort", place / "dense.engine")
         sparse = race.build(model, threads, settings, place / "sparse.engine")
         run = partial(_both, dense, sparse, threads, settings.rounds, place)
         (times, events, profile), trips = settled(run, threads, settings.patience)
@@ -109,8 +109,8 @@ def _both(
 ) -> tuple[list[float], list[Layer], Profile]:
     """Seconds of both without a profiler; ONNX Runtime's layers; the sparse engine's steps."""
     with (
-        artifact.open(dense, threads, shared=True) as one,
-        artifact.open(sparse, threads, shared=True) as other,
+        opening.open(dense, threads, shared=True) as one,
+        opening.open(sparse, threads, shared=True) as other,
     ):
         feeds = random_feeds(one.inputs, 1)
         times = [_undisturbed(session, feeds, rounds) for session in (one, other)]

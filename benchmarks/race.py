@@ -25,7 +25,7 @@ from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_path, from_json, to_json
 from prunedeploy.core.records import Array, Engine, Ratio
 from prunedeploy.core.statistics import ratio
-from prunedeploy.engines import artifact
+from prunedeploy.engines import building, opening
 from prunedeploy.measure.environment import environment
 from prunedeploy.reference.verify import compare, random_feeds
 from prunedeploy.runtimes.api import Session, Tuning
@@ -146,7 +146,7 @@ def measure(
     liked = cpu_models.for_onnxruntime(name, sparsity, batch, settings.cache)
     older = cpu_models.older(name, sparsity, batch, settings.cache) if settings.peer else None
     with tempfile.TemporaryDirectory(prefix="prunedeploy-") as folder:
-        engines = {BASELINE: artifact.build(liked, "host", "ort", Path(folder) / "dense.engine")}
+        engines = {BASELINE: building.build(liked, "host", "ort", Path(folder) / "dense.engine")}
         for count in threads:
             seconds = None
             if settings.ours:
@@ -163,7 +163,7 @@ def build(
     model: Path, threads: int, settings: Settings, place: Path, batch: int | Sequence[int] = ()
 ) -> Engine:
     """The sparse engine of ``model``, compared with the reference as any user's is."""
-    return artifact.build(
+    return building.build(
         model, "host", "sparse", place, threads=threads, tune=settings.tune, batch=batch
     )
 
@@ -173,7 +173,7 @@ def _race(
 ) -> dict[str, Time]:
     with ExitStack() as stack:
         sessions: dict[str, Session] = {
-            name: stack.enter_context(artifact.open(engine, threads, shared=True))
+            name: stack.enter_context(opening.open(engine, threads, shared=True))
             for name, engine in engines.items()
         }
         dense = sessions[BASELINE]

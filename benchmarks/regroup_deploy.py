@@ -18,7 +18,7 @@ from prune_resnet56 import load_images, normalise
 import prunedeploy
 from prunedeploy.core.files import atomic_path, to_json
 from prunedeploy.core.records import Engine
-from prunedeploy.engines import artifact
+from prunedeploy.engines import building, opening
 from prunedeploy.graph import model as models
 from prunedeploy.measure.environment import environment
 from prunedeploy.passes.analysis.liveness import layers_of
@@ -87,20 +87,20 @@ def build(
     place = work / f"{model.stem}-{form}.engine"
     if form == "repacked":
         packed = speed.repack(model, work / f"{model.stem}.repacked.onnx")
-        return None if packed is None else artifact.build(packed, "host", "ort", place)
+        return None if packed is None else building.build(packed, "host", "ort", place)
     if form == "ort":
-        return artifact.build(model, "host", "ort", place)
+        return building.build(model, "host", "ort", place)
     arguments = {"threads": settings.threads, "tune": settings.tune}
     if form == "rows":
         with speed.without_blocks():
-            return artifact.build(model, "host", "sparse", place, batch=batch, **arguments)
-    return artifact.build(model, "host", "sparse", place, batch=batch, **arguments)
+            return building.build(model, "host", "sparse", place, batch=batch, **arguments)
+    return building.build(model, "host", "sparse", place, batch=batch, **arguments)
 
 
 def accuracy(engine: Engine, batch: int, test: tuple[torch.Tensor, torch.Tensor]) -> float:
     """Top-1 in percent."""
     images, labels = normalise(test[0]).contiguous().numpy(), test[1].numpy()
-    with artifact.open(engine, 2) as session:
+    with opening.open(engine, 2) as session:
         (name,) = (spec.name for spec in session.inputs)
         found = [
             next(iter(session.run({name: np.ascontiguousarray(images[at : at + batch])}).values()))

@@ -15,7 +15,7 @@ from prunedeploy import passes
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Array, Engine, Ratio
 from prunedeploy.core.statistics import ratio
-from prunedeploy.engines import artifact
+from prunedeploy.engines import building, opening
 from prunedeploy.graph import model as models
 from prunedeploy.reference.evaluate import Evaluator
 from prunedeploy.reference.verify import TOLERANCE, compare, random_feeds
@@ -52,7 +52,7 @@ class Settings:
     threads: int = 1
     rounds: int = 50
     tune: Tuning = "quick"
-    within: float | None = None  # see artifact.build
+    within: float | None = None  # see building.build
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def without_blocks() -> Iterator[None]:
 
 def engines(model: Path, folder: Path, settings: Settings) -> dict[str, Engine]:
     """One of each kind, the dense one first; "repacked" only where a layer of the model pays."""
-    found = {DENSE: artifact.build(model, "host", "ort", folder / "dense.engine")}
+    found = {DENSE: building.build(model, "host", "ort", folder / "dense.engine")}
     found[BLOCKS] = _sparse(model, folder / "blocks.engine", settings)
     with without_blocks():
         found[ROWS] = _sparse(model, folder / "rows.engine", settings)
@@ -76,12 +76,12 @@ def engines(model: Path, folder: Path, settings: Settings) -> dict[str, Engine]:
         print("no layer takes blocks: both engines are the same, byte by byte", file=sys.stderr)
     repacked = repack(model, folder / "repacked.onnx")
     if repacked is not None:
-        found[REPACKED] = artifact.build(repacked, "host", "ort", folder / "repacked.engine")
+        found[REPACKED] = building.build(repacked, "host", "ort", folder / "repacked.engine")
     return found
 
 
 def _sparse(model: Path, place: Path, settings: Settings) -> Engine:
-    return artifact.build(
+    return building.build(
         model, "host", "sparse", place, threads=settings.threads, tune=settings.tune,
         progress=lambda text: print(text, file=sys.stderr), within=settings.within,
     )  # fmt: skip
@@ -120,7 +120,7 @@ def together(
     """
     with ExitStack() as stack:
         sessions = {
-            key: stack.enter_context(artifact.open(engine, settings.threads, shared=True))
+            key: stack.enter_context(opening.open(engine, settings.threads, shared=True))
             for key, engine in found.items()
         }
         first, *_ = sessions.values()

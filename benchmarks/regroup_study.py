@@ -224,7 +224,7 @@ def line(model: Path, setting: Setting, folder: Path) -> Line:
 
 def measured(model: Path, setting: Setting, rounds: int, folder: Path) -> dict[str, float]:
     """Times faster than the dense network in the sparse runtime and in ONNX Runtime, batch 1."""
-    from prunedeploy.engines import artifact
+    from prunedeploy.engines import building
 
     made = make(models.load(model), setting)
     paths = {
@@ -232,10 +232,10 @@ def measured(model: Path, setting: Setting, rounds: int, folder: Path) -> dict[s
         "scattered": with_weights(model, made.scattered, folder / "scattered.onnx"),
         "regrouped": with_weights(model, made.regrouped, folder / "regrouped.onnx"),
     }
-    engines = {"onnxruntime": artifact.build(model, "host", "ort", folder / "ort.engine")}
+    engines = {"onnxruntime": building.build(model, "host", "ort", folder / "ort.engine")}
     for name, path in paths.items():
         place = folder / f"{name}.engine"
-        engines[name] = artifact.build(path, "host", "sparse", place, threads=1, batch=1)
+        engines[name] = building.build(path, "host", "sparse", place, threads=1, batch=1)
     found = speed.together(engines, 1, speed.Settings(1, rounds))
     dense = found["dense"].ms
     return {name: round(dense / found[name].ms, 3) for name in engines if name != "dense"}

@@ -1,4 +1,4 @@
-"""What every reference network shares: the optional normalisation inside the network."""
+"""The base of every reference network, with the optional normalisation inside the network."""
 
 from __future__ import annotations
 

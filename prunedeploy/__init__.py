@@ -32,8 +32,9 @@ if TYPE_CHECKING:
         ShrinkResult,
         TensorSpec,
     )
-    from prunedeploy.engines.artifact import build, open
+    from prunedeploy.engines.building import build
     from prunedeploy.engines.lowering import LowerResult, lower
+    from prunedeploy.engines.opening import open
     from prunedeploy.inspection.inspect import Inspection, inspect
     from prunedeploy.measure.bench import bench
     from prunedeploy.prediction.predict import predict, predict_all
@@ -55,12 +56,12 @@ _PUBLIC = {
     "export": "prunedeploy.shrinking.export",
     "shrink": "prunedeploy.shrinking.pipeline",
     "apply_plan": "prunedeploy.to_torch.slices",
-    "build": "prunedeploy.engines.artifact",
-    "emit_c": "prunedeploy.engines.artifact",
+    "build": "prunedeploy.engines.building",
+    "emit_c": "prunedeploy.engines.c_project",
     "write_bundle": "prunedeploy.bundle.write",
     "remote_build": "prunedeploy.remote.device",
     "remote_bench": "prunedeploy.remote.device",
-    "open": "prunedeploy.engines.artifact",
+    "open": "prunedeploy.engines.opening",
     "bench": "prunedeploy.measure.bench",
     "report": "prunedeploy.reports.report",
     "inspect": "prunedeploy.inspection.inspect",

@@ -21,10 +21,11 @@ from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph import model as models
 from prunedeploy.graph import shapes
+from prunedeploy.graph.schemas import schema
 from prunedeploy.passes.operators.rule import names
 from prunedeploy.passes.opset.definitions import insert
 from prunedeploy.passes.opset.emit import Emit
-from prunedeploy.passes.opset.limits import lacking, schema, shed
+from prunedeploy.passes.opset.limits import lacking, shed
 from prunedeploy.passes.opset.rules import DEFINED, RULES
 from prunedeploy.passes.opset.widened import NEWEST, WIDENED
 

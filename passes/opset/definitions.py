@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from prunedeploy.passes.opset.limits import schema
+from prunedeploy.graph.schemas import schema
 
 DOMAIN = "prunedeploy.definition"  # of the functions while they are inserted
 

@@ -5,15 +5,7 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
-Schema = onnx.defs.OpSchema
-
-
-def schema(op: str, opset: int) -> Schema | None:
-    """The operator's definition in ``opset``, None where it has none."""
-    try:
-        return onnx.defs.get_schema(op, opset, "")
-    except onnx.defs.SchemaError:
-        return None
+from prunedeploy.graph.schemas import Schema, schema
 
 
 def shed(node: ir.Node, newer: Schema, older: Schema) -> str | None:

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.core.records import Array
-from prunedeploy.passes.opset.limits import Schema, schema
+from prunedeploy.graph.schemas import Schema, schema
 from prunedeploy.reference.evaluate import Evaluator
 from prunedeploy.reference.opsets import opset
 

@@ -18,8 +18,8 @@ from onnx_ir.passes import common
 from prunedeploy.core.records import Array, Difference, Note, PassResult
 from prunedeploy.graph import model as models
 from prunedeploy.graph import shapes
+from prunedeploy.graph.schemas import schema
 from prunedeploy.passes.operators.rule import names, unused
-from prunedeploy.passes.opset.limits import schema
 from prunedeploy.passes.precision.float16_keep import (
     FREE,
     LARGEST,

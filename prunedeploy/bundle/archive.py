@@ -1,4 +1,4 @@
-"""A folder as a .tar.gz that is the same bytes every time, and back with nothing but its files."""
+"""Packs a folder as a .tar.gz that is the same bytes every time, and unpacks untrusted ones."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import BinaryIO, cast
 from prunedeploy.core.errors import UserError
 
 CHUNK = 1 << 20
-MOST_FILES = 100_000
+MAX_FILES = 100_000
 
 
 def pack(folder: Path, archive: Path, name: str) -> None:
-    """All files of ``folder`` under the folder ``name`` of the new file ``archive``."""
+    """Write all files of ``folder``, under the folder ``name``, to the new file ``archive``."""
     with (
         archive.open("wb") as raw,
         gzip.GzipFile("", "wb", 6, raw, 0) as packed,
@@ -32,7 +32,7 @@ def pack(folder: Path, archive: Path, name: str) -> None:
 
 
 def unpack(archive: Path, folder: Path, limit: int | None = None) -> None:
-    """The files of ``archive``, without their first folder, into ``folder``.
+    """Unpack the files of ``archive``, without their first folder, into ``folder``.
 
     Args:
         archive: the file.
@@ -51,8 +51,8 @@ def unpack(archive: Path, folder: Path, limit: int | None = None) -> None:
             ) as tar,
         ):
             for count, member in enumerate(tar):
-                if count > MOST_FILES:
-                    raise UserError(f"{archive} holds more than {MOST_FILES:,} files")
+                if count > MAX_FILES:
+                    raise UserError(f"{archive} holds more than {MAX_FILES:,} files")
                 if not member.isdir():
                     _unpack_file(tar, member, archive, folder)
     except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, zlib.error) as error:
@@ -67,14 +67,14 @@ def _unpack_file(
     if not plain or ".." in parts or parts[:1] == ("/",) or len(parts) < 2:
         shown = ascii(member.name[:200])
         raise UserError(f"{archive} holds {shown}, which is no plain file")
-    place = folder.joinpath(*parts[1:])
-    place.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.joinpath(*parts[1:])
+    path.parent.mkdir(parents=True, exist_ok=True)
     file = tar.extractfile(member)
     assert file is not None
-    with place.open("wb") as written:
+    with path.open("wb") as written:
         while chunk := file.read(CHUNK):
             written.write(chunk)
-    place.chmod(0o755 if member.mode & 0o100 else 0o644)
+    path.chmod(0o755 if member.mode & 0o100 else 0o644)
 
 
 class _Bounded:

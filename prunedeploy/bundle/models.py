@@ -1,4 +1,4 @@
-"""The models of a bundle, as the device's TensorRT takes them, and trtexec's words for them."""
+"""The models of a bundle, lowered for the device's TensorRT, and trtexec's arguments."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ def write(
     target: Target,
     folder: Path,
     feeds: Mapping[str, Array],
-    tell: Callable[[str], None],
+    progress: Callable[[str], None],
 ) -> tuple[tuple[ModelFile, ...], tuple[str, ...]]:
-    """Every source in every precision of the target into ``folder``, and what could not be.
+    """Write every source in every precision of the target, and note what could not be written.
 
     Args:
         sources: ONNX files by what they are: "model", "baseline".
-        target: whose toolchain says what it takes.
-        folder: the bundle's; files go into ``FOLDER`` in it.
+        target: the machine; its toolchain says which opsets and precisions it takes.
+        folder: the bundle's folder; the files go into ``FOLDER`` in it.
         feeds: the recorded inputs, on which the difference is measured.
-        tell: told what is being done.
+        progress: called with one line of text for each step.
     """
     (folder / FOLDER).mkdir()
-    found: list[ModelFile] = []
+    files: list[ModelFile] = []
     notes: list[str] = []
     for of, source, precision in _wanted(sources, target):
         name = f"{of}.{precision}"
-        tell(f"writing {name} for {target.name}")
+        progress(f"writing {name} for {target.name}")
         file = f"{FOLDER}/{name}.onnx"
         try:
             done = lower(
@@ -48,10 +48,10 @@ def write(
         except UserError as error:
             notes.append(f"no {name}: {error}")
             continue
-        found.append(
+        files.append(
             ModelFile(name, file, of, precision, done.opset, done.ir_version, done.difference)
         )
-    return tuple(found), tuple(notes)
+    return tuple(files), tuple(notes)
 
 
 def _wanted(sources: Mapping[str, Path], target: Target) -> Iterator[tuple[str, Path, Precision]]:
@@ -65,11 +65,11 @@ def _wanted(sources: Mapping[str, Path], target: Target) -> Iterator[tuple[str, 
 def plans(
     models: tuple[ModelFile, ...], inputs: tuple[Tensor, ...], target: Target, batch: int
 ) -> tuple[Plan, ...]:
-    """What trtexec is to do on the target; nothing where that has no TensorRT."""
+    """The calls of trtexec to make on the target; none where it has no TensorRT."""
     if target.toolchain is None or "tensorrt" not in target.runtimes:
         return ()
-    row = dialect(target.toolchain.name.rpartition(" ")[2] + (".0" * _is_major(target)))
-    return tuple(_plan(model, inputs, row, batch, target) for model in models)
+    trtexec = dialect(target.toolchain.name.rpartition(" ")[2] + (".0" * _is_major(target)))
+    return tuple(_plan(model, inputs, trtexec, batch, target) for model in models)
 
 
 def _is_major(target: Target) -> bool:
@@ -78,22 +78,22 @@ def _is_major(target: Target) -> bool:
 
 
 def _plan(
-    model: ModelFile, inputs: tuple[Tensor, ...], row: Dialect, batch: int, target: Target
+    model: ModelFile, inputs: tuple[Tensor, ...], trtexec: Dialect, batch: int, target: Target
 ) -> Plan:
     plan = f"{BUILT}/{model.name}.plan"
     chosen = resolve(inputs, batch, OPEN_SIZE)  # as the recorded inputs have them
     dynamic = [x for x in inputs if any(isinstance(dim, str) for dim in x.shape)]
     sizes = {x.name: list(chosen[x.name]) for x in dynamic}
     arguments = trtexec_arguments(
-        row,
+        trtexec,
         model.file,
         plan,
         float16=model.precision == "float16",
-        sparse=target.sparse_tensor_cores and row.typed != "never",
+        sparse=target.sparse_tensor_cores and trtexec.typed != "never",
         shapes={name: [size] * 3 for name, size in sizes.items()},
-        workspace=WORKSPACE if row.since < (8, 4) else 0,
+        workspace=WORKSPACE if trtexec.since < (8, 4) else 0,
     )
-    arguments.append("--skipInference" if row.since >= (10, 0) else "--buildOnly")
+    arguments.append("--skipInference" if trtexec.since >= (10, 0) else "--buildOnly")
     run = [f"--loadEngine={plan}", "--warmUp=500"]
     if sizes:
         shapes = (f"{name}:{'x'.join(map(str, size))}" for name, size in sizes.items())

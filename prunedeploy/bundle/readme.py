@@ -1,4 +1,4 @@
-"""The page that goes with a bundle."""
+"""The README.md of a device bundle."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SPARSE = """\
 
 
 def readme(bundle: Bundle) -> str:
-    """What it holds, how it is used, and what it is not."""
+    """The text of README.md for ``bundle``."""
     parts = ""
     if bundle.models:
         rows = "".join(

@@ -50,14 +50,13 @@ def write(model: Path, target: Target, folder: Path, options: BuildOptions) -> S
     shutil.copyfile(DEVICE / RUNNER_SOURCE, folder / RUNNER_SOURCE)
     text = (folder / "README.md").read_text()
     (folder / "README.md").write_text(text + "\n`build.sh` in the folder above compiles all.\n")
-    found = _layers(folder)
-    return SparsePart(
-        found[0], found[1], options.threads or target.cores, False, "", "", f"not compiled: {why}"
-    )
+    isa, batches = _layers(folder)
+    threads = options.threads or target.cores
+    return SparsePart(isa, batches, threads, False, "", "", f"not compiled: {why}")
 
 
 class _NotCompiledError(Exception):
-    """What was compiled cannot run on the target."""
+    """The compiled program cannot run on the target."""
 
 
 def compiling_is_possible(target: Target) -> bool:
@@ -102,9 +101,9 @@ def _check(
 ) -> None:
     """They are for the target's processor and need no newer C library than it has."""
     for path in programs:
-        if (found := elf.machine(path)) != target.arch:
+        if (arch := elf.machine(path)) != target.arch:
             raise UserError(
-                f"{tools} compiles for {found}, {target.name} is {target.arch}: "
+                f"{tools} compiles for {arch}, {target.name} is {target.arch}: "
                 "name another one in PRUNEDEPLOY_CC"
             )
     limit = target.toolchain.glibc if target.toolchain is not None else ""
@@ -117,6 +116,6 @@ def _check(
 
 
 def _layers(folder: Path) -> tuple[str, tuple[int, ...]]:
-    """Instruction set and batches of a C project."""
-    found = json.loads((folder / LAYERS).read_text())
-    return found["isa"], tuple(map(int, found["layers"]))
+    """The instruction set and the batch sizes of a C project."""
+    layers = json.loads((folder / LAYERS).read_text())
+    return layers["isa"], tuple(map(int, layers["layers"]))

@@ -1,4 +1,4 @@
-"""Writes a device bundle: all that a machine needs which is not at hand."""
+"""Writes a device bundle: all that another machine needs to build and to measure engines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prunedeploy.bundle.readme import readme
 from prunedeploy.core.errors import CompilerError, UnsupportedModelError, UserError
 from prunedeploy.core.files import atomic_directory, atomic_path, sha256, to_json
 from prunedeploy.core.records import Array, TensorSpec
-from prunedeploy.engines import artifact
+from prunedeploy.engines import sources
 from prunedeploy.engines.bundle_record import (
     ARCHIVE,
     FOLDER,
@@ -32,6 +32,7 @@ from prunedeploy.engines.bundle_record import (
     Written,
 )
 from prunedeploy.engines.bundle_record import read as read_bundle
+from prunedeploy.engines.request import Progress, build_options
 from prunedeploy.graph import model as models
 from prunedeploy.graph import preparation
 from prunedeploy.prediction.predict import predict_all
@@ -51,7 +52,7 @@ def write_bundle(
     target: str = "jetson-nano",
     output: str | Path | None = None,
     baseline: str | Path | None = None,
-    progress: artifact.Progress | None = None,
+    progress: Progress | None = None,
     *,
     batch: int | Sequence[int] = (),
     threads: int = 0,
@@ -66,7 +67,7 @@ def write_bundle(
         output: the folder, ``<model>.<target>.bundle`` in the current one when None; a name that
             ends in .tar.gz makes an archive.
         baseline: the dense model to measure beside it; when None, the one that ``shrink`` recorded.
-        progress: told in words what is being done.
+        progress: called with one line of text for each step.
         batch: batch sizes of the sparse engine; the largest is measured.
         threads: how many the sparse engine will mostly run with; 0 for all cores of the target.
         inputs: inputs to record the outputs of and to measure with, random ones when None.
@@ -76,43 +77,44 @@ def write_bundle(
         UserError: no such model or target; the target can have nothing of it; ``output`` is there
             and is not a bundle.
     """
-    tell = progress or silent
-    source = artifact.source_of(model, tell)
-    row = targets.by_name(target)
-    place = Path(output or f"{source.stem}.{row.name}{FOLDER}{ARCHIVE * archive}")
-    packed = archive or place.name.endswith(ARCHIVE)
-    _refuse_place(place)
-    options = artifact.options_of(batch, threads, "none", tell)
-    dense = artifact.dense_of(source, baseline, tell)
-    tell(f"writing {place}")
+    progress = progress or silent
+    source = sources.model_file(model, progress)
+    machine = targets.by_name(target)
+    output_path = Path(output or f"{source.stem}.{machine.name}{FOLDER}{ARCHIVE * archive}")
+    packed = archive or output_path.name.endswith(ARCHIVE)
+    _refuse_to_replace(output_path)
+    options = build_options(batch, threads, "none", progress)
+    dense = sources.dense_file(source, baseline, progress)
+    progress(f"writing {output_path}")
     if not packed:
-        with atomic_directory(place) as folder:
-            bundle = _write(folder, source, dense, row, options, inputs)
-        return Written(place, bundle, sha256(place / MANIFEST))
-    with atomic_path(place) as file:
+        with atomic_directory(output_path) as folder:
+            bundle = _write(folder, source, dense, machine, options, inputs)
+        return Written(output_path, bundle, sha256(output_path / MANIFEST))
+    with atomic_path(output_path) as file:
         folder = file.with_name(f"{file.name}.folder")
         try:
             folder.mkdir()
-            bundle = _write(folder, source, dense, row, options, inputs)
-            archives.pack(folder, file, place.name.removesuffix(ARCHIVE))
+            bundle = _write(folder, source, dense, machine, options, inputs)
+            archives.pack(folder, file, output_path.name.removesuffix(ARCHIVE))
             digest = sha256(folder / MANIFEST)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    return Written(place, bundle, digest)
+    return Written(output_path, bundle, digest)
 
 
 def _write(
     folder: Path,
     source: Path,
     dense: Path | None,
-    row: Target,
+    machine: Target,
     options: BuildOptions,
     given: Mapping[str, Array] | None,
 ) -> Bundle:
     """The bundle's files into ``folder``."""
-    program = models.load(source)
+    prepared = preparation.from_file(source)
+    program = prepared.model
     refuse_random(program)
-    for note in preparation.notes(program):
+    for note in prepared.notes:
         options.tell(f"{source}: {note}")
     inputs, outputs = models.specs(program)
     batch = _batch(inputs, options.batches)
@@ -122,22 +124,24 @@ def _write(
     options.tell("computing the outputs that it is to be compared with")
     recorded = Evaluator(source).run(feeds)
     tensors = _record(folder / "check", inputs, outputs, feeds, recorded)
-    sources = {"model": source} | ({"baseline": dense} if dense is not None else {})
-    written, notes = model_files.write(sources, row, folder, feeds, options.tell)
-    sparse, why = _sparse(folder / "sparse", source, row, replace(options, batches=(batch,)))
-    plans = model_files.plans(written, tensors[0], row, batch)
+    originals = {"model": source} | ({"baseline": dense} if dense is not None else {})
+    written, notes = model_files.write(originals, machine, folder, feeds, options.tell)
+    sparse, why = _sparse(folder / "sparse", source, machine, replace(options, batches=(batch,)))
+    plans = model_files.plans(written, tensors[0], machine, batch)
     if sparse is None and not plans:
-        raise UserError(f"there is nothing that {row.name} could run: {'; '.join((*notes, *why))}")
+        raise UserError(
+            f"there is nothing that {machine.name} could run: {'; '.join((*notes, *why))}"
+        )
     for name in DEVICE_FILES:
         shutil.copyfile(sparse_part.DEVICE / name, folder / name)
     (folder / "build.sh").chmod(0o755)
     options.tell("predicting how long it will take there")
-    predicted, _ = predict_all(source, row.name, batch=batch, threads=options.threads)
+    predicted, _ = predict_all(source, machine.name, batch=batch, threads=options.threads)
     bundle = Bundle(
         kind=KIND,
-        target=row.name,
-        arch=row.arch,
-        system=row.toolchain.name if row.toolchain is not None else "",
+        target=machine.name,
+        arch=machine.arch,
+        system=machine.toolchain.name if machine.toolchain is not None else "",
         model=source.name,
         model_sha256=models.sha256(source),
         baseline_sha256=models.sha256(dense) if dense is not None else None,
@@ -156,7 +160,7 @@ def _write(
         },
         files={},
         predicted=tuple(x.forecast for x in predicted),
-        missing=tuple(_missing(row, sparse, plans)),
+        missing=tuple(_missing(machine, sparse, plans)),
     )
     (folder / "README.md").write_text(readme(bundle))
     names = sorted(x.relative_to(folder).as_posix() for x in folder.rglob("*") if x.is_file())
@@ -168,13 +172,13 @@ def _write(
 
 
 def _tolerance(program: ir.Model) -> float:
-    """Of the model as it is: it may compute in less than float32 between float32."""
+    """The tolerance of the model: it may compute in a narrower type than its float32 outputs."""
     usual = verify.TOLERANCE["float32"]
     return verify.NARROW_TOLERANCE.get(verify.precision_of(program), usual)
 
 
 def _sparse(
-    folder: Path, source: Path, row: Target, options: BuildOptions
+    folder: Path, source: Path, machine: Target, options: BuildOptions
 ) -> tuple[SparsePart | None, tuple[str, ...]]:
     """The sparse engine, or why the runtime cannot compute the model.
 
@@ -182,24 +186,24 @@ def _sparse(
         CompilerError: the compiler that is here for the target does not work: that is not for the
             device to find out.
     """
-    if "sparse" not in row.runtimes:
+    if "sparse" not in machine.runtimes:
         return None, ()
     try:
-        found = sparse_part.write(source, row, folder, options)
+        part = sparse_part.write(source, machine, folder, options)
     except CompilerError as error:
-        raise CompilerError(f"no sparse engine for {row.name}: {error}") from error
+        raise CompilerError(f"no sparse engine for {machine.name}: {error}") from error
     except UserError as error:
         shutil.rmtree(folder, ignore_errors=True)
         why = error.reason if isinstance(error, UnsupportedModelError) else str(error)
         return None, (f"no sparse engine: {why}",)
-    return found, (found.why,) if found.why else ()
+    return part, (part.why,) if part.why else ()
 
 
-def _missing(row: Target, sparse: SparsePart | None, plans: Sequence[Plan]) -> Iterator[str]:
-    """What the target can have and the bundle has not."""
-    if "sparse" in row.runtimes and sparse is None:
+def _missing(machine: Target, sparse: SparsePart | None, plans: Sequence[Plan]) -> Iterator[str]:
+    """The parts that the target can have and the bundle lacks."""
+    if "sparse" in machine.runtimes and sparse is None:
         yield "sparse engine"
-    with_trt = row.toolchain is not None and "tensorrt" in row.runtimes
+    with_trt = machine.toolchain is not None and "tensorrt" in machine.runtimes
     if with_trt and not any((x.of, x.precision) == ("model", "float32") for x in plans):
         yield "float32 model"
 
@@ -231,10 +235,10 @@ def _record(
     feeds: Mapping[str, Array],
     recorded: Mapping[str, Array],
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Inputs and outputs as .npy files, and the table of them that the runner reads."""
+    """Write inputs and outputs as .npy files, and the table of them that the runner reads."""
     folder.mkdir()
     lines: list[str] = []
-    found: list[tuple[Tensor, ...]] = []
+    described: list[tuple[Tensor, ...]] = []
     for what, specs, arrays in (("input", inputs, feeds), ("output", outputs, recorded)):
         tensors = []
         for index, spec in enumerate(specs):
@@ -244,29 +248,29 @@ def _record(
             np.save(folder / name, np.ascontiguousarray(arrays[spec.name]))
             lines.append(f"{what}\t{spec.name}\t{name}\n")
             tensors.append(Tensor(spec.name, spec.dtype, spec.shape, f"check/{name}"))
-        found.append(tuple(tensors))
+        described.append(tuple(tensors))
     (folder / "tensors.txt").write_text("".join(lines))
-    return found[0], found[1]
+    return described[0], described[1]
 
 
-def _refuse_place(place: Path) -> None:
-    """Only a bundle of ours that the device has left nothing in may be replaced."""
-    if place.is_symlink():
-        raise UserError(f"cannot write {place}: it is a symbolic link; name the folder itself")
-    if not place.exists():
+def _refuse_to_replace(path: Path) -> None:
+    """Refuse to replace anything but a bundle of ours in which the device left nothing."""
+    if path.is_symlink():
+        raise UserError(f"cannot write {path}: it is a symbolic link; name the folder itself")
+    if not path.exists():
         return
     try:
         ours = {
             MANIFEST,
             "SHA256SUMS",
-            *(x.partition("/")[0] for x in read_bundle(place).bundle.files),
+            *(x.partition("/")[0] for x in read_bundle(path).bundle.files),
         }
     except UserError:
         raise UserError(
-            f"cannot write {place}: what is there is not a bundle; name another"
+            f"cannot write {path}: what is there is not a bundle; name another"
         ) from None
-    if place.is_dir() and (strange := sorted({x.name for x in place.iterdir()} - ours)):
+    if path.is_dir() and (strange := sorted({x.name for x in path.iterdir()} - ours)):
         raise UserError(
-            f"cannot write {place}: {strange[0]} in it is not the bundle's and would be lost; "
-            "move it away"
+            f"cannot write {path}: {strange[0]} in it is not the bundle's "
+            "and would be lost; move it away"
         )

@@ -82,20 +82,20 @@ def load(
     if what == "torchscript" and trust and as_stored:
         return _script(path, digest)
     read, whole = _read(path, what, trust, mask, weights, arch is None and mask is None)
-    found = read.found
+    notes = read.found
     with _naming(path):
         state.check_finite(read.state)
         if whole is not None:
-            return Checkpoint(path, digest, whole, "pickled module", None, None, tuple(found))
+            return Checkpoint(path, digest, whole, "pickled module", None, None, tuple(notes))
         if arch is not None and ":" in arch:
-            module, notes = factory.from_factory(arch, read)
-            return Checkpoint(path, digest, module, arch, None, None, (*found, *notes))
+            module, more = factory.from_factory(arch, read)
+            return Checkpoint(path, digest, module, arch, None, None, (*notes, *more))
         read.refuse_doubts()
-        found += filter(None, [selection.expand(read.state), network.linear_head(read.state)])
-        recipe = network.recipe_for(arch, read.state, "" if trust else _or_trust(what, found))
+        notes += filter(None, [selection.expand(read.state), network.linear_head(read.state)])
+        recipe = network.recipe_for(arch, read.state, "" if trust else _or_trust(what, notes))
         module, shape, left = network.from_recipe(recipe, read.state)
-    found += [left] if left else []
-    return Checkpoint(path, digest, module, recipe.name, shape, recipe, tuple(found))
+    notes += [left] if left else []
+    return Checkpoint(path, digest, module, recipe.name, shape, recipe, tuple(notes))
 
 
 def weights(
@@ -189,25 +189,25 @@ def _script(path: Path, digest: str) -> Checkpoint:
     from prunedeploy.checkpoint import network, program
 
     script = program.load_torchscript(path)
-    found = ["TorchScript program"]
+    notes = ["TorchScript program"]
     try:
         read, _ = _read(path, "torchscript", False, None, None, False)
         read.refuse_doubts()
         recipe = network.recipe_for(None, read.state)
         module, shape, _ = network.from_recipe(recipe, read.state)
     except UserError:
-        return Checkpoint(path, digest, script, "torchscript", None, None, tuple(found))
+        return Checkpoint(path, digest, script, "torchscript", None, None, tuple(notes))
     if not network.same_outputs(script, module, shape):
-        found.append(f"parameter names of {recipe.name}, other outputs")
-        return Checkpoint(path, digest, script, "torchscript", None, None, tuple(found))
-    found.append(f"computes the same as {recipe.name}")
-    return Checkpoint(path, digest, module, recipe.name, shape, recipe, tuple(found))
+        notes.append(f"parameter names of {recipe.name}, other outputs")
+        return Checkpoint(path, digest, script, "torchscript", None, None, tuple(notes))
+    notes.append(f"computes the same as {recipe.name}")
+    return Checkpoint(path, digest, module, recipe.name, shape, recipe, tuple(notes))
 
 
-def _or_trust(what: Kind, found: list[str]) -> str:
-    """What else could help where the network is not recognised: the program in the file."""
+def _or_trust(what: Kind, notes: list[str]) -> str:
+    """Further advice where the network is not recognised: the file's own program may be run."""
     own = what in ("pt2", "torchscript")
-    if own or any(line.startswith("whole pickled module") for line in found):
+    if own or any(line.startswith("whole pickled module") for line in notes):
         return ", or pass --trust if you trust its origin: the file's own network runs code"
     return ""
 

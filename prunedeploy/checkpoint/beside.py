@@ -1,4 +1,4 @@
-"""Masks that a file keeps beside its weights, under whatever key: applied to the right weights."""
+"""Applies masks that a file keeps beside its weights, under any key, to the right weights."""
 
 from __future__ import annotations
 
@@ -86,17 +86,17 @@ def apply(state: State, candidates: list[Beside]) -> Applied:
                 " that it is a mask: save the weights with it multiplied in, or without it"
             )
     settled = [_settled(state, pairs)]
-    found = [f"{len(pairs)} masks in the same file{_under(x for x, _ in pairs)}"] if pairs else []
+    notes = [f"{len(pairs)} masks in the same file{_under(x for x, _ in pairs)}"] if pairs else []
     for path, elements in lists.items():
         tensors = [each.tensor for each in elements]
         if not any(_fits_some(each, shapes) for each in elements):
             left += [each for each in elements if _is_mask_of_nothing(each)]
             continue
         settled.append(masks.apply_list(state, tensors, f"under {keys(path)}"))
-        found.append(f"{len(tensors)} masks in the same file (under {keys(path)}), by their shapes")
+        notes.append(f"{len(tensors)} masks in the same file (under {keys(path)}), by their shapes")
     if left:
-        found.append(f"{len(left)} masks that have the shape of no weight left out{_under(left)}")
-    return _applied(settled, found)
+        notes.append(f"{len(left)} masks that have the shape of no weight left out{_under(left)}")
+    return _applied(settled, notes)
 
 
 def apply_file(state: State, tree: Any, where: str) -> Applied:
@@ -117,29 +117,29 @@ def apply_file(state: State, tree: Any, where: str) -> Applied:
         listed = masks.apply_list(state, [each.tensor for each in candidates], where)
         return _applied([listed], [f"{len(listed.applied)} masks {where}"])
     index = Index(state)
-    found = []
+    matched = []
     for each in candidates:
         target = _target(each, index, prefixes=True)
         if target is None:
             raise UserError(f"mask {'.'.join(each.path)} {where} names no weight of the checkpoint")
-        found.append((each, target))
-    if not found:
+        matched.append((each, target))
+    if not matched:
         raise UserError(f"there is no mask {where}")
-    return _applied([_settled(state, found, where)], [f"{len(found)} masks {where}"])
+    return _applied([_settled(state, matched, where)], [f"{len(matched)} masks {where}"])
 
 
-def _applied(settled: list[Settled], found: list[str]) -> Applied:
+def _applied(settled: list[Settled], notes: list[str]) -> Applied:
     return Applied(
         frozenset(pair.target.name for each in settled for pair in each.applied),
-        tuple(found),
+        tuple(notes),
         frozenset().union(*(each.filters for each in settled)),
     )
 
 
-def _settled(state: State, found: list[tuple[Beside, Target]], file: str = "") -> Settled:
+def _settled(state: State, matched: list[tuple[Beside, Target]], file: str = "") -> Settled:
     """Apply the masks, each to its weight."""
     prefixes: dict[str, set[tuple[str, ...]]] = {}
-    for each, target in found:
+    for each, target in matched:
         prefixes.setdefault("" if file else each.path[0], set()).add(target.prefix)
     if any(len(group) > 1 for group in prefixes.values()):
         raise UserError(
@@ -148,7 +148,7 @@ def _settled(state: State, found: list[tuple[Beside, Target]], file: str = "") -
         )
     pairs = [
         Pair(f"{'.'.join(x.path)} {file}" if file else x.where, x.tensor, target)
-        for x, target in found
+        for x, target in matched
     ]
     settled = masks.settle(state, pairs)
     for doubt in settled.doubts.values():
@@ -162,16 +162,16 @@ def _target(each: Beside, index: Index, prefixes: bool = False) -> Target | None
         return None
     for ignoring in (False, True) if prefixes or each.named else (False,):
         for begin in range(len(each.path)):
-            if found := index.find(".".join(each.path[begin:]), ignoring):
-                return found
+            if target := index.find(".".join(each.path[begin:]), ignoring):
+                return target
     return None
 
 
-def _under(found: Iterable[Beside]) -> str:
+def _under(entries: Iterable[Beside]) -> str:
     """Under which keys they are, for messages."""
-    places = dict.fromkeys(_container(each) for each in found)
-    shown = ", ".join(keys(path) for path in list(places)[:SHOWN] if path)
-    more = ", ..." if len(places) > SHOWN else ""
+    containers = dict.fromkeys(_container(each) for each in entries)
+    shown = ", ".join(keys(path) for path in list(containers)[:SHOWN] if path)
+    more = ", ..." if len(containers) > SHOWN else ""
     return f" (under {shown}{more})" if shown else ""
 
 

@@ -1,4 +1,4 @@
-"""Masks among the weights: buffers of the layers, as pruning tools register them."""
+"""Applies masks among the weights: buffers of the layers, as pruning tools register them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SOFT = MASK | {"score", "scores"}  # how the names of masks end that are not zer
 
 @dataclass(frozen=True)
 class Found:
-    """What was found among the weights.
+    """The masks found among the weights.
 
     ``masks`` are those that were applied, by their names. ``doubts`` are entries that look like
     masks whose meaning is not certain: they are left in. ``filters`` is as in ``masks.Settled``.
@@ -111,9 +111,9 @@ def _is_soft_of(name: str, pairs: list[Pair]) -> bool:
 
 
 def _of_the_tool(mask: str, state: State) -> Iterator[str]:
-    """What lies beside a mask and is nothing of the network's."""
-    if (found := OPERATION.search(mask)) is not None:
-        yield from (name for name in state if name.startswith(f"{mask[: found.end()]}."))
+    """Names of entries that a tool keeps beside its mask and that are no part of the network."""
+    if (operation := OPERATION.search(mask)) is not None:
+        yield from (name for name in state if name.startswith(f"{mask[: operation.end()]}."))
     module, _, last = mask.rpartition(".")
     for end in LEFT:
         name = f"{module}.{last.removesuffix('_mma_mask')}{end}".removeprefix(".")

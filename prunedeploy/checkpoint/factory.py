@@ -210,7 +210,7 @@ def _supply(name: str, shape: tuple[int, ...], state: State, kept: Mapping[str, 
 
 
 def _refuse_transposed(module: nn.Module, filters: Iterable[str]) -> None:
-    """Of a transposed convolution, the first axis of the weight is that of its inputs."""
+    """Refuse masks of whole filters for transposed convolutions, whose first axis is the inputs."""
     for name in filters:
         layer = module.get_submodule(name.rpartition(".")[0])
         if isinstance(layer, _ConvTransposeNd):

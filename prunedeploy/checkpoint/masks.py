@@ -132,20 +132,20 @@ def settle(state: State, pairs: Iterable[Pair]) -> Settled:
     for target, group in by_target.items():
         fits: list[tuple[Pair, Fit]] = []
         for pair in group:
-            found = _meaning(state, pair)
-            if isinstance(found, str):
-                doubts[pair.where] = found
+            meaning = _meaning(state, pair)
+            if isinstance(meaning, str):
+                doubts[pair.where] = meaning
             else:
-                fits.append((pair, found))
-        for pair, found in fits[1:]:
-            if _differ(fits[0][1].view, found.view, state[target]):
+                fits.append((pair, meaning))
+        for pair, meaning in fits[1:]:
+            if _differ(fits[0][1].view, meaning.view, state[target]):
                 doubts[pair.where] = (
                     f"{fits[0][0].where} and {pair.where} are different masks of {target}: save"
                     " the right one alone"
                 )
-        for pair, found in fits:
+        for pair, meaning in fits:
             if pair.where not in doubts:
-                _multiply(state, pair, found)
+                _multiply(state, pair, meaning)
                 applied.append(pair)
     filters = {x.target.name for x in applied if x.mask.dim() == 1 and _is_square(state, x)}
     return Settled(tuple(applied), doubts, frozenset(filters))
@@ -159,8 +159,8 @@ def _is_square(state: State, pair: Pair) -> bool:
 def _meaning(state: State, pair: Pair) -> Fit | str:
     """The mask as it is to be applied, or why that is not certain."""
     weight, mask, name = state[pair.target.name], pair.mask, pair.target.name
-    found = fit(mask, weight)
-    if found is None:
+    fitted = fit(mask, weight)
+    if fitted is None:
         if mask.dim() == 1 and tuple(weight.shape) == (len(mask), len(mask)):
             return (
                 f"{pair.where} has one value a row or a column of {name}, which are as many: save"
@@ -174,44 +174,44 @@ def _meaning(state: State, pair: Pair) -> Fit | str:
             f"{pair.where} is no mask of {name}: it holds {value:.4g}, not only 0 and 1; multiply"
             " it into the weight before saving, if that is what it is for"
         )
-    if not bool(((found.view == 0) & (weight != 0)).any()):
-        return found  # applied already, whatever it means
+    if not bool(((fitted.view == 0) & (weight != 0)).any()):
+        return fitted  # applied already, whatever it means
     if INVERTED & set(words(pair.where)) or (
-        bool(mask.any()) and not bool(((found.view != 0) & (weight != 0)).any())
+        bool(mask.any()) and not bool(((fitted.view != 0) & (weight != 0)).any())
     ):
         return (
             f"{pair.where} would leave what it takes away from {name}, as it reads: ones of a mask"
             " are to mark what stays; save it so"
         )
-    return found if pair.target.explicit else _of_a_layer(state, pair, found)
+    return fitted if pair.target.explicit else _of_a_layer(state, pair, fitted)
 
 
-def _of_a_layer(state: State, pair: Pair, found: Fit) -> Fit | str:
+def _of_a_layer(state: State, pair: Pair, fitted: Fit) -> Fit | str:
     """A mask that names a layer: of its weights, or of its outputs or inputs?"""
     name = pair.target.name
     weight, bias = state[name], state.get(f"{name.removesuffix('weight')}bias")
-    if found.axis == "columns" and weight.shape[0] == weight.shape[1]:
+    if fitted.axis == "columns" and weight.shape[0] == weight.shape[1]:
         return (
             f"{pair.where} may be one of the inputs or of the outputs of {name}: save it as"
             f" {name}_mask in the shape of the weight"
         )
-    if pair.mask.dim() > 1 or found.axis != "rows" or bias is None or WITH_BIAS in pair.where:
-        return found
-    gone = (found.view == 0).flatten()
+    if pair.mask.dim() > 1 or fitted.axis != "rows" or bias is None or WITH_BIAS in pair.where:
+        return fitted
+    gone = (fitted.view == 0).flatten()
     if len(bias) == len(gone) and bool(bias[gone].any()):
         return (
             f"{pair.where} masks whole channels, whose bias is not zero, and does not say whether"
             f" that is masked: save it as {name}_mask, and as a mask of the bias where it is one"
         )
-    return found
+    return fitted
 
 
-def _multiply(state: State, pair: Pair, found: Fit) -> None:
+def _multiply(state: State, pair: Pair, fitted: Fit) -> None:
     name = pair.target.name
-    state[name] = masked(state[name], found.view, name)
+    state[name] = masked(state[name], fitted.view, name)
     bias = f"{name.removesuffix('weight')}bias"
-    if WITH_BIAS in pair.where and found.axis == "rows" and bias in state:
-        state[bias] = masked(state[bias], found.view.flatten(), bias)
+    if WITH_BIAS in pair.where and fitted.axis == "rows" and bias in state:
+        state[bias] = masked(state[bias], fitted.view.flatten(), bias)
 
 
 def _differ(one: Tensor, other: Tensor, weight: Tensor) -> bool:
@@ -236,8 +236,8 @@ def apply_list(state: State, masks: Sequence[Any], where: str) -> Settled:
     settled = settle(
         state,
         [
-            Pair(f"mask {at} {where}", mask, Target(weights[place][0], True))
-            for at, (place, mask) in enumerate(zip(pairs, tensors, strict=True))
+            Pair(f"mask {at} {where}", mask, Target(weights[position][0], True))
+            for at, (position, mask) in enumerate(zip(pairs, tensors, strict=True))
         ],
     )
     for doubt in settled.doubts.values():
@@ -252,7 +252,7 @@ def _broadcasts(mask: Tensor, weight: Tensor) -> bool:
 
 
 def pairings(masks: list[torch.Size], weights: list[torch.Size]) -> list[int] | None:
-    """Indices of the weights that the masks belong to, in order, when there is exactly one way."""
+    """The indices of the weights that the masks belong to, in order; None unless unambiguous."""
     # ways[j] counts how the first masks can go to the first j weights
     ways = [1] * (len(weights) + 1)
     for shape in masks:
@@ -262,8 +262,8 @@ def pairings(masks: list[torch.Size], weights: list[torch.Size]) -> list[int] | 
         ways = following
     if ways[-1] != 1:
         return None
-    found, at = [], 0
+    pairs, at = [], 0
     for shape in masks:  # the only way is also the greedy one
         at = next(j for j in range(at, len(weights)) if weights[j] == shape) + 1
-        found.append(at - 1)
-    return found
+        pairs.append(at - 1)
+    return pairs

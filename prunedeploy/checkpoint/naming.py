@@ -1,4 +1,4 @@
-"""Which weight a mask belongs to, by the names of both."""
+"""Finds the weight that a mask belongs to, by the names of both."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def words(name: str) -> Words:
 def is_mask_key(key: str) -> bool:
     """Whether a key says of itself that masks are under it: ``mask_dict``, ``c1.weight_mask``; not
     ``mask_head``, which is a part of networks that compute masks of images."""
-    found = words(key)
-    if not MASK & set(found):
+    parts = words(key)
+    if not MASK & set(parts):
         return False
     last = set(words(key.rpartition(".")[2]))
     named = bool(MASK & last) and last - MASK <= {"weight", "bias"}
-    return found[-1] in MASK or DECORATION.issuperset(found) or named
+    return parts[-1] in MASK or DECORATION.issuperset(parts) or named
 
 
 class Index:
@@ -85,8 +85,8 @@ class Index:
         """
         forms = list(_forms(name))
         for form, explicit in forms:
-            if found := [x for x in self._exact.get(form, ()) if not among or x != name]:
-                return Target(found[0], explicit) if len(found) == 1 else None
+            if names := [x for x in self._exact.get(form, ()) if not among or x != name]:
+                return Target(names[0], explicit) if len(names) == 1 else None
         for form, explicit in forms if prefixes else ():
             ends = self._ends.get(form[-2:], ())
             # the weight has the prefix, or the mask has: then the longest weight is meant
@@ -104,7 +104,7 @@ class Index:
 
 
 def _forms(name: str) -> Iterator[tuple[Words, bool]]:
-    """What the weight may be called, and whether the mask's name names the parameter."""
+    """Possible names of the weight, and whether the mask's name contains the parameter's."""
     parts = words(name)
     begin, end = 0, len(parts)
     while end > begin and parts[end - 1] in DECORATION:

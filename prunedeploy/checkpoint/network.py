@@ -29,16 +29,16 @@ def recipe_for(arch: str | None, state: State, otherwise: str = "") -> Recipe:
     if arch is not None:
         return models.by_name(arch)
 
-    found: dict[Reading, Recipe] = {}
+    recipes: dict[Reading, Recipe] = {}
 
     def recognised(reading: Reading) -> bool:
         recipe = models.recognise(_shapes(state, reading))
         if recipe is not None:
-            found[reading] = recipe
+            recipes[reading] = recipe
         return recipe is not None
 
     if (reading := readings.choose(state, recognised)) is not None:
-        return found[reading]
+        return recipes[reading]
     if advice := readings.advice(state, recognised):
         raise UserError(f"the architecture of all weights is not recognised; {advice}")
     rows = [models.nearest(_shapes(state, reading)) for reading in readings.of_all(state)]

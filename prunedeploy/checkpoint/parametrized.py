@@ -37,7 +37,7 @@ BARE = (
 
 @dataclass(frozen=True)
 class Folded:
-    """What was folded.
+    """The result of folding.
 
     ``bare`` are weights whose masks are not among the tensors, by name, and the name that the
     original weight had.
@@ -80,7 +80,7 @@ def fold(state: State, origins: Mapping[str, str]) -> Folded:
 
 
 def _weight(state: State, stem: str, origins: Mapping[str, str]) -> tuple[Tensor, bool] | None:
-    """What the parametrizations under ``stem`` compute, and whether a mask is missing there.
+    """Compute the weight of the parametrizations under ``stem``; say whether a mask is missing.
 
     None where that is not known.
     """
@@ -127,8 +127,8 @@ def _weight(state: State, stem: str, origins: Mapping[str, str]) -> tuple[Tensor
 def _masked(weight: Tensor, mask: Tensor, origin: str) -> Tensor | None:
     """The weight times the mask of a parametrization, or None where it is no mask."""
     if origin == "FakeStructuredSparsity":
-        found = fit(mask, weight)
-        if found is None or found.axis != "rows" or not binary(mask):
+        fitted = fit(mask, weight)
+        if fitted is None or fitted.axis != "rows" or not binary(mask):
             return None
-        return masked(weight, found.view, origin)
+        return masked(weight, fitted.view, origin)
     return masked(weight, mask, origin) if is_mask(mask, weight) else None

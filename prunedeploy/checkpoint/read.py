@@ -1,4 +1,4 @@
-"""From a file to plain data: containers, tensors, and stand-ins for everything else."""
+"""Reads a checkpoint file of any kind as containers and tensors, with stubs for all else."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from prunedeploy.checkpoint import current_folder
-from prunedeploy.checkpoint.rebuild import view
+from prunedeploy.checkpoint.pickle.rebuild import view
+from prunedeploy.checkpoint.pickle.stub import Storage
+from prunedeploy.checkpoint.pickle.torchfile import read_legacy, read_pickle, read_zip, storage_of
+from prunedeploy.checkpoint.pickle.unpickle import CodeRefused
 from prunedeploy.checkpoint.sniff import Kind
-from prunedeploy.checkpoint.standin import Storage
-from prunedeploy.checkpoint.torchfile import read_legacy, read_pickle, read_zip, storage_of
-from prunedeploy.checkpoint.unpickle import CodeRefused
 from prunedeploy.core.errors import MissingExtra, UserError
 
 FOUND: dict[Kind, str] = {
@@ -49,7 +49,7 @@ PT2_DTYPES = {
 
 
 def read(path: Path, kind: Kind, trust: bool) -> Any:
-    """What the file holds. Without ``trust`` no code of the file's is run, whatever it holds.
+    """Read a file as containers, tensors and stubs. Without ``trust`` no code of it is run.
 
     Raises:
         UserError: the file is damaged, or cannot be read without running code.
@@ -164,13 +164,13 @@ def constants(path: Path, kind: Kind) -> Any:
 def _read_pt2_weights(path: Path) -> dict[str, Tensor]:
     """Parameters and buffers alone: the program is left untouched (see ``program.py``)."""
     with zipfile.ZipFile(path) as archive:
-        found = _pt2_tensors(archive, "_weights_config.json")
-    if found is None:
+        tensors = _pt2_tensors(archive, "_weights_config.json")
+    if tensors is None:
         raise UserError(
             f"{path} is a torch.export archive of another version of PyTorch, whose weights"
             " can only be read by running it: pass --trust if you trust its origin"
         )
-    return found
+    return tensors
 
 
 def _pt2_tensors(archive: zipfile.ZipFile, config: str) -> dict[str, Tensor] | None:
@@ -179,11 +179,11 @@ def _pt2_tensors(archive: zipfile.ZipFile, config: str) -> dict[str, Tensor] | N
     if len(configs) != 1:
         return None
     folder = configs[0].rpartition("/")[0]
-    found = {}
+    tensors = {}
     for name, entry in json.loads(archive.read(configs[0]))["config"].items():
         if not entry["path_name"].startswith("custom_obj_"):
-            found[name] = _pt2_tensor(archive.read(f"{folder}/{entry['path_name']}"), entry)
-    return found
+            tensors[name] = _pt2_tensor(archive.read(f"{folder}/{entry['path_name']}"), entry)
+    return tensors
 
 
 def _pt2_tensor(record: bytes, entry: dict[str, Any]) -> Any:

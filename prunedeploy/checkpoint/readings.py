@@ -40,15 +40,15 @@ class Reading:
 
     def aliases(self, names: Iterable[str]) -> dict[str, str]:
         """Each name that is not left out, to how it is read."""
-        found = {}
+        plain_names = {}
         for name in names:
             plain = name.replace(".module.", ".") if self.inside else name
             if plain.startswith(self.prefix) and _first(plain) not in self.without:
-                found[name] = plain.removeprefix(self.prefix)
-        return found
+                plain_names[name] = plain.removeprefix(self.prefix)
+        return plain_names
 
     def note(self, names: Iterable[str]) -> str | None:
-        """What is left out of ``names``, in words."""
+        """A description of the parts of ``names`` that are left out."""
         names = list(names)
         kept = self.aliases(names)
         left = [name for name in names if name not in kept]
@@ -63,11 +63,11 @@ class Reading:
 def of_all(names: Iterable[str]) -> list[Reading]:
     """Ways to read all names: as they are, without ``module.`` inside, without a common prefix."""
     names = list(names)
-    found = [Reading()]
+    readings = [Reading()]
     plain = [name.replace(".module.", ".") for name in names]
     inside = plain != names and len(set(plain)) == len(names)
     if inside:
-        found.append(Reading("", True))
+        readings.append(Reading("", True))
         names = plain
     prefix = ""
     while names:
@@ -75,8 +75,8 @@ def of_all(names: Iterable[str]) -> list[Reading]:
         if not dot or not all(name.startswith(f"{prefix}{head}.") for name in names):
             break
         prefix += f"{head}."
-        found.append(Reading(prefix, inside))
-    return found
+        readings.append(Reading(prefix, inside))
+    return readings
 
 
 def choose(names: Iterable[str], fits: Callable[[Reading], bool]) -> Reading | None:
@@ -107,15 +107,15 @@ def for_names(names: Iterable[str], wanted: set[str]) -> Reading:
         UserError: as ``choose``.
     """
     names = list(names)
-    found = choose(names, whole_for(names, wanted))
-    if found is not None:
-        return found
+    chosen = choose(names, whole_for(names, wanted))
+    if chosen is not None:
+        return chosen
     plain = _plain(wanted)
     return max(of_all(names), key=lambda x: len(_plain(x.aliases(names).values()) & plain))
 
 
 def advice(names: Iterable[str], fits: Callable[[Reading], bool]) -> str | None:
-    """What to do where a part of the file alone is the network."""
+    """Advice where one part of the file alone is the network."""
     for reading in _parts(list(names)):
         if reading.prefix and fits(reading):
             prefix = reading.prefix.removesuffix(".")
@@ -173,15 +173,15 @@ def _is_whole(reading: Reading, names: list[str], wanted: set[str]) -> bool:
 def _plain(names: Iterable[str]) -> set[str]:
     """Names of weights, whatever they are computed from; counters of BatchNorm do not count."""
     names = set(names)
-    found = set()
+    plain = set()
     for name in names:
         if name.endswith("_orig") and f"{name.removesuffix('_orig')}_mask" in names:
-            found.add(name.removesuffix("_orig"))
+            plain.add(name.removesuffix("_orig"))
         elif ORIGINAL.search(name):
-            found.add(ORIGINAL.sub(r"\1", name))
+            plain.add(ORIGINAL.sub(r"\1", name))
         elif not PARAMETRIZED.search(name) and not name.endswith(COUNTER):
-            found.add(name)
-    return found
+            plain.add(name)
+    return plain
 
 
 def _first(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What kind of file it is, from its bytes: names and suffixes of checkpoints tell nothing."""
+"""Recognises the kind of a file by its bytes: names and suffixes of checkpoints say nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FOREIGN = (
     (b"x\x9c", "compressed with zlib (joblib?): unpack it first"),
 )
 
-MOST_FIELDS = 100_000  # of a model: its functions and properties, above all
+MAX_FIELDS = 100_000  # of a model: its functions and properties, above all
 # Fields of onnx.ModelProto; 7 is the graph.
 ONNX_FIELDS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 14, 20, 25, 26))
 
@@ -53,9 +53,9 @@ def kind(path: str | Path) -> Kind:
         raise UserError(
             f"cannot read {path}: {getattr(error, 'strerror', None) or error}"
         ) from None
-    found = _kind(path, head, size, last)
-    if found is not None:
-        return found
+    known = _kind(path, head, size, last)
+    if known is not None:
+        return known
     if path.suffix == ".onnx":
         return "onnx"
     if not head:
@@ -111,7 +111,7 @@ def _is_onnx(path: Path) -> bool:
         size = file.seek(0, 2)
         file.seek(0)
         while file.tell() < size:
-            if (count := count + 1) > MOST_FIELDS:
+            if (count := count + 1) > MAX_FIELDS:
                 return False
             tag = _varint(file)
             field, wire = tag >> 3, tag & 7

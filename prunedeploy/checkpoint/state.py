@@ -1,4 +1,4 @@
-"""From a state_dict as saved to plain dense weights: one function a convention, in order.
+"""Turns a saved state_dict into plain dense weights: one function for each convention, in order.
 
 Each function edits the dictionary in place, tensor by tensor, so that weights are never all in
 memory twice, and returns what it found in one line, or None.
@@ -17,7 +17,7 @@ from torch import Tensor
 from prunedeploy.checkpoint import beside, buffers, layers, parametrized
 from prunedeploy.checkpoint.beside import Applied
 from prunedeploy.checkpoint.masks import Doubts
-from prunedeploy.checkpoint.standin import NUMBERS, Quantised
+from prunedeploy.checkpoint.pickle.stub import NUMBERS, Quantised
 from prunedeploy.checkpoint.walk import Beside
 from prunedeploy.core.errors import UserError
 
@@ -28,8 +28,8 @@ WRAPPER = re.compile(
     r"(?:^module\.)+|(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
 COUNTERS = ("total_ops", "total_params", "n_averaged")  # of thop, and of torch.optim.swa_utils
-DEEPEST = 100  # parts of a name
-MOST_EXPANDED = 1 << 28  # elements of all tensors that store next to none
+MAX_DEPTH = 100  # parts of a name
+MAX_EXPANDED = 1 << 28  # elements of all tensors that store next to none
 FLAT = ("_flat_param", "flat_param")
 
 
@@ -83,26 +83,26 @@ def normalise(
         UserError: quantised, complex or otherwise unusable weights; a mask whose weight or meaning
             is not certain; the message names them.
     """
-    found: list[str | None] = [*_clean(tensors)]
+    notes: list[str | None] = [*_clean(tensors)]
     state: State = tensors
-    places = _places(state)
+    positions = _positions(state)
     folded = parametrized.fold(state, origins or {})
-    found.append(folded.found)
+    notes.append(folded.found)
     doubts = dict(folded.doubts)
-    found += [step(state, doubts) for step in STEPS]
+    notes += [step(state, doubts) for step in STEPS]
     inside = buffers.apply(state)
     applied = beside.apply(state, list(candidates))
-    found += [*inside.lines, *applied.found]
+    notes += [*inside.lines, *applied.found]
     doubts |= inside.doubts
     doubts |= {name: f"{name} {parametrized.BARE}" for name in folded.bare.values()}
-    found += [step(state, doubts) for step in LATER]
-    found.append(_one_dtype(state))
+    notes += [step(state, doubts) for step in LATER]
+    notes.append(_one_dtype(state))
     # The order of the modules is the only order there is (see ``selection.py``): restore it.
-    last = len(places)
-    order = sorted(state, key=lambda name: places.get(name.rpartition(".")[0], last))
+    last = len(positions)
+    order = sorted(state, key=lambda name: positions.get(name.rpartition(".")[0], last))
     plain = {name: state[name] for name in order}
     filters = set(inside.filters | applied.filters)
-    lines = [line for line in found if line]
+    lines = [line for line in notes if line]
     done = Normalised(plain, lines, inside.masks, doubts, dict(folded.bare), filters)
     done.settle(applied)
     return done
@@ -116,18 +116,18 @@ def zero_share(state: Mapping[str, Tensor]) -> float:
     return zeros / total if total else 0.0
 
 
-def _places(state: State) -> dict[str, int]:
+def _positions(state: State) -> dict[str, int]:
     """Where each module, and each module around it, is first named."""
-    places: dict[str, int] = {"": 0}
+    positions: dict[str, int] = {"": 0}
     for at, name in enumerate(state):
         parts = name.split(".")
         for end in range(1, len(parts)):
-            places.setdefault(".".join(parts[:end]), at)
-    return places
+            positions.setdefault(".".join(parts[:end]), at)
+    return positions
 
 
 def unwrapped(tensors: dict[str, Any]) -> dict[str, Any]:
-    """The same under names without ``module.`` in front and ``_orig_mod.`` anywhere."""
+    """The state under names without a leading ``module.`` and without any ``_orig_mod.``."""
     return {WRAPPER.sub("", name): value for name, value in tensors.items()}
 
 
@@ -208,7 +208,7 @@ def _refuse_shards(tensors: Mapping[str, Any]) -> None:
 
 def _refuse_bombs(tensors: Mapping[str, Any]) -> None:
     """Names and tensors that are many times as large as what the file has of them."""
-    if deep := next((name for name in tensors if name.count(".") > DEEPEST), None):
+    if deep := next((name for name in tensors if name.count(".") > MAX_DEPTH), None):
         raise UserError(f"holds a name of {deep.count('.') + 1:,} parts: no network has such")
     total = 0
     for value in tensors.values():
@@ -217,7 +217,7 @@ def _refuse_bombs(tensors: Mapping[str, Any]) -> None:
         sparse = value.layout != torch.strided
         if sparse or value.numel() * value.element_size() > 2 * value.untyped_storage().nbytes():
             total += value.numel()
-    if total > MOST_EXPANDED:
+    if total > MAX_EXPANDED:
         raise UserError(
             f"holds {total:,} elements in tensors that store next to none (sparse, expanded): too"
             " many for weights"

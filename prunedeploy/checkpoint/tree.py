@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prunedeploy.checkpoint.masks import binary
 from prunedeploy.checkpoint.naming import is_mask_key
-from prunedeploy.checkpoint.standin import Inert, NumpyArray, Quantised, SparseTensor
+from prunedeploy.checkpoint.pickle.stub import NumpyArray, Quantised, SparseTensor, Stub
 from prunedeploy.core.errors import UserError
 
 # Keys under which training scripts save weights, the most telling first.
@@ -32,8 +32,8 @@ WRAPPERS = (
     "model_ema",
     "ema",
 )
-DEEPEST = 4
-MOST_MODULES = 100_000
+MAX_DEPTH = 4
+MAX_MODULES = 100_000
 NOT_WEIGHTS = ("optim", "sched")  # how keys begin under which training keeps other things
 
 Path = tuple[str, ...]
@@ -47,7 +47,7 @@ class Weights:
     for one. ``others`` are by their keys.
     """
 
-    tensors: dict[str, Any]  # Tensor, or a stand-in that is named when it matters
+    tensors: dict[str, Any]  # Tensor, or a stub that is named when it matters
     found: tuple[str, ...]
     path: Path
     holder: Any
@@ -82,7 +82,7 @@ def find_weights(tree: Any, name: str | None = None, otherwise: str = "") -> Wei
         notes.append(f"weights whose names begin with {name}., {count - len(tensors)} others not")
     if isinstance(holder, nn.Module):
         notes.append(f"whole pickled module {type(holder).__name__}")
-    elif isinstance(holder, Inert) and "_modules" in holder.fields():
+    elif isinstance(holder, Stub) and "_modules" in holder.fields():
         notes.append(f"whole pickled module {holder.origin} read as a state_dict, no code run")
     others = {at: value for at, value in sets.items() if at != path and _same(value, tensors)}
     whole = isinstance(holder, nn.Module) and (name is None or named is not None)
@@ -108,7 +108,7 @@ def as_mapping(value: Any) -> Mapping[Any, Any] | None:
     """A dictionary, or the fields of an object that stands for one."""
     if isinstance(value, Mapping):
         return value
-    return value.fields() if isinstance(value, Inert) else None
+    return value.fields() if isinstance(value, Stub) else None
 
 
 def tensors_of(holder: Any) -> dict[str, Any] | None:
@@ -131,17 +131,17 @@ def is_module(value: Any) -> bool:
     """A module, or what stands for one."""
     if isinstance(value, nn.Module):
         return True
-    return isinstance(value, Inert) and (
+    return isinstance(value, Stub) and (
         value.origin.startswith("__torch__.") or "_modules" in value.fields()
     )
 
 
 def modules_of(module: Any) -> Iterator[tuple[str, Any]]:
     """Every module in ``module`` with its name and a dot, itself with none."""
-    for count, found in enumerate(_modules_of(module, "", 64)):
-        if count > MOST_MODULES:
+    for count, each in enumerate(_modules_of(module, "", 64)):
+        if count > MAX_MODULES:
             raise UserError("holds more modules than any network has")
-        yield found
+        yield each
 
 
 def _modules_of(module: Any, prefix: str, above: int) -> Iterator[tuple[str, Any]]:
@@ -159,8 +159,8 @@ def _modules_of(module: Any, prefix: str, above: int) -> Iterator[tuple[str, Any
 
 
 def origins_of(holder: Any) -> dict[str, str]:
-    """The class of each module of a stand-in by its name."""
-    if not isinstance(holder, Inert) or not is_module(holder):
+    """The class of each module of a stub by its name."""
+    if not isinstance(holder, Stub) or not is_module(holder):
         return {}
     return {path.removesuffix("."): part.origin for path, part in modules_of(holder)}
 
@@ -170,7 +170,7 @@ def origins_of(holder: Any) -> dict[str, str]:
 
 def _sets(tree: Any) -> dict[Path, Any]:
     """Every holder of weights by the keys that lead to it first; masks hold none."""
-    found: dict[Path, Any] = {}
+    sets: dict[Path, Any] = {}
     waiting: list[tuple[Path, Any]] = [((), tree)]
     seen: set[int] = set()
     while waiting:
@@ -180,20 +180,20 @@ def _sets(tree: Any) -> dict[Path, Any]:
         seen.add(id(value))
         if is_module(value):
             if tensors_of(value):
-                found[path] = value
+                sets[path] = value
             continue
         mapping = as_mapping(value)
         if mapping is None:
             continue
         if _has_weights(mapping):
-            found[path] = value
+            sets[path] = value
         below = [
             ((*path, key), inside)
             for key, inside in mapping.items()
             if isinstance(key, str) and not key.startswith(NOT_WEIGHTS) and not is_mask_key(key)
         ]
-        waiting += reversed(below) if len(path) < DEEPEST else []
-    return found
+        waiting += reversed(below) if len(path) < MAX_DEPTH else []
+    return sets
 
 
 def _has_weights(mapping: Mapping[Any, Any]) -> bool:
@@ -222,8 +222,8 @@ def _without_masks(sets: dict[Path, Any]) -> dict[Path, Any]:
 def _all_binary(holder: Any) -> bool:
     values = (as_mapping(holder) or {}).values()
     tensors = [as_tensor(value) for value in values if not isinstance(value, SparseTensor)]
-    found = [value for value in tensors if isinstance(value, Tensor) and value.dim()]
-    return all(value.layout == torch.strided and binary(value) for value in found)
+    dense = [value for value in tensors if isinstance(value, Tensor) and value.dim()]
+    return all(value.layout == torch.strided and binary(value) for value in dense)
 
 
 def _preferred(tree: Any, sets: Mapping[Path, Any]) -> Path:
@@ -269,13 +269,13 @@ def _below(prefix: str, tensors: dict[str, Any], sets: Mapping[Path, Any]) -> di
     ]
     start = min(starts, key=len, default="")
     begin = start + prefix
-    found = {start + k.removeprefix(begin): v for k, v in tensors.items() if k.startswith(begin)}
-    if not any(_counts(value) for value in found.values()):
+    below = {start + k.removeprefix(begin): v for k, v in tensors.items() if k.startswith(begin)}
+    if not any(_counts(value) for value in below.values()):
         names = [".".join(path) for path in sets if path]
         names += dict.fromkeys(name.partition(".")[0] for name in tensors if "." in name)
         shown = ", ".join(names[:8]) or "one set without a name"
         raise UserError(f"holds no weights called {prefix.removesuffix('.')}: it has {shown}")
-    return found
+    return below
 
 
 def _same(holder: Any, tensors: Mapping[str, Any]) -> bool:
@@ -293,8 +293,8 @@ def _plain(name: str) -> str:
     return name.removeprefix("module.").removesuffix("_orig")
 
 
-def _module_tensors(module: Inert) -> Iterator[tuple[str, Any]]:
-    """Name and tensor of every parameter and persistent buffer of a module's stand-in."""
+def _module_tensors(module: Stub) -> Iterator[tuple[str, Any]]:
+    """Name and tensor of every parameter and persistent buffer of a module's stub."""
     for path, part in modules_of(module):
         fields = part.fields()
         if "_modules" not in fields:  # TorchScript keeps all in one
@@ -319,4 +319,4 @@ def _contents(tree: Any) -> str:
 
 
 def _type(value: Any) -> str:
-    return value.origin if isinstance(value, Inert) else f"a {type(value).__name__}"
+    return value.origin if isinstance(value, Stub) else f"a {type(value).__name__}"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunedeploy.checkpoint.naming import is_mask_key
-from prunedeploy.checkpoint.standin import NUMBERS, SparseTensor
+from prunedeploy.checkpoint.pickle.stub import NUMBERS, SparseTensor
 from prunedeploy.checkpoint.tree import (
     NOT_WEIGHTS,
     Path,
@@ -22,7 +22,7 @@ from prunedeploy.checkpoint.tree import (
     modules_of,
 )
 
-DEEPEST = 12  # keys on the way to a mask
+MAX_DEPTH = 12  # keys on the way to a mask
 # What every module has; never a mask, but as hidden buffers.
 INTERNAL = frozenset(vars(nn.Module())) | {"_backend", "_version"}
 
@@ -42,7 +42,7 @@ class Beside:
 
     @property
     def where(self) -> str:
-        """As messages call it."""
+        """The name of the entry in messages."""
         return keys(self.path)
 
 
@@ -77,7 +77,7 @@ def _shared(one: Path, other: Path) -> int:
 
 
 class _Walk:
-    """From the outside in; each container is visited once, so that cycles end."""
+    """Visit containers from the outside in, each one once, so that cycles end."""
 
     def __init__(self, holder: Any, others: set[int], own: bool) -> None:
         self._holder, self._others, self._own = holder, others, own
@@ -95,7 +95,7 @@ class _Walk:
                 if tensor.dim() and (named or not path[:1] or not path[0].startswith(NOT_WEIGHTS)):
                     yield Beside(path, tensor, named, listed)
                 continue
-            if id(value) in seen or len(path) > DEEPEST:
+            if id(value) in seen or len(path) > MAX_DEPTH:
                 continue
             seen.add(id(value))
             waiting += [
@@ -104,7 +104,7 @@ class _Walk:
             ]
 
     def _inside(self, value: Any, path: Path) -> Iterator[tuple[Path, bool, Any]]:
-        """What a container holds: under which keys, and whether the last is a name or a number."""
+        """The entries of a container with their keys; says whether the last key is a name."""
         if is_module(value):
             if value is self._holder and self._own:
                 for prefix, part in modules_of(value):
@@ -130,7 +130,7 @@ class _Walk:
 
 
 def _attributes(part: Any) -> Iterator[tuple[str, Any]]:
-    """Attributes of a module that its state_dict does not have: plain ones, hidden buffers."""
+    """The attributes of a module that its state_dict lacks: plain ones and hidden buffers."""
     fields = vars(part) if isinstance(part, nn.Module) else part.fields()
     if "_modules" not in fields:
         return
@@ -144,7 +144,7 @@ def _attributes(part: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _entries(value: Any) -> Mapping[Any, Any]:
-    """Of a mapping, or the fields of an object of a class of a trusted file's own."""
+    """The items of a mapping, or the fields of an object whose class the trusted file defines."""
     if (mapping := as_mapping(value)) is not None:
         return mapping
     inert = isinstance(value, type | torch.dtype | torch.Size | torch.Generator)

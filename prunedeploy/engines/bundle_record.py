@@ -1,4 +1,4 @@
-"""What a device bundle says of itself, and how it is told from an engine."""
+"""The manifest of a device bundle, and how a bundle is distinguished from an engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prunedeploy.core.files import from_json, sha256
 from prunedeploy.core.records import Difference, Dim, Forecast
 
 MANIFEST = "bundle.json"
-LARGEST = 64 << 20  # bytes of a manifest, at most
+MAX_MANIFEST_BYTES = 64 << 20
 ARCHIVE = ".tar.gz"
 FOLDER = ".bundle"
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -25,7 +25,7 @@ NOT_AN_ENGINE = (
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output: what it is, and the file that holds what was recorded of it."""
+    """An input or output of the model, and the file that holds its recorded values."""
 
     name: str
     dtype: str
@@ -128,7 +128,7 @@ def is_bundle(path: Path) -> bool:
 
 
 def refusal(path: Path) -> str:
-    """One line for whoever takes it for an engine."""
+    """The message for a user who gives the bundle at ``path`` as an engine."""
     try:
         target = read(path).bundle.target
     except UserError:
@@ -137,7 +137,7 @@ def refusal(path: Path) -> str:
 
 
 def read(path: Path) -> Written:
-    """The manifest of the bundle at ``path``; its files are not looked at.
+    """Read the manifest of the bundle at ``path``; its files are not checked.
 
     Raises:
         UserError: it is none.
@@ -166,20 +166,20 @@ def check(folder: Path) -> Written:
     Raises:
         UserError: it is none, or a file is missing or is not what was written.
     """
-    found = read(folder)
-    for name, expected in found.bundle.files.items():
+    written = read(folder)
+    for name, expected in written.bundle.files.items():
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not complete: {name} is missing; write it again")
         if sha256(folder / name) != expected:
             raise UserError(f"{folder / name} is not what was written: write the bundle again")
-    return found
+    return written
 
 
 def _from_archive(path: Path) -> bytes:
     with tarfile.open(path) as archive:
         for member in archive:
             if member.isfile() and PurePosixPath(member.name).name == MANIFEST:
-                if member.issparse() or member.size > LARGEST:
+                if member.issparse() or member.size > MAX_MANIFEST_BYTES:
                     break
                 file = archive.extractfile(member)
                 if file is not None:

@@ -1,4 +1,4 @@
-"""Which runtime an engine is built with when the user names none: the one that is fastest.
+"""Chooses the runtime of an engine when the user names none: the fastest one.
 
 On this machine every runtime that can compute the model builds an engine, each is compared with
 the reference as any engine is, and those that pass are timed in turn for a moment: on one thread,
@@ -18,34 +18,35 @@ from prunedeploy import targets
 from prunedeploy.core.errors import UnsupportedModelError, UserError
 from prunedeploy.core.files import scratch_folder
 from prunedeploy.core.records import Engine, Manifest, RefusedRuntime, RuntimeChoice, RuntimeTime
-from prunedeploy.engines.building import Order, fill
+from prunedeploy.engines.request import BuildRequest
+from prunedeploy.engines.verified_build import build_verified
 from prunedeploy.runtimes import registry
 from prunedeploy.runtimes.api import BuildOptions, OpenOptions
 from prunedeploy.runtimes.api import split as split_batch
 from prunedeploy.runtimes.registry import RUNTIMES
 from prunedeploy.targets import Target
 
-SECONDS = 1.5  # that one race takes: one number of threads, one batch size
-ROUNDS = 100  # at most
-MARGIN = 1.02  # a runtime further down in the target's list has to be faster than this to be taken
+SECONDS = 1.5  # duration of the timing for one number of threads and one batch size
+MAX_ROUNDS = 100
+MARGIN = 1.02  # speedup over the first in the target's list that another runtime has to reach
 ON_CPU = ("ort", "sparse")
-ANY_BATCH = ("ort",)  # runtimes that are not built for batch sizes: theirs take any
+ANY_BATCH = ("ort",)  # runtimes whose engines take any batch size
 
-# The order of an engine that one runtime, by name, is to build.
-Orders = Callable[[str], Order]
+# The request for the engine that the runtime of a given name builds.
+Requests = Callable[[str], BuildRequest]
 
 
 @dataclass(frozen=True)
-class Built:
-    """An engine that was found to compute its model, with its files in a folder of its own."""
+class Candidate:
+    """An engine that computes its model, with its files in a folder of its own."""
 
-    order: Order
+    request: BuildRequest
     folder: Path
     manifest: Manifest
 
 
 def candidates(target: Target, runtime: str) -> tuple[tuple[str, ...], tuple[RefusedRuntime, ...]]:
-    """The runtimes to build with, and those of the target that cannot build for it here.
+    """The runtimes to build with, and the target's other runtimes with why they are refused.
 
     Args:
         target: the machine to build for.
@@ -63,11 +64,11 @@ def candidates(target: Target, runtime: str) -> tuple[tuple[str, ...], tuple[Ref
     if target.name == "host":
         known = [name for name in known if name in ON_CPU]
     reasons = {name: registry.refuse(target, name) for name in known}
-    found = tuple(name for name, reason in reasons.items() if reason is None)
-    if not found:
+    usable = tuple(name for name, reason in reasons.items() if reason is None)
+    if not usable:
         raise UserError(registry.refuse(target, "auto") or f"no runtime for {target.name} is here")
     refused = (RefusedRuntime(name, reason) for name, reason in reasons.items() if reason)
-    return found, tuple(refused)
+    return usable, tuple(refused)
 
 
 def predicted(
@@ -80,121 +81,123 @@ def predicted(
     times, refused = [], []
     for name in names:
         try:
-            found = predict(source, target.name, name, batch=batch, threads=options.threads)
+            prediction = predict(source, target.name, name, batch=batch, threads=options.threads)
         except UserError as error:
             refused.append(RefusedRuntime(name, _reason(error)))
         else:
-            forecast = found.forecast
+            forecast = prediction.forecast
             times.append(RuntimeTime(name, batch, forecast.threads, forecast.seconds))
     first = min(times, key=lambda x: x.seconds).runtime if times else names[0]
     return RuntimeChoice("predicted", first, tuple(times), tuple(refused))
 
 
 @contextmanager
-def measured(orders: Orders, names: Sequence[str], options: BuildOptions) -> Iterator[Built]:
-    """Build with every runtime of ``names``, race the engines, and give the fastest.
+def measured(
+    requests: Requests, names: Sequence[str], options: BuildOptions
+) -> Iterator[Candidate]:
+    """Build with every runtime of ``names``, time the engines in turn, and yield the fastest.
 
     Args:
-        orders: makes the order of each runtime.
+        requests: gives the request for each runtime.
         names: at least two runtimes.
-        options: of the builds.
+        options: the options of every build.
 
     Raises:
-        UserError: no runtime can compute the model; nothing can be written where it is to lie.
+        UserError: no runtime can compute the model; its folder cannot be written.
     """
-    with scratch_folder(orders(names[0]).place) as folder:
-        found, refused = _built(orders, names, options, folder)
+    with scratch_folder(requests(names[0]).output) as folder:
+        built, refused = _build_all(requests, names, options, folder)
         times: tuple[RuntimeTime, ...] = ()
-        if len(found) > 1:
-            times = _race(found, options)
-        best = _fastest(found, times)
+        if len(built) > 1:
+            times = _race(built, options)
+        best = _fastest(built, times)
         choice = RuntimeChoice("measured", best.manifest.runtime, times, refused)
         yield replace(best, manifest=replace(best.manifest, choice=choice))
 
 
-def _built(
-    orders: Orders, names: Sequence[str], options: BuildOptions, folder: Path
-) -> tuple[list[Built], tuple[RefusedRuntime, ...]]:
-    """Engines that compute what the model computes, and why there are no others."""
-    found, refused, errors = [], [], []
+def _build_all(
+    requests: Requests, names: Sequence[str], options: BuildOptions, folder: Path
+) -> tuple[list[Candidate], tuple[RefusedRuntime, ...]]:
+    """The engines that compute what the model computes, and the runtimes that built none."""
+    built, refused, errors = [], [], []
     for name in names:
-        order, own = orders(name), folder / name
+        request, own = requests(name), folder / name
         own.mkdir()
         options.tell(f"building with {name}, one of {len(names)} runtimes to be compared")
         batches = () if name in ANY_BATCH else options.batches
         try:
-            manifest = fill(own, order, replace(options, batches=batches))
+            manifest = build_verified(own, request, replace(options, batches=batches))
         except UserError as error:
             errors.append(error)
             refused.append(RefusedRuntime(name, _reason(error)))
         else:
-            found.append(Built(order, own, manifest))
-    if not found:
+            built.append(Candidate(request, own, manifest))
+    if not built:
         if len({str(error) for error in errors}) == 1:
             raise errors[0]
         reasons = "; ".join(f"{each.runtime}: {each.reason}" for each in refused)
-        raise UserError(f"no runtime here can compute {orders(names[0]).source}: {reasons}")
-    return found, tuple(refused)
+        raise UserError(f"no runtime here can compute {requests(names[0]).source}: {reasons}")
+    return built, tuple(refused)
 
 
 def _reason(error: UserError) -> str:
-    """Why, without the advice to take another runtime, which is what happens anyway."""
+    """The reason without the advice to take another runtime, which happens here anyway."""
     return error.reason if isinstance(error, UnsupportedModelError) else str(error)
 
 
-def _race(found: Sequence[Built], options: BuildOptions) -> tuple[RuntimeTime, ...]:
-    """Times of all contenders, on one thread and on the threads that are asked for."""
+def _race(engines: Sequence[Candidate], options: BuildOptions) -> tuple[RuntimeTime, ...]:
+    """The times of all engines, on one thread and on the number of threads asked for."""
     asked = options.threads or targets.cores()
     times: list[RuntimeTime] = []
-    for batch in _batches(found, options.batches):
+    for batch in _batches(engines, options.batches):
         for threads in sorted({1, asked}):
-            options.tell(f"timing {len(found)} runtimes: batch {batch}, threads {threads}")
-            times += _times(found, batch, threads)
+            options.tell(f"timing {len(engines)} runtimes: batch {batch}, threads {threads}")
+            times += _times(engines, batch, threads)
     return tuple(times)
 
 
-def _batches(found: Sequence[Built], wanted: Sequence[int]) -> tuple[int, ...]:
-    """The sizes to race with: those that were asked for, else the one that all take."""
+def _batches(engines: Sequence[Candidate], wanted: Sequence[int]) -> tuple[int, ...]:
+    """The batch sizes to time: those asked for, else the ones that every engine takes."""
     if wanted:
         return tuple(sorted(set(wanted)))
-    fixed = [spec.shape[0] for one in found for spec in one.order.inputs if spec.shape]
+    fixed = [spec.shape[0] for one in engines for spec in one.request.inputs if spec.shape]
     numbers = [size for size in fixed if isinstance(size, int)]
     sizes = numbers or [1]
     return tuple(
         size
         for size in dict.fromkeys(sizes)
-        if all(split_batch(size, one.manifest.batches) is not None for one in found)
+        if all(split_batch(size, one.manifest.batches) is not None for one in engines)
     ) or (1,)
 
 
-def _times(found: Sequence[Built], batch: int, threads: int) -> list[RuntimeTime]:
+def _times(engines: Sequence[Candidate], batch: int, threads: int) -> list[RuntimeTime]:
     from prunedeploy.reference.verify import random_feeds
     from prunedeploy.runtimes.timing import SETTLING, interleave
 
     with ExitStack() as stack:
         sessions = []
-        for one in found:
+        for one in engines:
             engine = Engine(one.folder, one.manifest, "")
-            session = one.order.builder.open(engine, OpenOptions(threads, shared=True))
+            session = one.request.runtime.open(engine, OpenOptions(threads, shared=True))
             sessions.append(stack.enter_context(session))
-        feeds = random_feeds(found[0].order.inputs, batch)
-        samples = interleave(sessions, feeds, ROUNDS, SETTLING, seconds=SECONDS)
+        feeds = random_feeds(engines[0].request.inputs, batch)
+        samples = interleave(sessions, feeds, MAX_ROUNDS, SETTLING, seconds=SECONDS)
     return [
         RuntimeTime(one.manifest.runtime, batch, threads, float(np.median(times)) / 1e9)
-        for one, times in zip(found, samples, strict=True)
+        for one, times in zip(engines, samples, strict=True)
     ]
 
 
-def _fastest(found: Sequence[Built], times: Sequence[RuntimeTime]) -> Built:
-    """The one with the least geometric mean over batch sizes, on the most threads that were tried;
-    the first where none is clearly faster."""
-    if len(found) == 1:
-        return found[0]
-    most = max(each.threads for each in times)
+def _fastest(engines: Sequence[Candidate], times: Sequence[RuntimeTime]) -> Candidate:
+    """The engine with the smallest geometric mean of its times over the batch sizes, on the largest
+    number of threads that was timed; the first one where none is faster by ``MARGIN``."""
+    if len(engines) == 1:
+        return engines[0]
+    largest = max(each.threads for each in times)
 
-    def score(one: Built) -> float:
-        own = (x for x in times if x.runtime == one.manifest.runtime and x.threads == most)
+    def score(one: Candidate) -> float:
+        own = (x for x in times if x.runtime == one.manifest.runtime and x.threads == largest)
         return float(np.mean([np.log(each.seconds) for each in own]))
 
-    best = min(found, key=score)
-    return best if score(best) + np.log(MARGIN) < score(found[0]) else found[0]
+    best = min(engines, key=score)
+    return best if score(best) + np.log(MARGIN) < score(engines[0]) else engines[0]

@@ -1,4 +1,4 @@
-"""A model written as a target's own software takes it: opset, IR version, precision."""
+"""Writes a model in the opset, IR version and precision that a target's own software takes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Weights = Literal["float32", "float16", "bfloat16"]
 
 @dataclass(frozen=True)
 class LowerResult:
-    """What ``lower`` wrote. ``difference`` is from the model as it was, on the feeds."""
+    """The model that ``lower`` wrote; ``difference`` compares it with the source on the feeds."""
 
     source: Path
     model: Path
@@ -74,23 +74,26 @@ def lower(
     Raises:
         UserError: the target cannot compute so, or a node has no such form; it is named.
     """
-    source, row = Path(model), targets.by_name(target)
+    source, machine = Path(model), targets.by_name(target)
     if weights != "float32" and precision != "float32":
         raise UserError(
             f"a model in {precision} has its weights in {precision}: give one of the two"
         )
     form = precision if weights == "float32" else f"{weights} weights"
-    place = Path(output or f"{source.stem}.{row.name}.{form.replace(' ', '-')}.onnx")
-    if place.suffix != ".onnx" or place.resolve() == source.resolve():
-        raise UserError(f"cannot write {place}: name another file that ends in .onnx")
-    limits = row.toolchain
+    output_path = Path(output or f"{source.stem}.{machine.name}.{form.replace(' ', '-')}.onnx")
+    if output_path.suffix != ".onnx" or output_path.resolve() == source.resolve():
+        raise UserError(f"cannot write {output_path}: name another file that ends in .onnx")
+    limits = machine.toolchain
     if limits is not None and precision not in limits.precisions:
         known = ", ".join(limits.precisions)
-        raise UserError(f"{row.name} does not compute in {precision}: {limits.name} has {known}")
-    program = models.load(source)
+        raise UserError(
+            f"{machine.name} does not compute in {precision}: {limits.name} has {known}"
+        )
+    prepared = preparation.from_file(source)
+    program = prepared.model
     have = program.opset_imports.get("", program.opset_imports.get("ai.onnx", 1))
     newest = opset if opset is not None else limits.opset if limits is not None else have
-    least = ir_version if ir_version is not None else limits.ir_version if limits else 0
+    lowest_ir = ir_version if ir_version is not None else limits.ir_version if limits else 0
     if newest != have and not OLDEST <= newest <= NEWEST:
         raise UserError(f"no way to opset {newest}: give one of {OLDEST} to {NEWEST}")
     given = {name: native(array, f"input {name!r}") for name, array in (feeds or {}).items()}
@@ -104,8 +107,8 @@ def lower(
         steps.append(passes.Quantise(given, frozenset(keep), budget))
     if weights != "float32":
         steps.append(passes.RoundWeights(weights, frozenset(keep)))
-    if newest < have or least:
-        steps.append(LowerOpset(min(newest, have), least))
+    if newest < have or lowest_ir:
+        steps.append(LowerOpset(min(newest, have), lowest_ir))
     refuse_random(program, given)
     before, usual = Evaluator(program).run(given), verify.tolerances_of(program)
     reports = passes.run(program, steps, given)
@@ -123,12 +126,12 @@ def lower(
             f"in {form} {difference.where} is off by {difference.max_rel:.2g} of its range, "
             f"{difference.tolerance:.0e} is allowed: keep nodes in float32, or all; nothing written"
         )
-    with files.atomic_group(place) as temporary:
+    with files.atomic_group(output_path) as temporary:
         models.save(program, temporary)
         digest = models.sha256(temporary)
     return LowerResult(
         source=source,
-        model=place,
+        model=output_path,
         model_sha256=digest,
         opset=_opset(program),
         ir_version=int(program.ir_version or 0),
@@ -136,7 +139,7 @@ def lower(
         weights=weights,
         difference=difference,
         passes=reports,
-        found=preparation.notes(program),
+        found=prepared.notes,
     )
 
 

@@ -1,4 +1,4 @@
-"""Does what this machine is said to have work? A small network through every runtime."""
+"""Checks the runtimes of this machine: builds and runs a small network with each of them."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ def self_check() -> tuple[Check, ...]:
 
     host = by_name("host")
     checks = [_check(host, name) for name in RUNTIMES]
-    for row in targets():
-        if row.name != "host":
-            reason = refuse(row, "auto") or "at hand: the host's runtimes serve it"
-            checks.append(Check(row.name, ", ".join(row.runtimes), "-", reason))
-            if "sparse" in row.runtimes:
-                checks.append(Check(row.name, "sparse", "-", _compiler(row)))
+    for target in targets():
+        if target.name != "host":
+            reason = refuse(target, "auto") or "at hand: the host's runtimes serve it"
+            checks.append(Check(target.name, ", ".join(target.runtimes), "-", reason))
+            if "sparse" in target.runtimes:
+                checks.append(Check(target.name, "sparse", "-", _compiler(target)))
     return tuple(checks)
 
 
-def _compiler(row: Target) -> str:
-    """What an engine of the sparse runtime would be compiled with."""
+def _compiler(target: Target) -> str:
+    """The compiler that an engine of the sparse runtime would be built with."""
     from prunedeploy.runtimes.sparse.toolchain.compile import toolchain
 
     try:
-        return f"compiled here with {toolchain(row)}"
+        return f"compiled here with {toolchain(target)}"
     except UserError as error:
         return str(error)
 
 
 def _check(host: Target, runtime: str) -> Check:
-    from prunedeploy.engines import artifact
+    from prunedeploy.engines import building, opening
     from prunedeploy.runtimes.registry import refuse
 
     if reason := refuse(host, runtime):
@@ -59,11 +59,10 @@ def _check(host: Target, runtime: str) -> Check:
     with tempfile.TemporaryDirectory() as folder:
         try:
             model = small_model(Path(folder) / "check.onnx")
-            place = Path(folder) / "check.engine"
-            engine = artifact.build(
-                model, "host", runtime, place, tune="none"
-            )  # compares with the reference
-            with artifact.open(engine) as session:
+            output = Path(folder) / "check.engine"
+            # compares with the reference
+            engine = building.build(model, "host", runtime, output, tune="none")
+            with opening.open(engine) as session:
                 provider = session.provider
         except UserError as error:
             return Check("host", runtime, "FAIL", str(error))

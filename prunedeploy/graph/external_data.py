@@ -28,12 +28,12 @@ def files(path: Path) -> list[Path]:
             is listed all the same.
     """
     try:
-        found = {location for location, external in wire.locations(path) if external}
+        locations = {location for location, external in wire.locations(path) if external}
     except (OSError, ValueError):
         return []
-    for location in found:
+    for location in locations:
         resolve(path, location, missing_ok=True)
-    return [path.parent / location for location in sorted(found)]
+    return [path.parent / location for location in sorted(locations)]
 
 
 def resolve(path: Path, location: str, *, missing_ok: bool = False) -> Path:
@@ -60,7 +60,7 @@ def resolve(path: Path, location: str, *, missing_ok: bool = False) -> Path:
     if not any(real.is_relative_to(folder) for folder in folders):
         raise _outside(path, location)
     try:
-        found = real.stat()
+        status = real.stat()
     except FileNotFoundError:
         if missing_ok:
             return real
@@ -70,12 +70,12 @@ def resolve(path: Path, location: str, *, missing_ok: bool = False) -> Path:
         ) from None
     except OSError as error:
         raise UserError(f"cannot read {path} as ONNX: {location}: {error.strerror}") from None
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise UserError(
             f"cannot read {path} as ONNX: it reads weights from {location!r}, "
             "which is not a regular file"
         )
-    if found.st_nlink > 1:  # it may be any file of the machine under a second name
+    if status.st_nlink > 1:  # it may be any file of the machine under a second name
         raise UserError(
             f"cannot read {path} as ONNX: the file of its weights, {location}, has several hard "
             "links: copy it to a file of its own"
@@ -91,7 +91,7 @@ def _outside(path: Path, location: str) -> UserError:
 
 
 def check_listed(path: Path, listed: Collection[str]) -> None:
-    """See that the model inside an engine reads weights only from files that the engine lists.
+    """Check that the model inside an engine reads weights only from files that the engine lists.
 
     Those are covered by hashes. What a runtime makes of a location that its tensor does not use is
     not for us to say, so all of them count.

@@ -1,4 +1,4 @@
-"""One form for what ONNX has several of, before anything else looks at a model.
+"""Brings models to one form where ONNX has several for the same, before any other step.
 
 Everything behind it may then take for granted: the standard domain is ``""``, an open size is a
 symbol or nothing and never a negative number, weights are dense initializers of the main graph

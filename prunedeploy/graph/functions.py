@@ -1,4 +1,4 @@
-"""Model-local functions made ready to be put in the place of their calls."""
+"""Prepares the functions that a model defines for being inlined."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from onnx import helper
 
 from prunedeploy.graph import protos
 from prunedeploy.graph.protos import InvalidError, Node
+from prunedeploy.graph.schemas import schema
 
 MAX_NODES = 1_000_000  # once functions are inlined: each may call others any number of times
 MAX_DEPTH = 100  # of calls within calls
@@ -63,17 +64,16 @@ def _same_opset(function: onnx.FunctionProto, model: onnx.ModelProto) -> None:
 
 
 def _meaning(node: Node, opset: int) -> object:
-    """All that ``opset`` says of the operator but which types it takes; None where it has none."""
-    try:
-        schema = onnx.defs.get_schema(node.op_type, opset, "")
-    except onnx.defs.SchemaError:
+    """The operator's definition in ``opset`` without the types it takes; None for no operator."""
+    definition = schema(node.op_type, opset)
+    if definition is None:
         return None
     attributes = {
         name: (each.type, each.required, each.default_value.SerializeToString(), each.description)
-        for name, each in schema.attributes.items()
+        for name, each in definition.attributes.items()
     }
-    values = [(each.name, each.option) for each in (*schema.inputs, *schema.outputs)]
-    return attributes, values, schema.doc
+    values = [(each.name, each.option) for each in (*definition.inputs, *definition.outputs)]
+    return attributes, values, definition.doc
 
 
 def _all(nodes: Iterable[Node]) -> Iterable[Node]:

@@ -1,4 +1,4 @@
-"""What the inputs of a model lie within: stated by the user, kept in the model, asked for by all.
+"""Ranges of a model's inputs: stated by the user and stored in the model's metadata.
 
 A shrunk model that used such a range says so in its metadata, under ``KEY``: a JSON object of
 input names to ``{"low": [...], "high": [...]}``, one number each or one a channel (axis 1).
@@ -34,7 +34,7 @@ def resolve(
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
 ) -> dict[str, InputRange]:
-    """The ranges by input name; those that ``inputs`` bring along are narrowed, never widened.
+    """The ranges by input name; ranges that ``inputs`` already have are narrowed, never widened.
 
     Args:
         stated: (low, high) for the only input, numbers or one a channel; the same by input name;
@@ -46,7 +46,7 @@ def resolve(
     Raises:
         UserError: no such input, a range of another number of channels, of NaN, or of nothing.
     """
-    found = {spec.name: spec.range for spec in inputs if spec.range is not None}
+    ranges = {spec.name: spec.range for spec in inputs if spec.range is not None}
     given = _by_name(stated, inputs, mean, std)
     specs = {spec.name: spec for spec in inputs}
     for name, bounds in given.items():
@@ -54,8 +54,8 @@ def resolve(
             raise UserError(f"no input is called {name!r}: the model takes {', '.join(specs)}")
         new = _range(name, bounds)
         _check(specs[name], new)
-        found[name] = meet(name, found.get(name), new)
-    return found
+        ranges[name] = meet(name, ranges.get(name), new)
+    return ranges
 
 
 def _by_name(
@@ -108,28 +108,28 @@ def _numbers(side: Any) -> tuple[float, ...]:
     return tuple(map(float, side.reshape(-1))) if hasattr(side, "reshape") else (float(side),)
 
 
-def _check(spec: TensorSpec, found: InputRange) -> None:
+def _check(spec: TensorSpec, given: InputRange) -> None:
     channels = spec.shape[1] if len(spec.shape) > 1 else None
-    if len(found.low) != len(found.high) or (len(found.low) not in (1, channels)):
+    if len(given.low) != len(given.high) or (len(given.low) not in (1, channels)):
         raise UserError(
-            f"the range of {spec.name} has {len(found.low)} and {len(found.high)} numbers: "
+            f"the range of {spec.name} has {len(given.low)} and {len(given.high)} numbers: "
             f"give one for all{f' or {channels}' if isinstance(channels, int) else ''}"
         )
-    for low, high in zip(found.low, found.high, strict=True):
+    for low, high in zip(given.low, given.high, strict=True):
         if not low <= high or low == math.inf or high == -math.inf:  # NaN is never in order
             raise UserError(f"the range {low:g} to {high:g} of {spec.name} holds no number")
 
 
 def meet(name: str, one: InputRange | None, other: InputRange | None) -> InputRange:
-    """What lies in both; None is everything.
+    """The intersection of two ranges; None stands for all numbers.
 
     Raises:
-        UserError: nothing does.
+        UserError: no number lies in both.
     """
     if one is None or other is None:
-        found = one or other
-        assert found is not None
-        return found
+        only = one or other
+        assert only is not None
+        return only
     size = max(len(one.low), len(other.low))
     lows, highs = (
         [side * size if len(side) == 1 else side for side in sides]
@@ -145,10 +145,10 @@ def meet(name: str, one: InputRange | None, other: InputRange | None) -> InputRa
     return both
 
 
-def attach(model: ir.Model, found: Mapping[str, InputRange]) -> None:
+def attach(model: ir.Model, ranges: Mapping[str, InputRange]) -> None:
     """Write the ranges into the model's metadata."""
-    if found:
-        model.metadata_props[KEY] = json.dumps({k: asdict(v) for k, v in sorted(found.items())})
+    if ranges:
+        model.metadata_props[KEY] = json.dumps({k: asdict(v) for k, v in sorted(ranges.items())})
 
 
 def of(model: ir.Model) -> dict[str, InputRange]:
@@ -161,25 +161,25 @@ def of(model: ir.Model) -> dict[str, InputRange]:
     if text is None:
         return {}
     try:
-        found = {name: _range(name, (v["low"], v["high"])) for name, v in json.loads(text).items()}
-        for name, each in found.items():
+        ranges = {name: _range(name, (v["low"], v["high"])) for name, v in json.loads(text).items()}
+        for name, each in ranges.items():
             _check(TensorSpec(name, "float32", (1, len(each.low))), each)
     except (ValueError, TypeError, KeyError, AttributeError, UserError):
         raise UserError(f"the model's metadata {KEY} is not a range for each input") from None
-    return found
+    return ranges
 
 
-def words(found: InputRange) -> str:
-    """As reports write it: the same for all channels, or the widest of them."""
-    low, high = min(found.low), max(found.high)
-    each = ", a range for each channel" if len(found.low) > 1 else ""
+def words(limits: InputRange) -> str:
+    """A range as reports print it: one for all channels, or the widest of them."""
+    low, high = min(limits.low), max(limits.high)
+    each = ", a range for each channel" if len(limits.low) > 1 else ""
     return f"[{low:.4g}, {high:.4g}]{each}"
 
 
-def claim(found: Mapping[str, InputRange]) -> str:
+def claim(ranges: Mapping[str, InputRange]) -> str:
     """The condition under which a model computes what the original does; empty without one."""
-    if not found:
+    if not ranges:
         return ""
-    if len(found) == 1:
-        return f"for inputs within {words(next(iter(found.values())))}"
-    return "for inputs with " + ", ".join(f"{k} within {words(v)}" for k, v in found.items())
+    if len(ranges) == 1:
+        return f"for inputs within {words(next(iter(ranges.values())))}"
+    return "for inputs with " + ", ".join(f"{k} within {words(v)}" for k, v in ranges.items())

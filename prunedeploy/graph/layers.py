@@ -57,12 +57,12 @@ def _rows_transposed(stored: Array, groups: int) -> Array:
 
 
 def node_layer(node: ir.Node) -> Layer | None:
-    """What ``node`` multiplies with, or None where that is no constant."""
-    from prunedeploy.graph.model import node_macs
+    """The layer that ``node`` is, or None where it does not multiply with a constant."""
+    from prunedeploy.graph import work
 
-    if (found := _weight_of(node)) is None:
+    if (weight := _weight_of(node)) is None:
         return None
-    name, stored = found
+    name, stored = weight
     groups = node.attributes.get_int("group", 1)
     match node.op_type:
         case "Conv":
@@ -76,19 +76,19 @@ def node_layer(node: ir.Node) -> Layer | None:
         case _:  # (..., inputs, outputs): every leading index is a group of its own
             groups = math.prod(stored.shape[:-2])
             rows = stored.swapaxes(-1, -2).reshape(-1, stored.shape[-2], 1)
-    macs = node_macs(node) or None
+    macs = work.macs(node) or None
     return Layer(name, node.op_type, stored.shape, groups, macs, measure(rows, groups))
 
 
 def _weight_of(node: ir.Node) -> tuple[str, Array] | None:
     """The constant that ``node`` multiplies with, as its operator reads it."""
-    least = {"Conv": 3, "ConvTranspose": 3, "Gemm": 2, "MatMul": 2, "BatchNormalization": 1}
-    if node.op_type not in least or len(node.inputs) < 2 or node.inputs[1] is None:
+    min_axes = {"Conv": 3, "ConvTranspose": 3, "Gemm": 2, "MatMul": 2, "BatchNormalization": 1}
+    if node.op_type not in min_axes or len(node.inputs) < 2 or node.inputs[1] is None:
         return None
-    found = _constant(node.inputs[1])
-    if found is None or found[1].ndim < least[node.op_type]:
+    weight = _constant(node.inputs[1])
+    if weight is None or weight[1].ndim < min_axes[node.op_type]:
         return None
-    return found
+    return weight
 
 
 def _constant(value: ir.Value) -> tuple[str, Array] | None:
@@ -98,10 +98,10 @@ def _constant(value: ir.Value) -> tuple[str, Array] | None:
     producer = value.producer()
     if producer is not None and producer.op_type in ("Transpose", "Identity"):
         source = producer.inputs[0]
-        found = None if source is None else _constant(source)
-        if found is None or producer.op_type == "Identity":
-            return found
-        return found[0], found[1].transpose(producer.attributes.get_ints("perm") or None)
+        inner = None if source is None else _constant(source)
+        if inner is None or producer.op_type == "Identity":
+            return inner
+        return inner[0], inner[1].transpose(producer.attributes.get_ints("perm") or None)
     tensor = ir.convenience.get_const_tensor(value)
     if tensor is None or not tensor.dtype.is_floating_point():
         return None
@@ -153,8 +153,8 @@ def module_macs(module: torch.nn.Module, shape: tuple[int, ...] | None) -> dict[
 
     def count(name: str, layer: Any, inputs: Any, output: torch.Tensor) -> None:
         # every output element (input, when transposed) meets one filter
-        places = inputs[0] if getattr(layer, "transposed", False) else output
-        macs[name] = macs.get(name, 0) + places.numel() // len(places) * layer.weight[0].numel()
+        swept = inputs[0] if getattr(layer, "transposed", False) else output
+        macs[name] = macs.get(name, 0) + swept.numel() // len(swept) * layer.weight[0].numel()
 
     if shape is None or isinstance(module, torch.jit.ScriptModule):
         return macs

@@ -1,23 +1,20 @@
-"""Reading a model: its inputs and outputs, its size, its multiply-accumulates."""
+"""Reading and writing a model; its inputs and outputs, its size, its hash."""
 
 from __future__ import annotations
 
 import math
 import mmap
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from onnx_ir import external_data as ir_external_data
 
 from prunedeploy.core import files
-from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Dim, ModelStats, TensorSpec
-from prunedeploy.graph import external_data, input_range, preparation
+from prunedeploy.graph import external_data, input_range, preparation, work
 from prunedeploy.graph.shapes import infer_shapes
 
 # ONNX allows 2 GiB in one protobuf, and writing one takes several times its size in memory: from
@@ -26,13 +23,15 @@ PROTOBUF_LIMIT = 2**29
 
 
 def load(path: Path) -> ir.Model:
-    """The ONNX model at ``path``, ready for every step (see ``preparation``).
+    """The ONNX model at ``path``, ready for every step.
+
+    ``preparation.from_file`` also says what was repaired in it.
 
     Raises:
         UserError: the file is missing, is not ONNX or not valid ONNX, is cut short, or its weights
             are or lie outside of its folder, or nothing of its graph is an output.
     """
-    return preparation.from_file(path)
+    return preparation.from_file(path).model
 
 
 def save(model: ir.Model, path: Path) -> None:
@@ -76,12 +75,12 @@ def release(tensor: object) -> None:
 
 
 def weight_bytes(model: ir.Model) -> int:
-    """Bytes of all constants."""
+    """The bytes of all constants."""
     return sum(tensor.nbytes for tensor in _constants(model))
 
 
 def _constants(model: ir.Model) -> Iterator[ir.TensorProtocol]:
-    """What is stored in a model: initializers and the values of Constant nodes, in all graphs."""
+    """The stored tensors: initializers and the values of Constant nodes, in all graphs."""
     for graph in model.graphs():
         for value in graph.initializers.values():
             if value.const_value is not None:
@@ -102,7 +101,7 @@ def spec(value: ir.Value) -> TensorSpec:
 
 
 def specs(model: ir.Model) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """What a caller feeds, and gets. Initializers that are also listed as inputs are not fed."""
+    """The inputs and outputs of ``model``, without inputs that have an initializer."""
     ranges = input_range.of(model)
     inputs = [v for v in model.graph.inputs if v.name not in model.graph.initializers]
     fed = tuple(replace(spec(v), range=ranges.get(str(v.name))) for v in inputs)
@@ -127,7 +126,7 @@ def stats(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Mo
             parameters += math.prod(tensor.shape.numpy())
             nonzero += int(np.count_nonzero(tensor.numpy()))
             release(tensor)
-    return ModelStats(parameters, nonzero, sum(map(node_macs, model.graph)), size)
+    return ModelStats(parameters, nonzero, sum(map(work.macs, model.graph)), size)
 
 
 def drop_unused(graph: ir.Graph) -> None:
@@ -135,54 +134,3 @@ def drop_unused(graph: ir.Graph) -> None:
     for name, value in list(graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
             del graph.initializers[name]
-
-
-def node_macs(node: ir.Node) -> int:
-    """Multiply-accumulates of one node for one sample; 0 where the shapes are not known."""
-    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-        return 0
-    weight = node.inputs[1]
-    source = node.inputs[0] if node.op_type == "ConvTranspose" else node.outputs[0]
-    if weight is None or weight.shape is None or source is None or source.shape is None:
-        return 0
-    shape, kernel = list(source.shape)[1:], list(weight.shape)
-    if not all(isinstance(d, int) for d in (*shape, *kernel)):
-        return 0
-    numbers = [int(d) for d in shape if isinstance(d, int)]
-    taps = [int(d) for d in kernel if isinstance(d, int)]
-    if node.op_type in ("Conv", "ConvTranspose"):
-        # every output (input, when transposed) element meets one filter
-        return math.prod(numbers) * math.prod(taps[1:])
-    transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", False)
-    return math.prod(numbers) * taps[-1 if transposed else -2]
-
-
-@contextmanager
-def shaped_outputs(model: ir.Model) -> Iterator[None]:
-    """For the checker: outputs that nobody can tell the shape or type of have some.
-
-    ONNX asks for both, and has no way to say that even the number of dimensions is open.
-    """
-    bare = [(v, v.shape, v.type) for v in model.graph.outputs if v.shape is None or v.type is None]
-    for value, shape, kind in bare:
-        value.shape, value.type = shape or ir.Shape(()), kind or ir.TensorType(ir.DataType.FLOAT)
-    try:
-        yield
-    finally:
-        for value, shape, kind in bare:
-            value.shape, value.type = shape, kind
-
-
-def check(model: ir.Model) -> None:
-    """Run the ONNX checker.
-
-    Raises:
-        UserError: the model breaks the ONNX specification.
-    """
-    from onnx_ir.passes.common import CheckerPass
-
-    try:
-        with shaped_outputs(model):
-            CheckerPass(full_check=False)(model)
-    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
-        raise UserError(f"the model is not valid ONNX: {str(error).splitlines()[0]}") from None

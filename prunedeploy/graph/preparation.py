@@ -1,15 +1,15 @@
-"""An ONNX model made ready: read, checked, put right, in one form. The same for every command.
+"""Reads ONNX models for every command: checked, repaired, and brought to one form.
 
 In order: the file is read without its weights' files, and what it says of those is checked; one
-form is made of what ONNX has several of (``forms``); what can only mean one thing is put right
+form is made of what ONNX has several of (``forms``); what can only mean one thing is repaired
 (``repairs``); what is not valid is refused with what is wrong and where. Then functions are
 inlined, nodes sorted, everything named, and shapes inferred.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import onnx
 import onnx_ir as ir
@@ -22,11 +22,26 @@ from prunedeploy.graph.random_nodes import drop_idle
 from prunedeploy.graph.shapes import infer_shapes
 
 MAX_BYTES = 1 << 31  # of one protobuf; larger models have their weights in files beside them
-NOTES, REPAIRS = "prunedeploy.notes", "prunedeploy.graph.repairs"  # in the model's ``meta``
 
 
-def from_file(path: Path) -> ir.Model:
-    """The ONNX model at ``path``, ready for every step; weights beside it are mapped, not read.
+@dataclass(frozen=True)
+class Prepared:
+    """A model that was read, ready for every step.
+
+    Attributes:
+        model: the model.
+        notes: one line for each thing that was repaired or brought to another form.
+        repaired: whether the model deviated from ONNX and was repaired, so that its file must not
+            be handed to a runtime as it is.
+    """
+
+    model: ir.Model
+    notes: tuple[str, ...]
+    repaired: bool
+
+
+def from_file(path: Path) -> Prepared:
+    """Read the ONNX model at ``path``; weights beside it are mapped, not read.
 
     Raises:
         UserError: it is missing, is no ONNX, or not valid ONNX; or it reads weights from outside of
@@ -39,8 +54,8 @@ def from_file(path: Path) -> ir.Model:
         raise UserError(f"{path} is not valid ONNX: {error}") from None
 
 
-def from_proto(proto: onnx.ModelProto) -> ir.Model:
-    """The same for a model in memory, which is not changed.
+def from_proto(proto: onnx.ModelProto) -> Prepared:
+    """Prepare a model in memory, which is not changed.
 
     Raises:
         UserError: it is not valid ONNX, or its weights lie in files.
@@ -71,16 +86,6 @@ def prepare(program: ir.Model) -> ir.Model:
     return program
 
 
-def notes(program: ir.Model) -> tuple[str, ...]:
-    """What was put right while the model was read, and what else a reader may want to know."""
-    return cast("tuple[str, ...]", program.meta.get(NOTES, ()))
-
-
-def is_repaired(program: ir.Model) -> bool:
-    """Whether the model's file is not what was checked, so that no copy of it will do."""
-    return bool(program.meta.get(REPAIRS, False))
-
-
 def _read(path: Path) -> onnx.ModelProto:
     """The file, without the weights that lie beside it."""
     if not path.is_file():
@@ -100,9 +105,9 @@ def _read(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _from_proto(proto: onnx.ModelProto, path: Path | None) -> ir.Model:
+def _from_proto(proto: onnx.ModelProto, path: Path | None) -> Prepared:
     tensors.check_all(proto, path)
-    about = forms.normalise(proto, path)
+    notes = forms.normalise(proto, path)
     repaired = [*repairs.repair(proto), *scopes.check(proto)]
     functions.ready(proto)
     try:
@@ -114,9 +119,7 @@ def _from_proto(proto: onnx.ModelProto, path: Path | None) -> ir.Model:
     _inline(program)
     repaired += validity.check(program)
     prepare(program)
-    program.meta[NOTES] = (*about, *repaired)
-    program.meta[REPAIRS] = bool(repaired)
-    return program
+    return Prepared(program, (*notes, *repaired), bool(repaired))
 
 
 def _first_cause(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Ways through an ONNX model as protobuf has it: all graphs, nodes and tensors of it."""
+"""Iterators over the graphs, nodes and tensors of an ONNX model in its protobuf form."""
 
 from __future__ import annotations
 

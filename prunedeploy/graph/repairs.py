@@ -1,4 +1,4 @@
-"""Deviations from ONNX that are common in the wild and can only mean one thing, put right.
+"""Repairs common deviations from ONNX that can only mean one thing.
 
 Converters write them, and runtimes, ONNX Runtime first of all, take many of them, so a network
 that runs everywhere should not be turned away here. Each function puts one kind right in place and
@@ -33,7 +33,7 @@ def repair(model: onnx.ModelProto) -> tuple[str, ...]:
     Raises:
         InvalidError: something could mean two things.
     """
-    found = [
+    notes = [
         *_ir_version(model),
         *_imports(model),
         *_graph_name(model.graph),
@@ -43,7 +43,7 @@ def repair(model: onnx.ModelProto) -> tuple[str, ...]:
         *_resize_without_roi(model),
         *_untyped(model.graph),
     ]
-    return tuple(found)
+    return tuple(notes)
 
 
 def _count(count: int, one: str, several: str) -> str:
@@ -51,7 +51,7 @@ def _count(count: int, one: str, several: str) -> str:
 
 
 def _ir_version(model: onnx.ModelProto) -> Iterable[str]:
-    """From version 4 initializers need not be inputs; older files are lifted to it.
+    """Raise older files to IR version 4, from which on initializers need not be inputs.
 
     Weights that are inputs as well are ordinary in those; they stop to be inputs here.
     """
@@ -207,15 +207,15 @@ def _columns(graphs: Iterable[Graph], node: onnx.NodeProto) -> int:
 
 def _types(graph: Graph) -> dict[str, int]:
     """Element types of values, as far as the file says."""
-    found = {x.name: x.data_type for x in graph.initializer}
+    types = {x.name: x.data_type for x in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         if value.type.HasField("tensor_type") and value.type.tensor_type.elem_type:
-            found.setdefault(value.name, value.type.tensor_type.elem_type)
+            types.setdefault(value.name, value.type.tensor_type.elem_type)
     for node in graph.node:
         for attribute in node.attribute if node.op_type == "Constant" else ():
             if attribute.HasField("t"):
-                found[node.output[0]] = attribute.t.data_type
-    return found
+                types[node.output[0]] = attribute.t.data_type
+    return types
 
 
 def _free(model: onnx.ModelProto, name: str) -> str:
@@ -223,11 +223,11 @@ def _free(model: onnx.ModelProto, name: str) -> str:
     taken = {output for node in protos.all_nodes(model) for output in node.output}
     for graph in protos.all_graphs(model):
         taken |= {x.name for x in (*graph.initializer, *graph.input)}
-    number, found = 0, name
-    while found in taken:
+    number, free = 0, name
+    while free in taken:
         number += 1
-        found = f"{name}_{number}"
-    return found
+        free = f"{name}_{number}"
+    return free
 
 
 def _untyped(graph: Graph) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""Which values a model's nodes give and read: each given once, each read where it can be seen."""
+"""Checks that each value of a model is defined once, and read only where it is visible."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ UNSORTED = "nodes come before those whose results they read: sorted"
 
 @dataclass
 class _Scope:
-    """What can be seen in one graph: who gives each value, and where among the nodes."""
+    """The values that one graph defines: what defines each, and the index of its node."""
 
     given: dict[str, str] = field(default_factory=dict)
     position: dict[str, int] = field(default_factory=dict)
 
 
 def check(model: onnx.ModelProto) -> tuple[str, ...]:
-    """See that every value is given exactly once, and that whatever is read is given.
+    """Check that every value is defined exactly once, and that every value read is defined.
 
     Args:
         model: an ONNX model; it is not changed.
@@ -81,7 +81,7 @@ def _check_nodes(
 
 
 def _give(scope: _Scope, name: str, who: str) -> None:
-    """That an inner graph gives a value again which can be seen from outside is for the checker."""
+    """Record a definition; that an inner graph redefines an outer value is for ONNX's checker."""
     before = scope.given.get(name)
     if before is not None:
         raise InvalidError(f"{name!r} is given twice: by {before} and by {who}")

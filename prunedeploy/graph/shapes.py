@@ -29,8 +29,8 @@ def _set_sequences(model: ir.Model) -> None:
     for each in protos.graphs(proto.graph):
         del each.value_info[:]
     inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    for graph, found in zip(model.graphs(), protos.graphs(inferred.graph), strict=False):
-        types = {x.name: x.type for x in (*found.value_info, *found.output)}
+    for graph, inferred_graph in zip(model.graphs(), protos.graphs(inferred.graph), strict=False):
+        types = {x.name: x.type for x in (*inferred_graph.value_info, *inferred_graph.output)}
         for value in (value for node in graph for value in node.outputs):
             kind = types.get(str(value.name))
             if kind is not None and kind.WhichOneof("value") in ("sequence_type", "optional_type"):

@@ -20,7 +20,7 @@ OPERATORS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
 
 
 class Spec(Protocol):
-    """What a size is chosen for: anything with a name and a shape."""
+    """An input: anything with a name and a shape."""
 
     @property
     def name(self) -> str:
@@ -74,10 +74,10 @@ def _size(dim: str, otherwise: int, sizes: dict[str, int]) -> int:
     if dim == "?":
         return otherwise
     try:
-        found = _value(ast.parse(dim, mode="eval").body, sizes, otherwise)
+        size = _value(ast.parse(dim, mode="eval").body, sizes, otherwise)
     except (SyntaxError, ValueError, RecursionError, ZeroDivisionError):
-        found = 0  # not a sum or product: a name like any other
-    sizes[dim] = found if found > 0 else otherwise
+        size = 0  # not a sum or product: a name like any other
+    sizes[dim] = size if size > 0 else otherwise
     return sizes[dim]
 
 

@@ -1,4 +1,4 @@
-"""What is zero in one weight, and in which pattern: counts only, with NumPy, row by row.
+"""Counts the zeros of one weight, and the patterns that they form, with NumPy, row by row.
 
 The patterns are those that decide what an engine can do with the zeros. Whole rows (dead output
 channels) and whole columns (dead input channels) can be removed. At most two non-zeros in every

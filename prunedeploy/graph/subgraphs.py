@@ -7,10 +7,10 @@ import onnx_ir as ir
 
 def bodies(node: ir.Node) -> list[ir.Graph]:
     """The graphs inside of one node."""
-    found: list[ir.Graph] = []
+    graphs: list[ir.Graph] = []
     for attribute in node.attributes.values():
         if attribute.type.name == "GRAPH":
-            found.append(attribute.as_graph())
+            graphs.append(attribute.as_graph())
         elif attribute.type.name == "GRAPHS":
-            found.extend(attribute.as_graphs())
-    return found
+            graphs.extend(attribute.as_graphs())
+    return graphs

@@ -1,4 +1,4 @@
-"""Tensors of a model as its file stores them: sizes that hold, sparse ones made dense."""
+"""Tensors as a model's file stores them: checks of their sizes, sparse ones made dense."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def is_external(tensor: TensorProto) -> bool:
 
 
 def check(tensor: TensorProto, path: Path | None) -> None:
-    """See that the data are there, all of them, and no more than the shape asks for.
+    """Check that the stored data have exactly the size that shape and type require.
 
     Args:
         tensor: of a model.
         path: the model's file, None for a model in memory, which has no folder.
 
     Raises:
-        InvalidError: they are not.
-        UserError: they are said to lie where the model may not read.
+        InvalidError: the data are missing, or of another size.
+        UserError: the data lie in a file that the model may not read.
     """
     name = f"tensor {tensor.name!r}"
     if any(dim < 0 for dim in tensor.dims):
@@ -59,13 +59,13 @@ def check(tensor: TensorProto, path: Path | None) -> None:
         return
     count = math.prod(tensor.dims)
     if tensor.HasField("raw_data"):
-        wanted, found, unit = size(tensor), len(tensor.raw_data), "bytes"
+        wanted, have, unit = size(tensor), len(tensor.raw_data), "bytes"
     else:
         field, each = _entries(tensor.data_type)
-        wanted, found, unit = math.ceil(count * each), len(getattr(tensor, field)), "numbers"
-    if wanted != found:
+        wanted, have, unit = math.ceil(count * each), len(getattr(tensor, field)), "numbers"
+    if wanted != have:
         shape = "x".join(map(str, tensor.dims)) or "scalar"
-        raise InvalidError(f"{name} holds {found} {unit}, its shape {shape} takes {wanted}")
+        raise InvalidError(f"{name} holds {have} {unit}, its shape {shape} takes {wanted}")
 
 
 def _entries(data_type: int) -> tuple[str, float]:

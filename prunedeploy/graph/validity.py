@@ -1,4 +1,4 @@
-"""Whether a model is valid ONNX, by ONNX's own checker and its inference of types and shapes."""
+"""Validates models with ONNX's own checker and its inference of types and shapes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import onnx
 import onnx_ir as ir
 
+from prunedeploy.core.errors import UserError
 from prunedeploy.graph.protos import InvalidError
 from prunedeploy.graph.shapes import skeleton
 
@@ -53,6 +54,16 @@ def check(program: ir.Model) -> tuple[str, ...]:
             for value, shape, kind in kept:
                 value.shape, value.type = shape, kind
     raise InvalidError(reason)
+
+
+def check_form(program: ir.Model) -> None:
+    """Run ONNX's checker, types and shapes left aside, on a model that was read and then changed.
+
+    Raises:
+        UserError: the model breaks the ONNX specification.
+    """
+    if (reason := _malformed(skeleton(program))) is not None:
+        raise UserError(f"the model is not valid ONNX: {reason}")
 
 
 def _check_opset(program: ir.Model) -> None:

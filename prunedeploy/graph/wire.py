@@ -1,4 +1,4 @@
-"""Protobuf's wire format, read where it lies: what an ONNX file refers to, without its weights.
+"""Reads protobuf's wire format of an ONNX file: the files it refers to, without its weights.
 
 Reading a model with protobuf makes all of it resident. To hash a model or to open an engine takes
 only the names of the files that hold its weights, and those are a few bytes between payloads that
@@ -67,15 +67,15 @@ def _of_message(
 
 
 def _of_tensor(data: Buffer, begin: int, end: int) -> Iterator[tuple[str, bool]]:
-    external, found = False, []
+    external, locations = False, []
     for field, wire, first, last in _fields(data, begin, end):
         if field == DATA_LOCATION and wire == VARINT:
             external = _varint(data, first, last)[0] == EXTERNAL
         elif field == EXTERNAL_DATA and wire == BYTES:
             entry = {f: data[a:b] for f, w, a, b in _fields(data, first, last) if w == BYTES}
             if entry.get(KEY) == b"location":
-                found.append(entry.get(VALUE, b"").decode("utf-8", "surrogateescape"))
-    yield from ((location, external) for location in found)
+                locations.append(entry.get(VALUE, b"").decode("utf-8", "surrogateescape"))
+    yield from ((location, external) for location in locations)
 
 
 def _fields(data: Buffer, begin: int, end: int) -> Iterator[tuple[int, int, int, int]]:

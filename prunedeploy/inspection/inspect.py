@@ -176,17 +176,16 @@ def _hints(
 
 
 def _inspect_model(path: Path) -> Inspection:
-    from prunedeploy.graph import model as models
-    from prunedeploy.graph import preparation
+    from prunedeploy.graph import preparation, work
 
-    model = models.load(path)
+    prepared = preparation.from_file(path)
+    model = prepared.model
     nodes = [node for node in model.graph.all_nodes() if node.domain in ("", "ai.onnx")]
     layers = tuple(layer for node in nodes if (layer := node_layer(node)) is not None)
     tensors = (v.const_value for v in model.graph.initializers.values())
     parameters = sum(t.size for t in tensors if t is not None and t.dtype.is_floating_point())
-    macs = sum(map(models.node_macs, nodes)) or None
-    found = preparation.notes(model)
-    return _inspection(path, "model", None, found, layers, parameters, macs)
+    macs = sum(map(work.macs, nodes)) or None
+    return _inspection(path, "model", None, prepared.notes, layers, parameters, macs)
 
 
 def _inspect_checkpoint(path: Path, how: _How) -> Inspection:

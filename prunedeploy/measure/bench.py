@@ -28,8 +28,8 @@ from prunedeploy.core.records import (
     TensorSpec,
 )
 from prunedeploy.core.statistics import ratio
-from prunedeploy.engines import artifact
-from prunedeploy.engines.artifact import Progress
+from prunedeploy.engines import building, engine_folder, opening, sources
+from prunedeploy.engines.request import Progress
 from prunedeploy.graph import input_range
 from prunedeploy.measure import labelled
 from prunedeploy.measure.environment import environment
@@ -43,7 +43,7 @@ from prunedeploy.runtimes.timing import interleave
 
 Outputs = dict[str, Array]
 
-COMPARED = 8  # random inputs, at least, that every candidate is compared on
+MIN_COMPARED = 8  # random inputs that every candidate is compared on
 DATA_BATCH = 50  # labelled images computed together, where the engine leaves it open
 
 
@@ -77,46 +77,46 @@ def bench(
         rounds: timed runs of each engine.
         warmup: untimed runs of each engine before the first round.
         seed: of the random inputs, of the order in the rounds and of the interval.
-        progress: told in words what is being done.
-        profile: also measure every step of the engines that can tell, compiled ones.
+        progress: called with one line of text for each step.
+        profile: also time every step of the engines that support it: compiled ones.
 
     Raises:
         UserError: an engine or the baseline is missing or damaged, takes another batch, is
             another network, or computes something else than the baseline.
     """
-    tell = progress or (lambda _: None)
+    progress = progress or (lambda _: None)
     _check_numbers(batch, threads, rounds, warmup)
     paths = [engines] if isinstance(engines, (str, Path)) else list(engines)
     if not paths:
         raise UserError("no engine to measure: name the folder of one")
-    candidates = [artifact.read_engine(path) for path in paths]
+    candidates = [engine_folder.read_engine(path) for path in paths]
     used = threads or targets.cores()
     with ExitStack() as stack:
-        dense, name = _baseline(baseline, candidates[0], stack, tell)
+        dense, name = _baseline(baseline, candidates[0], stack, progress)
         everything = [dense, *candidates]
         _check_engines(everything, batch)
         images = _labelled(data, candidates[0], mean, std)
-        tell("measuring memory")
+        progress("measuring memory")
         peaks = [peak_bytes(engine, batch, used) for engine in everything]
         sessions = [
-            stack.enter_context(artifact.open(engine, used, shared=True)) for engine in everything
+            stack.enter_context(opening.open(engine, used, shared=True)) for engine in everything
         ]
         if profile:
             check_profiling(candidates, sessions[1:])
-        tell("comparing outputs")
+        progress("comparing outputs")
         inputs = _shared_inputs(everything)
         differences = _differences(everything, sessions, inputs, batch, seed)
         accuracies: list[Accuracy | None] = [None] * len(everything)
         if images is not None:
-            tell(f"computing {len(images.labels)} labelled images")
+            progress(f"computing {len(images.labels)} labelled images")
             accuracies, differences = _on_data(everything, sessions, images, differences)
-        tell(f"timing {rounds} rounds")
+        progress(f"timing {rounds} rounds")
         feeds = random_feeds(inputs, batch, seed)
         samples = interleave(sessions, feeds, rounds, warmup, seed)
         profiles: tuple[Profile, ...] = ()
         if profile:
             profiles = profiles_of(candidates, sessions[1:], feeds, batch, used, rounds)
-        tell("predicting the same")
+        progress("predicting the same")
         predicted = tuple(forecast_of(engine, batch, used) for engine in everything)
         measured = [
             Measurement(
@@ -147,31 +147,31 @@ def bench(
 
 
 def _check_numbers(batch: int, threads: int, rounds: int, warmup: int) -> None:
-    for name, value, least in (
+    for name, value, minimum in (
         ("batch", batch, 1),
         ("threads", threads, 0),
         ("rounds", rounds, 1),
         ("warmup", warmup, 0),
     ):
-        if value < least:
-            raise UserError(f"{name} must be at least {least}, found {value}")
+        if value < minimum:
+            raise UserError(f"{name} must be at least {minimum}, found {value}")
 
 
 def _baseline(
-    baseline: str | Path | None, first: Engine, stack: ExitStack, tell: Progress
+    baseline: str | Path | None, first: Engine, stack: ExitStack, progress: Progress
 ) -> tuple[Engine, str]:
     """The baseline as an engine, and its name; a model becomes one in a temporary folder."""
-    path = Path(baseline) if baseline is not None else artifact.baseline_of(first)
+    path = Path(baseline) if baseline is not None else sources.baseline_of(first)
     if path is None:
         raise UserError(f"{first.path} records no dense baseline: name one with --baseline")
     if path.is_dir():
-        return artifact.read_engine(path), path.name
+        return engine_folder.read_engine(path), path.name
     if not path.is_file():
         raise UserError(f"no such baseline: {path}")
-    tell(f"building the dense baseline {path}")
+    progress(f"building the dense baseline {path}")
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prunedeploy-")))
     # best stock runtime of the host
-    return artifact.build(path, "host", "ort", folder / "baseline.engine"), path.name
+    return building.build(path, "host", "ort", folder / "baseline.engine"), path.name
 
 
 def _check_engines(engines: Sequence[Engine], batch: int) -> None:
@@ -256,17 +256,18 @@ def _outputs(session: Session, batches: Iterable[Mapping[str, Array]]) -> Output
 
 
 def _shared_inputs(engines: Sequence[Engine]) -> tuple[TensorSpec, ...]:
-    """What the baseline takes, within the ranges that all engines were made for.
+    """The baseline's inputs, within the ranges that all engines were built for.
 
     Raises:
         UserError: no input lies within the ranges of all.
     """
-    found: dict[str, InputRange] = {}
+    ranges: dict[str, InputRange] = {}
     for spec in (spec for engine in engines for spec in engine.manifest.inputs):
         if spec.range is not None:
-            found[spec.name] = input_range.meet(spec.name, found.get(spec.name), spec.range)
+            ranges[spec.name] = input_range.meet(spec.name, ranges.get(spec.name), spec.range)
     return tuple(
-        dataclasses.replace(spec, range=found.get(spec.name)) for spec in engines[0].manifest.inputs
+        dataclasses.replace(spec, range=ranges.get(spec.name))
+        for spec in engines[0].manifest.inputs
     )
 
 
@@ -277,14 +278,16 @@ def _differences(
     batch: int,
     seed: int,
 ) -> list[Difference]:
-    """Of every candidate from the baseline, and of the baseline from the reference evaluator."""
-    count = -(-COMPARED // batch)
+    """The difference of every candidate from the baseline, and of that from its model."""
+    count = -(-MIN_COMPARED // batch)
     batches = [random_feeds(inputs, batch, seed + index) for index in range(count)]
     dense = _outputs(sessions[0], batches)
-    found = [_refuse_other(engines[0], engines[0].manifest.difference)]
+    differences = [_refuse_other(engines[0], engines[0].manifest.difference)]
     for engine, session in zip(engines[1:], sessions[1:], strict=True):
-        found.append(_refuse_other(engine, _compare(engine, dense, _outputs(session, batches))))
-    return found
+        differences.append(
+            _refuse_other(engine, _compare(engine, dense, _outputs(session, batches)))
+        )
+    return differences
 
 
 def _on_data(
@@ -315,7 +318,7 @@ def _on_data(
 def _compare(
     engine: Engine, dense: Mapping[str, Array], outputs: Mapping[str, Array]
 ) -> Difference:
-    """With the tolerance that the engine was built under: one in float16 may be off by more."""
+    """Compare with the tolerance that the engine was built under: float16 has a larger one."""
     built = engine.manifest.difference
     if built is None:
         return compare(dense, outputs)
@@ -363,6 +366,9 @@ def _check_labels(images: Labelled, classes: int) -> None:
         raise UserError(f"labels run from {low} to {high}, the network has {classes} classes")
 
 
-def _accuracy(dense: Array, found: Array, labels: Array) -> Accuracy:
-    correct, changed = np.count_nonzero(found == labels), np.count_nonzero(found != dense)
+def _accuracy(dense: Array, predictions: Array, labels: Array) -> Accuracy:
+    correct, changed = (
+        np.count_nonzero(predictions == labels),
+        np.count_nonzero(predictions != dense),
+    )
     return Accuracy(len(labels), int(correct), int(changed))

@@ -1,4 +1,4 @@
-"""What a measurement was taken on: machine, operating system, versions, date."""
+"""The environment of a measurement: machine, operating system, versions, date."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ LIBRARIES = ("prunedeploy", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu")
 
 
 def environment() -> dict[str, str]:
-    """Names to values; what this machine does not tell is left out."""
-    found = {
+    """Names to values; facts that this machine does not report are left out."""
+    facts = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "cpu": _cpuinfo("model name") or platform.processor() or platform.machine(),
         "cores": str(targets.cores()),
@@ -27,7 +27,7 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: _version(name) for name in LIBRARIES},
     }
-    return {key: value for key, value in found.items() if value}
+    return {key: value for key, value in facts.items() if value}
 
 
 def _read(path: Path) -> str:

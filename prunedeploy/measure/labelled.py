@@ -76,8 +76,8 @@ def load(
         raise UserError(f"{path} holds no images")
     if images.dtype.kind not in "fiu" or _arrange(images[:1], spec) is None:
         wanted = " x ".join(map(str, spec.shape))
-        found = " x ".join(map(str, images.shape))
-        raise UserError(f"{path}: the network takes {wanted}, found {images.dtype} {found}")
+        shape = " x ".join(map(str, images.shape))
+        raise UserError(f"{path}: the network takes {wanted}, found {images.dtype} {shape}")
     if images.dtype != np.uint8 or spec.dtype == "uint8":
         return Labelled(images, labels, spec)
     if normalisation is None:
@@ -97,7 +97,7 @@ def load(
 
 def normalisation_of(engine: Engine) -> tuple[Sequence[float], Sequence[float]] | None:
     """Mean and std of the network as ``shrink`` recorded them; None when they are not known."""
-    from prunedeploy.engines.artifact import shrink_result_of
+    from prunedeploy.engines.sources import shrink_result_of
 
     result = shrink_result_of(engine)
     return (result.mean, result.std) if result is not None and result.mean else None
@@ -125,8 +125,8 @@ def _arrange(images: Array, spec: TensorSpec) -> Array | None:
         candidates.append(images.transpose(0, 3, 1, 2))
     for candidate in candidates:
         if candidate.ndim == len(spec.shape) and all(
-            found == dim or isinstance(dim, str)
-            for found, dim in zip(candidate.shape[1:], spec.shape[1:], strict=True)
+            size == dim or isinstance(dim, str)
+            for size, dim in zip(candidate.shape[1:], spec.shape[1:], strict=True)
         ):
             return candidate
     return None

@@ -1,4 +1,4 @@
-"""How much memory an engine takes: measured in a process of its own, which runs nothing else.
+"""Measures how much memory an engine takes, in a process that runs nothing else.
 
 The child imports everything, makes the inputs, lets the kernel forget the peak so far
 (``/proc/self/clear_refs``) and then opens the engine and runs it. What counts is the highest
@@ -45,17 +45,17 @@ def peak_bytes(engine: Engine, batch: int, threads: int) -> int:
 
 
 def _measure(path: str, batch: int, threads: int) -> int:
-    from prunedeploy.engines import artifact
+    from prunedeploy.engines import engine_folder, opening
     from prunedeploy.reference.verify import random_feeds
     from prunedeploy.runtimes.registry import by_name
 
-    engine = artifact.read_engine(path)
+    engine = engine_folder.read_engine(path)
     # the libraries are not the engine's, so they are loaded before the count starts
     by_name(engine.manifest.runtime).versions()
     feeds = random_feeds(engine.manifest.inputs, batch)
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
-    with artifact.open(engine, threads) as session:
+    with opening.open(engine, threads) as session:
         for _ in range(RUNS):
             session.run(feeds)
     return max(0, _status("VmHWM") - before)

@@ -1,4 +1,4 @@
-"""Where the time of a compiled engine goes, step by step, from the engine's own clock."""
+"""Times each step of a compiled engine with the engine's own clock."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def profiles_of(
     threads: int,
     rounds: int,
 ) -> tuple[Profile, ...]:
-    """Of every engine that can tell."""
+    """The profile of every engine that supports it."""
     return tuple(
         Profile(
             name=engine.path.name,
@@ -58,7 +58,7 @@ def profiles_of(
 def _steps(
     session: _Profiled, feeds: Mapping[str, Array], batch: int, rounds: int
 ) -> tuple[StepTime, ...]:
-    """Those of every size that the batch is cut into, as often as it has that piece."""
+    """The layers of every size that the batch is cut into, once for each piece."""
     steps = []
     for size, samples in session.profile(feeds, rounds).items():
         often = session.pieces(batch).count(size)

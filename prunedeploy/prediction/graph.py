@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.graph.shapes import infer_shapes
+from prunedeploy.graph.work import macs, swept_value
 from prunedeploy.prediction.record import Work
 
 FEW_ROWS = 16  # below, a linear layer is bound by the reading of its weights
@@ -182,20 +183,18 @@ def _conv(node: ir.Node, style: Style) -> tuple[str, float]:
     weight = _shape(node.inputs[1]) if len(node.inputs) > 1 else ()
     if not weight:
         return "conv", 0.0
-    transposed = node.op_type == "ConvTranspose"
-    places = _shape(node.inputs[0] if transposed else node.outputs[0])
-    pixels = math.prod(places[:1] + places[2:]) if places else 0
-    groups = node.attributes.get_int("group", 1)
-    taps = math.prod(weight[2:])
+    samples = next(iter(_shape(swept_value(node))), 0)
     outer, inner = weight[:2]
-    if groups > 1 and inner == 1 and not transposed:
-        return "depthwise", 2.0 * pixels * _up(outer, style) * taps
-    if groups > 1:
-        return "grouped", 2.0 * pixels * outer * inner * taps
-    kernel = "pointwise" if taps == 1 else "conv"
+    pair = samples * macs(node) // max(outer * inner, 1)  # of an input and an output channel
+    grouped = node.attributes.get_int("group", 1) > 1
+    if grouped and inner == 1 and node.op_type == "Conv":
+        return "depthwise", 2.0 * pair * _up(outer, style)
+    if grouped:
+        return "grouped", 2.0 * pair * outer * inner
+    kernel = "pointwise" if math.prod(weight[2:]) == 1 else "conv"
     # few channels are read as they lie
     inner = _up(inner, style) if inner >= style.multiple else inner
-    return kernel, 2.0 * pixels * _up(outer, style) * inner * taps
+    return kernel, 2.0 * pair * _up(outer, style) * inner
 
 
 def _product(node: ir.Node) -> tuple[str, float]:
@@ -210,9 +209,7 @@ def _product(node: ir.Node) -> tuple[str, float]:
         for letters, shape in zip(equation.partition("->")[0].split(","), shapes, strict=False):
             sizes |= dict(zip(letters, shape, strict=False))
         return "product", 2.0 * math.prod(sizes.values())
-    turned = node.op_type == "Gemm" and node.attributes.get_int("transA", False)
-    depth = shapes[0][0 if turned else -1]
-    flops = 2.0 * math.prod(result) * depth
+    flops = 2.0 * result[0] * macs(node)
     if not any(map(_is_constant, node.inputs[:2])):
         return "product", flops
     rows = math.prod(result[:-1])

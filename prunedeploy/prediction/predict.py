@@ -56,9 +56,9 @@ def predict(
         works = steps.of_model(path, row, batch, limits.threads)
     else:
         style = graph.Style(row.multiple, chosen in GPU_RUNTIMES, WIDTHS[precision])
-        program = models.load(path)
-        works, notes = graph.works(program, batch, style)
-        notes = (*preparation.notes(program), *notes)
+        prepared = preparation.from_file(path)
+        works, notes = graph.works(prepared.model, batch, style)
+        notes = (*prepared.notes, *notes)
     table = table_of(chosen)
     layers = layer_times(works, limits, table)
     return Prediction(

@@ -18,7 +18,7 @@ def binary(function: Callable[[Numbers, Numbers], Any]) -> Kernel:
 
 
 def _equal_shapes(kernel: Kernel) -> Kernel:
-    """Before opset 8 operators of any number of inputs broadcast nothing."""
+    """Refuse broadcasting before opset 8 by operators of any number of inputs."""
 
     def run(node: ir.Node, *inputs: Numbers) -> Any:
         if len({x.shape for x in inputs}) > 1:
@@ -29,7 +29,7 @@ def _equal_shapes(kernel: Kernel) -> Kernel:
 
 
 def divide(a: Numbers, b: Numbers) -> Any:
-    """Integers are cut towards zero, not down as in NumPy."""
+    """Divide; integers are truncated towards zero, not floored as in NumPy."""
     if a.dtype.kind not in "iu":
         return np.divide(a, b)
     down = a // b
@@ -37,7 +37,7 @@ def divide(a: Numbers, b: Numbers) -> Any:
 
 
 def _power(x: Numbers, y: Numbers) -> Any:
-    """In the type of the base; an integer's power is exact where it is one."""
+    """Raise to a power in the type of the base; integer powers of integers are exact."""
     if x.dtype.kind in "iu":
         if y.dtype.kind in "iu" and not (y < 0).any():
             return np.power(x, y.astype(x.dtype))

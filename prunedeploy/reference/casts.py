@@ -22,12 +22,12 @@ def _parsed(x: Numbers, target: ir.DataType) -> Numbers:
     kind = target.numpy()
     words = [w.decode() if isinstance(w, bytes) else str(w) for w in x.reshape(-1).tolist()]
     if kind.kind in "iu":
-        found = np.array([int(w) for w in words], kind)
+        numbers = np.array([int(w) for w in words], kind)
     elif kind.kind == "b":
         raise ValueError("text does not become a truth value")
     else:
-        found = np.array([float(w) for w in words], np.float64).astype(kind)
-    return found.reshape(x.shape)
+        numbers = np.array([float(w) for w in words], np.float64).astype(kind)
+    return numbers.reshape(x.shape)
 
 
 def saturated(x: Numbers, target: ir.DataType) -> Any:
@@ -52,11 +52,11 @@ def _exponent(x: Numbers, up: str, saturate: bool) -> Numbers:
     else:
         raise ValueError(f"round_mode {up!r} is not known")
     nan = np.isnan(x)
-    found = exponent + (more & (exponent < 254 + (not saturate)))
+    rounded = exponent + (more & (exponent < 254 + (not saturate)))
     if saturate:
-        found = np.minimum(found, 254)
-    found = np.where(nan, 255, found).astype(np.uint8)
-    return found.view(ml_dtypes.float8_e8m0fnu)
+        rounded = np.minimum(rounded, 254)
+    rounded = np.where(nan, 255, rounded).astype(np.uint8)
+    return rounded.view(ml_dtypes.float8_e8m0fnu)
 
 
 def cast_to(x: Numbers, target: ir.DataType, saturate: bool = True, up: str = "up") -> Any:

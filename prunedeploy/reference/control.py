@@ -65,11 +65,11 @@ class _Body:
         """All outputs."""
         feeds = {name: around[name] for name in self._captured}
         feeds |= dict(zip(self._inputs, given, strict=True))
-        found = self._run(feeds)
-        return [found[name] for name in self._outputs]
+        values = self._run(feeds)
+        return [values[name] for name in self._outputs]
 
     def nothing(self, index: int) -> Any:
-        """What output ``index`` comes to where the body never ran: an axis of none."""
+        """Output ``index`` of a body that never ran: an array with an empty axis."""
         value = self.graph.outputs[index]
         if value.shape is None or value.dtype is None or not value.shape.is_static():
             raise ValueError("its body never runs, and the shape of what it gives is not known")
@@ -130,9 +130,9 @@ def _scan(node: ir.Node, opsets: Mapping[str, int], make: Make) -> Step:
     def step(inputs: Sequence[Any], around: Arrays) -> tuple[Any, ...]:
         states = list(inputs[:kept])
         rows = [np.moveaxis(x, a, 0) for x, a in zip(inputs[kept:], in_axes, strict=True)]
-        states, found = _scanned(body, states, _directed(rows, in_back), around)
-        found = _directed(found, out_back)
-        return *states, *(np.moveaxis(y, 0, a) for y, a in zip(found, out_axes, strict=True))
+        states, stacked = _scanned(body, states, _directed(rows, in_back), around)
+        stacked = _directed(stacked, out_back)
+        return *states, *(np.moveaxis(y, 0, a) for y, a in zip(stacked, out_axes, strict=True))
 
     return step
 
@@ -169,9 +169,9 @@ def _scan_8(node: ir.Node, opsets: Mapping[str, int], make: Make) -> Step:
         for sample, end in enumerate(ends):
             rows = [x[sample, :end] for x in values[kept:]]
             states = [x[sample] for x in values[:kept]]
-            states, found = _scanned(body, states, _directed(rows, back), around)
-            whole = [np.zeros((longest, *y.shape[1:]), y.dtype) for y in found]
-            for full, part in zip(whole, found, strict=True):
+            states, stacked = _scanned(body, states, _directed(rows, back), around)
+            whole = [np.zeros((longest, *y.shape[1:]), y.dtype) for y in stacked]
+            for full, part in zip(whole, stacked, strict=True):
                 full[:end] = part
             samples.append([*states, *whole])
         return tuple(np.stack(each) for each in zip(*samples, strict=True))
@@ -184,11 +184,11 @@ def _sequence_map(node: ir.Node, opsets: Mapping[str, int], make: Make) -> Step:
     body = _Body(node, "body", opsets, make)
 
     def step(inputs: Sequence[Any], around: Arrays) -> tuple[Any, ...]:
-        found = []
+        stacked = []
         for index in range(len(inputs[0])):
             given = [x[index] if isinstance(x, list) else x for x in inputs]
-            found.append(body(given, around))
-        return tuple([each[i] for each in found] for i in range(len(body.graph.outputs)))
+            stacked.append(body(given, around))
+        return tuple([each[i] for each in stacked] for i in range(len(body.graph.outputs)))
 
     return step
 

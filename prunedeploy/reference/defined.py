@@ -103,8 +103,8 @@ def definition(version: int) -> Builder:
             key = tuple(None if x is None else (x.dtype, x.shape) for x in inputs)
             if key not in known:
                 known[key] = make(_model(node, version, inputs))
-            found = known[key]({f"in{i}": x for i, x in enumerate(inputs) if x is not None})
-            return tuple(found.get(f"out{i}") for i in range(len(node.outputs)))
+            values = known[key]({f"in{i}": x for i, x in enumerate(inputs) if x is not None})
+            return tuple(values.get(f"out{i}") for i in range(len(node.outputs)))
 
         return step
 

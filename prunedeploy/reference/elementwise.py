@@ -33,8 +33,8 @@ def erf(x: Numbers) -> Numbers:
     import torch
 
     wide = np.ascontiguousarray(x if x.dtype.kind == "f" else x.astype(np.float64))
-    found: Numbers = torch.erf(torch.from_numpy(wide.copy())).numpy()
-    return found.astype(x.dtype).reshape(x.shape)
+    values: Numbers = torch.erf(torch.from_numpy(wide.copy())).numpy()
+    return values.astype(x.dtype).reshape(x.shape)
 
 
 def sigmoid(x: Numbers) -> Numbers:
@@ -110,8 +110,8 @@ def _gelu(node: ir.Node, x: Numbers) -> Any:
 def _shrink(node: ir.Node, x: Numbers) -> Numbers:
     lambd, bias = number(node, "lambd", 0.5), number(node, "bias", 0.0)
     wide = x if x.dtype.kind == "f" else x.astype(np.float64)
-    found = np.where(wide < -lambd, wide + bias, np.where(wide > lambd, wide - bias, 0))
-    return found.astype(x.dtype)
+    shrunk = np.where(wide < -lambd, wide + bias, np.where(wide > lambd, wide - bias, 0))
+    return shrunk.astype(x.dtype)
 
 
 def _thresholded(node: ir.Node, x: Numbers) -> Numbers:
@@ -122,12 +122,12 @@ def _is_inf(node: ir.Node, x: Numbers) -> Numbers:
     if x.dtype.kind != "f":  # NumPy knows no order of the narrowest floats
         x = x.astype(np.float32)
     positive, negative = (integer(node, f"detect_{sign}", 1) for sign in ("positive", "negative"))
-    found = np.zeros(x.shape, bool)
+    infinite = np.zeros(x.shape, bool)
     if positive:
-        found |= np.asarray(x == np.inf)
+        infinite |= np.asarray(x == np.inf)
     if negative:
-        found |= np.asarray(x == -np.inf)
-    return found
+        infinite |= np.asarray(x == -np.inf)
+    return infinite
 
 
 def _is_nan(x: Numbers) -> Any:
@@ -142,7 +142,7 @@ def _clip_attributes(node: ir.Node, x: Numbers) -> Numbers:
 
 
 def _clip(_: ir.Node, x: Numbers, low: Any = None, high: Any = None) -> Numbers:
-    """By default the largest finite numbers; the upper bound wins where the lower is above it."""
+    """Clip; bounds default to the largest finite numbers, and the upper one has precedence."""
     if x.dtype.kind not in "iu":
         limits = ml_dtypes.finfo(x.dtype)  # type: ignore[no-untyped-call]
         low = np.asarray(limits.min) if low is None else low

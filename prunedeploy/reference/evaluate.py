@@ -14,12 +14,12 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Array
 from prunedeploy.graph import model as models
+from prunedeploy.graph.schemas import schema
 from prunedeploy.reference import defined, machine_learning
 from prunedeploy.reference.control import captured
 from prunedeploy.reference.registry import BUILDERS, STANDARD, kernel_of, label, standard
@@ -96,7 +96,7 @@ class Evaluator:
 
 
 def evaluate_node(node: ir.Node, imports: Mapping[str, int], inputs: Sequence[Any]) -> list[Any]:
-    """What one node without subgraphs makes of arrays, None for an input that is left out.
+    """Compute one node without subgraphs from arrays; None for an input that is left out.
 
     Raises:
         UserError: the operator is not known in this opset, or cannot be run on these inputs.
@@ -207,13 +207,12 @@ def _types(node: ir.Node, opsets: Mapping[str, int]) -> list[list[int]]:
     graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
     if any(a.type in graphs for a in node.attributes.values()):
         return []  # the graphs inside hold values of the model's own type
-    try:
-        schema = onnx.defs.get_schema(node.op_type, opsets.get("", 1), "")
-    except onnx.defs.SchemaError:
+    definition = schema(node.op_type, opsets.get("", 1))
+    if definition is None:
         return []
-    inputs = _kinds(schema.inputs, len(node.inputs))
-    outputs = _kinds(schema.outputs, len(node.outputs))
-    return [[i for i, kind in enumerate(inputs) if kind == found] for found in outputs]
+    inputs = _kinds(definition.inputs, len(node.inputs))
+    outputs = _kinds(definition.outputs, len(node.outputs))
+    return [[i for i, kind in enumerate(inputs) if kind == wanted] for wanted in outputs]
 
 
 def _kinds(formal: Sequence[Any], count: int) -> list[str]:

@@ -30,7 +30,7 @@ COMBINE: dict[str, Any] = {
 
 
 def _inside(indices: Numbers, size: int) -> Numbers:
-    """Indices counted from the front.
+    """Convert negative indices to indices from the front.
 
     Raises:
         IndexError: one of them is outside of an axis of ``size``.
@@ -57,24 +57,24 @@ def _gather_nd(node: ir.Node, x: Numbers, indices: Numbers) -> Numbers:
     """``batch_dims`` came with opset 12."""
     batch = integer(node, "batch_dims", 0)
     count = indices.shape[-1]
-    places: list[Any] = []
+    positions: list[Any] = []
     outer = indices.shape[:-1]
     for axis in range(batch):
         shape = [1] * len(outer)
         shape[axis] = x.shape[axis]
-        places.append(np.arange(x.shape[axis]).reshape(shape))
-    places += [_inside(indices[..., i], x.shape[batch + i]) for i in range(count)]
-    found: Numbers = x[tuple(np.broadcast_arrays(*places))] if places else x
-    return found
+        positions.append(np.arange(x.shape[axis]).reshape(shape))
+    positions += [_inside(indices[..., i], x.shape[batch + i]) for i in range(count)]
+    gathered: Numbers = x[tuple(np.broadcast_arrays(*positions))] if positions else x
+    return gathered
 
 
-def _combined(node: ir.Node, y: Numbers, places: Any, updates: Numbers) -> Numbers:
-    """``updates`` written to ``places``; what comes later wins, or joins what is there."""
+def _combined(node: ir.Node, y: Numbers, positions: Any, updates: Numbers) -> Numbers:
+    """``updates`` written to ``positions``; a later update replaces an earlier one, or joins it."""
     how = text(node, "reduction", "none")
     if how == "none":
-        y[places] = updates
+        y[positions] = updates
     elif how in COMBINE:
-        COMBINE[how].at(y, places, updates)
+        COMBINE[how].at(y, positions, updates)
     else:
         raise ValueError(f"reduction {how!r} is not known")
     return y
@@ -83,14 +83,14 @@ def _combined(node: ir.Node, y: Numbers, places: Any, updates: Numbers) -> Numbe
 def _scatter_elements(node: ir.Node, x: Numbers, indices: Numbers, updates: Numbers) -> Numbers:
     """``reduction`` came with opset 16, its max and min with 18."""
     axis = within(integer(node, "axis", 0), x.ndim)
-    places: list[Any] = list(np.indices(indices.shape, sparse=True))
-    places[axis] = _inside(indices, x.shape[axis])
-    return _combined(node, x.copy(), tuple(np.broadcast_arrays(*places)), updates)
+    positions: list[Any] = list(np.indices(indices.shape, sparse=True))
+    positions[axis] = _inside(indices, x.shape[axis])
+    return _combined(node, x.copy(), tuple(np.broadcast_arrays(*positions)), updates)
 
 
 def _scatter_nd(node: ir.Node, x: Numbers, indices: Numbers, updates: Numbers) -> Numbers:
-    places = tuple(_inside(indices[..., i], x.shape[i]) for i in range(indices.shape[-1]))
-    return _combined(node, x.copy(), places, updates)
+    positions = tuple(_inside(indices[..., i], x.shape[i]) for i in range(indices.shape[-1]))
+    return _combined(node, x.copy(), positions, updates)
 
 
 def _tensor_scatter(
@@ -108,7 +108,7 @@ def _tensor_scatter(
 
 
 def _top(node: ir.Node, x: Numbers, count: int, largest: bool) -> tuple[Numbers, Numbers]:
-    """In order; of equal elements the one with the lower index comes first."""
+    """Sort; of equal elements the one with the lower index comes first."""
     axis = within(integer(node, "axis", -1), x.ndim)
     if count > x.shape[axis]:
         raise ValueError(f"k is {count}, the axis has {x.shape[axis]}")
@@ -147,7 +147,7 @@ def _unique(node: ir.Node, x: Numbers) -> tuple[Numbers, ...]:
         y = y.take(order, axis or 0)
         first, counts = first[order], counts[order]
         inverse = order.argsort()[inverse]
-    return y, *(found.reshape(-1).astype(np.int64) for found in (first, inverse, counts))
+    return y, *(indices.reshape(-1).astype(np.int64) for indices in (first, inverse, counts))
 
 
 def _one_hot(negative: bool) -> Kernel:
@@ -176,8 +176,8 @@ def _compress(node: ir.Node, x: Numbers, condition: Numbers) -> Any:
 def _non_zero(_: ir.Node, x: Numbers) -> Numbers:
     if not x.ndim:
         return np.zeros((0, int(x != 0)), np.int64)
-    found = x.astype(bool) if x.dtype.kind not in "fiub" else x
-    return np.array(np.nonzero(found), np.int64).reshape(x.ndim, -1)
+    truth = x.astype(bool) if x.dtype.kind not in "fiub" else x
+    return np.array(np.nonzero(truth), np.int64).reshape(x.ndim, -1)
 
 
 def _bounds(size: int, start: int, end: int, step: int) -> range:
@@ -194,13 +194,13 @@ def sliced(
     x: Numbers, starts: list[int], ends: list[int], axes: list[int], steps: list[int]
 ) -> Any:
     """Every ``step`` elements from start to end, axis by axis."""
-    places: list[Any] = [slice(None)] * x.ndim
+    positions: list[Any] = [slice(None)] * x.ndim
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         along = within(axis, x.ndim)
         chosen = _bounds(x.shape[along], start, end, step)
         last = None if chosen.stop < 0 else chosen.stop
-        places[along] = slice(chosen.start, last, step) if chosen else slice(0)
-    return x[tuple(places)]
+        positions[along] = slice(chosen.start, last, step) if chosen else slice(0)
+    return x[tuple(positions)]
 
 
 def _slice_attributes(node: ir.Node, x: Numbers) -> Any:
@@ -231,8 +231,8 @@ def _reverse_sequence(node: ir.Node, x: Numbers, lengths: Numbers) -> Numbers:
     for sample, length in enumerate(listed(lengths)):
         if not 0 <= length <= x.shape[time]:
             raise ValueError(f"a sequence of {length} out of {x.shape[time]}")
-        place = (sample, slice(length)) if batch == 0 else (slice(length), sample)
-        y[place] = x[place][::-1]
+        position = (sample, slice(length)) if batch == 0 else (slice(length), sample)
+        y[position] = x[position][::-1]
     return y
 
 

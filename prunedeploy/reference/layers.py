@@ -31,8 +31,8 @@ def convolve(node: ir.Node, x: Numbers, w: Numbers, b: Numbers | None = None) ->
     """A convolution over any number of axes; grouped, dilated, padded."""
     if x.shape[1] != w.shape[1] * integer(node, "group", 1):
         raise ValueError(f"weights of shape {list(w.shape)} for {x.shape[1]} channels")
-    found = on_torch(convolution)(node, x, w, b)
-    return _by_windows(node, x, w, b) if found is None else found
+    result = on_torch(convolution)(node, x, w, b)
+    return _by_windows(node, x, w, b) if result is None else result
 
 
 def _by_windows(node: ir.Node, x: Numbers, w: Numbers, b: Numbers | None) -> Any:
@@ -57,8 +57,8 @@ def _conv_transpose(node: ir.Node, x: Numbers, w: Numbers, b: Numbers | None = N
     So versions 11 and 22 say, unless auto_pad is SAME_UPPER; the formula of version 1 has it the
     other way round, against the description of its own auto_pad. Engines follow the later one.
     """
-    found = on_torch(transposed_convolution)(node, x, w, b)
-    return _scattered(node, x, w, b) if found is None else found
+    result = on_torch(transposed_convolution)(node, x, w, b)
+    return _scattered(node, x, w, b) if result is None else result
 
 
 def _scattered(node: ir.Node, x: Numbers, w: Numbers, b: Numbers | None) -> Numbers:
@@ -77,8 +77,8 @@ def _scattered(node: ir.Node, x: Numbers, w: Numbers, b: Numbers | None) -> Numb
     for tap in np.ndindex(*kernel):
         product = np.einsum("ngc...,gcm->ngm...", parts, filters[(..., *tap)])
         each = zip(tap, dilations, strides, size, strict=True)
-        places: Any = (..., *(slice(t * d, t * d + (n - 1) * s + 1, s) for t, d, s, n in each))
-        y[places] += product
+        positions: Any = (..., *(slice(t * d, t * d + (n - 1) * s + 1, s) for t, d, s, n in each))
+        y[positions] += product
     y = y.reshape(len(x), group * w.shape[1], *whole)
     pads = transposed_pads(node, size, whole, strides)
     for axis in range(rank):  # a negative pad adds zeros
@@ -135,10 +135,10 @@ def _deform_conv(
     grid = np.indices(out)
     columns = np.zeros((len(x), x.shape[1], taps, *out), x.dtype)
     each = x.shape[1] // parts
-    for tap, place in enumerate(np.ndindex(*kernel)):
+    for tap, position in enumerate(np.ndindex(*kernel)):
         for sample, part in np.ndindex(len(x), parts):
             moved = shifts[sample, part, tap]
-            first = [place[i] * dilations[i] - pads[i] for i in range(rank)]
+            first = [position[i] * dilations[i] - pads[i] for i in range(rank)]
             at = [grid[i] * strides[i] + first[i] + moved[i] for i in range(rank)]
             channels = slice(part * each, (part + 1) * each)
             read = between(x[sample, channels], at)
@@ -158,14 +158,14 @@ def between(x: Numbers, at: list[Any]) -> Numbers:
     for corner in np.ndindex(*[2] * rank):
         weight: Any = 1.0
         inside: Any = True
-        places = []
+        positions = []
         for i in range(rank):
             share = at[i] - low[i]
             weight = weight * (share if corner[i] else 1 - share)
-            place = low[i] + corner[i]
-            inside = inside & (place >= 0) & (place < x.shape[1 + i])
-            places.append(np.clip(place, 0, x.shape[1 + i] - 1).astype(np.int64))
-        total = total + np.where(inside, weight, 0) * x[(slice(None), *places)]
+            position = low[i] + corner[i]
+            inside = inside & (position >= 0) & (position < x.shape[1 + i])
+            positions.append(np.clip(position, 0, x.shape[1 + i] - 1).astype(np.int64))
+        total = total + np.where(inside, weight, 0) * x[(slice(None), *positions)]
     return total.astype(x.dtype)
 
 

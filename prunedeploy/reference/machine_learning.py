@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 from prunedeploy.core.errors import UserError
+from prunedeploy.graph.schemas import schema
 from prunedeploy.reference.registry import label
 
 DOMAIN = "ai.onnx.ml"
@@ -41,11 +42,8 @@ def step_of(
     known = VERSIONS.get(node.op_type, ()) if node.domain == DOMAIN else ()
     if not known:
         raise _unknown(node, "")
-    try:
-        since = onnx.defs.get_schema(node.op_type, version, DOMAIN).since_version
-    except onnx.defs.SchemaError:
-        since = 0
-    if since not in known or version > NEWEST:
+    definition = schema(node.op_type, version, DOMAIN)
+    if definition is None or definition.since_version not in known or version > NEWEST:
         raise _unknown(node, f" of {DOMAIN} {version}")
     names = [f"in{i}" if value is not None else "" for i, value in enumerate(node.inputs)]
     call = ir.serde.serialize_node(node)

@@ -33,7 +33,7 @@ def _normalised(node: ir.Node, x: Numbers, mean: Numbers, var: Numbers) -> Numbe
 def _inference(
     node: ir.Node, x: Numbers, scale: Numbers, bias: Numbers, mean: Numbers, var: Numbers
 ) -> Any:
-    """With the statistics given; ``spatial`` 0, which opset 9 took away, has them per element."""
+    """Normalise with given statistics; ``spatial`` 0 (before opset 9) has them per element."""
     parameters = [scale, bias, mean, var]
     if integer(node, "spatial", 1):
         parameters = [_by_channel(p, x) for p in parameters]
@@ -45,7 +45,7 @@ def _inference(
 def _training(
     node: ir.Node, x: Numbers, scale: Numbers, bias: Numbers, mean: Numbers, var: Numbers
 ) -> tuple[Any, ...]:
-    """With the statistics of the batch; the running ones follow it."""
+    """Normalise with the statistics of the batch, and update the running ones."""
     axes = (0, *range(2, x.ndim))
     batch_mean, batch_var = x.mean(axes), x.var(axes)
     y = _inference(node, x, scale, bias, batch_mean, batch_var)
@@ -58,7 +58,7 @@ def _training(
 
 
 def _batch_norm_by_outputs(node: ir.Node, *inputs: Numbers) -> Any:
-    """Before opset 14 the number of outputs tells training (five) from inference (one)."""
+    """BatchNormalization before opset 14: five outputs mean training, one means inference."""
     count = sum(wanted(node, i) for i in range(len(node.outputs)))
     if count == 1:
         return _inference(node, *inputs)
@@ -73,7 +73,7 @@ def _batch_norm_by_outputs(node: ir.Node, *inputs: Numbers) -> Any:
 
 
 def _batch_norm(node: ir.Node, *inputs: Numbers) -> Any:
-    """From opset 14 on an attribute tells."""
+    """BatchNormalization from opset 14 on: an attribute says whether it trains."""
     if not integer(node, "training_mode", 0):
         if any(v.uses() or v.is_graph_output() for v in node.outputs[1:]):
             raise ValueError("statistics of the batch, which only training computes, are read")
@@ -118,7 +118,7 @@ def _last_axes(node: ir.Node, x: Numbers) -> tuple[int, ...]:
 def _layer_norm(
     node: ir.Node, x: Numbers, scale: Numbers, bias: Numbers | None = None
 ) -> tuple[Any, ...]:
-    """In the type of x, float32 at least: ``stash_type`` asks for no less than that."""
+    """Compute in the type of x, at least float32, which is what ``stash_type`` requires."""
     axes = _last_axes(node, x)
     mean = x.mean(axes, keepdims=True)
     centred = x - mean

@@ -1,4 +1,4 @@
-"""What a node means by the opset of its model: for all who read graphs.
+"""The meaning of nodes that depends on the model's opset, for every reader of graphs.
 
 An operator is read as the model's opset has it, never as the newest one does; what differs between
 versions and concerns more than one reader is here.

@@ -73,7 +73,7 @@ def _quantise_10(node: ir.Node, x: Numbers, scale: Numbers, zero: Numbers | None
 
 
 def _dequantise(node: ir.Node, x: Numbers, scale: Numbers, zero: Numbers | None = None) -> Numbers:
-    """In the type of the scale; ``output_dtype``, from opset 23 on, names another."""
+    """Dequantise to the type of the scale, or to ``output_dtype`` (from opset 23 on)."""
     kind = scale.dtype
     if has(node, "output_dtype") and integer(node, "output_dtype", 0):
         kind = ir.DataType(integer(node, "output_dtype", 0)).numpy()
@@ -84,8 +84,8 @@ def _dequantise(node: ir.Node, x: Numbers, scale: Numbers, zero: Numbers | None 
     moved = x.astype(whole)
     if zero is not None:
         moved = moved - _spread(node, zero, x).astype(whole)
-    found: Numbers = moved.astype(wide) * _spread(node, scale, x).astype(wide)
-    return found.astype(kind)
+    scaled: Numbers = moved.astype(wide) * _spread(node, scale, x).astype(wide)
+    return scaled.astype(kind)
 
 
 def _dequantise_10(
@@ -145,8 +145,8 @@ def _conv_integer(
     w_zero: Numbers | None = None,
 ) -> Any:
     filters = _less(w, w_zero, (-1, *[1] * (w.ndim - 1)))
-    found = convolve(node, _less(x, x_zero), filters)
-    return np.rint(found).astype(np.int64).astype(np.int32)
+    result = convolve(node, _less(x, x_zero), filters)
+    return np.rint(result).astype(np.int64).astype(np.int32)
 
 
 def _requantised(total: Numbers, factor: Numbers, zero: Numbers) -> Numbers:

@@ -42,12 +42,12 @@ def _numbers(node: ir.Node, name: str) -> list[float]:
 
 
 def _functions(node: ir.Node, names: list[str]) -> list[Activation]:
-    """In their order; those with numbers take the next ones of the node's two lists."""
-    found: list[Activation] = []
+    """The activations in order; those with parameters take the next ones of the node's lists."""
+    functions: list[Activation] = []
     given = [_numbers(node, "activation_alpha"), _numbers(node, "activation_beta")]
     for name in names:
         if name in PLAIN:
-            found.append(PLAIN[name])
+            functions.append(PLAIN[name])
             continue
         if name not in SCALED:
             raise ValueError(f"activation {name} is not known")
@@ -57,8 +57,8 @@ def _functions(node: ir.Node, names: list[str]) -> list[Activation]:
         ]
         if None in numbers:
             raise ValueError(f"activation {name} without its numbers")
-        found.append(_scaled(function, [*numbers, 0.0][:2]))
-    return found
+        functions.append(_scaled(function, [*numbers, 0.0][:2]))
+    return functions
 
 
 def _scaled(function: Callable[[Any, Any, Any], Any], numbers: list[Any]) -> Activation:
@@ -66,7 +66,7 @@ def _scaled(function: Callable[[Any, Any, Any], Any], numbers: list[Any]) -> Act
 
 
 def _activations(node: ir.Node, direction: int, usual: list[str]) -> list[Activation]:
-    """Those of one direction, those of the gates behind the clip, as ONNX Runtime has it."""
+    """The activations of one direction; gates are clipped first, as in ONNX Runtime."""
     names = list(node.attributes.get_strings("activations", [])) or usual * (direction + 1)
     functions = _functions(node, [name.lower() for name in names])
     chosen = functions[direction * len(usual) :][: len(usual)]
@@ -121,15 +121,15 @@ def _run(
     ends = np.full(x.shape[1], len(x)) if lengths is None else lengths
     zeros = np.zeros((len(w), x.shape[1], r.shape[2]), x.dtype)
     states = [zeros if state is None else state for state in initial]
-    found = []
+    directions = []
     for direction in range(len(w)):
         turned = backward == "reverse" or direction == 1
         inputs = _reversed(x, ends) if turned else x
         start = tuple(state[direction] for state in states)
         outputs, *last = _sweep(make(direction), inputs, start, ends)
-        found.append([_reversed(outputs, ends) if turned else outputs, *last])
+        directions.append([_reversed(outputs, ends) if turned else outputs, *last])
     results = [
-        np.stack(parts, 1 if i == 0 else 0) for i, parts in enumerate(zip(*found, strict=True))
+        np.stack(parts, 1 if i == 0 else 0) for i, parts in enumerate(zip(*directions, strict=True))
     ]
     if batch_first:
         moved = [np.transpose(results[0], (2, 0, 1, 3))]
@@ -219,7 +219,7 @@ def rnn(
     lengths: Array | None = None,
     h: Array | None = None,
 ) -> tuple[Array, ...]:
-    """One gate."""
+    """The simple recurrent layer, which has one gate."""
 
     def make(direction: int) -> Step:
         bias = sum(_halves(b, r, direction))

@@ -62,7 +62,7 @@ def _product(x: Numbers, axes: tuple[int, ...], keep: bool) -> Any:
 
 
 def _mean(x: Numbers, axes: tuple[int, ...], keep: bool) -> Any:
-    """Of integers cut towards zero."""
+    """The mean; that of integers is truncated towards zero."""
     if x.dtype.kind == "f":
         return x.mean(axis=axes, keepdims=keep)
     count = math.prod(x.shape[axis] for axis in axes)
@@ -70,7 +70,7 @@ def _mean(x: Numbers, axes: tuple[int, ...], keep: bool) -> Any:
 
 
 def _bound(x: Numbers, lowest: bool) -> Any:
-    """What the maximum, or minimum, of no elements is."""
+    """The maximum, or minimum, of no elements."""
     if x.dtype.kind == "f":
         return -np.inf if lowest else np.inf
     if x.dtype.kind == "b":
@@ -104,13 +104,13 @@ def _log_sum(x: Numbers, axes: tuple[int, ...], keep: bool) -> Any:
 
 
 def _log_sum_exp(x: Numbers, axes: tuple[int, ...], keep: bool) -> Any:
-    """With the largest element taken out, so that nothing overflows."""
+    """log(sum(exp(x))), with the largest element factored out so that nothing overflows."""
     wide = x if x.dtype.kind == "f" else x.astype(np.float64)
     largest = wide.max(axis=axes, keepdims=True, initial=-np.inf)
     largest = np.where(np.isfinite(largest), largest, 0).astype(wide.dtype)
     total = np.exp(wide - largest).sum(axis=axes, keepdims=True)
-    found = np.log(total) + largest
-    return found if keep else found.squeeze(axis=axes)
+    result = np.log(total) + largest
+    return result if keep else result.squeeze(axis=axes)
 
 
 def _reductions(reduce: Reduce, attribute: tuple[int, ...], by_input: tuple[int, ...]) -> Versions:
@@ -123,10 +123,10 @@ def _extreme(first: Callable[[Numbers, int], Any], ties: bool) -> Kernel:
     def run(node: ir.Node, x: Numbers) -> Numbers:
         axis = within(integer(node, "axis", 0), x.ndim)
         last = ties and bool(integer(node, "select_last_index", 0))
-        found = np.asarray(first(np.flip(x, axis) if last else x, axis))
-        found = x.shape[axis] - 1 - found if last else found
-        found = found.astype(np.int64)
-        return np.expand_dims(found, axis) if integer(node, "keepdims", 1) else found
+        result = np.asarray(first(np.flip(x, axis) if last else x, axis))
+        result = x.shape[axis] - 1 - result if last else result
+        result = result.astype(np.int64)
+        return np.expand_dims(result, axis) if integer(node, "keepdims", 1) else result
 
     return run
 
@@ -140,12 +140,12 @@ def _running(accumulate: Callable[..., Any], neutral: int) -> Kernel:
         along = within(int(axis.reshape(())), x.ndim)
         backwards = bool(integer(node, "reverse", 0))
         x = np.flip(x, along) if backwards else x
-        found = accumulate(x, axis=along, dtype=x.dtype)
+        result = accumulate(x, axis=along, dtype=x.dtype)
         if integer(node, "exclusive", 0):
-            first = np.full_like(found.take([0] if x.shape[along] else [], along), neutral)
-            kept = found.take(range(x.shape[along] - 1), along) if x.shape[along] else found
-            found = np.concatenate([first, kept], along)
-        return np.flip(found, along) if backwards else found
+            first = np.full_like(result.take([0] if x.shape[along] else [], along), neutral)
+            kept = result.take(range(x.shape[along] - 1), along) if x.shape[along] else result
+            result = np.concatenate([first, kept], along)
+        return np.flip(result, along) if backwards else result
 
     return run
 
@@ -164,17 +164,17 @@ def log_softmax(x: Numbers, axis: int) -> Numbers:
 
 def hardmax(x: Numbers, axis: int) -> Numbers:
     """1 at the first of the largest elements along an axis, 0 elsewhere."""
-    found = np.zeros_like(x)
+    result = np.zeros_like(x)
     if x.size:
-        np.put_along_axis(found, np.expand_dims(x.argmax(axis), axis), 1, axis)
-    return found
+        np.put_along_axis(result, np.expand_dims(x.argmax(axis), axis), 1, axis)
+    return result
 
 
 Along = Callable[[Numbers, int], Numbers]
 
 
 def flattened(along: Along) -> Kernel:
-    """Before opset 13: over all axes from ``axis`` on, as one; the first is 1 by default."""
+    """The form before opset 13: over all axes from ``axis`` on as one; ``axis`` is 1 by default."""
 
     def run(node: ir.Node, x: Numbers) -> Numbers:
         axis = within(integer(node, "axis", 1), x.ndim) if x.ndim else 0
@@ -185,7 +185,7 @@ def flattened(along: Along) -> Kernel:
 
 
 def along_axis(along: Along) -> Kernel:
-    """From opset 13 on: over one axis, the last by default."""
+    """The form from opset 13 on: over one axis, the last by default."""
     return lambda node, x: along(x, within(integer(node, "axis", -1), x.ndim))
 
 

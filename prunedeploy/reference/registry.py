@@ -1,4 +1,4 @@
-"""Which function computes a node: by its operator and the opset of its model."""
+"""Finds the function that computes a node, by its operator and the opset of its model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from prunedeploy.core.errors import UserError
+from prunedeploy.graph.schemas import schema
 from prunedeploy.reference import (
     binary,
     casts,
@@ -105,7 +106,5 @@ def _newer(operator: str, opset: int) -> int | None:
     """The version that an operator has in an opset newer than the tables; None: not known."""
     if opset > onnx.defs.onnx_opset_version():
         return None  # onnx would answer with the last version that it knows
-    try:
-        return int(onnx.defs.get_schema(operator, opset, "").since_version)
-    except onnx.defs.SchemaError:
-        return None
+    definition = schema(operator, opset)
+    return None if definition is None else int(definition.since_version)

@@ -32,7 +32,7 @@ F32 = np.float32
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: its length, the result's, the factor between them, the part that is read."""
+    """One axis: its length, the result's length, the scale between them, the part that is read."""
 
     size: int
     out: int
@@ -156,8 +156,8 @@ def _stretched(at: Numbers, kernel: Callable[[Numbers], Numbers], reach: int, sc
 def _taps(node: ir.Node, axis: Axis, at: Numbers) -> Taps:
     mode = text(node, "mode", "nearest")
     if mode == "nearest":
-        found = nearest(at, text(node, "nearest_mode", "round_prefer_floor")).astype(np.int64)
-        return Taps(found[:, None], np.ones((len(at), 1)))
+        indices = nearest(at, text(node, "nearest_mode", "round_prefer_floor")).astype(np.int64)
+        return Taps(indices[:, None], np.ones((len(at), 1)))
     a = number(node, "cubic_coeff_a", -0.75)
     kernel = _triangle if mode == "linear" else lambda t: cubic(t, a)
     reach = 1 if mode == "linear" else 2
@@ -196,12 +196,12 @@ def _axes(node: ir.Node, x: Numbers, roi: Any, scales: Any, sizes: Any) -> dict[
         return _by_sizes(node, x, chosen, listed(sizes), starts, ends)
     if scales is None or scales.size != len(chosen):
         raise ValueError("neither scales nor sizes for every axis")
-    found = {}
+    axes_by_index = {}
     for i, axis in enumerate(chosen):
         scale, share = F32(scales[i]), F32(ends[i]) - F32(starts[i])
         out = math.floor(F32(x.shape[axis]) * share * scale)
-        found[axis] = Axis(x.shape[axis], out, scale, starts[i], ends[i])
-    return found
+        axes_by_index[axis] = Axis(x.shape[axis], out, scale, starts[i], ends[i])
+    return axes_by_index
 
 
 def _by_sizes(
@@ -257,7 +257,7 @@ def _resize(coordinates: dict[str, Callable[[Axis], Numbers]]) -> Any:
 
 
 def _whole(y: Numbers, dtype: np.dtype[Any]) -> Numbers:
-    """Integers between integers: ONNX does not say how they are rounded."""
+    """Refuse to interpolate integers: ONNX does not say how the results are rounded."""
     if (y != np.floor(y)).any():
         raise ValueError(f"it interpolates {dtype}, whose rounding ONNX leaves to the runtime")
     return y.astype(dtype)

@@ -49,18 +49,18 @@ def _padded(at: Numbers, size: int, padding: str, corners: bool) -> Numbers:
     return at
 
 
-def _read(x: Numbers, places: list[Numbers]) -> Numbers:
+def _read(x: Numbers, positions: list[Numbers]) -> Numbers:
     """``x`` [channels, ...] at whole coordinates, zero outside."""
     inside: Any = True
-    for place, size in zip(places, x.shape[1:], strict=True):
-        inside = inside & (place >= 0) & (place <= size - 1)
-    each = zip(places, x.shape[1:], strict=True)
+    for position, size in zip(positions, x.shape[1:], strict=True):
+        inside = inside & (position >= 0) & (position <= size - 1)
+    each = zip(positions, x.shape[1:], strict=True)
     index: Any = (slice(None), *(np.clip(p, 0, n - 1).astype(np.int64) for p, n in each))
     return np.where(inside, x[index], 0)
 
 
 def _sample(x: Numbers, at: list[Numbers], mode: str, padding: str, corners: bool) -> Numbers:
-    """One image [channels, ...] at coordinates for each of its axes."""
+    """Sample one image [channels, ...] at the given coordinates of each of its axes."""
     sizes = x.shape[1:]
     if mode != "cubic":
         at = [_padded(a, n, padding, corners) for a, n in zip(at, sizes, strict=True)]
@@ -71,13 +71,15 @@ def _sample(x: Numbers, at: list[Numbers], mode: str, padding: str, corners: boo
     total: Any = 0
     for tap in np.ndindex(*[len(reach)] * len(at)):
         weight: Any = 1
-        places = []
+        positions = []
         for i, step in enumerate(tap):
-            place = low[i] + reach[step]
-            distance = np.abs(at[i] - place)
+            position = low[i] + reach[step]
+            distance = np.abs(at[i] - position)
             weight = weight * (1 - distance if mode == "linear" else cubic(distance, CUBIC))
-            places.append(_padded(place, sizes[i], padding, corners) if mode == "cubic" else place)
-        total = total + weight * _read(x, places)
+            positions.append(
+                _padded(position, sizes[i], padding, corners) if mode == "cubic" else position
+            )
+        total = total + weight * _read(x, positions)
     return np.asarray(total)
 
 
@@ -92,12 +94,12 @@ def _grid_sample(names: dict[str, str], rank: int | None) -> Kernel:
             raise ValueError(f"{x.ndim - 2} spatial axes, where this version has {rank}")
         corners, sizes = bool(integer(node, "align_corners", 0)), x.shape[2:]
         wide = grid.astype(np.float64 if x.dtype == np.float64 else np.float32)
-        found = []
-        for image, places in zip(x, wide, strict=True):
+        samples = []
+        for image, positions in zip(x, wide, strict=True):
             # the grid names the last axis first
-            at = [_pixels(places[..., -1 - i], n, corners) for i, n in enumerate(sizes)]
-            found.append(_sample(image, at, names[mode], padding, corners))
-        return np.stack(found).astype(x.dtype)
+            at = [_pixels(positions[..., -1 - i], n, corners) for i, n in enumerate(sizes)]
+            samples.append(_sample(image, at, names[mode], padding, corners))
+        return np.stack(samples).astype(x.dtype)
 
     return run
 
@@ -114,8 +116,8 @@ def _affine_grid(node: ir.Node, theta: Numbers, size: Numbers) -> Numbers:
             raise ValueError("one element with align_corners, which is not defined")
         corners = integer(node, "align_corners", 0)
         axes.append(np.linspace(-1, 1, n) if corners else (2 * np.arange(n) + 1) / n - 1)
-    places = np.meshgrid(*axes, indexing="ij")
-    base = np.stack([*reversed(places), np.ones(sizes)], -1).astype(theta.dtype)
+    positions = np.meshgrid(*axes, indexing="ij")
+    base = np.stack([*reversed(positions), np.ones(sizes)], -1).astype(theta.dtype)
     return np.stack([base @ matrix.T for matrix in theta])
 
 
@@ -141,7 +143,7 @@ def _roi_align(default: str) -> Kernel:
             raise ValueError(f"mode {mode!r} is not known")
         out = integer(node, "output_height", 1), integer(node, "output_width", 1)
         ratio, scale = integer(node, "sampling_ratio", 0), number(node, "spatial_scale", 1.0)
-        found = np.zeros((len(rois), x.shape[1], *out), x.dtype)
+        samples = np.zeros((len(rois), x.shape[1], *out), x.dtype)
         for index, (roi, image) in enumerate(zip(rois, listed(images), strict=True)):
             left, top, right, bottom = (roi * x.dtype.type(scale) - x.dtype.type(shift)).tolist()
             high, wide = bottom - top, right - left
@@ -149,8 +151,8 @@ def _roi_align(default: str) -> Kernel:
                 high, wide = max(high, 1.0), max(wide, 1.0)
             rows = _points(top, high, out[0], ratio)
             columns = _points(left, wide, out[1], ratio)
-            found[index] = _pooled(x[image], rows, columns, mode)
-        return found
+            samples[index] = _pooled(x[image], rows, columns, mode)
+        return samples
 
     return run
 
@@ -200,7 +202,7 @@ def _corners(boxes: Numbers, centred: bool) -> Numbers:
 
 
 def _overlap(box: Numbers, others: Numbers) -> Numbers:
-    """Intersection over union."""
+    """The intersection over union of ``box`` with each of ``others``."""
     low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
     common = np.prod(np.maximum(high - low, 0), -1)
     areas = np.prod(others[:, 2:] - others[:, :2], -1)
@@ -219,7 +221,7 @@ def _suppression(
     """The best box first; every box that overlaps a chosen one too much is left out."""
     limit = 0 if most is None else int(most.reshape(()))
     bound = 0.0 if overlap is None else overlap.reshape(())
-    found = []
+    kept = []
     corners = _corners(boxes, bool(integer(node, "center_point_box", 0)))
     for image in range(len(boxes)):
         for kind in range(scores.shape[1]):
@@ -230,10 +232,10 @@ def _suppression(
             chosen = 0
             while len(left) and chosen < limit:
                 first, left = left[0], left[1:]
-                found.append((image, kind, int(first)))
+                kept.append((image, kind, int(first)))
                 chosen += 1
                 left = left[_overlap(corners[image, first], corners[image, left]) <= bound]
-    return np.array(found, np.int64).reshape(-1, 3)
+    return np.array(kept, np.int64).reshape(-1, 3)
 
 
 TABLE: Table = {

@@ -1,9 +1,10 @@
-"""ONNX Runtime as a second oracle beside the reference interpreter.
+"""Checks the reference interpreter itself against ONNX Runtime.
 
-The interpreter is what folding, verification and refusal go by; were it to read an operator
-wrongly, everything would agree with it and still be wrong. So what it gives for a model is held
-against ONNX Runtime's own kernels, with all graph optimisations off: two implementations by
-different people seldom make the same mistake.
+Constant folding, verification and every comparison use the reference interpreter
+(``prunedeploy.reference.evaluate``). If it read an operator wrongly, all of these would agree with
+one another and be wrong together. So its outputs for a model are compared with those of ONNX
+Runtime's own kernels, with all graph optimisations off: two independent implementations seldom make
+the same mistake. ``compare`` explains how a mistake is distinguished from rounding.
 """
 
 from __future__ import annotations
@@ -22,22 +23,23 @@ from prunedeploy.core.records import Array, CrossCheck
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-FACTOR = 8.0  # how much more than the interpreter another correct float32 computation may round
-UNSTABLE = 0.05  # of the range: where rounding alone moves an output so far, nothing can be said
-LEAST = 1e-5  # allowed at least: ONNX Runtime has numbers of float32 in what it does in float64
-CHUNK = 64  # nodes whose results are looked at together, when the first that differs is sought
+FACTOR = 8.0  # ratio of the rounding of ONNX Runtime to the interpreter's, both in float32, at most
+UNSTABLE = 0.05  # rounding relative to an output's range from which no comparison is possible
+# Also allowed of float64 outputs: ONNX Runtime keeps some constants of float64 kernels in float32.
+MIN_TOLERANCE = 1e-5
+CHUNK = 64  # nodes whose results are compared in one run, in the search for the first difference
 
 
 @dataclass(frozen=True)
 class NotAvailable:
-    """ONNX Runtime says nothing about a model, and why."""
+    """The comparison was not possible, for the given reason."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Both oracles give the same; ``difference`` is the largest, in parts of an output's range."""
+    """The outputs agree; ``difference`` is the largest, relative to the output's range."""
 
     oracle: str
     difference: float
@@ -45,15 +47,22 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """The oracles differ: at one element of one output, by more than rounding explains.
+    """One element of one output differs by more than rounding explains.
 
-    ``difference`` and ``allowed`` are parts of the output's range; ``operator`` is the first
-    node that they compute differently, empty where none was found.
+    Attributes:
+        oracle: name and version of the other implementation.
+        output: the output's name.
+        index: the element that differs most.
+        reference: its value computed by the interpreter in float64.
+        other: its value computed by the other implementation.
+        difference: the largest difference, relative to the output's range.
+        allowed: the limit that it exceeds.
+        operator: the first node that is computed differently, "" where it is not known.
     """
 
     oracle: str
     output: str
-    place: tuple[int, ...]
+    index: tuple[int, ...]
     reference: float
     other: float
     difference: float
@@ -65,11 +74,11 @@ Verdict = Agreement | Disagreement | NotAvailable
 
 
 class OracleError(UserError):
-    """The two oracles disagree: what the model computes is not known, so nothing is written."""
+    """The interpreter and ONNX Runtime disagree about a model, so nothing is written."""
 
 
 def oracle() -> str | None:
-    """Name and version of what serves as second oracle; None where it is not installed."""
+    """The name and version of ONNX Runtime; None where it is not installed."""
     try:
         import onnxruntime
     except ImportError:
@@ -80,7 +89,7 @@ def oracle() -> str | None:
 def outputs(
     model: Path | ir.Model, feeds: Mapping[str, Array], *, threads: int = 1
 ) -> dict[str, Any] | NotAvailable:
-    """What ONNX Runtime makes of inputs on the CPU, all graph optimisations off.
+    """Run ONNX Runtime on the CPU, all graph optimisations off.
 
     Args:
         model: an ONNX file or a model in memory, which is not changed. One whose weights lie in
@@ -89,9 +98,9 @@ def outputs(
         threads: that one operator may use.
 
     Returns:
-        The outputs by name, arrays, or lists of them for sequences; or why there are none:
-        ONNX Runtime is not there, or cannot load or run the model (an operator, type or opset that
-        it does not have).
+        The outputs by name, as arrays, or lists of arrays for sequences; or the reason why there
+        are none: ONNX Runtime is not installed, or cannot load or run the model (an operator, type
+        or opset that it does not have).
     """
     if oracle() is None:
         return NotAvailable("onnxruntime is not installed: pip install 'prunedeploy[cpu]'")
@@ -110,8 +119,9 @@ def outputs(
 
 
 def _empty_weight(model: Path | ir.Model) -> str | None:
-    """The name of a matrix or filter without elements: a layer of no inputs is a sum of nothing,
-    which ONNX Runtime does not write.
+    """The name of a matrix or filter without elements, None where there is none.
+
+    A layer without inputs is an empty sum, for which ONNX Runtime leaves its output uninitialised.
     """
     from prunedeploy.graph import model as models
 
@@ -139,7 +149,7 @@ def _native(array: Array) -> Array:
 
 
 def _loadable(model: Path | ir.Model, folder: Path) -> bytes | str:
-    """The model as ONNX Runtime takes it: a file, or its bytes where all of it fits."""
+    """The model as ONNX Runtime takes it: a path, or its bytes where they fit one protobuf."""
     if isinstance(model, Path):
         return str(model)
     import onnx_ir as ir
@@ -153,8 +163,8 @@ def _loadable(model: Path | ir.Model, folder: Path) -> bytes | str:
     tensors = [v.const_value for g in copy.graphs() for v in g.initializers.values()]
     outside = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
     if not outside and models.weight_bytes(copy) <= models.PROTOBUF_LIMIT:
-        found: bytes = ir.to_proto(copy).SerializeToString()
-        return found
+        content: bytes = ir.to_proto(copy).SerializeToString()
+        return content
     models.save(copy, folder / "model.onnx")
     return str(folder / "model.onnx")
 
@@ -166,24 +176,25 @@ def compare(
     *,
     threads: int = 1,
 ) -> Verdict:
-    """Whether the interpreter and ONNX Runtime give the same for a model.
+    """Compare the interpreter's outputs with those of ONNX Runtime.
 
-    Two correct implementations in float32 add up in different orders, and a deep network may make
-    more of that than ``verify`` allows of a pass or an engine: it is no sign of a mistake. The
-    interpreter in float64 tells the two apart. It reads operators as the interpreter in float32
-    does, without the rounding, so how far the latter is from it is what rounding does to this
-    network on these inputs. ONNX Runtime may be as far from it, or ``FACTOR`` times as far, as
-    the order of its sums is another. A mistake about an operator is of another size: it does not
-    shrink with the rounding, and stands out from it unless the network blows up the last bits of
-    a float32 by a factor of thousands. Where it does, by ``UNSTABLE`` of an output's range (a
-    comparison or a rounding decides the result), nothing can be said, and nothing is.
+    The outputs agree where they differ by no more than the tolerance of ``verify``. Where they
+    differ by more, that may still be rounding: two correct float32 implementations add in different
+    orders, and a deep network may amplify the difference. So both are compared with the interpreter
+    in float64, which reads the operators in the same way and hardly rounds. The distance of the
+    interpreter in float32 from it is the rounding of this network on these inputs, and ONNX Runtime
+    may be ``FACTOR`` times as far away, because it adds in another order. A mistake about an
+    operator does not shrink with the rounding, so it exceeds that limit unless the network
+    amplifies the last bits of a float32 by a factor of thousands. Where rounding alone changes an
+    output by ``UNSTABLE`` of its range (a comparison or a rounding decides the result), the outputs
+    cannot be compared.
 
     Args:
         model: an ONNX file or a model in memory.
         feeds: arrays by input name.
         reference: the interpreter's outputs on them, in the model's precision or in float64, where
             they are known already.
-        threads: of ONNX Runtime.
+        threads: the number of ONNX Runtime's threads.
 
     Raises:
         UserError: the interpreter cannot run the model.
@@ -217,22 +228,22 @@ def _random(model: ir.Model) -> str | None:
     from prunedeploy.reference.registry import STANDARD, label
 
     nodes = (node for node in model.graph.all_nodes() if node.domain in STANDARD)
-    found = next((node for node in nodes if node.op_type in OPERATORS or drops(node)), None)
-    return None if found is None else label(found)
+    drawn = next((node for node in nodes if node.op_type in OPERATORS or drops(node)), None)
+    return None if drawn is None else label(drawn)
 
 
-def _allowed(model: ir.Model, found: Mapping[str, Array]) -> dict[str, float]:
-    """What verification allows of each output, by its type or by what the model computes in."""
+def _allowed(model: ir.Model, outputs: Mapping[str, Array]) -> dict[str, float]:
+    """The tolerance of each output, by its type or by the precision that the model computes in."""
     from prunedeploy.reference import verify
 
     narrow = verify.tolerance_of(model.metadata_props.get(verify.PRECISION, ""))
-    usual = {name: verify.TOLERANCE.get(array.dtype.name, 0.0) for name, array in found.items()}
-    least = {name: LEAST if usual[name] else 0.0 for name in found}
-    return {name: max(usual[name], least[name], narrow or 0.0) for name in found}
+    usual = {name: verify.TOLERANCE.get(array.dtype.name, 0.0) for name, array in outputs.items()}
+    floor = {name: MIN_TOLERANCE if usual[name] else 0.0 for name in outputs}
+    return {name: max(usual[name], floor[name], narrow or 0.0) for name in outputs}
 
 
 def _distance(one: Array, other: Array) -> float:
-    """In parts of the range of ``one``; of integers the share that is not the same."""
+    """The largest difference relative to the range of ``one``; for integers, the share unequal."""
     from prunedeploy.reference import verify
 
     if one.shape != other.shape:
@@ -248,7 +259,7 @@ def _judged(
     exact: Mapping[str, Array],
     allowed: Mapping[str, float],
 ) -> Verdict:
-    """Against the exact answer, output by output."""
+    """Compare both with the outputs in float64, output by output; see ``compare``."""
     largest = 0.0
     for name, tolerance in allowed.items():
         rounding = _distance(exact[name], ours[name])
@@ -259,15 +270,15 @@ def _judged(
                 f"rounding alone changes output {name} by {rounding:.2g} of its range"
             )
         if not apart <= limit:
-            place = _place(exact[name], other[name])
-            values = [_number(x, place) for x in (exact[name], other[name])]
-            return Disagreement(str(oracle()), name, place, values[0], values[1], apart, limit)
+            index = _worst_index(exact[name], other[name])
+            values = [_number(x, index) for x in (exact[name], other[name])]
+            return Disagreement(str(oracle()), name, index, values[0], values[1], apart, limit)
         largest = max(largest, apart)
     return Agreement(str(oracle()), largest)
 
 
-def _place(one: Array, other: Array) -> tuple[int, ...]:
-    """Where two arrays are furthest apart; nowhere in particular where their shapes differ."""
+def _worst_index(one: Array, other: Array) -> tuple[int, ...]:
+    """The index at which two arrays differ most; () where their shapes differ."""
     if one.shape != other.shape or not one.size:
         return ()
     with np.errstate(invalid="ignore"):
@@ -277,20 +288,20 @@ def _place(one: Array, other: Array) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(int(apart.argmax()), one.shape))
 
 
-def _number(array: Array, place: tuple[int, ...]) -> float:
-    return float(array[place]) if len(place) == array.ndim else float("nan")
+def _number(array: Array, index: tuple[int, ...]) -> float:
+    return float(array[index]) if len(index) == array.ndim else float("nan")
 
 
 def first_difference(
     model: Path | ir.Model, feeds: Mapping[str, Array], *, threads: int = 1
 ) -> str | None:
-    """The first operator, in the order of the graph, that the two oracles compute differently.
+    """Find the first node, in the order of the graph, that the two compute differently.
 
-    The results of all its nodes are made outputs, some at a time. Of operators inside others (the
-    branches of an If) the one around them is named.
+    The results of all nodes are made outputs, ``CHUNK`` nodes at a time. For nodes inside of others
+    (the branches of an If) the outer node is named.
 
     Returns:
-        Operator and name of the node, None where none is found.
+        The operator and the name of the node, None where none differs.
     """
     from prunedeploy.graph import model as models
     from prunedeploy.reference.registry import label
@@ -311,7 +322,7 @@ def first_difference(
 def _verdicts(
     program: ir.Model, names: Sequence[str], feeds: Mapping[str, Array], threads: int
 ) -> dict[str, Verdict]:
-    """What there is to say about inner values."""
+    """Compare the inner values of the given names."""
     from prunedeploy.reference.evaluate import Evaluator
 
     opened = program.clone()
@@ -343,16 +354,16 @@ def check(
     reference: Mapping[str, Array],
     what: str,
 ) -> CrossCheck:
-    """Hold the interpreter's outputs against ONNX Runtime's, for the record.
+    """Compare the interpreter's outputs with ONNX Runtime's, and return a record of it.
 
     Args:
         model: an ONNX file or a model in memory.
         feeds: arrays by input name.
         reference: the interpreter's outputs on them.
-        what: the model, in words, for the record and the message.
+        what: a description of the model, for the record and the message.
 
     Raises:
-        OracleError: they disagree, by more than rounding explains.
+        OracleError: they differ by more than rounding explains.
     """
     verdict = compare(model, feeds, reference)
     if isinstance(verdict, NotAvailable):
@@ -367,27 +378,27 @@ def check_all(
     runs: Iterator[tuple[Mapping[str, Array], Mapping[str, Array]]],
     what: str,
 ) -> CrossCheck:
-    """``check`` on several inputs: the first that says nothing, or the largest difference.
+    """Run ``check`` on several inputs; return the first that was not possible, or the largest.
 
     Raises:
-        OracleError: the oracles disagree on one of them.
+        OracleError: the outputs for one of them differ by more than rounding explains.
     """
-    found: CrossCheck | None = None
+    largest: CrossCheck | None = None
     for feeds, reference in runs:
         each = check(model, feeds, reference, what)
         if not each.oracle:
             return each
-        if found is None or each.difference > found.difference:
-            found = each
-    return found or CrossCheck(what, "", "there was nothing to compare")
+        if largest is None or each.difference > largest.difference:
+            largest = each
+    return largest or CrossCheck(what, "", "there was nothing to compare")
 
 
-def _message(found: Disagreement, what: str, operator: str | None) -> str:
-    where = f"[{', '.join(map(str, found.place))}]" if found.place else ""
+def _message(wrong: Disagreement, what: str, operator: str | None) -> str:
+    where = f"[{', '.join(map(str, wrong.index))}]" if wrong.index else ""
     first = f"; they first differ at {operator}" if operator else ""
     return (
-        f"the reference interpreter and {found.oracle} disagree about {what}: output "
-        f"{found.output}{where} is {found.reference:.6g} and {found.other:.6g}, "
-        f"{found.difference:.2g} of its range apart where {found.allowed:.2g} is allowed{first}; "
+        f"the reference interpreter and {wrong.oracle} disagree about {what}: output "
+        f"{wrong.output}{where} is {wrong.reference:.6g} and {wrong.other:.6g}, "
+        f"{wrong.difference:.2g} of its range apart where {wrong.allowed:.2g} is allowed{first}; "
         "nothing was written"
     )

@@ -37,7 +37,7 @@ def _erase(_: ir.Node, values: list[Any], position: Numbers | None = None) -> tu
 def _insert(
     _: ir.Node, values: list[Any], value: Any, position: Numbers | None = None
 ) -> tuple[Any, ...]:
-    """Before what is at ``position``, which may be the end too; at the end without it."""
+    """Insert before ``position``, which may be the end; at the end where it is left out."""
     count = len(values)
     where = count if position is None else int(position.reshape(()))
     if not -count <= where <= count:
@@ -58,7 +58,7 @@ def _concat(node: ir.Node, values: list[Any]) -> Numbers:
 
 
 def _split(node: ir.Node, x: Numbers, split: Numbers | None = None) -> tuple[Any, ...]:
-    """Without sizes every index is a part of its own, its axis gone unless ``keepdims``.
+    """Split; without sizes every index is a part of its own, its axis removed unless ``keepdims``.
 
     Beside sizes ONNX has ``keepdims`` ignored, which engines do not do: 0 is refused there.
     """

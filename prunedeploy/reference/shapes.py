@@ -51,7 +51,7 @@ def _flatten(node: ir.Node, x: Numbers) -> Numbers:
 
 
 def _squeeze(x: Numbers, axes: list[int] | None) -> Numbers:
-    """Without axes: all of length one. An axis that is longer is a mistake of the model's."""
+    """Remove the given axes, or all of length one; a longer axis is an error of the model."""
     if axes is None:
         return x.squeeze()
     return x.squeeze(tuple({within(axis, x.ndim) for axis in axes}))
@@ -122,7 +122,7 @@ def _split(node: ir.Node, x: Numbers, sizes: list[int] | None) -> tuple[Numbers,
 
 
 def _split_18(node: ir.Node, x: Numbers, split: Numbers | None = None) -> tuple[Numbers, ...]:
-    """As many parts as ``num_outputs``, the last of them smaller where they cannot be equal."""
+    """Split into ``num_outputs`` parts, the last of them smaller where they cannot be equal."""
     axis, count = within(integer(node, "axis", 0), x.ndim), len(node.outputs)
     if split is not None:
         return _parts(x, axis, listed(split))
@@ -264,7 +264,7 @@ def _pad(
 
 
 def _dropout(node: ir.Node, x: Numbers) -> tuple[Any, ...]:
-    """Before opset 12 nodes drop nothing; what their mask then is, ONNX does not say."""
+    """Dropout before opset 12: drops nothing; ONNX does not define its mask."""
     mask = node.outputs[1] if wanted(node, 1) else None
     if mask is not None and (mask.uses() or mask.is_graph_output()):
         raise ValueError("its mask is read, which is not defined where nothing is dropped")

@@ -76,10 +76,10 @@ def _short_time(
     x = _complex(signal)
     frames = sliding_window_view(x, count, 1)[:, :: int(step.reshape(()))]
     frames = frames * (1 if window is None else window.astype(np.float64))
-    found = np.fft.fft(frames, axis=-1)
+    spectrum = np.fft.fft(frames, axis=-1)
     if integer(node, "onesided", 1):
-        found = found[..., : count // 2 + 1]
-    return _parts(found, signal)
+        spectrum = spectrum[..., : count // 2 + 1]
+    return _parts(spectrum, signal)
 
 
 def _cosines(*weights: float) -> Kernel:
@@ -89,9 +89,9 @@ def _cosines(*weights: float) -> Kernel:
         count = int(size.reshape(()))
         period = count if integer(node, "periodic", 1) else count - 1
         angle = 2 * math.pi * np.arange(count) / period
-        found = sum(w * np.cos(i * angle) for i, w in enumerate(weights))
+        window = sum(w * np.cos(i * angle) for i, w in enumerate(weights))
         kind = ir.DataType(integer(node, "output_datatype", ir.DataType.FLOAT)).numpy()
-        return np.asarray(found).astype(kind)
+        return np.asarray(window).astype(kind)
 
     return run
 
@@ -105,17 +105,17 @@ def _mel(
     edges = first + np.arange(count + 2) * (last - first) / (count + 2)
     edges = 700 * (10 ** (edges / 2595) - 1)
     bins = np.floor((size + 1) * edges / hertz).astype(int)
-    found = np.zeros((size // 2 + 1, count))
+    weights = np.zeros((size // 2 + 1, count))
     for i in range(count):
         left, centre, right = bins[i : i + 3].tolist()
         if left == centre:
-            found[centre, i] = 1
+            weights[centre, i] = 1
         else:
-            found[left : centre + 1, i] = np.arange(centre - left + 1) / (centre - left)
+            weights[left : centre + 1, i] = np.arange(centre - left + 1) / (centre - left)
         if right > centre:
-            found[centre:right, i] = np.arange(right - centre, 0, -1) / (right - centre)
+            weights[centre:right, i] = np.arange(right - centre, 0, -1) / (right - centre)
     kind = ir.DataType(integer(node, "output_datatype", ir.DataType.FLOAT)).numpy()
-    return found.astype(kind)
+    return weights.astype(kind)
 
 
 def _likelihood(node: ir.Node, x: Numbers, target: Numbers, weight: Numbers | None = None) -> Any:

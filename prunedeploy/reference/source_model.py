@@ -24,14 +24,14 @@ from prunedeploy.reference.verify import Tolerance, tolerances_of
 class SourceModel:
     """A model whose outputs can be compared.
 
-    ``repairs`` is what was put right while it was read; ``tolerance`` is what a runtime may differ
+    ``notes`` say what was put right while it was read; ``tolerance`` is what a runtime may differ
     by, relative to the range of an output, by the types that the model computes in.
     """
 
     program: ir.Model
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    repairs: tuple[str, ...]
+    notes: tuple[str, ...]
     tolerance: Tolerance
 
 
@@ -41,13 +41,17 @@ def load_source(path: Path, progress: Callable[[str], None]) -> SourceModel:
     Raises:
         UserError: it is missing or not valid, or its outputs are random.
     """
-    program = models.load(path)
-    for repair in preparation.notes(program):
-        progress(f"{path}: {repair}")
-    return check_source(program)
+    prepared = preparation.from_file(path)
+    for note in prepared.notes:
+        progress(f"{path}: {note}")
+    return check_source(prepared.model, notes=prepared.notes)
 
 
-def check_source(program: ir.Model, feeds: Mapping[str, Array] | None = None) -> SourceModel:
+def check_source(
+    program: ir.Model,
+    feeds: Mapping[str, Array] | None = None,
+    notes: tuple[str, ...] = (),
+) -> SourceModel:
     """The same for a model that was read; ``feeds`` are inputs to run it on, None for random ones.
 
     Raises:
@@ -55,4 +59,4 @@ def check_source(program: ir.Model, feeds: Mapping[str, Array] | None = None) ->
     """
     refuse_random(program, feeds)
     inputs, outputs = models.specs(program)
-    return SourceModel(program, inputs, outputs, preparation.notes(program), tolerances_of(program))
+    return SourceModel(program, inputs, outputs, notes, tolerances_of(program))

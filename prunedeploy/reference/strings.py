@@ -40,15 +40,15 @@ def _split(node: ir.Node, x: Numbers) -> tuple[Numbers, Numbers]:
 
 def _full_match(node: ir.Node, x: Numbers) -> Numbers:
     pattern = re.compile(text(node, "pattern", ""), re.ASCII)
-    found = [pattern.fullmatch(word) is not None for word in _words(x)]
-    return np.array(found, bool).reshape(x.shape)
+    matches = [pattern.fullmatch(word) is not None for word in _words(x)]
+    return np.array(matches, bool).reshape(x.shape)
 
 
 CASES: dict[str, Callable[[str], str]] = {"NONE": str, "LOWER": str.lower, "UPPER": str.upper}
 
 
 def _normalise(node: ir.Node, x: Numbers) -> Numbers:
-    """Without the stop words, in the case asked for; one empty text where none is left."""
+    """Remove the stop words and change the case; return one empty text where none is left."""
     change = CASES[text(node, "case_change_action", "NONE")]
     same_case = bool(integer(node, "is_case_sensitive", 0))
     key: Callable[[str], str] = str if same_case else str.lower
@@ -58,40 +58,42 @@ def _normalise(node: ir.Node, x: Numbers) -> Numbers:
 
 
 def _ngrams(node: ir.Node) -> dict[tuple[Any, ...], int]:
-    """n-gram -> its place in the lists of the node."""
+    """The index of each n-gram in the lists of the node."""
     if has(node, "pool_strings"):
         pool: list[Any] = list(node.attributes.get_strings("pool_strings", []))
     else:
         pool = integers(node, "pool_int64s")
     starts = [*integers(node, "ngram_counts"), len(pool)]
-    found: dict[tuple[Any, ...], int] = {}
+    grams: dict[tuple[Any, ...], int] = {}
     for length, (start, end) in enumerate(itertools.pairwise(starts), 1):
-        for place in range(start, end, length):
-            found[tuple(pool[place : place + length])] = len(found)
-    return found
+        for position in range(start, end, length):
+            grams[tuple(pool[position : position + length])] = len(grams)
+    return grams
 
 
 def _tf_idf(node: ir.Node, x: Numbers) -> Numbers:
     """Counts of the n-grams with up to ``max_skip_count`` elements left out between any two."""
-    grams, places = _ngrams(node), integers(node, "ngram_indexes")
-    weights = list(node.attributes.get_floats("weights", [])) or [1.0] * len(places)
-    least, most = integer(node, "min_gram_length", 1), integer(node, "max_gram_length", 1)
+    grams, columns = _ngrams(node), integers(node, "ngram_indexes")
+    weights = list(node.attributes.get_floats("weights", [])) or [1.0] * len(columns)
+    shortest, longest = integer(node, "min_gram_length", 1), integer(node, "max_gram_length", 1)
     mode, skips = text(node, "mode", "TF"), integer(node, "max_skip_count", 0)
     rows = x.reshape(1, -1) if x.ndim < 2 else x
-    y = np.zeros((len(rows), max(places) + 1), np.float32)
+    y = np.zeros((len(rows), max(columns) + 1), np.float32)
     for index, row in enumerate(rows):
         items = _words(row) if row.dtype.kind in "OUS" else [int(i) for i in row]
         # one element has no element left out: it counts once
-        steps = [(n, s) for n in range(least, most + 1) for s in range(1 if n == 1 else skips + 1)]
+        steps = [
+            (n, s) for n in range(shortest, longest + 1) for s in range(1 if n == 1 else skips + 1)
+        ]
         for length, skip in steps:
             span = (length - 1) * (skip + 1)
             for start in range(len(items) - span):
                 gram = tuple(items[start : start + span + 1 : skip + 1])
-                if (place := grams.get(gram)) is not None:
-                    y[index, places[place]] += 1
+                if (position := grams.get(gram)) is not None:
+                    y[index, columns[position]] += 1
     scale = np.ones(y.shape[1], np.float32)
-    for place, weight in zip(places, weights, strict=True):
-        scale[place] = weight
+    for column, weight in zip(columns, weights, strict=True):
+        scale[column] = weight
     if mode == "IDF":
         y = np.minimum(y, 1) * scale
     elif mode == "TFIDF":

@@ -1,4 +1,4 @@
-"""What a table of kernels is made of.
+"""The types that tables of kernels consist of.
 
 A kernel is a function of a node and its inputs as NumPy arrays, None for one that is left out. It
 returns one array, or a tuple of all outputs. A version of an operator has the opset that brought it

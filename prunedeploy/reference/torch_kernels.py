@@ -76,7 +76,7 @@ def transposed_convolution(
 def transposed_pads(
     node: ir.Node, size: list[int], whole: list[int], strides: list[int]
 ) -> list[int]:
-    """What is cut off the whole result at begin and end, as the ONNX operator defines it."""
+    """The elements cut off the full result at begin and end, as the ONNX operator defines it."""
     rank = len(size)
     auto = node.attributes.get_string("auto_pad", "NOTSET")
     target = list(node.attributes.get_ints("output_shape", []))[-rank:]
@@ -109,14 +109,14 @@ def _ceiled(size: list[int], spans: list[int], strides: list[int], pads: list[in
 
     A window that would start behind the data, in the padding at the end, is none.
     """
-    rank, found = len(size), list(pads)
+    rank, padded = len(size), list(pads)
     for axis, (n, span, stride) in enumerate(zip(size, spans, strides, strict=True)):
         data = n + pads[axis]
         whole = data + pads[axis + rank]
         windows = -(-(whole - span) // stride) + 1
         windows -= (windows - 1) * stride >= data
-        found[axis + rank] += max(0, (windows - 1) * stride + span - whole)
-    return found
+        padded[axis + rank] += max(0, (windows - 1) * stride + span - whole)
+    return padded
 
 
 def average_pool(node: ir.Node, x: torch.Tensor) -> torch.Tensor | None:

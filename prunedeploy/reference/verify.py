@@ -1,9 +1,15 @@
-"""Does a candidate compute what the reference computes? The only home of tolerances.
+"""Compares the outputs of two models. Every tolerance of the project is defined in this module.
 
-The error that counts is relative to the *range* of the reference's output, largest minus
-smallest value over the samples: a logit of 1e-9 among logits of 10 may be off by all of itself
-without a prediction noticing, while one bound on the absolute error would be nonsense for
-networks whose outputs are in the thousands.
+The difference of an output is measured relative to its *range*: the largest absolute difference of
+an element, divided by the largest minus the smallest value of the reference's output over all
+samples (``Difference.max_rel``). A bound relative to each element would refuse a logit of 1e-9 that
+is off by its own size among logits of 10, which changes no prediction; a bound on the absolute
+difference would mean something else for every network.
+
+``TOLERANCE`` says how large that difference may be for an output of a given dtype, and
+``NARROW_TOLERANCE`` for a network that computes in a narrower type than its outputs have. An output
+that exceeds its tolerance is not refused at once: ``exactly`` computes both models in float64,
+where the rounding of float32 is gone and only a real difference is left.
 """
 
 from __future__ import annotations
@@ -24,10 +30,12 @@ from prunedeploy.graph.subgraphs import bodies
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# A float32 sum of n products carries a relative error near sqrt(n) * 2**-24; the longest sums of
-# the networks we meet (25,000 terms, some 100 layers deep) reach 1e-6 to 4e-6 of the range when
-# nothing but the order of summation changes. A lost weight of ordinary size shows above 1e-4.
-# float64 has the same argument at 2**-53; float16 and bfloat16 round at 2**-11 and 2**-8.
+# The largest difference, relative to the range, that two correct computations of an output may
+# have, by the output's dtype. A float32 sum of n products carries a relative error near
+# sqrt(n) * 2**-24; the longest sums of common networks (25,000 terms, some 100 layers deep) reach
+# 1e-6 to 4e-6 of the range when nothing but the order of summation changes, and a lost weight of
+# ordinary size shows above 1e-4: 1e-5 lies between. The same argument holds for float64 at 2**-53;
+# float16 and bfloat16 round at 2**-11 and 2**-8.
 TOLERANCE: dict[str, float] = {
     "float64": 1e-12,
     "float32": 1e-5,
@@ -35,20 +43,22 @@ TOLERANCE: dict[str, float] = {
     "bfloat16": 5e-2,
 }
 
-# What a whole network may be off by that computes in less than its outputs are given in: half of
-# these would show in no prediction of the networks we meet, and what it really is goes on record.
-# Converters leave the inputs and outputs of a network in float32 and compute in float16 between:
-# every value there carries a rounding of 2**-11 (2**-8 in bfloat16), however it is computed, and
-# two correct runtimes round at different places. So the tolerance of an output goes by the least
-# precise type that any value between the inputs and it has, not by its own. A constant that is
-# stored in float16 and widened before it is used is exact, and asks for no more than float32 does.
+# The same for a network that computes in a narrower type than its outputs have. Converters leave
+# the inputs and outputs of a network in float32 and compute in float16 between them: every value
+# there carries a rounding of 2**-11 (2**-8 in bfloat16), however it is computed, and two correct
+# runtimes round at different operators. So the tolerance of an output follows from the least
+# precise type of all values between the inputs and it, not from its own type. A constant that is
+# stored in float16 and widened before it is used is exact, and allows no more than float32 does.
+# Differences of half these sizes change no prediction of common networks; the measured difference
+# is always recorded.
 NARROW_TOLERANCE: dict[str, float] = {"float16": 1e-2, "bfloat16": 5e-2, "int8": 1e-1}
 PRECISION = "prunedeploy.precision"  # in the metadata of a model that was converted
 
-Tolerance = float | Mapping[str, float] | None  # of all outputs, of some by name, by their dtypes
+# One number for all outputs; numbers for some outputs by name; None for ``TOLERANCE`` by dtype.
+Tolerance = float | Mapping[str, float] | None
 
-# What may vary in an output that is one number, as far as arithmetic goes: 64 units in the last
-# place, that is 64 * 2**-53 and so on.
+# An output whose values vary by no more than this, relative to their size, is taken for a constant:
+# 64 units in the last place, that is 64 * 2**-53 for float64 and so on.
 ROUNDING: dict[str, float] = {
     "float64": 2.0**-47,
     "float32": 2.0**-18,
@@ -58,30 +68,30 @@ ROUNDING: dict[str, float] = {
 
 
 def tolerance_of(precision: str) -> float | None:
-    """What a network in ``precision`` may be off by; None for the precision of its outputs."""
+    """The tolerance of a network that computes in ``precision``; None if that is its dtype."""
     return NARROW_TOLERANCE.get(precision)
 
 
 def tolerances_of(model: ir.Model) -> Tolerance:
-    """What two runtimes, or two forms, of ``model`` may differ by: see ``NARROW_TOLERANCE``.
+    """The tolerance between two runtimes, or two forms, of ``model``: see ``NARROW_TOLERANCE``.
 
     Args:
         model: with the types of its values inferred.
 
     Returns:
-        One number for a model that was converted; the tolerances of those outputs that are
-        computed in less than float32; None where none is.
+        One number for a model that ``lower`` converted; else the tolerances, by name, of the
+        outputs that are computed in a type narrower than float32; None where there are none.
     """
     if converted := model.metadata_props.get(PRECISION, ""):
         return tolerance_of(converted)
-    found = {name: NARROW_TOLERANCE[kind] for name, kind in computed_in(model).items() if kind}
-    return found or None
+    tolerances = {name: NARROW_TOLERANCE[kind] for name, kind in computed_in(model).items() if kind}
+    return tolerances or None
 
 
 def precision_of(model: ir.Model) -> str:
-    """What ``model`` was converted to, or else the least precise type that it computes in.
+    """The precision that ``model`` was converted to, or else its least precise type.
 
-    Empty for one that computes in the precision of its outputs.
+    Returns "" for a model that computes in the dtypes of its outputs.
     """
     if converted := model.metadata_props.get(PRECISION, ""):
         return converted
@@ -89,9 +99,10 @@ def precision_of(model: ir.Model) -> str:
 
 
 def computed_in(model: ir.Model) -> dict[str, str]:
-    """By output, the least precise of float16 and bfloat16 that is met between the inputs and it.
+    """For each output, the least precise of float16 and bfloat16 between the inputs and it.
 
-    Empty where there is none: what no input reaches is a constant, and sizes are exact.
+    The value is "" where neither occurs. Values that no input reaches are constants, and sizes are
+    exact: neither counts.
     """
     met: dict[ir.Value, str] = {}
     for value in model.graph.inputs:
@@ -102,7 +113,7 @@ def computed_in(model: ir.Model) -> dict[str, str]:
 
 
 def _meet(graph: ir.Graph, met: dict[ir.Value, str]) -> None:
-    """For every value that an input reaches, the least precise type on the way there."""
+    """Add to ``met``, for every value that an input reaches, the least precise type before it."""
     for node in graph:
         if node.op_type in ("Shape", "Size"):
             continue
@@ -125,7 +136,7 @@ def _narrow(value: ir.Value) -> str:
 
 
 def _least(kinds: Iterable[str]) -> str:
-    """The one that allows the most; empty for none."""
+    """The least precise of ``kinds``, the one with the largest tolerance; "" for none."""
     return max(kinds, key=lambda kind: NARROW_TOLERANCE.get(kind, 0.0), default="")
 
 
@@ -136,13 +147,15 @@ def random_feeds(
     size: int = OPEN_SIZE,
     known: Mapping[str, int] | None = None,
 ) -> dict[str, Array]:
-    """Inputs drawn from N(0, 1); bytes from all there are, other integers from {0, 1}; what has a
-    range, evenly from within it.
+    """Draw random inputs for a model.
+
+    Floating-point inputs are drawn from N(0, 1), 8-bit integers from all their values, other
+    integers from {0, 1}; inputs with a stated range are drawn evenly from it.
 
     Args:
-        inputs: what the model takes, and within what range. Its first dimension is ``batch``
-            where it is dynamic, every other dynamic dimension is ``size``; those of one name are
-            of one size (see ``sizes.resolve``).
+        inputs: the model's inputs. The first dimension is ``batch`` where it is dynamic, every
+            other dynamic dimension is ``size``; dimensions of one name have one size (see
+            ``sizes.resolve``).
         batch: samples per input.
         seed: the same seed gives the same arrays.
         size: length of dynamic dimensions other than the first.
@@ -161,33 +174,33 @@ def random_feeds(
         else:
             # bytes are data, pixels say; wider integers are indices, which must exist
             few = kind not in (np.uint8, np.int8)
-            least, most = (0, 1) if few else (np.iinfo(kind).min, np.iinfo(kind).max)
-            feeds[spec.name] = random.integers(least, most + 1, shape).astype(kind)
+            low, high = (0, 1) if few else (np.iinfo(kind).min, np.iinfo(kind).max)
+            feeds[spec.name] = random.integers(low, high + 1, shape).astype(kind)
     return feeds
 
 
 def _within(
     limits: InputRange, shape: list[int], kind: np.dtype[np.generic], random: np.random.Generator
 ) -> Array:
-    """Drawn evenly; where one bound is infinite, at the distance of an N(0, 1) from the other.
+    """Draw evenly from ``limits``, or at the distance of an N(0, 1) from the only finite bound.
 
-    A tenth of the elements lie on each bound: that is where proofs from ranges are tight.
+    A tenth of the elements lie on each bound, where proofs from ranges are tight.
     """
     aside = [1, -1, *[1] * (len(shape) - 2)] if len(limits.low) > 1 else [1] * len(shape)
     low, high = (np.broadcast_to(np.reshape(x, aside), shape) for x in (limits.low, limits.high))
     normal = np.abs(random.standard_normal(shape))
-    least = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high - normal, -normal))
-    most = np.where(np.isfinite(high), high, np.where(np.isfinite(low), low + normal, normal))
+    low_end = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high - normal, -normal))
+    high_end = np.where(np.isfinite(high), high, np.where(np.isfinite(low), low + normal, normal))
     where = random.uniform(-0.125, 1.125, shape).clip(0, 1)
-    drawn = least + where * (most - least)
+    drawn = low_end + where * (high_end - low_end)
     if kind.kind in "iu":
-        drawn, least, most = np.floor(drawn + 0.5), np.ceil(least), np.floor(most)
-    found: Array = np.clip(drawn, least, most).astype(kind)
-    return found
+        drawn, low_end, high_end = np.floor(drawn + 0.5), np.ceil(low_end), np.floor(high_end)
+    values: Array = np.clip(drawn, low_end, high_end).astype(kind)
+    return values
 
 
 def _is_floating(dtype: np.dtype[np.generic]) -> bool:
-    """NumPy files bfloat16, float8 and their like under void."""
+    """Whether ``dtype`` is floating-point; NumPy gives bfloat16 and float8 the kind of void."""
     try:
         ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     except ValueError:
@@ -198,14 +211,14 @@ def _is_floating(dtype: np.dtype[np.generic]) -> bool:
 def compare(
     reference: Mapping[str, Array], candidate: Mapping[str, Array], tolerance: Tolerance = None
 ) -> Difference:
-    """The largest difference over all outputs, of those that may differ by the same.
+    """Compare two models' outputs, and return the largest difference.
 
     Args:
-        reference: outputs by name, axis 0 the samples.
-        candidate: the same of the other model.
-        tolerance: on ``max_rel``, of all outputs or of some by name; those that are not named go
-            by ``TOLERANCE`` and the reference's dtypes. The largest difference is then the one
-            that takes most of what it may be.
+        reference: the reference's outputs by name; axis 0 is the samples.
+        candidate: the other model's outputs; names and shapes are those of ``reference``.
+        tolerance: the limit on ``max_rel``, for all outputs or for some by name; outputs that are
+            not named have that of ``TOLERANCE`` for the reference's dtypes. Where limits differ,
+            the largest difference is the one that uses the largest share of its limit.
 
     Raises:
         UserError: outputs are missing or of another shape, or there are none.
@@ -217,8 +230,8 @@ def compare(
     limit, share = max(allowed.values()), 0.0
     for name, expected in reference.items():
         if name not in candidate or candidate[name].shape != expected.shape:
-            found = candidate[name].shape if name in candidate else "nothing"
-            raise UserError(f"output {name} should have shape {expected.shape}, found {found}")
+            shape = candidate[name].shape if name in candidate else "nothing"
+            raise UserError(f"output {name} should have shape {expected.shape}, found {shape}")
         absolute, relative = _output_difference(expected, candidate[name])
         used = Difference(absolute, relative, allowed[name], 0).share
         if not used <= share:  # NaN is the worst of all
@@ -231,7 +244,7 @@ def compare(
 
 
 def _allowed(reference: Mapping[str, Array], tolerance: Tolerance) -> dict[str, float]:
-    """What each output may differ by."""
+    """The tolerance of each output."""
     if isinstance(tolerance, float | int):
         return dict.fromkeys(reference, float(tolerance))
     named = dict(tolerance or {})
@@ -240,11 +253,11 @@ def _allowed(reference: Mapping[str, Array], tolerance: Tolerance) -> dict[str, 
     return {name: named.get(name, usual) for name in reference}
 
 
-def _output_difference(expected: Array, found: Array) -> tuple[float, float]:
-    """Largest absolute difference, and the same relative to the range of ``expected``."""
+def _output_difference(expected: Array, candidate: Array) -> tuple[float, float]:
+    """The largest absolute difference, and the same relative to the range of ``expected``."""
     if not expected.size:
         return 0.0, 0.0
-    left, right = expected.astype(np.float64), found.astype(np.float64)
+    left, right = expected.astype(np.float64), candidate.astype(np.float64)
     with np.errstate(invalid="ignore"):
         same = (left == right) | (np.isnan(left) & np.isnan(right))
         distance = np.where(same, 0.0, np.abs(left - right))
@@ -254,16 +267,16 @@ def _output_difference(expected: Array, found: Array) -> tuple[float, float]:
     finite = left[np.isfinite(left)]
     span = float(finite.max() - finite.min()) if finite.size else 0.0
     size = float(np.abs(finite).max()) if finite.size else 0.0
-    # an output that varies by no more than rounding has no range: its size stands in
+    # an output that varies by no more than rounding has no range: its magnitude is used instead
     scale = (span if span > ROUNDING.get(expected.dtype.name, 0.0) * size else size) or 1.0
     return absolute, absolute / scale
 
 
-def _changed_predictions(expected: Array, found: Array) -> int:
-    """Samples whose largest class differs, for outputs of shape [samples, classes]."""
+def _changed_predictions(expected: Array, candidate: Array) -> int:
+    """Count the samples whose largest class differs, in outputs of shape [samples, classes]."""
     if expected.ndim != 2 or expected.shape[1] < 2:
         return 0
-    return int(np.count_nonzero(expected.argmax(1) != found.argmax(1)))
+    return int(np.count_nonzero(expected.argmax(1) != candidate.argmax(1)))
 
 
 def exactly(
@@ -272,15 +285,15 @@ def exactly(
     candidate: ir.Model,
     feeds: Mapping[str, Array],
 ) -> Difference:
-    """``difference``, or where it is too large, how far the two models are in float64.
+    """Return ``difference`` if it passed, else the difference of the two models in float64.
 
-    A deep network may make more of float32's rounding than the tolerance allows, whichever way it
-    is computed. In float64 that is gone, and what is left is the difference between the models.
+    A deep network may amplify the rounding of float32 beyond the tolerance, in whichever order it
+    is computed. In float64 that rounding is gone, and the difference of the models is left.
     """
     from prunedeploy.reference.evaluate import Evaluator
 
     if difference.passed:
         return difference
     wide = [Evaluator(model, float64=True).run(feeds) for model in (reference, candidate)]
-    found = compare(wide[0], wide[1], difference.tolerances or difference.tolerance)
-    return replace(found, where=f"{found.where} (in float64)")
+    in_float64 = compare(wide[0], wide[1], difference.tolerances or difference.tolerance)
+    return replace(in_float64, where=f"{in_float64.where} (in float64)")

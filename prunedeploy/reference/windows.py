@@ -80,11 +80,11 @@ class Windows:
         padded = np.pad(x, width, constant_values=fill)
         spans = [d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
         axes = tuple(range(x.ndim - rank, x.ndim))
-        found = sliding_window_view(padded, spans, axes)
+        windows = sliding_window_view(padded, spans, axes)
         steps = [slice(None)] * (x.ndim - rank)
         steps += [slice(0, (n - 1) * s + 1, s) for n, s in zip(self.out, self.strides, strict=True)]
         steps += [slice(None, None, d) for d in self.dilations]
-        return found[tuple(steps)]
+        return windows[tuple(steps)]
 
     @property
     def inner(self) -> tuple[int, ...]:
@@ -93,16 +93,16 @@ class Windows:
 
 
 def lowest(dtype: np.dtype[Any]) -> Any:
-    """What no element of the type is below."""
+    """The lowest value of the type."""
     return -np.inf if dtype.kind == "f" else np.iinfo(dtype).min
 
 
 def _max_pool(node: ir.Node, x: Numbers) -> Any:
-    """Integers came with opset 12, indices with 8, dilations and ceil_mode with 10."""
+    """MaxPool: integers since opset 12, indices since 8, dilations and ceil_mode since 10."""
     if not wanted(node, 1) and x.dtype.kind == "f":
-        found = on_torch(max_pool)(node, x)
-        if found is not None:
-            return found
+        result = on_torch(max_pool)(node, x)
+        if result is not None:
+            return result
     spread, least = Windows.of(node, list(x.shape[2:])), lowest(x.dtype)
     flat = _flat(spread.view(x, least), x.ndim)
     y = flat.max(-1, initial=least)
@@ -122,25 +122,25 @@ def _places(node: ir.Node, x: Numbers, spread: Windows, first: Numbers) -> Any:
     """The flat index in the input of every window's element ``first``."""
     taps = np.unravel_index(first, spread.kernel)
     rank, size = len(spread.kernel), list(x.shape[2:])
-    places = []
+    positions = []
     for axis, tap in enumerate(taps):
         shape = [1] * x.ndim
         shape[2 + axis] = spread.out[axis]
         start = np.arange(spread.out[axis]).reshape(shape) * spread.strides[axis]
-        places.append(start + tap * spread.dilations[axis] - spread.begins[axis])
+        positions.append(start + tap * spread.dilations[axis] - spread.begins[axis])
     order = range(rank) if integer(node, "storage_order", 0) == 0 else reversed(range(rank))
     index: Numbers = np.zeros(first.shape, np.int64)
     for axis in order:
-        index = index * size[axis] + places[axis]
+        index = index * size[axis] + positions[axis]
     images = np.arange(math.prod(x.shape[:2])).reshape(*x.shape[:2], *[1] * rank)
     return index + images * math.prod(size)
 
 
 def _average_pool(node: ir.Node, x: Numbers) -> Any:
     """The padding counts where asked for; what lies beyond it, under ceil_mode, never does."""
-    found = on_torch(average_pool)(node, x)
-    if found is not None:
-        return found
+    result = on_torch(average_pool)(node, x)
+    if result is not None:
+        return result
     spread = Windows.of(node, list(x.shape[2:]))
     total = spread.view(x, 0).sum(spread.inner)
     ones = np.ones(x.shape[2:], x.dtype)
@@ -180,7 +180,7 @@ def _global_lp(node: ir.Node, x: Numbers) -> Any:
 def _max_unpool(
     node: ir.Node, x: Numbers, indices: Numbers, shape: Numbers | None = None
 ) -> Numbers:
-    """Indices are those of the whole tensor that was pooled."""
+    """Undo MaxPool; indices are those into the whole tensor that was pooled."""
     kernel, rank = integers(node, "kernel_shape"), x.ndim - 2
     strides, pads = integers(node, "strides", [1] * rank), integers(node, "pads", [0] * 2 * rank)
     pooled = [
@@ -233,8 +233,8 @@ def _col2im(node: ir.Node, x: Numbers, image: Numbers, block: Numbers) -> Any:
     y = np.zeros((*columns.shape[:2], *whole), x.dtype)
     for tap in np.ndindex(*kernel):
         each = zip(tap, dilations, strides, out, strict=True)
-        places: Any = (..., *(slice(t * d, t * d + (n - 1) * s + 1, s) for t, d, s, n in each))
-        y[places] += columns[(slice(None), slice(None), *tap)]
+        positions: Any = (..., *(slice(t * d, t * d + (n - 1) * s + 1, s) for t, d, s, n in each))
+        y[positions] += columns[(slice(None), slice(None), *tap)]
     kept: list[Any] = [..., *(slice(pads[i], pads[i] + n) for i, n in enumerate(size))]
     return y[tuple(kept)]
 

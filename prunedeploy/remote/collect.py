@@ -1,4 +1,4 @@
-"""What a device sent, verified: outputs compared here, engines put into folders of their own."""
+"""Verifies what a device sent: compares the outputs here, and writes folders of engines."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.files import sha256, to_json
+from prunedeploy.core.files import sha256
 from prunedeploy.core.records import Array, Difference, Manifest, Ratio, TensorSpec
 from prunedeploy.core.statistics import ratio
 from prunedeploy.engines.bundle_record import Tensor, Written
+from prunedeploy.engines.engine_folder import write_manifest
 from prunedeploy.reference import verify
-from prunedeploy.remote import told
+from prunedeploy.remote import untrusted
 from prunedeploy.remote.record import DeviceRun, RemoteResult
 from prunedeploy.runtimes.tensorrt.common import PLAN
 
@@ -49,7 +50,7 @@ def collect(
     except UserError as error:
         raise UserError(f"{host} sent results that cannot be: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        why = told.text(repr(error))
+        why = untrusted.text(repr(error))
         raise UserError(f"{host} sent results that cannot be read: {why}") from None
     missing = known.get("missing", [])
     throttled = known.get("throttled")
@@ -59,13 +60,13 @@ def collect(
         bundle_sha256=written.sha256,
         complete=known.get("complete") is True and not problem,
         problem=problem,
-        identity=told.fields(known.get("identity")),
-        before=told.fields(known.get("before")),
-        seen=told.fields(known.get("seen")),
-        after=told.fields(known.get("after")),
-        tegrastats=told.text(known.get("tegrastats", ""), 10_000),
+        identity=untrusted.fields(known.get("identity")),
+        before=untrusted.fields(known.get("before")),
+        seen=untrusted.fields(known.get("seen")),
+        after=untrusted.fields(known.get("after")),
+        tegrastats=untrusted.text(known.get("tegrastats", ""), 10_000),
         throttled=throttled if isinstance(throttled, bool) else None,
-        missing=tuple(map(told.text, missing[:100])) if isinstance(missing, list) else (),
+        missing=tuple(map(untrusted.text, missing[:100])) if isinstance(missing, list) else (),
         runs=runs,
         ratios=_ratios(runs),
         engines=(),
@@ -77,7 +78,7 @@ def collect(
 
 @dataclass(frozen=True)
 class _Kind:
-    """What an engine of the bundle is, by the bundle: a device has no say in it."""
+    """The kind of an engine, taken from the bundle and never from the device."""
 
     runtime: str
     of: str
@@ -87,10 +88,10 @@ class _Kind:
 def _kinds(written: Written) -> dict[str, _Kind]:
     """The engines that the bundle can have, by name."""
     bundle = written.bundle
-    found = {plan.name: _Kind("tensorrt", plan.of, plan.precision) for plan in bundle.plans}
+    kinds = {plan.name: _Kind("tensorrt", plan.of, plan.precision) for plan in bundle.plans}
     if bundle.sparse is not None:
-        found["sparse"] = _Kind("sparse", "model", "float32")
-    return found
+        kinds["sparse"] = _Kind("sparse", "model", "float32")
+    return kinds
 
 
 def _runs(candidates: object, written: Written, results: Path) -> tuple[DeviceRun, ...]:
@@ -103,7 +104,7 @@ def _runs(candidates: object, written: Written, results: Path) -> tuple[DeviceRu
             raise UserError("an engine that is no record")
         name = each["name"]
         if not isinstance(name, str) or name not in kinds:
-            raise UserError(f"the bundle has no engine called {told.text(ascii(name))}")
+            raise UserError(f"the bundle has no engine called {untrusted.text(ascii(name))}")
         if name in {run.name for run in runs}:
             raise UserError(f"two engines are called {name}")
         runs.append(_run(name, kinds[name], each, written, results))
@@ -113,14 +114,14 @@ def _runs(candidates: object, written: Written, results: Path) -> tuple[DeviceRu
 def _run(
     name: str, kind: _Kind, each: Mapping[str, Any], written: Written, results: Path
 ) -> DeviceRun:
-    """One engine; its samples only if its outputs are those that were recorded."""
-    error, difference = told.text(each["error"]), None
+    """The record of one engine, with samples only if its outputs are the recorded ones."""
+    error, difference = untrusted.text(each["error"]), None
     if each.get("outputs"):
         difference, why = _difference(each, kind.precision, written, results)
         error = error or why
     elif not error:
         error = UNVERIFIED
-    samples = told.times(each["samples_ns"])
+    samples = untrusted.times(each["samples_ns"])
     if not error and not samples:
         error = UNTIMED
     return DeviceRun(
@@ -129,11 +130,11 @@ def _run(
         of=kind.of,
         precision=kind.precision,
         batch=written.bundle.batch,
-        threads=int(told.number(each.get("threads", 0), "threads")),
-        version=told.text(each.get("version", "")),
+        threads=int(untrusted.number(each.get("threads", 0), "threads")),
+        version=untrusted.text(each.get("version", "")),
         samples_ns=samples if not error else (),
         difference=difference,
-        build_seconds=told.number(each.get("build_seconds", 0.0), "a time"),
+        build_seconds=untrusted.number(each.get("build_seconds", 0.0), "a time"),
         error=error,
     )
 
@@ -141,10 +142,10 @@ def _run(
 def _difference(
     each: Mapping[str, Any], precision: str, written: Written, results: Path
 ) -> tuple[Difference | None, str]:
-    """From the recorded outputs, and why that takes its speed away, if it does."""
+    """The difference from the recorded outputs, and why the engine has no speed, if so."""
     bundle = written.bundle
     wanted: dict[str, Array] = {}
-    found: dict[str, Array] = {}
+    received: dict[str, Array] = {}
     try:
         for spec in bundle.outputs:
             recorded = np.load(written.path / spec.file, allow_pickle=False)
@@ -154,8 +155,8 @@ def _difference(
             file = (results / each["outputs"][spec.name]).resolve()
             if results.resolve() not in file.parents:
                 return None, UNVERIFIED
-            found[spec.name] = _read(file, recorded)
-        difference = verify.compare(wanted, found, bundle.tolerances[precision])
+            received[spec.name] = _read(file, recorded)
+        difference = verify.compare(wanted, received, bundle.tolerances[precision])
     except (OSError, ValueError, TypeError, EOFError, KeyError, MemoryError, UserError):
         return None, UNVERIFIED
     if difference.passed:
@@ -185,30 +186,32 @@ def _read(file: Path, like: Array) -> Array:
 
 
 def _ratios(runs: tuple[DeviceRun, ...]) -> dict[str, Ratio]:
-    """Of the model's runs to the fastest of its dense baseline; they had their turns together."""
+    """The speedups of the model's runs over the fastest run of the dense baseline, interleaved."""
     dense = [run for run in runs if run.of == "baseline" and run.samples_ns]
     if not dense:
         return {}
     fastest = min(dense, key=lambda run: float(np.median(run.samples_ns)))
-    found = {}
+    ratios = {}
     for run in runs:
         if run.of == "model" and run.samples_ns:
             count = min(len(run.samples_ns), len(fastest.samples_ns))
-            found[run.name] = ratio(fastest.samples_ns[:count], run.samples_ns[:count])
-    return found
+            ratios[run.name] = ratio(fastest.samples_ns[:count], run.samples_ns[:count])
+    return ratios
 
 
-def engines(result: RemoteResult, written: Written, folder: Path, place: Path) -> tuple[str, ...]:
-    """A folder with a manifest in ``place`` for every verified engine of the model."""
+def engines(
+    result: RemoteResult, written: Written, folder: Path, output_path: Path
+) -> tuple[str, ...]:
+    """Write an engine's folder into ``output_path`` for every verified engine of the model."""
     names = []
     for run in result.runs:
         if run.of != "model" or run.difference is None or not run.difference.passed:
             continue
-        into = place / f"{run.name}.engine"
+        into = output_path / f"{run.name}.engine"
         into.mkdir()
         _copy(run, written, folder, into)
         files = {file.name: sha256(file) for file in sorted(into.iterdir())}
-        (into / "manifest.json").write_text(to_json(_manifest(run, written, files)))
+        write_manifest(into, _manifest(run, written, files))
         names.append(into.name)
     return tuple(names)
 

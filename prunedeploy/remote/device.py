@@ -17,7 +17,7 @@ from prunedeploy.bundle.write import write_bundle
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_directory, to_json
 from prunedeploy.engines.bundle_record import ARCHIVE, Written, check, is_bundle
-from prunedeploy.remote import ssh, told, transfer
+from prunedeploy.remote import ssh, transfer, untrusted
 from prunedeploy.remote.collect import collect, engines
 from prunedeploy.remote.record import RemoteResult
 from prunedeploy.runtimes.api import silent
@@ -28,8 +28,8 @@ TIMEOUT = 3600.0  # seconds on the device: TensorRT builds take minutes
 QUIET = 120.0  # without a sign of life; there is one a second
 MADE = ("results", "built/model.*.plan", "sparse/model.so")  # what a build brings back
 TOOLS = ("python3", "tar", "sha256sum", "timeout")  # of the device
-LONGEST = 1e7  # seconds, a third of a year
-LARGEST = 256 << 20  # bytes of a record
+MAX_SECONDS = 1e7  # a third of a year
+MAX_RECORD_BYTES = 256 << 20
 # Of the archive of results: more than any has, and less than would fill a disk.
 RESULTS, RESULTS_PER_BYTE = 1 << 30, 16
 BUILD_ROUNDS = 5  # to see that an engine runs at all
@@ -66,7 +66,7 @@ def remote_build(
         target: what kind of machine it is; that of the bundle when ``source`` is one.
         output: the folder for the engines and ``device.json``;
             ``<model>.<target>.engines`` in the current one when None.
-        progress: told in words what is being done.
+        progress: called with one line of text for each step.
         ssh_options: options of ssh, such as "-p 2222".
         timeout: seconds that the device has for all.
         quiet: seconds without a sign of life after which it is given up.
@@ -75,20 +75,20 @@ def remote_build(
     Raises:
         UserError: no connection, another kind of machine, ``output`` is something else already.
     """
-    to, tell = ssh.host(host, ssh_options), progress or silent
+    to, progress = ssh.host(host, ssh_options), progress or silent
     _check_limits(timeout, quiet)
-    with _bundle(source, target, tell, bundle) as (written, packed):
+    with _bundle(source, target, progress, bundle) as (written, packed):
         stem = written.bundle.model.removesuffix(".onnx")
-        place = Path(output or f"{stem}.{written.bundle.target}.engines")
-        _refuse_place(place)
+        output_path = Path(output or f"{stem}.{written.bundle.target}.engines")
+        _refuse_to_replace(output_path)
         options = f"--rounds {BUILD_ROUNDS} --repeats 1"
         limits = (timeout, quiet)
-        with _results(to, written, packed, options, limits, tell, MADE) as (found, folder):
-            if not any(run.difference is not None for run in found.runs):
-                return found
-            with atomic_directory(place) as made:
-                names = engines(found, written, folder, made)
-                done = replace(found, engines=names, output=place)
+        with _results(to, written, packed, options, limits, progress, MADE) as (result, folder):
+            if not any(run.difference is not None for run in result.runs):
+                return result
+            with atomic_directory(output_path) as made:
+                names = engines(result, written, folder, made)
+                done = replace(result, engines=names, output=output_path)
                 (made / RECORD).write_text(to_json(done))
             return done
 
@@ -113,7 +113,7 @@ def remote_bench(
         source: an ONNX model, of which a bundle is written, or a bundle.
         host: what ssh calls it: user@host, or a name of its configuration.
         target: what kind of machine it is; that of the bundle when ``source`` is one.
-        progress: told in words what is being done.
+        progress: called with one line of text for each step.
         rounds: timed runs of each engine each time it has its turn.
         repeats: how often each has its turn.
         threads: of the sparse engine; 0 for those that it was cut for.
@@ -125,21 +125,21 @@ def remote_bench(
     Raises:
         UserError: no connection, or another kind of machine.
     """
-    to, tell = ssh.host(host, ssh_options), progress or silent
+    to, progress = ssh.host(host, ssh_options), progress or silent
     _check_limits(timeout, quiet)
     options = f"--rounds {rounds} --repeats {repeats} --threads {threads}"
     with (
-        _bundle(source, target, tell, bundle) as (written, packed),
-        _results(to, written, packed, options, (timeout, quiet), tell) as (found, _),
+        _bundle(source, target, progress, bundle) as (written, packed),
+        _results(to, written, packed, options, (timeout, quiet), progress) as (result, _),
     ):
-        return found
+        return result
 
 
 def _check_limits(timeout: float, quiet: float) -> None:
     """Seconds that a clock can wait for."""
     for seconds in (timeout, quiet):
-        if not 0 < seconds <= LONGEST:
-            raise UserError(f"cannot wait for {seconds} s: give a number up to {LONGEST:.0f}")
+        if not 0 < seconds <= MAX_SECONDS:
+            raise UserError(f"cannot wait for {seconds} s: give a number up to {MAX_SECONDS:.0f}")
 
 
 # -- the bundle ------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def _check_limits(timeout: float, quiet: float) -> None:
 def _bundle(
     source: str | Path | None,
     target: str | None,
-    tell: Callable[[str], None],
+    progress: Callable[[str], None],
     options: Mapping[str, Any],
 ) -> Iterator[tuple[Written, Path]]:
     """The bundle in a folder, its hashes checked, and the archive of it to send."""
@@ -164,7 +164,7 @@ def _bundle(
                 raise UserError(
                     "host is this machine: name what the other one is with --target; see: targets"
                 )
-            written = write_bundle(source, target, folder / "bundle", progress=tell, **options)
+            written = write_bundle(source, target, folder / "bundle", progress=progress, **options)
         packed = folder / f"bundle{ARCHIVE}"
         clean = folder / "clean"  # without what a device may have left in it
         for file in (*written.bundle.files, "bundle.json", "SHA256SUMS"):
@@ -194,50 +194,52 @@ def _results(
     packed: Path,
     options: str,
     limits: tuple[float, float],
-    tell: Callable[[str], None],
+    progress: Callable[[str], None],
     files: tuple[str, ...] = ("results",),
 ) -> Iterator[tuple[RemoteResult, Path]]:
-    """What the device came to, verified, and the folder of the files that it sent."""
+    """Run on the device; yield the verified result and the folder of the files that it sent."""
     timeout, quiet = limits
     _check_machine(to, written.bundle.arch)
-    name = transfer.send(to, packed, timeout, tell)
-    known, problem = _run(to, name, options, limits, tell)
+    name = transfer.send(to, packed, timeout, progress)
+    known, problem = _run(to, name, options, limits, progress)
     with tempfile.TemporaryDirectory(prefix="prunedeploy-") as temporary:
         folder = Path(temporary)
         try:
-            tell("bringing the results back")
+            progress("bringing the results back")
             wait = timeout if not problem else min(quiet, 60.0)
             limit = RESULTS + RESULTS_PER_BYTE * packed.stat().st_size
-            transfer.fetch(to, name, files, folder / "result.tar.gz", wait, limit, tell)
+            transfer.fetch(to, name, files, folder / "result.tar.gz", wait, limit, progress)
             archives.unpack(folder / "result.tar.gz", folder / "result", limit)
             known = _document(folder / "result" / "results" / "result.json")
         except (UserError, OSError, ValueError) as error:
             if not problem:
                 raise UserError(f"the results of {to.address} cannot be read: {error}") from None
-        tell("verifying the outputs here")
+        progress("verifying the outputs here")
         yield collect(to.address, written, known, problem, folder / "result"), folder / "result"
 
 
 def _document(path: Path) -> dict[str, Any]:
-    """What ``bench.py`` wrote.
+    """Read the record that ``bench.py`` wrote.
 
     Raises:
         UserError: it is something else.
     """
-    found = told.document(path.read_text()) if path.stat().st_size <= LARGEST else None
-    if found is None:
+    record = (
+        untrusted.document(path.read_text()) if path.stat().st_size <= MAX_RECORD_BYTES else None
+    )
+    if record is None:
         raise UserError(f"{path.name} is no record of bench.py")
-    return found
+    return record
 
 
 def _check_machine(to: ssh.Host, arch: str) -> None:
-    """Before anything is sent: is it the kind of machine that the bundle is for?"""
+    """Check, before anything is sent, that the device is of the architecture of the bundle."""
     look = f"uname -m; for tool in {' '.join(TOOLS)}; do command -v $tool; done; true"
     status, said = ssh.run(to, look, LOOK)
     words = said.split()
     if not words or words[0] != arch:
-        found = told.text(words[0]) if words else f"silent (status {status})"
-        raise UserError(f"the bundle is for {arch}, {to.address} is {found}: give its --target")
+        machine = untrusted.text(words[0]) if words else f"silent (status {status})"
+        raise UserError(f"the bundle is for {arch}, {to.address} is {machine}: give its --target")
     for tool in TOOLS:
         if not any(word.endswith(f"/{tool}") for word in words):
             raise UserError(f"{to.address} has no {tool}, which a bundle needs: install it there")
@@ -248,19 +250,21 @@ def _run(
     name: str,
     options: str,
     limits: tuple[float, float],
-    tell: Callable[[str], None],
+    progress: Callable[[str], None],
 ) -> tuple[dict[str, Any], str]:
     """Build and measure there; what is known at the end, and why it ended early, if it did."""
     timeout, quiet = limits
     known: dict[str, Any] = {}
 
     def take(line: str) -> None:
-        event = told.document(line) or {}  # a program that prints between the events is no mistake
+        event = (
+            untrusted.document(line) or {}
+        )  # a program that prints between the events is no mistake
         result = event.get("result")
         if isinstance(result, dict):
             known.update(result)
         if "say" in event:
-            tell(f"{to.address}: {told.text(event['say'])}")
+            progress(f"{to.address}: {untrusted.text(event['say'])}")
 
     script = _RUN.format(name=shlex.quote(name), limit=int(timeout) + 5, options=options)
     try:
@@ -268,7 +272,7 @@ def _run(
     except ssh.ConnectionLostError as error:
         return known, str(error)
     except ssh.SilenceError as error:
-        tell(f"{error}; it is given up")
+        progress(f"{error}; it is given up")
         with suppress(UserError):  # what runs there would run on
             ssh.run(to, transfer.ENTER + _STOP.format(name=name), 20.0)
         return known, f"{error}: given up"
@@ -279,7 +283,7 @@ def _run(
     return known, f"bench.py on {to.address} ended with {status} before its end"
 
 
-def _refuse_place(place: Path) -> None:
-    """Only engines that came from a device may be replaced."""
-    if place.is_symlink() or (place.exists() and not (place / RECORD).is_file()):
-        raise UserError(f"cannot write {place}: what is there did not come from a device")
+def _refuse_to_replace(path: Path) -> None:
+    """Refuse to replace anything but engines that came from a device."""
+    if path.is_symlink() or (path.exists() and not (path / RECORD).is_file()):
+        raise UserError(f"cannot write {path}: what is there did not come from a device")

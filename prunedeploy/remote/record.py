@@ -1,4 +1,4 @@
-"""What a device sent back."""
+"""Records of the runs of a bundle on a device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prunedeploy.core.records import Difference, Forecast, Ratio
 
 @dataclass(frozen=True)
 class DeviceRun:
-    """One engine on the device. Without a difference that was verified here it has no samples.
+    """One engine on the device; it has samples only with a difference that was verified here.
 
     ``of`` says whether it is the model or its dense baseline. ``samples_ns`` are of the whole run
     of a batch, transfers to a GPU included. ``error`` is why it has no speed.

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.remote.told import text
+from prunedeploy.remote.untrusted import text
 
 CHUNK = 1 << 16
-MOST_SAID = 1 << 20  # bytes that a short script says, and of messages that are kept
+MAX_OUTPUT = 1 << 20  # bytes that a short script says, and of messages that are kept
 LONGEST_LINE = 64 << 20  # bytes; one holds all results as far as they have come
 LONGEST_WAIT = 3600.0  # seconds that a selector is given at once
 LOST = 255  # ssh's own exit status; that of the command otherwise
@@ -105,8 +105,8 @@ def feed(to: Host, script: str, source: BinaryIO, timeout: float) -> None:
         raise UserError(f"{to.address} cannot store the bundle: {told}")
 
 
-def drain(to: Host, script: str, place: BinaryIO, timeout: float, limit: int) -> None:
-    """Append the output of ``script``, ``limit`` bytes at most, to the open file ``place``.
+def drain(to: Host, script: str, file: BinaryIO, timeout: float, limit: int) -> None:
+    """Append the output of ``script``, ``limit`` bytes at most, to the open file ``file``.
 
     Raises:
         ConnectionLostError: the connection broke; what came until then is in the file.
@@ -115,7 +115,7 @@ def drain(to: Host, script: str, place: BinaryIO, timeout: float, limit: int) ->
     """
     slow = f"took longer than {timeout:.0f} s for a file"
     with _running(to, script, subprocess.DEVNULL) as process:
-        errors = _talk(process, to, place.write, timeout, slow, limit=limit)
+        errors = _talk(process, to, file.write, timeout, slow, limit=limit)
     if process.returncode == LOST:
         raise _lost(to, errors)
     if process.returncode != 0:
@@ -162,7 +162,7 @@ def _talk(
     slow: str,
     *,
     quiet: float | None = None,
-    limit: int | None = MOST_SAID,
+    limit: int | None = MAX_OUTPUT,
 ) -> bytes:
     """Give the output to ``take`` as it comes, in memory that does not grow with it.
 
@@ -199,7 +199,7 @@ def _talk(
                 if not data:
                     selector.unregister(key.fileobj)
                 elif key.fileobj is process.stderr:
-                    errors = (errors + data)[-MOST_SAID:]
+                    errors = (errors + data)[-MAX_OUTPUT:]
                 else:
                     heard = time.monotonic()
                     total += len(data)
@@ -247,5 +247,5 @@ def _lost(to: Host, errors: bytes) -> ConnectionLostError:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, 0 where there is none."""
+    """The size of a file in bytes, 0 where there is none."""
     return path.stat().st_size if path.exists() else 0

@@ -1,4 +1,4 @@
-"""Files to and from a device: what was interrupted goes on where it stopped; hashes decide."""
+"""Transfers files to and from a device; broken transfers are resumed, hashes are compared."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import sha256
 from prunedeploy.remote import ssh
-from prunedeploy.remote.told import text
+from prunedeploy.remote.untrusted import text
 
 ATTEMPTS = 4  # connections that may break on the way of one file
 PAUSE = 1.0  # seconds before another connection: what is on its way arrives meanwhile
@@ -39,7 +39,7 @@ _UNPACK = (
 )
 
 
-def send(to: ssh.Host, archive: Path, timeout: float, tell: Callable[[str], None]) -> str:
+def send(to: ssh.Host, archive: Path, timeout: float, progress: Callable[[str], None]) -> str:
     """The bundle in ``archive`` on the device, unpacked; the name of its folder there.
 
     Raises:
@@ -53,13 +53,13 @@ def send(to: ssh.Host, archive: Path, timeout: float, tell: Callable[[str], None
         try:
             there = _there(to, name)
             if there is None:
-                tell(f"the bundle is on {to.address} already")
+                progress(f"the bundle is on {to.address} already")
                 return name
             if there > total:
                 ssh.run(to, ENTER + f"rm -f {name}.part", SHORT)
                 there = 0
             if there < total:
-                tell(f"sending the bundle to {to.address}{_from(there, total)}")
+                progress(f"sending the bundle to {to.address}{_from(there, total)}")
                 with archive.open("rb") as file:
                     file.seek(there)
                     ssh.feed(to, ENTER + _STORE.format(name=name, there=there), file, timeout)
@@ -73,7 +73,7 @@ def send(to: ssh.Host, archive: Path, timeout: float, tell: Callable[[str], None
             problem = error
             if attempt == 0 and not _reached(error):
                 raise
-            tell(f"the connection to {to.address} broke, trying again")
+            progress(f"the connection to {to.address} broke, trying again")
             time.sleep(PAUSE)
     raise UserError(f"{problem}; what arrived stays there, the next try goes on from it")
 
@@ -85,7 +85,7 @@ def _reached(error: UserError) -> bool:
 
 
 def _there(to: ssh.Host, name: str) -> int | None:
-    """Bytes of the archive that have arrived; None where it is unpacked already."""
+    """The bytes of the archive that have arrived; None where it is unpacked already."""
     status, said = ssh.run(to, ENTER + _LOOK.format(name=name), 5 * SHORT)
     word = said.split()[0] if said.split() else ""
     if status != 0 or not (word == "ready" or re.fullmatch("[0-9]{1,18}", word)):
@@ -101,21 +101,21 @@ def fetch(
     to: ssh.Host,
     name: str,
     pack: Sequence[str],
-    place: Path,
+    archive: Path,
     timeout: float,
     limit: int,
-    tell: Callable[[str], None],
+    progress: Callable[[str], None],
 ) -> None:
-    """Files of the bundle's folder ``name``, as the archive ``place``.
+    """Fetch files of the bundle's folder ``name`` as one archive.
 
     Args:
         to: the device.
         name: the bundle's folder there.
         pack: what of it, patterns of the shell.
-        place: the file to write; nothing is left of it where this fails.
+        archive: the file to write; nothing is left of it where this fails.
         timeout: seconds for each connection.
         limit: bytes that the archive may have.
-        tell: told when one broke.
+        progress: called with a line of text when a connection broke.
 
     Raises:
         UserError: the connection broke too often, or there is nothing.
@@ -133,19 +133,19 @@ def fetch(
                     digest = said.split()[0] if status == 0 and said.split() else ""
                     if not re.fullmatch("[0-9a-f]{64}", digest):
                         raise UserError(f"{to.address} has no results: {text(said)}")
-                with place.open("ab") as file:
-                    begin = ssh.size_of(place) + 1
+                with archive.open("ab") as file:
+                    begin = ssh.size_of(archive) + 1
                     left = limit - begin + 1
                     ssh.drain(to, ENTER + f"tail -c +{begin} {there}", file, timeout, left)
-                if sha256(place) == digest:
+                if sha256(archive) == digest:
                     ssh.run(to, ENTER + f"rm -f {there}", SHORT)
                     return
-                place.unlink()
+                archive.unlink()
                 problem = UserError(f"the results of {to.address} do not arrive whole")
             except ssh.ConnectionLostError as error:
                 problem = error
-                tell(f"the connection to {to.address} broke, going on")
+                progress(f"the connection to {to.address} broke, going on")
         raise problem
     except BaseException:
-        place.unlink(missing_ok=True)
+        archive.unlink(missing_ok=True)
         raise

@@ -22,7 +22,7 @@ import numpy as np
 
 from prunedeploy.core.errors import MissingExtra, UserError
 from prunedeploy.core.records import Array, TensorSpec
-from prunedeploy.engines import artifact
+from prunedeploy.engines import engine_folder, opening
 
 try:
     from mlserver import MLModel
@@ -63,11 +63,11 @@ class EngineModel(MLModel or object):  # type: ignore[misc]
         count = int(extra.get("sessions", 1))
         if count < 1:
             raise UserError(f"cannot serve with {count} sessions: give 1 or more")
-        engine = artifact.read_engine(path)
+        engine = engine_folder.read_engine(path)
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         with ExitStack() as stack:
             for _ in range(count):
-                opened = artifact.open(engine, int(extra.get("threads", 0)), shared=count > 1)
+                opened = opening.open(engine, int(extra.get("threads", 0)), shared=count > 1)
                 self._idle.put(stack.enter_context(opened))
             # the event loop goes on taking requests while these threads compute
             self._workers = ThreadPoolExecutor(count, thread_name_prefix="prunedeploy")
@@ -87,13 +87,13 @@ class EngineModel(MLModel or object):  # type: ignore[misc]
         feeds = {tensor.name: self._decode(tensor) for tensor in payload.inputs}
         loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(self._workers, self._run, feeds)
+            results = await loop.run_in_executor(self._workers, self._run, feeds)
         except UserError as error:
             raise InferenceError(str(error)) from None
         return InferenceResponse(
             model_name=self.name,
             model_version=self.version,
-            outputs=[_encode(name, found[name]) for name in wanted],
+            outputs=[_encode(name, results[name]) for name in wanted],
         )
 
     async def unload(self) -> bool:

@@ -18,7 +18,7 @@ from prunedeploy import targets
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_path
 from prunedeploy.core.records import Engine, TensorSpec
-from prunedeploy.engines import artifact
+from prunedeploy.engines import engine_folder
 from prunedeploy.runtimes.sparse.payload import LIBRARY
 from prunedeploy.runtimes.sparse.toolchain import compile as compiling
 
@@ -35,7 +35,7 @@ FLAGS = (
     *("-Wl,-soname,prunedeploy_ort.so", "-Wl,-z,nodelete", "-Wl,--build-id=none", "-s"),
 )
 TIMEOUT = 300.0  # seconds
-LARGEST = 2_000_000_000  # bytes in one file of protobuf, with room for the rest
+MAX_ENGINE_BYTES = 2_000_000_000  # of one protobuf's 2 GiB, with room for the rest
 IR_VERSION, OPSET = 8, 17  # what every ONNX Runtime that the library takes reads
 
 
@@ -52,23 +52,23 @@ def onnxruntime_library(target: str = "host") -> Path:
     Raises:
         UserError: no such target, no compiler for it, or the cache cannot be written.
     """
-    row = targets.by_name(target)
-    tools = compiling.toolchain(row)
+    machine = targets.by_name(target)
+    tools = compiling.toolchain(machine)
     texts = {name: (SOURCES / name).read_text() for name in FILES}
     texts[ENGINE_HEADER] = (_engine_sources() / ENGINE_HEADER).read_text()
     said = [*tools.command, tools.version, *FLAGS, *(x for item in texts.items() for x in item)]
     digest = hashlib.sha256("\0".join(said).encode()).hexdigest()[:16]
-    place = _cache() / f"onnxruntime-{row.arch}-{digest}.so"
-    if not place.is_file():
+    path = _cache() / f"onnxruntime-{machine.arch}-{digest}.so"
+    if not path.is_file():
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"cannot write {place.parent}: {error.strerror}; set XDG_CACHE_HOME to a folder"
+                f"cannot write {path.parent}: {error.strerror}; set XDG_CACHE_HOME to a folder"
             ) from None
-        with atomic_path(place) as file:
+        with atomic_path(path) as file:
             _compile(tools, file)
-    return place
+    return path
 
 
 def onnxruntime_model(
@@ -96,23 +96,23 @@ def onnxruntime_model(
     """
     import onnx
 
-    found = engine if isinstance(engine, Engine) else artifact.read_engine(engine)
-    if found.manifest.runtime != "sparse":
+    known = engine if isinstance(engine, Engine) else engine_folder.read_engine(engine)
+    if known.manifest.runtime != "sparse":
         raise UserError(
-            f"{found.path} is an engine of {found.manifest.runtime}: the custom op is for sparse "
+            f"{known.path} is an engine of {known.manifest.runtime}: the custom op is for sparse "
             "engines, build one with --runtime sparse"
         )
-    library = found.path / LIBRARY
-    if embed and library.stat().st_size > LARGEST:
+    library = known.path / LIBRARY
+    if embed and library.stat().st_size > MAX_ENGINE_BYTES:
         raise UserError(f"{library} is too large for one ONNX file: take embed=False")
-    place = Path(output)
-    where: dict[str, Any] = {"path": str(found.path.resolve())}
+    path = Path(output)
+    where: dict[str, Any] = {"path": str(known.path.resolve())}
     if embed:
         where = {"engine": library.read_bytes()}
     node = onnx.helper.make_node(
         OP,
-        [spec.name for spec in found.manifest.inputs],
-        [spec.name for spec in found.manifest.outputs],
+        [spec.name for spec in known.manifest.inputs],
+        [spec.name for spec in known.manifest.outputs],
         name="engine",
         domain=DOMAIN,
         **where,
@@ -122,8 +122,8 @@ def onnxruntime_model(
     graph = onnx.helper.make_graph(
         [node],
         "engine",
-        [_value(spec) for spec in found.manifest.inputs],
-        [_value(spec) for spec in found.manifest.outputs],
+        [_value(spec) for spec in known.manifest.inputs],
+        [_value(spec) for spec in known.manifest.outputs],
     )
     model = onnx.helper.make_model(
         graph,
@@ -134,10 +134,10 @@ def onnxruntime_model(
             onnx.helper.make_opsetid(DOMAIN, 1),
         ],
     )
-    onnx.helper.set_model_props(model, {"prunedeploy.engine": found.sha256})
-    with atomic_path(place) as file:
+    onnx.helper.set_model_props(model, {"prunedeploy.engine": known.sha256})
+    with atomic_path(path) as file:
         file.write_bytes(model.SerializeToString())
-    return place
+    return path
 
 
 def _value(spec: TensorSpec) -> onnx.ValueInfoProto:

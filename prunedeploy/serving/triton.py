@@ -19,7 +19,7 @@ from typing import Literal
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_directory
 from prunedeploy.core.records import Engine, TensorSpec
-from prunedeploy.engines import artifact
+from prunedeploy.engines import engine_folder
 from prunedeploy.graph.external_data import check_listed
 from prunedeploy.runtimes.ort.cpu import PAYLOAD
 from prunedeploy.serving.onnxruntime_op import onnxruntime_library, onnxruntime_model
@@ -28,7 +28,7 @@ Backend = Literal["auto", "python", "onnxruntime"]
 
 CONFIG, VERSION = "config.pbtxt", "1"
 OP_LIBRARY = "prunedeploy_ort.so"
-MOST = 64  # samples in a batch, for engines that take any
+MAX_BATCH = 64  # for engines that take batches of any size
 TEMPLATE = Path(__file__).with_name("triton_model.py")
 
 DTYPES = {
@@ -58,7 +58,7 @@ optimization {
 
 @dataclass(frozen=True)
 class Model:
-    """What a runtime's engines become: Triton's name for it, where it runs, what else it says."""
+    """How engines of one runtime are served: Triton's backend, the device kind, the files."""
 
     backend: str  # the line of the configuration
     kind: str
@@ -125,53 +125,53 @@ def serve_repo(
     Raises:
         UserError: Triton has nothing for this engine, or there is a model of that name.
     """
-    found = engine if isinstance(engine, Engine) else artifact.read_engine(engine)
-    runtime = found.manifest.runtime
+    known = engine if isinstance(engine, Engine) else engine_folder.read_engine(engine)
+    runtime = known.manifest.runtime
     model = MODELS.get((runtime, backend))
     if model is None:
         if backend != "auto" and (runtime, "auto") in MODELS:
             raise UserError(f"backend {backend} is for sparse engines, this is one of {runtime}")
         raise UserError(f"Triton has no backend for engines of {runtime}: build with ort or sparse")
-    title = name or re.sub(r"[^A-Za-z0-9_.-]", "_", found.path.resolve().name)
+    title = name or re.sub(r"[^A-Za-z0-9_.-]", "_", known.path.resolve().name)
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", title):
         raise UserError(f"{title!r} is no name for a model: give --name, of letters and digits")
     repository = Path(output)
-    place = repository / title
-    if place.exists() or place.is_symlink():
-        raise UserError(f"{place} is there already: give another --name, or remove it")
-    text = _config(found, title, model, f"{mount or repository.resolve()}/{title}")
+    path = repository / title
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{path} is there already: give another --name, or remove it")
+    text = _config(known, title, model, f"{mount or repository.resolve()}/{title}")
     try:
         repository.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {repository}: {error.strerror or error}") from None
-    with atomic_directory(place) as folder:
+    with atomic_directory(path) as folder:
         (folder / VERSION).mkdir()
-        model.write(found, folder / VERSION)
+        model.write(known, folder / VERSION)
         (folder / CONFIG).write_text(text)
-    return place
+    return path
 
 
-def _config(engine: Engine, name: str, model: Model, place: str) -> str:
+def _config(engine: Engine, name: str, model: Model, path: str) -> str:
     """The text of config.pbtxt."""
     manifest = engine.manifest
-    most = _most(engine)
+    max_batch = _max_batch_size(engine)
     lines = [
         f"# engine {engine.sha256[:16]} of {manifest.runtime} for {manifest.target}, built with "
         + ", ".join(f"{key} {value}" for key, value in sorted(manifest.versions.items())),
         f"name: {_string(name)}",
         model.backend,
-        f"max_batch_size: {most}",
-        *(_tensor("input", spec, most) for spec in manifest.inputs),
-        *(_tensor("output", spec, most) for spec in manifest.outputs),
+        f"max_batch_size: {max_batch}",
+        *(_tensor("input", spec, max_batch) for spec in manifest.inputs),
+        *(_tensor("output", spec, max_batch) for spec in manifest.outputs),
         f"instance_group {{ count: 1 kind: {model.kind} }}",
     ]
-    if most > 1:
-        sizes = [size for size in manifest.batches if 1 < size <= most]
+    if max_batch > 1:
+        sizes = [size for size in manifest.batches if 1 < size <= max_batch]
         lines.append(f"dynamic_batching {{ preferred_batch_size: [{_list(sizes)}] }}")
     if model.more:
         lines.append(model.more.rstrip())
     if model.write is _custom_op:
-        library = _string(f"{place}/{VERSION}/{OP_LIBRARY}")
+        library = _string(f"{path}/{VERSION}/{OP_LIBRARY}")
         lines.append(f"model_operations {{ op_library_filename: {library} }}")
     lines.append(_parameter("prunedeploy.engine", engine.sha256))
     if model.write is _python:
@@ -179,8 +179,8 @@ def _config(engine: Engine, name: str, model: Model, place: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _most(engine: Engine) -> int:
-    """Samples in a batch at most; 0 where the first axis is not the batch."""
+def _max_batch_size(engine: Engine) -> int:
+    """Triton's ``max_batch_size``: 0 where the first axis is not the batch."""
     manifest = engine.manifest
     specs = (*manifest.inputs, *manifest.outputs)
     if not all(spec.shape and isinstance(spec.shape[0], str) for spec in specs):
@@ -191,14 +191,14 @@ def _most(engine: Engine) -> int:
             f"{engine.path} was built for batches of {sizes}, and a server gets single samples: "
             f"build it with --batch 1,{sizes.replace(' ', '')}"
         )
-    return max(manifest.batches, default=MOST)
+    return max(manifest.batches, default=MAX_BATCH)
 
 
-def _tensor(what: str, spec: TensorSpec, most: int) -> str:
+def _tensor(what: str, spec: TensorSpec, max_batch: int) -> str:
     if spec.dtype not in DTYPES:
         raise UserError(f"Triton has no type for {spec.name!r}, which is {spec.dtype}")
     dims = [dim if isinstance(dim, int) else -1 for dim in spec.shape]
-    dims = dims[1:] if most else dims
+    dims = dims[1:] if max_batch else dims
     # a tensor without axes of its own has one of length 1 for Triton
     shape = f"dims: [{_list(dims)}]" if dims else "dims: [1] reshape { shape: [] }"
     return f"{what} {{ name: {_string(spec.name)} data_type: {DTYPES[spec.dtype]} {shape} }}"

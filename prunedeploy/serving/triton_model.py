@@ -98,8 +98,8 @@ class Engine:
     def _pointers(self, arrays: list[Any], begin: int) -> Any:
         """Where sample ``begin`` of each array lies."""
         step = [array.strides[0] if self.batched else 0 for array in arrays]
-        found = [array.ctypes.data + begin * s for array, s in zip(arrays, step, strict=True)]
-        return (ctypes.c_void_p * len(arrays))(*found)
+        addresses = [array.ctypes.data + begin * s for array, s in zip(arrays, step, strict=True)]
+        return (ctypes.c_void_p * len(arrays))(*addresses)
 
     def close(self) -> None:
         """Let go of memory and threads."""
@@ -116,7 +116,7 @@ def _sized(shape: tuple[int, ...], batch: int) -> tuple[int, ...]:
 
 
 class TritonPythonModel:
-    """What Triton calls; every instance is a process with a session of its own."""
+    """The class that Triton calls; every instance is a process with a session of its own."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Open the engine beside this file."""

@@ -64,12 +64,11 @@ def load_model(
         UserError: it cannot be read or exported.
     """
     if not isinstance(model, str | Path):
-        program = _from_memory(model)
-        return Loaded(program, options.input_shape, preparation.notes(program))
+        prepared = _from_memory(model)
+        return Loaded(prepared.model, options.input_shape, prepared.notes)
     if is_onnx(source):
-        program = models.load(source)
-        repairs = preparation.notes(program)
-        return Loaded(program, options.input_shape, ("ONNX model", *repairs))
+        prepared = preparation.from_file(source)
+        return Loaded(prepared.model, options.input_shape, ("ONNX model", *prepared.notes))
     return _load_checkpoint(source, options, progress)
 
 
@@ -104,7 +103,7 @@ def _normalisation(
     return read.recipe.mean, read.recipe.std
 
 
-def _from_memory(model: onnx.ModelProto | gs.Graph) -> ir.Model:
+def _from_memory(model: onnx.ModelProto | gs.Graph) -> preparation.Prepared:
     import onnx
 
     if isinstance(model, onnx.ModelProto):

@@ -14,7 +14,7 @@ import math
 
 import onnx_ir as ir
 
-from prunedeploy.graph import model as models
+from prunedeploy.graph import work
 from prunedeploy.passes.operators.layers import Layer, layer
 from prunedeploy.targets import Target
 
@@ -38,7 +38,7 @@ def cost(model: ir.Model, target: Target) -> float:
 
 def _node_cost(node: ir.Node, target: Target) -> float:
     found = layer(node)
-    if found is not None and (macs := models.node_macs(node)):
+    if found is not None and (macs := work.macs(node)):
         return macs * _layer_factor(found, target)
     if node.op_type in MOVES and node.outputs[0].shape is not None:
         sizes = [dim for dim in list(node.outputs[0].shape)[1:] if isinstance(dim, int)]

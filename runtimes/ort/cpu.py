@@ -148,12 +148,12 @@ class Ort:
         """Copy the model, or write it anew where its weights lie beside it or it was repaired."""
         if options.batches:
             raise UserError("ort takes batches of any size: --batch is for --runtime sparse")
-        from prunedeploy.graph.model import data_files, load, save
-        from prunedeploy.graph.preparation import is_repaired
+        from prunedeploy.graph.model import data_files, save
+        from prunedeploy.graph.preparation import from_file
 
-        loaded = load(model)
-        if is_repaired(loaded) or data_files(model):
-            save(loaded, directory / PAYLOAD)
+        prepared = from_file(model)
+        if prepared.repaired or data_files(model):
+            save(prepared.model, directory / PAYLOAD)
         else:
             shutil.copyfile(model, directory / PAYLOAD)
         return Payload(tuple(sorted(path.name for path in directory.iterdir())))

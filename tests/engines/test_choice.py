@@ -17,7 +17,7 @@ from prunedeploy.cli.commands import app
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import from_json, to_json
 from prunedeploy.core.records import Manifest, RuntimeTime
-from prunedeploy.engines import artifact, choice
+from prunedeploy.engines import building, choice, engine_folder, opening
 from prunedeploy.graph import model as models
 from prunedeploy.runtimes.api import BuildOptions
 from prunedeploy.runtimes.ort.cpu import Ort
@@ -65,7 +65,7 @@ def unsupported(path: Path) -> Path:
 )
 def test_the_fastest_on_the_threads_that_are_asked_for(folder, monkeypatch, seconds, taken):
     timed(monkeypatch, **seconds)
-    engine = artifact.build("net.onnx", threads=2, tune="none")
+    engine = building.build("net.onnx", threads=2, tune="none")
     assert engine.manifest.runtime == taken
     assert engine.path == Path(f"net.host.{taken}.engine")
     found = engine.manifest.choice
@@ -77,7 +77,7 @@ def test_the_fastest_on_the_threads_that_are_asked_for(folder, monkeypatch, seco
         ("ort", 2): seconds["ort"],
         ("sparse", 2): seconds["sparse"],
     }
-    assert artifact.read_engine(engine.path) == engine
+    assert engine_folder.read_engine(engine.path) == engine
     assert sorted(x.name for x in folder.iterdir()) == [f"net.host.{taken}.engine", "net.onnx"]
 
 
@@ -92,27 +92,27 @@ def test_batches_count_alike(folder, monkeypatch):
         return [RuntimeTime(name, batch, threads, fast[name]) for name in names]
 
     monkeypatch.setattr(choice, "_times", times)
-    engine = artifact.build("net.onnx", batch=(4, 1), threads=3, tune="none")
+    engine = building.build("net.onnx", batch=(4, 1), threads=3, tune="none")
     assert engine.manifest.runtime == "sparse"
     assert engine.manifest.batches == (1, 4)
     assert asked == [(1, 1), (1, 3), (4, 1), (4, 3)]
 
 
 def test_measured_for_real(folder):
-    engine = artifact.build("net.onnx", threads=2, tune="none", output="e")
+    engine = building.build("net.onnx", threads=2, tune="none", output="e")
     found = engine.manifest.choice
     assert found is not None
     most = {x.runtime: x.seconds for x in found.times if x.threads == 2}
     assert set(most) == {"ort", "sparse"}
     assert all(0 < seconds < 1 for seconds in most.values())
     assert most[engine.manifest.runtime] <= 1.02 * min(most.values())
-    with artifact.open(engine) as session:
+    with opening.open(engine) as session:
         (found,) = session.run({"input": np.ones((1, 5, 9, 9), np.float32)}).values()
     assert found.shape == (1, 10)
 
 
 def test_a_runtime_that_cannot_compute_the_model_is_named(folder):
-    engine = artifact.build(unsupported(folder / "det.onnx"), tune="none")
+    engine = building.build(unsupported(folder / "det.onnx"), tune="none")
     assert engine.manifest.runtime == "ort"
     found = engine.manifest.choice
     assert found is not None
@@ -145,7 +145,7 @@ def test_a_runtime_that_computes_something_else_is_not_raced(folder, monkeypatch
             return session
 
     monkeypatch.setattr("prunedeploy.runtimes.ort.cpu.Ort", Wrong)
-    engine = artifact.build("net.onnx", tune="none")
+    engine = building.build("net.onnx", tune="none")
     assert engine.manifest.runtime == "sparse"
     (refused,) = engine.manifest.choice.refused
     assert "computes something else" in refused.reason
@@ -157,7 +157,7 @@ def test_no_runtime_at_all(folder, monkeypatch, capsys):
 
     monkeypatch.setattr(Ort, "build", fail)
     with pytest.raises(UserError, match=r"ort: it is Monday; sparse: it cannot compute") as caught:
-        artifact.build(unsupported(folder / "det.onnx"))
+        building.build(unsupported(folder / "det.onnx"))
     assert "\n" not in str(caught.value)
     assert sorted(x.name for x in folder.iterdir()) == ["det.onnx", "net.onnx"]
 
@@ -175,7 +175,7 @@ def test_elsewhere_by_prediction(folder):
 
 def test_a_named_runtime_is_not_compared(folder, monkeypatch):
     monkeypatch.setattr(choice, "_times", None)
-    engine = artifact.build("net.onnx", runtime="ort")
+    engine = building.build("net.onnx", runtime="ort")
     assert engine.manifest.choice is None
     text = json.loads(to_json(engine.manifest))
     del text["choice"]  # as older versions wrote it
@@ -186,7 +186,7 @@ def test_a_place_that_is_taken_by_something_else_is_seen_before_anything_is_buil
     (folder / "net.host.sparse.engine").mkdir()
     (folder / "net.host.sparse.engine" / "mine").touch()
     with pytest.raises(UserError, match="is not an engine"):
-        artifact.build("net.onnx")
+        building.build("net.onnx")
 
 
 def test_the_command_shows_the_race(folder, monkeypatch):

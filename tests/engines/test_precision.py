@@ -10,7 +10,7 @@ import pytest
 from net import Net
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.engines import artifact
+from prunedeploy.engines import building
 from prunedeploy.graph import model as models
 from prunedeploy.measure.bench import bench
 from prunedeploy.passes import Quantise, ToFloat16
@@ -34,7 +34,7 @@ def test_a_converted_model_is_built_and_timed(precision: str, dense: ir.Model) -
     step = ToFloat16(feeds) if precision == "float16" else Quantise(feeds)
     assert step(dense).changed
     models.save(dense, Path("small.onnx"))
-    engine = artifact.build("small.onnx", runtime="ort", baseline="dense.onnx")
+    engine = building.build("small.onnx", runtime="ort", baseline="dense.onnx")
     found = engine.manifest.difference
     assert found is not None
     assert found.tolerance == verify.tolerance_of(precision)
@@ -49,6 +49,6 @@ def test_a_model_in_float32_may_not_be_off_by_so_much(dense: ir.Model) -> None:
         rounded = value.const_value.numpy().astype(np.float16).astype(np.float32)
         value.const_value = ir.tensor(rounded, name=value.name)
     models.save(dense, Path("rounded.onnx"))
-    engine = artifact.build("dense.onnx", runtime="ort")
+    engine = building.build("dense.onnx", runtime="ort")
     with pytest.raises(UserError, match="1e-05 is allowed"):
         bench([engine.path], baseline="rounded.onnx", rounds=1, warmup=0)

@@ -18,7 +18,7 @@ import prunedeploy
 from prunedeploy.cli import main
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import sha256, to_json
-from prunedeploy.engines import artifact
+from prunedeploy.engines import engine_folder
 from prunedeploy.graph import external_data, wire
 from prunedeploy.graph import model as models
 
@@ -261,7 +261,7 @@ def engine(location: str, *listed: str) -> Path:
     folder = prunedeploy.build("net.onnx", runtime="ort", output="e").path
     made = model([node("MatMul", ["x", "w"], ["y"])], [X], [Y])
     made.graph.initializer.append(external("w", (16, 16), location=location, length=1024))
-    manifest = artifact.read_engine(folder).manifest
+    manifest = engine_folder.read_engine(folder).manifest
     write(made, folder / "model.onnx")
     (folder / "w.bin").write_bytes(WEIGHT.tobytes())
     hashes = {name: sha256(folder / name) for name in ("model.onnx", *listed)}

@@ -17,7 +17,7 @@ from prunedeploy.cli.commands import app
 from prunedeploy.core import files
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import InputRange, ShrinkResult, TensorSpec
-from prunedeploy.engines import artifact
+from prunedeploy.engines import building
 from prunedeploy.graph import input_range
 from prunedeploy.graph import model as onnx_models
 from prunedeploy.reference.evaluate import Evaluator
@@ -157,7 +157,7 @@ def test_shrink_within_a_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     wide = {"input": np.full((1, 3, 8, 8), 300, np.float32)}
     one, two = (Evaluator(Path(p)).run(wide)["output"] for p in ("net.onnx", result.model))
     assert np.abs(one - two).max() > 1
-    engine = artifact.build(result.model, output="e", runtime="ort")
+    engine = building.build(result.model, output="e", runtime="ort")
     assert engine.manifest.inputs[0].range == InputRange((0.0,), (1.0,))
     seen: list[np.ndarray] = []
     original = bench.random_feeds
@@ -180,7 +180,7 @@ def test_engines_for_ranges_that_do_not_meet(
     write_net(Path("net.onnx"))
     for name, bounds in (("a", (0, 1)), ("b", (2, 3))):
         pipeline.shrink("net.onnx", f"{name}.onnx", input_range=bounds)
-        artifact.build(f"{name}.onnx", output=name, runtime="ort")
+        building.build(f"{name}.onnx", output=name, runtime="ort")
     with pytest.raises(UserError, match="no number of input is both"):
         bench.bench(["a", "b"], rounds=1)
 

@@ -11,6 +11,7 @@ from net import Net
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.graph import model as models
+from prunedeploy.graph import validity
 
 
 def test_stats_count_what_is_there(tmp_path: Path) -> None:
@@ -65,10 +66,10 @@ def test_large_weights_go_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_invalid_model_is_refused() -> None:
     net = Net(channels=3)
     model = net.model(net.conv("input", (3, 4)))
-    models.check(model)
+    validity.check_form(model)
     model.graph[0].attributes["group"] = models.ir.AttrString("group", "two")
     with pytest.raises(UserError, match="not valid ONNX"):
-        models.check(model)
+        validity.check_form(model)
 
 
 @pytest.fixture

@@ -208,7 +208,7 @@ def test_a_resize_without_a_region_before_opset_13() -> None:
     feeds = {"x": draw(1, 3, 4, 4)}
     grown = np.maximum(feeds["x"], 0).repeat(2, 2).repeat(2, 3)
     through_all(made, feeds, {"y": grown})
-    assert any("no region" in n for n in preparation.notes(models.load(Path("net.onnx"))))
+    assert any("no region" in n for n in preparation.from_file(Path("net.onnx")).notes)
 
 
 @pytest.mark.parametrize("case", REPAIRED)
@@ -220,7 +220,7 @@ def test_what_can_only_mean_one_thing_is_put_right_and_said(case: str) -> None:
     product = feeds["x"] @ right
     expected = {"y": product if case.startswith("Gemm") else np.maximum(product, 0)}
     through_all(made(), feeds, expected)
-    notes = preparation.notes(models.load(Path("net.onnx")))
+    notes = preparation.from_file(Path("net.onnx")).notes
     assert any(said in note for note in notes), notes
     assert any(said in line for line in prunedeploy.inspect("net.onnx").found)
     assert any(said in line for line in prunedeploy.shrink("net.onnx", "small.onnx").found)
@@ -246,9 +246,9 @@ def test_what_was_put_right_is_what_the_engine_holds() -> None:
 
 def test_a_private_domain_that_is_not_imported_is_of_version_1() -> None:
     made = with_edit(lambda m: setattr(m.graph.node[1], "domain", "com.example"))
-    found = preparation.from_proto(made)
-    assert found.opset_imports["com.example"] == 1
-    assert any("com.example" in note for note in preparation.notes(found))
+    prepared = preparation.from_proto(made)
+    assert prepared.model.opset_imports["com.example"] == 1
+    assert any("com.example" in note for note in prepared.notes)
 
 
 def test_both_spellings_of_the_standard_domain() -> None:
@@ -256,10 +256,10 @@ def test_both_spellings_of_the_standard_domain() -> None:
         made.opset_import[0].domain = "ai.onnx"
         made.graph.node[0].domain = "ai.onnx"
 
-    found = preparation.from_proto(with_edit(spell))
-    assert found.opset_imports == {"": 17}
-    assert {n.domain for n in found.graph} == {""}
-    assert not preparation.notes(found)
+    prepared = preparation.from_proto(with_edit(spell))
+    assert prepared.model.opset_imports == {"": 17}
+    assert {n.domain for n in prepared.model.graph} == {""}
+    assert not prepared.notes
 
 
 def test_a_model_in_memory_is_not_changed() -> None:

@@ -109,7 +109,7 @@ def test_functions_that_hand_a_value_on_keep_the_outputs_names(results: list[str
     outputs = ("y", "z")[: len(results)]
     found = preparation.from_proto(
         calling(function("F", results, [relu("a", "b")]), outputs=outputs)
-    )
+    ).model
     assert [v.name for v in found.graph.outputs] == list(outputs)
     feeds = {"x": draw(1, 8)}
     product = feeds["x"] @ draw(8, 8)
@@ -191,9 +191,9 @@ def test_what_a_file_says_of_inner_sizes_is_kept_where_it_is_right() -> None:
         value_info=[info("a", FLOAT, [1, 9])],
     )
     made.opset_import.append(helper.make_opsetid("com.example", 1))
-    found = preparation.from_proto(made)
-    assert not preparation.notes(found)
-    assert found.graph[0].outputs[0].shape == ir.Shape([1, 9])
+    prepared = preparation.from_proto(made)
+    assert not prepared.notes
+    assert prepared.model.graph[0].outputs[0].shape == ir.Shape([1, 9])
 
 
 def test_values_that_are_no_tensors_keep_their_types() -> None:

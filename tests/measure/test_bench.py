@@ -10,7 +10,7 @@ import pytest
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import from_json, sha256, to_json
 from prunedeploy.core.records import BenchResult
-from prunedeploy.engines import artifact
+from prunedeploy.engines import building
 from prunedeploy.reference.evaluate import Evaluator
 from prunedeploy.runtimes.ort.cpu import Ort
 
@@ -21,7 +21,7 @@ bench = module.bench
 
 @pytest.fixture
 def engine(folder, shrunk):
-    return artifact.build("out.onnx", output="e", runtime="ort")
+    return building.build("out.onnx", output="e", runtime="ort")
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_the_recorded_baseline_and_the_engine_in_turn(engine, shrunk):
 
 
 def test_several_engines_and_a_named_baseline(engine, folder):
-    artifact.build("out.dense.onnx", output="dense", runtime="ort")
+    building.build("out.dense.onnx", output="dense", runtime="ort")
     result = bench(["e", "dense"], "dense", batch=3, threads=1, rounds=2)
     assert [m.name for m in result.candidates] == ["e", "dense"]
     assert len(result.ratios) == 2
@@ -69,7 +69,7 @@ def test_several_engines_and_a_named_baseline(engine, folder):
 def test_a_candidate_that_is_wrong_is_never_timed(engine, folder, write_network, no_clock):
     """Another network's engine, itself in order: only the comparison with the baseline tells."""
     write_network(folder / "other.onnx", 4, scale=1.001)
-    artifact.build("other.onnx", output="other", runtime="ort")
+    building.build("other.onnx", output="other", runtime="ort")
     with pytest.raises(UserError, match=r"other does not compute .* differs by 0\.00") as caught:
         bench(["e", "other"], "out.dense.onnx")
     assert "\n" not in str(caught.value)
@@ -103,7 +103,7 @@ def test_a_candidate_that_is_wrong_on_the_data_only(engine, folder, monkeypatch,
 
 
 def test_an_engine_that_was_never_compared_has_no_speed(engine, folder, no_clock):
-    artifact.build("out.onnx", runtime="null", output="null")
+    building.build("out.onnx", runtime="null", output="null")
     with pytest.raises(UserError, match="has no speed"):
         bench("null", "out.dense.onnx")
 
@@ -154,7 +154,7 @@ def test_changed_predictions_are_counted():
 
 def test_a_fixed_batch(engine, folder, write_network):
     write_network(folder / "two.onnx", 4, batch="2")
-    artifact.build("two.onnx", output="two", runtime="ort")
+    building.build("two.onnx", output="two", runtime="ort")
     with pytest.raises(UserError, match="takes batches of 2 only: use --batch 2"):
         bench("two", "out.dense.onnx")
     rng = np.random.default_rng(0)
@@ -173,7 +173,7 @@ def test_another_network_is_refused(engine, folder):
 
 
 def test_without_a_baseline(engine, folder):
-    artifact.build("out.dense.onnx", output="dense", runtime="ort")
+    building.build("out.dense.onnx", output="dense", runtime="ort")
     with pytest.raises(UserError, match="--baseline"):
         bench("dense")
     with pytest.raises(UserError, match="no such baseline"):

@@ -19,7 +19,7 @@ from prunedeploy.bundle.write import write_bundle
 from prunedeploy.cli import main
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import from_json
-from prunedeploy.engines import artifact
+from prunedeploy.engines import engine_folder, opening
 from prunedeploy.remote import ssh
 from prunedeploy.remote.device import remote_bench, remote_build
 from prunedeploy.remote.record import RemoteResult
@@ -86,10 +86,10 @@ def test_build_there_and_run_here(device, model, tmp_path):
     assert run.difference.passed
     assert run.difference.samples == 8
     assert from_json(RemoteResult, (tmp_path / "out" / "device.json").read_text()) == found
-    engine = artifact.read_engine(tmp_path / "out" / "sparse.engine")
+    engine = engine_folder.read_engine(tmp_path / "out" / "sparse.engine")
     assert (engine.manifest.target, engine.manifest.runtime) == ("x86-avx2", "sparse")
     assert engine.manifest.difference == run.difference
-    with artifact.open(engine) as session:
+    with opening.open(engine) as session:
         feeds = {"input": np.ones((2, 5, 9, 9), np.float32)}
         assert next(iter(session.run(feeds).values())).shape == (2, 10)
     assert len(cached(device)) == 1  # the bundle, for the measurement that follows

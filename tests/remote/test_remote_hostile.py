@@ -431,7 +431,7 @@ def test_archives_of_results(bundle, doc, there, what, tmp_path: Path, monkeypat
 
 
 def test_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "MOST_FILES", 5)
+    monkeypatch.setattr(archive, "MAX_FILES", 5)
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
         for at in range(10):
             tar.addfile(tarfile.TarInfo(f"n/{at}"))

@@ -8,7 +8,7 @@ import pytest
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import to_json
 from prunedeploy.core.records import Accuracy, BenchResult, Difference, Forecast, Measurement, Ratio
-from prunedeploy.engines import artifact
+from prunedeploy.engines import building
 from prunedeploy.remote.record import DeviceRun, RemoteResult
 from prunedeploy.reports.report import read, report
 
@@ -86,7 +86,7 @@ def test_from_files_as_from_records(folder, shrunk, timed):
 def test_a_real_measurement(folder, shrunk):
     from prunedeploy.measure.bench import bench
 
-    artifact.build("out.onnx", output="e", runtime="ort")
+    building.build("out.onnx", output="e", runtime="ort")
     result = bench("e", rounds=3)
     text = report([result])
     assert cells(text, "") == ["out.dense.onnx (dense baseline)", "e"]

@@ -16,7 +16,7 @@ from engines import build, network, output
 from prunedeploy.cli import arrays, main
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Array, TensorSpec
-from prunedeploy.engines import artifact
+from prunedeploy.engines import building, opening
 from prunedeploy.engines.lowering import lower
 from prunedeploy.measure.labelled import load as load_images
 from prunedeploy.reference import verify
@@ -37,8 +37,8 @@ def session(request: pytest.FixtureRequest, model: Path) -> Iterator[Any]:
     if request.param == "sparse":
         engine = build(model, place, batch=(1, 2))
     else:
-        engine = artifact.build(model, "host", "ort", place)
-    with artifact.open(engine) as opened:
+        engine = building.build(model, "host", "ort", place)
+    with opening.open(engine) as opened:
         yield opened
 
 
@@ -204,7 +204,7 @@ OUTPUTS: dict[str, tuple[Callable[[], object], str]] = {
 
 @pytest.fixture(scope="module")
 def sparse(model: Path) -> Iterator[Any]:
-    with artifact.open(build(model, model.parent / "out.engine", batch=(1, 2))) as opened:
+    with opening.open(build(model, model.parent / "out.engine", batch=(1, 2))) as opened:
         yield opened
 
 
@@ -248,8 +248,8 @@ def test_outputs_are_written_in_place(sparse, x: Array, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])
 def test_files_of_the_other_byte_order(model: Path, x: Array, suffix: str, tmp_path: Path) -> None:
-    engine = artifact.build(model, "host", "ort", tmp_path / "e")
-    with artifact.open(engine) as opened:
+    engine = building.build(model, "host", "ort", tmp_path / "e")
+    with opening.open(engine) as opened:
         want = output(opened, {"input": x})
     for name, array in (("native", x), ("other", np.asfortranarray(x).astype(">f4"))):
         path = tmp_path / f"{name}{suffix}"

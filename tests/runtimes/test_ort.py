@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from prunedeploy.core.errors import MissingExtra, UserError
-from prunedeploy.engines import artifact
+from prunedeploy.engines import building, opening
 from prunedeploy.runtimes.ort.cpu import Ort
 
 
@@ -25,14 +25,14 @@ def engine(tmp_path, monkeypatch):
     )
     opsets = [onnx.helper.make_opsetid("", 20)]
     onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), "two.onnx")
-    return artifact.build("two.onnx", output="e", runtime="ort")
+    return building.build("two.onnx", output="e", runtime="ort")
 
 
 A, B = np.ones((4, 3), np.float32), np.arange(4)[:, None]
 
 
 def test_names_in_names_out(engine):
-    with artifact.open(engine) as session:
+    with opening.open(engine) as session:
         found = session.run({"b": B, "a": A})
     assert list(found) == ["sum", "same"]
     np.testing.assert_array_equal(found["sum"], A + B)
@@ -53,14 +53,14 @@ def test_names_in_names_out(engine):
     ],
 )
 def test_feeds_that_do_not_fit(engine, feeds, message, capfd):
-    with artifact.open(engine) as session, pytest.raises(UserError, match=message) as caught:
+    with opening.open(engine) as session, pytest.raises(UserError, match=message) as caught:
         session.run(feeds)
     assert "\n" not in str(caught.value)
 
 
 def test_arrays_that_are_not_contiguous(engine):
     wide = np.arange(24, dtype=np.float32).reshape(3, 8).T[::2]
-    with artifact.open(engine) as session:
+    with opening.open(engine) as session:
         np.testing.assert_array_equal(session.run({"a": wide, "b": B})["same"], wide)
 
 
@@ -72,7 +72,7 @@ def test_the_provider_is_what_the_session_says(engine, monkeypatch):
             return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Elsewhere)
-    with artifact.open(engine) as session:
+    with opening.open(engine) as session:
         assert session.provider == "CUDAExecutionProvider, CPUExecutionProvider"
 
 
@@ -82,15 +82,15 @@ def _threads() -> int:
 
 def test_threads_are_as_asked(engine):
     before = _threads()
-    with artifact.open(engine, threads=1):
+    with opening.open(engine, threads=1):
         assert _threads() == before
-    with artifact.open(engine, threads=4):
+    with opening.open(engine, threads=4):
         assert _threads() == before + 3
 
 
 def test_leaving_the_context_releases_the_session(engine):
     before = _threads()
-    with artifact.open(engine, threads=4) as session:
+    with opening.open(engine, threads=4) as session:
         pass
     assert _threads() == before
     with pytest.raises(UserError, match="closed"):
@@ -101,7 +101,7 @@ def test_an_idle_shared_session_leaves_the_cores_alone(engine):
     """Without ``shared`` the worker threads spin on after a run, at the next session's cost."""
     import time
 
-    with artifact.open(engine, threads=2, shared=True) as session:
+    with opening.open(engine, threads=2, shared=True) as session:
         session.run({"a": A, "b": B})
         start = time.process_time()
         time.sleep(0.05)
@@ -129,9 +129,9 @@ def test_nothing_but_our_own_words_reaches_the_terminal(tmp_path):
     model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
     onnx.save(model, tmp_path / "m.onnx")
     code = (
-        "from prunedeploy import artifact\n"
-        "engine = artifact.build('m.onnx', runtime='ort')\n"
-        "with artifact.open(engine) as session: print(session.provider)"
+        "from prunedeploy.engines import building, opening\n"
+        "engine = building.build('m.onnx', runtime='ort')\n"
+        "with opening.open(engine) as session: print(session.provider)"
     )
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)

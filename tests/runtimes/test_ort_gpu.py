@@ -14,7 +14,7 @@ import pytest
 from prunedeploy import targets
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Engine
-from prunedeploy.engines import artifact
+from prunedeploy.engines import building, opening
 from prunedeploy.runtimes import registry
 from prunedeploy.runtimes.api import OpenOptions
 from prunedeploy.runtimes.ort import gpu as ort_gpu
@@ -29,7 +29,7 @@ def engine(tmp_path: Path) -> Engine:
     text = """<ir_version: 10, opset_import: ["" : 20]>
         g (float[N,4] x) => (float[N,4] y) { z = Relu(x) y = Neg(z) }"""
     onnx.save(onnx.parser.parse_model(text), tmp_path / "net.onnx")
-    return artifact.build(tmp_path / "net.onnx", "host", "ort", tmp_path / "engine")
+    return building.build(tmp_path / "net.onnx", "host", "ort", tmp_path / "engine")
 
 
 @pytest.mark.parametrize("wanted", [(CUDA, CPU), (TENSORRT, CUDA, CPU)])
@@ -78,8 +78,8 @@ def test_it_computes_on_a_gpu(name: str, engine: Engine, tmp_path: Path) -> None
     host = targets.by_name("host")
     if reason := registry.refuse(host, name):
         pytest.skip(reason)
-    built = artifact.build(tmp_path / "net.onnx", "host", name, tmp_path / "gpu.engine")
+    built = building.build(tmp_path / "net.onnx", "host", name, tmp_path / "gpu.engine")
     assert built.manifest.difference is not None
     assert built.manifest.difference.passed
-    with artifact.open(built) as session:
+    with opening.open(built) as session:
         assert session.provider.startswith(CUDA if name == "ort-cuda" else TENSORRT)

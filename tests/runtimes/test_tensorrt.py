@@ -13,7 +13,7 @@ from net import Net
 
 from prunedeploy import targets
 from prunedeploy.core.errors import UserError
-from prunedeploy.engines import artifact
+from prunedeploy.engines import building, opening
 from prunedeploy.graph import model as models
 from prunedeploy.runtimes import registry
 from prunedeploy.runtimes.tensorrt import runtime as tensorrt
@@ -286,13 +286,13 @@ def test_it_computes_on_a_gpu(tmp_path: Path) -> None:
     net = Net(channels=3, size=8, dtype=np.float32)
     model = net.model(net.node("Relu", net.conv("input", (3, 16))))
     models.save(model, tmp_path / "net.onnx")
-    built = artifact.build(tmp_path / "net.onnx", "host", "tensorrt", tmp_path / "engine")
+    built = building.build(tmp_path / "net.onnx", "host", "tensorrt", tmp_path / "engine")
     assert built.manifest.difference is not None
     assert built.manifest.difference.passed
     layers = read_layers((built.path / "layers.json").read_text())
     assert layers
     assert {"input"} <= set(read_interface((built.path / "layers.json").read_text()))
-    with artifact.open(built) as session:
+    with opening.open(built) as session:
         for batch in (1, 64, 65, 130):
             feeds = {"input": np.ones((batch, 3, 8, 8), np.float32)}
             (found,) = session.run(feeds).values()

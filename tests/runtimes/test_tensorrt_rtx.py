@@ -12,7 +12,7 @@ from torch import nn
 
 from prunedeploy import passes, targets
 from prunedeploy.core.errors import MissingExtra, UserError
-from prunedeploy.engines import artifact
+from prunedeploy.engines import building, opening
 from prunedeploy.graph import model as models
 from prunedeploy.models import by_name
 from prunedeploy.runtimes.api import BuildOptions, OpenOptions
@@ -72,7 +72,7 @@ def shrunk(name: str, side: int, folder: Path) -> Path:
 def test_shrunken_networks_build_for_turing(name: str, tmp_path: Path) -> None:
     """In float16, without a GPU; the record says so and how long it took."""
     model = shrunk(name, 224, tmp_path)
-    engine = artifact.build(model, "rtx2080ti", "tensorrt-rtx", tmp_path / "engine")
+    engine = building.build(model, "rtx2080ti", "tensorrt-rtx", tmp_path / "engine")
     if not targets.gpus():
         assert engine.manifest.difference is None  # never compared, so never to be timed
     record = json.loads((engine.path / "build.json").read_text())
@@ -85,7 +85,7 @@ def test_shrunken_networks_build_for_turing(name: str, tmp_path: Path) -> None:
     assert set(engine.manifest.files) == {"model.plan", "build.json"}
     if not targets.gpus():
         with pytest.raises(UserError, match="there is none here"):
-            artifact.open(engine).__enter__()
+            opening.open(engine).__enter__()
 
 
 @pytest.mark.usefixtures("library")
@@ -134,7 +134,7 @@ def test_it_computes_on_a_gpu(tmp_path: Path) -> None:
     if not here or TensorRTRtx().refuse(here[0]):
         pytest.skip(f"no GPU of TensorRT-RTX here: {targets.gpus() or 'none at all'}")
     model = shrunk("resnet20", 32, tmp_path)
-    engine = artifact.build(model, here[0].name, "tensorrt-rtx", tmp_path / "engine")
+    engine = building.build(model, here[0].name, "tensorrt-rtx", tmp_path / "engine")
     with TensorRTRtx().open(engine, OpenOptions()) as session:
         assert session.provider == "TensorRT-RTX"
     assert engine.manifest.difference is not None

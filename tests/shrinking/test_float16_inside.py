@@ -161,7 +161,7 @@ COMPUTED = {
 @pytest.mark.parametrize("case", COMPUTED)
 def test_what_counts_is_what_lies_between_inputs_and_outputs(case: str) -> None:
     made, expected = COMPUTED[case]
-    program = preparation.from_proto(made())
+    program = preparation.from_proto(made()).model
     assert verify.computed_in(program) == {"y": expected}
     assert verify.precision_of(program) == expected
     tolerances = {"y": verify.NARROW_TOLERANCE[expected]} if expected else None
@@ -171,7 +171,7 @@ def test_what_counts_is_what_lies_between_inputs_and_outputs(case: str) -> None:
 def test_an_input_in_float16_counts() -> None:
     made = plain(cast("h", "w"), node("Add", ["x", "w"], ["y"]))
     made.graph.input.append(info("h", HALF, [2, 8]))
-    assert verify.computed_in(preparation.from_proto(made)) == {"y": "float16"}
+    assert verify.computed_in(preparation.from_proto(made).model) == {"y": "float16"}
 
 
 def test_a_difference_in_float32_is_refused_whatever_another_output_may() -> None:
@@ -212,17 +212,17 @@ def test_passes_are_held_to_float32_where_weights_alone_are_in_float16() -> None
     strict = plain(cast("W", "w"), node("MatMul", ["x", "w"], ["t"]), tail, W=HALVES, scale=one)
     loose = plain(cast("x", "h", HALF), cast("h", "t"), tail, scale=one)
     feeds = {"x": draw(2, 8)}
-    run(preparation.from_proto(loose), [Off()], feeds)
+    run(preparation.from_proto(loose).model, [Off()], feeds)
     with pytest.raises(PassError, match="off changed the outputs"):
-        run(preparation.from_proto(strict), [Off()], feeds)
+        run(preparation.from_proto(strict).model, [Off()], feeds)
 
 
 def test_models_in_files_say_what_they_compute_in() -> None:
-    from prunedeploy.engines.building import precision_of
+    from prunedeploy.engines.verified_build import narrow_precision
 
-    assert precision_of(write(network())) == "float16"
-    assert precision_of(write(network(outputs=("z",)))) == ""
+    assert narrow_precision(write(network())) == "float16"
+    assert narrow_precision(write(network(outputs=("z",)))) == ""
     converted = models.load(Path("net.onnx"))
     converted.metadata_props[verify.PRECISION] = "int8"
     models.save(converted, Path("converted.onnx"))
-    assert precision_of(Path("converted.onnx")) == "int8"
+    assert narrow_precision(Path("converted.onnx")) == "int8"

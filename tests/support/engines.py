@@ -8,7 +8,7 @@ import numpy as np
 from net import Net
 
 from prunedeploy.core.records import Engine
-from prunedeploy.engines import artifact
+from prunedeploy.engines import building
 from prunedeploy.graph.model import save
 
 
@@ -46,7 +46,7 @@ def feed(engine: Engine, batch: int, seed: int = 1) -> dict[str, np.ndarray]:
 
 def build(model: Path, place: Path, **options: object) -> Engine:
     """An engine without tuning."""
-    return artifact.build(model, "host", "sparse", place, **{"tune": "none", **options})
+    return building.build(model, "host", "sparse", place, **{"tune": "none", **options})
 
 
 def output(session: object, feeds: dict[str, np.ndarray], **more: object) -> np.ndarray:

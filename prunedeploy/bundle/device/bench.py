@@ -29,7 +29,7 @@ FAILED, MISSING = 1, 3
 
 
 class Bench:
-    """One measurement: what is known so far is in ``result``, and on disk after every step."""
+    """One measurement; ``result`` holds what was measured so far and is saved after every step."""
 
     def __init__(self, given: argparse.Namespace) -> None:
         self.given = given
@@ -47,7 +47,7 @@ class Bench:
         }  # type: Dict[str, Any]
 
     def say(self, event: Dict[str, Any]) -> None:
-        """One line on stdout: JSON for programs, or words."""
+        """Print one line on stdout: JSON for programs, or text."""
         with self._turn:
             if self.given.events:
                 print(json.dumps(event), flush=True)
@@ -55,7 +55,7 @@ class Bench:
                 print(event["say"], flush=True)
 
     def step(self, text: str) -> None:
-        """What is being done."""
+        """Report the step that begins."""
         self.say({"event": "step", "say": text})
 
     def keep(self) -> None:
@@ -89,17 +89,17 @@ class Bench:
 
     def candidates(self) -> List[Dict[str, Any]]:
         """A record for each engine that can be had here, TensorRT's built where they are not."""
-        found = []  # type: List[Dict[str, Any]]
+        records = []  # type: List[Dict[str, Any]]
         if self.bundle["plans"] and self.given.only != "sparse":
-            found += self.plans()
+            records += self.plans()
         if self.bundle["sparse"] and self.given.only != "tensorrt" and not self.given.build_only:
             if os.access(os.path.join(HERE, "sparse", "runner"), os.X_OK):
-                found.append(
+                records.append(
                     dict(_EMPTY, name="sparse", runtime="sparse", engine="sparse/model.so")
                 )
             else:
                 self.lacks("the sparse engine is not compiled yet: run sh build.sh sparse")
-        return found
+        return records
 
     def plans(self) -> List[Dict[str, Any]]:
         """TensorRT's engines."""
@@ -107,7 +107,7 @@ class Bench:
         if why:
             self.lacks(why)
             return []
-        found = []
+        records = []
         for plan in self.bundle["plans"]:
             record = dict(
                 _EMPTY,
@@ -127,8 +127,8 @@ class Bench:
                 record["build_seconds"] = round(time.time() - begin, 1)
             self.result["candidates"].append(record)
             self.keep()
-            found.append(record)
-        return found
+            records.append(record)
+        return records
 
     # -- measuring --------------------------------------------------------------------------------
 
@@ -136,12 +136,12 @@ class Bench:
         """Run one engine: the outputs, and if they are right its times, into ``record``."""
         try:
             run = self.sparse if record["runtime"] == "sparse" else self.tensorrt
-            found = run(record, rounds)
+            measured = run(record, rounds)
         except trt.StepError as error:
             record["error"] = str(error)
             return
-        samples = found.pop("samples_ns")
-        record.update(found)
+        samples = measured.pop("samples_ns")
+        record.update(measured)
         if not record["passed"]:
             record["error"] = "its outputs are not the recorded ones: it has no speed"
             record["samples_ns"] = []
@@ -176,20 +176,20 @@ class Bench:
         said = json.loads(output.decode())
         names = {x["name"]: "%s/%s" % (record["name"], x["file"]) for x in said["outputs"]}
         kept = ("isa", "threads", "passed", "max_abs", "max_rel", "changed_predictions")
-        found = {key: said[key] for key in kept}
-        return dict(found, samples_ns=said["samples_ns"], outputs=names, runs=said["runs"])
+        measured = {key: said[key] for key in kept}
+        return dict(measured, samples_ns=said["samples_ns"], outputs=names, runs=said["runs"])
 
     def tensorrt(self, record: Dict[str, Any], rounds: int) -> Dict[str, Any]:
-        """One of TensorRT's."""
+        """Measure one engine of TensorRT."""
         plan = [x for x in self.bundle["plans"] if x["name"] == record["name"]][0]
         how = {"rounds": rounds, "timeout": self.given.timeout}
-        found = trt.measure(self.trtexec, plan, self.bundle, HERE, self.results, **how)
+        measured = trt.measure(self.trtexec, plan, self.bundle, HERE, self.results, **how)
         scratch = os.path.join(self.results, record["name"])
-        worst = trt.difference(self.bundle, HERE, scratch, found["outputs"])
-        names = {key: "%s/%s" % (record["name"], x) for key, x in found["outputs"].items()}
+        worst = trt.difference(self.bundle, HERE, scratch, measured["outputs"])
+        names = {key: "%s/%s" % (record["name"], x) for key, x in measured["outputs"].items()}
         passed = worst[1] <= self.bundle["tolerances"][plan["precision"]]
         more = {"max_abs": worst[0], "max_rel": worst[1], "passed": passed, "runs": 1}
-        return dict(found, outputs=names, **more)
+        return dict(measured, outputs=names, **more)
 
     def run(self) -> int:
         """All of it; the exit status."""
@@ -205,10 +205,10 @@ class Bench:
         watch.start()
         try:
             self.check_files()  # of large models it takes a while
-            found = self.candidates()
-            self.result["candidates"] = found
+            records = self.candidates()
+            self.result["candidates"] = records
             for turn in range(self.given.repeats):
-                for record in [x for x in found if not x["error"]]:
+                for record in [x for x in records if not x["error"]]:
                     text = "running %s, %d of %d"
                     self.step(text % (record["name"], turn + 1, self.given.repeats))
                     self.measure(record, self.given.rounds)
@@ -220,11 +220,11 @@ class Bench:
         self.result["throttled"] = state.throttled(self.result["before"], self.result["after"])
         self.result["complete"] = True
         self.keep()
-        return self.status(found)
+        return self.status(records)
 
-    def status(self, found: List[Dict[str, Any]]) -> int:
+    def status(self, records: List[Dict[str, Any]]) -> int:
         """Say how it went."""
-        for record in found:
+        for record in records:
             if record["error"]:
                 self.say({"event": "error", "say": "%s: %s" % (record["name"], record["error"])})
             elif record["samples_ns"]:
@@ -233,7 +233,7 @@ class Bench:
                 middle = ordered[len(ordered) // 2] / 1e6
                 given = (record["name"], middle, record["max_rel"], self.bundle["batch"])
                 self.say({"event": "measured", "say": text % given})
-        if any(record["error"] for record in found):
+        if any(record["error"] for record in records):
             return FAILED
         return MISSING if self.result["missing"] else 0
 

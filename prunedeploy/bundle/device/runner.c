@@ -18,7 +18,7 @@
 
 #include "pd_engine.h"
 
-#define MOST 64 /* inputs, outputs */
+#define MAX_TENSORS 64 /* inputs, outputs */
 #define PATH 4096
 
 static void fail(const char *format, ...) {
@@ -274,8 +274,8 @@ static int64_t now(void) {
 
 static int64_t run(pd_session *session, int batch, const tensor *in, int inputs, const tensor *out,
                    int outputs, size_t piece) {
-    const void *from[MOST];
-    void *to[MOST];
+    const void *from[MAX_TENSORS];
+    void *to[MAX_TENSORS];
     for (int i = 0; i < inputs; i++) from[i] = in[i].data + piece * in[i].one * in[i].type->bytes;
     for (int i = 0; i < outputs; i++) to[i] = out[i].data + piece * out[i].one * out[i].type->bytes;
     int64_t begin = now();
@@ -344,7 +344,7 @@ static int parse(int argc, char **argv, options *o, tensor *in, int inputs) {
 }
 
 static size_t describe(tensor *list, const pd_tensor *tensors, int count, int batch) {
-    if (count > MOST) fail("more than %d inputs or outputs", MOST);
+    if (count > MAX_TENSORS) fail("more than %d inputs or outputs", MAX_TENSORS);
     size_t bytes = 0;
     for (int i = 0; i < count; i++) {
         list[i].is = &tensors[i];
@@ -371,7 +371,7 @@ static size_t read_inputs(tensor *in, int inputs) {
 }
 
 int main(int argc, char **argv) {
-    static tensor in[MOST], out[MOST];
+    static tensor in[MAX_TENSORS], out[MAX_TENSORS];
     const pd_model *model = pd_info();
     options o = {.rounds = 100, .warmup = 10, .tolerance = 1e-5, .batch = 0};
     if (model->abi != PD_ABI) fail("model.so is of another version than this program");

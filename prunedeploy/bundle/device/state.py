@@ -1,4 +1,4 @@
-"""What the device tells of itself: who it is, its clocks, temperatures, power and throttling.
+"""The device's state: its identity, clocks, temperatures, power mode and throttling.
 
 Python 3.6, standard library; every source is optional, and what is not there is left out.
 """
@@ -39,17 +39,17 @@ def read(path: str) -> str:
 
 def numbers(patterns: Any) -> Dict[str, int]:
     """Every file of these patterns that holds a number."""
-    found = {}
+    values = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         for path in sorted(glob.glob(pattern)):
             text = read(path)
             if re.match(r"^-?\d+$", text):
-                found[path] = int(text)
-    return found
+                values[path] = int(text)
+    return values
 
 
 def said(command: List[str], timeout: float = 5.0) -> str:
-    """What a program prints, at most ``timeout`` seconds of it; empty where there is none."""
+    """The output of a program, at most ``timeout`` seconds of it; empty where it is missing."""
     if shutil.which(command[0]) is None:
         return ""
     try:
@@ -71,9 +71,9 @@ def said(command: List[str], timeout: float = 5.0) -> str:
 
 
 def identity() -> Dict[str, Any]:
-    """What does not change during a run."""
+    """Facts that do not change during a run."""
     flags = [x for x in read("/proc/cpuinfo").splitlines() if x.startswith("model name")]
-    found = {
+    facts = {
         "board": read("/proc/device-tree/model"),
         "l4t": read("/etc/nv_tegra_release").partition("\n")[0],
         "system": platform.platform(),
@@ -96,21 +96,21 @@ def identity() -> Dict[str, Any]:
             ]
         ),
     }
-    return {key: value for key, value in found.items() if value}
+    return {key: value for key, value in facts.items() if value}
 
 
 def celsius() -> Dict[str, float]:
     """Temperatures by zone."""
-    found = {}
+    zones = {}
     for path, value in numbers("/sys/class/thermal/thermal_zone*/temp").items():
         zone = os.path.dirname(path)
-        found[read(zone + "/type") or os.path.basename(zone)] = value / 1000.0
-    return found
+        zones[read(zone + "/type") or os.path.basename(zone)] = value / 1000.0
+    return zones
 
 
 def snapshot() -> Dict[str, Any]:
-    """What changes during a run, now."""
-    found = {
+    """Facts that change during a run, as they are now."""
+    facts = {
         "time": round(time.time(), 3),
         "load": read("/proc/loadavg").split(" ")[0],
         "cpu_khz": list(numbers(CLOCKS).values()),
@@ -120,7 +120,7 @@ def snapshot() -> Dict[str, Any]:
         "throttle": dict(numbers(THROTTLES), **_cooling()),
         "vcgencmd": said(["vcgencmd", "get_throttled"], 2.0),
     }  # type: Dict[str, Any]
-    return {key: value for key, value in found.items() if value}
+    return {key: value for key, value in facts.items() if value}
 
 
 def _cooling() -> Dict[str, int]:
@@ -133,7 +133,7 @@ def _cooling() -> Dict[str, int]:
 
 
 def tegrastats() -> str:
-    """One line of it: all of a Jetson's clocks, temperatures and rails."""
+    """One line of tegrastats: all of a Jetson's clocks, temperatures and rails."""
     lines = said(["tegrastats", "--interval", "500"], 1.3).splitlines()
     return lines[-1] if lines else ""
 
@@ -170,13 +170,13 @@ class Watch(threading.Thread):
                 self._tell({"event": "alive"})
 
     def stop(self) -> Dict[str, Any]:
-        """What was seen."""
+        """End the sampling, and return the ranges of clocks and temperatures."""
         self._end.set()
         self.join(5)
         with self._lock:
-            found = {}  # type: Dict[str, Any]
+            ranges = {}  # type: Dict[str, Any]
             if self._clocks:
-                found["cpu_khz"] = [min(self._clocks), max(self._clocks)]
+                ranges["cpu_khz"] = [min(self._clocks), max(self._clocks)]
             if self._warmth:
-                found["celsius"] = [min(self._warmth), max(self._warmth)]
-        return found
+                ranges["celsius"] = [min(self._warmth), max(self._warmth)]
+        return ranges

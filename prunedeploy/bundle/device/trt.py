@@ -44,7 +44,7 @@ def find() -> Tuple[str, str]:
 
 
 def run(command: List[str], timeout: float, log: str) -> str:
-    """What trtexec prints, which also goes into the file ``log``."""
+    """Run trtexec, and return its output, which is also written to the file ``log``."""
     with open(log, "wb") as file:
         file.write((" ".join(command) + "\n").encode())
         file.flush()
@@ -70,10 +70,10 @@ def run(command: List[str], timeout: float, log: str) -> str:
 
 def version(text: str) -> str:
     """8.2.1 of "[TensorRT v8201]", which every run prints first."""
-    found = re.search(r"\[TensorRT v(\d+)\]", text)
-    if found is None:
+    match = re.search(r"\[TensorRT v(\d+)\]", text)
+    if match is None:
         return ""
-    number = int(found.group(1))
+    number = int(match.group(1))
     parts = (number // 1000, number // 100 % 10, number % 100)
     if number >= 100000:  # from 10 on: v101601 is 10.16.1
         parts = (number // 10000, number // 100 % 100, number % 100)
@@ -156,11 +156,11 @@ def values(path: str) -> List[float]:
     code, _, data = npy(path)
     if code not in CODES:
         raise StepError("%s holds %s, which cannot be compared here" % (path, code))
-    found = array.array(CODES[code])
-    found.frombytes(data)
+    numbers = array.array(CODES[code])
+    numbers.frombytes(data)
     if sys.byteorder != "little":
-        found.byteswap()
-    return [float(x) for x in found]
+        numbers.byteswap()
+    return [float(x) for x in numbers]
 
 
 def _first(path: str, runs: int) -> bytes:
@@ -171,7 +171,7 @@ def _first(path: str, runs: int) -> bytes:
 
 def _store(outputs: List[Dict[str, Any]], bundle: Dict[str, Any], scratch: str) -> Dict[str, str]:
     """The outputs of trtexec as .npy files of float32; their names by that of the output."""
-    found = {}
+    names = {}
     for index, each in enumerate(outputs):
         shape = "".join("%s," % x for x in str(each["dimensions"]).split("x"))
         header = "{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }" % shape
@@ -180,17 +180,17 @@ def _store(outputs: List[Dict[str, Any]], bundle: Dict[str, Any], scratch: str) 
         with open(os.path.join(scratch, name), "wb") as file:
             file.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode())
             file.write(struct.pack("<%df" % len(each["values"]), *map(float, each["values"])))
-        found[each["name"]] = name
-    missing = [spec["name"] for spec in bundle["outputs"] if spec["name"] not in found]
+        names[each["name"]] = name
+    missing = [spec["name"] for spec in bundle["outputs"] if spec["name"] not in names]
     if missing:
         raise StepError("trtexec gave no output %s" % missing[0])
-    return found
+    return names
 
 
-def compare(wanted: List[float], found: List[float]) -> Tuple[float, float]:
+def compare(wanted: List[float], got: List[float]) -> Tuple[float, float]:
     """Largest difference, and the same relative to the range of what was recorded."""
     worst = 0.0
-    for left, right in zip(wanted, found):
+    for left, right in zip(wanted, got):
         same = left == right or (math.isnan(left) and math.isnan(right))
         distance = 0.0 if same else abs(left - right)
         worst = distance if math.isnan(distance) or distance > worst else worst
@@ -206,15 +206,15 @@ def compare(wanted: List[float], found: List[float]) -> Tuple[float, float]:
 def difference(
     bundle: Dict[str, Any], folder: str, scratch: str, outputs: Dict[str, str]
 ) -> Tuple[float, float, Optional[str]]:
-    """The same over all outputs of the first batch, and at which it is the largest."""
+    """Compare all outputs of the first batch; also return the one that differs most."""
     worst, where = (0.0, 0.0), None  # type: Tuple[float, float], Optional[str]
     for spec in bundle["outputs"]:
         wanted = values(os.path.join(folder, spec["file"]))
         wanted = wanted[: len(wanted) // bundle["runs"]]
-        found = values(os.path.join(scratch, outputs[spec["name"]]))
-        if len(found) != len(wanted):
-            raise StepError("output %s has %d elements" % (spec["name"], len(found)))
-        one = compare(wanted, found)
+        got = values(os.path.join(scratch, outputs[spec["name"]]))
+        if len(got) != len(wanted):
+            raise StepError("output %s has %d elements" % (spec["name"], len(got)))
+        one = compare(wanted, got)
         if not one[1] <= worst[1]:
             worst, where = one, spec["name"]
     return worst[0], worst[1], where

@@ -143,7 +143,7 @@ def build(
 
 
 def _newest_result() -> Path:
-    from prunedeploy.engines.artifact import newest_result
+    from prunedeploy.engines.sources import newest_result
 
     model = newest_result(Path())
     typer.echo(f"taking {model}, the newest result of shrink here", err=True)

@@ -20,9 +20,9 @@
 #include <unistd.h>
 
 #define WHY 512 /* characters of a message */
-#define MOST_TENSORS 64
-#define MOST_RANK 16
-#define MOST_BATCHES 64
+#define MAX_TENSORS 64
+#define MAX_RANK 16
+#define MAX_BATCHES 64
 
 typedef struct {
     int file; /* keeps the name that the library was loaded under from being another's */
@@ -95,9 +95,9 @@ static int functions(engine_file *e, char *why) {
         if (e->model->input[i].rank > rank) rank = e->model->input[i].rank;
     for (int i = 0; i < e->model->outputs; i++)
         if (e->model->output[i].rank > rank) rank = e->model->output[i].rank;
-    if (most > MOST_TENSORS || rank > MOST_RANK || e->model->batches > MOST_BATCHES)
+    if (most > MAX_TENSORS || rank > MAX_RANK || e->model->batches > MAX_BATCHES)
         return snprintf(why, WHY, "the engine has more than %d inputs, outputs or sizes of batches",
-                        MOST_TENSORS), 0;
+                        MAX_TENSORS), 0;
     return 1;
 }
 
@@ -199,7 +199,7 @@ static int fits(const pd_tensor *tensor, const int64_t *shape, size_t rank, int6
 static void spell(char *text, const int64_t *shape, size_t rank) {
     size_t used = 0;
     snprintf(text, WHY, "a scalar");
-    for (size_t axis = 0; axis < rank && axis < MOST_RANK && used < WHY - 32; axis++) {
+    for (size_t axis = 0; axis < rank && axis < MAX_RANK && used < WHY - 32; axis++) {
         const char *by = axis ? " x " : "";
         const long long size = shape[axis];
         used += (size_t)(size < 0 ? snprintf(text + used, WHY - used, "%sbatch", by)
@@ -245,7 +245,7 @@ static int larger_first(const void *a, const void *b) {
 
 /* The largest size as often as it fits, then the next: how many pieces, 0 where a rest remains. */
 static int greedy(const pd_model *model, int batch, int *pieces) {
-    int sizes[MOST_BATCHES], count = 0;
+    int sizes[MAX_BATCHES], count = 0;
     memcpy(sizes, model->batch, (size_t)model->batches * sizeof *sizes);
     qsort(sizes, (size_t)model->batches, sizeof *sizes, larger_first);
     for (int i = 0; i < model->batches; i++)

@@ -141,10 +141,10 @@ static OrtStatus *input(const OrtApi *api, const OrtKernelContext *context, size
     if ((status = api->GetTensorTypeAndShape(value, &info))) return status;
     ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
     size_t rank = 0;
-    int64_t shape[MOST_RANK];
+    int64_t shape[MAX_RANK];
     status = api->GetTensorElementType(info, &type);
     if (!status) status = api->GetDimensionsCount(info, &rank);
-    if (!status && rank <= MOST_RANK) status = api->GetDimensions(info, shape, rank);
+    if (!status && rank <= MAX_RANK) status = api->GetDimensions(info, shape, rank);
     api->ReleaseTensorTypeAndShapeInfo(info);
     if (status) return status;
     if (type != type_of(wanted->dtype))
@@ -161,7 +161,7 @@ static OrtStatus *input(const OrtApi *api, const OrtKernelContext *context, size
 
 static OrtStatus *output(const OrtApi *api, OrtKernelContext *context, size_t place,
                          const pd_tensor *made, int64_t batch, void **data) {
-    int64_t shape[MOST_RANK];
+    int64_t shape[MAX_RANK];
     OrtValue *value = 0;
     for (int axis = 0; axis < made->rank; axis++)
         shape[axis] = made->shape[axis] < 0 ? batch : made->shape[axis];
@@ -203,8 +203,8 @@ static OrtStatusPtr compute(void *given, OrtKernelContext *context) {
     kernel *k = given;
     const OrtApi *api = k->api;
     const pd_model *model = k->engine.model;
-    const void *inputs[MOST_TENSORS] = {0};
-    void *outputs[MOST_TENSORS] = {0};
+    const void *inputs[MAX_TENSORS] = {0};
+    void *outputs[MAX_TENSORS] = {0};
     size_t ins = 0, outs = 0;
     int64_t batch = -1; /* not known, or there is none */
     OrtStatus *status = api->KernelContext_GetInputCount(context, &ins);

@@ -5,8 +5,8 @@ from __future__ import annotations
 import onnx
 import pytest
 
+from prunedeploy.graph.schemas import schema
 from prunedeploy.passes.opset import OLDEST
-from prunedeploy.passes.opset.limits import schema
 from prunedeploy.passes.opset.rules import DEFINED, NO_OLDER_FORM, RULES
 from prunedeploy.passes.opset.widened import NEWEST, WIDENED
 

@@ -117,7 +117,7 @@ BORDERS = {
 
 @pytest.mark.parametrize("case", BORDERS)
 def test_inner_graphs_keep_both_borders(case: str) -> None:
-    program = preparation.from_proto(BORDERS[case]())
+    program = preparation.from_proto(BORDERS[case]()).model
     borders = [
         ([v.name for v in g.inputs], len(g.outputs))
         for g in (program.graph, *program.graph.subgraphs())
@@ -144,7 +144,7 @@ def test_inner_graphs_keep_both_borders(case: str) -> None:
 
 
 def test_a_chain_inside_of_a_branch_goes_but_for_the_outputs() -> None:
-    program = preparation.from_proto(branch_of_a_chain())
+    program = preparation.from_proto(branch_of_a_chain()).model
     RemoveIdentity()(program)
     then = program.graph[-1].attributes["then_branch"].as_graph()
     assert [n.op_type for n in then] == ["Neg", "Identity"]
@@ -154,7 +154,7 @@ def test_a_chain_inside_of_a_branch_goes_but_for_the_outputs() -> None:
 def test_dropout_before_opset_7_drops_unless_it_is_tested(opset: int) -> None:
     def made(**attributes: int) -> ir.Model:
         nodes = [node("Dropout", ["x"], ["a"], **attributes), node("Relu", ["a"], ["y"])]
-        return preparation.from_proto(model(nodes, [X], outputs("y"), opset=opset))
+        return preparation.from_proto(model(nodes, [X], outputs("y"), opset=opset)).model
 
     assert RemoveIdentity()(made()).changed == (opset == 7)
     if opset == 6:

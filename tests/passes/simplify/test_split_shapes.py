@@ -67,7 +67,7 @@ def pyramid(piece: str, opset: int = 17) -> onnx.ModelProto:
     ],
 )
 def test_channels_of_a_pyramid_go(piece: str, opset: int) -> None:
-    program = preparation.from_proto(pyramid(piece, opset))
+    program = preparation.from_proto(pyramid(piece, opset)).model
     feeds = {"x": draw(2, 3, 12, 12)}
     before = Evaluator(program).run(feeds)
     passes.run(program, passes.default(), feeds)
@@ -75,7 +75,7 @@ def test_channels_of_a_pyramid_go(piece: str, opset: int) -> None:
     assert rows == {"A": 5, "B": 5, "C": 5}
     for size in (1, 2, 3):
         other = {"x": draw(size, 3, 12, 12, seed=size)}
-        expected = Evaluator(preparation.from_proto(pyramid(piece, opset))).run(other)
+        expected = Evaluator(preparation.from_proto(pyramid(piece, opset)).model).run(other)
         np.testing.assert_allclose(Evaluator(program).run(other)["y"], expected["y"], atol=1e-5)
     assert before["y"].shape == (2, 5, 12, 12)
 
@@ -92,7 +92,7 @@ def test_entries_keep_their_order(order: tuple[int, ...]) -> None:
         [info("y", INT64, [2 * len(order) + 1])],
     )
     made.graph.initializer.extend([constant("i", *order), constant("one", 1)])
-    program = preparation.from_proto(made)
+    program = preparation.from_proto(made).model
     feeds = {"x": draw(2, 3, 4, 8)}
     expected = Evaluator(program).run(feeds)["y"]
     passes.run(program, [SplitShapes()], feeds)
@@ -110,7 +110,7 @@ def test_what_is_read_elsewhere_stays() -> None:
         [info("x", FLOAT, ["n", 3]), info("k", INT64, [2])],
         [info("y", INT64, [4]), info("s", INT64, [2])],
     )
-    program = preparation.from_proto(made)
+    program = preparation.from_proto(made).model
     feeds = {"x": draw(5, 3), "k": np.array([7, 9])}
     (report,) = passes.run(program, [SplitShapes()], feeds)
     assert report.result.notes[0].count == 1

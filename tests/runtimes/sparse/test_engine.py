@@ -17,7 +17,7 @@ from engines import build, feed, network, output
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import sha256
-from prunedeploy.engines import artifact
+from prunedeploy.engines import opening
 from prunedeploy.reference.evaluate import Evaluator
 from prunedeploy.runtimes.api import split
 
@@ -35,7 +35,7 @@ def engine(model, tmp_path_factory):
 
 @pytest.fixture
 def session(engine):
-    with artifact.open(engine) as session:
+    with opening.open(engine) as session:
         yield session
 
 
@@ -61,7 +61,7 @@ def near(found, wanted):
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_every_batch_that_is_a_sum(engine, reference, batch, threads):
     feeds = feed(engine, batch, seed=batch)
-    with artifact.open(engine, threads) as session:
+    with opening.open(engine, threads) as session:
         near(output(session, feeds), expected(reference, feeds))
 
 
@@ -89,7 +89,7 @@ def test_a_model_of_one_batch(tmp_path):
     model = network(tmp_path / "net.onnx", batch=3)
     engine = build(model, tmp_path / "e")
     assert engine.manifest.batches == (3,)
-    with artifact.open(engine) as session:
+    with opening.open(engine) as session:
         near(output(session, feed(engine, 3)), expected(Evaluator(model), feed(engine, 3)))
     with pytest.raises(UserError, match="takes batches of 3 only: leave out --batch"):
         build(model, tmp_path / "other", batch=2)
@@ -167,7 +167,7 @@ def test_several_inputs_and_indices(tmp_path):
     engine = build(tmp_path / "m.onnx", tmp_path / "e", batch=2, threads=3)
     indices = np.array([[0, 6, 3], [-1, -7, 2]] * 2)
     x = np.random.default_rng(0).standard_normal((4, 3, 4)).astype(np.float32)
-    with artifact.open(engine) as session:
+    with opening.open(engine) as session:
         np.testing.assert_array_equal(output(session, {"x": x, "i": indices}), table[indices] + x)
         for bad in (7, -8, 2**40):
             indices[3, 1] = bad
@@ -262,7 +262,7 @@ def test_a_damaged_engine(engine, tmp_path, damage):
     }[damage]()
     with (
         pytest.raises(UserError, match=r"model.so is (not what was built|missing)") as caught,
-        artifact.open(place),
+        opening.open(place),
     ):
         pass
     assert "\n" not in str(caught.value)
@@ -294,7 +294,7 @@ def _relabelled(engine, place, data=None, **changes):
 )
 def test_an_engine_of_somebody_else(engine, tmp_path, changes, message):
     place = _relabelled(engine, tmp_path / "e", **changes)
-    with pytest.raises(UserError, match=message) as caught, artifact.open(place):
+    with pytest.raises(UserError, match=message) as caught, opening.open(place):
         pass
     assert "\n" not in str(caught.value)
 
@@ -305,14 +305,14 @@ def test_a_processor_without_the_instructions(engine, monkeypatch):
     if engine.manifest.isa == "generic":
         pytest.skip("nothing beyond the architecture's own instructions here")
     monkeypatch.setattr(targets, "host_isa", lambda: ())
-    with pytest.raises(UserError, match="which this machine lacks"), artifact.open(engine):
+    with pytest.raises(UserError, match="which this machine lacks"), opening.open(engine):
         pass
 
 
 def test_another_network_under_the_same_manifest(engine, tmp_path):
     inputs = json.loads((engine.path / "manifest.json").read_text())["inputs"]
     place = _relabelled(engine, tmp_path / "e", inputs=[inputs[0] | {"name": "pixels"}])
-    with pytest.raises(UserError, match="another network than its manifest"), artifact.open(place):
+    with pytest.raises(UserError, match="another network than its manifest"), opening.open(place):
         pass
 
 
@@ -321,9 +321,9 @@ def test_an_engine_that_takes_the_place_of_an_open_one(tmp_path):
     models = [network(tmp_path / f"{seed}.onnx", seed) for seed in (0, 1)]
     feeds = None
     found = []
-    with artifact.open(build(models[0], tmp_path / "e", batch=2)) as old:
+    with opening.open(build(models[0], tmp_path / "e", batch=2)) as old:
         feeds = {"input": np.ones((2, 5, 9, 9), np.float32)}
-        with artifact.open(build(models[1], tmp_path / "e", batch=2)) as new:
+        with opening.open(build(models[1], tmp_path / "e", batch=2)) as new:
             found = [output(old, feeds), output(new, feeds)]
     for model, result in zip(models, found, strict=True):
         near(result, expected(Evaluator(model), feeds))
@@ -332,8 +332,8 @@ def test_an_engine_that_takes_the_place_of_an_open_one(tmp_path):
 def test_opening_needs_neither_torch_nor_onnx(engine):
     code = (
         "import sys, numpy as np\n"
-        "from prunedeploy import artifact\n"
-        f"with artifact.open({str(engine.path)!r}) as session:\n"
+        "from prunedeploy.engines import opening\n"
+        f"with opening.open({str(engine.path)!r}) as session:\n"
         "    session.run({'input': np.ones((2, 5, 9, 9), np.float32)})\n"
         "print([m for m in ('torch', 'onnx', 'onnx_ir', 'onnxruntime') if m in sys.modules])"
     )
@@ -352,7 +352,7 @@ def test_memory_goes_with_the_session(engine):
     feeds = feed(engine, 3)
     sizes = []
     for _ in range(60):
-        with artifact.open(engine) as session:
+        with opening.open(engine) as session:
             session.run(feeds)
         sizes.append(resident())
     assert sizes[-1] - sizes[20] < 2000  # kB
@@ -361,7 +361,7 @@ def test_memory_goes_with_the_session(engine):
 def test_an_idle_session_uses_no_processor(engine):
     import time
 
-    with artifact.open(engine, threads=4) as session:
+    with opening.open(engine, threads=4) as session:
         session.run(feed(engine, 2))
         start = time.process_time()
         time.sleep(0.2)
@@ -391,12 +391,12 @@ def test_sixteen_threads_get_the_same_numbers(engine, shared):
 
     seconds = float(os.environ.get("PRUNEDEPLOY_HAMMER", "1.5"))
     feeds = [feed(engine, batch, batch) for batch in (2, 3, 5, 7)]
-    with artifact.open(engine, threads=2) as session:
+    with opening.open(engine, threads=2) as session:
         wanted = [output(session, x) for x in feeds]
         start = threading.Barrier(16)
 
         def hammer(number: int) -> int:
-            with artifact.open(engine, threads=1 + number % 3) as own:
+            with opening.open(engine, threads=1 + number % 3) as own:
                 start.wait()
                 end, count = time.monotonic() + seconds, 0
                 while time.monotonic() < end:
@@ -412,7 +412,7 @@ def test_sixteen_threads_get_the_same_numbers(engine, shared):
 
 
 def test_closing_while_others_run(engine):
-    with artifact.open(engine, threads=2) as session, ThreadPoolExecutor(4) as pool:
+    with opening.open(engine, threads=2) as session, ThreadPoolExecutor(4) as pool:
         begun = threading.Barrier(5)
 
         def run(_: int) -> str:

@@ -11,7 +11,7 @@ from prunedeploy.cli import main
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import from_json, to_json
 from prunedeploy.core.records import BenchResult, Manifest
-from prunedeploy.engines import artifact
+from prunedeploy.engines import building, engine_folder
 from prunedeploy.measure.bench import bench
 
 
@@ -36,7 +36,7 @@ def here(folder, monkeypatch):
 
 def test_build_says_what_it_is_for(here, capsys, monkeypatch):
     monkeypatch.setattr("prunedeploy.cli.progress._QUIET_S", 0.001)  # whatever is short, too
-    manifest = artifact.read_engine("e").manifest
+    manifest = engine_folder.read_engine("e").manifest
     assert main(["build", "net.onnx", "--runtime", "sparse", "--tune", "none", "-o", "f"]) == 0
     said = capsys.readouterr()
     assert f"for batches of 1, {manifest.threads} threads, {manifest.isa}" in said.out
@@ -103,7 +103,7 @@ def test_profile_of_engines_that_cannot_tell(here, capsys):
 
 
 def test_bench_of_a_batch_it_was_not_built_for(here, tmp_path):
-    engine = artifact.build("net.onnx", "host", "sparse", tmp_path / "e", batch=4, tune="none")
+    engine = building.build("net.onnx", "host", "sparse", tmp_path / "e", batch=4, tune="none")
     with pytest.raises(UserError, match="built for batches of 4, not 3"):
         bench(engine.path, "net.onnx", batch=3)
 
@@ -111,11 +111,11 @@ def test_bench_of_a_batch_it_was_not_built_for(here, tmp_path):
 def test_manifests_and_results_of_before(here):
     """Engines and measurements that an older version wrote are read."""
     new = ("batches", "threads", "arch", "isa", "choice")
-    manifest = artifact.read_engine("ort").manifest
+    manifest = engine_folder.read_engine("ort").manifest
     plain = json.loads(to_json(manifest))
     old = json.dumps({key: value for key, value in plain.items() if key not in new})
     assert from_json(Manifest, old) == manifest
-    assert artifact.read_engine("e").manifest.batches == (1, 4)
+    assert engine_folder.read_engine("e").manifest.batches == (1, 4)
 
 
 def test_run(here, capsys):

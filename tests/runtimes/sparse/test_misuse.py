@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper, save
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import sha256
-from prunedeploy.engines import artifact
+from prunedeploy.engines import opening
 from prunedeploy.graph import model as models
 from prunedeploy.runtimes.sparse.codegen import project as projects
 from prunedeploy.runtimes.sparse.codegen.project import Project
@@ -87,7 +87,7 @@ def test_tokens_without_features(tmp_path):
     )
     imports = [helper.make_opsetid("", 20)]
     save(helper.make_model(graph, opset_imports=imports, ir_version=10), tmp_path / "m.onnx")
-    with artifact.open(build(tmp_path / "m.onnx", tmp_path / "e")) as session:
+    with opening.open(build(tmp_path / "m.onnx", tmp_path / "e")) as session:
         found = output(session, {"x": np.zeros((1, 7, 0), np.float32)})
     assert np.array_equal(found, np.zeros((1, 7, 5)))
 
@@ -236,13 +236,13 @@ def test_a_library_that_is_cut_short(engine, tmp_path, share):
     (place / "manifest.json").write_text(json.dumps(manifest))
     with (
         pytest.raises(UserError, match=r"is (cut short|no shared library); build it again here"),
-        artifact.open(place),
+        opening.open(place),
     ):
         pass
 
 
 def test_profiling_names_what_is_missing(engine):
-    with artifact.open(engine) as session:
+    with opening.open(engine) as session:
         with pytest.raises(UserError, match="input 'input' is missing"):
             session.profile({})
         with pytest.raises(UserError, match="takes float32, found float64"):
@@ -251,7 +251,7 @@ def test_profiling_names_what_is_missing(engine):
 
 def test_a_fork_while_another_thread_computes(engine):
     """The child gets the lock as it was: held by a thread that is not there."""
-    with artifact.open(engine) as session:
+    with opening.open(engine) as session:
         held, done = threading.Event(), threading.Event()
 
         def hold() -> None:

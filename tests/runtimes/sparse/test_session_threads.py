@@ -13,7 +13,7 @@ from engines import build, feed, network, output, wide_network
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Engine
-from prunedeploy.engines import artifact
+from prunedeploy.engines import opening
 
 
 @pytest.fixture(scope="module")
@@ -29,20 +29,20 @@ def tasks() -> set[int]:
 
 def test_threads_are_as_asked_and_end_with_the_session(engine):
     before = len(tasks())
-    with artifact.open(engine, threads=5) as session:
+    with opening.open(engine, threads=5) as session:
         assert len(tasks()) == before + 4
     assert len(tasks()) == before
     with pytest.raises(UserError, match="session is closed"):
         session.run(feed(engine, 1))
     session.close()  # twice does no harm
-    with artifact.open(engine, threads=1):
+    with opening.open(engine, threads=1):
         assert len(tasks()) == before
 
 
 def test_a_network_too_small_for_threads_gets_one(tmp_path):
     small = build(network(tmp_path / "net.onnx"), tmp_path / "e", threads=2)
     before = len(tasks())
-    with artifact.open(small, threads=5) as session:
+    with opening.open(small, threads=5) as session:
         assert session.threads_used == 0
         session.run(feed(small, 1))
         assert session.threads_used == 1
@@ -71,7 +71,7 @@ def test_threads_may_run_where_they_might_before(engine):
         before = tasks()
         os.sched_setaffinity(0, bound)
         try:
-            with artifact.open(engine, 2) as session:
+            with opening.open(engine, 2) as session:
                 feeds = feed(engine, 3)
                 for rest in (0, 0.005, 0, 0.02, 0):
                     time.sleep(rest)
@@ -88,11 +88,11 @@ def test_threads_may_run_where_they_might_before(engine):
 def test_every_number_of_threads_gives_the_same(engine):
     """Whatever a session settles on, and however often it tries another number."""
     feeds = {batch: feed(engine, batch) for batch in (1, 3)}
-    with artifact.open(engine, 1) as alone:
+    with opening.open(engine, 1) as alone:
         want = {batch: output(alone, feeds[batch]) for batch in feeds}
     for threads in (2, 3, 4, 7):
         used = set()
-        with artifact.open(engine, threads) as session:
+        with opening.open(engine, threads) as session:
             for run in range(40):
                 batch = 3 if run % 4 == 3 else 1
                 np.testing.assert_array_equal(output(session, feeds[batch]), want[batch])
@@ -104,9 +104,9 @@ def test_results_are_right_on_one_processor(engine):
     """There the threads of a session take turns."""
     allowed = os.sched_getaffinity(0)
     feeds = feed(engine, 3)
-    with artifact.open(engine, 1) as alone:
+    with opening.open(engine, 1) as alone:
         want = output(alone, feeds)
-    with artifact.open(engine, 2) as session:
+    with opening.open(engine, 2) as session:
         try:
             for thread in tasks():
                 os.sched_setaffinity(thread, {min(allowed)})
@@ -125,14 +125,14 @@ def _spin() -> None:
 def test_results_are_right_beside_busy_neighbours(engine):
     """Threads that the system does not schedule have their shares computed by others."""
     feeds = feed(engine, 3)
-    with artifact.open(engine, 1) as alone:
+    with opening.open(engine, 1) as alone:
         want = output(alone, feeds)
     context = multiprocessing.get_context("spawn")
     neighbours = [context.Process(target=_spin, daemon=True) for _ in range(3)]
     for each in neighbours:
         each.start()
     try:
-        with artifact.open(engine, 4) as session:
+        with opening.open(engine, 4) as session:
             for _ in range(60):
                 np.testing.assert_array_equal(output(session, feeds), want)
     finally:

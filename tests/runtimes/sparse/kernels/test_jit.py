@@ -18,7 +18,7 @@ from lowered import Small
 from processor import Memory, run
 
 from prunedeploy.core.records import Array, Engine
-from prunedeploy.engines import artifact
+from prunedeploy.engines import opening
 from prunedeploy.graph.model import save
 from prunedeploy.runtimes.sparse.codegen import project as projects
 from prunedeploy.runtimes.sparse.codegen.project import CODE, blob
@@ -409,7 +409,7 @@ def test_an_engine_settles_once_whoever_comes_first(tmp_path: Path) -> None:
     feeds = {"in0": np.random.default_rng(1).standard_normal((1, 2048, 8, 16), np.float32)}
 
     def output(engine: Engine) -> Array:
-        with artifact.open(engine, 1) as session:
+        with opening.open(engine, 1) as session:
             (found,) = session.run(feeds).values()
             return found
 

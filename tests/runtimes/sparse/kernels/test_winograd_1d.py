@@ -14,7 +14,7 @@ from lowered import Small
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Array
-from prunedeploy.engines import artifact, building
+from prunedeploy.engines import building, verified_build
 from prunedeploy.graph.model import save
 from prunedeploy.measure.bench import bench
 from prunedeploy.runtimes.sparse.build import careful
@@ -141,10 +141,10 @@ def test_an_engine_near_its_tolerance_is_built_with_less_rounding(
     path = tmp_path / "net.onnx"
     save(_stem(), path)
     told: list[str] = []
-    artifact.build(path, "host", "sparse", tmp_path / "a.engine", progress=told.append, tune="none")
+    building.build(path, "host", "sparse", tmp_path / "a.engine", progress=told.append, tune="none")
     assert not any("less rounding" in text for text in told)
-    monkeypatch.setattr(building, "NEAR", 0.0)
-    engine = artifact.build(
+    monkeypatch.setattr(verified_build, "REBUILD_SHARE", 0.0)
+    engine = building.build(
         path, "host", "sparse", tmp_path / "b.engine", progress=told.append, tune="none"
     )
     assert any("less rounding" in text for text in told)
@@ -162,11 +162,11 @@ def test_builds_are_as_careful_as_they_have_to_be(
     net = Small()
     stem = net.conv(net.input("n", 3, 224, 224), 3, 64, 7, pads=[3, 3, 3, 3], strides=[2, 2])
     save(net.model(stem), tmp_path / "net.onnx")
-    waiting, told, difference = list(distances), list[str](), building._difference
+    waiting, told, difference = list(distances), list[str](), verified_build._difference
     monkeypatch.setattr(
-        building, "_difference", lambda *a: replace(difference(*a), max_rel=waiting.pop(0))
+        verified_build, "_difference", lambda *a: replace(difference(*a), max_rel=waiting.pop(0))
     )
-    engine = artifact.build(
+    engine = building.build(
         *(tmp_path / "net.onnx", "host", "sparse", tmp_path / "net.engine", None, told.append),
         tune="none",
     )
@@ -196,7 +196,7 @@ def test_an_engine_is_held_within_what_its_user_says(tmp_path: Path) -> None:
 
     def build(name: str, within: float | None) -> tuple[float, bool]:
         told: list[str] = []
-        engine = artifact.build(
+        engine = building.build(
             *(path, "host", "sparse", tmp_path / name, None, told.append),
             tune="none",
             within=within,

@@ -11,7 +11,7 @@ import pytest
 from convs import beside
 from lowered import Small, agree, reference
 
-from prunedeploy.engines import artifact
+from prunedeploy.engines import building, opening
 from prunedeploy.graph.model import save
 from prunedeploy.runtimes.sparse.plan import lower as lowering
 from prunedeploy.runtimes.sparse.plan.batch_innermost import images_inside, interleave
@@ -134,13 +134,13 @@ def test_engines_agree(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
             with monkeypatch.context() as patch:
                 if name == "behind":
                     patch.setattr(lowering, "interleave", lambda plan: plan)
-                engine = artifact.build(
+                engine = building.build(
                     path, "host", "sparse", tmp_path / f"{name}-{network.__name__}", tune="none",
                     batch=IMAGES, threads=2,
                 )  # fmt: skip
             for threads in (1, 2, 3):
                 x = np.random.default_rng(size).standard_normal((IMAGES, 3, size, size))
-                with artifact.open(engine, threads) as session:
+                with opening.open(engine, threads) as session:
                     feeds = {engine.manifest.inputs[0].name: x.astype(np.float32)}
                     (found,) = session.run(feeds).values()
                 agree(found, reference(model, feeds)[0])

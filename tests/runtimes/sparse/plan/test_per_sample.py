@@ -14,7 +14,7 @@ from lowered import Small, agree, reference
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Engine
-from prunedeploy.engines import artifact
+from prunedeploy.engines import opening
 from prunedeploy.graph.model import save
 from prunedeploy.runtimes.sparse.plan import per_sample as split
 from prunedeploy.runtimes.sparse.plan.lower import lower
@@ -194,7 +194,7 @@ def test_small_maps_of_all_samples_agree(
     save(model, tmp_path / "net.onnx")
     engine = build(tmp_path / "net.onnx", tmp_path / "a.engine", batch=6, threads=threads)
     feeds = {"in0": np.random.default_rng(side).standard_normal((6, 3, side, side), np.float32)}
-    with artifact.open(engine, threads) as session:
+    with opening.open(engine, threads) as session:
         for sample in (None, 2):
             if sample is not None:
                 feeds["in0"][sample] = np.nan  # which the others do not see
@@ -259,7 +259,7 @@ def test_what_cannot_be_put_together_is_not_cut(
     save(model, tmp_path / "net.onnx")
     engine = build(tmp_path / "net.onnx", tmp_path / "a.engine", batch=batch, threads=2)
     random = np.random.default_rng(batch)
-    with artifact.open(engine, 2) as session:
+    with opening.open(engine, 2) as session:
         feeds = {
             spec.name: random.standard_normal((batch, *spec.shape[1:])).astype(np.float32)
             for spec in session.inputs
@@ -297,7 +297,7 @@ def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[En
 @pytest.mark.parametrize("batch", [16, 3, 19, 35])
 def test_engines_agree_with_onnx_runtime(engine: Engine, threads: int, batch: int) -> None:
     feeds = _feeds(batch, seed=batch)
-    with artifact.open(engine, threads) as session:
+    with opening.open(engine, threads) as session:
         for _ in range(2):
             found = session.run(feeds)
             for name, wanted in zip(found, reference(_network(), feeds), strict=True):
@@ -306,7 +306,7 @@ def test_engines_agree_with_onnx_runtime(engine: Engine, threads: int, batch: in
 
 def test_samples_do_not_see_each_other(engine: Engine) -> None:
     feeds = _feeds(BATCH)
-    with artifact.open(engine, 2) as session:
+    with opening.open(engine, 2) as session:
         before = session.run(feeds)
         feeds["in0"][5] = np.nan
         after = session.run(feeds)
@@ -319,7 +319,7 @@ def test_samples_do_not_see_each_other(engine: Engine) -> None:
 @pytest.mark.parametrize("sample", [0, 7, 15])
 def test_an_index_outside_of_any_sample_is_an_error(engine: Engine, sample: int) -> None:
     feeds = _feeds(BATCH)
-    with artifact.open(engine, 2) as session:
+    with opening.open(engine, 2) as session:
         wanted = session.run(feeds)
         bad = {**feeds, "in1": feeds["in1"].copy()}
         bad["in1"][sample, 2] = 10
@@ -332,7 +332,7 @@ def test_an_index_outside_of_any_sample_is_an_error(engine: Engine, sample: int)
 
 def test_profiles_add_up_samples(engine: Engine) -> None:
     """The first thread's time of a step over all of its samples; work is the whole batch's."""
-    with artifact.open(engine, 2) as session:
+    with opening.open(engine, 2) as session:
         found = session.profile(_feeds(BATCH), rounds=4)
         layers = session.layers(BATCH)
         single = session.layers(3)

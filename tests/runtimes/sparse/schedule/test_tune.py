@@ -14,7 +14,7 @@ from convs import Layer
 from engines import network
 from lowered import Small
 
-from prunedeploy.engines import artifact
+from prunedeploy.engines import building
 from prunedeploy.runtimes.sparse.plan.lower import lower
 from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
@@ -261,7 +261,7 @@ def test_a_remembered_choice_gives_the_same_bytes(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     model = network(tmp_path / "net.onnx")
     engines = [
-        artifact.build(model, "host", "sparse", tmp_path / name, tune="quick", threads=2)
+        building.build(model, "host", "sparse", tmp_path / name, tune="quick", threads=2)
         for name in ("one", "two")
     ]
     for name in ("model.so", "model.h", "layers.json"):

@@ -20,7 +20,7 @@ from engines import build, feed, network, output
 
 from prunedeploy import targets
 from prunedeploy.core.errors import UserError
-from prunedeploy.engines import artifact
+from prunedeploy.engines import building, c_project, opening
 from prunedeploy.measure.bench import bench
 from prunedeploy.runtimes import registry
 from prunedeploy.runtimes.sparse.codegen.project import CODE, Project
@@ -84,10 +84,10 @@ def _foreign() -> targets.Target:
 def test_an_engine_opens_without_a_compiler(request, tmp_path):
     engine = build(network(tmp_path / "m.onnx"), tmp_path / "e")
     wanted = None
-    with artifact.open(engine.path) as session:
+    with opening.open(engine.path) as session:
         wanted = output(session, feed(engine, 1))
     request.getfixturevalue("no_compilers")
-    with artifact.open(engine.path) as session:
+    with opening.open(engine.path) as session:
         np.testing.assert_array_equal(output(session, feed(engine, 1)), wanted)
 
 
@@ -234,7 +234,7 @@ def test_an_engine_for_another_machine(tmp_path, monkeypatch):
         pytest.skip("this is such a machine")
     model = network(tmp_path / "m.onnx")
     said: list[str] = []
-    engine = artifact.build(
+    engine = building.build(
         model, "jetson-nano", "sparse", tmp_path / "e", progress=said.append, batch=2
     )
     manifest = engine.manifest
@@ -245,7 +245,7 @@ def test_an_engine_for_another_machine(tmp_path, monkeypatch):
     assert _machine(library) == 183  # EM_AARCH64
     versions = re.findall(rb"GLIBC_(\d+)\.(\d+)", library.read_bytes())
     assert max((int(a), int(b)) for a, b in versions) <= (2, 27)
-    with pytest.raises(UserError, match=r"is for aarch64, this machine is"), artifact.open(engine):
+    with pytest.raises(UserError, match=r"is for aarch64, this machine is"), opening.open(engine):
         pass
     with pytest.raises(UserError, match="it has no speed"):
         bench(engine.path, model, batch=2)
@@ -257,14 +257,14 @@ def test_ziglang_where_there_is_no_system_compiler(tmp_path, monkeypatch):
     """The same numbers as the system's compiler, to rounding, and twice the same bytes."""
     model = network(tmp_path / "m.onnx")
     engine = build(model, tmp_path / "e")
-    with artifact.open(engine) as session:
+    with opening.open(engine) as session:
         wanted = output(session, feed(engine, 3))
     monkeypatch.delenv("PRUNEDEPLOY_CC", raising=False)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     places = [build(model, tmp_path / name) for name in ("z", "y")]
     assert places[0].manifest.versions["ziglang"]
     assert places[0].manifest.files == places[1].manifest.files
-    with artifact.open(places[0]) as session:
+    with opening.open(places[0]) as session:
         np.testing.assert_allclose(output(session, feed(engine, 3)), wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -275,7 +275,7 @@ def test_ziglang_where_there_is_no_system_compiler(tmp_path, monkeypatch):
 def emitted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("emitted")
     model = network(folder / "net.onnx")
-    place = artifact.emit_c(model, output=folder / "src", batch=(1, 4), threads=2, tune="none")
+    place = c_project.emit_c(model, output=folder / "src", batch=(1, 4), threads=2, tune="none")
     return model, place
 
 
@@ -312,7 +312,7 @@ def test_programs_are_part_of_the_project(emitted):
 
 def test_without_programs_nothing_is_said_of_them(emitted, tmp_path):
     model, _ = emitted
-    place = artifact.emit_c(model, "jetson-nano", tmp_path / "src", batch=1)
+    place = c_project.emit_c(model, "jetson-nano", tmp_path / "src", batch=1)
     assert not (place / CODE).exists()
     assert "code.o" not in (place / "Makefile").read_text()
     assert "code.c" not in (place / "README.md").read_text() + (place / "Makefile").read_text()
@@ -321,14 +321,14 @@ def test_without_programs_nothing_is_said_of_them(emitted, tmp_path):
 def test_nothing_is_overwritten(emitted):
     model, place = emitted
     with pytest.raises(UserError, match="is there already"):
-        artifact.emit_c(model, output=place)
+        c_project.emit_c(model, output=place)
     with pytest.raises(UserError, match="rtx2080ti cannot have sparse"):
-        artifact.emit_c(model, "rtx2080ti", place.with_name("other"))
+        c_project.emit_c(model, "rtx2080ti", place.with_name("other"))
 
 
 def test_no_compiler_is_needed_to_emit(emitted, no_compilers, tmp_path):
     model, place = emitted
-    again = artifact.emit_c(model, output=tmp_path / "src", batch=(1, 4), threads=2)
+    again = c_project.emit_c(model, output=tmp_path / "src", batch=(1, 4), threads=2)
     for file in place.iterdir():
         assert (again / file.name).read_bytes() == file.read_bytes(), file.name
 
@@ -351,7 +351,7 @@ def test_the_example_in_c(emitted, tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"{engine.manifest.isa}, batch 4, 3 threads:" in done.stdout
     found = np.fromfile(tmp_path / "out.bin", np.float32).reshape(4, 10)
-    with artifact.open(engine) as session:
+    with opening.open(engine) as session:
         np.testing.assert_array_equal(found, output(session, feeds))
     assert "pd_run: the engine was not built for this batch size" in run("2").stderr
     assert "is too short" in run("5").stderr
@@ -365,7 +365,7 @@ def test_aarch64_under_qemu(emitted, tmp_path):
     if qemu is None:
         pytest.skip("no qemu-aarch64 here: apt install qemu-user-static")
     model, _ = emitted
-    place = artifact.emit_c(model, "raspberry-pi-5", tmp_path / "src", batch=4)
+    place = c_project.emit_c(model, "raspberry-pi-5", tmp_path / "src", batch=4)
     shutil.copyfile(place / "pd_engine.h", place / "model.h")
     shutil.copyfile(Path(__file__).parents[4] / "examples" / "c" / "run.c", place / "run.c")
     sources = sorted(x.name for x in place.glob("*.c"))
@@ -387,6 +387,6 @@ def test_aarch64_under_qemu(emitted, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("neon, batch 4")
     found = np.fromfile(place / "out.bin", np.float32).reshape(4, 10)
-    with artifact.open(engine) as session:
+    with opening.open(engine) as session:
         wanted = output(session, feeds)
     assert np.abs(found - wanted).max() <= 1e-5 * np.ptp(wanted)

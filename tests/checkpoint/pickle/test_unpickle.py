@@ -26,9 +26,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prunedeploy.checkpoint import load, weights
-from prunedeploy.checkpoint.rebuild import FUNCTIONS
-from prunedeploy.checkpoint.standin import Inert
-from prunedeploy.checkpoint.unpickle import load_pickle
+from prunedeploy.checkpoint.pickle.rebuild import FUNCTIONS
+from prunedeploy.checkpoint.pickle.stub import Stub
+from prunedeploy.checkpoint.pickle.unpickle import load_pickle
 from prunedeploy.core.errors import UserError
 
 
@@ -65,7 +65,7 @@ GADGETS: dict[str, Callable[[Path], object]] = {
     "pickle.loads": lambda m: Call(pickle.loads, pickle.dumps(Call(os.system, f"touch {m}"))),
     "sys.modules": lambda m: Call(sys.setrecursionlimit, 10),
 }
-# Not refused by name, and still nothing runs: they are stand-ins.
+# Not refused by name, and still nothing runs: they are stubs.
 QUIET: dict[str, Callable[[Path], object]] = {
     "torch.load": lambda m: Call(torch.load, str(m)),
     "torch.hub": lambda m: Call(torch.hub.load, "x/y", "z"),
@@ -221,7 +221,7 @@ def test_odd_pickles(what: str, tmp_path: Path) -> None:
 
 
 def test_nothing_real_comes_out_of_a_global() -> None:
-    """Whatever module and name a pickle asks for, it gets ours or a stand-in, never the thing."""
+    """Whatever module and name a pickle asks for, it gets ours or a stub, never the thing."""
     for module in sorted(sys.modules):
         if not module.isidentifier() and "." not in module:
             continue
@@ -232,7 +232,7 @@ def test_nothing_real_comes_out_of_a_global() -> None:
             except Exception:
                 continue
             assert (
-                isinstance(found, type) and issubclass(found, Inert)
+                isinstance(found, type) and issubclass(found, Stub)
             ) or found.__class__.__module__.startswith("prunedeploy."), (module, name)
 
 

@@ -14,19 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunedeploy.checkpoint.standin import (
-    MOST_ELEMENTS,
-    Inert,
+from prunedeploy.checkpoint.pickle.stub import (
+    MAX_ELEMENTS,
     NumpyArray,
     NumpyType,
     Quantised,
     SparseTensor,
     Storage,
+    Stub,
 )
 
 
 class Function:
-    """One of our functions, as what a global resolves to: nothing of it can be replaced."""
+    """A function of ours that a global resolves to; the pickle cannot change it."""
 
     __slots__ = ("_function",)
     _function: Callable[..., Any]
@@ -60,7 +60,7 @@ def view(storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int
     have = storage.data.nbytes() // storage.dtype.itemsize
     if min((offset, *size, *stride)) < 0 or (elements and last >= have):
         raise pickle.UnpicklingError("a tensor larger than its storage")
-    if elements > max(MOST_ELEMENTS, storage.data.nbytes()):
+    if elements > max(MAX_ELEMENTS, storage.data.nbytes()):
         raise pickle.UnpicklingError("a tensor larger than its storage")
     empty = torch.empty(0, dtype=storage.dtype)
     return empty.set_(storage.data, offset, size, stride)
@@ -96,7 +96,7 @@ def _first(value: Any, *_: Any) -> Any:
 
 def _from_type(function: Any, _: Any, args: Any, *__: Any) -> Any:
     """A tensor with attributes of its own, or of a subclass: the tensor alone."""
-    if not isinstance(function, Function | type(Inert)):
+    if not isinstance(function, Function | type(Stub)):
         raise pickle.UnpicklingError("a tensor that is made by an unknown function")
     return function(*args)
 
@@ -114,7 +114,7 @@ def _frozenset(items: Any = ()) -> frozenset[Any]:
 
 
 def _plain(items: Any) -> Any:
-    """What is as large as the file says: a tensor may be seen as many times that."""
+    """Refuse any container but plain ones: a view of a tensor may be far larger than the file."""
     if not isinstance(items, list | tuple | dict | set | frozenset):
         raise pickle.UnpicklingError("a container of something else")
     return items

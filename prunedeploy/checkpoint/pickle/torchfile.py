@@ -17,18 +17,18 @@ from typing import Any, BinaryIO
 
 import torch
 
-from prunedeploy.checkpoint.standin import Storage
-from prunedeploy.checkpoint.unpickle import load_pickle
+from prunedeploy.checkpoint.pickle.stub import Storage
+from prunedeploy.checkpoint.pickle.unpickle import load_pickle
 
 CHUNK = 1 << 22
-MOST_DEFLATED = 1040  # times that deflate makes something smaller, at most
-LARGEST_PICKLE = 256 << 20  # bytes; tensors are beside it
+MAX_DEFLATE_RATIO = 1040  # the most that deflate can compress
+MAX_PICKLE_BYTES = 256 << 20  # tensors lie in other members
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 
 
 def read_pickle(file: BinaryIO, storage: Callable[[tuple[Any, ...]], Any] | None = None) -> Any:
-    """What the pickle at the file's position holds, and any torch.save within it.
+    """Read the pickle at the file's position, and any torch.save within it.
 
     ``storage`` gives the storage that a persistent id of torch.save stands for.
 
@@ -46,7 +46,7 @@ def _read_bytes(data: bytes) -> Any:
 
 
 def read_zip(source: Path | BinaryIO, record: str = "data") -> Any:
-    """What was given to torch.save, from its zip archive; stand-ins for unknown objects.
+    """Read what was given to torch.save from its zip archive; unknown objects become stubs.
 
     Args:
         source: the archive.
@@ -76,7 +76,7 @@ def read_zip(source: Path | BinaryIO, record: str = "data") -> Any:
             return Storage(storages[key], kind.dtype)
 
         info = archive.getinfo(f"{root}{record}.pkl")
-        if info.file_size > LARGEST_PICKLE:
+        if info.file_size > MAX_PICKLE_BYTES:
             raise pickle.UnpicklingError(f"{info.filename} has {info.file_size:,} bytes")
         return read_pickle(io.BytesIO(archive.read(info)), storage)
 
@@ -84,7 +84,7 @@ def read_zip(source: Path | BinaryIO, record: str = "data") -> Any:
 def _check_claims(archive: zipfile.ZipFile) -> None:
     """Refuse sizes that the archive does not have: memory is taken before they are read."""
     for info in archive.infolist():
-        ratio = 1 if info.compress_type == zipfile.ZIP_STORED else MOST_DEFLATED
+        ratio = 1 if info.compress_type == zipfile.ZIP_STORED else MAX_DEFLATE_RATIO
         if info.file_size > ratio * info.compress_size or info.compress_size > _size(archive):
             raise EOFError(f"{info.filename} is cut short")
 
@@ -140,7 +140,7 @@ def storage_of(data: bytearray) -> torch.UntypedStorage:
 
 
 def read_legacy(file: BinaryIO, size: int) -> Any:
-    """What was given to torch.save, from the stream that it wrote before version 1.6.
+    """Read what was given to torch.save from the stream that it wrote before version 1.6.
 
     Four pickles (a magic number, the protocol, the writing machine, the object), the keys of the
     storages, then each storage: its count of elements as a 64-bit number, and its bytes. ``size``

@@ -1,4 +1,4 @@
-"""What stands in a pickle's place for things that are not plain data, until all of it is read."""
+"""Stubs: objects that replace those of a pickle that are not plain data; they run nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from prunedeploy.core.errors import UserError
 
 # Expanded views may hold more elements than their storage; beyond this it is an attack or damage.
-MOST_ELEMENTS = 1 << 29
+MAX_ELEMENTS = 1 << 29
 
 SPARSE_LAYOUTS = {
     "torch.sparse_csr": torch.sparse_csr,
@@ -34,8 +34,8 @@ NUMBERS = frozenset(
 NUMPY_CODES = frozenset(["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"])
 
 
-class Inert:
-    """Stands in for an object of any class: it records its arguments and state, and runs nothing.
+class Stub:
+    """Replaces an object of any class: it records its arguments and state, and runs nothing.
 
     ``Unpickler`` makes a subclass for each global, with the global's name as ``origin``.
     """
@@ -45,7 +45,7 @@ class Inert:
     state: Any
     entries: dict[Any, Any]
 
-    def __new__(cls, *args: Any, **_: Any) -> Inert:
+    def __new__(cls, *args: Any, **_: Any) -> Stub:
         """Record the arguments."""
         self = object.__new__(cls)
         self.args, self.state, self.entries = args, None, {}
@@ -57,15 +57,15 @@ class Inert:
     def __setitem__(self, key: Any, value: Any) -> None:
         self.entries[key] = value
 
-    def __call__(self, *_: Any, **__: Any) -> Inert:
-        """What such an object would return is one more object that is not known."""
+    def __call__(self, *_: Any, **__: Any) -> Stub:
+        """Return the stub itself: the result of a call is one more unknown object."""
         return self
 
     def append(self, _: Any) -> None:
-        """Elements of list-like objects: no weights are ever there."""
+        """Ignore an element of a list-like object: weights are never there."""
 
     def extend(self, _: Any) -> None:
-        """See ``append``."""
+        """Ignore several elements, as ``append`` does."""
 
     def fields(self) -> dict[Any, Any]:
         """The object's attributes and, for a mapping, its entries."""
@@ -77,7 +77,7 @@ class Inert:
         return merged
 
 
-class Quantised(Inert):
+class Quantised(Stub):
     """A tensor of integers with scales."""
 
 
@@ -111,7 +111,7 @@ class SparseTensor:
         """The tensor, its indices checked against its size."""
         coo = self.layout == "torch.sparse_coo"
         *indices, values, size = self.data[: 3 if coo else 4]
-        if math.prod(size) > MOST_ELEMENTS:
+        if math.prod(size) > MAX_ELEMENTS:
             raise UserError(
                 f"holds a sparse tensor of size {tuple(size)}, too large to be a weight"
             )

@@ -2,7 +2,7 @@
 
 A pickle is a small program: its opcodes name globals and call them. Here every global resolves
 to one of three things and nothing else: one of our own functions (``rebuild.py``), which make
-tensors and containers; a stand-in that records what it is given (``standin.py``); or the refusal
+tensors and containers; a stub that records what it is given (``stub.py``); or the refusal
 of the whole file, for modules that have no place in a checkpoint.
 """
 
@@ -14,10 +14,10 @@ import pickletools
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from prunedeploy.checkpoint.rebuild import DTYPES, FUNCTIONS, STORAGES, Function
-from prunedeploy.checkpoint.standin import Inert, StorageType, text
+from prunedeploy.checkpoint.pickle.rebuild import DTYPES, FUNCTIONS, STORAGES, Function
+from prunedeploy.checkpoint.pickle.stub import StorageType, Stub, text
 
-# Modules that nothing beside weights has a reason to name. Any other is harmless as a stand-in;
+# Modules that nothing beside weights has a reason to name. Any other is harmless as a stub;
 # these say that somebody meant code to run, and that is worth telling.
 # fmt: off
 REFUSED = frozenset((
@@ -32,7 +32,7 @@ REFUSED = frozenset((
 
 REFUSED_NAMES = frozenset(("io.open", "_io.open", "_io.FileIO", "codecs.open"))
 
-# Builtins that are only ever names of types or plain values; as stand-ins, like all else.
+# Builtins that are only ever names of types or plain values; as stubs, like all else.
 # fmt: off
 HARMLESS = frozenset((
     "bool", "bytearray", "bytes", "complex", "dict", "float", "int", "list", "long", "object",
@@ -42,8 +42,8 @@ HARMLESS = frozenset((
 # fmt: on
 
 NESTED = "torch.storage._load_from_bytes"  # a storage as the bytes of a torch.save of its own
-DEEPEST = 500  # tuples in one another
-MOST_LONG = 10_000  # integers beyond 64 bits
+MAX_DEPTH = 500  # of tuples within tuples
+MAX_LONG_INTEGERS = 10_000  # integers beyond 64 bits
 # Opcodes whose argument is a length, or an index of the memo.
 SIZED = frozenset(("FRAME", "PUT", "BINPUT", "LONG_BINPUT", "GET", "LONG_BINGET"))
 
@@ -57,7 +57,7 @@ def load_pickle(
     nested: Callable[[bytes], Any],
     storage: Callable[[tuple[Any, ...]], Any] | None = None,
 ) -> Any:
-    """What the pickle at the file's position holds; the position is then behind it.
+    """Read the pickle at the file's position, which is then behind it.
 
     ``nested`` reads the bytes of a torch.save that lies within the pickle; ``storage`` gives the
     storage that a persistent id of torch.save stands for.
@@ -89,10 +89,10 @@ def _check_sizes(file: BinaryIO) -> None:
         if (
             isinstance(argument, int)
             and argument.bit_length() > 64
-            and (long := long + 1) > MOST_LONG
+            and (long := long + 1) > MAX_LONG_INTEGERS
         ):
             raise pickle.UnpicklingError("too many integers beyond 64 bits")
-        if depths.after(opcode, argument) > DEEPEST:
+        if depths.after(opcode, argument) > MAX_DEPTH:
             raise pickle.UnpicklingError("tuples nested too deeply")
 
 
@@ -125,7 +125,7 @@ class _Depths:
         return stack[-1] if stack else 0
 
     def _general(self, opcode: pickletools.OpcodeInfo) -> None:
-        """By what the opcode takes from the stack and puts onto it."""
+        """Update the stack by what the opcode takes from it and puts onto it."""
         stack, taken = self._stack, [0]
         before = [x.name for x in opcode.stack_before]
         if "mark" in before:
@@ -159,10 +159,10 @@ class Unpickler(pickle.Unpickler):
         super().__init__(file, encoding="latin1")  # Python 2 wrote bytes as strings
         self._nested = nested
         self._storage = storage
-        self._classes: dict[str, type[Inert]] = {}
+        self._classes: dict[str, type[Stub]] = {}
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
-        """What a global stands for: our function, a storage type, a stand-in, or a refusal."""
+        """Resolve a global to a function of ours, a storage type or a stub, or refuse the file."""
         name = f"{module_name}.{global_name}"
         if name == NESTED:
             return Function(self._nested)
@@ -178,11 +178,11 @@ class Unpickler(pickle.Unpickler):
         if module_name.partition(".")[0] in REFUSED or (builtin and global_name not in HARMLESS):
             raise CodeRefused(name)
         if name not in self._classes:
-            self._classes[name] = type("Inert", (Inert,), {"origin": name})
+            self._classes[name] = type("Stub", (Stub,), {"origin": name})
         return self._classes[name]
 
     def persistent_load(self, pid: Any) -> Any:
-        """A storage, or for ``("module", class, source file, source)`` the class's stand-in."""
+        """Return a storage, or for ``("module", class, source file, source)`` the class's stub."""
         if not isinstance(pid, tuple) or len(pid) < 2:
             raise pickle.UnpicklingError("an object that is stored elsewhere")
         if text(pid[0]) == "module":

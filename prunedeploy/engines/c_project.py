@@ -1,0 +1,48 @@
+"""The C sources of a sparse engine, for whoever compiles them without prunedeploy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prunedeploy import targets
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import atomic_directory
+from prunedeploy.engines import sources
+from prunedeploy.engines.request import Progress, build_options
+from prunedeploy.runtimes.api import Tuning, silent
+
+
+def emit_c(
+    model: str | Path | None = None,
+    target: str = "host",
+    output: str | Path | None = None,
+    progress: Progress | None = None,
+    *,
+    batch: int | Sequence[int] = (),
+    threads: int = 0,
+    tune: Tuning = "quick",
+) -> Path:
+    """Write the C project that a sparse engine is compiled from; arguments are those of ``build``.
+
+    Returns its folder, ``<model>.<target>.c`` in the current one where ``output`` is None.
+
+    Raises:
+        UserError: as ``build``; there is something at ``output`` already.
+    """
+    from prunedeploy.runtimes.sparse.engine import Sparse
+
+    progress = progress or silent
+    options = build_options(batch, threads, tune, progress)
+    source = sources.model_file(model, progress)
+    machine = targets.by_name(target)
+    if "sparse" not in machine.runtimes:
+        runtimes = ", ".join(machine.runtimes)
+        raise UserError(f"{machine.name} cannot have sparse: it takes {runtimes}")
+    project = Path(output or f"{source.stem}.{machine.name}.c")
+    if project.exists() or project.is_symlink():
+        raise UserError(f"cannot write {project}: it is there already; name another or remove it")
+    progress(f"writing {project}")
+    with atomic_directory(project) as folder:
+        Sparse().emit(source, machine, folder, options)
+    return project

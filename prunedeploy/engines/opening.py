@@ -1,0 +1,34 @@
+"""Sessions on engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prunedeploy.core.records import Engine
+from prunedeploy.engines.engine_folder import read_engine
+from prunedeploy.engines.request import check_threads
+from prunedeploy.runtimes.api import OpenOptions, Session
+from prunedeploy.runtimes.registry import by_name as runtime_by_name
+
+
+def open(engine: str | Path | Engine, threads: int = 0, *, shared: bool = False) -> Session:
+    """Open a session on an engine, ready to run:
+
+        session = prunedeploy.open("net.host.sparse.engine")
+        logits = session.run({"input": images})["output"]
+        session.close()
+
+    ``with prunedeploy.open(...) as session:`` closes it at the end of the block. A session that
+    nobody refers to any more is closed by itself.
+
+    Args:
+        engine: an engine's folder, which is checked, or one that was read already.
+        threads: how many to compute with at most; 0 leaves it to the runtime.
+        shared: other sessions run in turn with this one (see ``OpenOptions``).
+
+    Raises:
+        UserError: not an engine, damaged, or its runtime cannot open it.
+    """
+    check_threads(threads)
+    known = engine if isinstance(engine, Engine) else read_engine(engine)
+    return runtime_by_name(known.manifest.runtime).open(known, OpenOptions(threads, shared))

@@ -1,0 +1,199 @@
+"""Builds one engine into a given folder and compares its outputs with its model's."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prunedeploy import targets
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import sha256
+from prunedeploy.core.records import Array, Difference, Engine, Manifest
+from prunedeploy.engines.request import BuildRequest
+from prunedeploy.engines.sources import model_sha256
+from prunedeploy.reference import second_oracle
+from prunedeploy.runtimes.api import BuildOptions, OpenOptions
+
+if TYPE_CHECKING:
+    from prunedeploy.reference.verify import Tolerance
+
+#: accuracy levels above 0 of the runtimes that have some: each rounds less and is slower
+ACCURACY_LEVELS = {"sparse": (1, 2)}
+#: An engine is built again at the next level where the difference on the random inputs exceeds this
+#: share of the tolerance: on another input, or compared in float64, it might exceed all of it.
+REBUILD_SHARE = 0.65
+
+Feeds = dict[str, Array]
+
+
+def build_verified(folder: Path, request: BuildRequest, options: BuildOptions) -> Manifest:
+    """Write an engine's files to ``folder``; compare it with its model if this machine can run it.
+
+    An engine whose difference is close to the tolerance, or above ``request.within``, is built
+    again at the next accuracy level, by runtimes that have some.
+
+    Returns the manifest, which is not written: the caller adds what it knows and writes it.
+
+    Raises:
+        UserError: the runtime cannot build it; it computes something else than its model.
+    """
+    source = _inspect(request, options)
+    manifest, allowed = _build_payload(folder, request, options, source)
+    if not request.runtime.computes:
+        return manifest
+    if reason := targets.why_not_here(request.target):
+        options.tell(f"never compared with its model: {reason.partition(';')[0]}")
+        return manifest
+    options.tell("comparing its outputs with the reference's")
+    reference = _Reference(request)
+    runs = (reference.on(size) for size in _sizes(manifest, False))
+    cross_check = second_oracle.check_all(request.source, runs, str(request.source))
+    difference = _difference(folder, request, manifest, allowed, reference)
+    limit = min(request.within or math.inf, REBUILD_SHARE * difference.tolerance)
+    for level in ACCURACY_LEVELS.get(request.runtime.name, ()):
+        if difference.max_rel <= limit:
+            break
+        options.tell(f"outputs differ by {difference.max_rel:.1e}: building with less rounding")
+        before = manifest.files
+        manifest, allowed = _build_payload(folder, request, replace(options, careful=level), source)
+        if manifest.files != before:  # else no layer had such a form
+            difference = _difference(folder, request, manifest, allowed, reference)
+    _check(difference, request)
+    return replace(manifest, difference=difference, cross_check=cross_check)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The tolerance that the types of a model's values allow, and the notes made on reading it."""
+
+    tolerance: Tolerance
+    notes: tuple[str, ...]
+
+
+def _inspect(request: BuildRequest, options: BuildOptions) -> _Source:
+    """Read the model before anything is built, and refuse one whose outputs are random."""
+    from prunedeploy.graph import preparation
+    from prunedeploy.reference import randomness
+    from prunedeploy.reference.verify import tolerances_of
+
+    prepared = preparation.from_file(request.source)
+    for note in prepared.notes:
+        options.tell(f"{request.source}: {note}")
+    randomness.refuse_random(prepared.model)
+    return _Source(tolerances_of(prepared.model), prepared.notes)
+
+
+def _build_payload(
+    folder: Path, request: BuildRequest, options: BuildOptions, source: _Source
+) -> tuple[Manifest, Tolerance]:
+    """Build the payload; return its manifest, without a difference yet, and its tolerance."""
+    from prunedeploy.reference.verify import tolerance_of
+
+    payload = request.runtime.build(request.source, request.target, folder, options)
+    dense = request.dense
+    manifest = Manifest(
+        runtime=request.runtime.name,
+        target=request.target.name,
+        files={name: sha256(folder / name) for name in payload.files},
+        model_sha256=model_sha256(request.source),
+        baseline=os.path.relpath(dense.resolve(), request.output.resolve()) if dense else None,
+        baseline_sha256=model_sha256(dense) if dense else None,
+        inputs=request.inputs,
+        outputs=request.outputs,
+        versions=_versions() | request.runtime.versions() | payload.versions,
+        difference=None,
+        batches=payload.batches,
+        threads=payload.threads,
+        arch=payload.arch,
+        isa=payload.isa,
+        found=source.notes,
+    )
+    return manifest, tolerance_of(payload.precision) if payload.precision else source.tolerance
+
+
+def narrow_precision(source: Path) -> str:
+    """The precision below float32 that the model in file ``source`` computes in; "" for none."""
+    from prunedeploy.graph import model as models
+    from prunedeploy.reference.verify import precision_of
+
+    return precision_of(models.load(source))
+
+
+class _Reference:
+    """The reference's outputs on random inputs, computed once for each batch size."""
+
+    def __init__(self, request: BuildRequest) -> None:
+        from prunedeploy.reference.evaluate import Evaluator
+
+        self._evaluator = Evaluator(request.source, float64=request.within is not None)
+        self._inputs = request.inputs
+        self._known: dict[int, tuple[Feeds, Feeds]] = {}
+
+    def on(self, size: int) -> tuple[Feeds, Feeds]:
+        """Random inputs for a batch of ``size``, and the model's outputs for them."""
+        from prunedeploy.reference.verify import random_feeds
+
+        if size not in self._known:
+            feeds = random_feeds(self._inputs, size)
+            self._known[size] = feeds, self._evaluator.run(feeds)
+        return self._known[size]
+
+
+def _difference(
+    folder: Path,
+    request: BuildRequest,
+    manifest: Manifest,
+    allowed: Tolerance,
+    reference: _Reference,
+) -> Difference:
+    """The largest difference from the reference over all batch sizes (float64 with ``within``)."""
+    from prunedeploy.reference.verify import TOLERANCE, compare
+
+    tolerance = TOLERANCE["float32"] if request.within is not None else allowed
+    with request.runtime.open(Engine(folder, manifest, ""), OpenOptions()) as session:
+        differences = [
+            compare(wanted, session.run(feeds), tolerance)
+            for size in _sizes(manifest, getattr(session, "cuts", False))
+            for feeds, wanted in [reference.on(size)]
+        ]
+    # NaN is the worst of all
+    worst = max(differences, key=lambda x: (x.max_rel != x.max_rel, x.share))
+    return replace(
+        worst,
+        samples=sum(x.samples for x in differences),
+        changed_predictions=sum(x.changed_predictions for x in differences),
+    )
+
+
+def _check(difference: Difference, request: BuildRequest) -> None:
+    """Refuse an engine that is too far from its model."""
+    name = request.runtime.name
+    if difference.passed and not difference.max_rel <= (request.within or math.inf):
+        raise UserError(
+            f"the {name} engine rounds more than {request.within:.2g} of the range: "
+            f"{difference.where} is off by {difference.max_rel:.2g}; nothing was written"
+        )
+    if not difference.passed:
+        raise UserError(
+            f"the {name} engine computes something else than {request.source}: "
+            f"{difference.where} differs by {difference.max_rel:.2g} of its range, "
+            f"{difference.tolerance:.2g} is allowed; nothing was written"
+        )
+
+
+def _sizes(manifest: Manifest, cuts: bool) -> tuple[int, ...]:
+    """The batch sizes to compare: all it was built for, and one that the session has to cut."""
+    if not manifest.batches:
+        return (2,)
+    cut = [2 * min(manifest.batches)] if cuts else []
+    return tuple(sorted({*manifest.batches, *cut}))
+
+
+def _versions() -> dict[str, str]:
+    names = ("prunedeploy", "onnx", "numpy")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}

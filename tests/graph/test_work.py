@@ -1,0 +1,28 @@
+"""Multiply-accumulates of one node for one sample."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+import pytest
+
+from prunedeploy.graph import preparation, work
+
+CASES = [
+    ("(float[n, 6, 9, 9] x, float[8, 3, 3, 3] w)", "Conv <group = 2> (x, w)", 8 * 49 * 27),
+    ("(float[n, 6, 9, 9] x, float[6, 2, 3, 3] w)", "ConvTranspose <group = 2> (x, w)", 486 * 18),
+    ("(float[n, 6] x, float[8, 6] w)", "Gemm <transB = 1> (x, w)", 6 * 8),
+    ("(float[n, 5, 6] x, float[6, 8] w)", "MatMul(x, w)", 5 * 6 * 8),
+    ("(float[n, 5, m] x, float[m, 8] w)", "MatMul(x, w)", 0),  # an open size
+    ("(float[n, 5, 6] x, float[6] w)", "MatMul(x, w)", 5 * 6),
+    ("(float[n, 6] x, float[6] w)", "Add(x, w)", 0),
+]
+
+
+@pytest.mark.parametrize(("inputs", "call", "expected"), CASES)
+def test_macs(inputs: str, call: str, expected: int) -> None:
+    text = f'<ir_version: 10, opset_import: ["" : 20]> g {inputs} => (float y) {{ y = {call} }}'
+    model = onnx.parser.parse_model(text)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    program: ir.Model = preparation.from_proto(model).model
+    assert work.macs(program.graph[0]) == expected

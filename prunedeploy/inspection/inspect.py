@@ -95,7 +95,7 @@ def inspect(
     """Measure the zeros of every weight in the checkpoint or ONNX model at ``path``.
 
     A checkpoint whose architecture is neither named nor recognised is measured from its weights
-    alone: then a depthwise convolution is not told from one with a single input channel.
+    alone: a depthwise convolution and one with a single input channel then look the same.
 
     Args:
         path: the checkpoint or model.
@@ -119,15 +119,15 @@ def inspect(
     path = Path(path)
     how = _How(arch, trust, None if mask is None else Path(mask), weights)
     whole = kind(path) == "onnx"
-    found = _inspect_model(path) if whole else _inspect_checkpoint(path, how)
+    inspection = _inspect_model(path) if whole else _inspect_checkpoint(path, how)
     if blocks is not None:
-        found = replace(found, blocks=_blocks(path, how, Path(blocks)))
+        inspection = replace(inspection, blocks=_blocks(path, how, Path(blocks)))
     if data is None:
-        return found
+        return inspection
     if (mean is None) != (std is None):
         raise UserError("give both mean and std, or neither")
     given = (mean, std) if mean is not None and std is not None else None
-    return replace(found, hints=_hints(path, how, Path(data), given))
+    return replace(inspection, hints=_hints(path, how, Path(data), given))
 
 
 @dataclass(frozen=True)

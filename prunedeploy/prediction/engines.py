@@ -31,14 +31,14 @@ def _of_sparse(engine: Engine, batch: int, threads: int) -> Forecast | None:
     """From the engine's own layers, piece by piece of the batch."""
     from prunedeploy.runtimes.sparse.engine import read_layers
 
-    row, cut = targets.by_name("host"), engine.manifest.threads
+    host, cut = targets.by_name("host"), engine.manifest.threads
     pieces = Counter(split(batch, engine.manifest.batches) or ())
     total: Forecast | None = None
     for size, often in pieces.items():
         layers = read_layers(engine, size)
         if not any("cycles" in layer for layer in layers):
             return None  # built before layers had them
-        one = of_layers(row, "sparse", layers, cut, size, threads)
+        one = of_layers(host, "sparse", layers, cut, size, threads)
         seconds = often * one.seconds + (total.seconds if total is not None else 0.0)
         factor = one.high / one.seconds
         total = replace(

@@ -87,7 +87,7 @@ def _example(
 ) -> torch.Tensor | str:
     """An input that the module was seen to run on, or why it does not.
 
-    So a wrong input shape is told from a network that cannot be exported.
+    This distinguishes a wrong input shape from a network that cannot be exported.
 
     Raises:
         UserError: it computes something else each time.

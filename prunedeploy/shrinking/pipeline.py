@@ -90,7 +90,7 @@ def shrink(
 
     Raises:
         UserError: anything about the input or the output's path that the user can mend.
-        PassError: a bug of ours that the verification caught; nothing is written.
+        PassError: a bug of a pass that the verification caught; nothing is written.
     """
     begin = time.perf_counter()
     request = check_request(
@@ -108,7 +108,7 @@ def shrink(
     loaded, ranges = _load(request)
     request.progress("running the model as it is")
     expected = expected_of(loaded.program, loaded.shape)
-    with contextlib.ExitStack() as stack:  # every file is put in place at the end, or none is
+    with contextlib.ExitStack() as stack:  # all files get their names at the end, or none does
         dense = _write_dense(request, loaded.program, stack)
         before = models.stats(dense.temporary, expected.shapes)
         if request.pytorch.state_dict is not None:

@@ -81,18 +81,18 @@ class _Candidate:
 class Judge:
     """Compares variants of one network for one machine.
 
-    ``feeds`` are inputs to measure with, for a batch of one; ``say`` is told what is being done.
+    ``feeds`` are inputs to measure with, for a batch of one; ``progress`` is called at each step.
     """
 
     target: Target
     feeds: Mapping[str, Array]
-    say: Callable[[str], None]
+    progress: Callable[[str], None]
 
     @property
     def measures(self) -> bool:
         """Whether the machine is this one, and has the runtime to measure in."""
-        found = importlib.util.find_spec("onnxruntime") is not None
-        return found and targets.why_not_here(self.target) is None
+        installed = importlib.util.find_spec("onnxruntime") is not None
+        return installed and targets.why_not_here(self.target) is None
 
     def choose(self, original: ir.Model, prepared: ir.Model, zero_threshold: float) -> Choice:
         """The variant to take; the models are not changed.
@@ -130,18 +130,18 @@ class Judge:
         FoldConstants()(folded)
         if models.weight_bytes(folded) <= GROWN * models.weight_bytes(model):
             return True
-        self.say("comparing the network with constants folded and not")
+        self.progress("comparing the network with constants folded and not")
         small = model.clone()
         FoldConstants(larger=False)(small)
         with tempfile.TemporaryDirectory(prefix="prunedeploy-") as folder:
             pair = [_candidate("uncut", each, (), Path(folder)) for each in (small, folded)]
             return _best(self._compared(pair)).file == pair[1].file
 
-    def _few(self, first: _Candidate, found: Sequence[_Candidate]) -> list[_Candidate]:
+    def _few(self, first: _Candidate, candidates: Sequence[_Candidate]) -> list[_Candidate]:
         """Those that differ from one another, where all cannot be measured the cheapest ones."""
         known = {sha256(first.file)}
         different = []
-        for each in found:
+        for each in candidates:
             digest = sha256(each.file)
             if digest not in known:
                 known.add(digest)
@@ -158,21 +158,21 @@ class Judge:
         model = best.model.clone()
         if not step(model).changed:
             return None
-        found = _candidate("cut", model, (*best.steps, step), folder, best.variant)
-        return replace(found, variant=replace(found.variant, scattered=True))
+        candidate = _candidate("cut", model, (*best.steps, step), folder, best.variant)
+        return replace(candidate, variant=replace(candidate.variant, scattered=True))
 
-    def _compared(self, found: Sequence[_Candidate]) -> list[_Candidate]:
+    def _compared(self, candidates: Sequence[_Candidate]) -> list[_Candidate]:
         """The same with their speeds beside the first one's, or their costs."""
-        if len(found) > 1 and self.measures:
-            self.say(f"measuring {len(found)} variants of the network")
+        if len(candidates) > 1 and self.measures:
+            self.progress(f"measuring {len(candidates)} variants of the network")
             try:
-                return _measured(found, self.feeds)
+                return _measured(candidates, self.feeds)
             except UserError:  # a network that the runtime does not take
                 pass
-        costs = [cost(each.model, self.target) for each in found]
+        costs = [cost(each.model, self.target) for each in candidates]
         return [
             replace(each, variant=replace(each.variant, cost=own / (costs[0] or 1.0)), time=own)
-            for each, own in zip(found, costs, strict=True)
+            for each, own in zip(candidates, costs, strict=True)
         ]
 
 
@@ -182,15 +182,15 @@ def note(target: Target, choice: Choice) -> Note:
     plain = next(
         (x for x in choice.variants if x.kind == "cut" and x.align == 1 and not x.chosen), None
     )
-    found = f"{_what(best)}: {_pace(best)}"
+    text = f"{_what(best)}: {_pace(best)}"
     if best.kind == "original" and plain is not None:
-        found = f"{_what(best)}: {_what(plain)} would be {_pace(plain)}"
+        text = f"{_what(best)}: {_what(plain)} would be {_pace(plain)}"
     elif plain is not None:
-        found = f"{found}; {_what(plain)} {_pace(plain)}"
+        text = f"{text}; {_what(plain)} {_pace(plain)}"
     how = "measured in ONNX Runtime on one thread"
     if best.speed is None:
         how = f"by a model of cost for {target.name}"
-    return Note("variant-chosen", target.name, "info", f"{found} ({how})", best.kept)
+    return Note("variant-chosen", target.name, "info", f"{text} ({how})", best.kept)
 
 
 def _what(variant: ShrinkVariant) -> str:
@@ -204,8 +204,8 @@ def _what(variant: ShrinkVariant) -> str:
 
 def _pace(variant: ShrinkVariant) -> str:
     if variant.speed is not None:
-        found = variant.speed
-        return f"{found.value:.2f}x the speed of the original ({found.low:.2f} to {found.high:.2f})"
+        speed = variant.speed
+        return f"{speed.value:.2f}x the speed of the original ({speed.low:.2f} to {speed.high:.2f})"
     return f"{variant.cost:.2f} of the original's cost" if variant.cost else "alone"
 
 
@@ -245,7 +245,7 @@ def _cuts(
             yield _candidate("cut", model, (step,), folder, like)
 
 
-def _measured(found: Sequence[_Candidate], feeds: Mapping[str, Array]) -> list[_Candidate]:
+def _measured(candidates: Sequence[_Candidate], feeds: Mapping[str, Array]) -> list[_Candidate]:
     """The same with their times, and their speeds beside the first one's, in ONNX Runtime on one
     thread.
 
@@ -257,7 +257,7 @@ def _measured(found: Sequence[_Candidate], feeds: Mapping[str, Array]) -> list[_
 
     with ExitStack() as stack:
         sessions = []
-        for each in found:
+        for each in candidates:
             specs = models.specs(each.model)
             session = OrtSession(each.file, *specs, OpenOptions(threads=1, shared=True))
             sessions.append(stack.enter_context(session))
@@ -268,7 +268,7 @@ def _measured(found: Sequence[_Candidate], feeds: Mapping[str, Array]) -> list[_
             variant=replace(each.variant, speed=ratio(samples[0], times)),
             time=float(np.percentile(times, QUIET)),
         )
-        for each, times in zip(found, samples, strict=True)
+        for each, times in zip(candidates, samples, strict=True)
     ]
 
 

@@ -7,12 +7,12 @@ reaches is less; those of x86 were measured on one core of an AMD EPYC with AVX-
 
 from __future__ import annotations
 
-from prunedeploy.targets.row import Peak, Target, Toolchain
+from prunedeploy.targets.target import Peak, Target, Toolchain
 
 GPU_RUNTIMES = ("tensorrt", "ort-tensorrt", "ort-cuda")  # on a server or a PC
 RTX_RUNTIMES = ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "ort-cuda")  # sm_75, 80, 86, 89, 120
 
-# The nano is at the end of its road: JetPack 4.6 is the last for it, TensorRT 8.2 the one it has.
+# JetPack 4.6 is the last for the Jetson Nano, and TensorRT 8.2 the version in it.
 JETPACK_4 = Toolchain("TensorRT 8.2", 13, 7, ("float32", "float16"), python="3.6", glibc="2.27")
 JETPACK_6 = Toolchain(
     "TensorRT 10.3", 20, 9, ("float32", "tf32", "float16", "int8"), python="3.10", glibc="2.35"

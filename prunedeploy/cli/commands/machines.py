@@ -38,8 +38,8 @@ def serve_repo(
     from prunedeploy.cli.show import emit
 
     with working(f"reading {engine}"):
-        place = api.serve_repo(engine, output, name=name, backend=backend, mount=mount)
-    emit({"type": "Repository", "path": str(place)}, lambda x: typer.echo(x["path"]), json)
+        path = api.serve_repo(engine, output, name=name, backend=backend, mount=mount)
+    emit({"type": "Repository", "path": str(path)}, lambda x: typer.echo(x["path"]), json)
 
 
 def targets(
@@ -63,6 +63,6 @@ def targets(
     from prunedeploy.targets import targets as rows
 
     with working("checking the runtimes of this machine"):
-        found = Targets(rows(), self_check())
-    emit(found, print_targets, json)
-    raise typer.Exit(1 if strict and any(x.status == "FAIL" for x in found.checks) else 0)
+        listing = Targets(rows(), self_check())
+    emit(listing, print_targets, json)
+    raise typer.Exit(1 if strict and any(x.status == "FAIL" for x in listing.checks) else 0)

@@ -70,7 +70,7 @@ def lower(
     from prunedeploy.cli.show.models import print_lowered
 
     with working(f"reading {model}"):
-        found = api.lower(
+        result = api.lower(
             *(model, output),
             target=target,
             precision=precision,
@@ -81,7 +81,7 @@ def lower(
             keep=tuple(keep or ()),
             budget=budget,
         )
-    emit(found, print_lowered, json)
+    emit(result, print_lowered, json)
 
 
 def predict(
@@ -126,13 +126,13 @@ def predict(
         check_place(output)
     with working(f"reading {model}"):
         if runtime == "all":
-            found = Forecasts(*api.predict_all(model, target, batch=batch, threads=threads))
+            forecasts = Forecasts(*api.predict_all(model, target, batch=batch, threads=threads))
         else:
             one = api.predict(
                 *(model, target, runtime), precision=precision, batch=batch, threads=threads
             )
-            found = Forecasts((one,), ())
+            forecasts = Forecasts((one,), ())
     if output is not None:
         with atomic_path(output) as file:
-            file.write_text(to_json(found.predictions[0]))
-    emit(found, lambda x: print_forecasts(x, layers), json)
+            file.write_text(to_json(forecasts.predictions[0]))
+    emit(forecasts, lambda x: print_forecasts(x, layers), json)

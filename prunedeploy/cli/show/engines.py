@@ -33,17 +33,17 @@ def print_engine(built: Engine) -> None:
         print("  never compared with its model, so never to be timed")
     else:
         print(f"  largest difference from its model: {difference(manifest.difference)}")
-        found = () if manifest.cross_check is None else (manifest.cross_check,)
-        print(f"  the reference {cross_checks(found)}")
+        checks = () if manifest.cross_check is None else (manifest.cross_check,)
+        print(f"  the reference {cross_checks(checks)}")
     print_choice(manifest.choice)
     if manifest.baseline is not None and manifest.difference is not None:
         print()
         print(f"next: prunedeploy bench {shlex.quote(str(built.path))} -o result.json")
 
 
-def print_project(found: dict[str, str]) -> None:
+def print_project(project: dict[str, str]) -> None:
     """Where the C project is, and what to do with it."""
-    print(f"{found['path']}: C sources; build them with: make -C {found['path']}")
+    print(f"{project['path']}: C sources; build them with: make -C {project['path']}")
 
 
 def _shape(dims: Iterable[int | str]) -> str:

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from prunedeploy.inspection.inspect import Inspection
 
 
-def print_inspection(found: Inspection) -> None:
+def print_inspection(inspection: Inspection) -> None:
     """Layers, totals, outlook. BatchNorm scales are listed where one of them is zero."""
     from prunedeploy.graph.layers import is_normalisation
 
-    arch = f", {found.arch}" if found.arch else ""
-    print(f"{found.source}: {found.kind}{arch}")
-    for line in found.found:
+    arch = f", {inspection.arch}" if inspection.arch else ""
+    print(f"{inspection.source}: {inspection.kind}{arch}")
+    for line in inspection.found:
         print(f"  {line}")
-    layers = [x for x in found.layers if not is_normalisation(x) or x.pattern.dead_outputs]
+    layers = [x for x in inspection.layers if not is_normalisation(x) or x.pattern.dead_outputs]
     headers = (
         "layer",
         "op",
@@ -37,27 +37,28 @@ def print_inspection(found: Inspection) -> None:
     print()
     table(headers, map(_layer_row, layers), left=frozenset({0, 1, 2}))
     print()
-    _totals(found)
+    _totals(inspection)
     print()
     table(
         ("for", "what the zeros are worth (from counts, not measured)"),
-        ((x.engine, x.gain) for x in found.outlook),
+        ((x.engine, x.gain) for x in inspection.outlook),
         left=frozenset({0, 1}),
     )
-    if found.blocks:
+    if inspection.blocks:
         print()
-        _blocks(found.blocks)
-    if found.hints:
+        _blocks(inspection.blocks)
+    if inspection.hints:
         print()
         print(
-            f"constant on these {found.hints[0].samples:,} samples, though not proved for others:"
+            f"constant on these {inspection.hints[0].samples:,} samples, "
+            "though not proved for others:"
         )
-        for hint in found.hints:
+        for hint in inspection.hints:
             print(f"  {len(hint.channels)} of {hint.of} channels that {hint.reader} reads")
-    print_next_step(found.next_step)
+    print_next_step(inspection.next_step)
 
 
-def _blocks(found: Sequence[LayerBlocks]) -> None:
+def _blocks(layers: Sequence[LayerBlocks]) -> None:
     from prunedeploy.inspection.block_report import outlook
 
     headers = (
@@ -77,10 +78,10 @@ def _blocks(found: Sequence[LayerBlocks]) -> None:
             f"{each.fill:.1%}" if each.blocks else "",
             "" if each.gain is None else f"{each.gain:.2f}x",
         )
-        for each in found
+        for each in layers
     )
     table(headers, rows, left=frozenset({0, 1}))
-    if text := outlook(found):
+    if text := outlook(layers):
         print()
         print(text)
 
@@ -100,8 +101,8 @@ def _layer_row(layer: Layer) -> tuple[str, ...]:
     )
 
 
-def _totals(found: Inspection) -> None:
-    t = found.totals
+def _totals(inspection: Inspection) -> None:
+    t = inspection.totals
     rows = [
         ("parameters", count(t.parameters)),
         ("weights of the layers", count(t.weights)),
@@ -114,7 +115,7 @@ def _totals(found: Inspection) -> None:
         rows.append(("MACs, one sample", count(t.macs)))
         rows.append(("MACs of non-zero weights", count(t.nonzero_macs)))
     if t.tiny:
-        bound = f"smaller than {found.zero_below:.3g}, counted as zero"
+        bound = f"smaller than {inspection.zero_below:.3g}, counted as zero"
         rows.append(("denormal weights", f"{count(t.tiny)} ({bound})"))
     if t.nonfinite:
         rows.append(("NaN or infinite weights", count(t.nonfinite)))

@@ -24,86 +24,86 @@ class Targets:
     checks: tuple[Check, ...]
 
 
-def print_targets(found: Targets) -> None:
+def print_targets(listing: Targets) -> None:
     """The machines, then PASS or FAIL for every runtime of this one and what bars the others."""
     rows = [
         (
-            " ".join((row.name, *(f"({alias})" for alias in row.aliases))),
-            row.what,
-            row.arch,
-            ", ".join(row.isa) or "-",
-            row.compute_capability or "-",
-            ", ".join(row.runtimes),
+            " ".join((target.name, *(f"({alias})" for alias in target.aliases))),
+            target.what,
+            target.arch,
+            ", ".join(target.isa) or "-",
+            target.compute_capability or "-",
+            ", ".join(target.runtimes),
         )
-        for row in found.targets
+        for target in listing.targets
     ]
     headers = ("target", "machine", "arch", "isa", "compute", "runtimes, best first")
     table(headers, rows, left=frozenset(range(6)))
     print()
-    checks = [(x.target, x.runtime, x.status, x.reason) for x in found.checks]
+    checks = [(x.target, x.runtime, x.status, x.reason) for x in listing.checks]
     table(("target", "runtime", "check", "reason"), checks, left=frozenset(range(4)))
 
 
 def print_bundle(written: Written) -> None:
     """What is in it, and that it is no engine."""
-    found = written.bundle
-    print(f"{written.path}: device bundle for {found.target}, not an engine: nothing is measured")
+    bundle = written.bundle
+    print(f"{written.path}: device bundle for {bundle.target}, not an engine: nothing is measured")
     if written.path.is_file():
         print(f"  {size(written.path.stat().st_size)}, unpack it with tar xzf {written.path}")
-    for each in found.models:
+    for each in bundle.models:
         print(f"  {each.file}: opset {each.opset}, {difference(each.difference)}")
-    if sparse := found.sparse:
+    if sparse := bundle.sparse:
         how = f"compiled with {sparse.compiler}" if sparse.compiled else "as C sources"
         least = f", needs glibc {sparse.glibc}" if sparse.glibc else ""
-        print(f"  sparse engine for {found.arch} ({sparse.isa}), {how}{least}")
-    for part in found.missing:
+        print(f"  sparse engine for {bundle.arch} ({sparse.isa}), {how}{least}")
+    for part in bundle.missing:
         print(f"  NOT complete: there is no {part}")
-    for note in found.notes:
+    for note in bundle.notes:
         print(f"  {note}")
-    for forecast in sorted(found.predicted, key=lambda forecast: forecast.seconds):
+    for forecast in sorted(bundle.predicted, key=lambda forecast: forecast.seconds):
         print(f"  {forecasts.line(forecast)}")
     print("  on the device: sh build.sh && python3 bench.py, or here: --remote user@host")
 
 
-def print_remote(found: RemoteResult) -> None:
+def print_remote(result: RemoteResult) -> None:
     """What the device is, how each engine did, and what is missing."""
     import numpy as np
 
-    named = [str(found.identity.get(x, "")) for x in ("board", "processor", "l4t", "system")]
-    print(f"{found.host} ({found.target}): {', '.join(x for x in named if x) or 'says nothing'}")
-    if found.problem:
-        print(f"  NOT complete: {found.problem}")
-    for text in found.missing:
+    named = [str(result.identity.get(x, "")) for x in ("board", "processor", "l4t", "system")]
+    print(f"{result.host} ({result.target}): {', '.join(x for x in named if x) or 'says nothing'}")
+    if result.problem:
+        print(f"  NOT complete: {result.problem}")
+    for text in result.missing:
         print(f"  missing: {text}")
     rows = []
-    for run in found.runs:
+    for run in result.runs:
         figures: tuple[str, ...] = ("-", "-", "-")
         if run.samples_ns:
             p50, p90, p99 = np.percentile(np.array(run.samples_ns) / 1e6, (50, 90, 99))
             figures = (f"{p50:.3f}", f"{p90:.3f}", f"{p99:.3f}")
-        gain = found.ratios.get(run.name)
+        gain = result.ratios.get(run.name)
         faster = f"{gain.value:.2f}x [{gain.low:.2f}, {gain.high:.2f}]" if gain else "-"
         off = difference(run.difference) if run.difference is not None else "-"
         rows.append((run.name, run.runtime, str(run.batch), *figures, faster, run.error or off))
     if rows:
         headers = ("engine", "runtime", "batch", "p50 ms", "p90 ms", "p99 ms", "faster [95 %]")
         table((*headers, "difference"), rows, left=frozenset({0, 1, 7}))
-    for name in found.engines:
-        print(f"{found.output}/{name}: an engine, built there and verified here")
-    print(f"measured there: {_conditions(found)}")
+    for name in result.engines:
+        print(f"{result.output}/{name}: an engine, built there and verified here")
+    print(f"measured there: {_conditions(result)}")
 
 
-def _conditions(found: RemoteResult) -> str:
+def _conditions(result: RemoteResult) -> str:
     """Clocks, temperature, power mode, throttling: as far as the device tells."""
-    told = []
+    known = []
     for key, what, scale, unit in (
         ("cpu_khz", "CPU", 1e-3, "MHz"),
         ("celsius", "", 1, "degrees C"),
     ):
-        seen = found.seen.get(key)
+        seen = result.seen.get(key)
         if isinstance(seen, list) and [type(x) in (int, float) for x in seen] == [True, True]:
-            told.append(f"{what} {seen[0] * scale:.0f} to {seen[1] * scale:.0f} {unit}".strip())
-    if mode := found.identity.get("power_mode"):
-        told.append(" ".join(str(mode).split()))
+            known.append(f"{what} {seen[0] * scale:.0f} to {seen[1] * scale:.0f} {unit}".strip())
+    if mode := result.identity.get("power_mode"):
+        known.append(" ".join(str(mode).split()))
     throttled = {True: "it was throttled", False: "not throttled", None: "throttling unknown"}
-    return ", ".join([*told, throttled[found.throttled]])
+    return ", ".join([*known, throttled[result.throttled]])

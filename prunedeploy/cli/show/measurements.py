@@ -47,13 +47,13 @@ def print_benchmark(done: BenchResult) -> None:
             p50 = float(np.median(m.samples_ns)) / 1e6
             off = forecasts.error(forecast, p50)
             print(f"{m.name}: {forecasts.line(forecast)}, {off} of the measured p50")
-    for found in done.profiles:
-        _print_profile(found)
+    for profile in done.profiles:
+        _print_profile(profile)
 
 
-def _print_profile(found: Profile) -> None:
+def _print_profile(profile: Profile) -> None:
     """A line a step: its time and its share of all, and what it computes in it."""
-    total = sum(step.seconds for step in found.steps)
+    total = sum(step.seconds for step in profile.steps)
     rows = [
         (
             step.name,
@@ -64,7 +64,7 @@ def _print_profile(found: Profile) -> None:
             f"{1e-9 * step.bytes / step.seconds:.1f}" if step.seconds else "-",
             share(step.nonzeros / step.weights) if step.weights else "-",
         )
-        for step in found.steps
+        for step in profile.steps
     ]
     print()
     table(
@@ -74,7 +74,7 @@ def _print_profile(found: Profile) -> None:
     )
     print()
     print(
-        f"{found.name}: batch {found.batch}, threads {found.threads}, "
-        f"{1e3 * total:.3f} ms in {len(found.steps)} steps, medians of {found.rounds} runs; "
+        f"{profile.name}: batch {profile.batch}, threads {profile.threads}, "
+        f"{1e3 * total:.3f} ms in {len(profile.steps)} steps, medians of {profile.rounds} runs; "
         "GFLOP/s are of weights that are not zero"
     )

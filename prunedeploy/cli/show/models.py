@@ -23,25 +23,27 @@ class Forecasts:
     refused: tuple[str, ...]
 
 
-def print_lowered(found: LowerResult) -> None:
+def print_lowered(result: LowerResult) -> None:
     """Print what was written, how far it is from the source, and what each pass did and refused."""
-    print(f"{found.model}: opset {found.opset}, IR version {found.ir_version}, {found.precision}")
-    print(f"  from {found.source}: {difference(found.difference)}")
-    for line in found.found:
+    print(
+        f"{result.model}: opset {result.opset}, IR version {result.ir_version}, {result.precision}"
+    )
+    print(f"  from {result.source}: {difference(result.difference)}")
+    for line in result.found:
         print(f"  {line}")
-    for report in found.passes:
+    for report in result.passes:
         taken = [note for note in report.result.notes if note.status == "taken"]
         if report.name == RoundWeights.name and taken:
             count = sum(note.count for note in taken)
-            print(f"  {count:,} weights rounded to {found.weights}, in layers: {len(taken)}")
+            print(f"  {count:,} weights rounded to {result.weights}, in layers: {len(taken)}")
         for note in report.result.notes:
             if note.status != "taken":
                 print(f"  {report.name}: {note.where}: {note.reason}")
 
 
-def print_forecasts(found: Forecasts, layers: bool) -> None:
+def print_forecasts(forecasts: Forecasts, layers: bool) -> None:
     """Print a line a forecast, and with ``layers`` a table of the layers."""
-    for each in found.predictions:
+    for each in forecasts.predictions:
         print(f"{each.model} on {each.target}: {text.line(each.forecast)}")
         for note in each.notes:
             print(f"  {note}")
@@ -52,7 +54,7 @@ def print_forecasts(found: Forecasts, layers: bool) -> None:
                 for x in each.layers
             ]
             table(("layer", "kernel", "ms", "share", "bound by"), rows, left=frozenset({0, 1, 4}))
-    for basis in dict.fromkeys(each.basis for each in found.predictions):
+    for basis in dict.fromkeys(each.basis for each in forecasts.predictions):
         print(f"  from {basis}")
-    for why in found.refused:
+    for why in forecasts.refused:
         print(f"  not predicted: {why}")

@@ -130,14 +130,16 @@ def _taken(plan: Plan) -> list[Note]:
         if stays is not None:
             gone = int((~stays).sum())
             notes.append(
-                Note("channels-cut", layer.name, "taken", "output channels", gone, len(stays))
+                Note("channels-cut", layer.name, "taken", "output channels cut", gone, len(stays))
             )
     for found in plan.recurrents:
         stays = plan.keep.of(found.r, 2)
         if stays is not None:
             gone = int((~stays).sum())
             units = found.units
-            notes.append(Note("hidden-units-cut", found.name, "taken", "hidden units", gone, units))
+            notes.append(
+                Note("hidden-units-cut", found.name, "taken", "hidden units cut", gone, units)
+            )
     for absorption in plan.absorptions:
         code: NoteCode = "constants-absorbed"
         reason = f"constants of input channels went into {INTO[absorption.into]}"

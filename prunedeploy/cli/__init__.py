@@ -108,7 +108,7 @@ def _fail(message: str, status: int) -> int:
 
 
 def _is_users(error: OSError, arguments: Sequence[str]) -> bool:
-    """Whether ``error`` is about this machine or about a path that was given, not about a bug."""
+    """True for an error of this machine or of a path that was given, False for a bug."""
     if error.errno in _ENVIRONMENT:
         return True
     if not isinstance(error.filename, str):

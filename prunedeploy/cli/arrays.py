@@ -16,7 +16,7 @@ from prunedeploy.core.records import Array, TensorSpec
 
 @dataclass(frozen=True)
 class RunResult:
-    """What ``prunedeploy run`` wrote, and where; ``dtype`` and ``shape`` of every output."""
+    """The file that ``prunedeploy run`` wrote, with name, dtype and shape of every output."""
 
     output: Path
     outputs: tuple[TensorSpec, ...]
@@ -41,7 +41,7 @@ def read(path: Path, inputs: tuple[TensorSpec, ...]) -> dict[str, Array]:
 
 
 def _native(array: Array) -> Array:
-    """In the machine's byte order, whichever the file has."""
+    """Convert to the byte order of this machine."""
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 

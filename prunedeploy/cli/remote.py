@@ -1,4 +1,4 @@
-"""What ``build --remote`` and ``bench --remote`` do on a machine that SSH reaches."""
+"""``build --remote`` and ``bench --remote``: the work on a machine that SSH reaches."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """The same for a folder: a fresh one beside ``path`` that takes its place at the end.
+    """Yield a fresh folder beside ``path`` that takes its place if the block ends well.
 
     A folder already at ``path`` is replaced at one stroke, so that a reader finds the old one or
     the new one; whether it may be replaced is for the caller to decide beforehand.
@@ -84,7 +84,7 @@ def scratch_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_group(path: Path) -> Iterator[Path]:
-    """The same for a file and those that it refers to by name: ``path``'s name in a fresh folder.
+    """Yield ``path``'s name in a fresh folder, for a file and those that it refers to by name.
 
     All files that the block leaves in that folder move to that of ``path``, ``path`` itself last.
     """

@@ -1,4 +1,4 @@
-"""What is sparse in a checkpoint or a model, and how, and what each engine could make of it."""
+"""Measures how sparse a checkpoint or a model is, and estimates what each engine gains."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What one step or runtime could make of the zeros: an estimate from counts, not measured."""
+    """The gain of one step or runtime from the zeros: estimated from counts, not measured."""
 
     engine: str
     gain: str
@@ -62,9 +62,10 @@ class Outlook:
 
 @dataclass(frozen=True)
 class Inspection:
-    """All of it. A weight whose size is below ``zero_below`` counts as zero (float32 denormal).
+    """The result of ``inspect``.
 
-    ``hints`` are channels that were constant on the data given; nothing is removed for them.
+    Weights of a size below ``zero_below`` count as zero (float32 denormals). ``hints`` are channels
+    that were constant on the data given; nothing is removed for them.
     """
 
     source: Path
@@ -132,7 +133,7 @@ def inspect(
 
 @dataclass(frozen=True)
 class _How:
-    """How a checkpoint is read: see ``checkpoint.load``."""
+    """The options of ``checkpoint.load``."""
 
     arch: str | None
     trust: bool

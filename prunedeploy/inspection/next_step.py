@@ -1,4 +1,4 @@
-"""What to do after ``shrink`` and ``inspect``, and what it should bring, by prediction."""
+"""The command to go on with after ``shrink`` and ``inspect``, and its predicted gain."""
 
 from __future__ import annotations
 
@@ -97,6 +97,6 @@ def _of_model(words: list[str], model: Path, dense: Path, target: str) -> NextSt
 
 
 def _has_sparse(target: str) -> bool:
-    """Whether the sparse runtime can build for ``target`` here."""
+    """True where the sparse runtime can build for ``target`` on this machine."""
     hardware = targets.by_name(target)
     return "sparse" in hardware.runtimes and registry.refuse(hardware, "sparse") is None

@@ -1,4 +1,4 @@
-"""How much of a machine's limits each class of kernel reaches."""
+"""The shares of a machine's limits that each class of kernel reaches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prunedeploy.targets import Target
 
 @dataclass(frozen=True)
 class Efficiency:
-    """Of one class of kernels.
+    """The efficiency of one class of kernels.
 
     ``compute`` is the share of the peak, or of the cost model's word where it has one; ``near``
     what the kernel moves, in shares of the bandwidth from memory: above 1 where caches serve it.

@@ -13,7 +13,7 @@ from prunedeploy.runtimes.api import split
 
 
 def forecast_of(engine: Engine, batch: int, threads: int) -> Forecast | None:
-    """What a run of ``engine`` here should take; None where nothing is known to predict it from."""
+    """Predict a run of ``engine`` on this machine; None where there are no figures."""
     try:
         if engine.manifest.runtime == "ort":
             from prunedeploy.runtimes.ort.cpu import PAYLOAD
@@ -28,7 +28,7 @@ def forecast_of(engine: Engine, batch: int, threads: int) -> Forecast | None:
 
 
 def _of_sparse(engine: Engine, batch: int, threads: int) -> Forecast | None:
-    """From the engine's own layers, piece by piece of the batch."""
+    """Predict from the layers of the engine, for each part that the batch is computed in."""
     from prunedeploy.runtimes.sparse.engine import read_layers
 
     host, cut = targets.by_name("host"), engine.manifest.threads

@@ -56,7 +56,7 @@ BEHIND_PRODUCT = ("Add", "Relu")
 
 @dataclass(frozen=True)
 class Style:
-    """How a runtime computes: channels rounded up to a multiple, chains of elements in one go.
+    """The style of a runtime: channels rounded up to a multiple, elementwise chains fused.
 
     ``width`` is how many bytes it stores a number in that is float32 in the model.
     """
@@ -123,7 +123,7 @@ def _named(dim: int | ir.SymbolicDim) -> TypeGuard[ir.SymbolicDim]:
 
 
 def _is_folded(node: ir.Node) -> bool:
-    """Whether it is computed once, when the model is opened."""
+    """True for a node that is computed once, when the model is opened."""
     if node.op_type in ("Constant", "Shape", "Size"):
         return True
     given = [value for value in node.inputs if value is not None]
@@ -228,7 +228,7 @@ def _is_constant(value: ir.Value | None) -> bool:
 
 
 def _is_index(node: ir.Node) -> bool:
-    """Whether it computes shapes and indices, not the network's numbers."""
+    """True for a node that computes shapes or indices instead of the network's numbers."""
     kind = node.outputs[0].dtype if node.outputs else None
     return kind in (ir.DataType.INT64, ir.DataType.INT32) and _size(node.outputs[0]) <= FEW_ROWS
 

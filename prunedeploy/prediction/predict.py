@@ -1,4 +1,4 @@
-"""How long a model should take on a target: every layer against the machine's limits."""
+"""Predicts a model's time on a target, from each layer and the machine's limits."""
 
 from __future__ import annotations
 
@@ -75,7 +75,10 @@ def predict(
 def predict_all(
     model: str | Path, target: str, *, batch: int = 1, threads: int = 0
 ) -> tuple[tuple[Prediction, ...], tuple[str, ...]]:
-    """In every runtime and precision that the target can have, and why not in the others.
+    """Predict one run in every runtime and precision of the target.
+
+    Returns:
+        The predictions, and for each combination without one the reason.
 
     Raises:
         UserError: no such model or target.
@@ -157,7 +160,7 @@ def _runtime(target: Target, wanted: str) -> str:
 
 
 def _precisions(target: Target, runtime: str) -> tuple[str, ...]:
-    """Those that an engine for ``target`` may compute in, of those that ``lower`` writes."""
+    """The precisions of ``lower`` that an engine for ``target`` may compute in."""
     if runtime in CPU_RUNTIMES:
         return ("float32",)
     limits = target.toolchain.precisions if target.toolchain is not None else ("float32",)

@@ -27,7 +27,7 @@ KERNEL_OF = {
 
 
 def of_model(model: Path, target: Target, batch: int, threads: int) -> tuple[Work, ...]:
-    """Those that a build would make: tilings by the cost model, nothing is measured or compiled.
+    """The steps that a build would make, scheduled by the cost model; nothing is compiled.
 
     Raises:
         UserError: the sparse runtime cannot compute the model, or not in this batch.
@@ -41,7 +41,7 @@ def of_model(model: Path, target: Target, batch: int, threads: int) -> tuple[Wor
 
 
 def of_layers(layers: Iterable[Mapping[str, Any]], cut: int, threads: int) -> tuple[Work, ...]:
-    """Those of an engine that was cut for ``cut`` threads and runs with ``threads``."""
+    """The steps of an engine that was built for ``cut`` threads and runs on ``threads``."""
     return tuple(_work(layer, cut / threads) for layer in layers)
 
 

@@ -14,7 +14,7 @@ TOP = 10  # layers of a forecast that are named
 
 
 def remote_section(result: RemoteResult) -> str:
-    """What a device measured, or why it did not; what was predicted of it stands beside."""
+    """A section on a device: its measurements or why there are none, and the predictions."""
     parts = [f"### Speed on {cell(result.target)}, {result.kind}", _device(result)]
     if result.problem:
         parts.append(f"**Not complete:** {cell(result.problem)}.")

@@ -32,9 +32,9 @@ PLACES = 3  # named of one refusal; the others are counted
 
 
 def report(results: Sequence[str | Path | Result], output: str | Path | None = None) -> str:
-    """What was shrunk, what was measured, what was predicted and what was refused.
+    """Put results into one Markdown text: models shrunk, measurements, predictions, refusals.
 
-    What is about the model of a shrink result stands under it; the others stand alone.
+    Measurements and predictions of a shrunk model stand under its result; others stand alone.
 
     Args:
         results: records, or JSON files that ``shrink``, ``bench`` (with ``--remote`` too) and

@@ -1,4 +1,4 @@
-"""What the network computes before the passes: the inputs and outputs that all is held against."""
+"""The outputs of the network before the passes, which the shrunk model is compared with."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def load(source: Path, options: CheckpointOptions) -> Loaded:
 def load_model(
     model: Model, source: Path, options: CheckpointOptions, progress: Progress
 ) -> Loaded:
-    """The same for all that ``shrink`` takes; ``source`` is the file that ``model`` names.
+    """Load any model that ``shrink`` takes; ``source`` is the file that ``model`` names.
 
     Raises:
         UserError: it cannot be read or exported.
@@ -93,7 +93,7 @@ def _load_checkpoint(source: Path, options: CheckpointOptions, progress: Progres
 def _normalisation(
     read: checkpoint.Checkpoint, channels: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """How pixels in [0, 1] are normalised, where the recipe says and has as many channels."""
+    """Mean and standard deviation of pixels in [0, 1]; empty where no recipe has ``channels``."""
     from torch import nn
 
     if read.recipe is None or len(read.recipe.mean) != channels:

@@ -158,7 +158,7 @@ class _Dense:
 
 @dataclass(frozen=True)
 class _Cut:
-    """What the passes left and did: the multiple of channels, and the variants compared."""
+    """The model after the passes, their reports, and the variants that were compared."""
 
     program: ir.Model
     reports: tuple[PassReport, ...]

@@ -1,4 +1,4 @@
-"""What ``shrink`` is asked for, checked before anything is read."""
+"""The arguments of ``shrink``, checked before anything is read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IN_MEMORY = Path("in memory")
 
 @dataclass(frozen=True)
 class CheckpointOptions:
-    """How a checkpoint is read: see ``checkpoint.load``. ``input_shape`` is that of one batch."""
+    """The options of ``checkpoint.load``; ``input_shape`` is the shape of one batch."""
 
     arch: str | None = None
     input_shape: Sequence[int] | None = None
@@ -101,7 +101,7 @@ def check_request(
 
 
 def is_onnx(source: Path) -> bool:
-    """Whether ``source`` is an ONNX file; a model in memory is none."""
+    """True for an ONNX file; a model in memory is none."""
     return source != IN_MEMORY and source.is_file() and checkpoint.kind(source) == "onnx"
 
 

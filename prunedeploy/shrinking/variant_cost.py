@@ -47,7 +47,7 @@ def _node_cost(node: ir.Node, target: Target) -> float:
 
 
 def _layer_factor(linear: Layer, target: Target) -> float:
-    """How much a multiply-accumulate of the layer costs, beside one without padding."""
+    """The cost of a multiply-accumulate of the layer, relative to a layer without padding."""
     rows, width = linear.rows().shape[:2]
     factor = _padded(rows, target.multiple)
     if linear.groups == 1:
@@ -62,5 +62,5 @@ def _layer_factor(linear: Layer, target: Target) -> float:
 
 
 def _padded(count: int, multiple: int) -> float:
-    """How many times as many there are once they fill whole blocks."""
+    """The factor by which ``count`` grows when it is rounded up to ``multiple``."""
     return -(-count // multiple) * multiple / max(count, 1)

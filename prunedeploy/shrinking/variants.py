@@ -50,7 +50,7 @@ ORDER: tuple[Kind, ...] = ("cut", "uncut", "original")
 
 @dataclass(frozen=True)
 class Choice:
-    """What to do with a network.
+    """The variant of a network that was chosen.
 
     ``steps`` are the passes that cut, in order, ``align`` the multiple of channels that dead ones
     are kept for. ``original`` says that the network should stay as it came, because every other
@@ -90,7 +90,7 @@ class Judge:
 
     @property
     def measures(self) -> bool:
-        """Whether the machine is this one, and has the runtime to measure in."""
+        """True where the target is this machine, and ONNX Runtime is installed."""
         installed = importlib.util.find_spec("onnxruntime") is not None
         return installed and targets.why_not_here(self.target) is None
 
@@ -125,7 +125,7 @@ class Judge:
         )
 
     def folds_larger(self, model: ir.Model) -> bool:
-        """Whether folding constants is worth it though ``model`` grows by it."""
+        """True where folding constants pays although ``model`` grows by it."""
         folded = model.clone()
         FoldConstants()(folded)
         if models.weight_bytes(folded) <= GROWN * models.weight_bytes(model):
@@ -138,7 +138,7 @@ class Judge:
             return _best(self._compared(pair)).file == pair[1].file
 
     def _few(self, first: _Candidate, candidates: Sequence[_Candidate]) -> list[_Candidate]:
-        """Those that differ from one another, where all cannot be measured the cheapest ones."""
+        """The candidates that differ; where they are measured, the cheapest ones by the model."""
         known = {sha256(first.file)}
         different = []
         for each in candidates:
@@ -162,7 +162,7 @@ class Judge:
         return replace(candidate, variant=replace(candidate.variant, scattered=True))
 
     def _compared(self, candidates: Sequence[_Candidate]) -> list[_Candidate]:
-        """The same with their speeds beside the first one's, or their costs."""
+        """The candidates with their speeds relative to the first one, or their costs."""
         if len(candidates) > 1 and self.measures:
             self.progress(f"measuring {len(candidates)} variants of the network")
             try:
@@ -177,7 +177,7 @@ class Judge:
 
 
 def note(target: Target, choice: Choice) -> Note:
-    """What was chosen and why, beside what it would have been without keeping anything."""
+    """A note on the choice, and on the variant that keeps no dead channel."""
     best = next(each for each in choice.variants if each.chosen)
     plain = next(
         (x for x in choice.variants if x.kind == "cut" and x.align == 1 and not x.chosen), None
@@ -246,8 +246,8 @@ def _cuts(
 
 
 def _measured(candidates: Sequence[_Candidate], feeds: Mapping[str, Array]) -> list[_Candidate]:
-    """The same with their times, and their speeds beside the first one's, in ONNX Runtime on one
-    thread.
+    """The candidates with their times and their speeds relative to the first one, measured in ONNX
+    Runtime on one thread.
 
     Raises:
         UserError: the runtime cannot open one of them, or not run it on ``feeds``.
@@ -273,7 +273,7 @@ def _measured(candidates: Sequence[_Candidate], feeds: Mapping[str, Array]) -> l
 
 
 def _best(compared: Sequence[_Candidate]) -> _Candidate:
-    """Of those that are as fast as the fastest the smallest; of equally small ones a cut one."""
+    """The smallest candidate among the fastest ones; a cut one among equally small ones."""
     fastest = min(each.time for each in compared)
     equal = [each for each in compared if each.time <= SAME * fastest]
     fewest = min(each.variant.parameters for each in equal)

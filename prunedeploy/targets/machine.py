@@ -57,7 +57,7 @@ def gpus() -> tuple[str, ...]:
 
 
 def board() -> str:
-    """What the device tree calls this machine; nothing where there is none."""
+    """The name of this machine in the device tree; empty where there is none."""
     try:
         return Path("/proc/device-tree/model").read_text(errors="replace")
     except OSError:
@@ -96,7 +96,7 @@ def detected(host: Target) -> Target:
 
 
 def why_not_here(target: Target) -> str | None:
-    """Why this machine is not ``target``, in one line, or None when it will do."""
+    """The reason why this machine is not ``target``, in one line; None where it is."""
     if target.name == "host":
         return None
     lead = f"{target.name} is not at hand"

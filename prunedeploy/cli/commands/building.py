@@ -153,7 +153,7 @@ def _newest_result() -> Path:
 def _product(
     given: BuildArguments, emit: Literal["c"] | None, machine: RemoteMachine | None
 ) -> Product:
-    """What the command is to write, by the options that were given."""
+    """The product that the options ask for."""
     if emit is not None:
         return "sources"
     if machine is not None:
@@ -176,7 +176,7 @@ def _refuse_options(given: BuildArguments, product: Product) -> None:
 
 
 def _is_elsewhere(target: str) -> bool:
-    """Whether engines for ``target`` are built on another machine."""
+    """True where engines for ``target`` are built on another machine."""
     from prunedeploy import targets
 
     return targets.why_not_here(targets.by_name(target)) is not None

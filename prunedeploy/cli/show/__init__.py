@@ -1,4 +1,4 @@
-"""How results are printed: tables for people, one JSON document for machines."""
+"""Prints results: tables for people, one JSON document for machines."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def print_engine(built: Engine) -> None:
-    """Where the engine is, what is in it, and whether it computes what its model computes."""
+    """Print where the engine is, what is in it, and how far it is from its model."""
     manifest = built.manifest
     print(f"{built.path}: {manifest.runtime} engine for {manifest.target}")
     versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
@@ -42,7 +42,7 @@ def print_engine(built: Engine) -> None:
 
 
 def print_project(project: dict[str, str]) -> None:
-    """Where the C project is, and what to do with it."""
+    """Print where the C project is, and how to build it."""
     print(f"{project['path']}: C sources; build them with: make -C {project['path']}")
 
 
@@ -51,6 +51,6 @@ def _shape(dims: Iterable[int | str]) -> str:
 
 
 def print_outputs(done: RunResult) -> None:
-    """What was written where."""
+    """Print the file, and every output in it."""
     for spec in done.outputs:
         print(f"{done.output}: {spec.name} {spec.dtype} {_shape(spec.shape)}")

@@ -1,4 +1,4 @@
-"""What ``inspect`` found, as tables."""
+"""Prints what ``inspect`` measured, as tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def print_inspection(inspection: Inspection) -> None:
-    """Layers, totals, outlook. BatchNorm scales are listed where one of them is zero."""
+    """Print layers, totals and outlook. BatchNorm scales are listed where one of them is zero."""
     from prunedeploy.graph.layers import is_normalisation
 
     arch = f", {inspection.arch}" if inspection.arch else ""

@@ -25,7 +25,7 @@ class Targets:
 
 
 def print_targets(listing: Targets) -> None:
-    """The machines, then PASS or FAIL for every runtime of this one and what bars the others."""
+    """Print the machines, then the result of the check of every runtime, with its reason."""
     rows = [
         (
             " ".join((target.name, *(f"({alias})" for alias in target.aliases))),
@@ -45,7 +45,7 @@ def print_targets(listing: Targets) -> None:
 
 
 def print_bundle(written: Written) -> None:
-    """What is in it, and that it is no engine."""
+    """Print what is in a device bundle, and that it is no engine."""
     bundle = written.bundle
     print(f"{written.path}: device bundle for {bundle.target}, not an engine: nothing is measured")
     if written.path.is_file():
@@ -66,7 +66,7 @@ def print_bundle(written: Written) -> None:
 
 
 def print_remote(result: RemoteResult) -> None:
-    """What the device is, how each engine did, and what is missing."""
+    """Print what the device is, the measurements of each engine, and what is missing."""
     import numpy as np
 
     named = [str(result.identity.get(x, "")) for x in ("board", "processor", "l4t", "system")]

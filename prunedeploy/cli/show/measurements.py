@@ -8,7 +8,7 @@ from prunedeploy.prediction import text as forecasts
 
 
 def print_benchmark(done: BenchResult) -> None:
-    """The baseline and every candidate, a line each."""
+    """Print the baseline and every candidate, a line each."""
     import numpy as np
 
     rows = []
@@ -52,7 +52,7 @@ def print_benchmark(done: BenchResult) -> None:
 
 
 def _print_profile(profile: Profile) -> None:
-    """A line a step: its time and its share of all, and what it computes in it."""
+    """Print a line a step: its time and its share of all, and what it computes in it."""
     total = sum(step.seconds for step in profile.steps)
     rows = [
         (

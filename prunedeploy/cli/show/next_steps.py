@@ -9,7 +9,7 @@ NAMES = {"ort": "ONNX Runtime", "sparse": "the sparse runtime"}
 
 
 def print_next_step(step: NextStep | None) -> None:
-    """The command, and what it should bring."""
+    """Print the command, and its predicted gain."""
     if step is None:
         return
     print()
@@ -35,7 +35,7 @@ def print_next_step(step: NextStep | None) -> None:
 
 
 def print_choice(choice: RuntimeChoice | None) -> None:
-    """Every runtime's times, the one that was taken first."""
+    """Print the times of every runtime, in order of time."""
     if choice is None:
         return
     how = "measured here" if choice.kind == "measured" else "predicted"

@@ -1,4 +1,4 @@
-"""What ``shrink`` did: sizes, passes, and what they took and refused."""
+"""Prints what ``shrink`` did: sizes, passes, and what they took and refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_REASONS = 5  # of each kind, shown without --verbose
 
 
 def print_shrinking(done: ShrinkResult, verbose: bool) -> None:
-    """Before and after, the difference, what was found, what each pass took and refused."""
+    """Print sizes before and after, the difference, and what each pass took and refused."""
     arch = f" ({done.arch})" if done.arch else ""
     print(f"{done.source}{arch} -> {done.model} in {done.seconds:.1f} s")
     for line in done.found:
@@ -38,7 +38,8 @@ def print_shrinking(done: ShrinkResult, verbose: bool) -> None:
     print()
     table(("", "before", "after", "ratio"), rows)
     print()
-    print(f"largest difference from {done.dense}: {difference(done.difference)}")
+    print(f"largest difference from {done.dense}:")
+    print(f"  {difference(done.difference)}")
     print(f"the reference {cross_checks(done.cross_checks)}")
     if done.input_ranges:
         print(f"the same network {claim(done.input_ranges)}")
@@ -63,7 +64,7 @@ def _change(what: str, before: int, after: int) -> tuple[str, ...]:
 
 
 def _print_notes(title: str, notes: list[Note], verbose: bool) -> None:
-    """The reasons with the most channels; every single place with ``verbose``."""
+    """Print the reasons with the most channels; every single place with ``verbose``."""
     if not notes:
         return
     print()
@@ -87,9 +88,11 @@ def _by_reason(notes: Iterable[Note]) -> list[str]:
     for note in notes:
         counts[note.reason].append(note.count)
     ordered = sorted(counts.items(), key=lambda item: (-sum(item[1]), -len(item[1]), item[0]))
-    return [f"{reason} ({_how_many(sum(of), len(of))})" for reason, of in ordered]
+    return [f"{reason}{_how_many(sum(of), len(of))}" for reason, of in ordered]
 
 
 def _how_many(total: int, places: int) -> str:
     where = f"{places} place{'s' if places > 1 else ''}"
-    return f"{total:,} in {where}" if total else where
+    if total:
+        return f" ({total:,} in {where})"
+    return f" ({where})" if places > 1 else ""

@@ -18,7 +18,7 @@ def difference(measured: Difference) -> str:
 
 
 def cross_checks(checks: Sequence[CrossCheck]) -> str:
-    """Whether a second oracle agrees with what was compared with."""
+    """The agreement of a second oracle with the reference, in words."""
     alone = [each for each in checks if not each.oracle]
     if not checks or alone:
         reason = f" ({alone[0].model}: {alone[0].reason})" if alone else ""

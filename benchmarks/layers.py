@@ -188,7 +188,7 @@ def profiled(
             feeds = random_feeds(engine.manifest.inputs, batch)
             rounds = settings.rounds
             (profile,) = profiles_of([engine], [session], feeds, batch, threads, rounds)
-    late = plan.head.plan.steps if plan.head is not None else ()
+    late = plan.suffix.plan.steps if plan.suffix is not None else ()
     steps = {step.name: step for step in (*plan.steps, *late)}
     return profile.steps, [Cut(steps[t.name], ways.get(t.name)) for t in profile.steps]
 

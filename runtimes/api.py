@@ -40,15 +40,15 @@ class BuildOptions:
 
     ``batches`` are the batch sizes, empty for the model's own or 1; ``threads`` how many it will
     mostly run with, 0 for all cores; ``tune`` how long to measure which way to compute each layer.
-    ``tell`` is told in words what is being done. ``careful`` asks for forms of layers that round
-    less, where the runtime has several: 0 for the fastest, 2 for those that round the least.
+    ``tell`` is told in words what is being done. ``accuracy_level`` asks for forms of layers that
+    round less, where the runtime has several: 0 for the fastest, 2 for those that round the least.
     """
 
     batches: tuple[int, ...] = ()
     threads: int = 0
     tune: Tuning = "quick"
     tell: Callable[[str], None] = silent
-    careful: int = 0
+    accuracy_level: int = 0
 
 
 @dataclass(frozen=True)

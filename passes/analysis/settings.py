@@ -48,13 +48,12 @@ class Settings:
 
     ``zero`` is what counts as zero; ``stated`` what the inputs lie within, by name; ``align`` the
     multiple that output channels are to be, where keeping dead ones can make them so; ``borders``
-    what takes over constants that meet zero padding, where there is a choice; ``overhead`` what
-    one more convolution costs (see classes.py); ``limits`` what cannot be done.
+    what takes over constants that meet zero padding, where there is a choice; ``limits`` what
+    cannot be done.
     """
 
     zero: Zero = field(default_factory=Zero)
     stated: Mapping[str, InputRange] = field(default_factory=dict)
     align: int = 1
     borders: Borders = "map"
-    overhead: float = 0.0
     limits: Limits | None = None

@@ -123,9 +123,14 @@ def _runs(before: Sizes, after: Sizes) -> list[tuple[list[int], list[int]]]:
     return found
 
 
-def _count(sizes: Sizes, axes: list[int]) -> float:
-    # a dynamic size is an irrational factor: it equals nothing but itself
-    return math.prod(math.pi if sizes[a] is None else float(sizes[a] or 0) for a in axes)
+def _count(sizes: Sizes, axes: list[int]) -> tuple[int, int]:
+    """The number of elements of a run: how many dynamic factors it has, and the other factor.
+
+    A run without the dynamic size is the smaller one, as it needs that to become equal. A run
+    without elements has no factors.
+    """
+    known = _static([sizes[axis] for axis in axes])
+    return (sum(sizes[axis] is None for axis in axes) if known else 0, known)
 
 
 def splits(node: ir.Node) -> list[tuple[int, list[int]]]:

@@ -45,10 +45,7 @@ class ShrinkChannels:
     """Cut channels that are dead, constant or unread, exactly.
 
     ``zero_threshold`` raises what counts as zero above the bound in ``zero.py``; the result is
-    then as exact as the weights below the threshold are unimportant. ``convolution_overhead`` is
-    what one convolution more costs, in multiply-accumulates: where the groups of a convolution
-    lose different channels it keeps some that are dead, for there to be fewer convolutions; 0
-    removes everything.
+    then as exact as the weights below the threshold are unimportant.
 
     What the inputs lie within is taken from the model, where it says (see ``input_range``): what
     follows from it holds for such inputs only.
@@ -64,7 +61,6 @@ class ShrinkChannels:
     zero_threshold: float = 0.0
     align: int = 1
     borders: Borders = "map"
-    convolution_overhead: float = 0.0
     name: ClassVar[str] = "shrink-channels"
 
     @property
@@ -96,7 +92,6 @@ class ShrinkChannels:
             input_range.of(model),
             self.align,
             self.borders,
-            self.convolution_overhead,
         )
         while True:
             infer_shapes(model)

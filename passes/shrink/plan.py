@@ -29,14 +29,9 @@ from prunedeploy.passes.operators.layers import Layer, Weights
 from prunedeploy.passes.operators.recurrent import Recurrent, recurrent
 from prunedeploy.passes.operators.rule import Keep
 from prunedeploy.passes.shrink.align import padding, reason
-from prunedeploy.passes.shrink.group_classes import macs_of_pair, padded
 
 ALONE = Reason("last-channel", "a tensor cannot have no channel at all")
 FEEDS = Reason("group-reads-nothing", "a group of a convolution cannot read no channel at all")
-EQUAL = Reason(
-    "equal-groups",
-    "groups of a convolution are kept equally wide, as fewer convolutions are faster",
-)
 
 
 @dataclass(frozen=True)
@@ -130,7 +125,7 @@ def make_plan(graph: ir.Graph, settings: Settings, carrier: int = 0) -> Plan:
     found = analyse(graph, settings, carrier)
     axes, weights, layers = found.axes, found.weights, list(found.layers)
     grouped = [layer for layer in layers if layer.grouped]
-    stays = _leave_some(axes, found.kept, grouped, settings.overhead)
+    stays = _leave_some(axes, found.kept, grouped)
     aligned: set[int] = set()
     while settings.align > 1 and (more := padding(layers, axes, weights, stays, settings.align)):
         aligned |= more
@@ -138,7 +133,7 @@ def make_plan(graph: ir.Graph, settings: Settings, carrier: int = 0) -> Plan:
         axes.pinned.update(dict.fromkeys(more, reason(settings.align)))
         kept, carriers = choose_carriers([*layers, *found.inner], axes, weights, found.facts)
         found = replace(found, kept=kept, carriers=carriers)
-        stays = _leave_some(axes, kept, grouped, settings.overhead)
+        stays = _leave_some(axes, kept, grouped)
     return conclude(found, stays, frozenset(aligned))
 
 
@@ -166,7 +161,7 @@ def conclude(found: Analysis, stays: Mask, aligned: frozenset[int] = frozenset()
     )
 
 
-def _leave_some(axes: Axes, kept: Kept, grouped: list[Layer], overhead: float) -> Mask:
+def _leave_some(axes: Axes, kept: Kept, grouped: list[Layer]) -> Mask:
     """What is live, and what must be there for every tensor and every group to hold something."""
     stays = kept.live.copy()
     axis_roots = [roots for _, _, roots in axes.items() if len(roots)]
@@ -178,15 +173,8 @@ def _leave_some(axes: Axes, kept: Kept, grouped: list[Layer], overhead: float) -
         for layer in grouped:
             sources = axes.roots(layer.source, layer.source_axis).reshape(layer.groups, -1)
             results = axes.roots(layer.result, layer.result_axis).reshape(layer.groups, -1)
-            groups = np.flatnonzero(stays[results].any(axis=1))
-            for group in groups:
+            for group in np.flatnonzero(stays[results].any(axis=1)):
                 _leave(1, sources[group], stays, kept, FEEDS)
-            if overhead:
-                widths = np.stack([stays[r[groups]].sum(axis=1) for r in (sources, results)], 1)
-                wanted = padded(widths, macs_of_pair(layer), overhead).tolist()
-                for group, (ins, outs) in zip(groups, wanted, strict=True):
-                    _leave(ins, sources[group], stays, kept, EQUAL)
-                    _leave(outs, results[group], stays, kept, EQUAL)
     return stays
 
 

@@ -10,8 +10,9 @@ from prunedeploy.core.records import Array
 from prunedeploy.engines.bundle_record import ModelFile, Plan, Tensor
 from prunedeploy.engines.lowering import Precision, lower
 from prunedeploy.graph.sizes import OPEN_SIZE, resolve
-from prunedeploy.runtimes.tensorrt.dialects import Dialect, dialect, trtexec_arguments
+from prunedeploy.runtimes.tensorrt.dialects import trtexec_arguments
 from prunedeploy.targets import Target
+from prunedeploy.targets.tensorrt import Dialect, dialect
 
 FOLDER, BUILT = "models", "built"
 WORKSPACE = 1024  # MiB of scratch memory where the default is too little: 16 MiB in 8.2

@@ -1,20 +1,67 @@
-"""Which versions of the C library a program or library for Linux asks for."""
+"""Programs and libraries of 64-bit Linux, read as files: the ELF format, as elf(5) describes it."""
 
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 
 from prunedeploy.core.errors import UserError
 
+MAGIC = b"\x7fELF\x02\x01"  # 64 bits, little-endian
+HEADER, SEGMENT = 64, 56  # bytes of the file's header, and of an entry of its table of segments
 VERNEED = 0x6FFFFFFE  # SHT_GNU_verneed
 MACHINES = {62: "x86_64", 183: "aarch64"}
 
 
+@dataclass(frozen=True)
+class _Table:
+    """Entries of ``size`` bytes each, from ``offset`` of the file on."""
+
+    offset: int
+    size: int
+    count: int
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.size * self.count
+
+
+@dataclass(frozen=True)
+class _Header:
+    machine: int
+    segments: _Table
+    sections: _Table
+
+
 def machine(path: Path) -> str:
-    """The architecture as ``platform.machine`` names it; the ELF number where that is unknown."""
-    (number,) = struct.unpack_from("<H", _elf(path), 18)
+    """The architecture as ``platform.machine`` names it; the ELF number where that is unknown.
+
+    Raises:
+        UserError: not a 64-bit little-endian ELF file.
+    """
+    number = _header(path).machine
     return MACHINES.get(number, str(number))
+
+
+def check_whole(path: Path) -> None:
+    """Check that a file has all the bytes that its segments take.
+
+    The loader maps segments without a look at the file's length, and the process dies of those
+    that are missing.
+
+    Raises:
+        UserError: the file is cut short, or not a 64-bit little-endian ELF file.
+    """
+    table, size = _header(path).segments, path.stat().st_size
+    whole = table.size >= SEGMENT and table.end <= size
+    if whole:
+        with path.open("rb") as file:
+            file.seek(table.offset)
+            data = file.read(table.size * table.count)
+        whole = all(_end(data, table.size * index) <= size for index in range(table.count))
+    if not whole:
+        raise UserError(f"{path} is cut short")
 
 
 def needed(path: Path) -> dict[str, set[str]]:
@@ -23,16 +70,15 @@ def needed(path: Path) -> dict[str, set[str]]:
     Raises:
         UserError: not a 64-bit little-endian ELF file.
     """
-    data = _elf(path)
-    (table,) = struct.unpack_from("<Q", data, 40)
-    size, count = struct.unpack_from("<HH", data, 58)
-    sections = [struct.unpack_from("<IIQQQQII", data, table + size * i) for i in range(count)]
+    table, data = _header(path).sections, path.read_bytes()
+    starts = range(table.offset, table.end, table.size or 1)
+    sections = [struct.unpack_from("<IIQQQQII", data, start) for start in starts]
     found: dict[str, set[str]] = {}
     for section in sections:
         if section[1] == VERNEED:
             # sh_link is the section of the strings, sh_info how many libraries there are
             strings = sections[section[6]][4]
-            _read(data, section[4], strings, section[7], found)
+            _read_versions(data, section[4], strings, section[7], found)
     return found
 
 
@@ -48,7 +94,31 @@ def version(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(".")))
 
 
-def _read(data: bytes, at: int, strings: int, libraries: int, found: dict[str, set[str]]) -> None:
+def _header(path: Path) -> _Header:
+    with path.open("rb") as file:
+        head = file.read(HEADER)
+    if len(head) < HEADER or not head.startswith(MAGIC):
+        raise UserError(f"{path} is not a 64-bit program or library for Linux")
+    (number,) = struct.unpack_from("<H", head, 18)
+    segments, sections = struct.unpack_from("<QQ", head, 32)
+    segment_size, segment_count, section_size, section_count = struct.unpack_from("<HHHH", head, 54)
+    return _Header(
+        number,
+        _Table(segments, segment_size, segment_count),
+        _Table(sections, section_size, section_count),
+    )
+
+
+def _end(data: bytes, at: int) -> int:
+    """The offset in the file at which the segment of the entry at ``at`` ends."""
+    (begin,) = struct.unpack_from("<Q", data, at + 8)
+    (length,) = struct.unpack_from("<Q", data, at + 32)
+    return int(begin) + int(length)
+
+
+def _read_versions(
+    data: bytes, at: int, strings: int, libraries: int, found: dict[str, set[str]]
+) -> None:
     for _ in range(libraries):
         _, versions, file, first, after = struct.unpack_from("<HHIII", data, at)
         names = found.setdefault(_string(data, strings + file), set())
@@ -62,10 +132,3 @@ def _read(data: bytes, at: int, strings: int, libraries: int, found: dict[str, s
 
 def _string(data: bytes, at: int) -> str:
     return data[at : data.index(b"\0", at)].decode()
-
-
-def _elf(path: Path) -> bytes:
-    data = path.read_bytes()
-    if data[:6] != b"\x7fELF\x02\x01":
-        raise UserError(f"{path} is not a 64-bit program or library for Linux")
-    return data

@@ -25,7 +25,6 @@ NoteCode = Literal[
     "constant-output",  # an output that is constant for every input became an Expand
     "constants-absorbed",  # constants of input channels became part of a bias, map or channel
     "duplicate-inputs-merged",  # columns of equal input channels were added up
-    "equal-groups",  # dead channels stay, to keep the groups of a convolution equally wide
     "gathers-simplified",  # copies through a flattened tensor were removed
     "group-norm-simplified",  # a group norm no longer computes its shapes
     "group-reads-nothing",  # a dead channel stays, as a group of a convolution must read one

@@ -63,7 +63,9 @@ def build_verified(folder: Path, request: BuildRequest, options: BuildOptions) -
             break
         options.tell(f"outputs differ by {difference.max_rel:.1e}: building with less rounding")
         before = manifest.files
-        manifest, allowed = _build_payload(folder, request, replace(options, careful=level), source)
+        manifest, allowed = _build_payload(
+            folder, request, replace(options, accuracy_level=level), source
+        )
         if manifest.files != before:  # else no layer had such a form
             difference = _difference(folder, request, manifest, allowed, reference)
     _check(difference, request)

@@ -8,17 +8,25 @@ reaches is less; those of x86 were measured on one core of an AMD EPYC with AVX-
 from __future__ import annotations
 
 from prunedeploy.targets.target import Peak, Target, Toolchain
+from prunedeploy.targets.tensorrt import dialect
 
 GPU_RUNTIMES = ("tensorrt", "ort-tensorrt", "ort-cuda")  # on a server or a PC
 RTX_RUNTIMES = ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "ort-cuda")  # sm_75, 80, 86, 89, 120
 
+
+def _tensorrt(version: str, *precisions: str, name: str = "", **system: str) -> Toolchain:
+    """The toolchain of a machine with this version of TensorRT."""
+    limits = dialect(version)
+    name = name or f"TensorRT {version}"
+    return Toolchain(name, limits.opset, limits.ir_version, precisions, **system)
+
+
 # JetPack 4.6 is the last for the Jetson Nano, and TensorRT 8.2 the version in it.
-JETPACK_4 = Toolchain("TensorRT 8.2", 13, 7, ("float32", "float16"), python="3.6", glibc="2.27")
-JETPACK_6 = Toolchain(
-    "TensorRT 10.3", 20, 9, ("float32", "tf32", "float16", "int8"), python="3.10", glibc="2.35"
-)
-TURING = Toolchain("TensorRT 10", 20, 10, ("float32", "float16", "int8"))
-AMPERE = Toolchain("TensorRT 10", 20, 10, ("float32", "tf32", "bfloat16", "float16", "int8"))
+JETPACK_4 = _tensorrt("8.2", "float32", "float16", python="3.6", glibc="2.27")
+JETPACK_6 = _tensorrt("10.3", "float32", "tf32", "float16", "int8", python="3.10", glibc="2.35")
+# servers and PCs, where a newer version can be installed
+TURING = _tensorrt("10.6", "float32", "float16", "int8", name="TensorRT 10")
+AMPERE = _tensorrt("10.6", "float32", "tf32", "bfloat16", "float16", "int8", name="TensorRT 10")
 
 
 def _peaks(**operations: float) -> tuple[Peak, ...]:

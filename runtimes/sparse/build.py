@@ -21,9 +21,9 @@ from prunedeploy.runtimes.sparse.codegen.project import (
     emit_project,
 )
 from prunedeploy.runtimes.sparse.payload import HEADER, LAYERS, LIBRARY, MODEL_HEADER
-from prunedeploy.runtimes.sparse.plan.batch_innermost import interleave
+from prunedeploy.runtimes.sparse.plan.batch_innermost import to_batch_innermost
 from prunedeploy.runtimes.sparse.plan.memory import allocate
-from prunedeploy.runtimes.sparse.plan.per_sample import samples
+from prunedeploy.runtimes.sparse.plan.per_sample import per_sample_plan
 from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
 from prunedeploy.runtimes.sparse.schedule.schedule import Tiling
@@ -95,9 +95,9 @@ def project_of(
     if tools is not None and options.tune != "none" and targets.why_not_here(target) is None:
         tuned = [tilings(plan, tools, threads, options.tune, options.tell) for plan in plans]
     isa = compiling.isa_of(target)
-    if options.careful:
+    if options.accuracy_level:
         tuned = [
-            careful(plan, found, isa, threads, options.careful)
+            limit_rounding(plan, found, isa, threads, options.accuracy_level)
             for plan, found in zip(plans, tuned, strict=True)
         ]
     written = Options(
@@ -121,12 +121,12 @@ def tilings(
 ) -> dict[str, Tiling]:
     """How every layer of ``plan`` is cut, measured with as many threads as will compute it."""
     found = dict(tune(plan, tools, threads if plan.repeats == 1 else 1, effort, None, tell).tilings)
-    if plan.head is not None:
-        found |= tune(plan.head.plan, tools, threads, effort, None, tell).tilings
+    if plan.suffix is not None:
+        found |= tune(plan.suffix.plan, tools, threads, effort, None, tell).tilings
     return found
 
 
-def careful(
+def limit_rounding(
     plan: Plan, tuned: dict[str, Tiling], isa: str, threads: int, level: int = 2
 ) -> dict[str, Tiling]:
     """``tuned`` without the ways whose rounding is the largest.
@@ -157,7 +157,7 @@ def _without(
 ) -> dict[str, Tiling]:
     """``tuned`` with the model's best other way, where one is ``unwanted`` and there is another."""
     found = dict(tuned)
-    late = plan.head.plan.steps if plan.head is not None else ()
+    late = plan.suffix.plan.steps if plan.suffix is not None else ()
     for step in (*plan.steps, *late):
         if isinstance(step, Conv) and is_tiled(step):
             ways = choose.ranked(step, isa, threads)
@@ -176,8 +176,8 @@ def plan_of(model: Any, batch: int, threads: int) -> Plan:
     """
     if batch == 1 or not _is_open(model):
         return _lower(model, batch)
-    whole = _lower(model, batch, beside=False)
-    return samples(whole, _lower(model, 1), threads) or allocate(interleave(whole))
+    whole = _lower(model, batch, batch_innermost=False)
+    return per_sample_plan(whole, _lower(model, 1), threads) or allocate(to_batch_innermost(whole))
 
 
 def _is_open(model: Any) -> bool:
@@ -188,10 +188,10 @@ def _is_open(model: Any) -> bool:
     )
 
 
-def _lower(model: Any, batch: int, beside: bool = True) -> Plan:
+def _lower(model: Any, batch: int, batch_innermost: bool = True) -> Plan:
     from prunedeploy.runtimes.sparse.plan.lower import Refusal, lower
 
-    found = lower(model, batch, beside=beside)
+    found = lower(model, batch, batch_innermost=batch_innermost)
     if isinstance(found, Refusal):
         raise UnsupportedModelError("sparse", str(found))
     return found

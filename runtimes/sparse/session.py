@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from prunedeploy.core import elf
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Array, TensorSpec
 from prunedeploy.runtimes.api import Closing, check_feeds, closed_error, split
-from prunedeploy.runtimes.sparse.toolchain.elf import check_whole
 
 ABI = 1  # PD_ABI of c/pd_engine.h
 
@@ -77,10 +77,10 @@ class Library:
 
     def __init__(self, path: Path) -> None:
         try:
-            check_whole(path)
+            elf.check_whole(path)
             self._lib = ctypes.CDLL(_spelling(path))
             self._functions()
-        except (OSError, AttributeError) as error:
+        except (OSError, AttributeError, UserError) as error:
             reason = str(error).splitlines()[0].replace("/./", "/")
             raise UserError(f"cannot load the engine: {reason}; build it again here") from None
         model = self._lib.pd_info().contents

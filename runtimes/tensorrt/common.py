@@ -1,8 +1,8 @@
 """What TensorRT and TensorRT-RTX share: parsing, profiles of batch sizes, sessions.
 
 Both have the same Python interface since TensorRT 8.5; where versions differ, a table decides
-(``_trt_dialects.py``). The precision is that of the model: a float32 model computes in float32, one
-that ``ToFloat16`` went over in float16.
+(``targets/tensorrt.py``). The precision is that of the model: a float32 model computes in float32,
+one that ``ToFloat16`` went over in float16.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Array, Engine
 from prunedeploy.runtimes.api import Closing, check_feeds, closed_error, split
 from prunedeploy.runtimes.cuda import Device
-from prunedeploy.runtimes.tensorrt.dialects import Dialect, network_flag
+from prunedeploy.runtimes.tensorrt.dialects import network_flag
+from prunedeploy.targets.tensorrt import Dialect
 
 PLAN, RECORD = "model.plan", "build.json"
 MOST = 64  # samples that an engine for any batch takes at once; more go in pieces
@@ -35,10 +36,17 @@ class Built:
 
 
 class Trt:
-    """One library of the two, under a name for messages, and the dialect it speaks."""
+    """One library of the two and the dialect it speaks.
 
-    def __init__(self, library: Any, name: str, row: Dialect) -> None:
-        self.library, self.name, self._row = library, name, row
+    Args:
+        library: the module ``tensorrt`` or ``tensorrt_rtx``.
+        name: of the library, for messages.
+        extra: the extra of prunedeploy that brings it.
+        row: the dialect.
+    """
+
+    def __init__(self, library: Any, name: str, extra: str, row: Dialect) -> None:
+        self.library, self.name, self.extra, self._row = library, name, extra, row
         self.messages: list[str] = []
         self.logger = _logger(library, self.messages)
 
@@ -116,7 +124,7 @@ class TrtSession(Closing):
     def __init__(self, trt: Trt, engine: Engine) -> None:
         self.inputs, self.outputs = engine.manifest.inputs, engine.manifest.outputs
         self._batches = engine.manifest.batches
-        self._device = Device()
+        self._device = Device(trt.extra)
         self._trt = trt
         self._runtime = trt.library.Runtime(trt.logger)
         self._engine = self._runtime.deserialize_cuda_engine((engine.path / PLAN).read_bytes())

@@ -1,67 +1,13 @@
-"""What differs between versions of TensorRT: one row a generation, and what follows from a row.
-
-TensorRT 8.2, the one of Jetson Nano, runs under Python 3.6 only: from here it is reached through
-the command lines of ``trtexec_arguments``, which a device bundle carries; the others through their
-Python interface too.
-"""
+"""What follows from a generation of TensorRT (``targets/tensorrt.py``): flags and command lines."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
 
-from prunedeploy.core.errors import UserError
-
-
-@dataclass(frozen=True)
-class Dialect:
-    """One generation.
-
-    ``typed``: the network computes in the types of the model ("always", "on request"), or in
-    float32 unless flags allow more ("never"). ``names``: inputs and outputs go by name, not by
-    position, which is what our sessions speak.
-    """
-
-    since: tuple[int, int]
-    opset: int
-    ir_version: int
-    typed: str
-    names: bool
-    workspace: str  # trtexec's option for scratch memory in MiB, up to the number
-    capabilities: tuple[float, float]  # the oldest and the newest that it has kernels for
-    network_flags: tuple[str, ...] = ()
-
-
-POOL = "--memPoolSize=workspace:"
-EXPLICIT, TYPED = ("EXPLICIT_BATCH",), ("STRONGLY_TYPED",)
-
-DIALECTS: tuple[Dialect, ...] = (
-    Dialect((8, 2), 13, 7, "never", False, "--workspace=", (5.0, 8.7), EXPLICIT),
-    Dialect((8, 4), 16, 8, "never", False, POOL, (5.0, 8.7), EXPLICIT),
-    Dialect((8, 5), 17, 8, "never", True, POOL, (5.0, 9.0), EXPLICIT),
-    Dialect((10, 0), 20, 10, "on request", True, POOL, (7.0, 12.1), TYPED),
-    Dialect((10, 5), 20, 10, "on request", True, POOL, (7.5, 12.1), TYPED),
-    Dialect((11, 0), 25, 12, "always", True, POOL, (7.5, 12.1), TYPED),
-)
-
-
-def dialect(version: str) -> Dialect:
-    """The generation of a version such as "10.16.1.11".
-
-    Raises:
-        UserError: it is older than 8.2, or no version.
-    """
-    try:
-        major, minor = (int(part) for part in version.split(".")[:2])
-    except ValueError:
-        raise UserError(f"{version!r} is no version of TensorRT: give one like 8.2.1") from None
-    found = [row for row in DIALECTS if row.since <= (major, minor)]
-    if not found:
-        raise UserError(f"TensorRT {version} is too old: 8.2 is the oldest that can be used")
-    return found[-1]
+from prunedeploy.targets.tensorrt import Dialect
 
 
 def flags(row: Dialect, *, float16: bool, sparse: bool, refit: bool = False) -> tuple[str, ...]:

@@ -81,16 +81,6 @@ def read_layers(text: str, profile: str = "") -> tuple[TrtLayer, ...]:
     return tuple(_layer(each, times) for each in layers)
 
 
-def read_interface(text: str) -> tuple[str, ...]:
-    """The names of the engine's inputs and outputs, in either dialect."""
-    data = _json(text, "layers")
-    if not isinstance(data, dict):
-        raise UserError("this is no report of TensorRT's inspector: it has no Layers")
-    if "I/O Tensors" in data:
-        return tuple(str(each.get("Name", "")) for each in data["I/O Tensors"])
-    return tuple(str(name) for name in data.get("Bindings", ()))
-
-
 def _json(text: str, what: str) -> Any:
     try:
         return json.loads(text)

@@ -17,12 +17,12 @@ from prunedeploy.core.errors import MissingExtra, UserError
 from prunedeploy.core.records import Engine, Note
 from prunedeploy.runtimes.api import BuildOptions, OpenOptions, Payload, Session
 from prunedeploy.runtimes.tensorrt.common import Trt, TrtSession, write
-from prunedeploy.runtimes.tensorrt.dialects import DIALECTS
 from prunedeploy.targets import Target, gpus
+from prunedeploy.targets.tensorrt import DIALECTS
 
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 FLOAT16_ONLY = ("7.5",)
-NAME = "TensorRT-RTX"
+NAME, EXTRA = "TensorRT-RTX", "rtx"
 
 
 def _library() -> Any:
@@ -31,7 +31,7 @@ def _library() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "tensorrt_rtx":
             raise
-        raise MissingExtra("tensorrt_rtx", "rtx") from None
+        raise MissingExtra("tensorrt_rtx", EXTRA) from None
     return tensorrt_rtx
 
 
@@ -51,7 +51,7 @@ class TensorRTRtx:
         if target.arch != "x86_64" or platform.machine() != "x86_64":
             return f"{NAME} is for x86-64 alone, not for {target.arch} on {platform.machine()}"
         if importlib.util.find_spec("tensorrt_rtx") is None:
-            return str(MissingExtra("tensorrt_rtx", "rtx"))
+            return str(MissingExtra("tensorrt_rtx", EXTRA))
         return None
 
     def versions(self) -> dict[str, str]:
@@ -79,7 +79,7 @@ class TensorRTRtx:
                 config.set_compute_capability(kind, 0)
                 config.clear_flag(library.BuilderFlag.TF32)  # float32 is float32
 
-            built = Trt(library, NAME, DIALECTS[-1]).build(model, options.batches, configure)
+            built = Trt(library, NAME, EXTRA, DIALECTS[-1]).build(model, options.batches, configure)
         record = {
             "compute_capability": capability,
             "precision": "float16" if notes else "as the model",
@@ -97,7 +97,7 @@ class TensorRTRtx:
         """A session on the GPU."""
         if not gpus():
             raise UserError(f"{NAME} engines open where a CUDA GPU is: there is none here")
-        return TrtSession(Trt(_library(), NAME, DIALECTS[-1]), engine)
+        return TrtSession(Trt(_library(), NAME, EXTRA, DIALECTS[-1]), engine)
 
 
 def _prepared(model: Path, folder: Path) -> Path:

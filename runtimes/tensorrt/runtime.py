@@ -17,10 +17,11 @@ from prunedeploy.core.files import atomic_path
 from prunedeploy.core.records import Engine
 from prunedeploy.runtimes.api import BuildOptions, OpenOptions, Payload, Session
 from prunedeploy.runtimes.tensorrt.common import Trt, TrtSession, write
-from prunedeploy.runtimes.tensorrt.dialects import dialect, flags, has_float16, two_four_layers
+from prunedeploy.runtimes.tensorrt.dialects import flags, has_float16, two_four_layers
 from prunedeploy.targets import Target, gpus, why_not_here
+from prunedeploy.targets.tensorrt import dialect
 
-NAME = "TensorRT"
+NAME, EXTRA = "TensorRT", "tensorrt"
 
 
 def _library() -> Any:
@@ -29,7 +30,7 @@ def _library() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "tensorrt":
             raise
-        raise MissingExtra("tensorrt", "tensorrt") from None
+        raise MissingExtra("tensorrt", EXTRA) from None
     except ImportError as error:  # its libraries are not where it looks for them
         raise UserError(f"tensorrt is broken: {error}; install it again") from None
     return tensorrt
@@ -51,7 +52,7 @@ class TensorRT:
         if reason := why_not_here(target):
             return reason
         if importlib.util.find_spec("tensorrt") is None:
-            return str(MissingExtra("tensorrt", "tensorrt"))
+            return str(MissingExtra("tensorrt", EXTRA))
         try:
             version = str(_library().__version__)
             row = dialect(version)
@@ -93,7 +94,7 @@ class TensorRT:
             set_flags(library, config, wanted)
             kept.append(use_timing_cache(config, cache))
 
-        trt = Trt(library, NAME, row)
+        trt = Trt(library, NAME, EXTRA, row)
         with tempfile.TemporaryDirectory(prefix="prunedeploy-") as folder:
             models.save(program, Path(folder) / model.name)
             built = trt.build(Path(folder) / model.name, options.batches, configure)
@@ -116,7 +117,8 @@ class TensorRT:
         if not gpus():
             raise UserError(f"{NAME} engines open where a CUDA GPU is: there is none here")
         library = _library()
-        return TrtSession(Trt(library, NAME, dialect(str(library.__version__))), engine)
+        row = dialect(str(library.__version__))
+        return TrtSession(Trt(library, NAME, EXTRA, row), engine)
 
 
 def set_flags(library: Any, config: Any, names: tuple[str, ...]) -> None:

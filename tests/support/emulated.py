@@ -54,7 +54,7 @@ class Emulated:
     """The steps of ``cases``, whose buffers are all in the arena, as a program for AArch64."""
 
     def __init__(self, cases: Sequence[Case]) -> None:
-        assert all(buffer.place == "arena" for case in cases for buffer in case.buffers)
+        assert all(buffer.space == "arena" for case in cases for buffer in case.buffers)
         self.cases = cases
         self.codes, constants, _ = emitted(cases, "neon")
         self.weights = len(constants)

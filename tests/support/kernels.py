@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from plan_interpreter import run_step, strided
 
 import prunedeploy.runtimes.sparse as sparse
 from prunedeploy.core.records import Array
@@ -19,7 +20,7 @@ from prunedeploy.runtimes.sparse.codegen import emitter
 from prunedeploy.runtimes.sparse.codegen._context import Code, Constants, Context
 from prunedeploy.runtimes.sparse.codegen.project import CODE, blob
 from prunedeploy.runtimes.sparse.plan import steps as plan
-from prunedeploy.runtimes.sparse.plan.interpreter import run_step, strided
+from prunedeploy.runtimes.sparse.plan import strides
 
 C_FOLDER = next(iter(sparse.__path__)) + "/c"
 FLAGS = (
@@ -81,18 +82,24 @@ class Memory:
     def __init__(self) -> None:
         self.buffers: list[plan.Buffer] = []
 
-    def add(self, size: int, place: plan.Place = "arena", dtype: plan.Dtype = "float32") -> int:
+    def add(
+        self, size: int, place: plan.MemorySpace = "arena", dtype: plan.Dtype = "float32"
+    ) -> int:
         """A buffer's index."""
-        index = sum(buffer.place == place for buffer in self.buffers)
+        index = sum(buffer.space == place for buffer in self.buffers)
         self.buffers.append(plan.Buffer(place, size, dtype, index))
         return len(self.buffers) - 1
 
     def planar(self, shape: tuple[int, ...], channel: int = 1) -> plan.View:
         """A planar tensor of its own."""
-        return plan.planar(self.add(plan.planar_size(shape, channel)), shape, channel)
+        size = strides.planar(len(shape), channel).size(shape)
+        return plan.planar(self.add(size), shape, channel)
 
     def rows(
-        self, shape: tuple[int, ...], place: plan.Place = "arena", dtype: plan.Dtype = "float32"
+        self,
+        shape: tuple[int, ...],
+        place: plan.MemorySpace = "arena",
+        dtype: plan.Dtype = "float32",
     ) -> plan.View:
         """A tensor of its own in C order."""
         return plan.row_major(self.add(int(np.prod(shape)), place, dtype), shape)
@@ -113,7 +120,7 @@ def offsets(case: Case) -> tuple[tuple[int, ...], int]:
     places, end = [], plan.GUARD
     for buffer in case.buffers:
         places.append(end)
-        if buffer.place == "arena":
+        if buffer.space == "arena":
             end += -(-buffer.size // plan.UNIT) * plan.UNIT + plan.GUARD
     return tuple(places), end
 
@@ -187,8 +194,8 @@ class Library:
         scratch = aligned(np.full(code.scratch + plan.GUARD, np.nan, np.float32))
         places = {"input": [], "output": []}  # type: dict[str, list[int]]
         for buffer, array in zip(self.cases[number].buffers, arrays, strict=True):
-            if buffer.place in places:
-                places[buffer.place].append(array.ctypes.data)
+            if buffer.space in places:
+                places[buffer.space].append(array.ctypes.data)
         pointers = {
             place: (ctypes.c_void_p * max(len(found), 1))(*found) for place, found in places.items()
         }
@@ -219,7 +226,7 @@ def data_of(case: Case, rng: np.random.Generator) -> tuple[Array, list[Array]]:
     arena = aligned(rng.standard_normal(size).astype(np.float32))
     arrays: list[Array] = []
     for index, (buffer, place) in enumerate(zip(case.buffers, places, strict=True)):
-        if buffer.place == "arena":
+        if buffer.space == "arena":
             arrays.append(arena[place : place + buffer.size])
         elif buffer.dtype == "float32":
             arrays.append(rng.standard_normal(buffer.size).astype(np.float32))
@@ -277,7 +284,7 @@ def _compare(
         np.testing.assert_allclose(
             found[written], wanted[written], rtol=0, atol=scale, err_msg=str(case.step)
         )
-        if case.buffers[view.buffer].place == "arena":
+        if case.buffers[view.buffer].space == "arena":
             part = slice(places[view.buffer], places[view.buffer] + len(written))
             free[part] |= written | np.isnan(wanted)  # or may be overwritten
     same = (arena == before) | (np.isnan(arena) & np.isnan(before)) | free

@@ -11,10 +11,10 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 from onnx import helper, numpy_helper
+from plan_interpreter import evaluate
 
 from prunedeploy.graph import model as models
 from prunedeploy.reference import verify
-from prunedeploy.runtimes.sparse.plan.interpreter import evaluate
 from prunedeploy.runtimes.sparse.plan.lower import Refusal, lower
 from prunedeploy.runtimes.sparse.plan.steps import Plan
 

@@ -77,11 +77,11 @@ class Context:
     def pointer(self, view: View) -> str:
         """C expression: pointer to the view's first element, const where it is an input."""
         buffer = self.plan.buffers[view.buffer]
-        if buffer.place == "arena":
+        if buffer.space == "arena":
             return f"(w->arena + {self.plan.offsets[view.buffer] + view.offset})"
         if buffer.value is not None:
             return f"({self.constant(buffer.value)} + {view.offset})"
-        return f"({self._cast(buffer)}w->{buffer.place}s[{buffer.index}] + {view.offset})"
+        return f"({self._cast(buffer)}w->{buffer.space}s[{buffer.index}] + {view.offset})"
 
     def dtype(self, view: View) -> str:
         """C type of the view's elements."""
@@ -95,5 +95,5 @@ class Context:
 
     @staticmethod
     def _cast(buffer: Buffer) -> str:
-        const = "const " if buffer.place == "input" else ""
+        const = "const " if buffer.space == "input" else ""
         return f"({const}{C_TYPES[buffer.dtype]} *)"

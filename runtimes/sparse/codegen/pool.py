@@ -7,7 +7,7 @@ import numpy as np
 from prunedeploy.core.records import Array
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
 from prunedeploy.runtimes.sparse.codegen.views import over_read, record
-from prunedeploy.runtimes.sparse.plan.batch_innermost import images_inside
+from prunedeploy.runtimes.sparse.plan.batch_innermost import innermost_images
 from prunedeploy.runtimes.sparse.plan.steps import UNIT, Pool
 
 
@@ -15,7 +15,7 @@ def emit(step: Pool, context: Context) -> Code:
     """One call; scratch holds a padded row, and its phases where the window has a stride."""
     if not step.y.size:
         return Code("")
-    if images_inside(step.x) > 1:
+    if innermost_images(step.x) > 1:
         return _side_by_side(step, context)
     pitch = _pitch(step)
     counts = {"row_counts": "0", "column_counts": "0"}

@@ -165,15 +165,18 @@ def c_file(name: str) -> str:
 def _functions(
     one: plan.Plan, number: int, stores: tuple[Constants, Constants], options: Options
 ) -> list[_Function]:
-    """Those of ``one``, then those of its head; ``stores`` take constants and instructions."""
+    """The functions of ``one``, then those of its batched suffix.
+
+    ``stores`` take the constants and the instructions.
+    """
     constants, code = stores
     tuned = dict(options.tuned[number]) if options.tuned else {}
     threads = options.threads if one.repeats == 1 else 1
     early = Context(one, constants, options.isa, threads, tuned, code)
     works = [(step, early) for step in one.steps]
-    if one.head is not None:
-        late = Context(one.head.plan, constants, options.isa, options.threads, tuned, code)
-        works += [(step, late) for step in one.head.plan.steps]
+    if one.suffix is not None:
+        late = Context(one.suffix.plan, constants, options.isa, options.threads, tuned, code)
+        works += [(step, late) for step in one.suffix.plan.steps]
     return [
         _Function(
             f"pd_b{one.batch}_step_{n}",
@@ -295,10 +298,10 @@ def _model(
 def _row(one: plan.Plan, isa: str) -> str:
     """The initialiser of the plan's ``pd_plan``."""
     arena, late, head, carry = 4 * (one.arena + plan.GUARD), 0, 0, "{0}"
-    if one.head is not None:
-        h = one.head
+    if one.suffix is not None:
+        h = one.suffix
         late, head = len(h.plan.steps), 4 * (h.plan.arena + plan.GUARD)
-        steps = f"{h.source}, {h.source_step}, {h.place}, {h.place_step}, {h.sample_step}"
+        steps = f"{h.source}, {h.source_step}, {h.target}, {h.target_step}, {h.sample_step}"
         carry = f"{{{h.count}, {h.pixels}, {steps}}}"
     apart = len(one.steps)
     useful = max(one.repeats, useful_threads(one.steps, isa))

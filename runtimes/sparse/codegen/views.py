@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from prunedeploy.runtimes.sparse.codegen._context import Context
 from prunedeploy.runtimes.sparse.plan.steps import UNIT, Plan, View, plane_stride, reads, writes
 
-RANK = 8  # PD_RANK in C: loops around a kernel
-
 
 @dataclass(frozen=True)
 class Nest:
@@ -84,7 +82,7 @@ def record(fields: Mapping[str, object]) -> str:
 
 def over_read(context: Context, view: View) -> bool:
     """Whether a kernel may read a little beyond ``view``: not in the caller's buffers."""
-    return context.plan.buffers[view.buffer].place in ("arena", "constant")
+    return context.plan.buffers[view.buffer].space in ("arena", "constant")
 
 
 def padded_planes(plan: Plan, view: View, pixels: int, stride: int) -> bool:
@@ -93,7 +91,7 @@ def padded_planes(plan: Plan, view: View, pixels: int, stride: int) -> bool:
     ``pixels`` of each plane are the view's. The rest is other elements where the view is a part
     of a tensor: the class token beside the patches.
     """
-    whole = plan.buffers[view.buffer].place == "arena" and view.offset % UNIT == 0
+    whole = plan.buffers[view.buffer].space == "arena" and view.offset % UNIT == 0
     if not whole or pixels < UNIT or plane_stride(pixels) != stride:
         return False
     others = (v for step in plan.steps for v in (*reads(step), *writes(step)))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from prunedeploy.runtimes.sparse.plan.interpreter import run_code
+from prunedeploy.runtimes.sparse.importer.operations import run_code
 from prunedeploy.runtimes.sparse.plan.steps import Instr
 
 

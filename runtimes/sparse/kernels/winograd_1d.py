@@ -10,8 +10,8 @@ summed before they are transformed back, for the way back knows the point alone.
 Points are powers of two, chosen for their rounding (Barabasz et al., "Error Analysis and Improving
 the Accuracy of Winograd Convolution for DNNs", 2020): F(2, r) is more accurate than the direct
 sum, whose partial sums are longer, F(4, 3) and F(4, 4) are off by 1.1 and 1.4 times as much, and
-not taken where a network amplifies that (see ``build.careful``). Dense layers only, for scattered
-taps would fill up.
+not taken where a network amplifies that (see ``build.limit_rounding``). Dense layers only, for
+scattered taps would fill up.
 """
 
 from __future__ import annotations

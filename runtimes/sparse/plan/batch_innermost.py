@@ -32,7 +32,7 @@ IMAGES = UNIT  # of a batch that is laid side by side
 MOVABLE = (Conv, Copy, Fill, Map, Pool, Reduce, Softmax)
 
 
-def interleave(plan: Plan) -> Plan:
+def to_batch_innermost(plan: Plan) -> Plan:
     """``plan`` with the batch innermost, where it has sixteen images and nothing else."""
     if plan.batch != IMAGES or not all(isinstance(step, MOVABLE) for step in plan.steps):
         return plan
@@ -52,7 +52,7 @@ def _grows(step: Conv) -> bool:
     return step.x.shape[2:] == (1, 1) and step.y.shape[2:] != (1, 1)
 
 
-def images_inside(view: View) -> int:
+def innermost_images(view: View) -> int:
     """How many images lie side by side in a planar view [N, C, H, W]: 1 in the usual order."""
     images, _, height, width = view.shape
     if images == 1 or height * width == 1:
@@ -66,7 +66,7 @@ def _pixels(plan: Plan) -> dict[int, int] | None:
     found: dict[int, int] = {}
     for step in plan.steps:
         for view in (*reads(step), *writes(step)):
-            if plan.buffers[view.buffer].place != "arena":
+            if plan.buffers[view.buffer].space != "arena":
                 continue
             if isinstance(step, Conv | Pool) and view.shape[0] != plan.batch:
                 return None
@@ -78,7 +78,7 @@ def _pixels(plan: Plan) -> dict[int, int] | None:
         view.buffer
         for step in plan.steps
         for view in (*reads(step), *writes(step))
-        if plan.buffers[view.buffer].place == "arena"
+        if plan.buffers[view.buffer].space == "arena"
     }
     return found if touched <= found.keys() else None
 
@@ -98,7 +98,7 @@ def _step(step: Step, plan: Plan, sizes: dict[int, int]) -> Step | None:
 
 def _view(view: View, plan: Plan, sizes: dict[int, int]) -> View | None:
     """An element at image n and pixel p of a plane was at n * pixels + p, and goes to p * N + n."""
-    if plan.buffers[view.buffer].place != "arena" or sizes[view.buffer] == 1:
+    if plan.buffers[view.buffer].space != "arena" or sizes[view.buffer] == 1:
         return view
     pixels, images = sizes[view.buffer], plan.batch
     plane = plane_stride(pixels * images)

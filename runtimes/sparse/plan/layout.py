@@ -1,9 +1,10 @@
-"""From operators on tensors to steps on memory: every tensor gets its view, views cost nothing.
+"""Layout assignment: from operators on tensors to steps on memory.
 
-From the back to the front: what layout do the readers want (``wish``), and is the tensor a part
-of something larger, an output of the caller or a concatenation, in whose memory it can be computed
-(``home``)? From the front to the back: steps, with a Copy only where a reader needs an order that
-the tensor does not have.
+Every tensor gets a view of a buffer; operators that only change views cost nothing. One walk from
+the last operator to the first collects which layout the readers of each tensor prefer, and which
+tensors can be computed where they are needed in the end: in an output of the caller, or in their
+part of a concatenation. A walk from the first to the last then emits the steps, with a Copy only
+where a reader needs an order of axes that the tensor does not have.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from prunedeploy.runtimes.sparse.plan.steps import (
     Buffer,
     Copy,
     Dtype,
-    Place,
+    MemorySpace,
     Plan,
     Port,
     Step,
@@ -48,25 +49,30 @@ from prunedeploy.runtimes.sparse.plan.strides import Layout
 
 PLANAR = (ConvOp, PoolOp, ResizeOp)  # their results are planar, and nothing else
 
-# their results lie as what they read, where nobody wishes anything
+# their results have the layout of what they read, where no reader prefers another
 FOLLOWS = (ReduceOp, PadOp, GatherOp)
 
 # the function of each operator that adds its steps
-Emitters = Mapping[type, Callable[["Placer", Any], None]]
+Emitters = Mapping[type, Callable[["LayoutAssigner", Any], None]]
 
 
 def is_planar(view: View, channel: int) -> bool:
-    """Whether a tensor of any rank lies in planes of its axis ``channel``."""
+    """Whether a tensor of any rank is planar, with axis ``channel`` from plane to plane."""
     return view.size > 0 and lies_planar(view, channel)
 
 
 def channel(op: Op) -> int:
-    """The channel axis of a step over planes."""
+    """The channel axis of an operator over planes."""
     return op.channel if isinstance(op, ConvOp) else 1
 
 
-class Placer:
-    """Places one graph; ``plan`` is the result."""
+class LayoutAssigner:
+    """Assigns layouts and memory to the tensors of one graph; ``plan`` is the result.
+
+    Args:
+        graph: its operators are in the order in which they run.
+        emitters: for each class of operators the function that adds its steps.
+    """
 
     def __init__(self, graph: Graph, emitters: Emitters) -> None:
         self.graph = graph
@@ -75,26 +81,26 @@ class Placer:
         self.buffers: list[Buffer] = []
         self.steps: list[Step] = []
         self.views: dict[Tensor, View] = {}
-        self.wishes: dict[Tensor, tuple[bool, Layout]] = {}
-        self.homes: dict[Tensor, View] = {}
+        self.preferred: dict[Tensor, tuple[bool, Layout]] = {}  # whether it is required, and it
+        self.targets: dict[Tensor, View] = {}  # views that tensors are to be computed in
         self._copies: dict[tuple[Tensor, Layout], View] = {}
         self._constants: dict[tuple[Tensor, tuple[int, ...]], int] = {}
         self._names: set[str] = set()
 
     def plan(self, inputs: dict[str, Tensor], outputs: Sequence[str], batch: int) -> Plan:
-        """Steps, buffers and ports."""
+        """The steps, buffers and ports; no buffer of the arena has an offset yet."""
         ports = [self._input(i, name, t) for i, (name, t) in enumerate(inputs.items())]
         results = [self._output(i, name) for i, name in enumerate(outputs)]
         for op in reversed(self.graph.ops):
-            self._wish(op)
-            self._settle(op)
+            self._prefer(op)
+            if isinstance(op, ConcatOp):
+                self._assign_parts(op)
         for op in self.graph.ops:
-            self._place(op)
+            self._emit(op)
         for port, tensor in zip(results, self.graph.outputs, strict=True):
-            target = row_major(port.buffer, port.shape)
-            found = self.view(tensor)
-            if not layout.same(found, target):
-                self.copy(f"{port.name} out", found, target)
+            view, target = self.view(tensor), row_major(port.buffer, port.shape)
+            if not layout.same(view, target):
+                self.copy(f"{port.name} out", view, target)
         return Plan(batch, tuple(self.buffers), tuple(self.steps), tuple(ports), tuple(results))
 
     def _input(self, index: int, name: str, tensor: Tensor) -> Port:
@@ -106,48 +112,46 @@ class Placer:
     def _output(self, index: int, name: str) -> Port:
         tensor = self.graph.outputs[index]
         buffer = self.buffer("output", tensor.size, "float32", index)
-        self._offer(tensor, row_major(buffer, tensor.shape))
+        self._assign(tensor, row_major(buffer, tensor.shape))
         return Port(name, buffer, tensor.shape)
 
-    # -- from the back ----------------------------------------------------------------------------
+    # -- from the last operator to the first ------------------------------------------------------
 
-    def _wish(self, op: Op) -> None:
-        """Tell the tensors that ``op`` reads how it would like them to lie."""
+    def _prefer(self, op: Op) -> None:
+        """Note for the tensors that ``op`` reads which layout it prefers them in."""
         if isinstance(op, PLANAR):
             for tensor in op.inputs:
-                self._ask(tensor, layout.planar(tensor.rank, channel(op)), True)
+                self._note(tensor, layout.planar(tensor.rank, channel(op)), True)
             return
-        if op.output not in self.wishes:
+        if op.output not in self.preferred:
             return
-        must, wanted = self.wishes[op.output]
+        required, wanted = self.preferred[op.output]
         if isinstance(op, VIEWS):
             pulled = layout.pull(op, wanted)
             if pulled is not None:
-                self._ask(op.inputs[0], pulled, must)
+                self._note(op.inputs[0], pulled, required)
         elif isinstance(op, MapOp | SoftmaxOp | NormOp | ConcatOp | ConvertOp):
             for tensor in op.inputs:
                 if tensor.rank == op.output.rank and (
                     isinstance(op, ConcatOp) or tensor.shape == op.output.shape
                 ):
-                    self._ask(tensor, wanted, False)
+                    self._note(tensor, wanted, False)
 
-    def _ask(self, tensor: Tensor, wanted: Layout, must: bool) -> None:
-        if tensor not in self.wishes or (must and not self.wishes[tensor][0]):
-            self.wishes[tensor] = (must, wanted)
+    def _note(self, tensor: Tensor, wanted: Layout, required: bool) -> None:
+        """The first preference counts, but for one that is required."""
+        if tensor not in self.preferred or (required and not self.preferred[tensor][0]):
+            self.preferred[tensor] = (required, wanted)
 
-    def _settle(self, op: Op) -> None:
-        """Offer the parts of a concatenation their places in the whole."""
-        if not isinstance(op, ConcatOp):
-            return
-        if op.output not in self.homes:
-            wanted = self._layout(op)
-            self.homes[op.output] = self.arena(op.output.shape, wanted)
+    def _assign_parts(self, op: ConcatOp) -> None:
+        """Have the inputs of a concatenation computed in their parts of the whole."""
+        if op.output not in self.targets:
+            self.targets[op.output] = self.arena(op.output.shape, self._concat_layout(op))
         for tensor, part in zip(op.inputs, self.parts(op), strict=True):
-            self._offer(tensor, part)
+            self._assign(tensor, part)
 
-    def _layout(self, op: ConcatOp) -> Layout:
-        if op.output in self.wishes:
-            return self.wishes[op.output][1]
+    def _concat_layout(self, op: ConcatOp) -> Layout:
+        if op.output in self.preferred:
+            return self.preferred[op.output][1]
         for tensor in op.inputs:
             producer = self.producers.get(tensor)
             if isinstance(producer, PLANAR):
@@ -155,82 +159,87 @@ class Placer:
         return layout.row_major(op.output.rank)
 
     def parts(self, op: ConcatOp) -> list[View]:
-        """Where each input of a concatenation belongs."""
-        whole, start, found = self.homes[op.output], 0, []
+        """The view of the whole that each input of a concatenation takes."""
+        whole, start, views = self.targets[op.output], 0, []
         for tensor in op.inputs:
             offset = whole.offset + start * whole.strides[op.axis]
-            found.append(View(whole.buffer, tensor.shape, whole.strides, offset))
+            views.append(View(whole.buffer, tensor.shape, whole.strides, offset))
             start += tensor.shape[op.axis]
-        return found
+        return views
 
-    def _offer(self, tensor: Tensor, home: View) -> bool:
-        """Have ``tensor`` computed at ``home`` if its producer can write there."""
+    def _assign(self, tensor: Tensor, target: View) -> bool:
+        """Have ``tensor`` computed in ``target``, if its producer can write there."""
         producer = self.producers.get(tensor)
-        if producer is None or tensor in self.homes:
+        if producer is None or tensor in self.targets:
             return False
         if isinstance(producer, VIEWS):
-            source = layout.backward(producer, home)
-            taken = source is not None and self._offer(producer.inputs[0], source)
-            self.homes[tensor] = home  # used if it comes to a copy
-            return taken
-        if isinstance(producer, PLANAR) and not self._fits(producer, home):
+            source = layout.backward(producer, target)
+            assigned = source is not None and self._assign(producer.inputs[0], source)
+            self.targets[tensor] = target  # used if it comes to a copy
+            return assigned
+        if isinstance(producer, PLANAR) and not self._can_write(producer, target):
             return False
-        self.homes[tensor] = home
+        self.targets[tensor] = target
         return True
 
-    def _fits(self, op: Op, view: View) -> bool:
-        """Whether a step over planes can write there: whole planes, ours or very short ones."""
+    def _can_write(self, op: Op, view: View) -> bool:
+        """Whether a step over planes can write ``view``.
+
+        It writes whole planes, with their padding: in the arena, or planes so short that they have
+        none.
+        """
         if not is_planar(view, channel(op)):
             return False
         pixels = view.size // max(view.shape[channel(op)], 1)
-        return self.buffers[view.buffer].place == "arena" or pixels < UNIT
+        return self.buffers[view.buffer].space == "arena" or pixels < UNIT
 
-    # -- from the front ---------------------------------------------------------------------------
+    # -- from the first operator to the last ------------------------------------------------------
 
-    def _place(self, op: Op) -> None:
-        if isinstance(op, VIEWS):
-            source = self.view(op.inputs[0])
-            found = layout.forward(op, source)
-            if found is None:
-                found = self.moved(op, source)
-            elif min(found.strides, default=0) < 0:  # kernels go forwards, but for a Copy's source
-                backwards, found = found, self.result(op)
-                self.copy(op.name, backwards, found)
-            self.views[op.output] = found
-        else:
+    def _emit(self, op: Op) -> None:
+        if not isinstance(op, VIEWS):
             self._emitters[type(op)](self, op)
+            return
+        source = self.view(op.inputs[0])
+        view = layout.forward(op, source)
+        if view is None:
+            view = self._copy_reshaped(op, source)
+        elif min(view.strides, default=0) < 0:  # kernels go forwards, but for a Copy's source
+            backwards, view = view, self.result(op)
+            self.copy(op.name, backwards, view)
+        self.views[op.output] = view
 
-    def moved(self, op: Op, source: View) -> View:
-        """A reshape that needs a copy: written in the order that its readers want."""
+    def _copy_reshaped(self, op: Op, source: View) -> View:
+        """A reshape that needs a copy: written in the layout that its readers prefer."""
         target = self.result(op)
-        split = layout.backward(op, target)
-        if split is not None:
-            self.copy(op.name, source, split)
+        unshaped = layout.backward(op, target)
+        if unshaped is not None:
+            self.copy(op.name, source, unshaped)
             return target
         # neither side is a view of the other: through a copy in C order
         between = self.arena(source.shape, layout.row_major(len(source.shape)))
         self.copy(op.name, source, between)
-        found = layout.forward(op, between)
-        assert found is not None
-        if op.output in self.homes:
-            self.copy(op.name, found, target)
-            return target
-        return found
+        view = layout.forward(op, between)
+        assert view is not None
+        self.copy(op.name, view, target)
+        return target
 
     def result(self, op: Op) -> View:
-        """Where ``op`` writes: at home, as its readers wish, or as its first input lies."""
-        tensor = op.output
-        if tensor not in self.homes:
-            self.homes[tensor] = self.arena(tensor.shape, self._natural(op))
-        self.views[tensor] = self.homes[tensor]
-        return self.homes[tensor]
+        """The view that ``op`` writes: the one assigned, or new memory.
 
-    def _natural(self, op: Op) -> Layout:
+        New memory has the layout that readers prefer, else that of the first input.
+        """
+        tensor = op.output
+        if tensor not in self.targets:
+            self.targets[tensor] = self.arena(tensor.shape, self._layout(op))
+        self.views[tensor] = self.targets[tensor]
+        return self.targets[tensor]
+
+    def _layout(self, op: Op) -> Layout:
         tensor = op.output
         if isinstance(op, PLANAR):
             return layout.planar(tensor.rank, channel(op))
-        if tensor in self.wishes:
-            return self.wishes[tensor][1]
+        if tensor in self.preferred:
+            return self.preferred[tensor][1]
         for source in op.inputs:
             if source.rank == tensor.rank and source.value is None and source.size == tensor.size:
                 return layout.like(self.view(source))
@@ -239,13 +248,13 @@ class Placer:
         return layout.row_major(tensor.rank)
 
     def view(self, tensor: Tensor) -> View:
-        """Where a tensor lies."""
+        """The view of a tensor that was computed, or is constant."""
         if tensor not in self.views:
             assert tensor.value is not None
             self.views[tensor] = self._constant(tensor, tuple(range(tensor.rank)))
         return self.views[tensor]
 
-    def spread(self, tensor: Tensor, y: View) -> View:
+    def broadcast(self, tensor: Tensor, y: View) -> View:
         """A tensor broadcast to the shape of ``y``; constants in the order of y's axes."""
         if tensor.value is None or tensor in self.views:
             return layout.broadcast(self.view(tensor), y.shape)
@@ -254,7 +263,7 @@ class Placer:
         return layout.broadcast(self._constant(tensor, tuple(order)), y.shape)
 
     def _constant(self, tensor: Tensor, order: tuple[int, ...]) -> View:
-        """A constant whose axes lie in ``order``; what is repeated along an axis lies once."""
+        """A constant with its axes in ``order``, stored once along axes that repeat it."""
         assert tensor.value is not None
         once = tuple(slice(1 if stride == 0 else None) for stride in tensor.value.strides)
         value = tensor.value[once]
@@ -266,14 +275,14 @@ class Placer:
         return layout.broadcast(view, tensor.shape)
 
     def planes(self, tensor: Tensor, axis: int) -> View:
-        """A tensor as planes in the arena, copied unless it lies so."""
-        found, wanted = self.view(tensor), layout.planar(tensor.rank, axis)
-        if self.buffers[found.buffer].place == "arena" and is_planar(found, axis):
-            return found
+        """A tensor as planes of ``axis`` in the arena, copied unless it is there as such."""
+        view, wanted = self.view(tensor), layout.planar(tensor.rank, axis)
+        if self.buffers[view.buffer].space == "arena" and is_planar(view, axis):
+            return view
         if (tensor, wanted) not in self._copies:
             target = self.arena(tensor.shape, wanted)
             producer = self.producers.get(tensor)
-            self.copy(producer.name if producer else "input", found, target)
+            self.copy(producer.name if producer else "input", view, target)
             self._copies[tensor, wanted] = target
         return self._copies[tensor, wanted]
 
@@ -281,7 +290,7 @@ class Placer:
 
     def buffer(
         self,
-        place: Place,
+        place: MemorySpace,
         size: int,
         dtype: Dtype = "float32",
         index: int = 0,
@@ -301,7 +310,7 @@ class Placer:
         self.steps.append(step)
 
     def name(self, name: str) -> str:
-        """``name``, or one like it where it is taken: tuning results go by it."""
+        """``name`` with a number behind it where it is taken: tuning results go by names."""
         free, count = name, 1
         while free in self._names:
             count += 1

@@ -1,10 +1,11 @@
 """Lowering: an ONNX model to a plan, or the operator that is in the way.
 
-read     ONNX -> Graph: operators on whole tensors of known shape   importer, operators/
-fuse     fewer operators that compute the same                      fuse/
-place    Graph -> steps on strided views of buffers                 place, layout, emit
-interleave   sixteen images side by side                            runtimes/sparse/interleave
-memory   buffers -> offsets in one arena                            runtimes/sparse/memory
+prepare             functions inlined, normalisations folded       importer/prepare.py
+read                operators on whole tensors of known shape      importer/importer.py, operators/
+fuse                fewer operators that compute the same          importer/fuse/
+plan_graph          steps on strided views of buffers              layout.py, steps_of.py
+to_batch_innermost  the images of a batch innermost in the planes  batch_innermost.py
+allocate            an offset in one arena for every buffer        memory.py
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from prunedeploy.runtimes.sparse.importer.fuse import fuse
 from prunedeploy.runtimes.sparse.importer.importer import RefusedError, read
 from prunedeploy.runtimes.sparse.importer.operators import TABLE
 from prunedeploy.runtimes.sparse.importer.prepare import prepare
-from prunedeploy.runtimes.sparse.plan.batch_innermost import interleave
+from prunedeploy.runtimes.sparse.plan.batch_innermost import to_batch_innermost
 from prunedeploy.runtimes.sparse.plan.memory import allocate
-from prunedeploy.runtimes.sparse.plan.steps import LARGEST, Plan, reads, writes
+from prunedeploy.runtimes.sparse.plan.steps import MAX_ELEMENTS, Plan, reads, writes
 from prunedeploy.runtimes.sparse.plan.steps_of import plan_graph
 
 NO_SIZES: Mapping[str, int] = MappingProxyType({})
@@ -40,36 +41,46 @@ class Refusal:
 
 
 def lower(
-    model: ir.Model, batch: int, sizes: Mapping[str, int] = NO_SIZES, beside: bool = True
+    model: ir.Model, batch: int, sizes: Mapping[str, int] = NO_SIZES, batch_innermost: bool = True
 ) -> Plan | Refusal:
-    """The plan for ``batch`` samples, memory planned.
+    """Lower ``model`` to the plan for ``batch`` samples, with all offsets.
 
     Args:
         model: float32; it is not changed.
         batch: what the first axis of the inputs is, where the model leaves it open.
         sizes: the other axes that the model leaves open, by name.
-        beside: whether sixteen images may lie side by side; else they are behind one another.
+        batch_innermost: whether the plan may have the batch innermost where that is possible, or
+            images always follow one another.
+
+    Returns:
+        The plan; a ``Refusal`` where the runtime cannot compute the model.
     """
     try:
         prepared = prepare(model)
         graph, inputs = read(prepared, batch, sizes, TABLE)
         fuse(graph)
-        names = [str(value.name) for value in prepared.graph.outputs]
-        plan = plan_graph(graph, inputs, names, batch)
-        _check_sizes(plan)
-        return allocate(interleave(plan) if beside else plan)
+        outputs = [str(value.name) for value in prepared.graph.outputs]
+        plan = plan_graph(graph, inputs, outputs, batch)
+        check_sizes(plan)
+        if batch_innermost:
+            plan = to_batch_innermost(plan)
+        return allocate(plan)
     except RefusedError as refused:
         return Refusal(refused.operator, refused.node, refused.reason)
 
 
-def _check_sizes(plan: Plan) -> None:
-    """Every tensor is one that the kernels' 32-bit numbers can count."""
+def check_sizes(plan: Plan) -> None:
+    """Check that the kernels' 32-bit numbers can count the elements of every tensor.
+
+    Raises:
+        RefusedError: they cannot.
+    """
     for step in plan.steps:
         for view in (*reads(step), *writes(step)):
             size = plan.buffers[view.buffer].size
-            if size > LARGEST:
+            if size > MAX_ELEMENTS:
                 raise RefusedError(
                     type(step).__name__,
                     step.name,
-                    f"a tensor of {size} elements is too large, {LARGEST} are the most",
+                    f"a tensor of {size} elements is too large, {MAX_ELEMENTS} are the most",
                 )

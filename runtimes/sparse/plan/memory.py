@@ -52,7 +52,7 @@ def lifetimes(plan: Plan) -> dict[int, Life]:
     for index, step in enumerate(plan.steps):
         for view in (*reads(step), *writes(step)):
             buffer = plan.buffers[view.buffer]
-            if buffer.place == "arena":
+            if buffer.space == "arena":
                 size = -(-(buffer.size + GUARD) // UNIT) * UNIT
                 first = found[view.buffer].first if view.buffer in found else index
                 found[view.buffer] = Life(first, index, size)

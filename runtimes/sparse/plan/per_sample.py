@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 
 from prunedeploy.runtimes.sparse.plan.memory import allocate
 from prunedeploy.runtimes.sparse.plan.steps import (
+    BatchedSuffix,
     Conv,
-    Head,
     Plan,
     Step,
     View,
@@ -27,8 +27,8 @@ from prunedeploy.runtimes.sparse.plan.steps import (
 )
 
 NEAR = 12 << 20  # bytes of tensors that two threads' caches, and their part of a shared one, hold
-SMALL = 64  # pixels of a map that is small
-LARGEST = 4 * SMALL  # and of those that small ones come from
+SMALL_PIXELS = 64  # pixels of a map that is small
+MAX_PIXELS = 4 * SMALL_PIXELS  # and of those that small ones come from
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ class _Cut:
         planes = all(
             is_planar(view, 1) and len(view.shape) == 4 for view in (self.wanted, self.given)
         )
-        return planes and all(math.prod(view.shape[2:]) <= LARGEST for view in self.views)
+        return planes and all(math.prod(view.shape[2:]) <= MAX_PIXELS for view in self.views)
 
 
-def samples(whole: Plan, one: Plan, threads: int) -> Plan | None:
+def per_sample_plan(whole: Plan, one: Plan, threads: int) -> Plan | None:
     """``one`` repeated for every sample of ``whole``, where that should be faster.
 
     Args:
@@ -84,7 +84,7 @@ def samples(whole: Plan, one: Plan, threads: int) -> Plan | None:
         inputs=whole.inputs,
         outputs=whole.outputs,
         steps=one.steps[: cut.first] if cut else one.steps,
-        head=_head(whole, one, cut) if cut else None,
+        suffix=_head(whole, one, cut) if cut else None,
     )
 
 
@@ -113,7 +113,7 @@ def _small(plan: Plan) -> int:
     for index in reversed(range(len(plan.steps))):
         step = plan.steps[index]
         if isinstance(step, Conv):
-            if math.prod(step.y.shape[2:]) > SMALL:
+            if math.prod(step.y.shape[2:]) > SMALL_PIXELS:
                 break
             found = index
     return found
@@ -157,16 +157,16 @@ def _needed(plan: Plan, first: int) -> set[View]:
             view for view in reads(step) if view.buffer in early or view.buffer not in written
         }
         written |= {view.buffer for view in writes(step)}
-    return {view for view in found if plan.buffers[view.buffer].place == "arena"}
+    return {view for view in found if plan.buffers[view.buffer].space == "arena"}
 
 
 def _results(plan: Plan, steps: Sequence[Step]) -> set[int]:
     """Numbers of the outputs that ``steps`` write."""
     buffers = (plan.buffers[view.buffer] for step in steps for view in writes(step))
-    return {buffer.index for buffer in buffers if buffer.place == "output"}
+    return {buffer.index for buffer in buffers if buffer.space == "output"}
 
 
-def _head(whole: Plan, one: Plan, cut: _Cut) -> Head:
+def _head(whole: Plan, one: Plan, cut: _Cut) -> BatchedSuffix:
     late = allocate(replace(whole, steps=cut.late))
     wanted, given = cut.wanted, cut.given
     if cut.is_row:
@@ -174,13 +174,13 @@ def _head(whole: Plan, one: Plan, cut: _Cut) -> Head:
     else:
         axis = 1
     count = wanted.shape[axis]
-    return Head(
+    return BatchedSuffix(
         plan=late,
         count=count,
         pixels=math.prod(wanted.shape[1:]) // count,
         source=one.offsets[given.buffer] + given.offset,
         source_step=given.strides[axis],
-        place=late.offsets[wanted.buffer] + wanted.offset,
-        place_step=wanted.strides[axis],
+        target=late.offsets[wanted.buffer] + wanted.offset,
+        target_step=wanted.strides[axis],
         sample_step=wanted.strides[0],
     )

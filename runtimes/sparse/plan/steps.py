@@ -19,11 +19,11 @@ from typing import Literal
 from prunedeploy.core.records import Array
 
 UNIT = 16  # elements: planes start on multiples of it, 64 bytes of float32
-LARGEST = 2**31 - 2**16  # elements of a buffer: kernels count pixels and rows in 32 bits
+MAX_ELEMENTS = 2**31 - 2**16  # elements of a buffer: kernels count pixels and rows in 32 bits
 GUARD = 32 * UNIT  # elements a kernel may read beyond a buffer's end, never write: more than a tile
 
 Dtype = Literal["float32", "int64", "int32", "bool"]
-Place = Literal["arena", "input", "output", "constant"]
+MemorySpace = Literal["arena", "input", "output", "constant"]
 
 
 def plane_stride(pixels: int) -> int:
@@ -43,7 +43,7 @@ class Buffer:
     A constant's ``value`` is flat, float32, stored with the weights and only read.
     """
 
-    place: Place
+    space: MemorySpace
     size: int
     dtype: Dtype = "float32"
     index: int = 0
@@ -86,12 +86,6 @@ def planar(buffer: int, shape: tuple[int, ...], channel: int) -> View:
     return View(buffer, shape, tuple(strides))
 
 
-def planar_size(shape: tuple[int, ...], channel: int) -> int:
-    """Elements that ``planar`` needs."""
-    channels = shape[channel % len(shape)]
-    return channels * plane_stride(math.prod(shape) // channels) if channels else 0
-
-
 def is_planar(view: View, channel: int) -> bool:
     """Whether ``view`` lies as ``planar`` lays it (axes of length 1 may have any stride)."""
     wanted = planar(view.buffer, view.shape, channel).strides
@@ -103,19 +97,14 @@ def is_planar(view: View, channel: int) -> bool:
 
 # -- functions of one element ----------------------------------------------------------------------
 
-# One operand unless it says two or three. Names are those of ONNX in lower case where ONNX has
-# the operator. ``leakyrelu``, ``elu``, ``clip`` and ``hardsigmoid`` take their numbers from
-# ``Instr.numbers``.
+# The functions of one operand; those of two and three are in ``importer/operations.py``. Names are
+# those of ONNX in lower case where ONNX has the operator. ``leakyrelu``, ``elu``, ``clip`` and
+# ``hardsigmoid`` take their numbers from ``Instr.numbers``.
 UNARY = (
     "identity", "neg", "abs", "relu", "clip", "leakyrelu", "elu", "exp", "log", "sqrt",
     "reciprocal", "sigmoid", "hardsigmoid", "hardswish", "silu", "tanh", "erf", "gelu",
     "gelu_tanh", "softplus", "mish", "floor", "ceil", "round", "sign", "sin", "cos", "not",
 )  # fmt: skip
-BINARY = (
-    "add", "sub", "mul", "div", "pow", "max", "min", "prelu",
-    "equal", "less", "greater", "lessorequal", "greaterorequal", "and", "or",
-)  # fmt: skip
-TERNARY = ("where",)
 
 
 @dataclass(frozen=True)
@@ -364,11 +353,11 @@ class Plan:
     arena: int = 0
     notes: tuple[str, ...] = field(default=())
     repeats: int = 1
-    head: Head | None = None
+    suffix: BatchedSuffix | None = None
 
 
 @dataclass(frozen=True)
-class Head:
+class BatchedSuffix:
     """The end of a plan in samples: the steps of ``plan``, once for the whole batch.
 
     It begins with ``count`` runs of ``pixels`` elements a sample, the k-th at
@@ -381,8 +370,8 @@ class Head:
     pixels: int
     source: int
     source_step: int
-    place: int
-    place_step: int
+    target: int
+    target_step: int
     sample_step: int
 
 

@@ -1,4 +1,4 @@
-"""The step of each operator, its views in hand."""
+"""The steps that each operator of a graph becomes, on views that layout assignment gives."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from prunedeploy.runtimes.sparse.importer.graph import (
     Tensor,
 )
 from prunedeploy.runtimes.sparse.plan import strides as layout
-from prunedeploy.runtimes.sparse.plan.layout import Placer
+from prunedeploy.runtimes.sparse.plan.layout import LayoutAssigner
 from prunedeploy.runtimes.sparse.plan.steps import (
     Conv,
     Copy,
@@ -60,13 +60,13 @@ def image(view: View, channel: int, window: bool) -> View:
     return replace(planar_view(view.buffer, four, 1), offset=view.offset)
 
 
-def _conv(place: Placer, op: ConvOp) -> None:
-    views = [place.planes(tensor, op.channel) for tensor in op.inputs]
-    y = place.result(op)
+def _conv(assigner: LayoutAssigner, op: ConvOp) -> None:
+    views = [assigner.planes(tensor, op.channel) for tensor in op.inputs]
+    y = assigner.result(op)
     x, *residual = (image(view, op.channel, op.window) for view in views)
-    place.add(
+    assigner.add(
         Conv(
-            place.name(op.name),
+            assigner.name(op.name),
             x,
             image(y, op.channel, op.window),
             op.weight,
@@ -81,30 +81,30 @@ def _conv(place: Placer, op: ConvOp) -> None:
     )
 
 
-def _map(place: Placer, op: MapOp) -> None:
-    y = place.result(op)
+def _map(assigner: LayoutAssigner, op: MapOp) -> None:
+    y = assigner.result(op)
     tensors, constants, code = e.code(op.expr)
-    inputs = tuple(place.spread(tensor, y) for tensor in tensors)
-    place.add(Map(place.name(op.name), inputs, y, code, constants))
+    inputs = tuple(assigner.broadcast(tensor, y) for tensor in tensors)
+    assigner.add(Map(assigner.name(op.name), inputs, y, code, constants))
 
 
-def _convert(place: Placer, op: ConvertOp) -> None:
-    place.add(Copy(place.name(op.name), place.view(op.inputs[0]), place.result(op)))
+def _convert(assigner: LayoutAssigner, op: ConvertOp) -> None:
+    assigner.add(Copy(assigner.name(op.name), assigner.view(op.inputs[0]), assigner.result(op)))
 
 
-def _pad(place: Placer, op: PadOp) -> None:
-    x, outer = place.view(op.inputs[0]), place.result(op)
+def _pad(assigner: LayoutAssigner, op: PadOp) -> None:
+    x, outer = assigner.view(op.inputs[0]), assigner.result(op)
     offset = outer.offset + sum(n * s for n, s in zip(op.before, outer.strides, strict=True))
     inner = View(outer.buffer, x.shape, outer.strides, offset)
-    place.add(Copy(place.name(op.name), x, inner, op.fill, outer))
+    assigner.add(Copy(assigner.name(op.name), x, inner, op.fill, outer))
 
 
-def _pool(place: Placer, op: PoolOp) -> None:
-    x = image(place.planes(op.inputs[0], 1), 1, True)
-    y = image(place.result(op), 1, True)
-    place.add(
+def _pool(assigner: LayoutAssigner, op: PoolOp) -> None:
+    x = image(assigner.planes(op.inputs[0], 1), 1, True)
+    y = image(assigner.result(op), 1, True)
+    assigner.add(
         Pool(
-            place.name(op.name),
+            assigner.name(op.name),
             x,
             y,
             op.kind,
@@ -117,51 +117,53 @@ def _pool(place: Placer, op: PoolOp) -> None:
     )
 
 
-def _resize(place: Placer, op: ResizeOp) -> None:
-    x = image(place.planes(op.inputs[0], 1), 1, True)
-    y = image(place.result(op), 1, True)
-    place.add(Resize(place.name(op.name), x, y, op.rows, op.columns))
+def _resize(assigner: LayoutAssigner, op: ResizeOp) -> None:
+    x = image(assigner.planes(op.inputs[0], 1), 1, True)
+    y = image(assigner.result(op), 1, True)
+    assigner.add(Resize(assigner.name(op.name), x, y, op.rows, op.columns))
 
 
-def _reduce(place: Placer, op: ReduceOp) -> None:
-    x, y = place.view(op.inputs[0]), place.result(op)
+def _reduce(assigner: LayoutAssigner, op: ReduceOp) -> None:
+    x, y = assigner.view(op.inputs[0]), assigner.result(op)
     kind: Any = op.kind
-    place.add(Reduce(place.name(op.name), x, y, kind, op.axes))
+    assigner.add(Reduce(assigner.name(op.name), x, y, kind, op.axes))
 
 
-def _softmax(place: Placer, op: SoftmaxOp) -> None:
-    x, y = place.view(op.inputs[0]), place.result(op)
-    place.add(Softmax(place.name(op.name), x, y, op.axis, op.log))
+def _softmax(assigner: LayoutAssigner, op: SoftmaxOp) -> None:
+    x, y = assigner.view(op.inputs[0]), assigner.result(op)
+    assigner.add(Softmax(assigner.name(op.name), x, y, op.axis, op.log))
 
 
-def _norm(place: Placer, op: NormOp) -> None:
-    x, y = place.view(op.inputs[0]), place.result(op)
-    place.add(Norm(place.name(op.name), x, y, op.axes, op.epsilon, op.scale, op.bias, op.centre))
+def _norm(assigner: LayoutAssigner, op: NormOp) -> None:
+    x, y = assigner.view(op.inputs[0]), assigner.result(op)
+    assigner.add(
+        Norm(assigner.name(op.name), x, y, op.axes, op.epsilon, op.scale, op.bias, op.centre)
+    )
 
 
-def _matmul(place: Placer, op: MatMulOp) -> None:
-    y = place.result(op)
-    a, b = (place.view(tensor) for tensor in op.inputs[:2])
-    bias = place.spread(op.inputs[2], y) if len(op.inputs) > 2 else None
-    place.add(MatMul(place.name(op.name), a, b, y, op.alpha, bias))
+def _matmul(assigner: LayoutAssigner, op: MatMulOp) -> None:
+    y = assigner.result(op)
+    a, b = (assigner.view(tensor) for tensor in op.inputs[:2])
+    bias = assigner.broadcast(op.inputs[2], y) if len(op.inputs) > 2 else None
+    assigner.add(MatMul(assigner.name(op.name), a, b, y, op.alpha, bias))
 
 
-def _lookup(place: Placer, op: LookupOp) -> None:
-    indices, y = place.view(op.inputs[0]), place.result(op)
-    place.add(Lookup(place.name(op.name), indices, y, op.table))
+def _lookup(assigner: LayoutAssigner, op: LookupOp) -> None:
+    indices, y = assigner.view(op.inputs[0]), assigner.result(op)
+    assigner.add(Lookup(assigner.name(op.name), indices, y, op.table))
 
 
-def _concat(place: Placer, op: ConcatOp) -> None:
-    place.views[op.output] = place.homes[op.output]
-    for tensor, part in zip(op.inputs, place.parts(op), strict=True):
-        found = place.view(tensor)
-        if not layout.same(found, part):
-            place.copy(op.name, found, part)
+def _concat(assigner: LayoutAssigner, op: ConcatOp) -> None:
+    assigner.views[op.output] = assigner.targets[op.output]
+    for tensor, part in zip(op.inputs, assigner.parts(op), strict=True):
+        view = assigner.view(tensor)
+        if not layout.same(view, part):
+            assigner.copy(op.name, view, part)
 
 
-def _gather(place: Placer, op: GatherOp) -> None:
+def _gather(assigner: LayoutAssigner, op: GatherOp) -> None:
     """A Copy for each run of consecutive indices."""
-    x, y = place.view(op.inputs[0]), place.result(op)
+    x, y = assigner.view(op.inputs[0]), assigner.result(op)
     start = 0
     for position in range(1, len(op.indices) + 1):
         ends = position == len(op.indices)
@@ -173,11 +175,11 @@ def _gather(place: Placer, op: GatherOp) -> None:
             View(v.buffer, tuple(shape), v.strides, v.offset + first * v.strides[op.axis])
             for v, first in ((x, op.indices[start]), (y, start))
         ]
-        place.copy(op.name, *parts)
+        assigner.copy(op.name, *parts)
         start = position
 
 
-EMITTERS: dict[type, Callable[[Placer, Any], None]] = {
+EMITTERS: dict[type, Callable[[LayoutAssigner, Any], None]] = {
     ConvOp: _conv,
     MapOp: _map,
     ConvertOp: _convert,
@@ -196,4 +198,4 @@ EMITTERS: dict[type, Callable[[Placer, Any], None]] = {
 
 def plan_graph(graph: Graph, inputs: dict[str, Tensor], outputs: Sequence[str], batch: int) -> Plan:
     """The plan of a graph: every tensor laid out, and a step or more for each operator."""
-    return Placer(graph, EMITTERS).plan(inputs, outputs, batch)
+    return LayoutAssigner(graph, EMITTERS).plan(inputs, outputs, batch)

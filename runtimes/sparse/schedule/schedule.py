@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from prunedeploy.runtimes.sparse.plan.batch_innermost import images_inside
+from prunedeploy.runtimes.sparse.plan.batch_innermost import innermost_images
 from prunedeploy.runtimes.sparse.plan.steps import UNIT, Conv
 
 EIGHT = 8  # pixels: widths of tiles count in eights, half a vector of AVX-512
@@ -125,7 +125,7 @@ def is_direct(step: Conv) -> bool:
 
 def inside(step: Conv) -> int:
     """Images that lie side by side: elements of a pixel."""
-    return images_inside(step.x)
+    return innermost_images(step.x)
 
 
 def row_size(step: Conv) -> int:

@@ -12,7 +12,6 @@ from shrinking import Shrunk, shrink, tail
 
 from prunedeploy.graph import model as models
 from prunedeploy.passes import DEFAULT, PassError, ShrinkChannels, run
-from prunedeploy.passes.shrink import group_classes as classes
 from prunedeploy.passes.shrink import groups
 from prunedeploy.reference import verify
 from prunedeploy.reference.evaluate import Evaluator
@@ -279,28 +278,6 @@ def _check(network: ResNeXt) -> None:
     assert verify.compare(before, Evaluator(model).run(feeds), tolerance=1e-12).passed
     assert report.result.changed
     assert zoo.parameters(model) == network.attainable
-
-
-@pytest.mark.parametrize("overhead", [2e3, 1e12])
-def test_overhead_keeps_groups_equally_wide(overhead: float) -> None:
-    """Fewer convolutions for more weights, settled after one run."""
-    counts, sizes = [], []
-    for price in (0.0, overhead):
-        network = ResNeXt("beta", blocks=(1, 1), groups=8, size=16)
-        found = shrink(network.model, convolution_overhead=price)
-        counts.append(operators(found)["Conv"])
-        sizes.append(zoo.parameters(network.model))
-    assert counts[1] < counts[0]
-    assert sizes[1] > sizes[0]
-    if overhead == 1e12:
-        assert counts[1] == 1 + 2 * 4
-
-
-def test_padded_widths_are_the_cheapest() -> None:
-    widths = np.array([[1, 4], [2, 4], [4, 4], [4, 4]])
-    assert (classes.padded(widths, 1, 0.5) == widths).all()
-    assert classes.padded(widths, 1, 5).tolist() == [[2, 4], [2, 4], [4, 4], [4, 4]]
-    assert (classes.padded(widths, 1, 100) == 4).all()
 
 
 @pytest.mark.parametrize("broken", ["order forgotten", "gathered in another order"])

@@ -25,9 +25,9 @@ from prunedeploy.graph import model as models
 from prunedeploy.runtimes.sparse.codegen import project as projects
 from prunedeploy.runtimes.sparse.codegen.project import Project
 from prunedeploy.runtimes.sparse.importer.graph import Graph
-from prunedeploy.runtimes.sparse.plan.layout import Placer
+from prunedeploy.runtimes.sparse.plan.layout import LayoutAssigner
 from prunedeploy.runtimes.sparse.plan.lower import Refusal, lower
-from prunedeploy.runtimes.sparse.plan.steps import GUARD, LARGEST, Conv, planar, plane_stride
+from prunedeploy.runtimes.sparse.plan.steps import GUARD, MAX_ELEMENTS, Conv, planar, plane_stride
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
 from prunedeploy.runtimes.sparse.schedule import tune as tuning
 from prunedeploy.runtimes.sparse.schedule.schedule import Tiling, geometry
@@ -105,7 +105,7 @@ def test_tensors_that_32_bits_cannot_count():
     found = lower(convolution((64, 8192, 8192), (1, 64, 1, 1)), 1)
     assert isinstance(found, Refusal)
     assert "is too large" in str(found)
-    assert str(LARGEST) in str(found)
+    assert str(MAX_ELEMENTS) in str(found)
     found = lower(convolution((64, 512, 512), (1, 64, 1, 1)), 128)
     assert f"a tensor of {128 * 64 * 512 * 512} elements is too large" in str(found)
     assert not isinstance(lower(convolution((64, 512, 512), (1, 64, 1, 1)), 64), Refusal)
@@ -144,8 +144,8 @@ def test_instances_for_numbers_that_differ_in_a_sign_alone(tmp_path):
 
 
 def test_names_stay_different():
-    placer = Placer(Graph([]), {})
-    names = [placer.name(name) for name in ("a", "a", "a#2", "a", "b")]
+    assigner = LayoutAssigner(Graph([]), {})
+    names = [assigner.name(name) for name in ("a", "a", "a#2", "a", "b")]
     assert len(set(names)) == len(names)
     assert names[:2] == ["a", "a#2"]
 
@@ -235,7 +235,7 @@ def test_a_library_that_is_cut_short(engine, tmp_path, share):
     manifest["files"]["model.so"] = sha256(library)
     (place / "manifest.json").write_text(json.dumps(manifest))
     with (
-        pytest.raises(UserError, match=r"is (cut short|no shared library); build it again here"),
+        pytest.raises(UserError, match=r"is (cut short|not a 64-bit .*); build it again here"),
         opening.open(place),
     ):
         pass

@@ -27,7 +27,6 @@ from prunedeploy.runtimes.sparse.importer.graph import (
     Tensor,
 )
 
-Users = dict[Tensor, list[Op]]
 Producers = dict[Tensor, Op]
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lowered import TOLERANCE, check, reference, steps
+from plan_interpreter import evaluate
 from torch import Tensor, nn
 
 from prunedeploy.models import by_name
-from prunedeploy.runtimes.sparse.plan.interpreter import evaluate
 from prunedeploy.runtimes.sparse.plan.lower import lower
 from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan
 from prunedeploy.shrinking.export import to_model
@@ -77,7 +77,7 @@ def test_residual_sums_and_activations_are_part_of_their_layers() -> None:
 def test_memory_is_used_again() -> None:
     plan = lower(network("resnet18"), 1)
     assert isinstance(plan, Plan)
-    assert plan.arena < sum(b.size for b in plan.buffers if b.place == "arena") / 2
+    assert plan.arena < sum(b.size for b in plan.buffers if b.space == "arena") / 2
 
 
 @pytest.mark.parametrize("change", ["residual", "activation", "bias", "pads"])

@@ -59,9 +59,9 @@ def test_a_version_that_is_newer_than_what_is_known_is_refused() -> None:
 def test_pixels_become_channels_in_both_orders(mode: str) -> None:
     """ONNX Runtime does not know opset 28 yet: the interpreter is the oracle here."""
     from lowered import agree
+    from plan_interpreter import evaluate
 
     from prunedeploy.reference.evaluate import Evaluator
-    from prunedeploy.runtimes.sparse.plan.interpreter import evaluate
     from prunedeploy.runtimes.sparse.plan.lower import lower
 
     model = single("SpaceToDepth", (1, 3, 4, 6), opset=28, blocksize=2, mode=mode)

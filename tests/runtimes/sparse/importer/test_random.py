@@ -9,10 +9,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from lowered import agree, random_feeds
+from plan_interpreter import evaluate
 
 from prunedeploy.reference.evaluate import Evaluator
 from prunedeploy.runtimes.sparse.importer.operators import TABLE
-from prunedeploy.runtimes.sparse.plan.interpreter import evaluate
 from prunedeploy.runtimes.sparse.plan.lower import Refusal, lower
 
 KNOWN = tuple(op for op in growers.GROWERS if op in TABLE)

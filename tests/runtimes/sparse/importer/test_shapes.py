@@ -194,5 +194,5 @@ def test_what_is_repeated_lies_once() -> None:
     net = Small()
     wide = net.node("Expand", net.normal(1, 1, 7), ints(64, 3, 7))
     plan = check(net.model(net.node("Add", net.input(64, 3, 7), wide)), 64)
-    (constant,) = [buffer for buffer in plan.buffers if buffer.place == "constant"]
+    (constant,) = [buffer for buffer in plan.buffers if buffer.space == "constant"]
     assert constant.size == 7

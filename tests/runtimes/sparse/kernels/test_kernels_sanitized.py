@@ -125,7 +125,7 @@ def _program(cases: Sequence[Case], isa: str, constants: Constants, instructions
         records = []
         for buffer in case.buffers:
             width = np.dtype(buffer.dtype).itemsize
-            guard = plan.GUARD if buffer.place == "arena" else 0
+            guard = plan.GUARD if buffer.space == "arena" else 0
             integer = int(buffer.dtype != "float32")
             records.append(f"{{{buffer.size}, {width}, {guard}, {integer}}}")
         rows = ", ".join(records)

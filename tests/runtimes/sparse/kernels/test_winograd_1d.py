@@ -17,7 +17,7 @@ from prunedeploy.core.records import Array
 from prunedeploy.engines import building, verified_build
 from prunedeploy.graph.model import save
 from prunedeploy.measure.bench import bench
-from prunedeploy.runtimes.sparse.build import careful
+from prunedeploy.runtimes.sparse.build import limit_rounding
 from prunedeploy.runtimes.sparse.kernels import winograd_1d as winograd
 from prunedeploy.runtimes.sparse.plan.lower import lower
 from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan
@@ -129,10 +129,10 @@ def test_careful_builds_keep_two_rows() -> None:
     usual = choose.tiling(step, "avx512", 2)
     assert (usual.kernel, usual.pieces) == ("winograd", 4)
     for tuned in ({}, {step.name: usual}):
-        way = careful(plan, tuned, "avx512", 2)[step.name]
+        way = limit_rounding(plan, tuned, "avx512", 2)[step.name]
         assert way.kernel != "winograd" or way.pieces == 2
     other = Tiling("rows", 1, 2, 3)
-    assert careful(plan, {step.name: other}, "avx512", 2) == {step.name: other}
+    assert limit_rounding(plan, {step.name: other}, "avx512", 2) == {step.name: other}
 
 
 def test_an_engine_near_its_tolerance_is_built_with_less_rounding(
@@ -185,7 +185,7 @@ def test_careful_builds_have_short_sums() -> None:
     (step,) = (step for step in plan.steps if isinstance(step, Conv))
     ways = choose.ranked(step, "avx512", 2)
     long = next(way for way in ways if way.kernel == "block" and way.channels > 256)
-    little, more = (careful(plan, {step.name: long}, "avx512", 2, level) for level in (1, 2))
+    little, more = (limit_rounding(plan, {step.name: long}, "avx512", 2, level) for level in (1, 2))
     assert little == {step.name: long}
     assert more[step.name].channels <= 256
 

@@ -12,7 +12,7 @@ from kernels import Case, check, supported
 from lowered import Small
 
 from prunedeploy.core.records import Array
-from prunedeploy.runtimes.sparse.build import careful
+from prunedeploy.runtimes.sparse.build import limit_rounding
 from prunedeploy.runtimes.sparse.kernels import winograd_2d as winograd2d
 from prunedeploy.runtimes.sparse.kernels.winograd_1d import inputs, results
 from prunedeploy.runtimes.sparse.kernels.winograd_2d import OUTPUTS, POINTS
@@ -249,7 +249,7 @@ def test_careful_builds_keep_two_by_two() -> None:
     (step,) = (step for step in plan.steps if isinstance(step, Conv))
     usual = choose.tiling(step, "avx512", 2)
     assert (usual.kernel, usual.pieces) == ("winograd2d", 4)
-    way = careful(plan, {step.name: usual}, "avx512", 2)[step.name]
+    way = limit_rounding(plan, {step.name: usual}, "avx512", 2)[step.name]
     assert (way.kernel, way.pieces) == ("winograd2d", 2)
 
 
@@ -263,6 +263,6 @@ def test_a_little_careful_builds_keep_three_by_three() -> None:
     rough = next(w for w in choose.ranked(step, "avx512", 2) if w.pieces == 4)
     assert rough.kernel == "winograd"
     tuned = {step.name: rough}
-    ways = [careful(plan, tuned, "avx512", 2, level)[step.name] for level in (1, 2)]
+    ways = [limit_rounding(plan, tuned, "avx512", 2, level)[step.name] for level in (1, 2)]
     assert [way.pieces for way in ways] == [3, 2]
-    assert careful(plan, {step.name: ways[0]}, "avx512", 2, 1) == {step.name: ways[0]}
+    assert limit_rounding(plan, {step.name: ways[0]}, "avx512", 2, 1) == {step.name: ways[0]}

@@ -10,12 +10,12 @@ import onnx_ir as ir
 import pytest
 from convs import beside
 from lowered import Small, agree, reference
+from plan_interpreter import evaluate
 
 from prunedeploy.engines import building, opening
 from prunedeploy.graph.model import save
 from prunedeploy.runtimes.sparse.plan import lower as lowering
-from prunedeploy.runtimes.sparse.plan.batch_innermost import images_inside, interleave
-from prunedeploy.runtimes.sparse.plan.interpreter import evaluate
+from prunedeploy.runtimes.sparse.plan.batch_innermost import innermost_images, to_batch_innermost
 from prunedeploy.runtimes.sparse.plan.lower import lower
 from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan, Pool, View, planar
 
@@ -85,7 +85,7 @@ def _plans(model: ir.Model, monkeypatch: pytest.MonkeyPatch) -> tuple[Plan, Plan
     """Side by side, and one image after the other."""
     found = lower(model, IMAGES, {})
     with monkeypatch.context() as patch:
-        patch.setattr(lowering, "interleave", lambda plan: plan)
+        patch.setattr(lowering, "to_batch_innermost", lambda plan: plan)
         other = lower(model, IMAGES, {})
     assert isinstance(found, Plan)
     assert isinstance(other, Plan)
@@ -99,7 +99,7 @@ def _feeds(plan: Plan, seed: int = 0) -> Mapping[str, np.ndarray]:
 
 def _is_beside(plan: Plan) -> bool:
     views = [step.x for step in plan.steps if isinstance(step, Conv | Pool)]
-    return any(images_inside(view) == IMAGES for view in views)
+    return any(innermost_images(view) == IMAGES for view in views)
 
 
 @pytest.mark.parametrize(("network", "size"), MOVED)
@@ -133,7 +133,7 @@ def test_engines_agree(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("beside", "behind"):
             with monkeypatch.context() as patch:
                 if name == "behind":
-                    patch.setattr(lowering, "interleave", lambda plan: plan)
+                    patch.setattr(lowering, "to_batch_innermost", lambda plan: plan)
                 engine = building.build(
                     path, "host", "sparse", tmp_path / f"{name}-{network.__name__}", tune="none",
                     batch=IMAGES, threads=2,
@@ -154,17 +154,17 @@ def test_other_batches_stay(batch: int) -> None:
     plan = lower(_model(residual, 20), batch, {})
     assert isinstance(plan, Plan)
     assert not _is_beside(plan)
-    assert interleave(plan) is plan
+    assert to_batch_innermost(plan) is plan
 
 
 def _stays(build: Callable[[Small], str], monkeypatch: pytest.MonkeyPatch) -> None:
     net = Small()
     model = net.model(build(net))
     with monkeypatch.context() as patch:
-        patch.setattr(lowering, "interleave", lambda plan: plan)
+        patch.setattr(lowering, "to_batch_innermost", lambda plan: plan)
         plan = lower(model, IMAGES, {})
     assert isinstance(plan, Plan)
-    assert interleave(plan) is plan
+    assert to_batch_innermost(plan) is plan
 
 
 def test_tokens_stay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,11 +202,11 @@ def test_growing_from_a_pixel_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("shape", [(16, 3, 5, 7), (16, 3, 5, 1), (16, 3, 1, 7), (4, 2, 3, 3)])
 def test_images_are_told_by_strides(shape: tuple[int, int, int, int]) -> None:
     usual = planar(0, shape, 1)
-    assert images_inside(usual) == 1
-    assert images_inside(beside(usual)) == shape[0]
+    assert innermost_images(usual) == 1
+    assert innermost_images(beside(usual)) == shape[0]
 
 
 def test_single_pixels_lie_the_same_either_way() -> None:
     view = planar(0, (16, 3, 1, 1), 1)
-    assert images_inside(view) == images_inside(beside(view)) == 1
-    assert images_inside(View(0, (1, 3, 4, 4), (0, 16, 4, 1))) == 1
+    assert innermost_images(view) == innermost_images(beside(view)) == 1
+    assert innermost_images(View(0, (1, 3, 4, 4), (0, 16, 4, 1))) == 1

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plan_interpreter import evaluate
 
-from prunedeploy.runtimes.sparse.plan.interpreter import evaluate
 from prunedeploy.runtimes.sparse.plan.memory import allocate, lifetimes
 from prunedeploy.runtimes.sparse.plan.steps import (
     GUARD,
@@ -148,8 +148,8 @@ def test_what_is_written_is_never_read_elsewhere_in_the_same_step() -> None:
         for target in writes(step):
             for source in reads(step):
                 if (
-                    plan.buffers[source.buffer].place
-                    == plan.buffers[target.buffer].place
+                    plan.buffers[source.buffer].space
+                    == plan.buffers[target.buffer].space
                     == "arena"
                 ):
                     same = plan.offsets[source.buffer] == plan.offsets[target.buffer]

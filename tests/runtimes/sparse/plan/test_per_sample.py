@@ -44,14 +44,14 @@ def _feeds(batch: int, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def _plans(model: ir.Model, batch: int = BATCH) -> tuple[Plan, Plan]:
-    whole, one = lower(model, batch, beside=False), lower(model, 1)
+    whole, one = lower(model, batch, batch_innermost=False), lower(model, 1)
     assert isinstance(whole, Plan)
     assert isinstance(one, Plan)
     return whole, one
 
 
 def _split(whole: Plan, one: Plan) -> Plan:
-    found = split.samples(whole, one, 2)
+    found = split.per_sample_plan(whole, one, 2)
     assert found is not None
     return found
 
@@ -60,12 +60,12 @@ def _split(whole: Plan, one: Plan) -> Plan:
 def near(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing fits into the caches, and no map is small."""
     monkeypatch.setattr(split, "NEAR", 0)
-    monkeypatch.setattr(split, "LARGEST", 0)
+    monkeypatch.setattr(split, "MAX_PIXELS", 0)
 
 
 def test_what_fits_into_the_caches_stays_whole() -> None:
     whole, one = _plans(_network())
-    assert split.samples(whole, one, 2) is None
+    assert split.per_sample_plan(whole, one, 2) is None
 
 
 @pytest.mark.usefixtures("near")
@@ -73,7 +73,7 @@ def test_what_does_not_fit_is_computed_in_samples() -> None:
     net = Small()
     x = net.conv(net.input("n", 3, 9, 11), 3, 6)
     whole, one = _plans(net.model(net.conv(x, 6, 5)))
-    found = split.samples(whole, one, 2)
+    found = split.per_sample_plan(whole, one, 2)
     assert found is not None
     assert found == replace(
         one, batch=BATCH, repeats=BATCH, inputs=whole.inputs, outputs=whole.outputs
@@ -84,9 +84,9 @@ def test_what_does_not_fit_is_computed_in_samples() -> None:
 @pytest.mark.usefixtures("near")
 def test_the_linear_layer_at_the_end_is_computed_once_for_all_samples() -> None:
     whole, one = _plans(_network())
-    found = split.samples(whole, one, 2)
+    found = split.per_sample_plan(whole, one, 2)
     assert found is not None
-    head = found.head
+    head = found.suffix
     assert head is not None
     assert found.steps == one.steps[: len(found.steps)]
     assert isinstance(head.plan.steps[0], Conv)
@@ -106,7 +106,7 @@ def test_no_head_where_more_than_its_input_is_needed() -> None:
     first = net.node("Gemm", pooled, net.normal(6, 6), net.normal(6))
     joined = net.node("Add", first, largest)
     whole, one = _plans(net.model(net.node("Gemm", joined, net.normal(6, 4), net.normal(4))))
-    head = _split(whole, one).head
+    head = _split(whole, one).suffix
     assert head is not None  # the second one alone
     assert [len(step.weight) for step in head.plan.steps if isinstance(step, Conv)] == [4]
 
@@ -118,13 +118,13 @@ def test_no_head_for_images() -> None:
     image = net.conv(net.input("n", 3, 9, 11), 3, 6)
     scale = net.conv(net.node("GlobalAveragePool", image), 6, 6)
     whole, one = _plans(net.model(net.node("Mul", image, scale)))
-    assert _split(whole, one).head is None
+    assert _split(whole, one).suffix is None
 
 
 def test_the_limit_is_the_arena(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, one = _plans(_network())
     monkeypatch.setattr(split, "NEAR", 4 * whole.arena)
-    assert split.samples(whole, one, 2) is None
+    assert split.per_sample_plan(whole, one, 2) is None
     monkeypatch.setattr(split, "NEAR", 4 * whole.arena - 1)
     assert _split(whole, one).repeats == BATCH
 
@@ -133,7 +133,7 @@ def test_the_limit_is_the_arena(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("threads", [3, 5, 32])
 def test_samples_that_threads_cannot_share_stay_whole(threads: int) -> None:
     whole, one = _plans(_network())
-    assert split.samples(whole, one, threads) is None
+    assert split.per_sample_plan(whole, one, threads) is None
 
 
 @pytest.mark.usefixtures("near")
@@ -143,7 +143,7 @@ def test_a_result_over_the_batch_stays_whole() -> None:
     x = net.conv(net.input("n", 3, 5, 5), 3, 4)
     model = net.model(net.node("ReduceMean", x, np.array([0]), keepdims=0))
     whole, one = _plans(model)
-    assert split.samples(whole, one, 2) is None
+    assert split.per_sample_plan(whole, one, 2) is None
 
 
 # -- small maps ------------------------------------------------------------------------------------
@@ -173,13 +173,13 @@ def test_layers_of_small_maps_are_computed_once_for_all_samples(
     monkeypatch.setattr(split, "NEAR", 0)
     whole, one = _plans(_shrinking(15))
     found = _split(whole, one)
-    assert found.head is not None
-    assert (found.head.count, found.head.pixels) == (8, 225)
-    assert _layers(found.head.plan) == [
+    assert found.suffix is not None
+    assert (found.suffix.count, found.suffix.pixels) == (8, 225)
+    assert _layers(found.suffix.plan) == [
         (BATCH, 8, 15, 15), (BATCH, 8, 8, 8), (BATCH, 8, 8, 8), (BATCH, 8, 8, 8), (BATCH, 5, 1, 1)
     ]  # fmt: skip
     assert _layers(found) == [(1, 8, 15, 15)] * 5
-    wide = _split(*_plans(_shrinking(17))).head  # from maps of 289 pixels
+    wide = _split(*_plans(_shrinking(17))).suffix  # from maps of 289 pixels
     assert wide is not None
     assert (wide.count, wide.pixels) == (8, 1)
 
@@ -272,7 +272,7 @@ def test_a_decoder_is_no_head(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(split, "NEAR", 0)
     net = Small()
     found = _split(*_plans(net.model(_decoder(net))))
-    assert found.head is None
+    assert found.suffix is None
 
 
 # -- engines ---------------------------------------------------------------------------------------

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from plan_interpreter import evaluate, run_step, strided
 from torch.nn import functional as F
 
-from prunedeploy.runtimes.sparse.plan.interpreter import evaluate, run_step, strided
+from prunedeploy.runtimes.sparse.plan import strides
 from prunedeploy.runtimes.sparse.plan.steps import (
     Activation,
     Buffer,
@@ -24,7 +25,6 @@ from prunedeploy.runtimes.sparse.plan.steps import (
     Resize,
     View,
     planar,
-    planar_size,
     row_major,
 )
 
@@ -38,7 +38,7 @@ class Memory:
 
     def planes(self, *shape: int) -> View:
         """A planar tensor [N, C, H, W], NaN between the planes."""
-        self.buffers.append(np.full(planar_size(shape, 1), np.nan))
+        self.buffers.append(np.full(strides.planar(len(shape), 1).size(shape), np.nan))
         view = planar(len(self.buffers) - 1, shape, 1)
         self[view][...] = self.random.standard_normal(shape)
         return view

@@ -175,9 +175,10 @@ def write_scattered(name: str, sparsity: float, batch: int, path: Path) -> Path:
         shutil.copy(cpu_models.fixed(name, sparsity, batch), path)
         return path
     from prunedeploy.passes.analysis.liveness import layers_of
-    from prunedeploy.shrinking import pipeline
+    from prunedeploy.shrinking.loading import load
+    from prunedeploy.shrinking.request import CheckpointOptions
 
-    program = pipeline.load(TRAINED).program
+    program = load(TRAINED, CheckpointOptions()).program
     for value in (*program.graph.inputs, *program.graph.outputs):
         value.shape = ir.Shape((batch, *(value.shape or ())[1:]))
     layers = [layer.weight for layer in layers_of(program.graph)][1:-1]

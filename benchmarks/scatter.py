@@ -12,7 +12,6 @@ The last table is what the model is made of: MACs and bytes a second on this mac
 from __future__ import annotations
 
 import argparse
-import re
 import time
 from collections.abc import Callable
 
@@ -203,8 +202,8 @@ def network(fraction: float, rounds: int) -> str:
         session = onnxruntime.InferenceSession(proto, options)
         runs[len(runs)] = lambda s=session: s.run(None, image) and None
     found = fastest({str(k): run for k, run in runs.items()}, rounds)
-    taken = [re.findall(r"(\d+) us", n.reason) for n in notes if n.status == "taken"]
-    saved = sum(int(left_out) - int(moved) for left_out, moved in taken)
+    taken = [note.figures for note in notes if note.code == "branch-scattered"]
+    saved = sum(1e6 * (each["left_out_seconds"] - each["moved_seconds"]) for each in taken)
     before, after = found["0"], found["1"]
     ratios = f"{before / (before - saved):.2f} | {before / after:.2f}"
     return f"| {fraction:.0%} | {len(taken)} of 16 | {before / 1e3:.1f} ms | {ratios} |"

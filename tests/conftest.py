@@ -70,8 +70,11 @@ def shrunk(tmp_path: Path) -> ShrinkResult:
     model = write_net(tmp_path / "out.onnx", 4)
     dense = write_net(tmp_path / "out.dense.onnx", 16)
     notes = (
-        Note("w", "taken", "channels that are constant", 12),
-        *(Note(f"layer{i}|x", "refused", "unknown operator Foo", 3) for i in range(5)),
+        Note("channels-cut", "w", "taken", "channels that are constant", 12),
+        *(
+            Note("pinned-axis", f"layer{i}|x", "refused", "unknown operator Foo", 3)
+            for i in range(5)
+        ),
     )
     result = ShrinkResult(
         source=tmp_path / "out.pt",

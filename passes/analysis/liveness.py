@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from prunedeploy.core.records import Reason
 from prunedeploy.passes.analysis.axes import Axes, Mask
 from prunedeploy.passes.analysis.constants import channel_constants
 from prunedeploy.passes.analysis.facts import Facts
@@ -23,10 +24,14 @@ from prunedeploy.passes.operators.operator import Reads
 from prunedeploy.passes.operators.table import layer, operator
 
 # Why a channel without weights stays, in the words of the report.
-CARRIES = "constants other than zero meet zero padding: one channel must carry them"
-JOINED = (
+CARRIES = Reason(
+    "carries-constants",
+    "constants other than zero meet zero padding: one channel must carry them",
+)
+JOINED = Reason(
+    "joined-with-live",
     "joined, in a sum, a grouped convolution or the groups of a norm, "
-    "with channels that are not constant"
+    "with channels that are not constant",
 )
 
 # A bias channel this much smaller than what is merged into it would blow rounding up.
@@ -38,7 +43,7 @@ class Kept:
     """The labels that stay, and for each why, should its own weights be zero."""
 
     live: Mask  # by representative of the label
-    reasons: dict[int, str]
+    reasons: dict[int, Reason]
 
 
 def layers_of(graph: ir.Graph) -> list[Layer]:
@@ -88,7 +93,7 @@ def mark(
 ) -> Kept:
     """The live labels, given the labels that carry merged constants."""
     live = np.zeros(len(axes), bool)
-    reasons = dict(axes.pinned)
+    reasons = {root: Reason("pinned-axis", wall) for root, wall in axes.pinned.items()}
     reasons.update(dict.fromkeys(bias_channels, CARRIES))
     live[list(reasons)] = True
     seen = [np.zeros(weights.used(found).shape[0], bool) for found in layers]

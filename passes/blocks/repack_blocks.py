@@ -101,9 +101,15 @@ def _decide(graph: ir.Graph, layer: Layer, parts: list[Part], target: Target) ->
     positions = _positions(layer.result, layer.result_axis)
     inputs = _positions(layer.source, layer.source_axis)
     if positions is None or inputs is None:
-        return Note(layer.name, "refused", "blocks: the size of the map is open", 0)
+        return Note("open-shape", layer.name, "refused", "blocks: the size of the map is open", 0)
     if not target.macs_per_second or not target.bytes_per_second:
-        return Note(layer.name, "refused", f"blocks: no cost figures for {target.name}", 0)
+        return Note(
+            "no-cost-figures",
+            layer.name,
+            "refused",
+            f"blocks: no cost figures for {target.name}",
+            0,
+        )
     dense = _computed(layer.rows().size, positions, target)
     forms = [_channels(layer, parts, positions, inputs, target)]
     if _can_unroll(layer):
@@ -113,13 +119,12 @@ def _decide(graph: ir.Graph, layer: Layer, parts: list[Part], target: Target) ->
     figures = f"{saved * 1e6:.0f} us less to compute, {best.moved * 1e6:.0f} us to move"
     blocks = f"{len(parts)} blocks"
     if saved <= MARGIN * best.moved:
-        return Note(
-            layer.name, "refused", f"{blocks}, slower if repacked for {target.name}: {figures}", 0
-        )
+        reason = f"{blocks}, slower if repacked for {target.name}: {figures}"
+        return Note("slower-on-target", layer.name, "refused", reason, 0)
     silent = rewrite(graph, layer, best.parts, best.name, target.multiple)
     how = "order folded into the layers behind" if silent else "a Gather restores the order"
     reason = f"{blocks} repacked by {best.name}, predicted for {target.name}: {figures}; {how}"
-    return Note(layer.name, "taken", reason, len(best.parts))
+    return Note("blocks-repacked", layer.name, "taken", reason, len(best.parts))
 
 
 def _computed(weights: int, positions: int, target: Target) -> float:

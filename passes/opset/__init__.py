@@ -56,16 +56,27 @@ class LowerOpset:
         have, wanted_ir = model.opset_imports.get("", 1), self.ir_version or _least_ir(self.opset)
         if have > NEWEST:
             reason = f"opset {have} is newer than what is known here, {NEWEST}"
-            return PassResult(False, (Note("graph", "refused", reason, 1),))
+            return PassResult(False, (Note("opset-too-new", "graph", "refused", reason, 1),))
         notes: list[Note] = []
         if have > self.opset:
             notes = _lower(model.clone(), self.opset)  # it shares the weights
             if refused := [note for note in notes if note.status == "refused"]:
                 return PassResult(False, tuple(refused))
             _lower(model, self.opset)
-            notes.insert(0, Note("graph", "taken", f"opset {have} written as {self.opset}", 1))
+            notes.insert(
+                0,
+                Note("opset-lowered", "graph", "taken", f"opset {have} written as {self.opset}", 1),
+            )
         if model.ir_version > wanted_ir:
-            notes.append(Note("graph", "taken", f"IR {model.ir_version} as {wanted_ir}", 1))
+            notes.append(
+                Note(
+                    "ir-version-lowered",
+                    "graph",
+                    "taken",
+                    f"IR {model.ir_version} as {wanted_ir}",
+                    1,
+                )
+            )
             _older_ir(model, wanted_ir)
         return PassResult(bool(notes), tuple(notes))
 
@@ -118,10 +129,10 @@ def _lower(model: ir.Model, wanted: int) -> list[Note]:
             shapes.infer_shapes(model)
     for node in model.graph.all_nodes():
         if not node.domain and (reason := lacking(node, wanted)) is not None:
-            refused.append(Note(node.name or node.op_type, "refused", reason, 1))
+            refused.append(Note("no-older-form", node.name or node.op_type, "refused", reason, 1))
     models.drop_unused(model.graph)
     return refused or [
-        Note("graph", "taken", f"{op} of opset {opset} in an older form", count)
+        Note("nodes-rewritten", "graph", "taken", f"{op} of opset {opset} in an older form", count)
         for (op, opset), count in counts.items()
     ]
 
@@ -135,7 +146,9 @@ def _step(model: ir.Model, opset: int, counts: Counter[tuple[str, int]]) -> list
     ]
     counts.update((node.op_type, opset) for node in defined)
     failed = insert(model, defined, opset)
-    refused = [Note(where, "refused", reason, 1) for where, reason in failed.items()]
+    refused = [
+        Note("no-older-form", where, "refused", reason, 1) for where, reason in failed.items()
+    ]
     if defined:
         shapes.infer_shapes(model)
     taken = names(model.graph)
@@ -143,7 +156,7 @@ def _step(model: ir.Model, opset: int, counts: Counter[tuple[str, int]]) -> list
         if node.domain:
             continue
         if (reason := _undo(node, opset, taken, counts)) is not None:
-            refused.append(Note(node.name or node.op_type, "refused", reason, 1))
+            refused.append(Note("no-older-form", node.name or node.op_type, "refused", reason, 1))
     return refused
 
 

@@ -59,7 +59,7 @@ class Quantise:
             return PassResult(False)
         if (version := opset(model)) < OLDEST:
             reason = f"opset {version} has no scales for channels: {OLDEST} has"
-            return PassResult(False, (Note("graph", "refused", reason, 1),))
+            return PassResult(False, (Note("opset-too-old", "graph", "refused", reason, 1),))
         _name(model)
         shapes.infer_shapes(model)
         layers, notes = _layers(model.graph, self.keep)
@@ -72,11 +72,13 @@ class Quantise:
         kept, difference = self._within_budget(model, order, scales, expected)
         for name in kept:
             reason = f"the outputs would be off by more than {self.budget:.1e} of their range"
-            notes.append(Note(name, "refused", reason, 1))
+            notes.append(Note("over-budget", name, "refused", reason, 1))
         if len(kept) == len(order):
             return PassResult(False, tuple(notes))
         _quantise(model, frozenset(order) - kept, scales)
-        notes.insert(0, Note("graph", "taken", "layers in int8", len(order) - len(kept)))
+        notes.insert(
+            0, Note("layers-int8", "graph", "taken", "layers in int8", len(order) - len(kept))
+        )
         return PassResult(True, (*notes, _cost(difference)))
 
     def _within_budget(
@@ -111,7 +113,17 @@ class Quantise:
 def _cost(difference: Difference) -> Note:
     changed = f"{difference.changed_predictions} of {difference.samples} predictions changed"
     size = f"int8 costs {difference.max_rel:.1e} of the output's range"
-    return Note(difference.where or "outputs", "info", f"{size}, {changed}", difference.samples)
+    return Note(
+        "narrow-cost",
+        difference.where or "outputs",
+        "info",
+        f"{size}, {changed}",
+        difference.samples,
+        figures={
+            "max_rel": difference.max_rel,
+            "changed_predictions": difference.changed_predictions,
+        },
+    )
 
 
 def _name(model: ir.Model) -> None:
@@ -129,7 +141,7 @@ def _layers(graph: ir.Graph, keep: frozenset[str]) -> tuple[list[ir.Node], list[
         if (reason := _refuse(node, keep)) is None:
             layers.append(node)
         else:
-            notes.append(Note(str(node.name), "refused", reason, 1))
+            notes.append(Note("kept-float32", str(node.name), "refused", reason, 1))
     return layers, notes
 
 

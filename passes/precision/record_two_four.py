@@ -40,7 +40,7 @@ class RecordTwoFour:
             pattern = measure(layer.rows(), layer.groups)
             if pattern.two_four == 1.0 and pattern.nonzero:
                 reason = "at most two non-zeros in every four input channels"
-                notes.append(Note(layer.name, "taken", reason, pattern.nonzero))
+                notes.append(Note("two-four", layer.name, "taken", reason, pattern.nonzero))
         text = json.dumps([note.where for note in notes])
         changed = bool(notes) and model.metadata_props.get(KEY) != text
         if changed:

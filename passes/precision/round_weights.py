@@ -50,7 +50,7 @@ class RoundWeights:
         layers = [layer for layer in layers_of(model.graph) if _is_narrow(layer)]
         if not layers:
             reason = f"no layer uses its weights on fewer than {FEW} positions"
-            return PassResult(False, (Note("graph", "refused", reason, 0),))
+            return PassResult(False, (Note("no-narrow-layer", "graph", "refused", reason, 0),))
         notes = [
             self._round(layer) for layer in layers if not {layer.node.name, layer.name} & self.keep
         ]
@@ -60,21 +60,33 @@ class RoundWeights:
     def _round(self, layer: Layer) -> Note | None:
         tensor = layer.weight.const_value
         if tensor is None or tensor.dtype != ir.DataType.FLOAT:
-            return Note(layer.name, "refused", "weights are not stored as float32", 0)
+            return Note(
+                "not-float32", layer.name, "refused", "weights are not stored as float32", 0
+            )
         if layer.scale != 1:
-            return Note(layer.name, "refused", "weights are multiplied by the operator's alpha", 0)
+            return Note(
+                "scaled-weights",
+                layer.name,
+                "refused",
+                "weights are multiplied by the operator's alpha",
+                0,
+            )
         if len(layer.weight.uses()) > 1 or layer.weight.is_graph_output():
-            return Note(layer.name, "refused", "others read the same weights", 0)
+            return Note("shared-weights", layer.name, "refused", "others read the same weights", 0)
         weight = tensor.numpy()
         rounded = to_float16(weight) if self.to == "float16" else to_bfloat16(weight)
         if not np.array_equal(np.isfinite(rounded), np.isfinite(weight)):
-            return Note(layer.name, "refused", f"weights beyond the range of {self.to}", 0)
+            return Note(
+                "out-of-range", layer.name, "refused", f"weights beyond the range of {self.to}", 0
+            )
         changed = int(np.count_nonzero((rounded != weight) & ~np.isnan(weight)))
         if not changed:
             return None
         layer.weight.const_value = ir.tensor(rounded, name=tensor.name)
         models.release(tensor)
-        return Note(layer.name, "taken", f"weights rounded to {self.to}", changed)
+        return Note(
+            "weights-rounded", layer.name, "taken", f"weights rounded to {self.to}", changed
+        )
 
 
 def to_float16(weight: Array) -> Array:

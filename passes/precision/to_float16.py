@@ -61,7 +61,9 @@ class ToFloat16:
             for output in node.outputs:
                 if output.name and output.uses() and output.type is None:
                     reason = f"the type of {output.name} is not known"
-                    return PassResult(False, (Note(str(node.name), "refused", reason, 1),))
+                    return PassResult(
+                        False, (Note("unknown-type", str(node.name), "refused", reason, 1),)
+                    )
         if not any(is_float32(v) for node in trial.graph for v in node.outputs):
             return PassResult(False)
         feeds = self.feeds or verify.random_feeds(models.specs(model)[0])
@@ -70,9 +72,11 @@ class ToFloat16:
         _prepare(model)
         count = convert(model, frozenset(kept))
         if not count:
-            return PassResult(True, tuple(Note(k, "refused", v, 1) for k, v in kept.items()))
-        notes = [Note("graph", "taken", "nodes in float16", count)]
-        notes += [Note(name, "refused", reason, 1) for name, reason in kept.items()]
+            return PassResult(
+                True, tuple(Note("kept-float32", k, "refused", v, 1) for k, v in kept.items())
+            )
+        notes = [Note("nodes-float16", "graph", "taken", "nodes in float16", count)]
+        notes += [Note("kept-float32", name, "refused", reason, 1) for name, reason in kept.items()]
         notes.append(_cost(verify.compare(before, Evaluator(model).run(feeds), 1e-2)))
         return PassResult(True, tuple(notes))
 
@@ -80,7 +84,17 @@ class ToFloat16:
 def _cost(difference: Difference) -> Note:
     changed = f"{difference.changed_predictions} of {difference.samples} predictions changed"
     size = f"float16 costs {difference.max_rel:.1e} of the output's range"
-    return Note(difference.where or "outputs", "info", f"{size}, {changed}", difference.samples)
+    return Note(
+        "narrow-cost",
+        difference.where or "outputs",
+        "info",
+        f"{size}, {changed}",
+        difference.samples,
+        figures={
+            "max_rel": difference.max_rel,
+            "changed_predictions": difference.changed_predictions,
+        },
+    )
 
 
 def _prepare(model: ir.Model) -> None:

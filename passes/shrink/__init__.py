@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from prunedeploy.core.note_codes import NoteCode
 from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph import input_range
 from prunedeploy.graph import model as models
@@ -120,27 +121,36 @@ def _taken(plan: Plan) -> list[Note]:
         stays = plan.keep.of(layer.result, layer.result_axis)
         if stays is not None:
             gone = int((~stays).sum())
-            notes.append(Note(layer.name, "taken", f"{gone} of {len(stays)} output channels", gone))
+            notes.append(
+                Note("channels-cut", layer.name, "taken", "output channels cut", gone, len(stays))
+            )
     for found in plan.recurrents:
         stays = plan.keep.of(found.r, 2)
         if stays is not None:
             gone = int((~stays).sum())
-            notes.append(Note(found.name, "taken", f"{gone} of {found.units} hidden units", gone))
+            units = found.units
+            notes.append(
+                Note("hidden-units-cut", found.name, "taken", "hidden units cut", gone, units)
+            )
     for absorption in plan.absorptions:
+        code: NoteCode = "constants-absorbed"
         reason = f"constants of input channels went into {INTO[absorption.into]}"
         if absorption.maps is not None:
+            code = "maps-absorbed"
             reason = "known maps of input channels went into a map added to the result"
-        notes.append(Note(absorption.layer.name, "info", reason, absorption.count))
+        notes.append(Note(code, absorption.layer.name, "info", reason, absorption.count))
     for node, value, axis, fixed in plan.ranges.proved:
         stays = plan.keep.of(value, axis)
         gone = int((fixed & ~stays).sum()) if stays is not None else 0
         if gone:
             reason = "channels hold a constant, by the range of what comes in"
-            notes.append(Note(f"{node.op_type} ({node.name})", "info", reason, gone))
+            where = f"{node.op_type} ({node.name})"
+            notes.append(Note("constant-by-range", where, "info", reason, gone))
     asked = plan.facts.zero.threshold > 0.0
     why = "as --zero-threshold asks" if asked else "no float32 result can tell"
     for weight, size in plan.weights.bounds.items():
-        notes.append(Note(weight, "info", f"weights up to {size:.1e} count as zero: {why}"))
+        reason = f"weights up to {size:.1e} count as zero: {why}"
+        notes.append(Note("weights-near-zero", weight, "info", reason))
     return notes
 
 
@@ -151,7 +161,7 @@ def _aligned(plan: Plan, multiple: int) -> list[Note]:
     for layer in plan.layers:
         count = int(np.isin(plan.axes.roots(layer.result, layer.result_axis), kept).sum())
         if count and not layer.depthwise:
-            notes.append(Note(layer.name, "info", reason(multiple), count))
+            notes.append(Note("aligned-channels", layer.name, "info", reason(multiple), count))
     return notes
 
 

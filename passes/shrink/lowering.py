@@ -45,7 +45,7 @@ def lower(graph: ir.Graph) -> list[Note]:
         else:
             _write_out(_Writer(graph, node, names), left / width)
         reason = f"{node.op_type}: the statistics of {left} indices count as those of {width}"
-        notes.append(Note(node.name or "?", "info", reason, width - left))
+        notes.append(Note("norm-width-kept", node.name or "?", "info", reason, width - left))
     return notes
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
+from prunedeploy.core.records import Reason
 from prunedeploy.passes.analysis.axes import Axes, Labels, Mask
 from prunedeploy.passes.analysis.constants import channel_constants, find_constants
 from prunedeploy.passes.analysis.coupling import couple
@@ -29,8 +30,8 @@ from prunedeploy.passes.operators.operator import Keep
 from prunedeploy.passes.operators.recurrent import Recurrent, recurrent
 from prunedeploy.passes.shrink.align import padding, reason
 
-ALONE = "a tensor cannot have no channel at all"
-FEEDS = "a group of a convolution cannot read no channel at all"
+ALONE = Reason("last-channel", "a tensor cannot have no channel at all")
+FEEDS = Reason("group-reads-nothing", "a group of a convolution cannot read no channel at all")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Plan:
     axes: Axes
     weights: Weights
     facts: Facts
-    reasons: dict[int, str]
+    reasons: dict[int, Reason]
     ranges: Ranges
     aligned: frozenset[int]  # representatives of labels that stay for the sake of alignment
     recurrents: tuple[Recurrent, ...] = ()
@@ -179,7 +180,7 @@ def _leave_some(axes: Axes, kept: Kept, grouped: list[Layer]) -> Mask:
     return stays
 
 
-def _leave(least: int, roots: Labels, stays: Mask, kept: Kept, why: str) -> None:
+def _leave(least: int, roots: Labels, stays: Mask, kept: Kept, why: Reason) -> None:
     """So many of these stay at least, the first ones, with all that is tied to them."""
     for root in roots.tolist():
         if stays[roots].sum() >= least:

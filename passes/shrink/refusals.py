@@ -7,14 +7,17 @@ from collections.abc import Iterable
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy.core.records import Note
+from prunedeploy.core.records import Note, Reason
 from prunedeploy.passes.analysis.axes import Mask, rank, static_size
 from prunedeploy.passes.analysis.liveness import JOINED
 from prunedeploy.passes.operators.layers import Layer
 from prunedeploy.passes.shrink.plan import Plan
 
 UNREAD = "no layer reads them, and yet they stay: "
-READ = "joined, in a sum, a grouped convolution or a split in parts, with channels that are read"
+READ = Reason(
+    "joined-with-live",
+    "joined, in a sum, a grouped convolution or a split in parts, with channels that are read",
+)
 
 # Operators that may add a border of another number: padding that is counted or appended.
 PADDING = ("AveragePool", "Pad")
@@ -36,7 +39,7 @@ def refused(plan: Plan, graph: ir.Graph) -> list[Note]:
     return notes + _unread(plan, graph)
 
 
-def _reasons(plan: Plan, roots: list[int], borders: dict[int, str]) -> list[str]:
+def _reasons(plan: Plan, roots: list[int], borders: dict[int, Reason]) -> list[Reason]:
     """Why each label stays; alignment has a note of its own."""
     reasons = [plan.reasons.get(root, JOINED) for root in roots if root not in plan.aligned]
     left = [root for root in roots if root not in plan.aligned]
@@ -46,14 +49,14 @@ def _reasons(plan: Plan, roots: list[int], borders: dict[int, str]) -> list[str]
     ]
 
 
-def _notes(where: str, reasons: list[str]) -> Iterable[Note]:
+def _notes(where: str, reasons: list[Reason]) -> Iterable[Note]:
     for why in dict.fromkeys(reasons):
-        yield Note(where, "refused", why, reasons.count(why))
+        yield Note(why.code, where, "refused", why.text, reasons.count(why))
 
 
-def _borders(plan: Plan, graph: ir.Graph) -> dict[int, str]:
+def _borders(plan: Plan, graph: ir.Graph) -> dict[int, Reason]:
     """Labels whose constant ends where it meets padding: by label, the reason."""
-    found: dict[int, str] = {}
+    found: dict[int, Reason] = {}
     for node in graph:
         source = node.inputs[0] if node.op_type in PADDING else None
         if source is None or rank(source) is None or (rank(source) or 0) < 2:
@@ -61,18 +64,20 @@ def _borders(plan: Plan, graph: ir.Graph) -> dict[int, str]:
         before, after = _constant(plan, source, 1), _constant(plan, node.outputs[0], 1)
         kept = plan.axes.roots(node.outputs[0], 1)
         lost = set(plan.axes.roots(source, 1)[before].tolist()) - set(kept[after].tolist())
-        why = f"constants meet the padding of {node.op_type} ({node.name}): the border differs"
+        text = f"constants meet the padding of {node.op_type} ({node.name}): the border differs"
+        why = Reason("padding-border", text)
         found.update(dict.fromkeys(lost & set(kept.tolist()), why))
     return found
 
 
-def _shared(plan: Plan, graph: ir.Graph) -> dict[int, str]:
+def _shared(plan: Plan, graph: ir.Graph) -> dict[int, Reason]:
     """Labels that weights which several nodes read tie together: by label, the reason."""
-    found: dict[int, str] = {}
+    found: dict[int, Reason] = {}
     for value in graph.initializers.values():
         if len(value.uses()) < 2:
             continue
-        why = f"several nodes share {value.name}, and not all of them can do without"
+        text = f"several nodes share {value.name}, and not all of them can do without"
+        why = Reason("shared-weights", text)
         for axis in range(rank(value) or 0):
             found |= dict.fromkeys(plan.axes.roots(value, axis).tolist(), why)
     return found
@@ -95,7 +100,8 @@ def _unread(plan: Plan, graph: ir.Graph) -> list[Note]:
         mask = mask & plan.weights.used(layer).any(axis=1)
         roots = plan.axes.roots(layer.result, layer.result_axis)[mask].tolist()
         reasons = [why if why != JOINED else READ for why in _reasons(plan, roots, {})]
-        notes += _notes(layer.name, [UNREAD + why for why in reasons])
+        why_unread = [Reason("unread-but-kept", UNREAD + why.text) for why in reasons]
+        notes += _notes(layer.name, why_unread)
     return notes
 
 

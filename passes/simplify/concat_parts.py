@@ -58,7 +58,9 @@ def drop_parts(model: ir.Model, found: Analysis) -> list[Note]:
         _set_inputs(node, [v for i, v in enumerate(node.inputs) if i not in gone])
     for part in parts:
         reason = "a part of a Concat that no output can tell from constants"
-        notes.append(Note(str(part.value.name), "taken", reason, len(part.roots)))
+        notes.append(
+            Note("concat-part-cut", str(part.value.name), "taken", reason, len(part.roots))
+        )
     common.RemoveUnusedNodesPass()(model)
     left = tuple(layer for layer in plan.layers if layer.node.graph is not None)
     taken = tuple(a for a in plan.absorptions if a.layer.node.graph is not None)

@@ -51,9 +51,17 @@ class FoldBatchNorm:
             reason = _refuse(node, before)
             if reason is None and before is not None:
                 _fold(node, before)
-                notes.append(Note(before.name, "taken", "normalisation folded into weights", 1))
+                notes.append(
+                    Note(
+                        "batchnorm-folded",
+                        before.name,
+                        "taken",
+                        "normalisation folded into weights",
+                        1,
+                    )
+                )
             else:
-                notes.append(Note(node.name or "?", "refused", reason or "", 1))
+                notes.append(Note("batchnorm-kept", node.name or "?", "refused", reason or "", 1))
         models.drop_unused(model.graph)
         return PassResult(any(note.status == "taken" for note in notes), tuple(notes))
 

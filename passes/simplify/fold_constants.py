@@ -60,11 +60,23 @@ class FoldConstants:
         gone = before - sum(1 for _ in model.graph.all_nodes())
         notes = []
         if gone:
-            notes.append(Note("graph", "taken", "nodes folded into initializers", gone))
+            notes.append(
+                Note("nodes-folded", "graph", "taken", "nodes folded into initializers", gone)
+            )
         if targets:
-            notes.append(Note("graph", "taken", "computed reshape targets made constant", targets))
+            notes.append(
+                Note(
+                    "reshape-targets-folded",
+                    "graph",
+                    "taken",
+                    "computed reshape targets made constant",
+                    targets,
+                )
+            )
         if lengths:
-            notes.append(Note("graph", "taken", "lengths of axes that are known", lengths))
+            notes.append(
+                Note("lengths-folded", "graph", "taken", "lengths of axes that are known", lengths)
+            )
         return PassResult(changed or gone + targets + lengths > 0, tuple(notes))
 
 

@@ -49,7 +49,9 @@ class FuseLayerNorm:
             found = _match(node) if node.op_type == "Sqrt" else None
             if found is not None:
                 _fuse(found)
-                notes.append(Note(node.name or "?", "taken", "one LayerNormalization", 1))
+                notes.append(
+                    Note("layernorm-fused", node.name or "?", "taken", "one LayerNormalization", 1)
+                )
         if notes:
             models.drop_unused(model.graph)
             shapes.infer_shapes(model)

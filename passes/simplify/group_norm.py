@@ -39,7 +39,15 @@ class PlainGroupNorm:
             if node.op_type == "InstanceNormalization" and not node.domain:
                 back = _back(node)
                 if back is not None and (_write_shape(*back) | _unshare(node)):
-                    notes.append(Note(node.name or "?", "taken", "group norm made plain", 1))
+                    notes.append(
+                        Note(
+                            "group-norm-simplified",
+                            node.name or "?",
+                            "taken",
+                            "group norm made plain",
+                            1,
+                        )
+                    )
         if notes:
             _drop_shapes(model.graph)
             models.drop_unused(model.graph)

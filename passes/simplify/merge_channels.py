@@ -163,4 +163,4 @@ def _add(place: Place, leader: Labels, removable: Mask) -> Note | None:
     view[going] = 0
     layer.weight.const_value = ir.tensor(array, dtype=tensor.dtype, name=layer.weight.name)
     reason = "input channels identical to others, their columns added"
-    return Note(layer.name, "taken", reason, len(going))
+    return Note("duplicate-inputs-merged", layer.name, "taken", reason, len(going))

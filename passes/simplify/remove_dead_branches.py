@@ -87,7 +87,7 @@ class RemoveDeadBranches:
             _clean_up(model, notes)
         changed = any(note.status == "taken" for note in notes)
         if gone := before - len(model.graph):
-            notes.append(Note("graph", "info", "nodes fewer", gone))
+            notes.append(Note("nodes-removed", "graph", "info", "nodes fewer", gone))
         return PassResult(changed, tuple(notes))
 
 
@@ -148,11 +148,11 @@ def _fold_operands(node: ir.Node, facts: Facts, extents: Extents) -> list[Note]:
         if value is None or known is None or (allowed is not None and index not in allowed):
             continue
         if not _determined(node, index, known[0], extents):
-            notes.append(Note(_label(value), "refused", SHAPE, len(known[1])))
+            notes.append(Note("open-shape", _label(value), "refused", SHAPE, len(known[1])))
             continue
         replace_input(node, index, _row(value, *known), _label(value))
         reason = f"constant for every input: an initializer of {node.op_type}"
-        notes.append(Note(_label(value), "taken", reason, len(known[1])))
+        notes.append(Note("constant-operand", _label(value), "taken", reason, len(known[1])))
     return notes
 
 
@@ -170,9 +170,11 @@ def _pad_parts(graph: ir.Graph, facts: Facts) -> list[Note]:
             reason = pad_part(node, list(node.inputs).index(value), axis, known[1])
             if reason is None:
                 why = "constant for every input: a Pad of the part beside it"
-                notes.append(Note(_label(value), "taken", why, len(known[1])))
+                notes.append(Note("concat-part-padded", _label(value), "taken", why, len(known[1])))
             else:
-                notes.append(Note(_label(value), "refused", reason, len(known[1])))
+                notes.append(
+                    Note("concat-part-kept", _label(value), "refused", reason, len(known[1]))
+                )
         if len(node.inputs) == 1 and node.inputs[0] is not None:
             _as_identity(node, node.inputs[0])
     return notes
@@ -246,9 +248,15 @@ def _fold_output(graph: ir.Graph, value: ir.Value, facts: Facts, extents: Extent
     }
     lengths = extents.of(value)
     if any(not isinstance(extent, int) and extent not in inputs for extent in lengths):
-        return [Note(_label(value), "refused", "its shape is not known from the inputs", 1)]
+        return [
+            Note(
+                "open-shape", _label(value), "refused", "its shape is not known from the inputs", 1
+            )
+        ]
     if opset(graph) < EXPAND:
-        return [Note(_label(value), "refused", "there is no Expand before opset 8", 1)]
+        return [
+            Note("opset-too-old", _label(value), "refused", "there is no Expand before opset 8", 1)
+        ]
     expand = ir.node("Expand", [None, None])
     expand.name = unique_name(graph, f"{_label(value)}.constant")
     new, name = expand.outputs[0], value.name
@@ -258,7 +266,15 @@ def _fold_output(graph: ir.Graph, value: ir.Value, facts: Facts, extents: Extent
     new.name, value.name = name, unique_name(graph, f"{name}.before")
     replace_input(expand, 0, _row(value, *known), _label(new))
     _set_shape(expand, lengths, inputs)
-    return [Note(_label(new), "taken", "a result that is constant for every input", len(known[1]))]
+    return [
+        Note(
+            "constant-output",
+            _label(new),
+            "taken",
+            "a result that is constant for every input",
+            len(known[1]),
+        )
+    ]
 
 
 def _expanded(node: ir.Node) -> bool:

@@ -34,7 +34,11 @@ class RemoveIdentity:
             _eliminate(node)
         common.RemoveUnusedNodesPass()(model)
         gone = before - sum(1 for _ in model.graph.all_nodes())
-        notes = (Note("graph", "taken", "nodes that change nothing", gone),) if gone else ()
+        notes = (
+            (Note("identities-removed", "graph", "taken", "nodes that change nothing", gone),)
+            if gone
+            else ()
+        )
         return PassResult(gone > 0, notes)
 
 

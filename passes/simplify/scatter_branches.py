@@ -143,7 +143,8 @@ def _decide(graph: ir.Graph, layer: Layer, known: Constants, target: Target) -> 
     count, width = int(dead.sum()), len(known)
     positions = _positions(layer)
     if positions is None:
-        return Note(layer.name, "refused", "scattered or not: the size of the map is open", count)
+        reason = "scattered or not: the size of the map is open"
+        return Note("open-shape", layer.name, "refused", reason, count)
     assert layer.weight.const_value is not None
     assert layer.weight.dtype is not None
     differ = len(np.unique(known[dead])) > 1
@@ -152,14 +153,15 @@ def _decide(graph: ir.Graph, layer: Layer, known: Constants, target: Target) -> 
     found = cost(target, macs, width, rows, positions, int(itemsize), differ)
     if found is None:
         reason = f"constant rows of a branch: no cost figures for {target.name}"
-        return Note(layer.name, "refused", reason, count)
+        return Note("no-cost-figures", layer.name, "refused", reason, count)
     figures = f"{found.left_out * 1e6:.0f} us less to compute, {found.moved * 1e6:.0f} us to move"
     if not found.pays:
         reason = f"constant rows of a branch, slower if scattered on {target.name}: {figures}"
-        return Note(layer.name, "refused", reason, count)
+        return Note("slower-on-target", layer.name, "refused", reason, count)
     _scatter(graph, layer, known, differ)
     reason = f"branch computed narrow and scattered, predicted for {target.name}: {figures}"
-    return Note(layer.name, "taken", reason, count - 1)
+    seconds = {"left_out_seconds": found.left_out, "moved_seconds": found.moved}
+    return Note("branch-scattered", layer.name, "taken", reason, count - 1, figures=seconds)
 
 
 def _positions(layer: Layer) -> int | None:

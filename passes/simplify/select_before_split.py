@@ -60,7 +60,7 @@ def _move(graph: ir.Graph) -> list[Note]:
             _take(stack, value, indices)
         _remove(stack)
         reason = "selections made before their axis is split"
-        notes.append(Note(node.name or "?", "taken", reason, len(stack.taken)))
+        notes.append(Note("selections-moved", node.name or "?", "taken", reason, len(stack.taken)))
     return notes
 
 

@@ -43,7 +43,19 @@ class SimplifyGathers:
                 gone += 1
         if gone:
             common.RemoveUnusedNodesPass()(model)
-        notes = (Note("graph", "taken", "copies through a flattened tensor", gone),) if gone else ()
+        notes = (
+            (
+                Note(
+                    "gathers-simplified",
+                    "graph",
+                    "taken",
+                    "copies through a flattened tensor",
+                    gone,
+                ),
+            )
+            if gone
+            else ()
+        )
         return PassResult(gone > 0, notes)
 
 

@@ -43,7 +43,7 @@ class SimplifyReshapes:
         for node in list(model.graph):
             chain = _chain(node)
             if chain is not None and (what := _replace(chain)):
-                notes.append(Note(node.name or "?", "taken", what, 1))
+                notes.append(Note("reshapes-simplified", node.name or "?", "taken", what, 1))
         models.drop_unused(model.graph)
         return PassResult(bool(notes), tuple(notes))
 

@@ -46,7 +46,9 @@ class SplitShapes:
             _drop_shapes(model.graph)
             models.drop_unused(model.graph)
         what = "known sizes in computed shapes made constant"
-        return PassResult(count > 0, (Note("graph", "taken", what, count),) if count else ())
+        return PassResult(
+            count > 0, (Note("shapes-split", "graph", "taken", what, count),) if count else ()
+        )
 
 
 def _split(concat: ir.Node) -> int:

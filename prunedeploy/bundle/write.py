@@ -34,11 +34,10 @@ from prunedeploy.engines.bundle_record import (
 from prunedeploy.engines.bundle_record import read as read_bundle
 from prunedeploy.engines.request import Progress, build_options
 from prunedeploy.graph import model as models
-from prunedeploy.graph import preparation
 from prunedeploy.prediction.predict import predict_all
 from prunedeploy.reference import verify
 from prunedeploy.reference.evaluate import Evaluator
-from prunedeploy.reference.randomness import refuse_random
+from prunedeploy.reference.source_model import load_source
 from prunedeploy.runtimes.api import BuildOptions, check_feeds, silent
 from prunedeploy.targets import Target
 
@@ -111,12 +110,8 @@ def _write(
     given: Mapping[str, Array] | None,
 ) -> Bundle:
     """The bundle's files into ``folder``."""
-    prepared = preparation.from_file(source)
-    program = prepared.model
-    refuse_random(program)
-    for note in prepared.notes:
-        options.tell(f"{source}: {note}")
-    inputs, outputs = models.specs(program)
+    original = load_source(source, options.tell)
+    inputs, outputs = original.inputs, original.outputs
     batch = _batch(inputs, options.batches)
     feeds = dict(given) if given is not None else verify.random_feeds(inputs, RUNS * batch)
     feeds = check_feeds(inputs, feeds)
@@ -149,7 +144,7 @@ def _write(
         runs=runs,
         inputs=tensors[0],
         outputs=tensors[1],
-        tolerances={"float32": _tolerance(program), **verify.NARROW_TOLERANCE},
+        tolerances={"float32": _tolerance(original.program), **verify.NARROW_TOLERANCE},
         models=written,
         plans=plans,
         sparse=sparse,

@@ -1,9 +1,9 @@
 """The command line: ``prunedeploy COMMAND ...``, and what becomes of every error.
 
 Exit status: 0 done; 1 done, but the result is not what was asked for (outputs differ from the
-reference, a self-check under ``--strict`` fails); 2 a mistake that the user can mend, told in one
-line; 130 interrupted with Ctrl-C; 141 the reader of a pipe went away; 143 ended by SIGTERM. A bug
-keeps its traceback.
+reference, a self-check under ``--strict`` fails); 2 a mistake that the user can mend, reported in
+one line; 130 interrupted with Ctrl-C; 141 the reader of a pipe went away; 143 ended by SIGTERM. A
+bug keeps its traceback.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ _ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPE
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    logging.getLogger("onnx_ir").setLevel(logging.CRITICAL)  # it logs what we say in our own words
+    logging.getLogger("onnx_ir").setLevel(
+        logging.CRITICAL
+    )  # what it logs is reported in other words
     if not sys.warnoptions:  # a library's warnings are for its callers; -W brings them back
         warnings.simplefilter("ignore")
     try:
@@ -106,7 +108,7 @@ def _fail(message: str, status: int) -> int:
 
 
 def _is_users(error: OSError, arguments: Sequence[str]) -> bool:
-    """Whether ``error`` is about this machine or about a path that was given, not about a bug."""
+    """True for an error of this machine or of a path that was given, False for a bug."""
     if error.errno in _ENVIRONMENT:
         return True
     if not isinstance(error.filename, str):

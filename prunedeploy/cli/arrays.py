@@ -16,7 +16,7 @@ from prunedeploy.core.records import Array, TensorSpec
 
 @dataclass(frozen=True)
 class RunResult:
-    """What ``prunedeploy run`` wrote, and where; ``dtype`` and ``shape`` of every output."""
+    """The file that ``prunedeploy run`` wrote, with name, dtype and shape of every output."""
 
     output: Path
     outputs: tuple[TensorSpec, ...]
@@ -41,7 +41,7 @@ def read(path: Path, inputs: tuple[TensorSpec, ...]) -> dict[str, Array]:
 
 
 def _native(array: Array) -> Array:
-    """In the machine's byte order, whichever the file has."""
+    """Convert to the byte order of this machine."""
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
@@ -79,3 +79,10 @@ def describe(path: Path, outputs: Mapping[str, Array]) -> RunResult:
     """The record of what ``write`` wrote."""
     specs = (TensorSpec(name, str(a.dtype), tuple(a.shape)) for name, a in outputs.items())
     return RunResult(path, tuple(specs))
+
+
+def inputs_of(model: Path, file: Path | None) -> dict[str, Array] | None:
+    """The arrays in ``file`` by the names of the model's inputs."""
+    from prunedeploy.graph import model as models
+
+    return None if file is None else read(file, models.specs(models.load(model))[0])

@@ -7,29 +7,52 @@ from typing import Annotated
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 Arch = Annotated[
     str | None,
-    typer.Option(metavar="NAME|pkg.module:factory", help="Architecture, where not recognised."),
+    typer.Option(
+        metavar="NAME|pkg.module:factory",
+        help="The network's architecture, where it is not recognised.",
+    ),
 ]
-Trust = Annotated[bool, typer.Option("--trust", help="Let the checkpoint run the code it carries.")]
-Mask = Annotated[Path | None, typer.Option(metavar="FILE", help="Masks kept in a separate file.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Allow the checkpoint to run the code that it contains.")
+]
+Mask = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Read pruning masks from this file.")
+]
 WeightSet = Annotated[
     str | None,
     typer.Option(
-        "--weights", metavar="NAME", help="Which of several sets of weights, by key or prefix."
+        "--weights",
+        metavar="NAME",
+        help="Choose one of several sets of weights, by its key or by the prefix of its names.",
     ),
 ]
-Threads = Annotated[int, typer.Option(min=0, help="Threads; 0 leaves it to the runtime.")]
+Threads = Annotated[int, typer.Option(min=0, help="Number of threads; 0 leaves it to the runtime.")]
 Mean = Annotated[
-    str | None, typer.Option(metavar="R,G,B", help="Of pixels in [0, 1]; that of the network.")
+    str | None,
+    typer.Option(
+        metavar="R,G,B",
+        help="Mean that is subtracted from pixels in [0, 1]; known for recognised networks.",
+    ),
 ]
-Std = Annotated[str | None, typer.Option(metavar="R,G,B", help="The same.")]
-Output = Annotated[Path | None, typer.Option("-o", "--output", metavar="PATH")]
+Std = Annotated[
+    str | None,
+    typer.Option(metavar="R,G,B", help="Standard deviation that pixels are then divided by."),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", metavar="PATH", help="Write the result to this path."),
+]
 Remote = Annotated[
-    str | None, typer.Option(metavar="USER@HOST", help="Do it on this machine, over SSH.")
+    str | None,
+    typer.Option(metavar="USER@HOST", help="Do the work on this machine, over SSH."),
 ]
 SshOption = Annotated[
-    list[str] | None, typer.Option(metavar="'-p 2222'", help="Given to ssh; repeat for several.")
+    list[str] | None,
+    typer.Option(metavar="'-p 2222'", help="Pass this option to ssh; repeat it for several."),
 ]
-Timeout = Annotated[float, typer.Option(min=1, help="Seconds that a remote machine has for all.")]
+Timeout = Annotated[
+    float, typer.Option(min=1, help="Give up on the remote machine after so many seconds.")
+]

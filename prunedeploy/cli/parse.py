@@ -50,7 +50,7 @@ def parse_range(text: str) -> tuple[float, float]:
     """LOW,HIGH."""
     numbers = parse_floats(text)
     if len(numbers) != 2:
-        raise typer.BadParameter(f"{text!r} is not a range; write it as 0,1, or say recipe")
+        raise typer.BadParameter(f"{text!r} is not a range; write it as 0,1, or as recipe")
     return numbers[0], numbers[1]
 
 

@@ -59,5 +59,5 @@ def size(number: float) -> str:
 
 
 def ratio(before: float, after: float) -> str:
-    """How many times smaller."""
+    """The factor by which ``after`` is smaller than ``before``, as 2.00x."""
     return f"{before / after:.2f}x" if after else "-"

@@ -1,1 +1,1 @@
-"""What every layer uses: errors, records, files, statistics, ELF files."""
+"""Errors, records, files, statistics and ELF files, which all other layers use."""

@@ -1,6 +1,6 @@
-"""What goes wrong because of the user's input or machine: one line, and what to do about it.
+"""Errors of the user's input or machine: one line, with advice on how to mend it.
 
-Anything else that is raised is a bug of ours and keeps its traceback.
+Anything else that is raised is a bug and keeps its traceback.
 """
 
 from __future__ import annotations

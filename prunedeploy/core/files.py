@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import EARLIER
 
 RENAME_EXCHANGE = 2  # of linux/fs.h
 
@@ -52,7 +53,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """The same for a folder: a fresh one beside ``path`` that takes its place at the end.
+    """Yield a fresh folder beside ``path`` that takes its place if the block ends well.
 
     A folder already at ``path`` is replaced at one stroke, so that a reader finds the old one or
     the new one; whether it may be replaced is for the caller to decide beforehand.
@@ -83,7 +84,7 @@ def scratch_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_group(path: Path) -> Iterator[Path]:
-    """The same for a file and those that it refers to by name: ``path``'s name in a fresh folder.
+    """Yield ``path``'s name in a fresh folder, for a file and those that it refers to by name.
 
     All files that the block leaves in that folder move to that of ``path``, ``path`` itself last.
     """
@@ -201,7 +202,9 @@ def _build(kind: Any, data: Any) -> Any:
         if not isinstance(data, Mapping):
             raise TypeError(f"expected a record, found {data!r:.40}")
         fields = typing.get_type_hints(kind)
-        return kind(**{key: _build(fields[key], value) for key, value in data.items()})  # type: ignore[operator]
+        absent = {x.name: x.metadata[EARLIER] for x in dataclasses.fields(kind) if x.metadata}
+        given = {key: _build(fields[key], value) for key, value in data.items()}
+        return kind(**absent | given)  # type: ignore[operator]
     if kind is Path:
         return Path(data)
     if kind is float and isinstance(data, int):

@@ -1,4 +1,4 @@
-"""What passes between the steps: frozen records, no behaviour, no import heavier than NumPy."""
+"""The frozen records that pass between the steps; no import is heavier than NumPy."""
 
 from __future__ import annotations
 
@@ -9,13 +9,23 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from prunedeploy.core.note_codes import NoteCode
+
+EARLIER = "earlier"  # key of a field's metadata
+
+
+def earlier(value: object) -> dict[str, object]:
+    """Metadata of a required field that files written earlier do not have: what it counts as."""
+    return {EARLIER: value}
+
+
 Array = NDArray[np.generic]
 Dim = int | str  # a fixed size, or the name of a dynamic one
 
 
 @dataclass(frozen=True)
 class InputRange:
-    """What an input's elements lie within, bounds included: one number for all, or one a channel.
+    """The range of an input's elements, bounds included: one number for all, or one a channel.
 
     Channels are the indices of axis 1. A bound may be infinite.
     """
@@ -40,20 +50,33 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Note:
-    """What a pass did at one place, or why it refused to.
+    """A remark of a pass on one node, layer or value: what it did there, or why it refused.
 
-    ``count`` is how many channels, nodes or weights it concerns, whichever the pass counts.
+    ``code`` is what programs read, ``reason`` the same for people. ``count`` is how many channels,
+    nodes or weights the note concerns, whichever the pass counts, and ``of`` of how many, 0 where
+    that says nothing. ``figures`` are the numbers in the reason, with their unit in the name.
     """
 
+    code: NoteCode = field(metadata=earlier("unclassified"))
     where: str
     status: Literal["taken", "refused", "info"]
     reason: str
     count: int = 0
+    of: int = 0
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reason:
+    """The reason of a refusal: the code for programs, the text for people."""
+
+    code: NoteCode
+    text: str
 
 
 @dataclass(frozen=True)
 class PassResult:
-    """What one run of a pass came to. ``changed`` is False when the graph is as it was."""
+    """The result of one run of a pass; ``changed`` is False when the graph is as it was."""
 
     changed: bool
     notes: tuple[Note, ...] = ()
@@ -61,7 +84,7 @@ class PassResult:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a candidate's outputs lie from the reference's, over ``samples`` inputs.
+    """The difference of a candidate's outputs from the reference's, over ``samples`` inputs.
 
     ``max_rel`` is relative to the range of the reference's output (see
     ``prunedeploy.reference.verify``, which also holds the tolerances and their justification).
@@ -84,7 +107,7 @@ class Difference:
 
     @property
     def share(self) -> float:
-        """How much of the tolerance it takes: 1 for all of it."""
+        """The share of the tolerance that the difference takes, 1 for all of it."""
         if not self.tolerance:
             return float("inf") if self.max_rel else 0.0
         return self.max_rel / self.tolerance
@@ -92,7 +115,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class CrossCheck:
-    """Whether a second oracle agrees with the reference interpreter about a model.
+    """The agreement of a second oracle with the reference interpreter about a model.
 
     ``oracle`` names it, with its version, where it agrees, ``difference`` is then the largest, in
     parts of an output's range; empty where it could not be asked, for ``reason``. Where the two
@@ -140,7 +163,7 @@ class RefusedRuntime:
 
 @dataclass(frozen=True)
 class RuntimeChoice:
-    """How an engine's runtime was chosen where the user named none.
+    """The choice of an engine's runtime, where the user named none.
 
     ``times`` are of every runtime that can compute the model; empty where only one can.
     """
@@ -204,7 +227,7 @@ class PassReport:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster than the baseline, with a 95 % interval (1.0 is equal)."""
+    """The speed relative to the baseline, with a 95 % interval (1.0 is equal)."""
 
     value: float
     low: float
@@ -257,7 +280,7 @@ class NextStep:
 
 @dataclass(frozen=True)
 class ShrinkResult:
-    """What ``prunedeploy.shrink`` did. ``dense`` is the exported model before the passes.
+    """The result of ``prunedeploy.shrink``. ``dense`` is the exported model before the passes.
 
     ``mean`` and ``std`` are how pixels in [0, 1] are normalised before they reach the network,
     where its recipe says; 0 and 1 for one that brings its own normalisation. Where
@@ -351,7 +374,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run of ``batch`` inputs should take, in seconds: predicted, never measured.
+    """The predicted time of a run of ``batch`` inputs, in seconds; it is never a measurement.
 
     ``low`` and ``high`` are the band that it lies in as far as the model's error is known.
     """

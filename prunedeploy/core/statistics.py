@@ -1,4 +1,4 @@
-"""From raw samples to percentiles, throughput and a ratio with its interval."""
+"""Percentiles, throughput and ratios with their intervals, from raw samples."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def summary(measurement: Measurement) -> Summary:
 
 
 def ratio(baseline_ns: Sequence[int], candidate_ns: Sequence[int], seed: int = 0) -> Ratio:
-    """How many times faster the candidate is: the ratio of medians with a 95 % interval.
+    """The candidate's speed relative to the baseline: the ratio of medians, with a 95 % interval.
 
     A paired percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
     chapter 13): whole rounds are drawn with replacement, baseline and candidate of a round

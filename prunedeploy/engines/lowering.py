@@ -19,7 +19,7 @@ from prunedeploy.passes.opset import OLDEST, LowerOpset
 from prunedeploy.passes.opset.widened import NEWEST
 from prunedeploy.reference import verify
 from prunedeploy.reference.evaluate import Evaluator
-from prunedeploy.reference.randomness import refuse_random
+from prunedeploy.reference.source_model import SourceModel, check_source
 from prunedeploy.runtimes.api import native
 
 Precision = Literal["float32", "float16", "int8"]
@@ -74,73 +74,145 @@ def lower(
     Raises:
         UserError: the target cannot compute so, or a node has no such form; it is named.
     """
-    source, machine = Path(model), targets.by_name(target)
+    request = _check_request(
+        *(Path(model), targets.by_name(target), output, precision, weights),
+        keep=frozenset(keep),
+        budget=budget,
+    )
+    prepared = preparation.from_file(request.source)
+    versions = _versions(prepared.model, request.target, opset, ir_version)
+    steps, given = _passes(request, versions, prepared.model, feeds)
+    source = check_source(prepared.model, given, prepared.notes)
+    before = Evaluator(source.program).run(given)
+    reports = passes.run(source.program, steps, given)
+    _refuse_undone(reports, request.form, versions.opset)
+    difference = _difference(request, source, given, before)
+    with files.atomic_group(request.output) as temporary:
+        models.save(source.program, temporary)
+        digest = models.sha256(temporary)
+    return LowerResult(
+        source=request.source,
+        model=request.output,
+        model_sha256=digest,
+        opset=_opset(source.program),
+        ir_version=int(source.program.ir_version or 0),
+        precision=precision,
+        weights=weights,
+        difference=difference,
+        passes=reports,
+        found=source.notes,
+    )
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What to write; ``form`` names it for people, by the number type that is not float32."""
+
+    source: Path
+    target: targets.Target
+    output: Path
+    precision: Precision
+    weights: Weights
+    form: str
+    keep: frozenset[str]
+    budget: float | None
+
+
+@dataclass(frozen=True)
+class _Versions:
+    """The model's opset, the one to write, and the IR version; 0 leaves that to the opset."""
+
+    before: int
+    opset: int
+    ir_version: int
+
+
+def _check_request(
+    source: Path,
+    target: targets.Target,
+    output: str | Path | None,
+    precision: Precision,
+    weights: Weights,
+    *,
+    keep: frozenset[str],
+    budget: float | None,
+) -> _Request:
     if weights != "float32" and precision != "float32":
         raise UserError(
             f"a model in {precision} has its weights in {precision}: give one of the two"
         )
     form = precision if weights == "float32" else f"{weights} weights"
-    output_path = Path(output or f"{source.stem}.{machine.name}.{form.replace(' ', '-')}.onnx")
-    if output_path.suffix != ".onnx" or output_path.resolve() == source.resolve():
-        raise UserError(f"cannot write {output_path}: name another file that ends in .onnx")
-    limits = machine.toolchain
+    path = Path(output or f"{source.stem}.{target.name}.{form.replace(' ', '-')}.onnx")
+    if path.suffix != ".onnx" or path.resolve() == source.resolve():
+        raise UserError(f"cannot write {path}: name another file that ends in .onnx")
+    limits = target.toolchain
     if limits is not None and precision not in limits.precisions:
         known = ", ".join(limits.precisions)
-        raise UserError(
-            f"{machine.name} does not compute in {precision}: {limits.name} has {known}"
-        )
-    prepared = preparation.from_file(source)
-    program = prepared.model
-    have = program.opset_imports.get("", program.opset_imports.get("ai.onnx", 1))
-    newest = opset if opset is not None else limits.opset if limits is not None else have
-    lowest_ir = ir_version if ir_version is not None else limits.ir_version if limits else 0
-    if newest != have and not OLDEST <= newest <= NEWEST:
-        raise UserError(f"no way to opset {newest}: give one of {OLDEST} to {NEWEST}")
+        raise UserError(f"{target.name} does not compute in {precision}: {limits.name} has {known}")
+    return _Request(source, target, path, precision, weights, form, keep, budget)
+
+
+def _versions(
+    program: ir.Model, target: targets.Target, opset: int | None, ir_version: int | None
+) -> _Versions:
+    """The versions that were asked for, else those of the target's toolchain."""
+    limits, have = target.toolchain, _opset(program)
+    if opset is None:
+        opset = limits.opset if limits is not None else have
+    if ir_version is None:
+        ir_version = limits.ir_version if limits is not None else 0
+    if opset != have and not OLDEST <= opset <= NEWEST:
+        raise UserError(f"no way to opset {opset}: give one of {OLDEST} to {NEWEST}")
+    return _Versions(have, opset, ir_version)
+
+
+def _passes(
+    request: _Request,
+    versions: _Versions,
+    program: ir.Model,
+    feeds: Mapping[str, Array] | None,
+) -> tuple[list[passes.Pass], dict[str, Array]]:
+    """The passes that lead to the form, and the inputs to calibrate and to verify with."""
     given = {name: native(array, f"input {name!r}") for name, array in (feeds or {}).items()}
     given = given or verify.random_feeds(models.specs(program)[0])
     steps: list[passes.Pass] = []
-    if precision == "float16":
-        steps.append(passes.ToFloat16(given, frozenset(keep)))
-    elif precision == "int8":
+    if request.precision == "float16":
+        steps.append(passes.ToFloat16(given, request.keep))
+    elif request.precision == "int8":
         if not feeds:
             raise UserError("int8 needs inputs like those it will see: give calibration feeds")
-        steps.append(passes.Quantise(given, frozenset(keep), budget))
-    if weights != "float32":
-        steps.append(passes.RoundWeights(weights, frozenset(keep)))
-    if newest < have or lowest_ir:
-        steps.append(LowerOpset(min(newest, have), lowest_ir))
-    refuse_random(program, given)
-    before, usual = Evaluator(program).run(given), verify.tolerances_of(program)
-    reports = passes.run(program, steps, given)
-    _refuse_undone(reports, form, newest)
-    after = Evaluator(program).run(given)
-    if weights != "float32":
-        usual = verify.TOLERANCE[weights]
-    elif precision != "float32":
-        usual = verify.tolerance_of(precision)
-    difference = verify.compare(before, after, usual)
-    if precision == weights == "float32":
-        difference = verify.exactly(difference, source, program, given)
+        steps.append(passes.Quantise(given, request.keep, request.budget))
+    if request.weights != "float32":
+        steps.append(passes.RoundWeights(request.weights, request.keep))
+    if versions.opset < versions.before or versions.ir_version:
+        steps.append(LowerOpset(min(versions.opset, versions.before), versions.ir_version))
+    return steps, given
+
+
+def _difference(
+    request: _Request, source: SourceModel, feeds: dict[str, Array], before: Mapping[str, Array]
+) -> Difference:
+    """How far the model is from what it computed before the passes.
+
+    Raises:
+        UserError: further than the form allows.
+    """
+    allowed = source.tolerance  # of the types that the model had before the passes
+    if request.weights != "float32":
+        allowed = verify.TOLERANCE[request.weights]
+    elif request.precision != "float32":
+        allowed = verify.tolerance_of(request.precision)
+    after = Evaluator(source.program).run(feeds)
+    difference = verify.compare(before, after, allowed)
+    if request.precision == request.weights == "float32":
+        difference = verify.exactly(difference, request.source, source.program, feeds)
     if not difference.passed:
         raise UserError(
-            f"in {form} {difference.where} is off by {difference.max_rel:.2g} of its range, "
-            f"{difference.tolerance:.0e} is allowed: keep nodes in float32, or all; nothing written"
+            f"in {request.form} {difference.where} is off by {difference.max_rel:.2g} of its "
+            f"range, {difference.tolerance:.0e} is allowed: keep nodes in float32, or all; "
+            "nothing written"
         )
-    with files.atomic_group(output_path) as temporary:
-        models.save(program, temporary)
-        digest = models.sha256(temporary)
-    return LowerResult(
-        source=source,
-        model=output_path,
-        model_sha256=digest,
-        opset=_opset(program),
-        ir_version=int(program.ir_version or 0),
-        precision=precision,
-        weights=weights,
-        difference=difference,
-        passes=reports,
-        found=prepared.notes,
-    )
+    return difference
 
 
 def _opset(program: ir.Model) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.targets.row import Target
+from prunedeploy.targets.target import Target
 
 
 @dataclass(frozen=True)

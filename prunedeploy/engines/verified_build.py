@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from prunedeploy.reference import second_oracle
 from prunedeploy.runtimes.api import BuildOptions, OpenOptions
 
 if TYPE_CHECKING:
+    from prunedeploy.reference.source_model import SourceModel
     from prunedeploy.reference.verify import Tolerance
 
 #: accuracy levels above 0 of the runtimes that have some: each rounds less and is slower
@@ -42,7 +43,9 @@ def build_verified(folder: Path, request: BuildRequest, options: BuildOptions) -
     Raises:
         UserError: the runtime cannot build it; it computes something else than its model.
     """
-    source = _inspect(request, options)
+    from prunedeploy.reference.source_model import load_source  # imports onnx
+
+    source = load_source(request.source, options.tell)
     manifest, allowed = _build_payload(folder, request, options, source)
     if not request.runtime.computes:
         return manifest
@@ -69,29 +72,8 @@ def build_verified(folder: Path, request: BuildRequest, options: BuildOptions) -
     return replace(manifest, difference=difference, cross_check=cross_check)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """The tolerance that the types of a model's values allow, and the notes made on reading it."""
-
-    tolerance: Tolerance
-    notes: tuple[str, ...]
-
-
-def _inspect(request: BuildRequest, options: BuildOptions) -> _Source:
-    """Read the model before anything is built, and refuse one whose outputs are random."""
-    from prunedeploy.graph import preparation
-    from prunedeploy.reference import randomness
-    from prunedeploy.reference.verify import tolerances_of
-
-    prepared = preparation.from_file(request.source)
-    for note in prepared.notes:
-        options.tell(f"{request.source}: {note}")
-    randomness.refuse_random(prepared.model)
-    return _Source(tolerances_of(prepared.model), prepared.notes)
-
-
 def _build_payload(
-    folder: Path, request: BuildRequest, options: BuildOptions, source: _Source
+    folder: Path, request: BuildRequest, options: BuildOptions, source: SourceModel
 ) -> tuple[Manifest, Tolerance]:
     """Build the payload; return its manifest, without a difference yet, and its tolerance."""
     from prunedeploy.reference.verify import tolerance_of

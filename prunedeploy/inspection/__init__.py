@@ -1,1 +1,1 @@
-"""What is sparse in a network, and which step comes next."""
+"""Measures how sparse a network is, and names the step that comes next."""

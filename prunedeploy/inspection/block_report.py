@@ -88,7 +88,7 @@ def _layers(program: ir.Model) -> Iterator[tuple[str, Array, int, Conv | None]]:
 
 
 def outlook(layers: Sequence[LayerBlocks]) -> str:
-    """What blocks should bring to all ``layers`` together, in words; empty where nobody knows."""
+    """The predicted gain of blocks over all ``layers``, in words; empty where it is not known."""
     known = [(x.cycles, x.gain) for x in layers if x.cycles is not None and x.gain is not None]
     if not known:
         return ""

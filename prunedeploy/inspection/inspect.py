@@ -1,4 +1,4 @@
-"""What is sparse in a checkpoint or a model, and how, and what each engine could make of it."""
+"""Measures how sparse a checkpoint or a model is, and estimates what each engine gains."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from prunedeploy.inspection.block_report import LayerBlocks
     from prunedeploy.inspection.hints import Hint
-    from prunedeploy.shrinking.pipeline import Loaded
+    from prunedeploy.shrinking.loading import Loaded
 
 DATA_BATCH = 50  # images computed together, where the model leaves it open
 
@@ -54,7 +54,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What one step or runtime could make of the zeros: an estimate from counts, not measured."""
+    """The gain of one step or runtime from the zeros: estimated from counts, not measured."""
 
     engine: str
     gain: str
@@ -62,9 +62,10 @@ class Outlook:
 
 @dataclass(frozen=True)
 class Inspection:
-    """All of it. A weight whose size is below ``zero_below`` counts as zero (float32 denormal).
+    """The result of ``inspect``.
 
-    ``hints`` are channels that were constant on the data given; nothing is removed for them.
+    Weights of a size below ``zero_below`` count as zero (float32 denormals). ``hints`` are channels
+    that were constant on the data given; nothing is removed for them.
     """
 
     source: Path
@@ -95,7 +96,7 @@ def inspect(
     """Measure the zeros of every weight in the checkpoint or ONNX model at ``path``.
 
     A checkpoint whose architecture is neither named nor recognised is measured from its weights
-    alone: then a depthwise convolution is not told from one with a single input channel.
+    alone: a depthwise convolution and one with a single input channel then look the same.
 
     Args:
         path: the checkpoint or model.
@@ -119,20 +120,20 @@ def inspect(
     path = Path(path)
     how = _How(arch, trust, None if mask is None else Path(mask), weights)
     whole = kind(path) == "onnx"
-    found = _inspect_model(path) if whole else _inspect_checkpoint(path, how)
+    inspection = _inspect_model(path) if whole else _inspect_checkpoint(path, how)
     if blocks is not None:
-        found = replace(found, blocks=_blocks(path, how, Path(blocks)))
+        inspection = replace(inspection, blocks=_blocks(path, how, Path(blocks)))
     if data is None:
-        return found
+        return inspection
     if (mean is None) != (std is None):
         raise UserError("give both mean and std, or neither")
     given = (mean, std) if mean is not None and std is not None else None
-    return replace(found, hints=_hints(path, how, Path(data), given))
+    return replace(inspection, hints=_hints(path, how, Path(data), given))
 
 
 @dataclass(frozen=True)
 class _How:
-    """How a checkpoint is read: see ``checkpoint.load``."""
+    """The options of ``checkpoint.load``."""
 
     arch: str | None
     trust: bool
@@ -141,11 +142,11 @@ class _How:
 
     def load(self, path: Path) -> Loaded:
         """The model."""
-        from prunedeploy.shrinking import pipeline
+        from prunedeploy.shrinking import loading
+        from prunedeploy.shrinking.request import CheckpointOptions
 
-        return pipeline.load(
-            path, arch=self.arch, trust=self.trust, mask=self.mask, weights=self.weights
-        )
+        options = CheckpointOptions(self.arch, None, self.trust, self.mask, self.weights)
+        return loading.load(path, options)
 
 
 def _blocks(path: Path, how: _How, picture: Path) -> tuple[LayerBlocks, ...]:

@@ -1,4 +1,4 @@
-"""What to do after ``shrink`` and ``inspect``, and what it should bring, by prediction."""
+"""The command to go on with after ``shrink`` and ``inspect``, and its predicted gain."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ def after_shrink(result: ShrinkResult, target: str = "host") -> NextStep:
 
 
 def after_inspect(
-    found: Inspection, arguments: Sequence[str] = (), target: str = "host"
+    inspection: Inspection, arguments: Sequence[str] = (), target: str = "host"
 ) -> NextStep | None:
     """``shrink`` of a checkpoint or of a model with channels to remove, else ``build``.
 
     Args:
-        found: what ``inspect`` returned.
+        inspection: what ``inspect`` returned.
         arguments: options that reading the file took, ``--arch`` and the like.
         target: the machine to predict for.
 
     Returns:
         None where every weight is zero, or none.
     """
-    totals = found.totals
+    totals = inspection.totals
     if not totals.nonzero or totals.nonzero == totals.weights:
         return None
-    source = str(found.source)
+    source = str(inspection.source)
     dead = totals.dead_outputs + totals.dead_inputs + totals.dead_scales
-    if found.kind == "model" and not dead:
+    if inspection.kind == "model" and not dead:
         words = ["prunedeploy", "build", source]
-        return _of_model(words, found.source, found.source, target)
+        return _of_model(words, inspection.source, inspection.source, target)
     words = ["prunedeploy", "shrink", source, *arguments]
     left = totals.density
     if totals.macs and totals.nonzero_macs is not None:
@@ -67,24 +67,24 @@ def _of_model(words: list[str], model: Path, dense: Path, target: str) -> NextSt
     """Building ``model``, by the prediction of each runtime, where there is one."""
     from prunedeploy.prediction.predict import predict
 
-    row = targets.by_name(target)
-    if row.name != "host":
+    hardware = targets.by_name(target)
+    if hardware.name != "host":
         words = [*words, "--target", target]
-    step = NextStep(shlex.join(words), row.name)
-    found: list[Forecast] = []
+    step = NextStep(shlex.join(words), hardware.name)
+    forecasts: list[Forecast] = []
     for runtime in ("ort", "sparse"):
-        if runtime in row.runtimes and (runtime != "sparse" or _has_sparse(target)):
+        if runtime in hardware.runtimes and (runtime != "sparse" or _has_sparse(target)):
             try:
-                found.append(predict(model, row.name, runtime).forecast)
+                forecasts.append(predict(model, hardware.name, runtime).forecast)
             except UserError as error:
                 step = replace(step, why=f"{runtime}: {error}")
     try:
-        baseline = predict(dense, row.name, "ort").forecast
+        baseline = predict(dense, hardware.name, "ort").forecast
     except UserError as error:
         return replace(step, why=str(error))
-    if not found:
+    if not forecasts:
         return step
-    best = min(found, key=lambda forecast: forecast.seconds)
+    best = min(forecasts, key=lambda forecast: forecast.seconds)
     speed = baseline.seconds / best.seconds
     return replace(
         step,
@@ -97,6 +97,6 @@ def _of_model(words: list[str], model: Path, dense: Path, target: str) -> NextSt
 
 
 def _has_sparse(target: str) -> bool:
-    """Whether the sparse runtime can build for ``target`` here."""
-    row = targets.by_name(target)
-    return "sparse" in row.runtimes and registry.refuse(row, "sparse") is None
+    """True where the sparse runtime can build for ``target`` on this machine."""
+    hardware = targets.by_name(target)
+    return "sparse" in hardware.runtimes and registry.refuse(hardware, "sparse") is None

@@ -86,10 +86,7 @@ def bench(
     """
     progress = progress or (lambda _: None)
     _check_numbers(batch, threads, rounds, warmup)
-    paths = [engines] if isinstance(engines, (str, Path)) else list(engines)
-    if not paths:
-        raise UserError("no engine to measure: name the folder of one")
-    candidates = [engine_folder.read_engine(path) for path in paths]
+    candidates = _read_candidates(engines)
     used = threads or targets.cores()
     with ExitStack() as stack:
         dense, name = _baseline(baseline, candidates[0], stack, progress)
@@ -103,13 +100,8 @@ def bench(
         ]
         if profile:
             check_profiling(candidates, sessions[1:])
-        progress("comparing outputs")
         inputs = _shared_inputs(everything)
-        differences = _differences(everything, sessions, inputs, batch, seed)
-        accuracies: list[Accuracy | None] = [None] * len(everything)
-        if images is not None:
-            progress(f"computing {len(images.labels)} labelled images")
-            accuracies, differences = _on_data(everything, sessions, images, differences)
+        verdicts = _verdicts(everything, sessions, inputs, batch, seed, images, progress)
         progress(f"timing {rounds} rounds")
         feeds = random_feeds(inputs, batch, seed)
         samples = interleave(sessions, feeds, rounds, warmup, seed)
@@ -128,11 +120,11 @@ def bench(
                 threads=used,
                 samples_ns=tuple(times),
                 peak_memory_bytes=peak,
-                difference=difference,
-                accuracy=accuracy,
+                difference=verdict.difference,
+                accuracy=verdict.accuracy,
             )
-            for engine, session, times, peak, difference, accuracy in zip(
-                everything, sessions, samples, peaks, differences, accuracies, strict=True
+            for engine, session, times, peak, verdict in zip(
+                everything, sessions, samples, peaks, verdicts, strict=True
             )
         ]
     ratios = tuple(ratio(samples[0], times, seed) for times in samples[1:])
@@ -144,6 +136,44 @@ def bench(
         profiles=profiles,
         predicted=predicted,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Verdict:
+    """How far an engine's outputs are from the baseline's, and its accuracy on labelled data."""
+
+    difference: Difference
+    accuracy: Accuracy | None
+
+
+def _read_candidates(engines: Sequence[str | Path] | str | Path) -> list[Engine]:
+    paths = [engines] if isinstance(engines, (str, Path)) else list(engines)
+    if not paths:
+        raise UserError("no engine to measure: name the folder of one")
+    return [engine_folder.read_engine(path) for path in paths]
+
+
+def _verdicts(
+    engines: Sequence[Engine],
+    sessions: Sequence[Session],
+    inputs: tuple[TensorSpec, ...],
+    batch: int,
+    seed: int,
+    images: Labelled | None,
+    progress: Progress,
+) -> list[_Verdict]:
+    """Compare all engines on random inputs, and on ``images`` where there are some.
+
+    Raises:
+        UserError: one computes something else than the baseline, the first of them.
+    """
+    progress("comparing outputs")
+    differences = _differences(engines, sessions, inputs, batch, seed)
+    accuracies: list[Accuracy | None] = [None] * len(engines)
+    if images is not None:
+        progress(f"computing {len(images.labels)} labelled images")
+        accuracies, differences = _on_data(engines, sessions, images, differences)
+    return [_Verdict(*each) for each in zip(differences, accuracies, strict=True)]
 
 
 def _check_numbers(batch: int, threads: int, rounds: int, warmup: int) -> None:

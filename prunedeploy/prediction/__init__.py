@@ -1,1 +1,1 @@
-"""How long a model should take on a machine that is not at hand: computed, never measured."""
+"""Predicts how long a model takes on a machine that is not at hand; nothing is measured."""

@@ -1,4 +1,4 @@
-"""How much of a machine's limits each class of kernel reaches."""
+"""The shares of a machine's limits that each class of kernel reaches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prunedeploy.targets import Target
 
 @dataclass(frozen=True)
 class Efficiency:
-    """Of one class of kernels.
+    """The efficiency of one class of kernels.
 
     ``compute`` is the share of the peak, or of the cost model's word where it has one; ``near``
     what the kernel moves, in shares of the bandwidth from memory: above 1 where caches serve it.
@@ -118,10 +118,10 @@ GPU = Table(
 MEASURED, ALIKE, OTHER_CPU, ANY_GPU = 1.25, 1.5, 2.0, 2.5
 
 
-def band(row: Target, runtime: str) -> float:
-    """The factor for ``row``; the narrow one where the figures come from such a machine."""
+def band(target: Target, runtime: str) -> float:
+    """The factor for ``target``; the narrow one where the figures come from such a machine."""
     if runtime not in ("ort", "sparse"):
         return ANY_GPU
-    if row.arch != "x86_64":
+    if target.arch != "x86_64":
         return OTHER_CPU
-    return MEASURED if "avx512" in row.isa else ALIKE
+    return MEASURED if "avx512" in target.isa else ALIKE

@@ -13,7 +13,7 @@ from prunedeploy.runtimes.api import split
 
 
 def forecast_of(engine: Engine, batch: int, threads: int) -> Forecast | None:
-    """What a run of ``engine`` here should take; None where nothing is known to predict it from."""
+    """Predict a run of ``engine`` on this machine; None where there are no figures."""
     try:
         if engine.manifest.runtime == "ort":
             from prunedeploy.runtimes.ort.cpu import PAYLOAD
@@ -28,17 +28,17 @@ def forecast_of(engine: Engine, batch: int, threads: int) -> Forecast | None:
 
 
 def _of_sparse(engine: Engine, batch: int, threads: int) -> Forecast | None:
-    """From the engine's own layers, piece by piece of the batch."""
+    """Predict from the layers of the engine, for each part that the batch is computed in."""
     from prunedeploy.runtimes.sparse.engine import read_layers
 
-    row, cut = targets.by_name("host"), engine.manifest.threads
+    host, cut = targets.by_name("host"), engine.manifest.threads
     pieces = Counter(split(batch, engine.manifest.batches) or ())
     total: Forecast | None = None
     for size, often in pieces.items():
         layers = read_layers(engine, size)
         if not any("cycles" in layer for layer in layers):
             return None  # built before layers had them
-        one = of_layers(row, "sparse", layers, cut, size, threads)
+        one = of_layers(host, "sparse", layers, cut, size, threads)
         seconds = often * one.seconds + (total.seconds if total is not None else 0.0)
         factor = one.high / one.seconds
         total = replace(

@@ -56,7 +56,7 @@ BEHIND_PRODUCT = ("Add", "Relu")
 
 @dataclass(frozen=True)
 class Style:
-    """How a runtime computes: channels rounded up to a multiple, chains of elements in one go.
+    """The style of a runtime: channels rounded up to a multiple, elementwise chains fused.
 
     ``width`` is how many bytes it stores a number in that is float32 in the model.
     """
@@ -75,14 +75,14 @@ def works(model: ir.Model, batch: int, style: Style) -> tuple[tuple[Work, ...], 
         UserError: an input has open sizes other than the batch.
     """
     fix_shapes(model, batch)
-    found: dict[ir.Value, Work] = {}  # by the value that holds the layer's result so far
+    latest: dict[ir.Value, Work] = {}  # by the value that holds the layer's result so far
     done: list[Work] = []
     unknown: dict[str, int] = {}
     for node in model.graph:
         if _is_folded(node):
             continue
-        if (before := _fused_into(node, found, style)) is not None:
-            work = found.pop(before)
+        if (before := _fused_into(node, latest, style)) is not None:
+            work = latest.pop(before)
             added = sum(_bytes(value, style) for value in node.inputs if value is not before)
             done[done.index(work)] = work = replace(work, moved=work.moved + added)
         else:
@@ -91,7 +91,7 @@ def works(model: ir.Model, batch: int, style: Style) -> tuple[tuple[Work, ...], 
             work = _work(node, style)
             done.append(work)
         if node.outputs:
-            found[node.outputs[0]] = work
+            latest[node.outputs[0]] = work
     notes = tuple(
         f"{count} of {op}: no figures, counted as bound by memory" for op, count in unknown.items()
     )
@@ -123,7 +123,7 @@ def _named(dim: int | ir.SymbolicDim) -> TypeGuard[ir.SymbolicDim]:
 
 
 def _is_folded(node: ir.Node) -> bool:
-    """Whether it is computed once, when the model is opened."""
+    """True for a node that is computed once, when the model is opened."""
     if node.op_type in ("Constant", "Shape", "Size"):
         return True
     given = [value for value in node.inputs if value is not None]
@@ -134,12 +134,12 @@ def _is_folded(node: ir.Node) -> bool:
     )
 
 
-def _fused_into(node: ir.Node, found: Mapping[ir.Value, Work], style: Style) -> ir.Value | None:
+def _fused_into(node: ir.Node, latest: Mapping[ir.Value, Work], style: Style) -> ir.Value | None:
     """The value whose layer computes ``node`` too; None where it is a layer of its own."""
     for value in node.inputs:
-        if value is None or value not in found or len(list(value.uses())) != 1:
+        if value is None or value not in latest or len(list(value.uses())) != 1:
             continue
-        kernel, op = found[value].kernel, node.op_type
+        kernel, op = latest[value].kernel, node.op_type
         chain = style.fuses_chains and KERNEL_OF.get(op) in ("elementwise", "function")
         if kernel in ("conv", "pointwise", "depthwise", "grouped") and (op in BEHIND_CONV or chain):
             return value
@@ -228,7 +228,7 @@ def _is_constant(value: ir.Value | None) -> bool:
 
 
 def _is_index(node: ir.Node) -> bool:
-    """Whether it computes shapes and indices, not the network's numbers."""
+    """True for a node that computes shapes or indices instead of the network's numbers."""
     kind = node.outputs[0].dtype if node.outputs else None
     return kind in (ir.DataType.INT64, ir.DataType.INT32) and _size(node.outputs[0]) <= FEW_ROWS
 

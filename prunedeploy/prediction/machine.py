@@ -1,4 +1,4 @@
-"""What a target's row says of the machine, in the units of a roofline."""
+"""The limits of a target in the units of a roofline: operations, bytes and cycles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prunedeploy.targets import PRECISIONS, Target, cores
 
 GPU_RUNTIMES = ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "ort-cuda")
 CPU_RUNTIMES = ("ort", "sparse")
-MOST_STREAMS = 2  # cores that together read twice what one does from memory; more were not measured
+MAX_STREAMS = 2  # cores that together read twice what one does from memory; more were not measured
 
 # Vectors that a core multiplies in a cycle, where others of its instruction set differ
 # (Arm's Software Optimization Guides: 128-bit FMLA of Cortex-A57 one, of A76 and A78 two a cycle).
@@ -33,43 +33,45 @@ class Machine:
     cycle: float = 0.0
 
 
-def machine(row: Target, runtime: str, precision: str, threads: int) -> Machine:
-    """The part of ``row`` that ``runtime`` computes on.
+def machine(target: Target, runtime: str, precision: str, threads: int) -> Machine:
+    """The part of ``target`` that ``runtime`` computes on.
 
     Raises:
-        UserError: the row has no figures for it.
+        UserError: the target has no figures for it.
     """
     if precision not in PRECISIONS:
         raise UserError(f"there is no precision {precision!r}: choose from {', '.join(PRECISIONS)}")
     if runtime in GPU_RUNTIMES:
-        return _gpu(row, precision)
+        return _gpu(target, precision)
     if precision != "float32":
         raise UserError(f"{runtime} on a CPU is predicted in float32 only, not in {precision}")
-    return _cpu(row, threads)
+    return _cpu(target, threads)
 
 
-def _gpu(row: Target, precision: str) -> Machine:
-    limits = row.toolchain
+def _gpu(target: Target, precision: str) -> Machine:
+    limits = target.toolchain
     if limits is not None and precision not in limits.precisions:
-        raise UserError(f"{row.name} does not compute in {precision}: {limits.name} does not")
-    if not row.peak(precision) or not row.bytes_per_second:
+        raise UserError(f"{target.name} does not compute in {precision}: {limits.name} does not")
+    if not target.peak(precision) or not target.bytes_per_second:
         raise UserError(
-            f"nothing to predict {row.name} from: no peak in {precision} or no bandwidth in its row"
+            f"nothing to predict {target.name} from: "
+            f"its target states no peak in {precision} or no bandwidth"
         )
-    return Machine(1, row.peak(precision), row.bytes_per_second, row.cache_bytes)
+    return Machine(1, target.peak(precision), target.bytes_per_second, target.cache_bytes)
 
 
-def _cpu(row: Target, threads: int) -> Machine:
-    if not row.hz or not row.bytes_per_second:
+def _cpu(target: Target, threads: int) -> Machine:
+    if not target.hz or not target.bytes_per_second:
         raise UserError(
-            f"nothing to predict the CPU of {row.name} from: no hz or bytes-per-second in its row"
+            f"nothing to predict the CPU of {target.name} from: "
+            "its target states no hz or bytes-per-second"
         )
-    count = threads or row.cores or cores()
-    isa = ISAS[isa_of(row)]
-    pipes = PIPES_OF_CORE.get(row.cpu, isa.fma_pipes)
-    peak = 2 * isa.lanes * pipes * row.hz * count
-    # rows of x86 are of one core (targets/row.py)
-    streams = min(count, MOST_STREAMS) if row.arch == "x86_64" else 1
+    count = threads or target.cores or cores()
+    isa = ISAS[isa_of(target)]
+    pipes = PIPES_OF_CORE.get(target.cpu, isa.fma_pipes)
+    peak = 2 * isa.lanes * pipes * target.hz * count
+    # targets of x86 have figures of one core (targets/target.py)
+    streams = min(count, MAX_STREAMS) if target.arch == "x86_64" else 1
     return Machine(
-        count, peak, row.bytes_per_second * streams, row.cache_bytes, 1 / (row.hz * pipes)
+        count, peak, target.bytes_per_second * streams, target.cache_bytes, 1 / (target.hz * pipes)
     )

@@ -1,4 +1,4 @@
-"""How long a model should take on a target: every layer against the machine's limits."""
+"""Predicts a model's time on a target, from each layer and the machine's limits."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ def predict(
 
     Raises:
         UserError: no such model or target; the target cannot have the runtime or the precision; its
-            row has no figures to predict from; a layer has no known size.
+            target has no figures to predict from; a layer has no known size.
     """
-    row = targets.by_name(target)
+    hardware = targets.by_name(target)
     path = Path(model)
     if batch < 1 or threads < 0:
         raise UserError(f"give a batch from 1 and threads from 0, not {batch} and {threads}")
-    chosen = _runtime(row, runtime)
-    limits = machine(row, chosen, precision, threads)
+    chosen = _runtime(hardware, runtime)
+    limits = machine(hardware, chosen, precision, threads)
     notes: tuple[str, ...] = ()
     if chosen == "sparse":
-        works = steps.of_model(path, row, batch, limits.threads)
+        works = steps.of_model(path, hardware, batch, limits.threads)
     else:
-        style = graph.Style(row.multiple, chosen in GPU_RUNTIMES, WIDTHS[precision])
+        style = graph.Style(hardware.multiple, chosen in GPU_RUNTIMES, WIDTHS[precision])
         prepared = preparation.from_file(path)
         works, notes = graph.works(prepared.model, batch, style)
         notes = (*prepared.notes, *notes)
@@ -64,10 +64,10 @@ def predict(
     return Prediction(
         model=path.name,
         model_sha256=models.sha256(path),
-        target=row.name,
-        forecast=forecast(layers, limits, table, row, chosen, precision, batch),
+        target=hardware.name,
+        forecast=forecast(layers, limits, table, hardware, chosen, precision, batch),
         layers=layers,
-        basis=f"peaks: {row.source}; efficiencies: {table.source}",
+        basis=f"peaks: {hardware.source}; efficiencies: {table.source}",
         notes=notes,
     )
 
@@ -75,19 +75,22 @@ def predict(
 def predict_all(
     model: str | Path, target: str, *, batch: int = 1, threads: int = 0
 ) -> tuple[tuple[Prediction, ...], tuple[str, ...]]:
-    """In every runtime and precision that the target can have, and why not in the others.
+    """Predict one run in every runtime and precision of the target.
+
+    Returns:
+        The predictions, and for each combination without one the reason.
 
     Raises:
         UserError: no such model or target.
     """
-    row = targets.by_name(target)
+    hardware = targets.by_name(target)
     models.load(Path(model))
-    found: list[Prediction] = []
+    predictions: list[Prediction] = []
     why: list[str] = []
-    for runtime in row.runtimes:
+    for runtime in hardware.runtimes:
         if runtime not in PREDICTED:
             continue
-        for precision in _precisions(row, runtime):
+        for precision in _precisions(hardware, runtime):
             try:
                 one = predict(
                     model, target, runtime, precision=precision, batch=batch, threads=threads
@@ -95,12 +98,12 @@ def predict_all(
             except UserError as error:
                 why.append(f"{runtime}, {precision}: {error}")
             else:
-                found.append(one)
-    return tuple(found), tuple(why)
+                predictions.append(one)
+    return tuple(predictions), tuple(why)
 
 
 def of_layers(
-    row: Target,
+    target: Target,
     runtime: str,
     layers: Iterable[Mapping[str, Any]],
     cut: int,
@@ -110,25 +113,25 @@ def of_layers(
     """The forecast of a sparse engine from its own layers, cut for ``cut`` threads.
 
     Raises:
-        UserError: the row has no figures.
+        UserError: the target has no figures.
     """
-    limits, table = machine(row, runtime, "float32", threads), table_of(runtime)
+    limits, table = machine(target, runtime, "float32", threads), table_of(runtime)
     times = layer_times(steps.of_layers(layers, cut, limits.threads), limits, table)
-    return forecast(times, limits, table, row, runtime, "float32", batch)
+    return forecast(times, limits, table, target, runtime, "float32", batch)
 
 
 def forecast(
     layers: Sequence[LayerTime],
     limits: Machine,
     table: Table,
-    row: Target,
+    target: Target,
     runtime: str,
     precision: str,
     batch: int,
 ) -> Forecast:
     """The sum of all layers, in its band."""
     seconds = table.start + sum(layer.seconds for layer in layers)
-    factor = band(row, runtime)
+    factor = band(target, runtime)
     return Forecast(
         runtime, precision, batch, limits.threads, seconds, seconds / factor, seconds * factor
     )
@@ -139,22 +142,26 @@ def table_of(runtime: str) -> Table:
     return {"ort": ORT, "sparse": SPARSE}.get(runtime, GPU)
 
 
-def _runtime(row: Target, wanted: str) -> str:
+def _runtime(target: Target, wanted: str) -> str:
     if wanted == "auto":
-        known = [name for name in row.runtimes if name in PREDICTED]
+        known = [name for name in target.runtimes if name in PREDICTED]
         if not known:
-            raise UserError(f"no runtime of {row.name} can be predicted: {', '.join(row.runtimes)}")
+            raise UserError(
+                f"no runtime of {target.name} can be predicted: {', '.join(target.runtimes)}"
+            )
         return known[0]
-    if wanted not in row.runtimes:
-        raise UserError(f"{row.name} cannot have {wanted}: it takes {', '.join(row.runtimes)}")
+    if wanted not in target.runtimes:
+        raise UserError(
+            f"{target.name} cannot have {wanted}: it takes {', '.join(target.runtimes)}"
+        )
     if wanted not in PREDICTED:
         raise UserError(f"{wanted} cannot be predicted: choose from {', '.join(PREDICTED)}")
     return wanted
 
 
-def _precisions(row: Target, runtime: str) -> tuple[str, ...]:
-    """Those that an engine for ``row`` may compute in, of those that ``lower`` writes."""
+def _precisions(target: Target, runtime: str) -> tuple[str, ...]:
+    """The precisions of ``lower`` that an engine for ``target`` may compute in."""
     if runtime in CPU_RUNTIMES:
         return ("float32",)
-    limits = row.toolchain.precisions if row.toolchain is not None else ("float32",)
+    limits = target.toolchain.precisions if target.toolchain is not None else ("float32",)
     return tuple(name for name in ("float32", "float16", "int8") if name in limits)

@@ -1,4 +1,4 @@
-"""What passes between the steps of a prediction."""
+"""The records of a prediction."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Limit = Literal["compute", "memory", "overhead"]
 
 @dataclass(frozen=True)
 class Work:
-    """What one layer has to do for a whole batch.
+    """The work of one layer for a whole batch.
 
     ``kernel`` is a row of its runtime's table (``efficiency.py``). ``flops`` are those that are
     computed: zeros included where the runtime does not leave them out. ``weights`` and ``moved``

@@ -26,8 +26,8 @@ KERNEL_OF = {
 }
 
 
-def of_model(model: Path, row: Target, batch: int, threads: int) -> tuple[Work, ...]:
-    """Those that a build would make: schedules by the cost model, nothing is measured or compiled.
+def of_model(model: Path, target: Target, batch: int, threads: int) -> tuple[Work, ...]:
+    """The steps that a build would make, scheduled by the cost model; nothing is compiled.
 
     Raises:
         UserError: the sparse runtime cannot compute the model, or not in this batch.
@@ -35,27 +35,27 @@ def of_model(model: Path, row: Target, batch: int, threads: int) -> tuple[Work, 
     from prunedeploy.runtimes.sparse.build import project_of
 
     options = BuildOptions(batches=(batch,) * (batch > 1), threads=threads, tune="none")
-    project, cut = project_of(model, row, None, options)
+    project, cut = project_of(model, target, None, options)
     layers = [asdict(layer) for layer in project.layers[project.batches[0]]]
     return of_layers(layers, cut, threads or cut)
 
 
 def of_layers(layers: Iterable[Mapping[str, Any]], cut: int, threads: int) -> tuple[Work, ...]:
-    """Those of an engine that was cut for ``cut`` threads and runs with ``threads``."""
+    """The steps of an engine that was built for ``cut`` threads and runs on ``threads``."""
     return tuple(_work(layer, cut / threads) for layer in layers)
 
 
 def _work(layer: Mapping[str, Any], share: float) -> Work:
-    found = kernel(str(layer["kind"]), str(layer["choice"]))
+    computed_as = kernel(str(layer["kind"]), str(layer["choice"]))
     nonzeros, weights = int(layer["nonzeros"]), int(layer["weights"])
     words = str(layer["choice"]).split()
-    dense = found == "vector" and "dense" in words  # whole rows are read without indices
+    dense = computed_as == "vector" and "dense" in words  # whole rows are read without indices
     each = 2 if {"bfloat16", "float16"} & set(words) else 4
-    stored = each * weights if dense else (each + INDEX.get(found, 0)) * nonzeros
+    stored = each * weights if dense else (each + INDEX.get(computed_as, 0)) * nonzeros
     flops = float(layer["flops"])
     return Work(
         name=str(layer["name"]),
-        kernel=found,
+        kernel=computed_as,
         flops=flops * weights / max(nonzeros, 1) if dense else flops,
         weights=stored,
         moved=int(layer["bytes"]) - 4 * nonzeros,

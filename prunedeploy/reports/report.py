@@ -32,9 +32,9 @@ PLACES = 3  # named of one refusal; the others are counted
 
 
 def report(results: Sequence[str | Path | Result], output: str | Path | None = None) -> str:
-    """What was shrunk, what was measured, what was predicted and what was refused.
+    """Put results into one Markdown text: models shrunk, measurements, predictions, refusals.
 
-    What is about the model of a shrink result stands under it; the others stand alone.
+    Measurements and predictions of a shrunk model stand under its result; others stand alone.
 
     Args:
         results: records, or JSON files that ``shrink``, ``bench`` (with ``--remote`` too) and
@@ -193,25 +193,25 @@ def _timed(bench: BenchResult) -> str:
 def _predicted(bench: BenchResult) -> tuple[str, ...]:
     """The forecast of each in its band, and how far it lies from the median that was measured."""
     everything = (bench.baseline, *bench.candidates)
-    found = (*bench.predicted, *(None,) * (len(everything) - len(bench.predicted)))
+    predicted = (*bench.predicted, *(None,) * (len(everything) - len(bench.predicted)))
     return tuple(
         "" if x is None else f"{forecasts.band(x)}: {forecasts.error(x, summary(m).p50)}"
-        for x, m in zip(found, everything, strict=False)
+        for x, m in zip(predicted, everything, strict=False)
     )
 
 
 def _refused(passes: Sequence[PassReport]) -> str:
     """Every reason of a pass once: how many channels or nodes it concerns, and where first."""
-    found: dict[tuple[str, str], list[Note]] = {}
+    by_reason: dict[tuple[str, str], list[Note]] = {}
     for done in passes:
         for note in done.result.notes:
             if note.status == "refused":
-                found.setdefault((done.name, note.reason), []).append(note)
-    if not found:
+                by_reason.setdefault((done.name, note.reason), []).append(note)
+    if not by_reason:
         return ""
     rows = [
         (name, reason, f"{sum(note.count for note in notes):,}", _listed([n.where for n in notes]))
-        for (name, reason), notes in found.items()
+        for (name, reason), notes in by_reason.items()
     ]
     return "### Left as it was\n\n" + markdown(("pass", "why", "how many", "where"), rows)
 
@@ -225,17 +225,17 @@ def _share(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if whole else ""
 
 
-def _difference(found: Difference) -> str:
-    verdict = "passed" if found.passed else "FAILED"
-    changed = f", {found.changed_predictions} changed predictions"
+def _difference(difference: Difference) -> str:
+    verdict = "passed" if difference.passed else "FAILED"
+    changed = f", {difference.changed_predictions} changed predictions"
     return (
-        f"{found.max_rel:.2g} of the output's range over {found.samples} inputs{changed} "
-        f"(allowed {found.tolerance:.0e}: {verdict})"
+        f"{difference.max_rel:.2g} of the output's range over {difference.samples} inputs{changed} "
+        f"(allowed {difference.tolerance:.0e}: {verdict})"
     )
 
 
-def _ratio(found: Ratio) -> str:
-    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
+def _ratio(ratio: Ratio) -> str:
+    return f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
 def _relative(measured: Measurement) -> str:
@@ -243,8 +243,8 @@ def _relative(measured: Measurement) -> str:
 
 
 def _accuracy(measured: Measurement) -> str:
-    found = measured.accuracy
-    return f"{found.correct / found.samples:.2%} of {found.samples:,}" if found else ""
+    accuracy = measured.accuracy
+    return f"{accuracy.correct / accuracy.samples:.2%} of {accuracy.samples:,}" if accuracy else ""
 
 
 def _changed(measured: Measurement) -> str:

@@ -48,7 +48,7 @@ def export(module: torch.nn.Module, input_shape: Sequence[int], path: Path) -> P
 def to_model(
     module: torch.nn.Module, input_shape: Sequence[int], *, optimize: bool = True
 ) -> ir.Model:
-    """The same in memory; the weights are shared with ``module``, not copied.
+    """Export ``module`` to a model in memory, which shares its weights instead of copying them.
 
     Without ``optimize`` the exporter folds nothing: every weight is the module's own, and every
     BatchNorm stands for itself.
@@ -87,7 +87,7 @@ def _example(
 ) -> torch.Tensor | str:
     """An input that the module was seen to run on, or why it does not.
 
-    So a wrong input shape is told from a network that cannot be exported.
+    This distinguishes a wrong input shape from a network that cannot be exported.
 
     Raises:
         UserError: it computes something else each time.
@@ -130,7 +130,7 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def _inputs(module: torch.nn.Module) -> str:
-    """What to do about a network that takes several inputs; empty where it does not."""
+    """Advice for a network that takes several inputs; empty for one that takes one."""
     try:
         parameters = inspect.signature(module.forward).parameters.values()
     except (TypeError, ValueError):
@@ -146,7 +146,7 @@ def _inputs(module: torch.nn.Module) -> str:
 
 
 def _why(error: BaseException) -> str:
-    """Why torch cannot export a network, in a line."""
+    """The reason why torch cannot export a network, in one line."""
     cause: BaseException = error
     while (inner := cause.__cause__ or cause.__context__) is not None:
         cause = inner

@@ -3,56 +3,50 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx_ir as ir
 
-from prunedeploy import checkpoint, passes, targets
+from prunedeploy import passes
 from prunedeploy.core import files
-from prunedeploy.core.errors import UserError
-from prunedeploy.core.records import Array, PassReport, PassResult, ShrinkResult, ShrinkVariant
+from prunedeploy.core.records import (
+    Array,
+    CrossCheck,
+    Difference,
+    InputRange,
+    PassReport,
+    PassResult,
+    ShrinkResult,
+    ShrinkVariant,
+)
 from prunedeploy.graph import input_range as input_ranges
 from prunedeploy.graph import model as models
 from prunedeploy.graph import preparation
 from prunedeploy.graph.input_range import Stated
-from prunedeploy.passes.analysis.liveness import layers_of
 from prunedeploy.reference import second_oracle, verify
-from prunedeploy.reference.evaluate import Evaluator
-from prunedeploy.reference.randomness import refuse_random
+from prunedeploy.shrinking.expected import Expected, expected_of, random_feeds, run
 from prunedeploy.shrinking.export import to_model
-from prunedeploy.to_torch import Outputs, write_program, write_state
+from prunedeploy.shrinking.loading import Loaded, load_model, refuse_nan
+from prunedeploy.shrinking.request import (
+    Align,
+    CheckpointOptions,
+    Progress,
+    ShrinkRequest,
+    check_request,
+    is_onnx,
+)
+from prunedeploy.to_torch import write_program, write_state
 
 if TYPE_CHECKING:
-    import onnx
-    import onnx_graphsurgeon as gs
-    from torch import nn
-
-Progress = Callable[[str], None]
-IN_MEMORY = Path("in memory")
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model ready for the passes, and what is known of where it came from."""
-
-    program: ir.Model
-    shape: Sequence[int] | None
-    found: tuple[str, ...] = ()
-    arch: str | None = None
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    module: nn.Module | None = None  # of a checkpoint
-    buffers: frozenset[str] = frozenset()  # names of what it does not train
+    from prunedeploy.shrinking.request import Model
 
 
 def shrink(
-    model: str | Path | onnx.ModelProto | gs.Graph,
+    model: Model,
     output: str | Path | None = None,
     *,
     arch: str | None = None,
@@ -62,13 +56,13 @@ def shrink(
     weights: str | None = None,
     zero_threshold: float = 0.0,
     input_range: Stated | None = None,
-    align: int | Literal["auto"] = "auto",
+    align: Align = "auto",
     target: str = "host",
     pt: str | Path | None = None,
     state_dict: str | Path | None = None,
     progress: Progress | None = None,
 ) -> ShrinkResult:
-    """Load, export, run the passes, verify, write.
+    """Load a network, run the passes, verify the result against it, and write it.
 
     Args:
         model: a checkpoint, an ONNX file, or an ONNX model or graphsurgeon graph in memory.
@@ -92,77 +86,53 @@ def shrink(
         pt: also write the shrunken network there as a torch.export program (``.pt2``).
         state_dict: also write there the smaller state_dict of the checkpoint's own module, and
             the plan for ``apply_plan``; only for checkpoints.
-        progress: told what is being done.
+        progress: called with a line at each step.
 
     Raises:
-        UserError: anything about the input or the output's place that the user can mend.
-        PassError: a bug of ours that the verification caught; nothing is written.
+        UserError: anything about the input or the output's path that the user can mend.
+        PassError: a bug of a pass that the verification caught; nothing is written.
     """
     begin = time.perf_counter()
-    say = progress or (lambda _: None)
-    source = Path(model) if isinstance(model, str | Path) else IN_MEMORY
-    if not 0.0 <= zero_threshold < float("inf"):
-        raise UserError(f"a zero threshold of {zero_threshold} makes no sense: give a small number")
-    machine = _machine(align, target)
-    place = _output(source, output)
-    if state_dict is not None and (source == IN_MEMORY or _is_onnx(source)):
-        raise UserError("a state_dict needs a torch checkpoint, this is an ONNX model: take --pt")
-    beside = [place.with_suffix(suffix) for suffix in (".json", ".dense.onnx")]
-    back = Outputs.at((source, place, *beside), pt, state_dict)
-    say(f"loading {source}")
-    loaded = _load(model, source, arch, input_shape, trust, mask, weights, say)
-    program, module = loaded.program, loaded.module if state_dict is not None else None
-    loaded = replace(loaded, module=None)  # its weights are the program's, until passes change them
-    _refuse_nan(program)
-    ranges = input_ranges.resolve(input_range, models.specs(program)[0], loaded.mean, loaded.std)
-    input_ranges.attach(program, ranges)
-    say("running the model as it is")
-    feeds, expected = _reference(program, loaded.shape)
-    allowed = verify.tolerances_of(program)
-    checks = [second_oracle.check(program, feeds, expected, "the model as it is")]
-    shapes = {name: array.shape for name, array in feeds.items()}
-    with contextlib.ExitStack() as stack:
-        dense = source
-        if not _is_onnx(source):
-            dense = place.with_suffix(".dense.onnx")
-            dense_file = stack.enter_context(files.atomic_group(dense))
-            models.save(program, dense_file)
-        else:
-            dense_file = source
-        before = models.stats(dense_file, shapes)
-        if back.state_dict is not None:
-            say("slicing the module")
-            assert module is not None
-            assert loaded.shape is not None
-            file = stack.enter_context(files.atomic_path(back.state_dict))
-            plain = preparation.prepare(to_model(module, loaded.shape, optimize=False))
-            write_state(file, module, plain, feeds, zero_threshold, loaded.arch)
-            del module, plain
-        if align == "auto":
-            program, cut = _fastest(program, machine, loaded.shape, zero_threshold, feeds, say)
-        else:
-            cut = _aligned(program, align, target, zero_threshold, feeds, say)
-        say("writing")
-        outputs = _run(program, feeds)
-        difference = verify.compare(expected, outputs, allowed)
-        difference = verify.exactly(difference, dense_file, program, feeds)
-        checks.append(second_oracle.check(program, feeds, outputs, "the shrunk model"))
-        if back.pt is not None:
-            file = stack.enter_context(files.atomic_path(back.pt))
-            write_program(file, program, feeds, outputs, loaded.buffers)
-        model_file = stack.enter_context(files.atomic_group(place))
-        models.save(program, model_file)
+    request = check_request(
+        model,
+        output,
+        CheckpointOptions(arch, input_shape, trust, mask, weights),
+        zero_threshold=zero_threshold,
+        input_range=input_range,
+        align=align,
+        target=target,
+        pt=pt,
+        state_dict=state_dict,
+        progress=progress,
+    )
+    loaded, ranges = _load(request)
+    request.progress("running the model as it is")
+    expected = expected_of(loaded.program, loaded.shape)
+    with contextlib.ExitStack() as stack:  # all files get their names at the end, or none does
+        dense = _write_dense(request, loaded.program, stack)
+        before = models.stats(dense.temporary, expected.shapes)
+        if request.pytorch.state_dict is not None:
+            _write_state_dict(request, loaded, expected, stack)
+            loaded = replace(loaded, module=None)
+        cut = _cut(request, loaded, expected)
+        shrunk, loaded = cut.program, replace(loaded, program=cut.program)
+        request.progress("writing")
+        verified = _verify(shrunk, expected, dense.temporary)
+        if request.pytorch.pt is not None:
+            file = stack.enter_context(files.atomic_path(request.pytorch.pt))
+            write_program(file, shrunk, expected.feeds, verified.outputs, loaded.buffers)
+        written = _write_model(request, shrunk, stack)
         result = ShrinkResult(
-            source=source,
-            model=place,
-            dense=dense,
-            model_sha256=models.sha256(model_file),
-            dense_sha256=models.sha256(dense_file),
+            source=request.source,
+            model=request.output,
+            dense=dense.path,
+            model_sha256=models.sha256(written),
+            dense_sha256=models.sha256(dense.temporary),
             arch=loaded.arch,
             found=loaded.found,
             before=before,
-            after=models.stats(model_file, shapes),
-            difference=difference,
+            after=models.stats(written, expected.shapes),
+            difference=verified.difference,
             passes=cut.reports,
             seconds=time.perf_counter() - begin,
             mean=loaded.mean,
@@ -170,227 +140,140 @@ def shrink(
             input_ranges=ranges,
             align=cut.align,
             variants=cut.variants,
-            pt=back.pt,
-            state_dict=back.state_dict,
-            cross_checks=tuple(checks),
+            pt=request.pytorch.pt,
+            state_dict=request.pytorch.state_dict,
+            cross_checks=(expected.cross_check, verified.cross_check),
         )
-        record = stack.enter_context(files.atomic_path(place.with_suffix(".json")))
-        record.write_text(files.to_json(result))
+        _write_record(request, result, stack)
     return result
 
 
-def _machine(align: int | str, name: str) -> targets.Target:
-    if align != "auto" and (not isinstance(align, int) or align < 1):
-        raise UserError(f"channels cannot be aligned to {align!r}: give a number from 1, or auto")
-    return targets.by_name(name)
+@dataclass(frozen=True)
+class _Dense:
+    """The model before the passes: where it will be, and where it is until all is written."""
+
+    path: Path
+    temporary: Path
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """What the passes did: their reports, the multiple of channels, what was compared."""
+    """The model after the passes, their reports, and the variants that were compared."""
 
+    program: ir.Model
     reports: tuple[PassReport, ...]
     align: int
     variants: tuple[ShrinkVariant, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Verified:
+    """The outputs of the shrunk model, and how far they are from those expected."""
+
+    outputs: dict[str, Array]
+    difference: Difference
+    cross_check: CrossCheck
+
+
+def _load(request: ShrinkRequest) -> tuple[Loaded, dict[str, InputRange]]:
+    """The model, and what its inputs are stated to lie within, which is written into it too."""
+    request.progress(f"loading {request.source}")
+    loaded = load_model(request.model, request.source, request.options, request.progress)
+    if request.pytorch.state_dict is None:
+        loaded = replace(loaded, module=None)  # its weights are the program's alone from here on
+    refuse_nan(loaded.program)
+    inputs, _ = models.specs(loaded.program)
+    ranges = input_ranges.resolve(request.input_range, inputs, loaded.mean, loaded.std)
+    input_ranges.attach(loaded.program, ranges)
+    return loaded, ranges
+
+
+def _write_dense(request: ShrinkRequest, program: ir.Model, stack: contextlib.ExitStack) -> _Dense:
+    """The exported network of a checkpoint in a file of its own; an ONNX file is its own."""
+    if is_onnx(request.source):
+        return _Dense(request.source, request.source)
+    path = request.output.with_suffix(".dense.onnx")
+    temporary = stack.enter_context(files.atomic_group(path))
+    models.save(program, temporary)
+    return _Dense(path, temporary)
+
+
+def _write_state_dict(
+    request: ShrinkRequest, loaded: Loaded, expected: Expected, stack: contextlib.ExitStack
+) -> None:
+    """The sliced state_dict of a checkpoint's module, and its plan."""
+    assert request.pytorch.state_dict is not None
+    assert loaded.module is not None
+    assert loaded.shape is not None
+    request.progress("slicing the module")
+    file = stack.enter_context(files.atomic_path(request.pytorch.state_dict))
+    plain = preparation.prepare(to_model(loaded.module, loaded.shape, optimize=False))
+    write_state(file, loaded.module, plain, expected.feeds, request.zero_threshold, loaded.arch)
+
+
+def _cut(request: ShrinkRequest, loaded: Loaded, expected: Expected) -> _Cut:
+    """Run the passes; ``loaded.program`` is used up."""
+    if request.align == "auto":
+        return _fastest(request, loaded, expected.feeds)
+    return _aligned(request, request.align, loaded.program, expected.feeds)
+
+
 def _aligned(
-    program: ir.Model,
-    align: int,
-    target: str,
-    zero_threshold: float,
-    feeds: dict[str, Array],
-    say: Progress,
+    request: ShrinkRequest, align: int, program: ir.Model, feeds: dict[str, Array]
 ) -> _Cut:
-    """All passes over ``program``, in place, channels kept for multiples of ``align``."""
-    step = passes.ShrinkChannels(zero_threshold, align)
-    steps = (*passes.before_cuts(zero_threshold), step)
-    steps += passes.after_cuts(zero_threshold, target)
-    return _Cut(passes.run(program, steps, feeds, say), align)
-
-
-def _fastest(
-    program: ir.Model,
-    machine: targets.Target,
-    shape: Sequence[int] | None,
-    zero_threshold: float,
-    feeds: dict[str, Array],
-    say: Progress,
-) -> tuple[ir.Model, _Cut]:
-    """The variant of ``program`` that is fastest on ``machine``; ``program`` is used up."""
-    from prunedeploy.shrinking import (
-        variants,  # measuring imports what shrinking alone does not need
+    """All passes, with channels kept for multiples of ``align``."""
+    zero = request.zero_threshold
+    steps = (
+        *passes.before_cuts(zero),
+        passes.ShrinkChannels(zero, align),
+        *passes.after_cuts(zero, request.target.name),
     )
+    return _Cut(program, passes.run(program, steps, feeds, request.progress), align)
 
-    judge = variants.Judge(machine, _feeds(program, shape, batch=1), say)
+
+def _fastest(request: ShrinkRequest, loaded: Loaded, feeds: dict[str, Array]) -> _Cut:
+    """The variant that is fastest on the target."""
+    # measuring imports what shrinking alone does not need
+    from prunedeploy.shrinking import variants
+
+    program, zero = loaded.program, request.zero_threshold
+    one = random_feeds(program, loaded.shape, batch=1)
+    judge = variants.Judge(request.target, one, request.progress)
     original = program.clone()
-    before = passes.before_cuts(zero_threshold, larger=judge.folds_larger(program))
-    reports = passes.run(program, before, feeds, say)
+    before = passes.before_cuts(zero, larger=judge.folds_larger(program))
+    reports = passes.run(program, before, feeds, request.progress)
     begin = time.perf_counter()
-    choice = judge.choose(original, program, zero_threshold)
-    result = PassResult(False, (variants.note(machine, choice),))
-    chosen = PassReport("choose-variant", result, time.perf_counter() - begin, None)
+    choice = judge.choose(original, program, zero)
+    result = PassResult(False, (variants.note(request.target, choice),))
+    chosen = PassReport(variants.STEP, result, time.perf_counter() - begin, None)
     if choice.original:
-        return original, _Cut((chosen,), choice.align, choice.variants)
-    reports += (chosen, *passes.run(program, choice.steps, feeds, say))
-    return program, _Cut(reports, choice.align, choice.variants)
+        return _Cut(original, (chosen,), choice.align, choice.variants)
+    reports += (chosen, *passes.run(program, choice.steps, feeds, request.progress))
+    return _Cut(program, reports, choice.align, choice.variants)
 
 
-def _is_onnx(source: Path) -> bool:
-    return source != IN_MEMORY and source.is_file() and checkpoint.kind(source) == "onnx"
-
-
-def _output(source: Path, output: str | Path | None) -> Path:
-    target = Path(output) if output is not None else Path(f"{source.stem}.shrunk.onnx")
-    if target.suffix != ".onnx":
-        raise UserError(f"the output {target} should end in .onnx")
-    if os.path.realpath(target) == os.path.realpath(source):
-        raise UserError(f"{target} is the input: name another output with -o")
-    if not target.parent.is_dir():
-        raise UserError(f"cannot write {target}: {target.parent} is not a folder")
-    _refuse_foreign(target.with_suffix(".json"))
-    return target
-
-
-def _refuse_foreign(record: Path) -> None:
-    """Only a record of ours is replaced: the name may be that of somebody's configuration."""
-    if not record.exists():
-        return
-    try:
-        files.from_json(ShrinkResult, record.read_text())
-    except (OSError, UnicodeDecodeError, UserError):
-        raise UserError(
-            f"{record} would be replaced, and is not a record of shrink: name another output"
-        ) from None
-
-
-def load(
-    source: Path,
-    *,
-    arch: str | None = None,
-    trust: bool = False,
-    mask: Path | None = None,
-    weights: str | None = None,
-) -> Loaded:
-    """A checkpoint or an ONNX file as a model ready for the passes.
+def _verify(program: ir.Model, expected: Expected, dense: Path) -> _Verified:
+    """Hold the shrunk model against the outputs of the model as it was.
 
     Raises:
-        UserError: it cannot be read or exported.
+        UserError: the second oracle disagrees with the reference about it.
     """
-    return _load(source, source, arch, None, trust, mask, weights, lambda _: None)
+    outputs = run(program, expected.feeds)
+    difference = verify.compare(expected.outputs, outputs, expected.tolerance)
+    difference = verify.exactly(difference, dense, program, expected.feeds)
+    check = second_oracle.check(program, expected.feeds, outputs, "the shrunk model")
+    return _Verified(outputs, difference, check)
 
 
-def _load(
-    model: str | Path | onnx.ModelProto | gs.Graph,
-    source: Path,
-    arch: str | None,
-    input_shape: Sequence[int] | None,
-    trust: bool,
-    mask: str | Path | None,
-    weights: str | None,
-    say: Progress,
-) -> Loaded:
-    if not isinstance(model, str | Path):
-        prepared = _from_memory(model)
-        return Loaded(prepared.model, input_shape, prepared.notes)
-    if _is_onnx(source):
-        prepared = preparation.from_file(source)
-        return Loaded(prepared.model, input_shape, ("ONNX model", *prepared.notes))
-    found = checkpoint.load(source, arch=arch, trust=trust, mask=mask, weights=weights)
-    shape = input_shape or found.input_shape
-    if shape is None:
-        raise UserError(f"the input shape of {source} is not known: give it with --input-shape")
-    say(f"exporting {found.arch or source} at {'x'.join(map(str, shape))}")
-    program = preparation.prepare(to_model(found.module, shape))
-    buffers = frozenset(name for name, _ in found.module.named_buffers())
-    mean, std = _normalisation(found, shape[1])
-    return Loaded(program, shape, found.found, found.arch, mean, std, found.module, buffers)
+def _write_model(request: ShrinkRequest, program: ir.Model, stack: contextlib.ExitStack) -> Path:
+    """The shrunk model in its temporary file."""
+    file = stack.enter_context(files.atomic_group(request.output))
+    models.save(program, file)
+    return file
 
 
-def _normalisation(
-    found: checkpoint.Checkpoint, channels: int
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """How pixels in [0, 1] are normalised, where the recipe says and has as many channels."""
-    from torch import nn
-
-    if found.recipe is None or len(found.recipe.mean) != channels:
-        return (), ()
-    if not isinstance(getattr(found.module, "normalize", nn.Identity()), nn.Identity):
-        return (0.0,) * channels, (1.0,) * channels
-    return found.recipe.mean, found.recipe.std
-
-
-def _from_memory(model: onnx.ModelProto | gs.Graph) -> preparation.Prepared:
-    import onnx
-
-    if isinstance(model, onnx.ModelProto):
-        return preparation.from_proto(model)
-    import onnx_graphsurgeon as gs
-
-    proto: onnx.ModelProto = gs.export_onnx(model)
-    return preparation.from_proto(proto)
-
-
-def _refuse_nan(program: ir.Model) -> None:
-    """NaN is never meant; infinity may be, in a mask or a bound, but not in a layer's weights."""
-    weights = {layer.weight for layer in layers_of(program.graph)}
-    for name, value in program.graph.initializers.items():
-        tensor = value.const_value
-        if tensor is None or not tensor.dtype.is_floating_point():
-            continue
-        # the sum is not finite when one weight is not: no temporary of the weight's size
-        array = tensor.numpy()
-        if not np.isfinite(array.sum(dtype=np.float64)) and (
-            np.isnan(array).any() or (value in weights and np.isinf(array).any())
-        ):
-            raise UserError(f"weight {name} holds NaN or infinity: the checkpoint is broken")
-        models.release(tensor)
-
-
-def _feeds(program: ir.Model, shape: Sequence[int] | None, batch: int = 2) -> dict[str, Array]:
-    inputs, _ = models.specs(program)
-    known: dict[str, int] = {}
-    if shape is not None and inputs:
-        wanted = tuple(inputs[0].shape[:1]) + tuple(shape[1:])
-        named = zip(inputs[0].shape[1:], shape[1:], strict=False)
-        known = {dim: size for dim, size in named if isinstance(dim, str) and dim != "?"}
-        inputs = (replace(inputs[0], shape=wanted), *inputs[1:])
-    return verify.random_feeds(inputs, batch, known=known)
-
-
-def _reference(
-    program: ir.Model, shape: Sequence[int] | None
-) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Inputs to verify on, and what the model makes of them.
-
-    Raises:
-        UserError: an output holds no finite number, whatever the sign of the inputs: nothing
-            could be compared.
-    """
-    feeds = _feeds(program, shape)
-    refuse_random(program, feeds)
-    outputs = _run(program, feeds)
-    if not _comparable(outputs):
-        stated = {spec.name for spec in models.specs(program)[0] if spec.range is not None}
-        feeds = {k: array if k in stated else np.abs(array) for k, array in feeds.items()}
-        outputs = _run(program, feeds)
-    if not _comparable(outputs):
-        raise UserError("the model's outputs are not finite on random inputs: nothing to verify")
-    return feeds, outputs
-
-
-def _comparable(outputs: dict[str, Array]) -> bool:
-    floats = [array for array in outputs.values() if array.dtype.kind == "f" and array.size]
-    return all(np.isfinite(array).any() for array in floats)
-
-
-def _run(program: ir.Model, feeds: dict[str, Array]) -> dict[str, Array]:
-    evaluator = Evaluator(program)
-    try:
-        return evaluator.run(feeds)
-    except UserError as error:
-        inputs, _ = models.specs(program)
-        if all(isinstance(dim, int) for spec in inputs for dim in spec.shape[1:]):
-            raise
-        shapes = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
-        raise UserError(f"{error}; it was given {shapes}: see --input-shape") from error
+def _write_record(
+    request: ShrinkRequest, result: ShrinkResult, stack: contextlib.ExitStack
+) -> None:
+    file = stack.enter_context(files.atomic_path(request.output.with_suffix(".json")))
+    file.write_text(files.to_json(result))

@@ -38,30 +38,30 @@ def cost(model: ir.Model, target: Target) -> float:
 
 
 def _node_cost(node: ir.Node, target: Target) -> float:
-    found = layer(node)
-    if found is not None and (macs := work.macs(node)):
-        return macs * _layer_factor(found, target)
+    linear = layer(node)
+    if linear is not None and (macs := work.macs(node)):
+        return macs * _layer_factor(linear, target)
     if node.op_type in MOVES and node.outputs[0].shape is not None:
         sizes = [dim for dim in list(node.outputs[0].shape)[1:] if isinstance(dim, int)]
         return MOVED * math.prod(sizes)
     return 0.0
 
 
-def _layer_factor(found: Layer, target: Target) -> float:
-    """How much a multiply-accumulate of the layer costs, beside one without padding."""
-    rows, width = found.rows().shape[:2]
+def _layer_factor(linear: Layer, target: Target) -> float:
+    """The cost of a multiply-accumulate of the layer, relative to a layer without padding."""
+    rows, width = linear.rows().shape[:2]
     factor = _padded(rows, target.multiple)
-    if found.groups == 1:
+    if linear.groups == 1:
         factor *= _padded(width, target.multiple)
-    if target.compute_capability is not None or "Conv" not in found.node.op_type:
+    if target.compute_capability is not None or "Conv" not in linear.node.op_type:
         return factor
-    channels = rows if found.depthwise else width
+    channels = rows if linear.depthwise else width
     unblocked = channels > target.multiple and channels % READ_IN != 0
-    if found.depthwise:
+    if linear.depthwise:
         return factor * DEPTHWISE * (UNBLOCKED_DEPTHWISE if unblocked else 1.0)
     return factor * (UNBLOCKED if unblocked else 1.0)
 
 
 def _padded(count: int, multiple: int) -> float:
-    """How many times as many there are once they fill whole blocks."""
+    """The factor by which ``count`` grows when it is rounded up to ``multiple``."""
     return -(-count // multiple) * multiple / max(count, 1)

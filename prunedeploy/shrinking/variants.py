@@ -31,11 +31,11 @@ from prunedeploy.graph import model as models
 from prunedeploy.graph import shapes
 from prunedeploy.passes import FoldConstants, Pass, ScatterBranches, ShrinkChannels
 from prunedeploy.passes.analysis.settings import Borders
-from prunedeploy.passes.shrink.align import reason
 from prunedeploy.runtimes.timing import interleave
 from prunedeploy.shrinking.variant_cost import READ_IN, cost
 from prunedeploy.targets import Target
 
+STEP = "choose-variant"  # the name of the choice among the reports of passes
 ROUNDS, WARMUP = 60, 3
 SECONDS = 2.5  # that one comparison takes at most, beside warming up and three rounds
 QUIET = 20  # percentile of the times that decides: other programs make runs longer, never shorter
@@ -50,7 +50,7 @@ ORDER: tuple[Kind, ...] = ("cut", "uncut", "original")
 
 @dataclass(frozen=True)
 class Choice:
-    """What to do with a network.
+    """The variant of a network that was chosen.
 
     ``steps`` are the passes that cut, in order, ``align`` the multiple of channels that dead ones
     are kept for. ``original`` says that the network should stay as it came, because every other
@@ -81,18 +81,18 @@ class _Candidate:
 class Judge:
     """Compares variants of one network for one machine.
 
-    ``feeds`` are inputs to measure with, for a batch of one; ``say`` is told what is being done.
+    ``feeds`` are inputs to measure with, for a batch of one; ``progress`` is called at each step.
     """
 
     target: Target
     feeds: Mapping[str, Array]
-    say: Callable[[str], None]
+    progress: Callable[[str], None]
 
     @property
     def measures(self) -> bool:
-        """Whether the machine is this one, and has the runtime to measure in."""
-        found = importlib.util.find_spec("onnxruntime") is not None
-        return found and targets.why_not_here(self.target) is None
+        """True where the target is this machine, and ONNX Runtime is installed."""
+        installed = importlib.util.find_spec("onnxruntime") is not None
+        return installed and targets.why_not_here(self.target) is None
 
     def choose(self, original: ir.Model, prepared: ir.Model, zero_threshold: float) -> Choice:
         """The variant to take; the models are not changed.
@@ -125,23 +125,23 @@ class Judge:
         )
 
     def folds_larger(self, model: ir.Model) -> bool:
-        """Whether folding constants is worth it though ``model`` grows by it."""
+        """True where folding constants pays although ``model`` grows by it."""
         folded = model.clone()
         FoldConstants()(folded)
         if models.weight_bytes(folded) <= GROWN * models.weight_bytes(model):
             return True
-        self.say("comparing the network with constants folded and not")
+        self.progress("comparing the network with constants folded and not")
         small = model.clone()
         FoldConstants(larger=False)(small)
         with tempfile.TemporaryDirectory(prefix="prunedeploy-") as folder:
             pair = [_candidate("uncut", each, (), Path(folder)) for each in (small, folded)]
             return _best(self._compared(pair)).file == pair[1].file
 
-    def _few(self, first: _Candidate, found: Sequence[_Candidate]) -> list[_Candidate]:
-        """Those that differ from one another, where all cannot be measured the cheapest ones."""
+    def _few(self, first: _Candidate, candidates: Sequence[_Candidate]) -> list[_Candidate]:
+        """The candidates that differ; where they are measured, the cheapest ones by the model."""
         known = {sha256(first.file)}
         different = []
-        for each in found:
+        for each in candidates:
             digest = sha256(each.file)
             if digest not in known:
                 known.add(digest)
@@ -158,39 +158,39 @@ class Judge:
         model = best.model.clone()
         if not step(model).changed:
             return None
-        found = _candidate("cut", model, (*best.steps, step), folder, best.variant)
-        return replace(found, variant=replace(found.variant, scattered=True))
+        candidate = _candidate("cut", model, (*best.steps, step), folder, best.variant)
+        return replace(candidate, variant=replace(candidate.variant, scattered=True))
 
-    def _compared(self, found: Sequence[_Candidate]) -> list[_Candidate]:
-        """The same with their speeds beside the first one's, or their costs."""
-        if len(found) > 1 and self.measures:
-            self.say(f"measuring {len(found)} variants of the network")
+    def _compared(self, candidates: Sequence[_Candidate]) -> list[_Candidate]:
+        """The candidates with their speeds relative to the first one, or their costs."""
+        if len(candidates) > 1 and self.measures:
+            self.progress(f"measuring {len(candidates)} variants of the network")
             try:
-                return _measured(found, self.feeds)
+                return _measured(candidates, self.feeds)
             except UserError:  # a network that the runtime does not take
                 pass
-        costs = [cost(each.model, self.target) for each in found]
+        costs = [cost(each.model, self.target) for each in candidates]
         return [
             replace(each, variant=replace(each.variant, cost=own / (costs[0] or 1.0)), time=own)
-            for each, own in zip(found, costs, strict=True)
+            for each, own in zip(candidates, costs, strict=True)
         ]
 
 
 def note(target: Target, choice: Choice) -> Note:
-    """What was chosen and why, beside what it would have been without keeping anything."""
+    """A note on the choice, and on the variant that keeps no dead channel."""
     best = next(each for each in choice.variants if each.chosen)
     plain = next(
         (x for x in choice.variants if x.kind == "cut" and x.align == 1 and not x.chosen), None
     )
-    found = f"{_what(best)}: {_pace(best)}"
+    text = f"{_what(best)}: {_pace(best)}"
     if best.kind == "original" and plain is not None:
-        found = f"{_what(best)}: {_what(plain)} would be {_pace(plain)}"
+        text = f"{_what(best)}: {_what(plain)} would be {_pace(plain)}"
     elif plain is not None:
-        found = f"{found}; {_what(plain)} {_pace(plain)}"
+        text = f"{text}; {_what(plain)} {_pace(plain)}"
     how = "measured in ONNX Runtime on one thread"
     if best.speed is None:
         how = f"by a model of cost for {target.name}"
-    return Note(target.name, "info", f"{found} ({how})", best.kept)
+    return Note("variant-chosen", target.name, "info", f"{text} ({how})", best.kept)
 
 
 def _what(variant: ShrinkVariant) -> str:
@@ -204,8 +204,8 @@ def _what(variant: ShrinkVariant) -> str:
 
 def _pace(variant: ShrinkVariant) -> str:
     if variant.speed is not None:
-        found = variant.speed
-        return f"{found.value:.2f}x the speed of the original ({found.low:.2f} to {found.high:.2f})"
+        speed = variant.speed
+        return f"{speed.value:.2f}x the speed of the original ({speed.low:.2f} to {speed.high:.2f})"
     return f"{variant.cost:.2f} of the original's cost" if variant.cost else "alone"
 
 
@@ -240,14 +240,14 @@ def _cuts(
             step = ShrinkChannels(zero_threshold, align, border)
             model = prepared.clone()
             result = step(model)
-            kept = sum(note.count for note in result.notes if note.reason == reason(align))
+            kept = sum(note.count for note in result.notes if note.code == "aligned-channels")
             like = ShrinkVariant("cut", align=align, borders=border, kept=kept)
             yield _candidate("cut", model, (step,), folder, like)
 
 
-def _measured(found: Sequence[_Candidate], feeds: Mapping[str, Array]) -> list[_Candidate]:
-    """The same with their times, and their speeds beside the first one's, in ONNX Runtime on one
-    thread.
+def _measured(candidates: Sequence[_Candidate], feeds: Mapping[str, Array]) -> list[_Candidate]:
+    """The candidates with their times and their speeds relative to the first one, measured in ONNX
+    Runtime on one thread.
 
     Raises:
         UserError: the runtime cannot open one of them, or not run it on ``feeds``.
@@ -257,7 +257,7 @@ def _measured(found: Sequence[_Candidate], feeds: Mapping[str, Array]) -> list[_
 
     with ExitStack() as stack:
         sessions = []
-        for each in found:
+        for each in candidates:
             specs = models.specs(each.model)
             session = OrtSession(each.file, *specs, OpenOptions(threads=1, shared=True))
             sessions.append(stack.enter_context(session))
@@ -268,12 +268,12 @@ def _measured(found: Sequence[_Candidate], feeds: Mapping[str, Array]) -> list[_
             variant=replace(each.variant, speed=ratio(samples[0], times)),
             time=float(np.percentile(times, QUIET)),
         )
-        for each, times in zip(found, samples, strict=True)
+        for each, times in zip(candidates, samples, strict=True)
     ]
 
 
 def _best(compared: Sequence[_Candidate]) -> _Candidate:
-    """Of those that are as fast as the fastest the smallest; of equally small ones a cut one."""
+    """The smallest candidate among the fastest ones; a cut one among equally small ones."""
     fastest = min(each.time for each in compared)
     equal = [each for each in compared if each.time <= SAME * fastest]
     fewest = min(each.variant.parameters for each in equal)

@@ -1,4 +1,4 @@
-"""The machines that engines are built for, one row each, and which of them is this one."""
+"""The machines that engines are built for, one record each, and which of them is this one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import difflib
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.targets.machine import cores, detected, gpus, host_isa, why_not_here
-from prunedeploy.targets.row import ISA_FLAGS, LANES, PRECISIONS, Peak, Target, Toolchain
 from prunedeploy.targets.table import TARGETS
+from prunedeploy.targets.target import ISA_FLAGS, LANES, PRECISIONS, Peak, Target, Toolchain
 from prunedeploy.targets.user import user_targets
 
 __all__ = [
@@ -28,13 +28,13 @@ __all__ = [
 
 
 def targets() -> tuple[Target, ...]:
-    """Every row of the table, the host's filled in with what this machine is, then the user's.
+    """All targets: the host, as this machine was detected to be, those of the table, the user's.
 
     Raises:
         UserError: the user's file cannot be read (see ``targets/user.py``).
     """
-    rows = (detected(row) if row.name == "host" else row for row in TARGETS)
-    return (*rows, *user_targets())
+    known = (detected(target) if target.name == "host" else target for target in TARGETS)
+    return (*known, *user_targets())
 
 
 def by_name(name: str) -> Target:
@@ -43,11 +43,11 @@ def by_name(name: str) -> Target:
     Raises:
         UserError: there is none; the nearest names are given.
     """
-    rows = targets()
-    for row in rows:
-        if name == row.name or name in row.aliases:
-            return row
-    names = [alias for row in rows for alias in (row.name, *row.aliases)]
+    known = targets()
+    for target in known:
+        if name == target.name or name in target.aliases:
+            return target
+    names = [alias for target in known for alias in (target.name, *target.aliases)]
     near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(names)}"
     raise UserError(f"there is no target {name!r}: {hint}")

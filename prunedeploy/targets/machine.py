@@ -1,4 +1,4 @@
-"""What this machine is: its cores, instruction sets, board and GPUs."""
+"""Detects this machine: its cores, instruction sets, board and GPUs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import platform
 from pathlib import Path
 
 from prunedeploy.targets.quota import cpu_quota
-from prunedeploy.targets.row import ISA_FLAGS, LANES, Target
 from prunedeploy.targets.table import RTX_RUNTIMES, TARGETS
+from prunedeploy.targets.target import ISA_FLAGS, LANES, Target
 
 MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 
@@ -46,31 +46,31 @@ def gpus() -> tuple[str, ...]:
     count = ctypes.c_int()
     if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
         return ()
-    found = []
+    capabilities = []
     for index in range(count.value):
         device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
         cuda.cuDeviceGet(ctypes.byref(device), index)
         cuda.cuDeviceGetAttribute(ctypes.byref(major), MAJOR, device)
         cuda.cuDeviceGetAttribute(ctypes.byref(minor), MINOR, device)
-        found.append(f"{major.value}.{minor.value}")
-    return tuple(found)
+        capabilities.append(f"{major.value}.{minor.value}")
+    return tuple(capabilities)
 
 
 def board() -> str:
-    """What the device tree calls this machine; nothing where there is none."""
+    """The name of this machine in the device tree; empty where there is none."""
     try:
         return Path("/proc/device-tree/model").read_text(errors="replace")
     except OSError:
         return ""
 
 
-def detected(row: Target) -> Target:
-    """The host's row, filled in."""
+def detected(host: Target) -> Target:
+    """The host's target with what this machine was detected to be."""
     isa = host_isa()
     lanes = next((count for name, count in LANES.items() if name in isa), 1)
-    found = dataclasses.replace(
-        row,
-        what=f"{row.what}, {cores()} cores",
+    filled = dataclasses.replace(
+        host,
+        what=f"{host.what}, {cores()} cores",
         arch=platform.machine(),
         isa=isa,
         multiple=lanes,
@@ -78,25 +78,25 @@ def detected(row: Target) -> Target:
     )
     if capability := next(iter(gpus()), None):
         # behind those of the CPU: a GPU is asked for by name
-        runtimes = (*row.runtimes, *(x for x in RTX_RUNTIMES if x not in row.runtimes))
-        found = dataclasses.replace(found, compute_capability=capability, runtimes=runtimes)
-    for like in TARGETS:  # the figures of the last row whose instruction sets it has
-        alike = like.arch == found.arch and like.isa and not like.board
+        runtimes = (*host.runtimes, *(x for x in RTX_RUNTIMES if x not in host.runtimes))
+        filled = dataclasses.replace(filled, compute_capability=capability, runtimes=runtimes)
+    for like in TARGETS:  # the figures of the last target whose instruction sets it has
+        alike = like.arch == filled.arch and like.isa and not like.board
         if alike and set(like.isa) <= set(isa):
             macs, moved = like.macs_per_second, like.bytes_per_second
-            found = dataclasses.replace(
-                found,
+            filled = dataclasses.replace(
+                filled,
                 macs_per_second=macs,
                 bytes_per_second=moved,
                 source=like.source,
                 hz=like.hz,
                 cache_bytes=like.cache_bytes,
             )
-    return found
+    return filled
 
 
 def why_not_here(target: Target) -> str | None:
-    """Why this machine is not ``target``, in one line, or None when it will do."""
+    """The reason why this machine is not ``target``, in one line; None where it is."""
     if target.name == "host":
         return None
     lead = f"{target.name} is not at hand"

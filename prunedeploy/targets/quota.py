@@ -1,4 +1,4 @@
-"""How much processor time a control group (a container's CPU limit) grants this process.
+"""Reads the processor time that a control group (a container's CPU limit) grants this process.
 
 ``runtimes/sparse/c/processors.h`` reads the same files for programs that embed an engine.
 """

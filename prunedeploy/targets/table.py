@@ -7,7 +7,7 @@ reaches is less; those of x86 were measured on one core of an AMD EPYC with AVX-
 
 from __future__ import annotations
 
-from prunedeploy.targets.row import Peak, Target, Toolchain
+from prunedeploy.targets.target import Peak, Target, Toolchain
 from prunedeploy.targets.tensorrt import dialect
 
 GPU_RUNTIMES = ("tensorrt", "ort-tensorrt", "ort-cuda")  # on a server or a PC
@@ -16,12 +16,12 @@ RTX_RUNTIMES = ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "ort-cuda")  # sm_75
 
 def _tensorrt(version: str, *precisions: str, name: str = "", **system: str) -> Toolchain:
     """The toolchain of a machine with this version of TensorRT."""
-    row = dialect(version)
+    limits = dialect(version)
     name = name or f"TensorRT {version}"
-    return Toolchain(name, row.opset, row.ir_version, precisions, **system)
+    return Toolchain(name, limits.opset, limits.ir_version, precisions, **system)
 
 
-# The nano is at the end of its road: JetPack 4.6 is the last for it, TensorRT 8.2 the one it has.
+# JetPack 4.6 is the last for the Jetson Nano, and TensorRT 8.2 the version in it.
 JETPACK_4 = _tensorrt("8.2", "float32", "float16", python="3.6", glibc="2.27")
 JETPACK_6 = _tensorrt("10.3", "float32", "tf32", "float16", "int8", python="3.10", glibc="2.35")
 # servers and PCs, where a newer version can be installed
@@ -167,6 +167,19 @@ TARGETS: tuple[Target, ...] = (
         bytes_per_second=2039e9,
         cache_bytes=40 << 20,
         source="NVIDIA A100 data sheet",
+        sparse_tensor_cores=True,
+        toolchain=AMPERE,
+    ),
+    _server(
+        "a10",
+        "an Ampere GPU of data centres (24 GB)",
+        "8.6",
+        RTX_RUNTIMES,
+        peaks=_peaks(float32=31.2e12, tf32=62.5e12, bfloat16=125e12, float16=125e12, int8=250e12),
+        macs_per_second=15.6e12,
+        bytes_per_second=600e9,
+        cache_bytes=6 << 20,
+        source="NVIDIA A10 data sheet, halved for density",
         sparse_tensor_cores=True,
         toolchain=AMPERE,
     ),

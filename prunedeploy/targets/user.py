@@ -5,7 +5,7 @@ current folder where there is one:
 
     [camera]
     what = "the camera's board"
-    like = "jetson-orin"            # takes the rest from that row; else arch is needed
+    like = "jetson-orin"            # takes the rest from that target; else arch is needed
     cores = 6
     bytes-per-second = 68e9
     peaks = { float32 = 1.3e12, float16 = 10e12 }
@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.targets.row import ISA_FLAGS, PRECISIONS, Peak, Target, Toolchain
 from prunedeploy.targets.table import TARGETS
+from prunedeploy.targets.target import ISA_FLAGS, PRECISIONS, Peak, Target, Toolchain
 
 VARIABLE = "PRUNEDEPLOY_TARGETS"
 FILE = Path("prunedeploy.targets.toml")
@@ -65,7 +65,7 @@ TOOLCHAIN_KEYS = {
 
 
 def user_targets() -> tuple[Target, ...]:
-    """The rows of the user's file; none without one.
+    """The targets of the user's file; none without one.
 
     Raises:
         UserError: the file is named but not there, is not TOML, or says what makes no sense.
@@ -78,35 +78,39 @@ def user_targets() -> tuple[Target, ...]:
 
 
 def read(path: Path) -> tuple[Target, ...]:
-    """The rows of the file at ``path``."""
+    """The targets of the file at ``path``.
+
+    Raises:
+        UserError: it cannot be read, is not TOML, or a target makes no sense.
+    """
     try:
         tables = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(f"cannot read targets from {path}: {reason}") from None
-    taken = {name for row in TARGETS for name in (row.name, *row.aliases)}
-    rows: list[Target] = []
+    taken = {name for target in TARGETS for name in (target.name, *target.aliases)}
+    found: list[Target] = []
     for name, table in tables.items():
         where = f"{path}, target {name}"
         if not isinstance(table, dict):
             raise UserError(f"{path}: {name} stands outside of a target: put it below a [name]")
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
             raise UserError(f"{where}: a name is of small letters, digits and -")
-        row = _row(where, name, table)
-        for each in (row.name, *row.aliases):
+        target = _target(where, name, table)
+        for each in (target.name, *target.aliases):
             if each in taken:
                 raise UserError(f"{where}: there is a target {each} already: take another name")
             taken.add(each)
-        rows.append(row)
-    return tuple(rows)
+        found.append(target)
+    return tuple(found)
 
 
-def _row(where: str, name: str, table: Mapping[str, Any]) -> Target:
+def _target(where: str, name: str, table: Mapping[str, Any]) -> Target:
     _check_keys(where, table, TARGET_KEYS)
     values = {key.replace("-", "_"): _value(value) for key, value in table.items()}
     base = Target(name, name, "")
     if (like := values.pop("like", None)) is not None:
-        known = {row.name: row for row in TARGETS if row.name != "host"}
+        known = {target.name: target for target in TARGETS if target.name != "host"}
         if like not in known:
             raise UserError(f"{where}: like is {like!r}: choose from {', '.join(known)}")
         base = dataclasses.replace(known[like], name=name, aliases=(), board="")
@@ -114,24 +118,32 @@ def _row(where: str, name: str, table: Mapping[str, Any]) -> Target:
         values["peaks"] = _peaks(f"{where}, peaks", table["peaks"])
     if "toolchain" in values:
         values["toolchain"] = _toolchain(f"{where}, toolchain", table["toolchain"], base.toolchain)
-    row = dataclasses.replace(base, **values)
-    _check_row(where, row)
-    return row
+    target = dataclasses.replace(base, **values)
+    _check_target(where, target)
+    return target
 
 
-def _check_row(where: str, row: Target) -> None:
-    if not row.arch:
+def _check_target(where: str, target: Target) -> None:
+    if not target.arch:
         raise UserError(f'{where}: arch is missing: give it ("x86_64", "aarch64"), or like')
-    if strange := [isa for isa in row.isa if isa not in ISA_FLAGS]:
+    if strange := [isa for isa in target.isa if isa not in ISA_FLAGS]:
         raise UserError(f"{where}: isa {strange[0]!r}: choose from {', '.join(ISA_FLAGS)}")
-    if row.compute_capability is not None and not re.fullmatch(r"\d+\.\d", row.compute_capability):
+    if target.compute_capability is not None and not re.fullmatch(
+        r"\d+\.\d", target.compute_capability
+    ):
         raise UserError(
-            f'{where}: compute-capability {row.compute_capability!r}: write it as "8.7"'
+            f'{where}: compute-capability {target.compute_capability!r}: write it as "8.7"'
         )
-    figures = (row.cores, row.macs_per_second, row.bytes_per_second, row.hz, row.cache_bytes)
-    if row.multiple < 1 or min(figures) < 0:
+    figures = (
+        target.cores,
+        target.macs_per_second,
+        target.bytes_per_second,
+        target.hz,
+        target.cache_bytes,
+    )
+    if target.multiple < 1 or min(figures) < 0:
         raise UserError(f"{where}: multiple begins at 1, and no other number is negative")
-    if not row.runtimes:
+    if not target.runtimes:
         raise UserError(f"{where}: runtimes is empty: name one at least")
 
 

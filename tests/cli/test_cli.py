@@ -124,7 +124,7 @@ def test_usage_error_is_one_line(
 
 def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
-    assert "The main job:" in capsys.readouterr().out
+    assert "From a checkpoint to a report" in capsys.readouterr().out
 
 
 # -- the lazy package ----------------------------------------------------------------------------
@@ -261,7 +261,7 @@ def test_main_job(
     assert "248" in text  # parameters before
     assert "186" in text  # 6 * 27 + 4 * 6
     assert "same outputs" in text
-    assert "output channels (2 in 1 place)" in text
+    assert "output channels cut (2 in 1 place)" in text
     assert "small.shrunk.host.ort.engine: ort engine for host" in done("build")
     engine = "small.shrunk.host.ort.engine"
     image = np.random.default_rng(0).standard_normal((3, 3, 8, 8)).astype(np.float32)

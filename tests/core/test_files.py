@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from prunedeploy.core.records import (
 def result() -> ShrinkResult:
     size = ModelStats(1, 2, 3, 4)
     difference = Difference(0.0, float("inf"), 1e-5, 2)
-    notes = (Note("a", "taken", "why", 3),)
+    notes = (Note("channels-cut", "a", "taken", "why", 3),)
     reports = (PassReport("p", PassResult(True, notes), 0.5, None),)
     paths = [Path("a.pt"), Path("b.onnx"), Path("c.onnx")]
     found = ("zip", "masks")
@@ -34,6 +35,15 @@ def test_records_survive_json() -> None:
     assert files.from_json(ShrinkResult, files.to_json(result())) == result()
     spec = TensorSpec("x", "float32", ("batch", 3))
     assert files.from_json(TensorSpec, files.to_json(spec)) == spec
+
+
+def test_notes_that_were_written_before_notes_had_codes() -> None:
+    data = json.loads(files.to_json(result()))
+    (note,) = data["passes"][0]["result"]["notes"]
+    for field in ("code", "of", "figures"):
+        del note[field]
+    read = files.from_json(ShrinkResult, json.dumps(data))
+    assert read.passes[0].result.notes == (Note("unclassified", "a", "taken", "why", 3),)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from prunedeploy.core.records import InputRange, ShrinkResult, TensorSpec
 from prunedeploy.engines import building
 from prunedeploy.graph import input_range
 from prunedeploy.graph import model as onnx_models
+from prunedeploy.reference.evaluate import Evaluator
 from prunedeploy.reference.verify import random_feeds
 from prunedeploy.reports.report import report
 from prunedeploy.shrinking import pipeline
@@ -154,7 +155,7 @@ def test_shrink_within_a_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     # outside the range the two differ, so that all who compare them must keep to it
     wide = {"input": np.full((1, 3, 8, 8), 300, np.float32)}
-    one, two = (pipeline.Evaluator(Path(p)).run(wide)["output"] for p in ("net.onnx", result.model))
+    one, two = (Evaluator(Path(p)).run(wide)["output"] for p in ("net.onnx", result.model))
     assert np.abs(one - two).max() > 1
     engine = building.build(result.model, output="e", runtime="ort")
     assert engine.manifest.inputs[0].range == InputRange((0.0,), (1.0,))
@@ -194,7 +195,9 @@ def test_recipe_of_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     result = pipeline.shrink("net.pt", input_range="recipe", align=1)
     low = tuple(-m / s for m, s in zip(recipe.mean, recipe.std, strict=True))
     assert result.input_ranges["input"].low == pytest.approx(low, rel=1e-5)
-    notes = [n for done in result.passes for n in done.result.notes if "by the range" in n.reason]
+    notes = [
+        n for done in result.passes for n in done.result.notes if n.code == "constant-by-range"
+    ]
     assert sum(note.count for note in notes) == 3
     dense = onnx_models.load(result.dense)
     assert input_range.of(dense) == result.input_ranges

@@ -294,12 +294,12 @@ def test_records_of_before_still_load(
 
 
 def test_what_is_printed() -> None:
-    from prunedeploy.cli import show
+    from prunedeploy.cli.show import verdicts
 
     agreed = CrossCheck("the model", "ONNX Runtime 1.31.1", "", 2e-7)
-    assert show.cross_checks((agreed,)) == "agrees with ONNX Runtime 1.31.1, within 2e-07"
+    assert verdicts.cross_checks((agreed,)) == "agrees with ONNX Runtime 1.31.1, within 2e-07"
     alone = CrossCheck("the shrunk model", "", "it cannot run it")
-    assert show.cross_checks((agreed, alone)) == (
+    assert verdicts.cross_checks((agreed, alone)) == (
         "was not held against ONNX Runtime (the shrunk model: it cannot run it)"
     )
-    assert show.cross_checks(()) == "was not held against ONNX Runtime"
+    assert verdicts.cross_checks(()) == "was not held against ONNX Runtime"

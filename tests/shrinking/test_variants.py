@@ -243,7 +243,7 @@ def test_rows_of_the_targets() -> None:
         "raspberry-pi-5": 4,
         "jetson-nano": 8,
         "jetson-orin": 8,
-        **dict.fromkeys(("rtx2080ti", "t4", "a100", "l4", "h100", "h200"), 8),
+        **dict.fromkeys(("rtx2080ti", "t4", "a100", "a10", "l4", "h100", "h200"), 8),
     }
     assert targets.by_name("host").multiple in (1, 4, 8, 16)
 

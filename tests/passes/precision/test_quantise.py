@@ -37,7 +37,7 @@ def in_ort(model: ir.Model, feeds: Feeds) -> Feeds:
 
 def cost(result: PassResult) -> float:
     (note,) = (note for note in result.notes if note.status == "info")
-    return float(note.reason.split()[2])
+    return note.figures["max_rel"]
 
 
 def count(model: ir.Model, op: str) -> int:

@@ -1,4 +1,4 @@
-"""How the choice of a runtime and the next command are told."""
+"""The choice of a runtime, and the command to go on with."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from prunedeploy.core.records import NextStep, RuntimeChoice
 NAMES = {"ort": "ONNX Runtime", "sparse": "the sparse runtime"}
 
 
-def next_step(step: NextStep | None) -> None:
-    """The command, and what it should bring."""
+def print_next_step(step: NextStep | None) -> None:
+    """Print the command, and its predicted gain."""
     if step is None:
         return
     print()
@@ -34,16 +34,16 @@ def next_step(step: NextStep | None) -> None:
     )
 
 
-def choice(found: RuntimeChoice | None) -> None:
-    """Every runtime's times, the one that was taken first."""
-    if found is None:
+def print_choice(choice: RuntimeChoice | None) -> None:
+    """Print the times of every runtime, in order of time."""
+    if choice is None:
         return
-    how = "measured here" if found.kind == "measured" else "predicted"
-    for batch in dict.fromkeys(each.batch for each in found.times):
-        times = [each for each in found.times if each.batch == batch]
+    how = "measured here" if choice.kind == "measured" else "predicted"
+    for batch in dict.fromkeys(each.batch for each in choice.times):
+        times = [each for each in choice.times if each.batch == batch]
         threads = sorted({each.threads for each in times})
         most = {each.runtime: each.seconds for each in times if each.threads == threads[-1]}
-        base = most.get("ort", most[found.runtime])
+        base = most.get("ort", most[choice.runtime])
         rows = []
         for name in sorted(most, key=lambda name: most[name]):
             cells = [
@@ -52,10 +52,10 @@ def choice(found: RuntimeChoice | None) -> None:
                 for each in times
                 if (each.runtime, each.threads) == (name, n)
             ]
-            taken = " (taken)" if name == found.runtime else ""
+            taken = " (taken)" if name == choice.runtime else ""
             rows.append((f"{name}{taken}", *cells, f"{base / most[name]:.2f}x"))
         print()
         heads = (f"ms, {n} thread{'s' * (n != 1)}" for n in threads)
         table((f"runtime, batch {batch}, {how}", *heads, "speed"), rows)
-    for each in found.refused:
+    for each in choice.refused:
         print(f"  not {each.runtime}: {each.reason}")

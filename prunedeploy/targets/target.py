@@ -1,4 +1,4 @@
-"""What is said of a machine: one frozen row."""
+"""The record of a target: what is known of a machine that engines are built for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PRECISIONS = ("float64", "float32", "tf32", "bfloat16", "float16", "int8")
 
 @dataclass(frozen=True)
 class Peak:
-    """Operations a second at most in one precision; a multiply-accumulate is two.
+    """The peak rate of a machine in one precision; a multiply-accumulate is two operations.
 
     For dense work: data sheets that count 2:4 sparsity in are halved here.
     """
@@ -23,7 +23,7 @@ class Peak:
 
 @dataclass(frozen=True)
 class Toolchain:
-    """What the machine's own software takes.
+    """The limits of the machine's own software.
 
     ``opset`` and ``ir_version`` are the newest that its parser reads, ``precisions`` what it can
     compute in, ``python`` and ``glibc`` the versions that the machine has; empty where any will do.
@@ -39,7 +39,7 @@ class Toolchain:
 
 @dataclass(frozen=True)
 class Target:
-    """A machine: what its engines may rely on.
+    """A machine, and what its engines may rely on.
 
     ``runtimes`` are those it can have, best first, whether or not they are written yet;
     ``board`` is how the device tree names a board that has to be this very one; ``multiple`` is

@@ -1,0 +1,161 @@
+"""The commands that read checkpoints: ``inspect`` and ``shrink``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prunedeploy.cli.options import Arch, Json, Mask, Mean, Output, Std, Trust, WeightSet
+from prunedeploy.cli.parse import parse_align, parse_floats, parse_ranges, parse_shape
+from prunedeploy.cli.progress import working
+
+Source = Annotated[
+    Path, typer.Argument(metavar="CKPT|MODEL", help="A PyTorch checkpoint or an ONNX model.")
+]
+
+
+def inspect(
+    source: Source,
+    arch: Arch = None,
+    mask: Mask = None,
+    weights: WeightSet = None,
+    trust: Trust = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npz", help="List the channels that are constant on these images."
+        ),
+    ] = None,
+    mean: Mean = None,
+    std: Std = None,
+    blocks: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT.png", help="List the dense blocks of every layer, and draw them."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show how sparse a checkpoint or a model is.
+
+    For every layer it lists shape, density, dead output and input channels, the share of 2:4
+    groups, and dense blocks. The totals follow, and what each engine could make of the zeros.
+
+    \b
+    Example:
+      prunedeploy inspect resnet56-pruned.pt
+    """
+    import prunedeploy as api
+    from prunedeploy.cli.show import emit
+    from prunedeploy.cli.show.inspections import print_inspection
+    from prunedeploy.inspection.next_step import after_inspect
+
+    with working(f"reading {source}") as progress:
+        result = api.inspect(
+            source,
+            arch=arch,
+            trust=trust,
+            mask=mask,
+            weights=weights,
+            data=data,
+            mean=None if mean is None else parse_floats(mean),
+            std=None if std is None else parse_floats(std),
+            blocks=blocks,
+        )
+        progress("predicting what can be gained")
+        given = [*(["--arch", arch] if arch else []), *(["--mask", str(mask)] if mask else [])]
+        given += ["--trust"] if trust else []
+        result = replace(result, next_step=after_inspect(result, given))
+    emit(result, print_inspection, json)
+
+
+def shrink(
+    source: Source,
+    output: Output = None,
+    arch: Arch = None,
+    input_shape: Annotated[
+        str | None, typer.Option(metavar="1,3,224,224", help="Shape of the input, batch first.")
+    ] = None,
+    mask: Mask = None,
+    weights: WeightSet = None,
+    zero_threshold: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="Treat weights up to this size as zero; the outputs may change."
+        ),
+    ] = 0.0,
+    input_range: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LOW,HIGH|recipe",
+            help="Range that all inputs lie within; write NAME=LOW,HIGH where there are several "
+            "inputs. The result is exact within the range only.",
+        ),
+    ] = None,
+    align: Annotated[
+        str,
+        typer.Option(
+            metavar="N|auto",
+            help="Keep dead channels up to multiples of N (1 keeps none), or take the fastest.",
+        ),
+    ] = "auto",
+    target: Annotated[
+        str, typer.Option(help="Machine to be fast on; `prunedeploy targets` lists them.")
+    ] = "host",
+    pt: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT.pt2", help="Also write the network as a torch.export program."),
+    ] = None,
+    state_dict: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT.pt", help="Also write the sliced state_dict and its plan."),
+    ] = None,
+    trust: Trust = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="List every channel cut and every refusal.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Remove the channels that no output depends on.
+
+    The outputs stay the same. The command writes OUT.onnx (by default CHECKPOINT.shrunk.onnx in the
+    current folder), the record of what was done as OUT.json, and for a checkpoint the dense model
+    that it is compared with as OUT.dense.onnx. The exit status is 1 where the outputs differ by
+    more than the tolerance, which only happens with --zero-threshold.
+
+    \b
+    Examples:
+      prunedeploy shrink resnet56-pruned.pt
+      prunedeploy shrink net.pt --arch mypackage.nets:small --input-shape 1,3,64,64 -o small.onnx
+      prunedeploy shrink net.pt --pt small.pt2 --state-dict small.pt    # back to PyTorch
+    """
+    import prunedeploy as api
+    from prunedeploy.cli.show import emit
+    from prunedeploy.cli.show.shrunk import print_shrinking
+    from prunedeploy.inspection.next_step import after_shrink
+
+    shape = None if input_shape is None else parse_shape(input_shape)
+    with working(f"reading {source}") as progress:
+        result = api.shrink(
+            source,
+            output,
+            arch=arch,
+            input_shape=shape,
+            trust=trust,
+            mask=mask,
+            weights=weights,
+            zero_threshold=zero_threshold,
+            input_range=parse_ranges(input_range or []),
+            align=parse_align(align),
+            target=target,
+            pt=pt,
+            state_dict=state_dict,
+            progress=progress,
+        )
+        progress("predicting what an engine gains")
+        result = replace(result, next_step=after_shrink(result, target))
+    emit(result, lambda r: print_shrinking(r, verbose), json)
+    raise typer.Exit(0 if result.difference.passed else 1)

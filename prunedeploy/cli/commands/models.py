@@ -1,0 +1,138 @@
+"""The commands that read ONNX models alone: ``lower`` and ``predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from prunedeploy.cli.options import Json, Output, Threads
+from prunedeploy.cli.progress import working
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")]
+
+
+def lower(
+    model: Model,
+    target: Annotated[
+        str, typer.Option(help="Machine to write it for; `prunedeploy targets` lists them.")
+    ] = "host",
+    output: Output = None,
+    precision: Annotated[
+        Literal["float32", "float16", "int8"],
+        typer.Option(help="Number type to compute in; float16 and int8 are not exact."),
+    ] = "float32",
+    weights: Annotated[
+        Literal["float32", "float16", "bfloat16"],
+        typer.Option(
+            help="Number type to round the weights of linear layers on few positions to; the "
+            "model still computes in float32."
+        ),
+    ] = "float32",
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NODE", help="Keep this node in float32; repeat it for several."),
+    ] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            "--input", metavar="FILE.npy", help="Inputs to calibrate with; int8 needs them."
+        ),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, help="Largest error that int8 may cause, relative to the range of an output."
+        ),
+    ] = None,
+    opset: Annotated[
+        int | None,
+        typer.Option(min=1, help="Write this opset instead of the newest that the target reads."),
+    ] = None,
+    ir_version: Annotated[int | None, typer.Option(min=0, help="Write this IR version.")] = None,
+    json: Json = False,
+) -> None:
+    """Write a model in the opset and precision that a machine reads.
+
+    Another opset is exact. Models in float16 or int8 and rounded weights are compared with the
+    model as it was, and refused where they differ by more than their tolerance.
+
+    \b
+    Examples:
+      prunedeploy lower resnet56.shrunk.onnx --target jetson --precision float16
+      prunedeploy lower resnet56.shrunk.onnx --target t4 --precision int8 --input images.npy
+      prunedeploy lower vgg16.shrunk.onnx --weights float16
+    """
+    import prunedeploy as api
+    from prunedeploy.cli.arrays import inputs_of
+    from prunedeploy.cli.show import emit
+    from prunedeploy.cli.show.models import print_lowered
+
+    with working(f"reading {model}"):
+        result = api.lower(
+            *(model, output),
+            target=target,
+            precision=precision,
+            weights=weights,
+            opset=opset,
+            ir_version=ir_version,
+            feeds=inputs_of(model, inputs),
+            keep=tuple(keep or ()),
+            budget=budget,
+        )
+    emit(result, print_lowered, json)
+
+
+def predict(
+    model: Model,
+    target: Annotated[
+        str, typer.Option(help="Machine to predict for; `prunedeploy targets` lists them.")
+    ] = "host",
+    runtime: Annotated[
+        str, typer.Option(help="One runtime of the target, all of them, or auto for its best one.")
+    ] = "all",
+    precision: Annotated[
+        Literal["float32", "float16", "int8"],
+        typer.Option(help="Number type that one runtime computes in."),
+    ] = "float32",
+    batch: Annotated[int, typer.Option(min=1, help="Number of inputs in a batch.")] = 1,
+    threads: Threads = 0,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="List every layer, for one runtime.")
+    ] = False,
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """Predict how long a model takes on a machine that is not here.
+
+    The prediction adds up the layers, from the machine's peak rates and from efficiencies that were
+    measured on other machines. It is never a measurement. -o keeps the forecast of one runtime as
+    JSON, for `prunedeploy report`.
+
+    \b
+    Examples:
+      prunedeploy predict resnet56.shrunk.onnx --target jetson
+      prunedeploy predict resnet56.shrunk.onnx --target raspberry-pi-5 --runtime sparse --layers
+    """
+    import prunedeploy as api
+    from prunedeploy.cli.show import emit
+    from prunedeploy.cli.show.models import Forecasts, print_forecasts
+    from prunedeploy.core.files import atomic_path, check_place, to_json
+
+    if runtime == "all" and (layers or output is not None or precision != "float32"):
+        raise typer.BadParameter("--layers, --precision and -o are of one runtime: give --runtime")
+    if output is not None:
+        check_place(output)
+    with working(f"reading {model}"):
+        if runtime == "all":
+            forecasts = Forecasts(*api.predict_all(model, target, batch=batch, threads=threads))
+        else:
+            one = api.predict(
+                *(model, target, runtime), precision=precision, batch=batch, threads=threads
+            )
+            forecasts = Forecasts((one,), ())
+    if output is not None:
+        with atomic_path(output) as file:
+            file.write_text(to_json(forecasts.predictions[0]))
+    emit(forecasts, lambda x: print_forecasts(x, layers), json)

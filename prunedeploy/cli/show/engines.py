@@ -1,0 +1,56 @@
+"""Engines that were built, and the outputs they computed."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from prunedeploy.cli.show.next_steps import print_choice
+from prunedeploy.cli.show.verdicts import cross_checks, difference
+from prunedeploy.core.records import Engine
+
+if TYPE_CHECKING:
+    from prunedeploy.cli.arrays import RunResult
+
+
+def print_engine(built: Engine) -> None:
+    """Print where the engine is, what is in it, and how far it is from its model."""
+    manifest = built.manifest
+    print(f"{built.path}: {manifest.runtime} engine for {manifest.target}")
+    versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+    print(f"  made with {versions}")
+    for line in manifest.found:
+        print(f"  {line}")
+    for spec in manifest.inputs:
+        print(f"  takes {spec.name}: {spec.dtype} {_shape(spec.shape)}")
+    for spec in manifest.outputs:
+        print(f"  gives {spec.name}: {spec.dtype} {_shape(spec.shape)}")
+    if manifest.batches:
+        sizes = ", ".join(map(str, manifest.batches))
+        print(f"  for batches of {sizes}, {manifest.threads} threads, {manifest.isa}")
+    if manifest.difference is None:
+        print("  never compared with its model, so never to be timed")
+    else:
+        print(f"  largest difference from its model: {difference(manifest.difference)}")
+        checks = () if manifest.cross_check is None else (manifest.cross_check,)
+        print(f"  the reference {cross_checks(checks)}")
+    print_choice(manifest.choice)
+    if manifest.baseline is not None and manifest.difference is not None:
+        print()
+        print(f"next: prunedeploy bench {shlex.quote(str(built.path))} -o result.json")
+
+
+def print_project(project: dict[str, str]) -> None:
+    """Print where the C project is, and how to build it."""
+    print(f"{project['path']}: C sources; build them with: make -C {project['path']}")
+
+
+def _shape(dims: Iterable[int | str]) -> str:
+    return " x ".join(map(str, dims))
+
+
+def print_outputs(done: RunResult) -> None:
+    """Print the file, and every output in it."""
+    for spec in done.outputs:
+        print(f"{done.output}: {spec.name} {spec.dtype} {_shape(spec.shape)}")

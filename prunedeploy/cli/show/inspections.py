@@ -1,0 +1,122 @@
+"""Prints what ``inspect`` measured, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from prunedeploy.cli.show.next_steps import print_next_step
+from prunedeploy.cli.tables import count, share, table
+
+if TYPE_CHECKING:
+    from prunedeploy.graph.layers import Layer
+    from prunedeploy.inspection.block_report import LayerBlocks
+    from prunedeploy.inspection.inspect import Inspection
+
+
+def print_inspection(inspection: Inspection) -> None:
+    """Print layers, totals and outlook. BatchNorm scales are listed where one of them is zero."""
+    from prunedeploy.graph.layers import is_normalisation
+
+    arch = f", {inspection.arch}" if inspection.arch else ""
+    print(f"{inspection.source}: {inspection.kind}{arch}")
+    for line in inspection.found:
+        print(f"  {line}")
+    layers = [x for x in inspection.layers if not is_normalisation(x) or x.pattern.dead_outputs]
+    headers = (
+        "layer",
+        "op",
+        "shape",
+        "density",
+        "dead out",
+        "dead in",
+        "2:4",
+        "in blocks",
+        "largest",
+    )
+    print()
+    table(headers, map(_layer_row, layers), left=frozenset({0, 1, 2}))
+    print()
+    _totals(inspection)
+    print()
+    table(
+        ("for", "what the zeros are worth (from counts, not measured)"),
+        ((x.engine, x.gain) for x in inspection.outlook),
+        left=frozenset({0, 1}),
+    )
+    if inspection.blocks:
+        print()
+        _blocks(inspection.blocks)
+    if inspection.hints:
+        print()
+        print(
+            f"constant on these {inspection.hints[0].samples:,} samples, "
+            "though not proved for others:"
+        )
+        for hint in inspection.hints:
+            print(f"  {len(hint.channels)} of {hint.of} channels that {hint.reader} reads")
+    print_next_step(inspection.next_step)
+
+
+def _blocks(layers: Sequence[LayerBlocks]) -> None:
+    from prunedeploy.inspection.block_report import outlook
+
+    headers = (
+        "layer",
+        "matrix",
+        "blocks",
+        "of non-zeros",
+        "fill",
+        "faster with blocks (predicted)",
+    )
+    rows = (
+        (
+            each.name,
+            f"{each.rows}x{each.columns}",
+            str(each.blocks),
+            f"{each.share:.1%}",
+            f"{each.fill:.1%}" if each.blocks else "",
+            "" if each.gain is None else f"{each.gain:.2f}x",
+        )
+        for each in layers
+    )
+    table(headers, rows, left=frozenset({0, 1}))
+    if text := outlook(layers):
+        print()
+        print(text)
+
+
+def _layer_row(layer: Layer) -> tuple[str, ...]:
+    p = layer.pattern
+    return (
+        layer.name,
+        layer.op,
+        "x".join(map(str, layer.shape)) + (f"/{layer.groups}" if layer.groups > 1 else ""),
+        share(p.density),
+        f"{p.dead_outputs}/{p.outputs}",
+        f"{p.dead_inputs}/{p.inputs}",
+        share(p.two_four),
+        share(p.block_share) if p.blocks else "-",
+        "x".join(map(str, p.largest_block)) if p.blocks else "-",
+    )
+
+
+def _totals(inspection: Inspection) -> None:
+    t = inspection.totals
+    rows = [
+        ("parameters", count(t.parameters)),
+        ("weights of the layers", count(t.weights)),
+        ("non-zero weights", f"{count(t.nonzero)} ({share(t.density)})"),
+        ("dead output channels", f"{count(t.dead_outputs)} of {count(t.outputs)}"),
+        ("dead input channels", f"{count(t.dead_inputs)} of {count(t.inputs)}"),
+        ("zero BatchNorm scales", count(t.dead_scales)),
+    ]
+    if t.macs is not None:
+        rows.append(("MACs, one sample", count(t.macs)))
+        rows.append(("MACs of non-zero weights", count(t.nonzero_macs)))
+    if t.tiny:
+        bound = f"smaller than {inspection.zero_below:.3g}, counted as zero"
+        rows.append(("denormal weights", f"{count(t.tiny)} ({bound})"))
+    if t.nonfinite:
+        rows.append(("NaN or infinite weights", count(t.nonfinite)))
+    table(("total", ""), rows, left=frozenset({0, 1}))

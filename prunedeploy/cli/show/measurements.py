@@ -1,0 +1,80 @@
+"""Measured times, and profiles of engines step by step."""
+
+from __future__ import annotations
+
+from prunedeploy.cli.tables import count, share, size, table
+from prunedeploy.core.records import BenchResult, Profile
+from prunedeploy.prediction import text as forecasts
+
+
+def print_benchmark(done: BenchResult) -> None:
+    """Print the baseline and every candidate, a line each."""
+    import numpy as np
+
+    rows = []
+    for i, m in enumerate((done.baseline, *done.candidates)):
+        p50, p90, p99 = np.percentile(np.array(m.samples_ns) / 1e6, (50, 90, 99))
+        gain = done.ratios[i - 1] if i else None
+        right = f"{m.accuracy.correct / m.accuracy.samples:.2%}" if m.accuracy else "-"
+        changed = count(m.accuracy.changed_predictions) if m.accuracy else "-"
+        rows.append(
+            (
+                m.name if i else f"{m.name} (baseline)",
+                f"{m.runtime}/{m.provider}",
+                *(f"{ms:.3f}" for ms in (p50, p90, p99)),
+                f"{1e9 * m.batch * len(m.samples_ns) / sum(m.samples_ns):,.1f}",
+                f"{gain.value:.2f}x [{gain.low:.2f}, {gain.high:.2f}]" if gain else "1",
+                size(m.peak_memory_bytes),
+                f"{m.difference.max_rel:.1e}",
+                right,
+                changed,
+            )
+        )
+    headers = ("engine", "runs on", "p50 ms", "p90 ms", "p99 ms", "inputs/s", "faster [95 %]")
+    table(
+        (*headers, "peak memory", "difference", "accuracy", "changed"),
+        rows,
+        left=frozenset({0, 1}),
+    )
+    base = done.baseline
+    print()
+    print(
+        f"{done.kind}: batch {base.batch}, threads {base.threads or 'left to the runtime'}, "
+        f"{len(base.samples_ns)} runs of each in turn"
+    )
+    for forecast, m in zip(done.predicted, (base, *done.candidates), strict=False):
+        if forecast is not None:
+            p50 = float(np.median(m.samples_ns)) / 1e6
+            off = forecasts.error(forecast, p50)
+            print(f"{m.name}: {forecasts.line(forecast)}, {off} of the measured p50")
+    for profile in done.profiles:
+        _print_profile(profile)
+
+
+def _print_profile(profile: Profile) -> None:
+    """Print a line a step: its time and its share of all, and what it computes in it."""
+    total = sum(step.seconds for step in profile.steps)
+    rows = [
+        (
+            step.name,
+            step.choice or step.kind,
+            f"{1e3 * step.seconds:.3f}",
+            share(step.seconds / total) if total else "-",
+            f"{1e-9 * step.flops / step.seconds:.1f}" if step.flops and step.seconds else "-",
+            f"{1e-9 * step.bytes / step.seconds:.1f}" if step.seconds else "-",
+            share(step.nonzeros / step.weights) if step.weights else "-",
+        )
+        for step in profile.steps
+    ]
+    print()
+    table(
+        ("step", "computed as", "ms", "share", "GFLOP/s", "GB/s", "non-zero"),
+        rows,
+        left=frozenset({0, 1}),
+    )
+    print()
+    print(
+        f"{profile.name}: batch {profile.batch}, threads {profile.threads}, "
+        f"{1e3 * total:.3f} ms in {len(profile.steps)} steps, medians of {profile.rounds} runs; "
+        "GFLOP/s are of weights that are not zero"
+    )

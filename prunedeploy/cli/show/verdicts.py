@@ -1,0 +1,26 @@
+"""Differences from a reference, and what they mean, in a line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prunedeploy.core.records import CrossCheck, Difference
+
+
+def difference(measured: Difference) -> str:
+    """The relative difference beside its tolerance, and what that means."""
+    verdict = "same outputs" if measured.passed else "NOT the same outputs"
+    where = f", at {measured.where}" if measured.where else ""
+    return (
+        f"{measured.max_rel:.2g} of the output range (tolerance {measured.tolerance:.2g}, "
+        f"{measured.samples} inputs{where}): {verdict}"
+    )
+
+
+def cross_checks(checks: Sequence[CrossCheck]) -> str:
+    """The agreement of a second oracle with the reference, in words."""
+    alone = [each for each in checks if not each.oracle]
+    if not checks or alone:
+        reason = f" ({alone[0].model}: {alone[0].reason})" if alone else ""
+        return f"was not held against ONNX Runtime{reason}"
+    return f"agrees with {checks[0].oracle}, within {max(x.difference for x in checks):.2g}"

@@ -1,0 +1,136 @@
+"""A checkpoint, an ONNX file or a model in memory as a program that is ready for the passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from prunedeploy import checkpoint
+from prunedeploy.core.errors import UserError
+from prunedeploy.graph import model as models
+from prunedeploy.graph import preparation
+from prunedeploy.passes.analysis.liveness import layers_of
+from prunedeploy.shrinking.export import to_model
+from prunedeploy.shrinking.request import CheckpointOptions, Progress, is_onnx
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_graphsurgeon as gs
+    from torch import nn
+
+    from prunedeploy.shrinking.request import Model
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready for the passes, and what is known of where it came from.
+
+    ``shape`` is that of one batch of the first input; ``found`` says what the source held, for
+    people; ``mean`` and ``std`` normalise pixels in [0, 1]. Of a checkpoint, ``module`` is the
+    network, which shares its weights with ``program``, and ``buffers`` names the tensors in it that
+    are not trained.
+    """
+
+    program: ir.Model
+    shape: Sequence[int] | None
+    found: tuple[str, ...] = ()
+    arch: str | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    module: nn.Module | None = None
+    buffers: frozenset[str] = frozenset()
+
+
+def load(source: Path, options: CheckpointOptions) -> Loaded:
+    """The checkpoint or ONNX file at ``source``.
+
+    Raises:
+        UserError: it cannot be read or exported.
+    """
+    return load_model(source, source, options, lambda _: None)
+
+
+def load_model(
+    model: Model, source: Path, options: CheckpointOptions, progress: Progress
+) -> Loaded:
+    """Load any model that ``shrink`` takes; ``source`` is the file that ``model`` names.
+
+    Raises:
+        UserError: it cannot be read or exported.
+    """
+    if not isinstance(model, str | Path):
+        prepared = _from_memory(model)
+        return Loaded(prepared.model, options.input_shape, prepared.notes)
+    if is_onnx(source):
+        prepared = preparation.from_file(source)
+        return Loaded(prepared.model, options.input_shape, ("ONNX model", *prepared.notes))
+    return _load_checkpoint(source, options, progress)
+
+
+def _load_checkpoint(source: Path, options: CheckpointOptions, progress: Progress) -> Loaded:
+    read = checkpoint.load(
+        source,
+        arch=options.arch,
+        trust=options.trust,
+        mask=options.mask,
+        weights=options.weights,
+    )
+    shape = options.input_shape or read.input_shape
+    if shape is None:
+        raise UserError(f"the input shape of {source} is not known: give it with --input-shape")
+    progress(f"exporting {read.arch or source} at {'x'.join(map(str, shape))}")
+    program = preparation.prepare(to_model(read.module, shape))
+    buffers = frozenset(name for name, _ in read.module.named_buffers())
+    mean, std = _normalisation(read, shape[1])
+    return Loaded(program, shape, read.found, read.arch, mean, std, read.module, buffers)
+
+
+def _normalisation(
+    read: checkpoint.Checkpoint, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of pixels in [0, 1]; empty where no recipe has ``channels``."""
+    from torch import nn
+
+    if read.recipe is None or len(read.recipe.mean) != channels:
+        return (), ()
+    if not isinstance(getattr(read.module, "normalize", nn.Identity()), nn.Identity):
+        return (0.0,) * channels, (1.0,) * channels
+    return read.recipe.mean, read.recipe.std
+
+
+def _from_memory(model: onnx.ModelProto | gs.Graph) -> preparation.Prepared:
+    import onnx
+
+    if isinstance(model, onnx.ModelProto):
+        return preparation.from_proto(model)
+    import onnx_graphsurgeon as gs
+
+    proto: onnx.ModelProto = gs.export_onnx(model)
+    return preparation.from_proto(proto)
+
+
+def refuse_nan(program: ir.Model) -> None:
+    """Refuse a model with NaN in its weights, or with infinity in those of a layer.
+
+    NaN is never meant; infinity may be, in a mask or a bound.
+
+    Raises:
+        UserError: a weight holds one; it is named.
+    """
+    weights = {layer.weight for layer in layers_of(program.graph)}
+    for name, value in program.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or not tensor.dtype.is_floating_point():
+            continue
+        # the sum is not finite when one weight is not: no temporary of the weight's size
+        array = tensor.numpy()
+        if not np.isfinite(array.sum(dtype=np.float64)) and (
+            np.isnan(array).any() or (value in weights and np.isinf(array).any())
+        ):
+            raise UserError(f"weight {name} holds NaN or infinity: the checkpoint is broken")
+        models.release(tensor)

@@ -74,7 +74,7 @@ def net(place: str = "initializer", location: object = "w.bin", **entries: objec
 
 COMMANDS: dict[str, Callable[[], object]] = {
     "inspect": lambda: prunedeploy.inspect("net.onnx"),
-    "shrink": lambda: prunedeploy.shrink("net.onnx", "small.onnx"),
+    "shrink": lambda: prunedeploy.shrink("net.onnx", "small.onnx", align=1),
     "build ort": lambda: prunedeploy.build("net.onnx", runtime="ort", output="e"),
     "build sparse": lambda: prunedeploy.build("net.onnx", runtime="sparse", output="e"),
     "lower": lambda: prunedeploy.lower("net.onnx", "low.onnx"),

@@ -223,7 +223,7 @@ def test_what_can_only_mean_one_thing_is_put_right_and_said(case: str) -> None:
     notes = preparation.from_file(Path("net.onnx")).notes
     assert any(said in note for note in notes), notes
     assert any(said in line for line in prunedeploy.inspect("net.onnx").found)
-    assert any(said in line for line in prunedeploy.shrink("net.onnx", "small.onnx").found)
+    assert any(said in line for line in prunedeploy.shrink("net.onnx", "small.onnx", align=1).found)
     assert any(said in line for line in prunedeploy.lower("net.onnx", "low.onnx").found)
     told: list[str] = []
     engine = prunedeploy.build("net.onnx", runtime="ort", output="ort.e", progress=told.append)
@@ -265,7 +265,7 @@ def test_both_spellings_of_the_standard_domain() -> None:
 def test_a_model_in_memory_is_not_changed() -> None:
     made = gemm("")
     before = made.SerializeToString()
-    prunedeploy.shrink(made, "small.onnx")
+    prunedeploy.shrink(made, "small.onnx", align=1)
     assert made.SerializeToString() == before
 
 
@@ -367,7 +367,7 @@ def test_what_is_not_valid_is_refused_before_anything_else(case: str) -> None:
     write(made())
     for command in (
         lambda: prunedeploy.inspect("net.onnx"),
-        lambda: prunedeploy.shrink("net.onnx", "small.onnx"),
+        lambda: prunedeploy.shrink("net.onnx", "small.onnx", align=1),
         lambda: prunedeploy.build("net.onnx", runtime="ort", output="e"),
         lambda: prunedeploy.build("net.onnx", runtime="sparse", output="e"),
         lambda: prunedeploy.lower("net.onnx", "low.onnx"),

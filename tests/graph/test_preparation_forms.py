@@ -52,7 +52,7 @@ def test_sparse_tensors_are_read_as_dense(where: str, by_rank: bool) -> None:
     through_all(made, feeds, {"y": feeds["x"] @ weight.T})
     totals = prunedeploy.inspect("net.onnx").totals
     assert (totals.weights, totals.nonzero) == (32, np.count_nonzero(weight))
-    assert prunedeploy.shrink("net.onnx", "small.onnx").before.nonzero == totals.nonzero
+    assert prunedeploy.shrink("net.onnx", "small.onnx", align=1).before.nonzero == totals.nonzero
 
 
 @pytest.mark.parametrize("case", ["beyond", "negative", "twice", "too few", "too large"])
@@ -175,7 +175,7 @@ def test_an_output_of_no_known_shape_passes_the_checker() -> None:
     )
     made = model([branch], [X8, info("k", TensorProto.BOOL, [])], [info("y", FLOAT, None)])
     write(made)
-    result = prunedeploy.shrink("net.onnx", "small.onnx")
+    result = prunedeploy.shrink("net.onnx", "small.onnx", align=1)
     assert result.difference.passed
     for k in (True, False):
         feeds = {"x": draw(1, 8), "k": np.array(k)}
@@ -210,7 +210,7 @@ def test_values_that_are_no_tensors_keep_their_types() -> None:
         {"W": draw(8, 8)},
     )
     write(made)
-    prunedeploy.shrink("net.onnx", "small.onnx")
+    prunedeploy.shrink("net.onnx", "small.onnx", align=1)
     feeds = {"x": draw(1, 8)}
     assert_same(in_ort("small.onnx", feeds), in_ort("net.onnx", feeds))
     loaded = models.load(Path("small.onnx"))
@@ -227,7 +227,7 @@ def test_an_operator_that_onnx_itself_cannot_follow_is_not_blamed_on_the_model()
         [info("y", FLOAT, [2, 3, 4, 4])],
     )
     write(made)
-    prunedeploy.shrink("net.onnx", "small.onnx")
+    prunedeploy.shrink("net.onnx", "small.onnx", align=1)
     feeds = {"x": draw(2, 3, 4, 4)}
     assert_same(in_ort("small.onnx", feeds), in_ort("net.onnx", feeds))
 

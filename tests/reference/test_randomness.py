@@ -78,7 +78,7 @@ RANDOM = {
 def test_random_outputs_are_refused_first_and_the_operators_named(case: str) -> None:
     write(RANDOM[case]())
     for command in (
-        lambda: prunedeploy.shrink("net.onnx", "small.onnx"),
+        lambda: prunedeploy.shrink("net.onnx", "small.onnx", align=1),
         lambda: prunedeploy.build("net.onnx", runtime="ort", output="e"),
         lambda: prunedeploy.build("net.onnx", runtime="sparse", output="e"),
         lambda: prunedeploy.lower("net.onnx", "low.onnx"),
@@ -96,7 +96,7 @@ def test_several_are_named_once_each() -> None:
     nodes = [node("RandomNormalLike", ["v"], [f"r{i}"], name=f"n{i}") for i in range(5)]
     write(noisy(*nodes, node("Sum", [f"r{i}" for i in range(5)], ["r"])))
     with pytest.raises(UserError, match=r"\(n0\), .*\(n1\), .*\(n2\) and 2 more draw random"):
-        prunedeploy.shrink("net.onnx", "small.onnx")
+        prunedeploy.shrink("net.onnx", "small.onnx", align=1)
 
 
 @pytest.mark.parametrize("operator", ["RandomNormalLike", "Multinomial"])
@@ -131,4 +131,4 @@ def test_an_operator_of_the_same_name_in_another_domain() -> None:
     made.opset_import.append(helper.make_opsetid("com.example", 1))
     write(made)
     with pytest.raises(UserError, match=r"com.example::RandomNormalLike .* is unknown"):
-        prunedeploy.shrink("net.onnx", "small.onnx")
+        prunedeploy.shrink("net.onnx", "small.onnx", align=1)

@@ -34,7 +34,8 @@ Effort = Literal["none", "quick", "full"]
 CANDIDATES: dict[str, int] = {"quick": 8, "full": 48}  # of a kernel, measured a case
 ROUNDS: dict[str, int] = {"quick": 4, "full": 10}  # of each, of which the fastest counts
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("kernels", "schedule", "codegen")  # in ROOT: the code that times depend on
+#: in ROOT: the code that times depend on
+SOURCES = ("isa.py", "kernels/**/*.py", "schedule/**/*.py", "codegen/**/*.py")
 VARIANTS = 2  # candidates of the same tile that "quick" measures, of other panels
 MARGIN = 1.03  # by which blocks and programs have to be faster
 # times what another needs by the model, which was off by less than 1.5 in 200 cases (AVX-512)
@@ -223,7 +224,7 @@ def _machine(isa: str) -> str:
     """This processor, and the kernels as they are: other kernels have other best schedules."""
     kernels = closure(trials.HEADERS)
     digest = hashlib.sha256(repr(sorted(kernels.items())).encode())
-    for file in sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")):
+    for file in sorted(file for pattern in SOURCES for file in ROOT.glob(pattern)):
         digest.update(file.read_bytes())
     for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
         if line.startswith(("model name", "cpu family", "model\t", "CPU part")):

@@ -283,7 +283,7 @@ def test_raised_zero_threshold_is_told_by_the_exit_status(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(model.parent)
-    assert main(["shrink", "small.onnx", "--zero-threshold", "1.5", "--json"]) == 1
+    assert main(["shrink", "small.onnx", "--align", "1", "--zero-threshold", "1.5", "--json"]) == 1
     difference = json.loads(capsys.readouterr().out)["difference"]
     assert difference["max_rel"] > difference["tolerance"]
 

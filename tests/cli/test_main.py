@@ -81,23 +81,33 @@ ARCH = ("--arch", "net_of_the_user:Net", "--input-shape", "1,3,8,8")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["script", "module"])
-def test_every_command(folder: Path, how: str) -> None:
-    run(folder, how, "--version")
-    run(folder, how, "inspect", "net.pt", "--arch", "net_of_the_user:Net")
-    run(folder, how, "inspect", "model.onnx")
-    run(folder, how, "shrink", "net.pt", *ARCH, "--pt", "o.pt2", "--state-dict", "o.pt")
-    run(folder, how, "shrink", "model.onnx", "-o", "m.onnx")
-    run(folder, how, "lower", "model.onnx", "--target", "jetson-nano", "-o", "low.onnx")
-    run(folder, how, "targets")
-    run(folder, how, "predict", "model.onnx", "--target", "jetson-nano")
-    run(folder, how, "build", "m.onnx", "--runtime", "ort", "-o", "ort.engine")
-    run(folder, how, "build", "m.onnx", "--runtime", "sparse", "-o", "sparse.engine")
-    run(folder, how, "run", "ort.engine", "x.npy", "-o", "y.npy")
-    run(folder, how, "run", "sparse.engine", "x.npy", "-o", "z.npy")
-    run(folder, how, "bench", "ort.engine", "--rounds", "5", "-o", "result.json")
-    run(folder, how, "report", "result.json")
-    run(folder, how, "serve-repo", "ort.engine", "-o", "repository")
+def test_every_command(folder: Path) -> None:
+    """As a module: Python then has the current folder in front of everything else."""
+    run(folder, "module", "--version")
+    run(folder, "module", "inspect", "net.pt", "--arch", "net_of_the_user:Net")
+    run(folder, "module", "inspect", "model.onnx")
+    run(folder, "module", "shrink", "net.pt", *ARCH, "--pt", "o.pt2", "--state-dict", "o.pt")
+    run(folder, "module", "shrink", "model.onnx", "--align", "1", "-o", "m.onnx")
+    run(folder, "module", "lower", "model.onnx", "--target", "jetson-nano", "-o", "low.onnx")
+    run(folder, "module", "targets")
+    run(folder, "module", "predict", "model.onnx", "--target", "jetson-nano")
+    run(folder, "module", "build", "m.onnx", "--runtime", "ort", "-o", "ort.engine")
+    sparse = ("--runtime", "sparse", "--tune", "none", "-o", "sparse.engine")
+    run(folder, "module", "build", "m.onnx", *sparse)
+    run(folder, "module", "run", "ort.engine", "x.npy", "-o", "y.npy")
+    run(folder, "module", "run", "sparse.engine", "x.npy", "-o", "z.npy")
+    run(folder, "module", "bench", "ort.engine", "--rounds", "5", "-o", "result.json")
+    run(folder, "module", "report", "result.json")
+    run(folder, "module", "serve-repo", "ort.engine", "-o", "repository")
+
+
+@pytest.mark.slow
+def test_the_installed_command(folder: Path) -> None:
+    """Each kind of command once: reading with the user's own code, building, running."""
+    run(folder, "script", "inspect", "net.pt", "--arch", "net_of_the_user:Net")
+    run(folder, "script", "shrink", "net.pt", *ARCH, "--align", "1", "-o", "m.onnx")
+    run(folder, "script", "build", "m.onnx", "--runtime", "ort", "-o", "ort.engine")
+    run(folder, "script", "bench", "ort.engine", "--rounds", "5")
 
 
 @pytest.mark.slow

@@ -168,8 +168,7 @@ def test_recognised_checkpoint_is_measured_as_its_network(tmp_path: Path) -> Non
 
 
 def test_checkpoint_and_its_model_agree(tmp_path: Path) -> None:
-    from prunedeploy import load
-    from prunedeploy.shrinking import export
+    from prunedeploy import export, load
 
     state = resnet20()
     state["layer2.1.conv2.weight"][:, ::3] = 0

@@ -63,16 +63,16 @@ def map_border(layer: Layer, maps: Maps) -> Border:
     weight = weight.reshape(layer.groups, -1, *weight.shape[1:])
     table: NDArray[np.float64] = np.zeros(())
     for number, tap in enumerate(np.ndindex(*_kernel(layer))):
-        places = [rows[:, at] for rows, at in zip(chosen, tap, strict=True)]
-        part = padded[np.ix_(np.arange(len(maps)), *places)]
+        positions = [rows[:, at] for rows, at in zip(chosen, tap, strict=True)]
+        part = padded[np.ix_(np.arange(len(maps)), *positions)]
         columns = part.reshape(layer.groups, weight.shape[2], -1)
         table = table + weight[..., number].astype(np.float64) @ columns
     return Border(table.reshape(1, -1, *map(len, chosen)), tuple(repeats))
 
 
-def whole(found: Border) -> Maps:
+def whole(border: Border) -> Maps:
     """The map, [channels, ...], its rows and columns repeated."""
-    return np.asarray(found.table[0][np.ix_(np.arange(found.table.shape[1]), *found.repeats)])
+    return np.asarray(border.table[0][np.ix_(np.arange(border.table.shape[1]), *border.repeats)])
 
 
 def _kernel(layer: Layer) -> list[int]:
@@ -85,7 +85,7 @@ def _sources(layer: Layer) -> list[NDArray[np.int64]]:
     sizes = [static_size(layer.source, 2 + axis) or 0 for axis in range(len(kernel))]
     lengths = [static_size(layer.result, 2 + axis) or 0 for axis in range(len(kernel))]
     strides, dilations, pads = window(node, sizes, kernel)
-    found = []
+    sources = []
     for axis, (size, taps, length) in enumerate(zip(sizes, kernel, lengths, strict=True)):
         positions, reach = np.arange(length)[:, None], np.arange(taps) * dilations[axis]
         if node.op_type == "ConvTranspose":
@@ -94,5 +94,5 @@ def _sources(layer: Layer) -> list[NDArray[np.int64]]:
         else:
             at = positions * strides[axis] - pads[axis] + reach
             rest = np.zeros_like(at)
-        found.append(np.where((at >= 0) & (at < size) & (rest == 0), at, -1))
-    return found
+        sources.append(np.where((at >= 0) & (at < size) & (rest == 0), at, -1))
+    return sources

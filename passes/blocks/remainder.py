@@ -58,9 +58,9 @@ def lossless(weight: Array, price: Price, groups: int = 1) -> tuple[Block, ...]:
     if price.cell >= 1 or taken.all() or math.prod(matrix_shape(weight.shape, groups)) > MAX_CELLS:
         return tuple(exact)
     search = _Search(dense_mask(weight, groups).astype(np.float32), price, ~taken)
-    found = [search.extend(block) for block in exact]
-    found.extend(search.blocks())
-    return tuple(sorted(found, key=lambda block: int(block.rows[0])))
+    blocks = [search.extend(block) for block in exact]
+    blocks.extend(search.blocks())
+    return tuple(sorted(blocks, key=lambda block: int(block.rows[0])))
 
 
 class _Search:
@@ -88,17 +88,17 @@ class _Search:
                 return
             if not self.free[row]:
                 continue
-            found = self._from(int(row))
-            failed = 0 if found else failed + 1
-            if found:
-                self.free[found.rows] = False
-                yield found
+            block = self._from(int(row))
+            failed = 0 if block else failed + 1
+            if block:
+                self.free[block.rows] = False
+                yield block
 
     def _from(self, row: int) -> Block | None:
         """The block that the rows most like ``row`` lead to, if it is worth its price."""
-        alike = np.where(self.free, self.few @ self.few[row] * self.scale, -1)
-        alike[row] = np.inf
-        rows: Ints = np.sort(np.argsort(-alike, kind="stable")[:MIN_ROWS])
+        similarity = np.where(self.free, self.few @ self.few[row] * self.scale, -1)
+        similarity[row] = np.inf
+        rows: Ints = np.sort(np.argsort(-similarity, kind="stable")[:MIN_ROWS])
         columns = self._columns(rows)
         for _ in range(TURNS):
             before, rows = rows, self._rows(self.few[:, columns])

@@ -28,7 +28,7 @@ from prunedeploy.passes.analysis.liveness import layers_of
 from prunedeploy.passes.blocks.parts import Part, by_channels, parts_of
 from prunedeploy.passes.blocks.rewrite import REPACKED, padded_size, rewrite, window
 from prunedeploy.passes.operators.layers import Layer
-from prunedeploy.passes.operators.table import layer as layer_of
+from prunedeploy.passes.operators.table import layer_of
 from prunedeploy.reference.opsets import opset
 from prunedeploy.targets import Target, by_name
 

@@ -109,36 +109,36 @@ def weight_array(value: ir.Value) -> Array | None:
     return dequantised(value) if value.const_value is None else value.const_value.numpy()
 
 
-def readable(found: Layer) -> bool:
+def readable(layer: Layer) -> bool:
     """Weights known, some at all, and channel axes of fixed length: there is something to cut."""
-    bias, weight = found.bias, weight_array(found.weight)
-    width = static_size(found.result, found.result_axis)
+    bias, weight = layer.bias, weight_array(layer.weight)
+    width = static_size(layer.result, layer.result_axis)
     return (
         weight is not None
         and bool(weight.size)
         and width is not None
-        and static_size(found.source, found.source_axis) is not None
+        and static_size(layer.source, layer.source_axis) is not None
         and (bias is None or _is_row(bias, width))
-        and (found.groups == 1 or _divides(found))
+        and (layer.groups == 1 or _divides(layer))
     )
 
 
-def _divides(found: Layer) -> bool:
+def _divides(layer: Layer) -> bool:
     """Whether the channels are as many as the groups and the weight say."""
     ins, outs = (
-        static_size(found.source, found.source_axis),
-        static_size(found.result, found.result_axis),
+        static_size(layer.source, layer.source_axis),
+        static_size(layer.result, layer.result_axis),
     )
     in_weight, out_weight = (
-        static_size(found.weight, found.weight_in),
-        static_size(found.weight, found.weight_out),
+        static_size(layer.weight, layer.weight_in),
+        static_size(layer.weight, layer.weight_out),
     )
-    if found.weight_out == 0:
-        in_weight = (in_weight or 0) * found.groups
+    if layer.weight_out == 0:
+        in_weight = (in_weight or 0) * layer.groups
     else:
-        out_weight = (out_weight or 0) * found.groups
+        out_weight = (out_weight or 0) * layer.groups
     whole = ins == in_weight and outs == out_weight
-    return whole and not (ins or 0) % found.groups and not (outs or 0) % found.groups
+    return whole and not (ins or 0) % layer.groups and not (outs or 0) % layer.groups
 
 
 def _is_row(bias: ir.Value, width: int) -> bool:

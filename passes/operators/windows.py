@@ -76,8 +76,8 @@ def average_pool_range(node: ir.Node, ranges: Ranges) -> Range:
     ).startswith("SAME")
     ceil = node.attributes.get_int("ceil_mode", False)
     zeros = (padded and node.attributes.get_int("count_include_pad", False)) or ceil
-    found = kept(node, ranges, 0.0, 0.0) if zeros else kept(node, ranges)
-    return mean(found, count, node)
+    bounds = kept(node, ranges, 0.0, 0.0) if zeros else kept(node, ranges)
+    return mean(bounds, count, node)
 
 
 def global_average_pool_range(node: ir.Node, ranges: Ranges) -> Range:

@@ -79,9 +79,9 @@ class ShrinkChannels:
         changed |= drop_zero_states(model) | own_weights(model)
         notes: list[Note] = []
         for graph in list(model.graphs()):
-            cut, found = self._shrink(model, graph)
+            cut, graph_notes = self._shrink(model, graph)
             changed |= cut
-            notes += found
+            notes += graph_notes
         return PassResult(changed, tuple(notes))
 
     def _shrink(self, model: ir.Model, graph: ir.Graph) -> tuple[bool, list[Note]]:
@@ -124,13 +124,13 @@ def _taken(plan: Plan) -> list[Note]:
             notes.append(
                 Note("channels-cut", layer.name, "taken", "output channels cut", gone, len(stays))
             )
-    for found in plan.recurrents:
-        stays = plan.keep.of(found.r, 2)
+    for cell in plan.recurrents:
+        stays = plan.keep.of(cell.r, 2)
         if stays is not None:
             gone = int((~stays).sum())
-            units = found.units
+            units = cell.units
             notes.append(
-                Note("hidden-units-cut", found.name, "taken", "hidden units cut", gone, units)
+                Note("hidden-units-cut", cell.name, "taken", "hidden units cut", gone, units)
             )
     for absorption in plan.absorptions:
         code: NoteCode = "constants-absorbed"

@@ -164,7 +164,7 @@ def _fix_length(node: ir.Node) -> bool:
     asked = list(source.shape)[first : shape.attributes.get_int("end", len(source.shape))]
     dims = np.array([dim if isinstance(dim, int) else -1 for dim in asked], np.int64)
     if node.op_type == "Gather":
-        found = np.asarray(dims[np.asarray(given[0], np.int64)])
+        lengths = np.asarray(dims[np.asarray(given[0], np.int64)])
     elif len(given) < 2 or any(g is None or g.size != 1 for g in given):
         return False  # bounds are attributes before opset 10
     else:
@@ -172,12 +172,12 @@ def _fix_length(node: ir.Node) -> bool:
         start, end, step = numbers[0], numbers[1], numbers[3] if len(numbers) > 3 else 1
         if step < 1:
             return False
-        found = dims[start:end:step]
+        lengths = dims[start:end:step]
     inside = any(use.node.graph is not graph for use in result.uses())
-    if (found < 0).any() or result.is_graph_output() or inside:
+    if (lengths < 0).any() or result.is_graph_output() or inside:
         return False
     for use in list(result.uses()):
-        replace_input(use.node, use.idx, found, "length")
+        replace_input(use.node, use.idx, lengths, "length")
     return True
 
 

@@ -150,17 +150,17 @@ def _decide(graph: ir.Graph, layer: Layer, known: Constants, target: Target) -> 
     differ = len(np.unique(known[dead])) > 1
     macs, itemsize = layer.weight.const_value.size // width, layer.weight.dtype.itemsize
     rows = width - count + 1
-    found = cost(target, macs, width, rows, positions, int(itemsize), differ)
-    if found is None:
+    costs = cost(target, macs, width, rows, positions, int(itemsize), differ)
+    if costs is None:
         reason = f"constant rows of a branch: no cost figures for {target.name}"
         return Note("no-cost-figures", layer.name, "refused", reason, count)
-    figures = f"{found.left_out * 1e6:.0f} us less to compute, {found.moved * 1e6:.0f} us to move"
-    if not found.pays:
+    figures = f"{costs.left_out * 1e6:.0f} us less to compute, {costs.moved * 1e6:.0f} us to move"
+    if not costs.pays:
         reason = f"constant rows of a branch, slower if scattered on {target.name}: {figures}"
         return Note("slower-on-target", layer.name, "refused", reason, count)
     _scatter(graph, layer, known, differ)
     reason = f"branch computed narrow and scattered, predicted for {target.name}: {figures}"
-    seconds = {"left_out_seconds": found.left_out, "moved_seconds": found.moved}
+    seconds = {"left_out_seconds": costs.left_out, "moved_seconds": costs.moved}
     return Note("branch-scattered", layer.name, "taken", reason, count - 1, figures=seconds)
 
 

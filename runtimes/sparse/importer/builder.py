@@ -117,14 +117,14 @@ class Builder:
         made = Expr(op, tuple(self.operand(x) for x in inputs), numbers)
         return self.map(made, broadcast(*(x.shape for x in inputs)))
 
-    def reduce(self, x: Tensor, kind: str, axes: Sequence[int], keep: bool = True) -> Tensor:
+    def reduce(self, x: Tensor, kind: str, axes: Sequence[int], keepdims: bool = True) -> Tensor:
         """Reduce ``axes`` (not negative)."""
         shape = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
         y = x
         if axes:
             source = self.floating(x)
             y = self.add(ReduceOp(self.name, [source], Tensor(shape), kind, tuple(sorted(axes))))
-        if keep:
+        if keepdims:
             return y
         return self.reshape(y, [n for axis, n in enumerate(x.shape) if axis not in axes])
 

@@ -290,14 +290,14 @@ class LayoutAssigner:
 
     def buffer(
         self,
-        place: MemorySpace,
+        space: MemorySpace,
         size: int,
         dtype: Dtype = "float32",
         index: int = 0,
         value: np.ndarray[tuple[int], np.dtype[np.float32]] | None = None,
     ) -> int:
         """A new buffer's number."""
-        self.buffers.append(Buffer(place, size, dtype, index, value))
+        self.buffers.append(Buffer(space, size, dtype, index, value))
         return len(self.buffers) - 1
 
     def arena(self, shape: tuple[int, ...], wanted: Layout) -> View:

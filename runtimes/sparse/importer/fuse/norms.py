@@ -137,8 +137,8 @@ def _centred(top: Expr, variance: ReduceOp, producers: Producers) -> Tensor | No
         return None
     x, mean = (part.leaf for part in difference.operands)
     reduced = producers.get(mean)
-    alike = isinstance(reduced, ReduceOp) and reduced.kind == "mean"
-    if not alike or not isinstance(reduced, ReduceOp) or reduced.inputs[0] is not x:
+    is_mean = isinstance(reduced, ReduceOp) and reduced.kind == "mean"
+    if not is_mean or not isinstance(reduced, ReduceOp) or reduced.inputs[0] is not x:
         return None
     return x if reduced.axes == variance.axes and isinstance(x, Tensor) else None
 

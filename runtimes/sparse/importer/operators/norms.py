@@ -64,15 +64,15 @@ def group_norm(call: Call) -> Tensor:
     x, groups, build = call.real(0), call.integer("num_groups", 1), call.build
     channels = x.shape[1]
     inner = (groups, channels // groups)
-    tail = [1] * (x.rank - 2)
+    ones = [1] * (x.rank - 2)
 
     def parameter(index: int) -> Array | None:
         array = call.constant(index, "scale or bias")
         if array is None:
             return None
         if array.size == groups != channels:  # opset 18 has one number a group
-            return array.astype(np.float32).reshape(1, groups, 1, *tail)
-        return array.astype(np.float32).reshape(1, *inner, *tail)
+            return array.astype(np.float32).reshape(1, groups, 1, *ones)
+        return array.astype(np.float32).reshape(1, *inner, *ones)
 
     split = build.reshape(x, (x.shape[0], *inner, *x.shape[2:]))
     epsilon = call.number("epsilon", 1e-5)
@@ -108,13 +108,13 @@ def _reduce(kind: str) -> Importer:
         if not axes:
             axes = [] if call.integer("noop_with_empty_axes", 0) else list(range(x.rank))
         axes = sorted({axis % x.rank for axis in axes})
-        keep = bool(call.integer("keepdims", 1))
+        keepdims = bool(call.integer("keepdims", 1))
         if kind == "logsum":
-            total = call.build.reduce(x, "sum", axes, keep)
+            total = call.build.reduce(x, "sum", axes, keepdims)
             return call.build.apply("log", total)
         if not axes and kind not in ("sum", "mean", "max", "min", "prod"):
             raise call.refuse("it reduces no axis")
-        return call.build.reduce(x, kind, axes, keep)
+        return call.build.reduce(x, kind, axes, keepdims)
 
     return run
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from prunedeploy.core.records import Array
 from prunedeploy.graph.model import release
 from prunedeploy.passes.analysis.axes import Mask, static_size
-from prunedeploy.passes.analysis.ranges import SMALLEST, Bounds, Pair, Range, Ranges, gamma, unit
+from prunedeploy.passes.analysis.ranges import MIN_NORMAL, Bounds, Pair, Range, Ranges, gamma, unit
 from prunedeploy.passes.analysis.zero import UNIT
 from prunedeploy.passes.operators.layers import CHUNK, Layer, Weights, bias_rows
 
@@ -71,7 +71,7 @@ def _sum_bounds(rows: Array, used: Mask, source: Pair, bias: Bounds, layer: Laye
     # of the products, the bias and alpha; twice, for the sums made here round as well
     count = rows.shape[2] * rows.shape[3] + 8
     roundoff = max(unit(layer.result), 0.0 if dtype == np.float64 else UNIT)
-    error = 2 * gamma(count, roundoff), count * SMALLEST
+    error = 2 * gamma(count, roundoff), count * MIN_NORMAL
     (low, high), scale = source, abs(layer.scale)
     below = _lower_bound(positive, scale * low, negative, scale * -high, bias, error)
     above = _lower_bound(positive, scale * -high, negative, scale * low, -bias, error)

@@ -39,7 +39,7 @@ LARGEST = {  # a bound past half of the largest finite number may be infinity
     ir.DataType.FLOAT16: 65504.0 / 2,
 }
 FLOAT_LARGEST = float(np.finfo(np.float32).max) / 2
-SMALLEST = 2.0**-126  # what may be lost when a product underflows; no smaller in any type but
+MIN_NORMAL = 2.0**-126  # what may be lost when a product underflows; no smaller in any type but
 # float16, whose bounds are kept off its subnormal numbers
 HALF_SMALLEST = 2.0**-14
 
@@ -77,8 +77,8 @@ def widened(low: Bounds, high: Bounds, relative: float, scale: Bounds | float = 
     A bound of zero stays: a rounded product or sum of numbers of one sign keeps the sign.
     """
     with np.errstate(invalid="ignore", over="ignore"):
-        below = relative * (np.abs(low) + scale) + SMALLEST * (low > 0)
-        above = relative * (np.abs(high) + scale) + SMALLEST * (high < 0)
+        below = relative * (np.abs(low) + scale) + MIN_NORMAL * (low > 0)
+        above = relative * (np.abs(high) + scale) + MIN_NORMAL * (high < 0)
         return low - below, high + above
 
 

@@ -20,10 +20,10 @@ from prunedeploy.passes.names import replace_input, unique_name
 Entry = int | str | None
 
 SAME = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
-DEEPEST = 12  # nodes in a chain; operands in common are looked at once for each reader
+MAX_DEPTH = 12  # nodes in a chain; operands in common are looked at once for each reader
 
 
-def entries(value: ir.Value | None, depth: int = DEEPEST) -> list[Entry] | None:
+def entries(value: ir.Value | None, depth: int = MAX_DEPTH) -> list[Entry] | None:
     """The entries of a tensor of integers, in order, as far as they are known."""
     if value is None or not depth:
         return None

@@ -26,7 +26,7 @@ from prunedeploy.passes.blocks.recover import recover
 
 MIN_ROWS = 4  # of a block
 PATIENCE = 32  # rows in a row that resemble no other: then the rest is taken to be alike in that
-TURNS = 8  # of columns and rows, at most
+ROUNDS = 8  # of columns and rows, at most
 MAX_CELLS = 1 << 24  # of a layer that is searched
 
 
@@ -100,7 +100,7 @@ class _Search:
         similarity[row] = np.inf
         rows: Ints = np.sort(np.argsort(-similarity, kind="stable")[:MIN_ROWS])
         columns = self._columns(rows)
-        for _ in range(TURNS):
+        for _ in range(ROUNDS):
             before, rows = rows, self._rows(self.few[:, columns])
             if rows.size < MIN_ROWS:
                 return None

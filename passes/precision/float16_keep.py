@@ -17,7 +17,7 @@ from prunedeploy.graph.schemas import Schema, schema
 from prunedeploy.reference.evaluate import Evaluator
 from prunedeploy.reference.opsets import opset
 
-LARGEST = float(np.finfo(np.float16).max)
+MAX_HALF = float(np.finfo(np.float16).max)
 MARGIN = 2.0
 # a value may be off by this share of its range, or by this many times what its inputs are off by
 LOSS, GROWTH = 2e-2, 8.0
@@ -73,9 +73,9 @@ def beyond_range(graph: ir.Graph, values: Mapping[str, Array]) -> Reasons:
             if constant and node.op_type in BOUNDED:
                 continue
             array = value.const_value.numpy() if value.const_value else values.get(str(value.name))
-            limit = LARGEST if constant else LARGEST / MARGIN
+            limit = MAX_HALF if constant else MAX_HALF / MARGIN
             if array is not None and array.size and (size := _largest(array)) > limit:
-                reasons[node] = f"{value.name} reaches {size:.3g}, float16 ends at {LARGEST:.0f}"
+                reasons[node] = f"{value.name} reaches {size:.3g}, float16 ends at {MAX_HALF:.0f}"
     return reasons
 
 
@@ -112,7 +112,7 @@ def _error(wide: Array, narrow: Array) -> float:
     if left.shape != right.shape or not left.size:
         return 0.0
     masked = np.abs(left) >= MASK
-    left, right = (np.where(masked, np.clip(x, -LARGEST, LARGEST), x) for x in (left, right))
+    left, right = (np.where(masked, np.clip(x, -MAX_HALF, MAX_HALF), x) for x in (left, right))
     with np.errstate(invalid="ignore"):
         same = (left == right) | (np.isnan(left) & np.isnan(right))
         distance = float(np.where(same, 0.0, np.abs(left - right)).max())

@@ -22,7 +22,7 @@ from prunedeploy.graph.schemas import schema
 from prunedeploy.passes.names import names, unused
 from prunedeploy.passes.precision.float16_keep import (
     FREE,
-    LARGEST,
+    MAX_HALF,
     formal_takes,
     is_float32,
     to_keep,
@@ -168,7 +168,7 @@ def _make_half(node: ir.Node) -> None:
 def _rounded(array: Array) -> Array:
     """In float16; what lies beyond its range becomes the end of it, infinity stays."""
     finite = np.isfinite(array)
-    return np.where(finite, np.clip(array, -LARGEST, LARGEST), array).astype(np.float16)
+    return np.where(finite, np.clip(array, -MAX_HALF, MAX_HALF), array).astype(np.float16)
 
 
 class _Edges:

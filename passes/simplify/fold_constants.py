@@ -32,7 +32,7 @@ WRITTEN = {"Split": 18, "Squeeze": 13, "Unsqueeze": 13}  # the versions that onn
 REPEATING = ("Expand", "Gather", "Tile")
 SMALL = 1 << 13  # elements that need no second thought
 TINY = 1 << 6  # and those where the model is not to grow
-LARGEST = 1 << 28  # elements of a constant that is computed here
+MAX_ELEMENTS = 1 << 28  # elements of a constant that is computed here
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _fold(model: ir.Model, small: int) -> bool:
     followed = bool(optimizer.fold_constants(model, should_fold=lambda _: False).modified)
     if followed:
         _in_this_opset(model, before)
-    return evaluate_constants(model, partial(_worth_it, small), LARGEST) or followed
+    return evaluate_constants(model, partial(_worth_it, small), MAX_ELEMENTS) or followed
 
 
 def _in_this_opset(model: ir.Model, before: set[ir.Node]) -> None:

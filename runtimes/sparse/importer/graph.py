@@ -83,7 +83,7 @@ class ConvOp(Op):
 
 
 @dataclass(eq=False)
-class MapOp(Op):
+class ElementwiseOp(Op):
     """A function of single elements; its leaves are tensors, broadcast to the output's shape."""
 
     expr: Expr

@@ -19,9 +19,9 @@ from prunedeploy.runtimes.sparse.importer.graph import (
     ConcatOp,
     ConvertOp,
     ConvOp,
+    ElementwiseOp,
     GatherOp,
     Graph,
-    MapOp,
     NormOp,
     Op,
     PadOp,
@@ -130,7 +130,7 @@ class LayoutAssigner:
             pulled = layout.pull(op, wanted)
             if pulled is not None:
                 self._note(op.inputs[0], pulled, required)
-        elif isinstance(op, MapOp | SoftmaxOp | NormOp | ConcatOp | ConvertOp):
+        elif isinstance(op, ElementwiseOp | SoftmaxOp | NormOp | ConcatOp | ConvertOp):
             for tensor in op.inputs:
                 if tensor.rank == op.output.rank and (
                     isinstance(op, ConcatOp) or tensor.shape == op.output.shape

@@ -88,7 +88,7 @@ def lp_norm(call: Call) -> Tensor:
     total = build.operand(build.reduce(x, kind, [call.axis(-1)]))
     none = Expr("equal", (total, number(0.0)))
     quotient = Expr("div", (build.operand(x), total))
-    return build.map(Expr("where", (none, number(0.0), quotient)), x.shape)
+    return build.elementwise(Expr("where", (none, number(0.0), quotient)), x.shape)
 
 
 def mean_variance(call: Call) -> Tensor:
@@ -98,7 +98,7 @@ def mean_variance(call: Call) -> Tensor:
     centred = build.apply("sub", x, build.reduce(x, "mean", axes))
     variance = build.reduce(build.apply("mul", centred, centred), "mean", axes)
     root = Expr("add", (Expr("sqrt", (build.operand(variance),)), number(1e-9)))
-    return build.map(Expr("div", (build.operand(centred), root)), x.shape)
+    return build.elementwise(Expr("div", (build.operand(centred), root)), x.shape)
 
 
 def _reduce(kind: str) -> Importer:

@@ -1,4 +1,4 @@
-"""What a constant adds to a zero-padded convolution: the same in the middle, less at the borders.
+"""Contributions of constants to a zero-padded convolution: less at the borders than inside.
 
     map[m, y, x] = sum over k and the taps (i, j) that fall inside the image of c_k W[m, k, i, j]
 
@@ -7,8 +7,8 @@ middle, last), so the map is a small table, [1, M, 3, 3] say, whose rows and col
 a Gather; runtimes fold that once, when they load the model. Behind a transposed convolution the
 rows repeat with the stride. It needs maps of fixed size, and leaves the number of channels what
 pruning made it, where a channel that carries the constants adds one: 33 instead of 32 costs ONNX
-Runtime most of what pruning gained (``benchmarks/borders.py``). Known maps (see ``maps.py``) come
-to such a table in the same way.
+Runtime most of what pruning gained (``benchmarks/borders.py``). Constant
+feature maps (see ``constant_maps.py``) come to such a table likewise.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Border:
 
 
 def border(layer: Layer, constants: Constants) -> Border:
-    """What input channels at these constants (0 elsewhere) add to a padded convolution."""
+    """Return what input channels at these constants (0 elsewhere) add to a padded convolution."""
     table = tap_contributions(layer, constants).reshape(-1, *_kernel(layer))
     repeats = []
     for axis, sources in enumerate(_sources(layer)):
@@ -46,7 +46,7 @@ def border(layer: Layer, constants: Constants) -> Border:
 
 
 def map_border(layer: Layer, maps: Maps) -> Border:
-    """What input channels that hold these maps, [channels, ...] (0 elsewhere), add.
+    """Return what input channels with these maps, [channels, ...] (0 elsewhere), add.
 
     Two rows of the result are alike where every tap finds the same row of the maps, or none.
     """

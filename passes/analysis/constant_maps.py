@@ -22,7 +22,7 @@ from prunedeploy.passes.operators.operator import Operator, read_besides
 from prunedeploy.reference.evaluate import evaluate_node
 
 
-def find_maps(
+def find_constant_maps(
     node: ir.Node, operator: Operator, layer: Layer | None, weights: Weights, facts: Facts
 ) -> None:
     """Learn what a node makes of constants and maps, once its constants are known."""
@@ -65,7 +65,7 @@ def _example(value: ir.Value, facts: Facts) -> Array:
 
 
 def _swept(layer: Layer, facts: Facts) -> Maps:
-    """What a convolution makes of what is known, its bias added."""
+    """Return a convolution's maps for the known constants and maps, its bias added."""
     maps = whole(map_border(layer, filled(layer.source, facts)))
     return np.asarray(maps + per_channel(bias_rows(layer), layer.result))
 

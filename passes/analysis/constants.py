@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.passes.analysis.axes import static_size
-from prunedeploy.passes.analysis.constant_maps import find_maps
+from prunedeploy.passes.analysis.constant_maps import find_constant_maps
 from prunedeploy.passes.analysis.facts import Constants, Facts
 from prunedeploy.passes.analysis.range_propagation import propagate_ranges
 from prunedeploy.passes.analysis.ranges import Ranges
@@ -38,7 +38,7 @@ def find_constants(
         propagate_ranges(node, known, layer, weights, ranges)
         ranges.prove(node, facts)
         if maps:
-            find_maps(node, known, layer, weights, facts)
+            find_constant_maps(node, known, layer, weights, facts)
     return facts
 
 

@@ -80,7 +80,7 @@ def couple_layer(layer: Layer, axes: Axes, equal_groups: bool = False) -> None:
 
 
 def _couple_grouped(layer: Layer, axes: Axes) -> Labels:
-    """Groups are cut apart, each as if it were a convolution of its own (see groups.py).
+    """Groups are cut apart, each as if it were a convolution of its own (see shrink/groups.py).
 
     The layer gets new weights then. Where others share them, their channels go together, so that
     they go on sharing.

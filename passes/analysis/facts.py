@@ -1,4 +1,4 @@
-"""What is known of a value before any input is seen: indices of an axis that hold one constant."""
+"""Facts about values before any input is seen: indices of an axis that hold one constant."""
 
 from __future__ import annotations
 

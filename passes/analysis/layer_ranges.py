@@ -1,4 +1,4 @@
-"""What layers make of ranges: sums of products, positive and negative weights apart.
+"""Ranges of layers: sums of products, positive and negative weights apart.
 
     low[m] = bias[m] + sum over k of P[m, k] low[k] + N[m, k] high[k]
 
@@ -95,7 +95,7 @@ def _lower_bound(
     bias: Bounds,
     error: tuple[float, float],
 ) -> Bounds:
-    """What sum(positive x) + sum(negative y) + bias, x >= low, y >= other, is computed as at least.
+    """Bound sum(positive x) + sum(negative y) + bias from below, for x >= low, y >= other.
 
     A sum of terms t is computed as at least sum(t) - gamma sum(|t|) = sum(t - gamma |t|), which
     grows with every t: it is least where each term is, however large the others may become.

@@ -1,4 +1,4 @@
-"""What must stay: one walk backward from the outputs, repeated until nothing new is marked.
+"""Liveness: one walk backward from the outputs, repeated until nothing new is marked.
 
 A label is live when an output of the network can tell its value: it is pinned, or some live row
 of a layer reads it through a weight that is not zero and it is not a constant which that layer
@@ -52,13 +52,13 @@ def layers_of(graph: ir.Graph) -> list[Layer]:
 
 
 def inner_layers_of(graph: ir.Graph) -> list[Layer]:
-    """What operators with several weights, recurrent ones, read through each of them."""
+    """Return one layer for each weight of operators with several (recurrent ones)."""
     known = ((node, operator(node).inner_layers) for node in graph)
     return [layer for node, read in known if read is not None for layer in read(node)]
 
 
 def reads_of(graph: ir.Graph, facts: Facts) -> list[tuple[str, Reads]]:
-    """What operators without weights need of the axes they mix, by the operator's name."""
+    """Return the indices that operators without weights need of axes they mix, by name."""
     named_reads = []
     for node in graph:
         reads = operator(node).reads

@@ -35,7 +35,7 @@ class _Side(Facts):
         return bounds if np.isfinite(bounds).any() else None
 
     def learn(self, value: ir.Value, axis: int, constants: Constants | None) -> None:
-        """Keep what a rule found, as it is."""
+        """Record the bounds that a rule derived, as they are."""
         if constants is not None:
             self.learned[value, axis] = constants
 
@@ -54,7 +54,7 @@ def _move(node: ir.Node, known: Operator, ranges: Ranges) -> None:
 
 
 def _best(value: ir.Value, sides: tuple[_Side, _Side], hull: tuple[float, float]) -> Range:
-    """Along the axis that tells most: where bounds differ from index to index."""
+    """Return the range along an axis where bounds differ from index to index, else the hull."""
     for axis in (1, *range(rank(value) or 0)):
         size, known = static_size(value, axis), [side.learned.get((value, axis)) for side in sides]
         if size is None or all(f is None for f in known):

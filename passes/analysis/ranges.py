@@ -1,4 +1,4 @@
-"""What every value lies within: interval analysis, walked beside the search for constants.
+"""Ranges of values: interval analysis, in one walk with the search for constants.
 
 From the range stated for the network's inputs (any number where none is) each operator derives
 the range of what it computes, one [low, high] for each index of one axis of each value. A ReLU

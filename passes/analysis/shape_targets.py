@@ -138,7 +138,7 @@ def _concat_parts(value: ir.Value) -> list[tuple[ir.Value, int]] | None:
 
 
 def retarget(node: ir.Node, index: int, sizes: Mapping[int, int]) -> None:
-    """Give ``node`` a shape of its own with other numbers in some places.
+    """Give ``node`` a shape of its own with other numbers at some indices.
 
     The entries are ``rewritable``; other readers of the shape keep the old one.
     """

@@ -30,7 +30,7 @@ class Part:
 
 
 def parts_of(rows: Array) -> list[Part]:
-    """Of a weight [outputs, inputs, taps]: each block a part, what is left one more.
+    """Split a weight [outputs, inputs, taps] into its blocks and one part for the rest.
 
     Every row is in exactly one part. None where no weight is set.
     """

@@ -32,11 +32,11 @@ MAX_CELLS = 1 << 24  # of a layer that is searched
 
 @dataclass(frozen=True)
 class Price:
-    """What blocks cost, counted in scattered non-zeros.
+    """The cost of blocks, counted in scattered non-zeros.
 
     Args:
-        cell: of one cell of a block, whether zero or not; below 1, or no block is worth it.
-        visit: of a row with non-zeros outside of its block, whose sums are put away in between.
+        cell: cost of a cell of a block, zero or not; below 1, or no block is worth it.
+        visit: cost of a row with non-zeros outside of its block, whose accumulators are spilled.
     """
 
     cell: float
@@ -81,7 +81,7 @@ class _Search:
         return Block(np.sort(np.concatenate([block.rows, rows])), block.columns)
 
     def blocks(self) -> Iterator[Block]:
-        """From rows drawn at random, but always the same."""
+        """Yield blocks grown from rows drawn at random, but always the same."""
         failed = 0
         for row in np.random.default_rng(0).permutation(np.flatnonzero(self.free)):
             if failed == PATIENCE:

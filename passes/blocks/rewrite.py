@@ -79,7 +79,7 @@ class Writer:
         return result
 
     def padded(self, channels: Ints) -> Ints:
-        """As many as a convolution likes, the last one repeated."""
+        """Return as many as a convolution likes, the last one repeated."""
         if not channels.size:
             return channels
         count = padded_size(self.layer, channels.size, self.multiple)

@@ -122,7 +122,7 @@ def _operand(value: ir.Value, known: Constants) -> Constants:
 
 
 def where_constants(node: ir.Node, facts: Facts) -> None:
-    """What both branches hold, whatever the condition says."""
+    """The result holds a constant that both branches hold, whatever the condition."""
     result, (_, *branches) = node.outputs[0], node.inputs
     width = rank(result)
     if width is None or any(v is None or rank(v) is None for v in branches):

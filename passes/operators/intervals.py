@@ -1,7 +1,8 @@
 """Interval arithmetic: the range of an operator's result from the ranges of its operands.
 
 A *transfer* returns the range of the first result of a node; ``pointwise`` makes one from a
-function of aligned bounds. Every result is widened by a bound on its rounding (see ``ranges.py``).
+function of aligned bounds. Every result is widened by a bound on its rounding.
+See ``analysis/ranges.py``.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def concat_constants(node: ir.Node, facts: Facts) -> None:
 
 
 def _constants(part: ir.Value, axis: int, facts: Facts) -> Constants | None:
-    """What is known along an axis, NaN for nothing; None where its length is not known."""
+    """Return the constants along an axis, NaN where unknown; None for unknown length."""
     known, size = facts.of(part, axis), static_size(part, axis)
     if known is None and size is not None:
         return np.full(size, np.nan)
@@ -91,7 +91,7 @@ def _listed(node: ir.Node) -> Array | None:
 
 
 def padded_with(node: ir.Node) -> float | None:
-    """What is padded with, None for modes that repeat the data and for a computed number."""
+    """Return the padding's number, None if it is computed or the data are repeated."""
     if _mode(node) != "constant":
         return None
     if len(node.inputs) < 2:

@@ -64,7 +64,7 @@ class Layer:
 
     @property
     def mappable(self) -> bool:
-        """Whether what a constant adds at each position can be written down (see borders.py)."""
+        """Whether a constant's contribution to each position has a table (analysis/borders.py)."""
         if not self.spatial or (self.node.op_type == "ConvTranspose" and _derives_pads(self.node)):
             return False
         axes = range(2, len(self.result.shape or ()))
@@ -81,7 +81,7 @@ class Layer:
 
     @property
     def grouped(self) -> bool:
-        """Whether there are groups, of any other widths: those are cut apart (see groups.py)."""
+        """Whether there are groups of any other widths: they are cut apart (shrink/groups.py)."""
         return self.groups > 1 and not self.depthwise
 
     def rows(self) -> Array:
@@ -105,7 +105,7 @@ class Layer:
 
 
 def weight_array(value: ir.Value) -> Array | None:
-    """What an initializer holds, or what is dequantised from one of integers."""
+    """Return an initializer's array, or the one dequantised from integers."""
     return dequantised(value) if value.const_value is None else value.const_value.numpy()
 
 
@@ -222,7 +222,7 @@ def tap_contributions(layer: Layer, constants: Constants) -> NDArray[np.float64]
 
 
 def contribution(layer: Layer, constants: Constants) -> Constants:
-    """What they add to each row where all taps fall inside."""
+    """Return what the constants add to each row where all taps fall inside."""
     return np.asarray(tap_contributions(layer, constants).sum(axis=1))
 
 

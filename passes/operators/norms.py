@@ -69,7 +69,7 @@ def couple_norm(node: ir.Node, axes: Axes) -> None:
 
 
 def norm_reads(node: ir.Node, facts: Facts) -> Reads:
-    """What is not known to be zero takes part in the statistics, whoever reads the result."""
+    """Indices not known to be zero take part in the statistics, whoever reads the result."""
     source, reads = node.inputs[0], []
     for axis in normalised_axes(node) if source is not None else []:
         assert source is not None

@@ -107,7 +107,7 @@ def couple_recurrent(node: ir.Node, axes: Axes) -> None:
 
 
 def inner_layers(node: ir.Node) -> list[Layer]:
-    """What the gates read: the input through W, the units through R.
+    """Return the gates' layers: the input through W, the units through R.
 
     Not ``uniform``: a constant other than zero is left where it is.
     """

@@ -286,7 +286,7 @@ def _split_axis(source: ir.Value, merged: Moves, axes: Axes) -> Move | None:
 
 
 def _can_shrink(node: ir.Node) -> bool:
-    """Whether the node says what it does once an axis is shorter.
+    """Whether the node is still well defined once an axis is shorter.
 
     A Squeeze without axes drops whatever has come to be of length one; a target shape must be
     known entry by entry, so that it can be rewritten.
@@ -328,7 +328,7 @@ def reshape_constants(node: ir.Node, facts: Facts) -> None:
 def edit_reshape(node: ir.Node, keep: Keep) -> None:
     """The target shape names fewer features.
 
-    A zero, which copies the length of the source's axis at its place, is written out where either
+    A zero, which copies the length of the source's axis at its index, is written out where either
     axis was cut: the two need not be the same channels.
     """
     if node.op_type != "Reshape" or len(node.inputs) < 2:

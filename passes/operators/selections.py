@@ -270,7 +270,7 @@ def _table(node: ir.Node) -> tuple[int, NDArray[np.int64]] | None:
 
 
 def gathered(node: ir.Node, _: Facts) -> Reads:
-    """What a scalar index or a table of indices takes must be there, whoever reads it."""
+    """The indices that a scalar or a table takes are needed, whoever reads the result."""
     table, source = _table(node), node.inputs[0]
     if table is None or source is None:
         return []

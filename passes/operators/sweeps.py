@@ -1,6 +1,6 @@
 """Rules for operators that work along some axes and do the same for every index of the others.
 
-One row an operator: which axes pass, as places that are cut together; every other axis of what it
+One row an operator: which axes pass, as sets that are cut together; every other axis of what it
 touches stays whole. ``keeps`` says what becomes of a constant: it stays, or only zero does.
 """
 
@@ -21,7 +21,7 @@ from prunedeploy.passes.operators.operator import (
     opaque,
 )
 
-# (value, axis) places that share their indices; the first is in the first input
+# (value, axis) pairs that share their indices; the first is in the first input
 Ties = list[list[tuple[ir.Value, int]]]
 
 
@@ -143,7 +143,7 @@ def _scattered_nd(node: ir.Node) -> Ties | None:
 
 
 def couple_sweep(sweep: Sweep, node: ir.Node, axes: Axes) -> None:
-    """Places that pass share their labels; the rest stays."""
+    """Axes that pass share their labels; the rest is pinned."""
     ties = sweep.ties(node)
     if ties is None:
         opaque(node, axes)

@@ -1,4 +1,4 @@
-"""Operators whose older version is told the same in another form: attributes instead of inputs."""
+"""Operators whose older version has another form: attributes instead of inputs."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def resize_some_axes(node: ir.Node, emit: Emit) -> str | None:
 
 
 def resize_mode(node: ir.Node, emit: Emit) -> str | None:  # noqa: ARG001 - one form for all
-    """A way to count coordinates that is new."""
+    """Refuse a coordinate mode that is new."""
     mode = text(node, "coordinate_transformation_mode", "half_pixel")
     fresh = mode == "half_pixel_symmetric"
     return f"coordinate_transformation_mode={mode} is new in opset 19" if fresh else None

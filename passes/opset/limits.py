@@ -1,4 +1,4 @@
-"""What a version of an operator does not have: attributes, inputs, types."""
+"""Attributes, inputs and types that a version of an operator does not have."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prunedeploy.graph.schemas import Schema, schema
 
 
 def shed(node: ir.Node, newer: Schema, older: Schema) -> str | None:
-    """Drop what the older version lacks where it says nothing; or why it cannot be dropped."""
+    """Drop what the older version lacks where it has no effect; else return the reason."""
     for name, attribute in list(node.attributes.items()):
         if name in older.attributes or name not in newer.attributes:
             continue

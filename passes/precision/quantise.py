@@ -266,7 +266,7 @@ class _Pairs:
         return self._values[value, axis]
 
     def _first_reader(self, value: ir.Value) -> ir.Node:
-        """What the pair goes in front of: for an activation any place behind its producer does."""
+        """Return the node that the pair is inserted before: the first reader."""
         readers = {use.node for use in value.uses()}
         return next(node for node in self._graph if node in readers)
 

@@ -166,7 +166,7 @@ def _make_half(node: ir.Node) -> None:
 
 
 def _rounded(array: Array) -> Array:
-    """In float16; what lies beyond its range becomes the end of it, infinity stays."""
+    """Convert to float16; numbers beyond its range become its limits, infinity stays."""
     finite = np.isfinite(array)
     return np.where(finite, np.clip(array, -MAX_HALF, MAX_HALF), array).astype(np.float16)
 

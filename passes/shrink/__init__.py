@@ -46,15 +46,15 @@ INTO = {
 class ShrinkChannels:
     """Cut channels that are dead, constant or unread, exactly.
 
-    ``zero_threshold`` raises what counts as zero above the bound in ``zero.py``; the result is
-    then as exact as the weights below the threshold are unimportant.
+    ``zero_threshold`` raises what counts as zero above the bound in ``analysis/zero.py``; the
+    result is then as exact as the weights below the threshold are unimportant.
 
-    What the inputs lie within is taken from the model, where it says (see ``input_range``): what
-    follows from it holds for such inputs only.
+    The ranges of the inputs are taken from the model, where it states them (``input_range``): what
+    follows from them holds for such inputs only.
 
     ``align`` keeps as many dead channels as make a layer's output channels a multiple of it (see
     ``align.py``); ``borders`` says whether constants that meet zero padding become a map or one
-    channel, where both can be (see ``borders.py``).
+    channel, where both can be (see ``analysis/borders.py``).
 
     Needs the shapes of all values; an opaque operator keeps all that it touches, and a
     note says what that cost.

@@ -62,7 +62,7 @@ def _new_bias(absorption: Absorption, keep: Keep) -> Array:
 
 
 def _new_map(absorption: Absorption, keep: Keep) -> Border:
-    """What constants and known maps add at each position to the rows that stay."""
+    """Return what constants and known maps add at each position to the rows that stay."""
     layer, maps = absorption.layer, absorption.maps
     added = border(layer, absorption.constants) if maps is None else map_border(layer, maps)
     stays = keep.of(layer.result, layer.result_axis)

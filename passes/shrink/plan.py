@@ -61,7 +61,7 @@ class Absorption:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to cut, what to fold, and why the rest stays."""
+    """The cuts, the constants to fold, and the reasons why the rest stays."""
 
     keep: Keep
     absorptions: tuple[Absorption, ...]
@@ -77,7 +77,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What is known of a graph before anything is decided.
+    """The results of all analyses of a graph, before anything is decided.
 
     ``inner`` are the layers inside of operators with several weights (recurrent ones).
     """
@@ -121,7 +121,7 @@ def analyse(graph: ir.Graph, settings: Settings, split_choice: int = 0) -> Analy
 
 
 def make_plan(graph: ir.Graph, settings: Settings, split_choice: int = 0) -> Plan:
-    """What follows for ``graph``: whatever is not live goes, as far as tensors keep a channel."""
+    """Plan to cut whatever is not live in ``graph``, as far as tensors keep a channel."""
     analysis = analyse(graph, settings, split_choice)
     axes, weights, layers = analysis.axes, analysis.weights, list(analysis.layers)
     grouped = [layer for layer in layers if layer.grouped]
@@ -164,7 +164,7 @@ def conclude(analysis: Analysis, stays: Mask, aligned: frozenset[int] = frozense
 
 
 def _leave_some(axes: Axes, kept: Kept, grouped: list[Layer]) -> Mask:
-    """What is live, and what must be there for every tensor and every group to hold something."""
+    """Return the live labels, and more where a tensor or a group would be left empty."""
     stays = kept.live.copy()
     axis_roots = [roots for _, _, roots in axes.items() if len(roots)]
     before = -1
@@ -181,7 +181,7 @@ def _leave_some(axes: Axes, kept: Kept, grouped: list[Layer]) -> Mask:
 
 
 def _leave(minimum: int, roots: Labels, stays: Mask, kept: Kept, why: Reason) -> None:
-    """So many of these stay at least, the first ones, with all that is tied to them."""
+    """Keep at least ``minimum`` of these, the first ones, with all that is tied to them."""
     for root in roots.tolist():
         if stays[roots].sum() >= minimum:
             return
@@ -198,7 +198,7 @@ def _absorptions(
     facts: Facts,
     weights: Weights,
 ) -> list[Absorption]:
-    """What the layer takes over: one bias, one map, or into one channel a group."""
+    """Return the constants that the layer takes into a bias, a map, or one channel a group."""
     stays = keep.of(layer.source, layer.source_axis)
     if stays is None or layer.depthwise:
         return []
@@ -221,7 +221,7 @@ def _absorptions(
 def _maps(
     layer: Layer, constants: Constants, gone: Mask, facts: Facts, weights: Weights
 ) -> list[Absorption]:
-    """What the layer takes over as a map: constants that meet its padding, and known maps."""
+    """Return the map that the layer takes over: constants under padding, and known maps."""
     held, maps = constants != 0, facts.maps(layer.source) if layer.mappable else None
     if maps is not None:
         known = mapped(layer.source, facts) & gone

@@ -1,4 +1,4 @@
-"""What stays although nothing would miss it, by what needs it: the notes of refusal."""
+"""Notes of refusal: channels that are dead or unread, and stay because of others."""
 
 from __future__ import annotations
 

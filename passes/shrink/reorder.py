@@ -42,7 +42,7 @@ def reorder(
 
 @dataclass
 class _Walk:
-    """What one reordering reaches: computed values, initializers, and selections by index."""
+    """The values, initializers and selections by index that one reordering reaches."""
 
     apart: ir.Node
     values: dict[ir.Value, tuple[int, Labels]] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class _Walk:
         return True
 
     def _through(self, node: ir.Node, at: AxisOrder) -> list[AxisOrder] | None:
-        """What else ``node`` wants reordered; None where it does not let this pass."""
+        """Return which other axes ``node`` needs reordered; None where the order cannot pass."""
         layer = layer_of(node)
         if layer is not None:
             return _layer(layer, at)

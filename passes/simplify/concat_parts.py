@@ -103,7 +103,7 @@ def _together(graph: ir.Graph, parts: list[Part], analysis: Analysis) -> list[Pa
 
 
 def _groups(analysis: Analysis) -> list[Labels]:
-    """What each group of a grouped convolution reads: it cannot read nothing."""
+    """Return the labels that each group of a grouped convolution reads: one must stay."""
     return [
         roots
         for layer in analysis.layers

@@ -3,7 +3,7 @@
     d = x - mean(x),    y = d / sqrt(mean(d^2) + epsilon) * scale + bias
 
 Scale and bias may be missing. As one LayerNormalization runtimes run it faster, and channels can
-be cut from it (``shrink/norms.py``).
+be cut from it (``operators/norms.py``).
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _operands(node: ir.Node | None) -> tuple[ir.Value | None, ir.Value | None]:
 
 
 def _squared(power: ir.Node | None) -> list[ir.Value] | None:
-    """What is squared: one value, or the two alike that a product multiplies."""
+    """Return the squared value, or both operands of a product, which have to be equal."""
     if power is None or power.domain or None in power.inputs:
         return None
     values = [value for value in power.inputs if value is not None]
@@ -226,7 +226,7 @@ def _closed(pattern: Pattern) -> bool:
 
 
 def _fuse(pattern: Pattern) -> None:
-    """One node in the place of the last; scale and bias get the shape of the axes normalised."""
+    """Replace the last node; scale and bias get the shape of the axes normalised."""
     last, old = pattern.nodes[-1], pattern.result
     graph, dtype = last.graph, pattern.source.dtype
     assert graph is not None

@@ -2,7 +2,7 @@
 
 Readers add the columns, W[:, a] += W[:, b], W[:, b] = 0, after which nobody reads channel b and
 ``ShrinkChannels`` cuts it. Sums are taken in float64 and rounded once. Channels that only a power
-of two tells apart are not looked for.
+of two sets apart are not looked for.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class MergeChannels:
 
 @dataclass(frozen=True)
 class InputChannels:
-    """Where a layer reads: the labels and classes of its input channels, and which it uses."""
+    """A layer's input channels: their labels and classes, and which of them it uses."""
 
     layer: Layer
     roots: Labels
@@ -108,9 +108,9 @@ def _input_channels(layer: Layer, numbers: ValueNumbers, analysis: Analysis) -> 
 
 
 def choose(readers: list[InputChannels], fixed: Mask, ignored: Mask) -> tuple[Mask, list[Labels]]:
-    """The labels that can go, and for every place the position that takes each channel over.
+    """Return the removable labels, and for every layer the position that takes each channel over.
 
-    In every class of a place one label leads: a fixed one, else the smallest. A label can go when
+    In every class of a layer one label leads: a fixed one, else the smallest. A label can go when
     it follows wherever it is read; those that lead anywhere stay, so that no leader ever goes.
     """
     fixed = fixed.copy()
@@ -127,7 +127,7 @@ def choose(readers: list[InputChannels], fixed: Mask, ignored: Mask) -> tuple[Ma
 
 
 def _leaders(reader: InputChannels, fixed: Mask, ignored: Mask) -> tuple[Labels, Mask]:
-    """For each position that of its class's leader, and whether it shares its class with none."""
+    """Return each position's leader in its class, and whether it is alone in the class."""
     leader, alone = np.arange(len(reader.roots)), np.zeros(len(reader.roots), bool)
     taking_part = np.flatnonzero(~ignored[reader.roots])
     if not len(taking_part):

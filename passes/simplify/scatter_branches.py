@@ -5,7 +5,7 @@ layer that ends the branch need not compute them all: its live rows and one cons
 enough, and a Gather puts them where they belong, the constant one many times. Where the constants
 differ, an initializer added per channel makes them up.
 
-That saves multiplications and moves more bytes, so it is done only where the target's row says
+That saves multiplications and moves more bytes, so it is done only where the target's figures say
 that it pays:
 
     saved   = macs of the rows left out / macs a second
@@ -108,7 +108,7 @@ def cost(
     itemsize: int,
     addend: bool = False,
 ) -> Cost | None:
-    """What computing ``rows`` instead of ``width`` channels brings; None without figures.
+    """Return the cost of ``rows`` instead of ``width`` channels; None without figures.
 
     ``macs`` are those of one number of the result, ``positions`` its numbers in one channel.
     """

@@ -1,4 +1,4 @@
-"""What is taken from one part of a split axis is taken before the axis is split.
+"""Selections from one part of a split axis move in front of the split.
 
 Attention writes queries, keys and values as one layer, its features split in (3, heads,
 dimensions), and then takes each of the three. Only one part of a split axis can be cut (see

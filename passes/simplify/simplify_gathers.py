@@ -69,7 +69,7 @@ class Linear:
 
 
 def _copied(gather: ir.Node) -> ir.Value | None:
-    """What a Gather copies element by element, None if it does anything else."""
+    """Return the value that a Gather copies element by element, None if it does anything else."""
     if gather.op_type != "Gather" or gather.inputs[0] is None or not gather.outputs[0].uses():
         return None
     flatten, result = gather.inputs[0].producer(), gather.outputs[0]

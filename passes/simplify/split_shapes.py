@@ -52,7 +52,7 @@ class SplitShapes:
 
 
 def _split(concat: ir.Node) -> int:
-    """How many pieces of one Concat were taken apart."""
+    """Return how many operands of one Concat were split."""
     operands: list[ir.Value | None] = []
     count = 0
     for value in concat.inputs:

@@ -14,7 +14,7 @@ from prunedeploy.runtimes.sparse.importer.importer import Call, Importer
 
 
 def softmax(call: Call) -> Tensor:
-    """Over one axis; before opset 13 over all axes from one on."""
+    """Softmax over one axis; before opset 13 over all axes from one on."""
     x, log, build = call.real(0), call.node.op_type == "LogSoftmax", call.build
     axes = softmax_axes(call.node, x.rank)
     if len(axes) == 1:
@@ -30,7 +30,7 @@ def _parameter(call: Call, index: int, shape: tuple[int, ...]) -> Array | None:
 
 
 def layer_norm(call: Call) -> Tensor:
-    """Over the axes from ``axis`` on."""
+    """Layer norm over the axes from ``axis`` on."""
     x, axis = call.real(0), call.axis(-1)
     centre = "RMS" not in call.node.op_type and "Simplified" not in call.node.op_type
     front = (1,) * x.rank
@@ -48,7 +48,7 @@ def layer_norm(call: Call) -> Tensor:
 
 
 def instance_norm(call: Call) -> Tensor:
-    """Over the spatial axes."""
+    """Instance norm over the spatial axes."""
     x = call.real(0)
     shape = (1, -1, *[1] * (x.rank - 2))
     scale, bias = (_parameter(call, i, shape) for i in (1, 2))
@@ -60,7 +60,7 @@ def instance_norm(call: Call) -> Tensor:
 
 
 def group_norm(call: Call) -> Tensor:
-    """Over the channels of a group and the spatial axes."""
+    """Group norm over the channels of a group and the spatial axes."""
     x, groups, build = call.real(0), call.integer("num_groups", 1), call.build
     channels = x.shape[1]
     inner = (groups, channels // groups)

@@ -57,7 +57,7 @@ def reshape(call: Call) -> Tensor:
 
 
 def flatten(call: Call) -> Tensor:
-    """To a matrix."""
+    """Flatten to a matrix."""
     given = call.integer("axis", 1)
     axis = given + call.x.rank if given < 0 else given
     front = math.prod(call.x.shape[:axis])
@@ -76,7 +76,7 @@ def squeeze(call: Call) -> Tensor:
 
 
 def unsqueeze(call: Call) -> Tensor:
-    """With axes of length 1."""
+    """Add axes of length 1."""
     axes = call.ints(1, "axes", "axes") or []
     rank = call.x.rank + len(axes)
     new = {axis % rank for axis in axes}
@@ -105,7 +105,7 @@ def tile(call: Call) -> Tensor:
 
 
 def concat(call: Call) -> Tensor:
-    """One behind the other."""
+    """Concatenate along an axis."""
     build = call.build
     tensors = [x for x in call.inputs if x is not None]
     axis = call.axis(1)

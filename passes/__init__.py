@@ -31,7 +31,7 @@ from prunedeploy.passes.simplify.tabulate_maps import TabulateMaps
 
 
 def before_cuts(zero_threshold: float = 0.0, *, larger: bool = True) -> tuple[Pass, ...]:
-    """What runs before channels are cut; ``larger`` is that of ``FoldConstants``."""
+    """The passes that run before channels are cut; ``larger`` is that of ``FoldConstants``."""
     return (
         RemoveIdentity(),
         FoldConstants(larger),
@@ -49,12 +49,12 @@ def before_cuts(zero_threshold: float = 0.0, *, larger: bool = True) -> tuple[Pa
 
 
 def after_cuts(zero_threshold: float = 0.0, target: str = "host") -> tuple[Pass, ...]:
-    """What is left once no channel can be cut, and worth doing only where ``target`` gains."""
+    """The passes to run once no channel can be cut, where ``target`` gains by them."""
     return (ScatterBranches(target, zero_threshold),)
 
 
 def default(zero_threshold: float = 0.0, target: str = "host") -> tuple[Pass, ...]:
-    """The passes in order; weights up to ``zero_threshold`` count as zero (``shrink/zero.py``)."""
+    """All passes in order; weights up to ``zero_threshold`` count as zero (analysis/zero.py)."""
     cut = ShrinkChannels(zero_threshold)
     return (*before_cuts(zero_threshold), cut, *after_cuts(zero_threshold, target))
 

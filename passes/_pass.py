@@ -1,4 +1,4 @@
-"""What a pass is, and the runner that trusts none of them.
+"""The protocol of a pass, and the runner that trusts none of them.
 
 After every pass the runner checks the model against the ONNX specification, runs it beside what
 it computed before, and runs the pass a second time, which must change nothing.
@@ -24,7 +24,7 @@ class Pass(Protocol):
 
     @property
     def name(self) -> str:
-        """What reports call it."""
+        """The pass's name in reports."""
         ...
 
     @property
@@ -33,7 +33,7 @@ class Pass(Protocol):
         ...
 
     def __call__(self, model: ir.Model) -> PassResult:
-        """Edit ``model`` in place; say what was taken, and what was refused and why."""
+        """Edit ``model`` in place; note what was taken, and what was refused and why."""
         ...
 
 
@@ -53,7 +53,7 @@ def run(
         model: changed in place.
         passes: in order.
         feeds: inputs on which the outputs before and after every pass are compared.
-        progress: told the name of each pass before it runs.
+        progress: called with the name of each pass before it runs.
 
     Raises:
         PassError: a pass broke the model, changed its outputs, or changed more on a second run.

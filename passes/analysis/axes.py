@@ -82,7 +82,7 @@ class Axes:
             self._move_pins(high)
 
     def _move_pins(self, gone: Labels) -> None:
-        """What pinned a label that is no representative any more pins the one above."""
+        """Move the pins of labels that are no representatives any more to the ones above."""
         if not self.pinned:
             return
         for root in {int(label) for label in gone}.intersection(self.pinned):

@@ -1,4 +1,4 @@
-"""What a constant adds to a zero-padded convolution: the same in the middle, less at the borders.
+"""Contributions of constants to a zero-padded convolution: less at the borders than inside.
 
     map[m, y, x] = sum over k and the taps (i, j) that fall inside the image of c_k W[m, k, i, j]
 
@@ -7,8 +7,8 @@ middle, last), so the map is a small table, [1, M, 3, 3] say, whose rows and col
 a Gather; runtimes fold that once, when they load the model. Behind a transposed convolution the
 rows repeat with the stride. It needs maps of fixed size, and leaves the number of channels what
 pruning made it, where a channel that carries the constants adds one: 33 instead of 32 costs ONNX
-Runtime most of what pruning gained (``benchmarks/borders.py``). Known maps (see ``maps.py``) come
-to such a table in the same way.
+Runtime most of what pruning gained (``benchmarks/borders.py``). Constant
+feature maps (see ``constant_maps.py``) come to such a table likewise.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Border:
 
 
 def border(layer: Layer, constants: Constants) -> Border:
-    """What input channels at these constants (0 elsewhere) add to a padded convolution."""
+    """Return what input channels at these constants (0 elsewhere) add to a padded convolution."""
     table = tap_contributions(layer, constants).reshape(-1, *_kernel(layer))
     repeats = []
     for axis, sources in enumerate(_sources(layer)):
@@ -46,7 +46,7 @@ def border(layer: Layer, constants: Constants) -> Border:
 
 
 def map_border(layer: Layer, maps: Maps) -> Border:
-    """What input channels that hold these maps, [channels, ...] (0 elsewhere), add.
+    """Return what input channels with these maps, [channels, ...] (0 elsewhere), add.
 
     Two rows of the result are alike where every tap finds the same row of the maps, or none.
     """
@@ -63,16 +63,16 @@ def map_border(layer: Layer, maps: Maps) -> Border:
     weight = weight.reshape(layer.groups, -1, *weight.shape[1:])
     table: NDArray[np.float64] = np.zeros(())
     for number, tap in enumerate(np.ndindex(*_kernel(layer))):
-        places = [rows[:, at] for rows, at in zip(chosen, tap, strict=True)]
-        part = padded[np.ix_(np.arange(len(maps)), *places)]
+        positions = [rows[:, at] for rows, at in zip(chosen, tap, strict=True)]
+        part = padded[np.ix_(np.arange(len(maps)), *positions)]
         columns = part.reshape(layer.groups, weight.shape[2], -1)
         table = table + weight[..., number].astype(np.float64) @ columns
     return Border(table.reshape(1, -1, *map(len, chosen)), tuple(repeats))
 
 
-def whole(found: Border) -> Maps:
+def whole(border: Border) -> Maps:
     """The map, [channels, ...], its rows and columns repeated."""
-    return np.asarray(found.table[0][np.ix_(np.arange(found.table.shape[1]), *found.repeats)])
+    return np.asarray(border.table[0][np.ix_(np.arange(border.table.shape[1]), *border.repeats)])
 
 
 def _kernel(layer: Layer) -> list[int]:
@@ -85,7 +85,7 @@ def _sources(layer: Layer) -> list[NDArray[np.int64]]:
     sizes = [static_size(layer.source, 2 + axis) or 0 for axis in range(len(kernel))]
     lengths = [static_size(layer.result, 2 + axis) or 0 for axis in range(len(kernel))]
     strides, dilations, pads = window(node, sizes, kernel)
-    found = []
+    sources = []
     for axis, (size, taps, length) in enumerate(zip(sizes, kernel, lengths, strict=True)):
         positions, reach = np.arange(length)[:, None], np.arange(taps) * dilations[axis]
         if node.op_type == "ConvTranspose":
@@ -94,5 +94,5 @@ def _sources(layer: Layer) -> list[NDArray[np.int64]]:
         else:
             at = positions * strides[axis] - pads[axis] + reach
             rest = np.zeros_like(at)
-        found.append(np.where((at >= 0) & (at < size) & (rest == 0), at, -1))
-    return found
+        sources.append(np.where((at >= 0) & (at < size) & (rest == 0), at, -1))
+    return sources

@@ -22,15 +22,15 @@ from prunedeploy.passes.operators.operator import Operator, read_besides
 from prunedeploy.reference.evaluate import evaluate_node
 
 
-def find_maps(
-    node: ir.Node, operator: Operator, found: Layer | None, weights: Weights, facts: Facts
+def find_constant_maps(
+    node: ir.Node, operator: Operator, layer: Layer | None, weights: Weights, facts: Facts
 ) -> None:
     """Learn what a node makes of constants and maps, once its constants are known."""
     result = node.outputs[0] if len(node.outputs) else None
     if result is None or result.dtype is None or not result.dtype.is_floating_point():
         return
     sizes = map_sizes(result)
-    known = None if sizes is None else _known(node, operator, found, weights, facts)
+    known = None if sizes is None else _known(node, operator, layer, weights, facts)
     if sizes is None or known is None or len(known) != sizes[0]:
         return
     constants = facts.of(result, 1)
@@ -38,7 +38,7 @@ def find_maps(
     fresh = known & np.isnan(constants)
     if not fresh.any():
         return
-    maps = _run(node, facts) if found is None else _swept(found, facts)
+    maps = _run(node, facts) if layer is None else _swept(layer, facts)
     if maps is None or maps.shape != tuple(sizes):
         return
     flat = maps.reshape(len(maps), -1)
@@ -52,8 +52,8 @@ def _run(node: ir.Node, facts: Facts) -> Maps | None:
     """The node itself, run on one example of what is known; None where that is not one map."""
     inputs = [None if value is None else _example(value, facts) for value in node.inputs]
     imports = node.graph.opset_imports if node.graph is not None else {}
-    found = np.array(evaluate_node(node, imports, inputs)[0], np.float64)
-    return found[0] if len(found) == 1 else None
+    result = np.array(evaluate_node(node, imports, inputs)[0], np.float64)
+    return result[0] if len(result) == 1 else None
 
 
 def _example(value: ir.Value, facts: Facts) -> Array:
@@ -64,19 +64,19 @@ def _example(value: ir.Value, facts: Facts) -> Array:
     return array.astype(np.float64) if floats else array
 
 
-def _swept(found: Layer, facts: Facts) -> Maps:
-    """What a convolution makes of what is known, its bias added."""
-    maps = whole(map_border(found, filled(found.source, facts)))
-    return np.asarray(maps + per_channel(bias_rows(found), found.result))
+def _swept(layer: Layer, facts: Facts) -> Maps:
+    """Return a convolution's maps for the known constants and maps, its bias added."""
+    maps = whole(map_border(layer, filled(layer.source, facts)))
+    return np.asarray(maps + per_channel(bias_rows(layer), layer.result))
 
 
 def _known(
-    node: ir.Node, operator: Operator, found: Layer | None, weights: Weights, facts: Facts
+    node: ir.Node, operator: Operator, layer: Layer | None, weights: Weights, facts: Facts
 ) -> Mask | None:
     """The channels of the result that follow from constants and maps alone."""
-    if found is not None:
-        held = held_channels(found.source, facts) if found.mappable else None
-        return None if held is None else ~weights.touching(found, ~held)
+    if layer is not None:
+        held = held_channels(layer.source, facts) if layer.mappable else None
+        return None if held is None else ~weights.touching(layer, ~held)
     if operator.maps is None or not node.inputs or read_besides(node):
         return None
     return operator.maps(node, facts)

@@ -6,13 +6,13 @@ import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.passes.analysis.axes import static_size
-from prunedeploy.passes.analysis.constant_maps import find_maps
+from prunedeploy.passes.analysis.constant_maps import find_constant_maps
 from prunedeploy.passes.analysis.facts import Constants, Facts
 from prunedeploy.passes.analysis.range_propagation import propagate_ranges
 from prunedeploy.passes.analysis.ranges import Ranges
 from prunedeploy.passes.analysis.zero import Zero
 from prunedeploy.passes.operators.layers import Layer, Weights, bias_rows, contribution
-from prunedeploy.passes.operators.table import layer, operator
+from prunedeploy.passes.operators.table import layer_of, operator
 
 
 def find_constants(
@@ -30,32 +30,32 @@ def find_constants(
     facts = Facts(zero)
     ranges = Ranges(graph) if ranges is None else ranges
     for node in graph:
-        found, known = layer(node), operator(node)
-        if found is not None:
-            facts.learn(found.result, found.result_axis, layer_constants(found, weights, facts))
+        layer, known = layer_of(node), operator(node)
+        if layer is not None:
+            facts.learn(layer.result, layer.result_axis, layer_constants(layer, weights, facts))
         elif known.constants is not None:
             known.constants(node, facts)
-        propagate_ranges(node, known, found, weights, ranges)
+        propagate_ranges(node, known, layer, weights, ranges)
         ranges.prove(node, facts)
         if maps:
-            find_maps(node, known, found, weights, facts)
+            find_constant_maps(node, known, layer, weights, facts)
     return facts
 
 
-def channel_constants(found: Layer, facts: Facts) -> Constants:
+def channel_constants(layer: Layer, facts: Facts) -> Constants:
     """The constants of a layer's input channels; NaN where they vary or are infinite."""
-    known = facts.of(found.source, found.source_axis)
-    width = static_size(found.source, found.source_axis) or 0
+    known = facts.of(layer.source, layer.source_axis)
+    width = static_size(layer.source, layer.source_axis) or 0
     return np.full(width, np.nan) if known is None else np.where(np.isfinite(known), known, np.nan)
 
 
-def layer_constants(found: Layer, weights: Weights, facts: Facts) -> Constants:
+def layer_constants(layer: Layer, weights: Weights, facts: Facts) -> Constants:
     """Rows whose remaining weights meet constants only hold bias plus contributions.
 
     A constant other than zero counts as varying where the layer pads: zeros at the borders make
     the row differ there from the middle.
     """
-    known = channel_constants(found, facts)
-    steady = ~np.isnan(known) if found.uniform else known == 0
-    rows = bias_rows(found) + contribution(found, np.where(steady, known, 0.0))
-    return np.where(weights.touching(found, ~steady), np.nan, rows)
+    known = channel_constants(layer, facts)
+    steady = ~np.isnan(known) if layer.uniform else known == 0
+    rows = bias_rows(layer) + contribution(layer, np.where(steady, known, 0.0))
+    return np.where(weights.touching(layer, ~steady), np.nan, rows)

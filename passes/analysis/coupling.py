@@ -8,7 +8,7 @@ from prunedeploy.passes.analysis.axes import INTERFACE, Axes, Labels, rank, stat
 from prunedeploy.passes.analysis.subgraphs import pin_captured, pin_outside
 from prunedeploy.passes.operators.layers import Layer
 from prunedeploy.passes.operators.operator import opaque
-from prunedeploy.passes.operators.table import layer, operator
+from prunedeploy.passes.operators.table import layer_of, operator
 
 
 def couple(graph: ir.Graph, split_choice: int = 0, equal_groups: bool = False) -> Axes:
@@ -23,9 +23,9 @@ def couple(graph: ir.Graph, split_choice: int = 0, equal_groups: bool = False) -
     for node in graph:
         axes.asked.clear()
         axes.at = f"{node.op_type} ({node.name})"
-        found = layer(node)
-        if found is not None:
-            couple_layer(found, axes, equal_groups)
+        layer = layer_of(node)
+        if layer is not None:
+            couple_layer(layer, axes, equal_groups)
         else:
             (operator(node).couple or opaque)(node, axes)
         _pin_unasked(node, axes)
@@ -58,66 +58,66 @@ def _pin_the_rest(node: ir.Node, axes: Axes) -> None:
                 axes.pin_axis(value, axis)
 
 
-def couple_layer(found: Layer, axes: Axes, equal_groups: bool = False) -> None:
+def couple_layer(layer: Layer, axes: Axes, equal_groups: bool = False) -> None:
     """Input channels with the weight's columns, output channels with its rows and bias."""
-    channels = axes.of(found.source, found.source_axis)
-    if found.depthwise:
+    channels = axes.of(layer.source, layer.source_axis)
+    if layer.depthwise:
         rows = channels
-        axes.assign(found.weight, 0, rows)
-    elif found.grouped:
-        both = equal_groups or found.equal_groups
-        rows = _couple_equal_groups(found, axes) if both else _couple_grouped(found, axes)
+        axes.assign(layer.weight, 0, rows)
+    elif layer.grouped:
+        both = equal_groups or layer.equal_groups
+        rows = _couple_equal_groups(layer, axes) if both else _couple_grouped(layer, axes)
     else:
-        axes.assign(found.weight, found.weight_in, channels)
-        rows = axes.of(found.weight, found.weight_out)
-    axes.assign(found.result, found.result_axis, rows)
-    bias = found.bias
+        axes.assign(layer.weight, layer.weight_in, channels)
+        rows = axes.of(layer.weight, layer.weight_out)
+    axes.assign(layer.result, layer.result_axis, rows)
+    bias = layer.bias
     if bias is not None:
         for axis in range(rank(bias) or 0):
             if static_size(bias, axis) == len(rows):
                 axes.assign(bias, axis, rows)
-    _couple_other_axes(found, axes)
+    _couple_other_axes(layer, axes)
 
 
-def _couple_grouped(found: Layer, axes: Axes) -> Labels:
-    """Groups are cut apart, each as if it were a convolution of its own (see groups.py).
+def _couple_grouped(layer: Layer, axes: Axes) -> Labels:
+    """Groups are cut apart, each as if it were a convolution of its own (see shrink/groups.py).
 
     The layer gets new weights then. Where others share them, their channels go together, so that
     they go on sharing.
     """
-    channels = axes.of(found.source, found.source_axis)
-    rows = axes.of(found.result, found.result_axis)
-    others = {use.node for use in found.weight.uses()} - {found.node}
-    for other in filter(None, map(layer, others)):
-        if other.groups == found.groups:
+    channels = axes.of(layer.source, layer.source_axis)
+    rows = axes.of(layer.result, layer.result_axis)
+    others = {use.node for use in layer.weight.uses()} - {layer.node}
+    for other in filter(None, map(layer_of, others)):
+        if other.groups == layer.groups:
             axes.tie(axes.of(other.source, other.source_axis), channels)
             axes.tie(axes.of(other.result, other.result_axis), rows)
-    axes.pin(found.weight)
+    axes.pin(layer.weight)
     return rows
 
 
-def _couple_equal_groups(found: Layer, axes: Axes) -> Labels:
+def _couple_equal_groups(layer: Layer, axes: Axes) -> Labels:
     """The same positions go in each group, so that the layer keeps its weight and its groups."""
-    channels = axes.of(found.source, found.source_axis).reshape(found.groups, -1)
-    rows = axes.of(found.result, found.result_axis)
-    for labels in (channels, rows.reshape(found.groups, -1)):
+    channels = axes.of(layer.source, layer.source_axis).reshape(layer.groups, -1)
+    rows = axes.of(layer.result, layer.result_axis)
+    for labels in (channels, rows.reshape(layer.groups, -1)):
         for group in labels[1:]:
             axes.tie(labels[0], group)
-    outward = found.weight_out == 0  # else transposed: [in channels, out channels of a group, ...]
-    axes.assign(found.weight, found.weight_in, channels[0] if outward else channels.reshape(-1))
+    outward = layer.weight_out == 0  # else transposed: [in channels, out channels of a group, ...]
+    axes.assign(layer.weight, layer.weight_in, channels[0] if outward else channels.reshape(-1))
     axes.assign(
-        found.weight, found.weight_out, rows if outward else rows[: len(rows) // found.groups]
+        layer.weight, layer.weight_out, rows if outward else rows[: len(rows) // layer.groups]
     )
     return rows
 
 
-def _couple_other_axes(found: Layer, axes: Axes) -> None:
+def _couple_other_axes(layer: Layer, axes: Axes) -> None:
     """Batch and token axes pass; those a window sweeps cannot be cut."""
-    for axis in range(rank(found.source) or 0):
-        if axis == found.source_axis:
+    for axis in range(rank(layer.source) or 0):
+        if axis == layer.source_axis:
             continue
-        if found.spatial:
-            axes.pin_axis(found.source, axis)
-            axes.pin_axis(found.result, axis)
+        if layer.spatial:
+            axes.pin_axis(layer.source, axis)
+            axes.pin_axis(layer.result, axis)
         else:
-            axes.assign(found.result, axis, axes.of(found.source, axis))
+            axes.assign(layer.result, axis, axes.of(layer.source, axis))

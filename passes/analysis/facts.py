@@ -1,4 +1,4 @@
-"""What is known of a value before any input is seen: indices of an axis that hold one constant."""
+"""Facts about values before any input is seen: indices of an axis that hold one constant."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ class Facts:
 
     def aligned(self, value: ir.Value, axis: int, size: int) -> Constants | None:
         """Constants of ``value`` as it takes part, broadcast, along an axis of length ``size``."""
-        found = self.of(value, axis) if axis >= 0 and static_size(value, axis) == size else None
-        if found is None and (number := self.uniform(value)) is not None:
-            found = np.full(size, number)
-        return found
+        constants = self.of(value, axis) if axis >= 0 and static_size(value, axis) == size else None
+        if constants is None and (number := self.uniform(value)) is not None:
+            constants = np.full(size, number)
+        return constants
 
     def _learn_initializer(self, value: ir.Value, axis: int) -> None:
         tensor = value.const_value
@@ -85,17 +85,17 @@ def _slices(array: Array, axis: int) -> Constants:
     In chunks, and no further than the last slice that has not varied yet: embeddings are large.
     """
     rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)  # a view of a matrix
-    found = rows[:, 0].astype(np.float64)
-    left = np.flatnonzero(~np.isnan(found))
+    numbers = rows[:, 0].astype(np.float64)
+    left = np.flatnonzero(~np.isnan(numbers))
     step = max(1, SMALL // len(rows))
     for first in range(0, rows.shape[1], step):
         chunk = rows[left, first : first + step]
         varies = (chunk != rows[left, :1]).any(axis=1)
-        found[left[varies]] = np.nan
+        numbers[left[varies]] = np.nan
         left = left[~varies]
         if not left.size:
             break
-    return found
+    return numbers
 
 
 def constant_array(value: ir.Value | None) -> Array | None:

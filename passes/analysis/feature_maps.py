@@ -34,9 +34,9 @@ def map_sizes(value: ir.Value | None) -> list[int] | None:
     """Channels and what lies within one; None where that is not known, empty, or large."""
     if value is None or (rank(value) or 0) < 2:
         return None
-    found = [static_size(value, axis) for axis in range(1, rank(value) or 0)]
-    sizes = [size for size in found if size]
-    return sizes if len(sizes) == len(found) and np.prod(sizes) <= SMALL else None
+    lengths = [static_size(value, axis) for axis in range(1, rank(value) or 0)]
+    sizes = [size for size in lengths if size]
+    return sizes if len(sizes) == len(lengths) and np.prod(sizes) <= SMALL else None
 
 
 def held_channels(value: ir.Value | None, facts: Facts) -> Mask | None:
@@ -45,8 +45,8 @@ def held_channels(value: ir.Value | None, facts: Facts) -> Mask | None:
     if value is None or sizes is None or len(sizes) < 2:
         return None
     constants = facts.of(value, 1)
-    found = mapped(value, facts)
-    return found if constants is None else found | np.isfinite(constants)
+    held = mapped(value, facts)
+    return held if constants is None else held | np.isfinite(constants)
 
 
 def filled(value: ir.Value, facts: Facts) -> Maps:

@@ -1,4 +1,4 @@
-"""What layers make of ranges: sums of products, positive and negative weights apart.
+"""Ranges of layers: sums of products, positive and negative weights apart.
 
     low[m] = bias[m] + sum over k of P[m, k] low[k] + N[m, k] high[k]
 
@@ -14,26 +14,26 @@ from numpy.typing import NDArray
 from prunedeploy.core.records import Array
 from prunedeploy.graph.model import release
 from prunedeploy.passes.analysis.axes import Mask, static_size
-from prunedeploy.passes.analysis.ranges import SMALLEST, Bounds, Pair, Range, Ranges, gamma, unit
+from prunedeploy.passes.analysis.ranges import MIN_NORMAL, Bounds, Pair, Range, Ranges, gamma, unit
 from prunedeploy.passes.analysis.zero import UNIT
 from prunedeploy.passes.operators.layers import CHUNK, Layer, Weights, bias_rows
 
 
-def layer_range(found: Layer, weights: Weights, ranges: Ranges) -> Range:
+def layer_range(layer: Layer, weights: Weights, ranges: Ranges) -> Range:
     """The range of each output channel; weights that count as zero are taken as zero."""
     low, high = ranges.along(
-        found.source, found.source_axis, static_size(found.source, found.source_axis) or 0
+        layer.source, layer.source_axis, static_size(layer.source, layer.source_axis) or 0
     )
-    if not found.uniform:
+    if not layer.uniform:
         low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
-    bias = bias_rows(found)
+    bias = bias_rows(layer)
     open_below, open_above = ~np.isfinite(low), ~np.isfinite(high)
-    loose = weights.touching(found, open_below & open_above)
+    loose = weights.touching(layer, open_below & open_above)
     if loose.all():  # nothing is known of what comes in, so nothing need be computed
-        return Range(np.full(len(bias), -np.inf), np.full(len(bias), np.inf), found.result_axis)
+        return Range(np.full(len(bias), -np.inf), np.full(len(bias), np.inf), layer.result_axis)
     # [groups, rows, channels, taps]: a few rows at a time where there is one group, else groups
-    groups = found.groups
-    rows, used = found.rows(), weights.used(found)
+    groups = layer.groups
+    rows, used = layer.rows(), weights.used(layer)
     grouped = rows.reshape(groups, len(rows) // groups, *rows.shape[1:])
     mine, biases = used.reshape(grouped.shape[:3]), bias.reshape(grouped.shape[:2])
     source = low.reshape(groups, -1), high.reshape(groups, -1)
@@ -48,12 +48,12 @@ def layer_range(found: Layer, weights: Weights, ranges: Ranges) -> Range:
     for group, row in chunks:
         inputs = source[0][group], source[1][group]
         at = (group, row)
-        below[at], above[at] = _sums(grouped[at], mine[at], inputs, biases[at], found)
-    release(found.weight.const_value)
+        below[at], above[at] = _sum_bounds(grouped[at], mine[at], inputs, biases[at], layer)
+    release(layer.weight.const_value)
     return Range(
         np.where(loose, -np.inf, below.reshape(-1)),
         np.where(loose, np.inf, above.reshape(-1)),
-        found.result_axis,
+        layer.result_axis,
     )
 
 
@@ -61,20 +61,20 @@ def _chunk(indices: NDArray[np.int64]) -> slice:
     return slice(int(indices[0]), int(indices[-1]) + 1) if len(indices) else slice(0, 0)
 
 
-def _sums(rows: Array, used: Mask, source: Pair, bias: Bounds, found: Layer) -> Pair:
+def _sum_bounds(rows: Array, used: Mask, source: Pair, bias: Bounds, layer: Layer) -> Pair:
     """Bounds of the sums of some rows of one group, rounding included."""
     dtype = rows.dtype if rows.dtype in (np.float32, np.float64) else np.dtype(np.float32)
     positive = _over_taps(np.maximum(rows, 0).astype(dtype, copy=False), used)
     negative = _over_taps(np.abs(np.minimum(rows, 0)).astype(dtype, copy=False), used)
-    if found.scale < 0:
+    if layer.scale < 0:
         positive, negative = negative, positive
     # of the products, the bias and alpha; twice, for the sums made here round as well
     count = rows.shape[2] * rows.shape[3] + 8
-    roundoff = max(unit(found.result), 0.0 if dtype == np.float64 else UNIT)
-    error = 2 * gamma(count, roundoff), count * SMALLEST
-    (low, high), scale = source, abs(found.scale)
-    below = _least(positive, scale * low, negative, scale * -high, bias, error)
-    above = _least(positive, scale * -high, negative, scale * low, -bias, error)
+    roundoff = max(unit(layer.result), 0.0 if dtype == np.float64 else UNIT)
+    error = 2 * gamma(count, roundoff), count * MIN_NORMAL
+    (low, high), scale = source, abs(layer.scale)
+    below = _lower_bound(positive, scale * low, negative, scale * -high, bias, error)
+    above = _lower_bound(positive, scale * -high, negative, scale * low, -bias, error)
     return below, -above
 
 
@@ -87,7 +87,7 @@ def _over_taps(rows: Array, used: Mask) -> Array:
     return sums if used.all() else sums * used
 
 
-def _least(
+def _lower_bound(
     positive: Array,
     low: Bounds,
     negative: Array,
@@ -95,16 +95,16 @@ def _least(
     bias: Bounds,
     error: tuple[float, float],
 ) -> Bounds:
-    """What sum(positive x) + sum(negative y) + bias, x >= low, y >= other, is computed as at least.
+    """Bound sum(positive x) + sum(negative y) + bias from below, for x >= low, y >= other.
 
     A sum of terms t is computed as at least sum(t) - gamma sum(|t|) = sum(t - gamma |t|), which
     grows with every t: it is least where each term is, however large the others may become.
     """
     sums, size = bias.astype(np.float64), np.zeros(bias.shape)
     touched, sunk = np.zeros(bias.shape, bool), np.zeros(bias.shape, bool)
-    for weights, least in ((positive, low), (negative, other)):
-        closed = np.isfinite(least)
-        known = np.where(closed, least, 0.0)
+    for weights, bound in ((positive, low), (negative, other)):
+        closed = np.isfinite(bound)
+        known = np.where(closed, bound, 0.0)
         columns = np.stack([known, np.abs(known), ~closed, np.ones_like(known)], axis=-1)
         with np.errstate(all="ignore"):  # what overflows is unbounded in the end
             total = (weights @ columns.astype(weights.dtype)).astype(np.float64)

@@ -1,4 +1,4 @@
-"""What must stay: one walk backward from the outputs, repeated until nothing new is marked.
+"""Liveness: one walk backward from the outputs, repeated until nothing new is marked.
 
 A label is live when an output of the network can tell its value: it is pinned, or some live row
 of a layer reads it through a weight that is not zero and it is not a constant which that layer
@@ -21,7 +21,7 @@ from prunedeploy.passes.analysis.facts import Facts
 from prunedeploy.passes.analysis.feature_maps import mapped
 from prunedeploy.passes.operators.layers import Layer, Weights
 from prunedeploy.passes.operators.operator import Reads
-from prunedeploy.passes.operators.table import layer, operator
+from prunedeploy.passes.operators.table import layer_of, operator
 
 # Why a channel without weights stays, in the words of the report.
 CARRIES = Reason(
@@ -48,44 +48,44 @@ class Kept:
 
 def layers_of(graph: ir.Graph) -> list[Layer]:
     """The layers in order."""
-    return [found for node in graph if (found := layer(node)) is not None]
+    return [layer for node in graph if (layer := layer_of(node)) is not None]
 
 
 def inner_layers_of(graph: ir.Graph) -> list[Layer]:
-    """What operators with several weights, recurrent ones, read through each of them."""
+    """Return one layer for each weight of operators with several (recurrent ones)."""
     known = ((node, operator(node).inner_layers) for node in graph)
-    return [found for node, read in known if read is not None for found in read(node)]
+    return [layer for node, read in known if read is not None for layer in read(node)]
 
 
 def reads_of(graph: ir.Graph, facts: Facts) -> list[tuple[str, Reads]]:
-    """What operators without weights need of the axes they mix, by the operator's name."""
-    found = []
+    """Return the indices that operators without weights need of axes they mix, by name."""
+    named_reads = []
     for node in graph:
         reads = operator(node).reads
-        if reads is not None and layer(node) is None:
-            found.append((f"{node.op_type} ({node.name})", reads(node, facts)))
-    return found
+        if reads is not None and layer_of(node) is None:
+            named_reads.append((f"{node.op_type} ({node.name})", reads(node, facts)))
+    return named_reads
 
 
-def absorbed(found: Layer, facts: Facts) -> Mask:
+def absorbed(layer: Layer, facts: Facts) -> Mask:
     """Input channels at a constant or a known map that need not be read.
 
     Zeros, and where a constant adds the same everywhere, any constant: the bias takes it. Where
     the layer pads, constants other than zero can be added as a map (see borders), or, for maps of
     dynamic size, merged into one of them (see ``choose_bias_channels``). Known maps become a map.
     """
-    known = channel_constants(found, facts)
-    maps = mapped(found.source, facts) if found.mappable else np.False_
-    if found.takes_bias if found.uniform else found.mappable or mergeable(found):
+    known = channel_constants(layer, facts)
+    maps = mapped(layer.source, facts) if layer.mappable else np.False_
+    if layer.takes_bias if layer.uniform else layer.mappable or mergeable(layer):
         return ~np.isnan(known) | maps
     return np.asarray((known == 0) | maps)
 
 
-def mergeable(found: Layer) -> bool:
+def mergeable(layer: Layer) -> bool:
     """Whether columns of this layer's weight may be changed: it is not shared, nor depthwise."""
-    own = len(found.weight.uses()) == 1 and not found.weight.is_graph_output()
-    stored = found.weight.const_value is not None  # as it is, not as integers
-    return not found.depthwise and found.spatial and own and stored
+    own = len(layer.weight.uses()) == 1 and not layer.weight.is_graph_output()
+    stored = layer.weight.const_value is not None  # as it is, not as integers
+    return not layer.depthwise and layer.spatial and own and stored
 
 
 def mark(
@@ -93,21 +93,21 @@ def mark(
 ) -> Kept:
     """The live labels, given the labels that carry merged constants."""
     live = np.zeros(len(axes), bool)
-    reasons = {root: Reason("pinned-axis", wall) for root, wall in axes.pinned.items()}
+    reasons = {root: Reason("pinned-axis", cause) for root, cause in axes.pinned.items()}
     reasons.update(dict.fromkeys(bias_channels, CARRIES))
     live[list(reasons)] = True
-    seen = [np.zeros(weights.used(found).shape[0], bool) for found in layers]
+    seen = [np.zeros(weights.used(layer).shape[0], bool) for layer in layers]
     changed = True
     while changed:
         changed = False
-        for found, done in zip(reversed(layers), reversed(seen), strict=True):
-            if found.depthwise:
+        for layer, done in zip(reversed(layers), reversed(seen), strict=True):
+            if layer.depthwise:
                 continue  # its input and output channels are the same labels
-            rows = live[axes.roots(found.result, found.result_axis)] & ~done
+            rows = live[axes.roots(layer.result, layer.result_axis)] & ~done
             if rows.any():
                 done |= rows
-                needed = weights.needed(found, rows) & ~absorbed(found, facts)
-                roots = np.unique(axes.roots(found.source, found.source_axis)[needed])
+                needed = weights.needed(layer, rows) & ~absorbed(layer, facts)
+                roots = np.unique(axes.roots(layer.source, layer.source_axis)[needed])
                 fresh = roots[~live[roots]]
                 live[fresh] = True
                 reasons.update(dict.fromkeys(fresh.tolist(), JOINED))
@@ -135,18 +135,18 @@ def choose_bias_channels(
         kept = mark(layers, axes, weights, facts, bias_channels)
         chosen: dict[tuple[int, int], int] = {}
         waiting: dict[tuple[int, int], NDArray[np.float64]] = {}
-        for index, found in enumerate(layers):
-            values = _merging(found, axes, weights, facts, kept)
+        for index, layer in enumerate(layers):
+            values = _merging(layer, axes, weights, facts, kept)
             if values is None:
                 continue
-            staying = kept.live[axes.roots(found.source, found.source_axis)]
-            known = np.nan_to_num(channel_constants(found, facts))
+            staying = kept.live[axes.roots(layer.source, layer.source_axis)]
+            known = np.nan_to_num(channel_constants(layer, facts))
             size = np.abs(known)
-            for group, inside in enumerate(groups_of(found, values)):
+            for group, inside in enumerate(groups_of(layer, values)):
                 if not inside.any():
                     continue
                 large = size >= CONDITION * np.abs(inside).max()
-                held = groups_of(found, np.where(staying & large, size, 0.0))[group]
+                held = groups_of(layer, np.where(staying & large, size, 0.0))[group]
                 if held.any():
                     chosen[index, group] = int(held.argmax())
                 else:
@@ -156,22 +156,22 @@ def choose_bias_channels(
         bias_channels.add(_most_wanted(waiting, layers, axes))
 
 
-def groups_of(found: Layer, values: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+def groups_of(layer: Layer, values: NDArray[np.float64]) -> list[NDArray[np.float64]]:
     """Numbers of the input channels, once a group: those of the group, 0 elsewhere."""
-    inside = np.arange(len(values)) // (len(values) // found.groups)
-    return [np.where(inside == group, values, 0.0) for group in range(found.groups)]
+    inside = np.arange(len(values)) // (len(values) // layer.groups)
+    return [np.where(inside == group, values, 0.0) for group in range(layer.groups)]
 
 
 def _merging(
-    found: Layer, axes: Axes, weights: Weights, facts: Facts, kept: Kept
+    layer: Layer, axes: Axes, weights: Weights, facts: Facts, kept: Kept
 ) -> NDArray[np.float64] | None:
     """The constants that live rows of a padded layer read through channels about to go."""
-    if found.uniform or found.mappable or not mergeable(found):
+    if layer.uniform or layer.mappable or not mergeable(layer):
         return None
-    rows = kept.live[axes.roots(found.result, found.result_axis)]
-    staying = kept.live[axes.roots(found.source, found.source_axis)]
-    known = np.nan_to_num(channel_constants(found, facts))
-    values = np.where(weights.needed(found, rows) & ~staying, known, 0.0)
+    rows = kept.live[axes.roots(layer.result, layer.result_axis)]
+    staying = kept.live[axes.roots(layer.source, layer.source_axis)]
+    known = np.nan_to_num(channel_constants(layer, facts))
+    values = np.where(weights.needed(layer, rows) & ~staying, known, 0.0)
     return values if values.any() else None
 
 
@@ -180,8 +180,8 @@ def _most_wanted(
 ) -> int:
     served: dict[int, tuple[int, float]] = {}
     for (index, _), values in waiting.items():
-        found = layers[index]
-        roots = axes.roots(found.source, found.source_axis)
+        layer = layers[index]
+        roots = axes.roots(layer.source, layer.source_axis)
         for root in np.unique(roots[values != 0]).tolist():
             count, size = served.get(root, (0, np.inf))
             largest = float(np.abs(values[roots == root]).max())

@@ -23,7 +23,7 @@ def is_whole(node: ir.Node) -> bool:
 
 
 def dequantised(value: ir.Value) -> Array | None:
-    """What a value holds that is dequantised from initializers; None for any other."""
+    """Return the array of a value dequantised from initializers; None for any other."""
     node = value.producer()
     if node is None or node.op_type != "DequantizeLinear" or node.domain not in ("", "ai.onnx"):
         return None

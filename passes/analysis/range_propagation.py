@@ -24,7 +24,7 @@ class _Side(Facts):
     def __init__(self, ranges: Ranges, upper: bool) -> None:
         super().__init__(Zero())
         self._ranges, self._upper = ranges, upper
-        self.found: dict[tuple[ir.Value, int], Constants] = {}
+        self.learned: dict[tuple[ir.Value, int], Constants] = {}
 
     def of(self, value: ir.Value, axis: int) -> Constants | None:
         """The bounds along an axis, where there are any."""
@@ -35,9 +35,9 @@ class _Side(Facts):
         return bounds if np.isfinite(bounds).any() else None
 
     def learn(self, value: ir.Value, axis: int, constants: Constants | None) -> None:
-        """Keep what a rule found, as it is."""
+        """Record the bounds that a rule derived, as they are."""
         if constants is not None:
-            self.found[value, axis] = constants
+            self.learned[value, axis] = constants
 
 
 def _move(node: ir.Node, known: Operator, ranges: Ranges) -> None:
@@ -54,14 +54,14 @@ def _move(node: ir.Node, known: Operator, ranges: Ranges) -> None:
 
 
 def _best(value: ir.Value, sides: tuple[_Side, _Side], hull: tuple[float, float]) -> Range:
-    """Along the axis that tells most: where bounds differ from index to index."""
+    """Return the range along an axis where bounds differ from index to index, else the hull."""
     for axis in (1, *range(rank(value) or 0)):
-        size, found = static_size(value, axis), [side.found.get((value, axis)) for side in sides]
-        if size is None or all(f is None for f in found):
+        size, known = static_size(value, axis), [side.learned.get((value, axis)) for side in sides]
+        if size is None or all(f is None for f in known):
             continue
         bounds = [
             np.full(size, end) if f is None else np.where(np.isnan(f), end, f)
-            for f, end in zip(found, hull, strict=True)
+            for f, end in zip(known, hull, strict=True)
         ]
         low, high = np.maximum(bounds[0], hull[0]), np.minimum(bounds[1], hull[1])
         if size > 1 and ((low != low[0]).any() or (high != high[0]).any()):
@@ -70,11 +70,11 @@ def _best(value: ir.Value, sides: tuple[_Side, _Side], hull: tuple[float, float]
 
 
 def propagate_ranges(
-    node: ir.Node, known: Operator, found: Layer | None, weights: Weights, ranges: Ranges
+    node: ir.Node, known: Operator, layer: Layer | None, weights: Weights, ranges: Ranges
 ) -> None:
-    """Record the ranges of a node's results; ``found`` is the node as a layer."""
-    if found is not None:
-        ranges.learn(found.result, layer_range(found, weights, ranges))
+    """Record the ranges of a node's results; ``layer`` is the node as a layer."""
+    if layer is not None:
+        ranges.learn(layer.result, layer_range(layer, weights, ranges))
     elif not node.outputs:
         return
     elif known.moves_elements:

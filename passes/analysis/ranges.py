@@ -1,4 +1,4 @@
-"""What every value lies within: interval analysis, walked beside the search for constants.
+"""Ranges of values: interval analysis, in one walk with the search for constants.
 
 From the range stated for the network's inputs (any number where none is) each operator derives
 the range of what it computes, one [low, high] for each index of one axis of each value. A ReLU
@@ -39,7 +39,7 @@ LARGEST = {  # a bound past half of the largest finite number may be infinity
     ir.DataType.FLOAT16: 65504.0 / 2,
 }
 FLOAT_LARGEST = float(np.finfo(np.float32).max) / 2
-SMALLEST = 2.0**-126  # what may be lost when a product underflows; no smaller in any type but
+MIN_NORMAL = 2.0**-126  # what may be lost when a product underflows; no smaller in any type but
 # float16, whose bounds are kept off its subnormal numbers
 HALF_SMALLEST = 2.0**-14
 
@@ -77,8 +77,8 @@ def widened(low: Bounds, high: Bounds, relative: float, scale: Bounds | float = 
     A bound of zero stays: a rounded product or sum of numbers of one sign keeps the sign.
     """
     with np.errstate(invalid="ignore", over="ignore"):
-        below = relative * (np.abs(low) + scale) + SMALLEST * (low > 0)
-        above = relative * (np.abs(high) + scale) + SMALLEST * (high < 0)
+        below = relative * (np.abs(low) + scale) + MIN_NORMAL * (low > 0)
+        above = relative * (np.abs(high) + scale) + MIN_NORMAL * (high < 0)
         return low - below, high + above
 
 
@@ -101,12 +101,12 @@ class Ranges:
         # (node, its result, axis, indices) of what was proved constant here and nowhere else
         self.proved: list[tuple[ir.Node, ir.Value, int, Mask]] = []
         for value in graph.inputs:
-            found = (stated or {}).get(str(value.name))
-            if found is not None and value.const_value is None:
-                self._state(value, found)
+            input_range = (stated or {}).get(str(value.name))
+            if input_range is not None and value.const_value is None:
+                self._state(value, input_range)
 
-    def _state(self, value: ir.Value, found: InputRange) -> None:
-        low, high = np.array(found.low, np.float64), np.array(found.high, np.float64)
+    def _state(self, value: ir.Value, input_range: InputRange) -> None:
+        low, high = np.array(input_range.low, np.float64), np.array(input_range.high, np.float64)
         # 0.1 as float32 is not 0.1, and may be a little less
         low, high = widened(low, high, 4 * unit(value))
         if len(low) > 1 and static_size(value, 1) != len(low):
@@ -134,58 +134,58 @@ class Ranges:
         if array is not None and long and array.size and array.dtype.kind in "fiub":
             rows = np.moveaxis(array, axis, 0).reshape(size, -1).astype(np.float64)
             return rows.min(axis=1), rows.max(axis=1)
-        found = self.of(value)
-        if found.axis is not None and found.axis == axis and len(found.low) == size:
-            return found.low, found.high
-        low, high = found.hull()
+        known = self.of(value)
+        if known.axis is not None and known.axis == axis and len(known.low) == size:
+            return known.low, known.high
+        low, high = known.hull()
         return np.full(size, low), np.full(size, high)
 
-    def learn(self, value: ir.Value, found: Range) -> None:
+    def learn(self, value: ir.Value, derived: Range) -> None:
         """Record what a transfer function derived; what may overflow becomes unbounded."""
         limit = LARGEST.get(value.dtype or ir.DataType.FLOAT, FLOAT_LARGEST)
         with np.errstate(invalid="ignore"):
-            low = np.where(np.abs(found.low) <= limit, found.low, -np.inf)
-            high = np.where(np.abs(found.high) <= limit, found.high, np.inf)
+            low = np.where(np.abs(derived.low) <= limit, derived.low, -np.inf)
+            high = np.where(np.abs(derived.high) <= limit, derived.high, np.inf)
         if value.dtype == ir.DataType.FLOAT16:  # steps between subnormal numbers are wide
             low = np.where((low > -HALF_SMALLEST) & (low < 0), -HALF_SMALLEST, low)
             low = np.where((low > 0) & (low < HALF_SMALLEST), 0.0, low)
             high = np.where((high > 0) & (high < HALF_SMALLEST), HALF_SMALLEST, high)
             high = np.where((high > -HALF_SMALLEST) & (high < 0), 0.0, high)
         if np.isfinite(low).any() or np.isfinite(high).any():
-            self._known[value] = Range(low, high, found.axis)
+            self._known[value] = Range(low, high, derived.axis)
 
     def _stored(self, value: ir.Value) -> Range:
         array = constant_array(value)
         if array is None or not array.size or array.dtype.kind not in "fiub":
             return ANYTHING
-        found = everywhere(float(array.min()), float(array.max()))
-        self.learn(value, found)
-        return found
+        stored = everywhere(float(array.min()), float(array.max()))
+        self.learn(value, stored)
+        return stored
 
     def prove(self, node: ir.Node, facts: Facts) -> None:
         """Exchange what is certain with ``facts``: ranges of one number, and zeros known there."""
         for value in node.outputs:
             if value.dtype is None or not value.dtype.is_floating_point():
                 continue
-            found = self._known.get(value)
-            if found is None or found.axis is None:
-                found = self._spread(value, found, facts)
-            if found is None or found.axis is None:
+            bounds = self._known.get(value)
+            if bounds is None or bounds.axis is None:
+                bounds = self._broadcast(value, bounds, facts)
+            if bounds is None or bounds.axis is None:
                 continue
-            known = facts.of(value, found.axis)
-            known = np.full(len(found.low), np.nan) if known is None else known
-            fixed = (found.low == found.high) & np.isnan(known)
+            known = facts.of(value, bounds.axis)
+            known = np.full(len(bounds.low), np.nan) if known is None else known
+            fixed = (bounds.low == bounds.high) & np.isnan(known)
             if fixed.any():
-                self.proved.append((node, value, found.axis, fixed))
-                known = np.where(fixed, found.low, known)
-                facts.learn(value, found.axis, known)
+                self.proved.append((node, value, bounds.axis, fixed))
+                known = np.where(fixed, bounds.low, known)
+                facts.learn(value, bounds.axis, known)
             zero = known == 0
-            low, high = np.where(zero, 0.0, found.low), np.where(zero, 0.0, found.high)
-            self.learn(value, Range(low, high, found.axis))
+            low, high = np.where(zero, 0.0, bounds.low), np.where(zero, 0.0, bounds.high)
+            self.learn(value, Range(low, high, bounds.axis))
 
-    def _spread(self, value: ir.Value, found: Range | None, facts: Facts) -> Range | None:
+    def _broadcast(self, value: ir.Value, bounds: Range | None, facts: Facts) -> Range | None:
         """One range for all as one a channel: where it is one number, or zeros are known."""
-        low, high = (found or ANYTHING).hull()
+        low, high = (bounds or ANYTHING).hull()
         axes = range(rank(value) or 0)
         for axis in sorted(axes, key=lambda axis: axis != 1):  # channels first
             size, known = static_size(value, axis), facts.of(value, axis)

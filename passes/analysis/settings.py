@@ -18,7 +18,7 @@ Borders = Literal["map", "channel"]
 
 @dataclass(frozen=True)
 class Limits:
-    """What cannot be done where the weights belong to a program that is not ours to rewrite.
+    """Limits where the weights belong to a program that cannot be rewritten.
 
     ``pinned`` says which axes of which values, by name, cannot be cut, and why; ``biases`` names
     the nodes whose bias can take constants. Maps are out of the question, and all groups of a
@@ -44,7 +44,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the analyses are told besides the graph.
+    """Settings of the analyses.
 
     ``zero`` is what counts as zero; ``stated`` what the inputs lie within, by name; ``align`` the
     multiple that output channels are to be, where keeping dead ones can make them so; ``borders``

@@ -20,10 +20,10 @@ from prunedeploy.passes.names import replace_input, unique_name
 Entry = int | str | None
 
 SAME = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
-DEEPEST = 12  # nodes in a chain; operands in common are looked at once for each reader
+MAX_DEPTH = 12  # nodes in a chain; operands in common are looked at once for each reader
 
 
-def entries(value: ir.Value | None, depth: int = DEEPEST) -> list[Entry] | None:
+def entries(value: ir.Value | None, depth: int = MAX_DEPTH) -> list[Entry] | None:
     """The entries of a tensor of integers, in order, as far as they are known."""
     if value is None or not depth:
         return None
@@ -37,8 +37,8 @@ def entries(value: ir.Value | None, depth: int = DEEPEST) -> list[Entry] | None:
     if value.dtype is None or not value.dtype.is_integer():
         return None
     if node.op_type == "Concat":
-        pieces = [entries(piece, depth - 1) for piece in node.inputs]
-        return None if None in pieces else [e for piece in pieces for e in piece or []]
+        parts = [entries(part, depth - 1) for part in node.inputs]
+        return None if None in parts else [e for part in parts for e in part or []]
     before = entries(node.inputs[0], depth - 1)
     if before is None:
         return None
@@ -120,25 +120,25 @@ def rewritable(value: ir.Value | None) -> list[bool]:
         return []
     if (array := constant_array(value)) is not None:
         return [True] * array.size
-    pieces = _pieces(value)
-    if pieces is None:
+    parts = _concat_parts(value)
+    if parts is None:
         return []
-    return [constant_array(piece) is not None for piece, length in pieces for _ in range(length)]
+    return [constant_array(part) is not None for part, length in parts for _ in range(length)]
 
 
-def _pieces(value: ir.Value) -> list[tuple[ir.Value, int]] | None:
+def _concat_parts(value: ir.Value) -> list[tuple[ir.Value, int]] | None:
     """The operands of the Concat that computes a shape, with their lengths."""
     node = value.producer()
     if node is None or node.op_type != "Concat" or node.graph is not value.graph:
         return None
-    found = [(piece, static_size(piece, 0)) for piece in node.inputs if piece is not None]
-    if len(found) != len(node.inputs) or any(length is None for _, length in found):
+    parts = [(part, static_size(part, 0)) for part in node.inputs if part is not None]
+    if len(parts) != len(node.inputs) or any(length is None for _, length in parts):
         return None
-    return [(piece, length or 0) for piece, length in found]
+    return [(part, length or 0) for part, length in parts]
 
 
 def retarget(node: ir.Node, index: int, sizes: Mapping[int, int]) -> None:
-    """Give ``node`` a shape of its own with other numbers in some places.
+    """Give ``node`` a shape of its own with other numbers at some indices.
 
     The entries are ``rewritable``; other readers of the shape keep the old one.
     """
@@ -152,19 +152,19 @@ def retarget(node: ir.Node, index: int, sizes: Mapping[int, int]) -> None:
         if (changed != array).any():
             replace_input(node, index, changed, "shape")
         return
-    pieces = _pieces(value)
-    assert pieces is not None
-    concat = ir.node("Concat", [piece for piece, _ in pieces], {"axis": 0})
+    parts = _concat_parts(value)
+    assert parts is not None
+    concat = ir.node("Concat", [part for part, _ in parts], {"axis": 0})
     concat.name = unique_name(graph, f"shape.{node.name or node.outputs[0].name}")
     concat.outputs[0].shape, concat.outputs[0].type = value.shape, value.type
     graph.insert_before(node, concat)
     concat.outputs[0].name = unique_name(graph, f"{concat.name}.computed")
     first = 0
-    for position, (piece, length) in enumerate(pieces):
+    for position, (part, length) in enumerate(parts):
         here = {at - first: size for at, size in sizes.items() if first <= at < first + length}
         first += length
         if here:
-            numbers = np.array(constant_array(piece))
+            numbers = np.array(constant_array(part))
             numbers[list(here)] = list(here.values())
             replace_input(concat, position, numbers, "shape")
     node.replace_input_with(index, concat.outputs[0])

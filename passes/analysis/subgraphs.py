@@ -20,7 +20,7 @@ def pin_captured(node: ir.Node, axes: Axes) -> None:
 
 
 def pin_outside(graph: ir.Graph, axes: Axes) -> None:
-    """In a body, what belongs to the graph around it."""
+    """Pin the values that a body reads from the graph around it."""
     for node in graph:
         for value in node.inputs:
             if value is not None and value.graph is not graph:
@@ -28,7 +28,7 @@ def pin_outside(graph: ir.Graph, axes: Axes) -> None:
 
 
 def share_opsets(model: ir.Model) -> None:
-    """Tell bodies, whose nodes say nothing of it, what version of the operators they are in."""
+    """Set the opset versions of bodies, whose nodes do not hold them."""
     for graph in model.graph.subgraphs():
         graph.opset_imports.update(model.opset_imports)
 

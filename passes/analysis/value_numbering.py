@@ -15,7 +15,7 @@ from prunedeploy.graph.model import release
 from prunedeploy.passes.analysis.axes import Axes, rank
 from prunedeploy.passes.analysis.value_numbers import ValueNumbers, digest, signature
 from prunedeploy.passes.operators.layers import Layer, bias_rows
-from prunedeploy.passes.operators.table import layer, operator
+from prunedeploy.passes.operators.table import layer_of, operator
 
 
 def number_values(graph: ir.Graph, axes: Axes) -> ValueNumbers:
@@ -23,29 +23,29 @@ def number_values(graph: ir.Graph, axes: Axes) -> ValueNumbers:
     numbers = ValueNumbers(axes)
     for node in graph:
         known = operator(node)
-        if (found := layer(node)) is not None:
-            _number_layer(found, numbers)
+        if (layer := layer_of(node)) is not None:
+            _number_layer(layer, numbers)
         elif known.number is not None:
             known.number(node, numbers)
     return numbers
 
 
-def _number_layer(found: Layer, known: ValueNumbers) -> None:
+def _number_layer(layer: Layer, known: ValueNumbers) -> None:
     """Rows with the same weights and bias over sources of the same classes."""
-    apart = found.groups > 1 and found.node.op_type != "Conv"
-    if apart or not known.followed(found.result, found.result_axis):
+    apart = layer.groups > 1 and layer.node.op_type != "Conv"
+    if apart or not known.followed(layer.result, layer.result_axis):
         return
-    rows, bias = found.rows(), bias_rows(found)
-    assert found.weight.shape is not None
-    sources = known.of(found.source, found.source_axis).reshape(found.groups, -1)
+    rows, bias = layer.rows(), bias_rows(layer)
+    assert layer.weight.shape is not None
+    sources = known.of(layer.source, layer.source_axis).reshape(layer.groups, -1)
     groups = [digest(group) for group in sources]
-    each = len(rows) // found.groups
-    kernel = tuple(found.weight.shape.numpy()[2:]) if found.spatial else ()
-    form = (found.source_axis, rank(found.source), kernel, rows.dtype.str)
-    place = known.one((signature(found.node), form))
+    each = len(rows) // layer.groups
+    kernel = tuple(layer.weight.shape.numpy()[2:]) if layer.spatial else ()
+    form = (layer.source_axis, rank(layer.source), kernel, rows.dtype.str)
+    kind = known.one((signature(layer.node), form))
     keys = [
-        (place, groups[index // each], digest(row), float(bias[index]).hex())
+        (kind, groups[index // each], digest(row), float(bias[index]).hex())
         for index, row in enumerate(rows)
     ]
-    known.learn(found.result, found.result_axis, keys)
-    release(found.weight.const_value)
+    known.learn(layer.result, layer.result_axis, keys)
+    release(layer.weight.const_value)

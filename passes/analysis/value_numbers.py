@@ -37,19 +37,19 @@ class ValueNumbers:
                 self._classes[value, axis] = np.arange(first, self._count)
             else:
                 rows = np.moveaxis(array, axis, 0)
-                place = ("initializer", array.dtype.str, rows.shape[1:])
-                keys = [(place, digest(row)) for row in rows]
+                kind = ("initializer", array.dtype.str, rows.shape[1:])
+                keys = [(kind, digest(row)) for row in rows]
                 self._classes[value, axis] = self.number(keys)
         return self._classes[value, axis]
 
     def number(self, keys: Iterable[Hashable]) -> Classes:
         """The class of each key: the one it had before, or a new one."""
-        found = []
+        classes = []
         for key in keys:
             if key not in self._numbers:
                 self._numbers[key], self._count = self._count, self._count + 1
-            found.append(self._numbers[key])
-        return np.array(found, np.int64)
+            classes.append(self._numbers[key])
+        return np.array(classes, np.int64)
 
     def one(self, key: Hashable) -> int:
         """The number of one key, for what many keys have in common."""

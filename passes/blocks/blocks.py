@@ -1,4 +1,4 @@
-"""What a block is: a set of rows times a set of columns of a layer's weight matrix.
+"""Blocks: a set of rows times a set of columns of a layer's weight matrix.
 
 Rows are output channels, columns indices into input channels times taps. In a grouped convolution
 columns count the input channels of all groups, so that rows of two groups share none.
@@ -44,7 +44,7 @@ def nonzeros(weight: Array, groups: int = 1) -> tuple[Ints, Ints]:
 
 
 def dense_mask(weight: Array, groups: int = 1) -> Mask:
-    """Where the matrix is not zero."""
+    """Return the mask of the matrix's non-zeros."""
     mask = np.zeros(matrix_shape(weight.shape, groups), np.bool_)
     mask[nonzeros(weight, groups)] = True
     return mask

@@ -42,9 +42,9 @@ def partition(mask: Mask, parts: int, seed: int = 0) -> list[Ints]:
     context.set_partitioning_parameters(parts, IMBALANCE, library.Objective.KM1)
     library.set_seed(seed)
     graph = pool.create_hypergraph(context, rows, len(edges), edges)
-    found = np.empty(rows, np.int64)
-    found[order] = graph.partition(context).get_partition()
-    return [rows for part in range(parts) if (rows := np.flatnonzero(found == part)).size]
+    part_of = np.empty(rows, np.int64)
+    part_of[order] = graph.partition(context).get_partition()
+    return [rows for part in range(parts) if (rows := np.flatnonzero(part_of == part)).size]
 
 
 @functools.cache

@@ -30,34 +30,34 @@ class Part:
 
 
 def parts_of(rows: Array) -> list[Part]:
-    """Of a weight [outputs, inputs, taps]: each block a part, what is left one more.
+    """Split a weight [outputs, inputs, taps] into its blocks and one part for the rest.
 
     Every row is in exactly one part. None where no weight is set.
     """
     blocks = recover(rows)
     if not blocks:
         return []
-    found = [Part(b.rows, b.columns) for b in blocks if b.rows.size >= MIN_ROWS]
+    parts = [Part(b.rows, b.columns) for b in blocks if b.rows.size >= MIN_ROWS]
     taken = np.zeros(len(rows), np.bool_)
-    for part in found:
+    for part in parts:
         taken[part.rows] = True
     rest = np.flatnonzero(~taken)
     if rest.size:
         used = np.flatnonzero((rows[rest] != 0).reshape(rest.size, -1).any(0))
         if used.size:
-            found.append(Part(rest, used))
+            parts.append(Part(rest, used))
         else:  # rows that are nothing but their bias
-            last = found.pop()
-            found.append(Part(np.sort(np.concatenate([last.rows, rest])), last.columns))
-    return found
+            last = parts.pop()
+            parts.append(Part(np.sort(np.concatenate([last.rows, rest])), last.columns))
+    return parts
 
 
 def by_channels(parts: list[Part], taps: int) -> list[Part]:
     """Parts that read the same channels as one."""
-    found: dict[bytes, Part] = {}
+    merged: dict[bytes, Part] = {}
     for part in parts:
         key = part.channels(taps).tobytes()
-        same = found.get(key, Part(part.rows[:0], part.columns[:0]))
+        same = merged.get(key, Part(part.rows[:0], part.columns[:0]))
         rows = np.sort(np.concatenate([same.rows, part.rows]))
-        found[key] = Part(rows, np.union1d(same.columns, part.columns))
-    return list(found.values())
+        merged[key] = Part(rows, np.union1d(same.columns, part.columns))
+    return list(merged.values())

@@ -29,11 +29,11 @@ def recover(weight: Array, groups: int = 1, near: float = 0.0) -> tuple[Block, .
     row, column = nonzeros(weight, groups)
     ends = np.cumsum(np.bincount(row, minlength=weight.shape[0]))
     supports = np.split(column, ends[:-1])
-    found: dict[bytes, list[int]] = {}
+    rows_by_columns: dict[bytes, list[int]] = {}
     for index, support in enumerate(supports):
         if support.size:
-            found.setdefault(support.tobytes(), []).append(index)
-    blocks = [(rows, supports[rows[0]]) for rows in found.values()]
+            rows_by_columns.setdefault(support.tobytes(), []).append(index)
+    blocks = [(rows, supports[rows[0]]) for rows in rows_by_columns.values()]
     if near > 0:
         blocks = _join(blocks, near)
     ordered = sorted((sorted(rows), columns) for rows, columns in _plain(blocks))

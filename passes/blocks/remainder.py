@@ -26,17 +26,17 @@ from prunedeploy.passes.blocks.recover import recover
 
 MIN_ROWS = 4  # of a block
 PATIENCE = 32  # rows in a row that resemble no other: then the rest is taken to be alike in that
-TURNS = 8  # of columns and rows, at most
+ROUNDS = 8  # of columns and rows, at most
 MAX_CELLS = 1 << 24  # of a layer that is searched
 
 
 @dataclass(frozen=True)
 class Price:
-    """What blocks cost, counted in scattered non-zeros.
+    """The cost of blocks, counted in scattered non-zeros.
 
     Args:
-        cell: of one cell of a block, whether zero or not; below 1, or no block is worth it.
-        visit: of a row with non-zeros outside of its block, whose sums are put away in between.
+        cell: cost of a cell of a block, zero or not; below 1, or no block is worth it.
+        visit: cost of a row with non-zeros outside of its block, whose accumulators are spilled.
     """
 
     cell: float
@@ -58,9 +58,9 @@ def lossless(weight: Array, price: Price, groups: int = 1) -> tuple[Block, ...]:
     if price.cell >= 1 or taken.all() or math.prod(matrix_shape(weight.shape, groups)) > MAX_CELLS:
         return tuple(exact)
     search = _Search(dense_mask(weight, groups).astype(np.float32), price, ~taken)
-    found = [search.extend(block) for block in exact]
-    found.extend(search.blocks())
-    return tuple(sorted(found, key=lambda block: int(block.rows[0])))
+    blocks = [search.extend(block) for block in exact]
+    blocks.extend(search.blocks())
+    return tuple(sorted(blocks, key=lambda block: int(block.rows[0])))
 
 
 class _Search:
@@ -81,26 +81,26 @@ class _Search:
         return Block(np.sort(np.concatenate([block.rows, rows])), block.columns)
 
     def blocks(self) -> Iterator[Block]:
-        """From rows drawn at random, but always the same."""
+        """Yield blocks grown from rows drawn at random, but always the same."""
         failed = 0
         for row in np.random.default_rng(0).permutation(np.flatnonzero(self.free)):
             if failed == PATIENCE:
                 return
             if not self.free[row]:
                 continue
-            found = self._from(int(row))
-            failed = 0 if found else failed + 1
-            if found:
-                self.free[found.rows] = False
-                yield found
+            block = self._from(int(row))
+            failed = 0 if block else failed + 1
+            if block:
+                self.free[block.rows] = False
+                yield block
 
     def _from(self, row: int) -> Block | None:
         """The block that the rows most like ``row`` lead to, if it is worth its price."""
-        alike = np.where(self.free, self.few @ self.few[row] * self.scale, -1)
-        alike[row] = np.inf
-        rows: Ints = np.sort(np.argsort(-alike, kind="stable")[:MIN_ROWS])
+        similarity = np.where(self.free, self.few @ self.few[row] * self.scale, -1)
+        similarity[row] = np.inf
+        rows: Ints = np.sort(np.argsort(-similarity, kind="stable")[:MIN_ROWS])
         columns = self._columns(rows)
-        for _ in range(TURNS):
+        for _ in range(ROUNDS):
             before, rows = rows, self._rows(self.few[:, columns])
             if rows.size < MIN_ROWS:
                 return None

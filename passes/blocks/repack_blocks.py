@@ -2,8 +2,8 @@
 
 Regrouping leaves sets of rows that are dense on a set of columns and zero elsewhere, which stock
 runtimes multiply all the same. Such a layer becomes one smaller layer for each block, on the
-inputs that the block reads, and a Concat (``regroup/rewrite.py``). That saves multiplications and
-moves more bytes, so it is done layer by layer only where the target's row says that it pays:
+inputs that the block reads, and a Concat (``blocks/rewrite.py``). That saves multiplications and
+moves more bytes, so it is done layer by layer only where the target's figures say that it pays:
 
     computed = max(macs / macs a second, bytes of weights / bytes a second)
     moved    = (numbers gathered and concatenated, read and written) * bytes / bytes a second
@@ -28,7 +28,7 @@ from prunedeploy.passes.analysis.liveness import layers_of
 from prunedeploy.passes.blocks.parts import Part, by_channels, parts_of
 from prunedeploy.passes.blocks.rewrite import REPACKED, padded_size, rewrite, window
 from prunedeploy.passes.operators.layers import Layer
-from prunedeploy.passes.operators.table import layer as layer_of
+from prunedeploy.passes.operators.table import layer_of
 from prunedeploy.reference.opsets import opset
 from prunedeploy.targets import Target, by_name
 
@@ -40,7 +40,7 @@ OPERATORS = ("Conv", "Gemm", "MatMul")
 
 @dataclass(frozen=True)
 class Form:
-    """One way to repack a layer, in seconds of one batch."""
+    """A candidate for repacking a layer, in seconds of one batch."""
 
     name: str
     parts: list[Part]

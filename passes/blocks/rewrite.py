@@ -79,7 +79,7 @@ class Writer:
         return result
 
     def padded(self, channels: Ints) -> Ints:
-        """As many as a convolution likes, the last one repeated."""
+        """Return as many as a convolution likes, the last one repeated."""
         if not channels.size:
             return channels
         count = padded_size(self.layer, channels.size, self.multiple)
@@ -138,10 +138,10 @@ def window(layer: Layer, part: Part) -> tuple[slice, slice, list[int]] | None:
         return None
     pads = list(layer.node.attributes.get_ints("pads", [0] * 4))
     dilations = list(layer.node.attributes.get_ints("dilations", [1, 1]))
-    places = np.unravel_index(part.taps(shape[0] * shape[1]), shape)
+    coordinates = np.unravel_index(part.taps(shape[0] * shape[1]), shape)
     cuts = []
     for axis in (0, 1):
-        begin, end = int(places[axis].min()), shape[axis] - 1 - int(places[axis].max())
+        begin, end = int(coordinates[axis].min()), shape[axis] - 1 - int(coordinates[axis].max())
         begin = min(begin, pads[axis] // dilations[axis])
         end = min(end, pads[axis + 2] // dilations[axis])
         pads[axis] -= begin * dilations[axis]
@@ -230,10 +230,10 @@ def _im2col(writer: Writer, parts: list[Part]) -> list[ir.Value]:
         copies.append(writer.add("Slice", [source, *inputs], sizes=shape))
     axis = {"axis": ir.AttrInt64("axis", 1)}
     whole = writer.add("Concat", copies, axis, sizes={1: len(used) * extent[0]})
-    place = np.searchsorted(used, np.arange(height * width))
+    tap_index = np.searchsorted(used, np.arange(height * width))
     taps = height * width
     return [
-        writer.select(whole, 1, place[columns % taps] * extent[0] + columns // taps)
+        writer.select(whole, 1, tap_index[columns % taps] * extent[0] + columns // taps)
         for columns in (writer.padded(part.columns) for part in parts)
     ]
 

@@ -1,1 +1,1 @@
-"""What the analyses know of each operator: one row of the table each."""
+"""The operators' records: what each analysis knows of an operator."""

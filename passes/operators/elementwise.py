@@ -78,10 +78,10 @@ def elementwise_constants(node: ir.Node, facts: Facts) -> None:
         size = static_size(result, axis)
         if size is None:
             continue
-        found = [facts.aligned(v, axis - width + (rank(v) or 0), size) for v in inputs]
-        known = [np.full(size, np.nan) if f is None else f for f in found]
+        aligned = [facts.aligned(v, axis - width + (rank(v) or 0), size) for v in inputs]
+        known = [np.full(size, np.nan) if f is None else f for f in aligned]
         zero = _annihilated(node, inputs, known, axis - width)
-        if all(f is not None for f in found):
+        if all(f is not None for f in aligned):
             constants = _run(node, known)
             facts.learn(result, axis, np.where(zero, 0.0, constants))
         elif zero.any():
@@ -122,7 +122,7 @@ def _operand(value: ir.Value, known: Constants) -> Constants:
 
 
 def where_constants(node: ir.Node, facts: Facts) -> None:
-    """What both branches hold, whatever the condition says."""
+    """The result holds a constant that both branches hold, whatever the condition."""
     result, (_, *branches) = node.outputs[0], node.inputs
     width = rank(result)
     if width is None or any(v is None or rank(v) is None for v in branches):
@@ -132,8 +132,8 @@ def where_constants(node: ir.Node, facts: Facts) -> None:
         if size is None:
             continue
         values = [v for v in branches if v is not None]
-        found = [facts.aligned(v, axis - width + (rank(v) or 0), size) for v in values]
-        left, right = (np.full(size, np.nan) if f is None else f for f in found)
+        aligned = [facts.aligned(v, axis - width + (rank(v) or 0), size) for v in values]
+        left, right = (np.full(size, np.nan) if f is None else f for f in aligned)
         facts.learn(result, axis, np.where(left == right, left, np.nan))
 
 
@@ -168,9 +168,9 @@ def number_elementwise(node: ir.Node, known: ValueNumbers) -> None:
             continue
         size, columns, repeated = static_size(result, axis) or 0, [], []
         for position, value in enumerate(inputs):
-            place = axis - width + (rank(value) or 0)
-            if place >= 0 and static_size(value, place) == size:
-                columns.append(known.of(value, place).tolist())
+            aligned_axis = axis - width + (rank(value) or 0)
+            if aligned_axis >= 0 and static_size(value, aligned_axis) == size:
+                columns.append(known.of(value, aligned_axis).tolist())
             else:
                 repeated.append((position, known.whole(value)))
         if not columns:
@@ -186,15 +186,15 @@ def reorder_elementwise(node: ir.Node, at: AxisOrder, _: Indices) -> list[AxisOr
     width = rank(result)
     if width is None or any(rank(operand) is None for operand in values):
         return None
-    places = []
+    orders = []
     for operand in values:
         position = axis + (rank(operand) or 0) - (rank(value) or 0)
         size = static_size(operand, position) if position >= 0 else 1
         if size == len(order):
-            places.append((operand, position, order))
+            orders.append((operand, position, order))
         elif size != 1 or operand is result:
             return None
-    return places
+    return orders
 
 
 def _elementwise(

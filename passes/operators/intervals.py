@@ -1,7 +1,8 @@
 """Interval arithmetic: the range of an operator's result from the ranges of its operands.
 
 A *transfer* returns the range of the first result of a node; ``pointwise`` makes one from a
-function of aligned bounds. Every result is widened by a bound on its rounding (see ``ranges.py``).
+function of aligned bounds. Every result is widened by a bound on its rounding.
+See ``analysis/ranges.py``.
 """
 
 from __future__ import annotations
@@ -54,29 +55,29 @@ def aligned(node: ir.Node, ranges: Ranges) -> tuple[int | None, list[Pair]]:
     """The axis of the result that ranges are kept for, and every operand's bounds along it."""
     result = node.outputs[0]
     width = rank(result)
-    places = []
+    operands = []
     for value in node.inputs:
         offset = None if value is None or width is None else width - (rank(value) or 0)
-        places.append((value, offset))
-    axis = _common_axis(places, result, ranges)
+        operands.append((value, offset))
+    axis = _common_axis(operands, result, ranges)
     if axis is None:
-        hulls = [ranges.of(value).hull() for value, _ in places]
+        hulls = [ranges.of(value).hull() for value, _ in operands]
         return None, [(np.array([low]), np.array([high])) for low, high in hulls]
     size = static_size(result, axis) or 0
-    return axis, [ranges.along(value, axis - (offset or 0), size) for value, offset in places]
+    return axis, [ranges.along(value, axis - (offset or 0), size) for value, offset in operands]
 
 
 def _common_axis(
-    places: list[tuple[ir.Value | None, int | None]], result: ir.Value, ranges: Ranges
+    operands: list[tuple[ir.Value | None, int | None]], result: ir.Value, ranges: Ranges
 ) -> int | None:
     """Where the first operand with a range an index has it; else the one long axis of a constant"""
-    for value, offset in places:
-        found = ranges.of(value)
-        if found.axis is not None and offset is not None:
-            axis = found.axis + offset
-            if static_size(result, axis) == len(found.low):
+    for value, offset in operands:
+        known = ranges.of(value)
+        if known.axis is not None and offset is not None:
+            axis = known.axis + offset
+            if static_size(result, axis) == len(known.low):
                 return axis
-    for value, offset in places:
+    for value, offset in operands:
         array = constant_array(value)
         long = [i for i, n in enumerate(array.shape) if n > 1] if array is not None else []
         if len(long) == 1 and offset is not None and array is not None:
@@ -95,7 +96,7 @@ def all_add(_: ir.Node, pairs: list[Pair]) -> Pair:
 
 
 def add(node: ir.Node, ranges: Ranges) -> Range:
-    """Sums: each addition rounds by a unit of its terms (see ``range_layers._least``)."""
+    """Sums: each addition rounds by a unit of its terms (see ``layer_ranges._lower_bound``)."""
     axis, pairs = aligned(node, ranges)
     if node.op_type == "Sub":
         pairs[1] = (-pairs[1][1], -pairs[1][0])
@@ -147,8 +148,8 @@ def power(base: Pair, exponent: float) -> Pair:
     low, high = base
     if exponent == int(exponent) and int(exponent) % 2 == 0:
         size = np.maximum(np.abs(low), np.abs(high))
-        least = np.where((low <= 0) & (high >= 0), 0.0, np.minimum(np.abs(low), np.abs(high)))
-        low, high = least, size
+        smallest = np.where((low <= 0) & (high >= 0), 0.0, np.minimum(np.abs(low), np.abs(high)))
+        low, high = smallest, size
     elif exponent != int(exponent):
         low = np.maximum(low, 0.0)  # a number below zero has no such power
     ends = low**exponent, high**exponent
@@ -175,9 +176,9 @@ def clipped(node: ir.Node, pairs: list[Pair]) -> Pair:
     """Clip, its bounds operands or attributes."""
     (low, high), *limits = pairs
     if len(node.inputs) == 1:  # before opset 11
-        least = node.attributes.get_float("min", -np.inf)
-        most = node.attributes.get_float("max", np.inf)
-        return np.clip(low, least, most), np.clip(high, least, most)
+        lower = node.attributes.get_float("min", -np.inf)
+        upper = node.attributes.get_float("max", np.inf)
+        return np.clip(low, lower, upper), np.clip(high, lower, upper)
     given = [value is not None for value in node.inputs[1:]]
     if given[0]:
         low, high = np.maximum(low, limits[0][0]), np.maximum(high, limits[0][1])
@@ -203,8 +204,8 @@ def absolute(_: ir.Node, pairs: list[Pair]) -> Pair:
     """|x|."""
     low, high = pairs[0]
     crosses = (low < 0) & (high > 0)
-    least = np.where(crosses, 0.0, np.minimum(np.abs(low), np.abs(high)))
-    return least, np.maximum(np.abs(low), np.abs(high))
+    smallest = np.where(crosses, 0.0, np.minimum(np.abs(low), np.abs(high)))
+    return smallest, np.maximum(np.abs(low), np.abs(high))
 
 
 def hard_sigmoid(node: ir.Node, pairs: list[Pair], slope: float = 0.2) -> Pair:
@@ -226,20 +227,20 @@ def hard_swish(node: ir.Node, pairs: list[Pair]) -> Pair:
     return np.maximum(low, -0.376), high
 
 
-def humped(least: float) -> Combine:
-    """x s(x) with s from 0 to 1: between x and 0 for x below 0, but never below ``least``."""
+def humped(minimum: float) -> Combine:
+    """x s(x) with s from 0 to 1: between x and 0 for x below 0, but never below ``minimum``."""
 
     def combine(node: ir.Node, pairs: list[Pair]) -> Pair:
         low, high = pairs[0]
         if node.attributes.get_float("alpha", 1.0) != 1.0:
             return np.minimum(low, 0), np.maximum(high, 0)
-        return np.clip(low, least, 0), np.maximum(high, 0)
+        return np.clip(low, minimum, 0), np.maximum(high, 0)
 
     return combine
 
 
-def monotone(least: float = -math.inf, most: float = math.inf) -> Transfer:
-    """A function that never falls, with values in [least, most]: the operator at both bounds."""
+def monotone(minimum: float = -math.inf, maximum: float = math.inf) -> Transfer:
+    """A function that never falls, in [minimum, maximum]: the operator at both bounds."""
 
     def combine(node: ir.Node, pairs: list[Pair]) -> Pair:
         if node.attributes.get_float("alpha", 1.0) < 0 or node.attributes.get_float("gamma", 1) < 0:
@@ -249,8 +250,8 @@ def monotone(least: float = -math.inf, most: float = math.inf) -> Transfer:
         low, high = np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
         # where a function has a limit, its approximation may pass it by its rounding, but for 0
         slack = APPROXIMATION * unit(node.outputs[0])
-        return np.maximum(low, least - slack * abs(least)), np.minimum(
-            high, most + slack * abs(most) if math.isfinite(most) else most
+        return np.maximum(low, minimum - slack * abs(minimum)), np.minimum(
+            high, maximum + slack * abs(maximum) if math.isfinite(maximum) else maximum
         )
 
     return pointwise(combine, 0)
@@ -259,8 +260,8 @@ def monotone(least: float = -math.inf, most: float = math.inf) -> Transfer:
 def _evaluated(node: ir.Node, at: Bounds) -> Bounds:
     assert node.graph is not None
     assert node.inputs[0] is not None
-    found = evaluate_node(node, node.graph.opset_imports, [at])
-    return np.array(found[0], np.float64)
+    results = evaluate_node(node, node.graph.opset_imports, [at])
+    return np.array(results[0], np.float64)
 
 
 def stepped(jump: Callable[[Bounds], Bounds]) -> Combine:
@@ -292,8 +293,8 @@ def between(low: float, high: float) -> Transfer:
 
     def transfer(node: ir.Node, _: Ranges) -> Range:
         slack = APPROXIMATION * unit(node.outputs[0])
-        most = high + slack * abs(high) if math.isfinite(high) else high
-        return everywhere(low - slack * abs(low) if math.isfinite(low) else low, most)
+        upper = high + slack * abs(high) if math.isfinite(high) else high
+        return everywhere(low - slack * abs(low) if math.isfinite(low) else low, upper)
 
     return transfer
 
@@ -301,21 +302,21 @@ def between(low: float, high: float) -> Transfer:
 def kept(node: ir.Node, ranges: Ranges, low: float = math.inf, high: float = -math.inf) -> Range:
     """The first input's range with [low, high] joined to it, where its axis keeps its place."""
     source, result = node.inputs[0], node.outputs[0]
-    found = ranges.of(source)
-    axis = found.axis
-    if axis is not None and static_size(result, axis) == len(found.low):
-        return Range(np.minimum(found.low, low), np.maximum(found.high, high), axis)
-    hull = found.hull()
+    known = ranges.of(source)
+    axis = known.axis
+    if axis is not None and static_size(result, axis) == len(known.low):
+        return Range(np.minimum(known.low, low), np.maximum(known.high, high), axis)
+    hull = known.hull()
     return everywhere(min(hull[0], low), max(hull[1], high))
 
 
-def mean(found: Range, count: int | None, node: ir.Node) -> Range:
+def mean(exact: Range, count: int | None, node: ir.Node) -> Range:
     """Rounded as a sum of ``count`` terms; of any number only the sign is certain."""
     error = 2 * gamma(count + 2, unit(node.outputs[0])) if count is not None else math.inf
     if error < 0.5:
-        return Range(*widened(found.low, found.high, error), found.axis)
+        return Range(*widened(exact.low, exact.high, error), exact.axis)
     return Range(
-        np.where(found.low >= 0, 0.0, -np.inf), np.where(found.high <= 0, 0.0, np.inf), found.axis
+        np.where(exact.low >= 0, 0.0, -np.inf), np.where(exact.high <= 0, 0.0, np.inf), exact.axis
     )
 
 

@@ -50,16 +50,16 @@ def concat_constants(node: ir.Node, facts: Facts) -> None:
         known = [_constants(part, axis, facts) for part in parts]
         if any(constants is None for constants in known):
             continue
-        found = [constants for constants in known if constants is not None]
+        complete = [constants for constants in known if constants is not None]
         if axis == along:
-            facts.learn(result, axis, np.concatenate(found))
-        elif len({len(constants) for constants in found}) == 1:
-            same = np.all([constants == found[0] for constants in found], axis=0)
-            facts.learn(result, axis, np.where(same, found[0], np.nan))
+            facts.learn(result, axis, np.concatenate(complete))
+        elif len({len(constants) for constants in complete}) == 1:
+            same = np.all([constants == complete[0] for constants in complete], axis=0)
+            facts.learn(result, axis, np.where(same, complete[0], np.nan))
 
 
 def _constants(part: ir.Value, axis: int, facts: Facts) -> Constants | None:
-    """What is known along an axis, NaN for nothing; None where its length is not known."""
+    """Return the constants along an axis, NaN where unknown; None for unknown length."""
     known, size = facts.of(part, axis), static_size(part, axis)
     if known is None and size is not None:
         return np.full(size, np.nan)
@@ -85,13 +85,13 @@ def pads(node: ir.Node) -> list[int] | None:
 
 def _listed(node: ir.Node) -> Array | None:
     """The pads as an attribute, before opset 11; "paddings" before opset 2."""
-    found = [node.attributes.get_ints(name, None) for name in ("pads", "paddings")]
-    numbers = next((ints for ints in found if ints is not None), None)
+    lists = [node.attributes.get_ints(name, None) for name in ("pads", "paddings")]
+    numbers = next((ints for ints in lists if ints is not None), None)
     return None if numbers is None else np.array(numbers)
 
 
 def padded_with(node: ir.Node) -> float | None:
-    """What is padded with, None for modes that repeat the data and for a computed number."""
+    """Return the padding's number, None if it is computed or the data are repeated."""
     if _mode(node) != "constant":
         return None
     if len(node.inputs) < 2:
@@ -157,18 +157,18 @@ def pad_constants(node: ir.Node, facts: Facts) -> None:
 
 def edit_pad(node: ir.Node, keep: Keep) -> None:
     """Fewer padded channels."""
-    source, found = node.inputs[0], pads(node)
+    source, amounts = node.inputs[0], pads(node)
     assert source is not None
-    if found is None:
+    if amounts is None:
         return
-    full, width = list(found), rank(source) or 0
+    full, width = list(amounts), rank(source) or 0
     for axis in range(width):
         mask = keep.of(node.outputs[0], axis)
         if mask is not None:
             first, last = full[axis], full[axis + width]
             full[axis] = int(mask[:first].sum())
             full[axis + width] = int(mask[len(mask) - last :].sum())
-    if full == found:
+    if full == amounts:
         return
     if len(node.inputs) == 1:
         name = "pads" if "pads" in node.attributes else "paddings"
@@ -236,12 +236,12 @@ def number_concat(node: ir.Node, known: ValueNumbers) -> None:
 
 def number_pad(node: ir.Node, known: ValueNumbers) -> None:
     """Channels whose borders are padded alike, in whatever mode."""
-    source, result, found = node.inputs[0], node.outputs[0], pads(node)
-    if source is None or found is None:
+    source, result, amounts = node.inputs[0], node.outputs[0], pads(node)
+    if source is None or amounts is None:
         return
     width = rank(source) or 0
     for axis in range(width):
-        if not found[axis] and not found[axis + width] and known.followed(result, axis):
+        if not amounts[axis] and not amounts[axis + width] and known.followed(result, axis):
             others = tuple(map(known.whole, node.inputs[1:]))
             where = known.one((signature(node), others, axis, width))
             known.learn(result, axis, [(where, key) for key in known.of(source, axis).tolist()])

@@ -64,7 +64,7 @@ class Layer:
 
     @property
     def mappable(self) -> bool:
-        """Whether what a constant adds at each position can be written down (see borders.py)."""
+        """Whether a constant's contribution to each position has a table (analysis/borders.py)."""
         if not self.spatial or (self.node.op_type == "ConvTranspose" and _derives_pads(self.node)):
             return False
         axes = range(2, len(self.result.shape or ()))
@@ -81,7 +81,7 @@ class Layer:
 
     @property
     def grouped(self) -> bool:
-        """Whether there are groups, of any other widths: those are cut apart (see groups.py)."""
+        """Whether there are groups of any other widths: they are cut apart (shrink/groups.py)."""
         return self.groups > 1 and not self.depthwise
 
     def rows(self) -> Array:
@@ -105,40 +105,40 @@ class Layer:
 
 
 def weight_array(value: ir.Value) -> Array | None:
-    """What an initializer holds, or what is dequantised from one of integers."""
+    """Return an initializer's array, or the one dequantised from integers."""
     return dequantised(value) if value.const_value is None else value.const_value.numpy()
 
 
-def readable(found: Layer) -> bool:
+def readable(layer: Layer) -> bool:
     """Weights known, some at all, and channel axes of fixed length: there is something to cut."""
-    bias, weight = found.bias, weight_array(found.weight)
-    width = static_size(found.result, found.result_axis)
+    bias, weight = layer.bias, weight_array(layer.weight)
+    width = static_size(layer.result, layer.result_axis)
     return (
         weight is not None
         and bool(weight.size)
         and width is not None
-        and static_size(found.source, found.source_axis) is not None
+        and static_size(layer.source, layer.source_axis) is not None
         and (bias is None or _is_row(bias, width))
-        and (found.groups == 1 or _divides(found))
+        and (layer.groups == 1 or _divides(layer))
     )
 
 
-def _divides(found: Layer) -> bool:
+def _divides(layer: Layer) -> bool:
     """Whether the channels are as many as the groups and the weight say."""
     ins, outs = (
-        static_size(found.source, found.source_axis),
-        static_size(found.result, found.result_axis),
+        static_size(layer.source, layer.source_axis),
+        static_size(layer.result, layer.result_axis),
     )
     in_weight, out_weight = (
-        static_size(found.weight, found.weight_in),
-        static_size(found.weight, found.weight_out),
+        static_size(layer.weight, layer.weight_in),
+        static_size(layer.weight, layer.weight_out),
     )
-    if found.weight_out == 0:
-        in_weight = (in_weight or 0) * found.groups
+    if layer.weight_out == 0:
+        in_weight = (in_weight or 0) * layer.groups
     else:
-        out_weight = (out_weight or 0) * found.groups
+        out_weight = (out_weight or 0) * layer.groups
     whole = ins == in_weight and outs == out_weight
-    return whole and not (ins or 0) % found.groups and not (outs or 0) % found.groups
+    return whole and not (ins or 0) % layer.groups and not (outs or 0) % layer.groups
 
 
 def _is_row(bias: ir.Value, width: int) -> bool:
@@ -222,7 +222,7 @@ def tap_contributions(layer: Layer, constants: Constants) -> NDArray[np.float64]
 
 
 def contribution(layer: Layer, constants: Constants) -> Constants:
-    """What they add to each row where all taps fall inside."""
+    """Return what the constants add to each row where all taps fall inside."""
     return np.asarray(tap_contributions(layer, constants).sum(axis=1))
 
 

@@ -69,14 +69,14 @@ def couple_norm(node: ir.Node, axes: Axes) -> None:
 
 
 def norm_reads(node: ir.Node, facts: Facts) -> Reads:
-    """What is not known to be zero takes part in the statistics, whoever reads the result."""
-    source, found = node.inputs[0], []
+    """Indices not known to be zero take part in the statistics, whoever reads the result."""
+    source, reads = node.inputs[0], []
     for axis in normalised_axes(node) if source is not None else []:
         assert source is not None
         size = static_size(source, axis)
         if size is not None:
-            found.append((source, axis, ~_zero(facts.of(source, axis), size)))
-    return found
+            reads.append((source, axis, ~_zero(facts.of(source, axis), size)))
+    return reads
 
 
 def _zero(known: Constants | None, size: int) -> Mask:

@@ -43,7 +43,7 @@ class Keep:
 
 @dataclass(frozen=True)
 class Operator:
-    """What is known of the operator ``name`` of the ONNX standard.
+    """The rules for the operator ``name`` of the ONNX standard.
 
     Args:
         name: the operator's type in the default domain.

@@ -79,20 +79,20 @@ def _spelt(letters: str, count: int) -> str:
 
 def couple_product(node: ir.Node, axes: Axes) -> None:
     """The same letter, the same labels; an operand that is repeated along one pins it."""
-    found, values = indices(node), [v for v in node.inputs if v is not None]
-    if found is None or rank(node.outputs[0]) is None:
+    subscripts, values = indices(node), [v for v in node.inputs if v is not None]
+    if subscripts is None or rank(node.outputs[0]) is None:
         opaque(node, axes)
         return
-    operands, result = found
-    places = [
+    operands, result = subscripts
+    occurrences = [
         (value, axis, letter)
         for value, letters in zip(values, operands, strict=False)
         for axis, letter in enumerate(letters)
     ]
     for value in values[len(operands) :]:  # Gemm's addend
         axes.pin(value)
-    for letter in dict.fromkeys(letter for *_, letter in places):
-        here = [(value, axis) for value, axis, other in places if other == letter]
+    for letter in dict.fromkeys(letter for *_, letter in occurrences):
+        here = [(value, axis) for value, axis, other in occurrences if other == letter]
         if letter in result:
             here.append((node.outputs[0], result.index(letter)))
         _couple_letter(here, axes)
@@ -100,15 +100,15 @@ def couple_product(node: ir.Node, axes: Axes) -> None:
         axes.pin(node.outputs[0], f"{node.op_type} ({node.name}) with an addend")
 
 
-def _couple_letter(places: list[tuple[ir.Value, int]], axes: Axes) -> None:
-    sizes = {static_size(value, axis) for value, axis in places}
+def _couple_letter(occurrences: list[tuple[ir.Value, int]], axes: Axes) -> None:
+    sizes = {static_size(value, axis) for value, axis in occurrences}
     if len(sizes) > 1 or None in sizes:
-        for value, axis in places:
+        for value, axis in occurrences:
             axes.pin_axis(value, axis, "an axis that a product repeats")
         return
-    known = [place for place in places if axes.has(*place)] or places[:1]
+    known = [occurrence for occurrence in occurrences if axes.has(*occurrence)] or occurrences[:1]
     labels = axes.of(*known[0])
-    for value, axis in places:
+    for value, axis in occurrences:
         axes.assign(value, axis, labels)
 
 
@@ -117,10 +117,10 @@ def product_constants(node: ir.Node, facts: Facts) -> None:
 
     Behind a softmax any constant of the other operand stays what it is: its shares add up to one.
     """
-    found = indices(node)
-    if found is None or len(node.inputs) > 2:
+    subscripts = indices(node)
+    if subscripts is None or len(node.inputs) > 2:
         return
-    operands, result = found
+    operands, result = subscripts
     shares = _adds_up_to_one(node, operands, result)
     for axis, letter in enumerate(result):
         size = static_size(node.outputs[0], axis)
@@ -148,22 +148,22 @@ def _adds_up_to_one(node: ir.Node, operands: list[str], result: str) -> bool:
 
 def summed(node: ir.Node, facts: Facts) -> Reads:
     """The axes summed over, and which of their indices add something to the result."""
-    found = indices(node)
-    if found is None:
+    subscripts = indices(node)
+    if subscripts is None:
         return []
-    operands, result = found
+    operands, result = subscripts
     needed = []
     for letter in dict.fromkeys("".join(operands)):
         if letter in result:
             continue
-        places = [
+        occurrences = [
             (value, letters.index(letter))
             for value, letters in zip(node.inputs, operands, strict=False)
             if value is not None and letter in letters
         ]
-        value, axis = places[0]
+        value, axis = occurrences[0]
         adds = np.ones(static_size(value, axis) or 0, bool)
-        for other, position in places:
+        for other, position in occurrences:
             known = facts.of(other, position)
             if known is not None and len(known) == len(adds):
                 adds &= ~(known == 0)

@@ -45,7 +45,7 @@ class Recurrent:
     r: ir.Value
     states: tuple[ir.Value, ...]  # initial ones
     results: tuple[ir.Value, ...]  # with the units on their last axis
-    beside: tuple[tuple[ir.Value, int], ...]  # biases and peepholes, and how often units repeat
+    vectors: tuple[tuple[ir.Value, int], ...]  # biases and peepholes, and how often units repeat
     units: int
 
     @property
@@ -69,7 +69,7 @@ def recurrent(node: ir.Node) -> Recurrent | None:
     if source is None or w is None or r is None or rank(source) != 3:
         return None
     units, gates = static_size(r, 2), GATES[node.op_type]
-    beside = [(bias, 2 * gates), (peepholes, 3)]
+    vectors = [(bias, 2 * gates), (peepholes, 3)]
     weights = [value for value in (w, r, bias, peepholes) if value is not None]
     known = all(value.const_value is not None for value in weights)
     if not units or not known or static_size(w, 1) != gates * units:
@@ -81,25 +81,25 @@ def recurrent(node: ir.Node) -> Recurrent | None:
         r,
         tuple(value for value in states if value is not None),
         tuple(value for value in node.outputs if value.uses() or value.is_graph_output()),
-        tuple((value, repeat) for value, repeat in beside if value is not None),
+        tuple((value, repeat) for value, repeat in vectors if value is not None),
         units,
     )
 
 
 def couple_recurrent(node: ir.Node, axes: Axes) -> None:
     """Units are cut from every gate, state and result; time, batch and directions stay whole."""
-    found = recurrent(node)
-    if found is None or any(rank(v) is None for v in (*found.states, *found.results)):
+    cell = recurrent(node)
+    if cell is None or any(rank(v) is None for v in (*cell.states, *cell.results)):
         opaque(node, axes)
         return
-    units: Labels = axes.of(found.r, 2)
-    tied = [(found.w, 1, found.gates), (found.r, 1, found.gates)]
-    tied += [(value, 1, repeat) for value, repeat in found.beside]
-    tied += [(value, (rank(value) or 0) - 1, 1) for value in (*found.states, *found.results)]
+    units: Labels = axes.of(cell.r, 2)
+    tied = [(cell.w, 1, cell.gates), (cell.r, 1, cell.gates)]
+    tied += [(value, 1, repeat) for value, repeat in cell.vectors]
+    tied += [(value, (rank(value) or 0) - 1, 1) for value in (*cell.states, *cell.results)]
     for value, axis, repeat in tied:
         axes.assign(value, axis, np.tile(units, repeat))
-    axes.assign(found.w, 2, axes.of(found.source, 2))
-    mixed = [(found.source, 2), (found.w, 2), (found.r, 2), *((v, a) for v, a, _ in tied)]
+    axes.assign(cell.w, 2, axes.of(cell.source, 2))
+    mixed = [(cell.source, 2), (cell.w, 2), (cell.r, 2), *((v, a) for v, a, _ in tied)]
     for each in (*node.inputs, *node.outputs):
         for axis in range((rank(each) or 0) if each is not None else 0):
             if each is not None and (each, axis) not in mixed:
@@ -107,15 +107,15 @@ def couple_recurrent(node: ir.Node, axes: Axes) -> None:
 
 
 def inner_layers(node: ir.Node) -> list[Layer]:
-    """What the gates read: the input through W, the units through R.
+    """Return the gates' layers: the input through W, the units through R.
 
     Not ``uniform``: a constant other than zero is left where it is.
     """
-    found = recurrent(node)
-    if found is None or not found.results:
+    cell = recurrent(node)
+    if cell is None or not cell.results:
         return []
-    states = found.results[0]
-    rows = [(found.source, 2, found.w), (states, (rank(states) or 0) - 1, found.r)]
+    states = cell.results[0]
+    rows = [(cell.source, 2, cell.w), (states, (rank(states) or 0) - 1, cell.r)]
     return [
         Layer(node, source, axis, weight, 2, 1, weight, 1, None, uniform=False)
         for source, axis, weight in rows
@@ -130,33 +130,33 @@ def recurrent_constants(node: ir.Node, facts: Facts) -> None:
     of what it was, zero from the start. Units that rest on one another are assumed to be zero and
     struck off until those left bear each other out.
     """
-    found = recurrent(node)
-    if found is None or not _usual(found):
+    cell = recurrent(node)
+    if cell is None or not _usual(cell):
         return
-    zero = _zero_units(found, facts)
+    zero = _zero_units(cell, facts)
     if zero.any():
-        for value in found.results:
+        for value in cell.results:
             axis = (rank(value) or 0) - 1
             facts.learn(value, axis, np.where(zero, 0.0, np.nan))
 
 
-def _usual(found: Recurrent) -> bool:
+def _usual(cell: Recurrent) -> bool:
     """Whether the activations are those that keep zero."""
-    given = list(found.node.attributes.get_strings("activations", []))
-    usual = DEFAULT_ACTIVATIONS[found.node.op_type]
+    given = list(cell.node.attributes.get_strings("activations", []))
+    usual = DEFAULT_ACTIVATIONS[cell.node.op_type]
     return not given or given == usual * (len(given) // len(usual))
 
 
-def _zero_units(found: Recurrent, facts: Facts) -> Mask:
-    start = np.ones(found.units, bool)
-    for state in found.states:
+def _zero_units(cell: Recurrent, facts: Facts) -> Mask:
+    start = np.ones(cell.units, bool)
+    for state in cell.states:
         known = facts.of(state, 2)
-        start &= np.zeros(found.units, bool) if known is None else known == 0
-    channels = facts.of(found.source, 2)
-    width = static_size(found.source, 2) or 0
+        start &= np.zeros(cell.units, bool) if known is None else known == 0
+    channels = facts.of(cell.source, 2)
+    width = static_size(cell.source, 2) or 0
     fed = np.ones(width, bool) if channels is None else ~(channels == 0)
-    w, r = (_nonzero(_proposing(value, found), facts) for value in (found.w, found.r))
-    steady = start & ~(w & fed).any(axis=(0, 2)) & _unbiased(found, facts)
+    w, r = (_nonzero(_proposing(value, cell), facts) for value in (cell.w, cell.r))
+    steady = start & ~(w & fed).any(axis=(0, 2)) & _unbiased(cell, facts)
     while True:
         # one direction reads its own states only; a unit is taken as zero in both or in none
         left: Mask = steady & ~(r & ~steady).any(axis=(0, 2))
@@ -165,10 +165,10 @@ def _zero_units(found: Recurrent, facts: Facts) -> Mask:
         steady = left
 
 
-def _proposing(weight: ir.Value, found: Recurrent) -> Array:
+def _proposing(weight: ir.Value, cell: Recurrent) -> Array:
     assert weight.const_value is not None
     array = weight.const_value.numpy()
-    rows: Array = array[:, -found.units :]  # gates in order: i o f c of an LSTM, z r h of a GRU
+    rows: Array = array[:, -cell.units :]  # gates in order: i o f c of an LSTM, z r h of a GRU
     return rows
 
 
@@ -178,17 +178,17 @@ def _nonzero(rows: Array, facts: Facts) -> NDArray[np.bool_]:
     return np.asarray(size > bounds.reshape(*rows.shape[:2], 1))
 
 
-def _unbiased(found: Recurrent, facts: Facts) -> Mask:
+def _unbiased(cell: Recurrent, facts: Facts) -> Mask:
     """Units whose proposing gate adds no bias in any direction."""
-    biases = [value for value, repeat in found.beside if repeat == 2 * found.gates]
+    biases = [value for value, repeat in cell.vectors if repeat == 2 * cell.gates]
     if not biases:
-        return np.ones(found.units, bool)
+        return np.ones(cell.units, bool)
     array = constant_array(biases[0])
     if array is None:
-        return np.zeros(found.units, bool)
-    halves = array.astype(np.float64).reshape(len(array), 2, found.gates, found.units)
+        return np.zeros(cell.units, bool)
+    halves = array.astype(np.float64).reshape(len(array), 2, cell.gates, cell.units)
     content = halves[:, :, -1]  # [directions, of W and of R, units]
-    apart = found.node.attributes.get_int("linear_before_reset", False)
+    apart = cell.node.attributes.get_int("linear_before_reset", False)
     if not apart:  # the two are added as they are
         content = content.sum(axis=1, keepdims=True)
     return np.asarray((facts.zero.scalars(content) == 0).all(axis=(0, 1)))

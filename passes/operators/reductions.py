@@ -104,7 +104,7 @@ def reduce_constants(node: ir.Node, facts: Facts) -> None:
 
 def needed(node: ir.Node, facts: Facts) -> Reads:
     """The axes reduced over, and which of their indices the result notices."""
-    source, found = node.inputs[0], []
+    source, reads = node.inputs[0], []
     if source is None:
         return []
     for axis in reduced_axes(node) or []:
@@ -112,8 +112,8 @@ def needed(node: ir.Node, facts: Facts) -> Reads:
         if size is not None:
             known = facts.of(source, axis)
             known = np.full(size, np.nan) if known is None else known
-            found.append((source, axis, _noticed(node.op_type, known)))
-    return found
+            reads.append((source, axis, _noticed(node.op_type, known)))
+    return reads
 
 
 def _noticed(operator: str, known: Constants) -> Mask:
@@ -188,26 +188,26 @@ def reduce_range(node: ir.Node, ranges: Ranges) -> Range:
         return everywhere(0.0, math.inf)
     if source is None or reduced is None:
         return ANYTHING
-    found = ranges.of(source)
-    axis = found.axis
+    bounds = ranges.of(source)
+    axis = bounds.axis
     if axis in reduced or axis is None:
-        found, axis = everywhere(*found.hull()), None
+        bounds, axis = everywhere(*bounds.hull()), None
     elif not node.attributes.get_int("keepdims", True):
         axis -= sum(before < axis for before in reduced)
-    if axis is not None and static_size(result, axis) != len(found.low):
+    if axis is not None and static_size(result, axis) != len(bounds.low):
         return ANYTHING
-    found = Range(found.low, found.high, axis)
+    bounds = Range(bounds.low, bounds.high, axis)
     if node.op_type in ("ReduceMax", "ReduceMin"):
-        return found
+        return bounds
     count = element_count([static_size(source, a) for a in reduced])
     if node.op_type == "ReduceMean":
-        return mean(found, count, node)
-    found = mean(found, count, node)
+        return mean(bounds, count, node)
+    bounds = mean(bounds, count, node)
     times = math.inf if count is None else float(count)
     with np.errstate(invalid="ignore"):
         low, high = (
-            np.nan_to_num(found.low * times, nan=0.0, posinf=np.inf, neginf=-np.inf),
-            (np.nan_to_num(found.high * times, nan=0.0, posinf=np.inf, neginf=-np.inf)),
+            np.nan_to_num(bounds.low * times, nan=0.0, posinf=np.inf, neginf=-np.inf),
+            (np.nan_to_num(bounds.high * times, nan=0.0, posinf=np.inf, neginf=-np.inf)),
         )
     return Range(low, high, axis)
 

@@ -46,7 +46,7 @@ def moves(node: ir.Node) -> Moves | None:
     pairs = _pairs(node)
     if before is None or after is None or pairs is None:
         return None
-    found: Moves = []
+    passing: Moves = []
     for left, right in pairs:
         wide = [axis for axis in right if after[axis] != 1]
         if len(wide) != 1:
@@ -56,8 +56,8 @@ def moves(node: ir.Node) -> Moves | None:
             repeat, tile = math.prod(size[position + 1 :]), math.prod(size[:position])
             if before[axis] is None:
                 repeat = tile = 1
-            found.append((axis, wide[0], repeat, tile))
-    return found
+            passing.append((axis, wide[0], repeat, tile))
+    return passing
 
 
 def _pairs(node: ir.Node) -> list[tuple[list[int], list[int]]] | None:
@@ -74,10 +74,10 @@ def _pairs(node: ir.Node) -> list[tuple[list[int], list[int]]] | None:
             if not _equal(one, other):
                 break
             same += 1
-    found = groups(before[same:], after[same:])
-    if found is None:
+    runs = groups(before[same:], after[same:])
+    if runs is None:
         return None
-    moved = [([a + same for a in left], [b + same for b in right]) for left, right in found]
+    moved = [([a + same for a in left], [b + same for b in right]) for left, right in runs]
     return [([axis], [axis]) for axis in range(same)] + moved
 
 
@@ -97,13 +97,13 @@ def groups(before: Sizes, after: Sizes) -> list[tuple[list[int], list[int]]] | N
         return None
     if _static(before) == _static(after):
         return _runs(before, after)
-    tail = 0
-    while tail < min(len(before), len(after)) and before[-1 - tail] == after[-1 - tail] is not None:
-        tail += 1
-    left, right = len(before) - tail, len(after) - tail
-    if None not in before or _static(before[:left]) == _static(after[:right]) or not tail:
+    same = 0
+    while same < min(len(before), len(after)) and before[-1 - same] == after[-1 - same] is not None:
+        same += 1
+    left, right = len(before) - same, len(after) - same
+    if None not in before or _static(before[:left]) == _static(after[:right]) or not same:
         return None
-    ends = [([left + i], [right + i]) for i in range(tail)]
+    ends = [([left + i], [right + i]) for i in range(same)]
     return [(list(range(left)), list(range(right))), *ends]
 
 
@@ -113,7 +113,7 @@ def _static(sizes: Sizes) -> int:
 
 def _runs(before: Sizes, after: Sizes) -> list[tuple[list[int], list[int]]]:
     """Shortest runs with the same number of elements, from the front."""
-    found = []
+    runs = []
     i = j = 0
     while i < len(before) or j < len(after):
         left, right = [i] if i < len(before) else [], [j] if j < len(after) else []
@@ -127,8 +127,8 @@ def _runs(before: Sizes, after: Sizes) -> list[tuple[list[int], list[int]]]:
                 left, i = [*left, i], i + 1
             else:
                 break
-        found.append((left, right))
-    return found
+        runs.append((left, right))
+    return runs
 
 
 def _count(sizes: Sizes, axes: list[int]) -> tuple[int, int]:
@@ -147,12 +147,12 @@ def splits(node: ir.Node) -> list[tuple[int, list[int]]]:
     pairs = _pairs(node)
     if before is None or after is None or pairs is None:
         return []
-    found = []
+    divided = []
     for left, right in pairs:
         left, right = [a for a in left if before[a] != 1], [a for a in right if after[a] != 1]
         if len(left) == 1 and len(right) > 1 and before[left[0]] is not None:
-            found.append((left[0], right))
-    return found
+            divided.append((left[0], right))
+    return divided
 
 
 def _by_part(
@@ -196,15 +196,15 @@ def blocks(node: ir.Node) -> list[tuple[int, int]]:
     pairs = groups(before, after) if before is not None and after is not None else None
     if before is None or after is None or pairs is None:
         return []
-    found = []
+    starts = []
     for left, right in pairs:
         left, right = [a for a in left if before[a] != 1], [a for a in right if after[a] != 1]
         if min(len(left), len(right)) < 2:
             continue
         one, other = before[left[0]], after[right[0]]
         if one and other and (one % other == 0 or other % one == 0):
-            found.append((left[0], right[0]))
-    return found
+            starts.append((left[0], right[0]))
+    return starts
 
 
 def _couple_blocks(node: ir.Node, axes: Axes) -> set[int]:
@@ -243,16 +243,16 @@ def _block_constants(node: ir.Node, facts: Facts) -> None:
 
 def couple_reshape(node: ir.Node, axes: Axes) -> None:
     """Flattened channels are cut as blocks of features, split ones by one of their parts."""
-    source, result, found = node.inputs[0], node.outputs[0], moves(node)
-    if source is None or found is None or not _says_what(node):
+    source, result, passing = node.inputs[0], node.outputs[0], moves(node)
+    if source is None or passing is None or not _can_shrink(node):
         opaque(node, axes)
         return
     pin_parameters(node, axes)
     divided = _couple_splits(node, axes) | _couple_blocks(node, axes)
     for axis in range(rank(result) or 0):
-        if axes.has(result, axis) and not any(move[1] == axis for move in found):
+        if axes.has(result, axis) and not any(move[1] == axis for move in passing):
             continue
-        sources = [move for move in found if move[1] == axis]
+        sources = [move for move in passing if move[1] == axis]
         chosen = _split_axis(source, sources, axes) if _whole(source, sources) else None
         if chosen is not None:
             before, _, repeat, tile = chosen
@@ -262,7 +262,7 @@ def couple_reshape(node: ir.Node, axes: Axes) -> None:
         for before, *_ in sources:
             if chosen is None or before != chosen[0]:
                 axes.pin_axis(source, before, f"{node.op_type} ({node.name})")
-    for axis in set(range(rank(source) or 0)) - {before for before, *_ in found} - divided:
+    for axis in set(range(rank(source) or 0)) - {before for before, *_ in passing} - divided:
         axes.pin_axis(source, axis, f"{node.op_type} ({node.name})")
     if node.op_type == "Reshape" and len(node.inputs) > 1:
         for axis, free in enumerate(rewritable(node.inputs[1])):
@@ -277,16 +277,16 @@ def _split_axis(source: ir.Value, merged: Moves, axes: Axes) -> Move | None:
     So do axes of length one, of which nothing can go: where all queries share one head of keys,
     its copies are cut.
     """
-    found = [move for move in merged if not axes.is_pinned(axes.of(source, move[0])).all()]
-    wide = [move for move in found if static_size(source, move[0]) != 1]
+    unpinned = [move for move in merged if not axes.is_pinned(axes.of(source, move[0])).all()]
+    wide = [move for move in unpinned if static_size(source, move[0]) != 1]
     channels = [move for move in wide if not axes.are_copies(axes.of(source, move[0])).all()]
-    choices = channels or wide or found
+    choices = channels or wide or unpinned
     axes.split_choices = max(axes.split_choices, len(choices))
     return choices[min(axes.split_choice, len(choices) - 1)] if choices else None
 
 
-def _says_what(node: ir.Node) -> bool:
-    """Whether the node says what it does once an axis is shorter.
+def _can_shrink(node: ir.Node) -> bool:
+    """Whether the node is still well defined once an axis is shorter.
 
     A Squeeze without axes drops whatever has come to be of length one; a target shape must be
     known entry by entry, so that it can be rewritten.
@@ -328,7 +328,7 @@ def reshape_constants(node: ir.Node, facts: Facts) -> None:
 def edit_reshape(node: ir.Node, keep: Keep) -> None:
     """The target shape names fewer features.
 
-    A zero, which copies the length of the source's axis at its place, is written out where either
+    A zero, which copies the length of the source's axis at its index, is written out where either
     axis was cut: the two need not be the same channels.
     """
     if node.op_type != "Reshape" or len(node.inputs) < 2:
@@ -346,11 +346,11 @@ def edit_reshape(node: ir.Node, keep: Keep) -> None:
 
 def number_reshape(node: ir.Node, known: ValueNumbers) -> None:
     """An axis that passes, alone or flattened with others: each index by where it comes from."""
-    source, result, found = node.inputs[0], node.outputs[0], moves(node)
-    if source is None or result.shape is None or source.shape is None or found is None:
+    source, result, passing = node.inputs[0], node.outputs[0], moves(node)
+    if source is None or result.shape is None or source.shape is None or passing is None:
         return
     for after in range(rank(result) or 0):
-        sources = [m for m in found if m[1] == after and known.followed(source, m[0])]
+        sources = [m for m in passing if m[1] == after and known.followed(source, m[0])]
         if len(sources) != 1 or not known.followed(result, after):
             continue
         before, _, repeat, tile = sources[0]

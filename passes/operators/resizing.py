@@ -125,13 +125,13 @@ def resize_range(node: ir.Node, ranges: Ranges) -> Range:
         return ANYTHING
     axis = ranges.of(node.inputs[0]).axis
     if axis is None or unscaled(node, axis):
-        found = kept(node, ranges)
+        bounds = kept(node, ranges)
     else:
-        found = everywhere(*ranges.of(node.inputs[0]).hull())
+        bounds = everywhere(*ranges.of(node.inputs[0]).hull())
     error = 64 * unit(node.outputs[0]) if mode == "linear" else 0.0
-    size = np.maximum(np.abs(found.low), np.abs(found.high))
+    size = np.maximum(np.abs(bounds.low), np.abs(bounds.high))
     size = np.where(np.isfinite(size), size, 0.0)
-    return Range(*widened(found.low, found.high, error, size), found.axis) if error else found
+    return Range(*widened(bounds.low, bounds.high, error, size), bounds.axis) if error else bounds
 
 
 _RESIZE = Operator(

@@ -59,12 +59,12 @@ def _slice(node: ir.Node, source: ir.Value, width: int) -> Selection | None:
     if bounds is None:
         along = _sliced_axes(node, width)
         return None if along is None else [(node.outputs[0], axis, None) for axis in along]
-    found: Selection = []
+    selection: Selection = []
     for start, end, axis, step in zip(*(bound.tolist() for bound in bounds), strict=True):
         size = static_size(source, axis)
         indices = np.arange(size)[slice(start, end, step)] if size is not None else None
-        found.append((node.outputs[0], axis % width, indices))
-    return found
+        selection.append((node.outputs[0], axis % width, indices))
+    return selection
 
 
 def slice_bounds(node: ir.Node) -> list[NDArray[np.int64]] | None:
@@ -108,16 +108,16 @@ def _gather(node: ir.Node, source: ir.Value, width: int) -> Selection | None:
 
 def couple_selection(node: ir.Node, axes: Axes) -> None:
     """The indices taken keep their labels; the other axes pass."""
-    source, found = node.inputs[0], along(node)
-    if source is None or found is None:
+    source, selection = node.inputs[0], along(node)
+    if source is None or selection is None:
         opaque(node, axes)
         return
     pin_parameters(node, axes)
-    chosen = {axis for _, axis, _ in found}
+    chosen = {axis for _, axis, _ in selection}
     for result in node.outputs:
         for axis in set(range(rank(source) or 0)) - chosen:
             axes.assign(result, axis, axes.of(source, axis))
-    for result, axis, indices in found:
+    for result, axis, indices in selection:
         labels: Labels = axes.of(source, axis)
         if indices is None:
             axes.pin_axis(source, axis, f"{node.op_type} ({node.name})")
@@ -128,16 +128,16 @@ def couple_selection(node: ir.Node, axes: Axes) -> None:
 
 def selection_constants(node: ir.Node, facts: Facts) -> None:
     """Constants go with the indices taken."""
-    source, found = node.inputs[0], along(node)
-    if source is None or found is None:
+    source, selection = node.inputs[0], along(node)
+    if source is None or selection is None:
         return
-    chosen = {axis for _, axis, _ in found}
+    chosen = {axis for _, axis, _ in selection}
     for axis in facts.axes(source):
         known = facts.of(source, axis)
         for result in node.outputs:
             if axis not in chosen:
                 facts.learn(result, axis, known)
-    for result, axis, indices in found:
+    for result, axis, indices in selection:
         known = facts.of(source, axis)
         if known is not None and indices is not None:
             facts.learn(result, axis, known[indices])
@@ -148,9 +148,9 @@ def edit_selection(node: ir.Node, keep: Keep) -> None:
 
     Only where something was cut along the axis: other slices are left as they are.
     """
-    source, found = node.inputs[0], along(node)
+    source, selection = node.inputs[0], along(node)
     assert source is not None
-    for result, axis, indices in found or []:
+    for result, axis, indices in selection or []:
         mask, left = keep.of(source, axis), keep.of(result, axis)
         if mask is None or indices is None:
             continue
@@ -160,8 +160,8 @@ def edit_selection(node: ir.Node, keep: Keep) -> None:
             replace_input(node, 1, positions, "indices")
         elif node.op_type == "Slice":
             _edit_slice(node, axis, positions)
-    if node.op_type == "Split" and found and keep.of(source, found[0][1]) is not None:
-        set_split(node, [_kept(value, axis, keep) for value, axis, _ in found])
+    if node.op_type == "Split" and selection and keep.of(source, selection[0][1]) is not None:
+        set_split(node, [_kept(value, axis, keep) for value, axis, _ in selection])
 
 
 def _kept(value: ir.Value, axis: int, keep: Keep) -> int:
@@ -270,7 +270,7 @@ def _table(node: ir.Node) -> tuple[int, NDArray[np.int64]] | None:
 
 
 def gathered(node: ir.Node, _: Facts) -> Reads:
-    """What a scalar index or a table of indices takes must be there, whoever reads it."""
+    """The indices that a scalar or a table takes are needed, whoever reads the result."""
     table, source = _table(node), node.inputs[0]
     if table is None or source is None:
         return []
@@ -324,10 +324,10 @@ def edit_gather(node: ir.Node, keep: Keep) -> None:
 
 def number_selection(node: ir.Node, known: ValueNumbers) -> None:
     """Indices taken keep their classes, where no other axis is selected from."""
-    source, found = node.inputs[0], along(node)
-    if source is None or found is None or len({axis for _, axis, _ in found}) != 1:
+    source, selection = node.inputs[0], along(node)
+    if source is None or selection is None or len({axis for _, axis, _ in selection}) != 1:
         return
-    for result, axis, indices in found:
+    for result, axis, indices in selection:
         if indices is not None and known.followed(result, axis):
             known.pass_on(result, axis, known.of(source, axis)[indices])
         for other in set(range(rank(source) or 0)) - {axis}:

@@ -1,6 +1,6 @@
 """Rules for operators that work along some axes and do the same for every index of the others.
 
-One row an operator: which axes pass, as places that are cut together; every other axis of what it
+One row an operator: which axes pass, as sets that are cut together; every other axis of what it
 touches stays whole. ``keeps`` says what becomes of a constant: it stays, or only zero does.
 """
 
@@ -21,7 +21,7 @@ from prunedeploy.passes.operators.operator import (
     opaque,
 )
 
-# (value, axis) places that share their indices; the first is in the first input
+# (value, axis) pairs that share their indices; the first is in the first input
 Ties = list[list[tuple[ir.Value, int]]]
 
 
@@ -143,20 +143,20 @@ def _scattered_nd(node: ir.Node) -> Ties | None:
 
 
 def couple_sweep(sweep: Sweep, node: ir.Node, axes: Axes) -> None:
-    """Places that pass share their labels; the rest stays."""
+    """Axes that pass share their labels; the rest is pinned."""
     ties = sweep.ties(node)
     if ties is None:
         opaque(node, axes)
         return
     passing = set()
-    for places in ties:
-        sizes = {static_size(value, axis) for value, axis in places}
+    for pairs in ties:
+        sizes = {static_size(value, axis) for value, axis in pairs}
         if len(sizes) != 1 or None in sizes:
             continue
-        passing |= set(places)
-        known = [place for place in places if axes.has(*place)] or places[:1]
+        passing |= set(pairs)
+        known = [pair for pair in pairs if axes.has(*pair)] or pairs[:1]
         labels = axes.of(*known[0])
-        for value, axis in places:
+        for value, axis in pairs:
             axes.assign(value, axis, labels)
     for each in (*node.inputs, *node.outputs):
         for axis in range((rank(each) or 0) if each is not None else 0):
@@ -168,17 +168,17 @@ def sweep_constants(sweep: Sweep, node: ir.Node, facts: Facts) -> None:
     """A constant that all data share along an axis that passes."""
     result = node.outputs[0]
     reducing = node.attributes.get_string("reduction", "none") != "none"
-    for places in sweep.ties(node) or []:
-        after = [axis for value, axis in places if value is result]
-        sources = [(v, axis) for v, axis in places if v in [node.inputs[i] for i in sweep.data]]
+    for pairs in sweep.ties(node) or []:
+        after = [axis for value, axis in pairs if value is result]
+        sources = [(v, axis) for v, axis in pairs if v in [node.inputs[i] for i in sweep.data]]
         if not after or len(sources) < len(sweep.data):
             continue
         size = static_size(result, after[0])
-        found = [facts.aligned(value, axis, size) for value, axis in sources] if size else []
-        if not found or any(each is None for each in found):
+        constants = [facts.aligned(value, axis, size) for value, axis in sources] if size else []
+        if not constants or any(each is None for each in constants):
             continue
-        first = np.asarray(found[0])
-        same = np.all([np.asarray(each) == first for each in found], axis=0)
+        first = np.asarray(constants[0])
+        same = np.all([np.asarray(each) == first for each in constants], axis=0)
         if sweep.keeps == "zero" or reducing:
             same &= first == 0
         facts.learn(result, after[0], np.where(same, first, np.nan))

@@ -73,11 +73,11 @@ def _old_broadcasting(node: ir.Node) -> bool:
     return opset(node) < 7 and named and node.op_type in ELEMENTWISE
 
 
-def layer(node: ir.Node) -> Layer | None:
+def layer_of(node: ir.Node) -> Layer | None:
     """The node as a layer, or None if it is not one, or not of a form that is understood."""
     read = operator(node).layer
-    found = read(node) if read is not None else None
-    if found is None or not readable(found):
+    layer = read(node) if read is not None else None
+    if layer is None or not readable(layer):
         return None
     # weights that are dequantised stay as they are stored, so their groups cannot be cut apart
-    return replace(found, equal_groups=found.weight.const_value is None)
+    return replace(layer, equal_groups=layer.weight.const_value is None)

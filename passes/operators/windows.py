@@ -58,7 +58,7 @@ def pool_constants(node: ir.Node, facts: Facts) -> None:
 
 
 def max_pool_range(node: ir.Node, ranges: Ranges) -> Range:
-    """Of what is in the window; one that could lie outside the image altogether holds anything."""
+    """Return the input's range; a window that may lie outside the image holds anything."""
     strides = node.attributes.get_ints("strides", [1])
     kernel = node.attributes.get_ints("kernel_shape", [1] * len(strides))
     leaves_gaps = any(s > k for s, k in zip(strides, kernel, strict=False))
@@ -76,8 +76,8 @@ def average_pool_range(node: ir.Node, ranges: Ranges) -> Range:
     ).startswith("SAME")
     ceil = node.attributes.get_int("ceil_mode", False)
     zeros = (padded and node.attributes.get_int("count_include_pad", False)) or ceil
-    found = kept(node, ranges, 0.0, 0.0) if zeros else kept(node, ranges)
-    return mean(found, count, node)
+    bounds = kept(node, ranges, 0.0, 0.0) if zeros else kept(node, ranges)
+    return mean(bounds, count, node)
 
 
 def global_average_pool_range(node: ir.Node, ranges: Ranges) -> Range:

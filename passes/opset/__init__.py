@@ -53,7 +53,7 @@ class LowerOpset:
     def __call__(self, model: ir.Model) -> PassResult:
         """Edit ``model`` in place."""
         _one_name(model)
-        have, wanted_ir = model.opset_imports.get("", 1), self.ir_version or _least_ir(self.opset)
+        have, wanted_ir = model.opset_imports.get("", 1), self.ir_version or _min_ir(self.opset)
         if have > NEWEST:
             reason = f"opset {have} is newer than what is known here, {NEWEST}"
             return PassResult(False, (Note("opset-too-new", "graph", "refused", reason, 1),))
@@ -108,7 +108,7 @@ def _one_name(model: ir.Model) -> None:
             node.domain = ""
 
 
-def _least_ir(opset: int) -> int:
+def _min_ir(opset: int) -> int:
     return int(onnx.helper.OP_SET_ID_VERSION_MAP["ai.onnx", opset])
 
 

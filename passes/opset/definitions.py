@@ -17,9 +17,9 @@ def insert(model: ir.Model, nodes: list[ir.Node], opset: int) -> dict[str, str]:
     """Replace ``nodes`` by their definitions in ``opset``; name -> why not for those that stay."""
     refused: dict[str, str] = {}
     for index, node in enumerate(nodes):
-        found = schema(node.op_type, opset)
-        body = _body(node, found) if found is not None else None
-        if found is None or body is None:
+        definition = schema(node.op_type, opset)
+        body = _body(node, definition) if definition is not None else None
+        if definition is None or body is None:
             refused[node.name or node.op_type] = f"{node.op_type}: its definition needs known types"
             continue
         body.name, body.domain = f"{node.op_type}_{index}", DOMAIN
@@ -28,7 +28,7 @@ def insert(model: ir.Model, nodes: list[ir.Node], opset: int) -> dict[str, str]:
         del body.output[len(node.outputs) :]  # results that this node leaves out are not computed
         function = ir.serde.deserialize_function(body)
         model.functions[function.identifier()] = function
-        for name, attribute in found.attributes.items():
+        for name, attribute in definition.attributes.items():
             default = attribute.default_value
             if name not in node.attributes and default.name:
                 node.attributes[name] = ir.serde.deserialize_attribute(default)
@@ -39,10 +39,10 @@ def insert(model: ir.Model, nodes: list[ir.Node], opset: int) -> dict[str, str]:
     return refused
 
 
-def _body(node: ir.Node, found: Any) -> onnx.FunctionProto | None:
+def _body(node: ir.Node, definition: Any) -> onnx.FunctionProto | None:
     """The definition of this very node; it may depend on types, attributes and absent inputs."""
-    for version in found.function_opset_versions:
-        return _parsed(found.get_function_with_opset_version(version))
+    for version in definition.function_opset_versions:
+        return _parsed(definition.get_function_with_opset_version(version))
     types = []
     for value in node.inputs:
         if value is None:
@@ -53,9 +53,9 @@ def _body(node: ir.Node, found: Any) -> onnx.FunctionProto | None:
             info = ir.serde.serialize_value(value)
             types.append(info.type.SerializeToString())
     proto = ir.serde.serialize_node(node).SerializeToString()
-    for version in found.context_dependent_function_opset_versions:
+    for version in definition.context_dependent_function_opset_versions:
         return _parsed(
-            found.get_context_dependent_function_with_opset_version(version, proto, types)
+            definition.get_context_dependent_function_with_opset_version(version, proto, types)
         )
     return None
 

@@ -1,4 +1,4 @@
-"""Operators whose older version is told the same in another form: attributes instead of inputs."""
+"""Operators whose older version has another form: attributes instead of inputs."""
 
 from __future__ import annotations
 
@@ -93,16 +93,16 @@ def pad_some_axes(node: ir.Node, emit: Emit) -> str | None:
     axes, count, pads = numbers(value), width(source(node)), node.inputs[1]
     if axes is None or count is None or pads is None:
         return "its axes are computed" if axes is None else "the number of axes is not known"
-    places = [axis % count for axis in axes]
-    places += [count + place for place in places]
+    padded = [axis % count for axis in axes]
+    padded += [count + position for position in padded]
     known = numbers(pads)
     if known is not None:
         full = np.zeros(2 * count, np.int64)
-        full[places] = known
+        full[padded] = known
         node.replace_input_with(1, emit.constant(full))
     else:
         zeros = emit.ints(*[0] * (2 * count))
-        node.replace_input_with(1, emit("ScatterElements", zeros, emit.ints(*places), pads, axis=0))
+        node.replace_input_with(1, emit("ScatterElements", zeros, emit.ints(*padded), pads, axis=0))
     drop_inputs(node, 3)
     return None
 
@@ -119,25 +119,25 @@ def resize_some_axes(node: ir.Node, emit: Emit) -> str | None:
     shape, axes = source(node).shape, node.attributes.get_ints("axes", ())
     if shape is None:
         return "the number of axes is not known"
-    places = [axis % len(shape) for axis in axes or ()]
+    positions = [axis % len(shape) for axis in axes or ()]
     if (roi := given(node, 1)) is not None and roi.shape is not None and roi.shape != [0]:
         return "it resizes a region of some axes"
     for index, rest in ((2, [1.0] * len(shape)), (3, [*shape])):
         known = constant(given(node, index))
         if given(node, index) is None or (known is not None and not known.size):
             continue
-        others = [x for i, x in enumerate(rest) if i not in places]
+        others = [x for i, x in enumerate(rest) if i not in positions]
         if known is None or not all(isinstance(x, int | float) for x in others):
             return "the size of its result is computed"
-        full = np.array([0 if i in places else x for i, x in enumerate(rest)], known.dtype)
-        full[places] = known
+        full = np.array([0 if i in positions else x for i, x in enumerate(rest)], known.dtype)
+        full[positions] = known
         node.replace_input_with(index, emit.constant(full))
     del node.attributes["axes"]
     return None
 
 
 def resize_mode(node: ir.Node, emit: Emit) -> str | None:  # noqa: ARG001 - one form for all
-    """A way to count coordinates that is new."""
+    """Refuse a coordinate mode that is new."""
     mode = text(node, "coordinate_transformation_mode", "half_pixel")
     fresh = mode == "half_pixel_symmetric"
     return f"coordinate_transformation_mode={mode} is new in opset 19" if fresh else None

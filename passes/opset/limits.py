@@ -1,4 +1,4 @@
-"""What a version of an operator does not have: attributes, inputs, types."""
+"""Attributes, inputs and types that a version of an operator does not have."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from prunedeploy.graph.schemas import Schema, schema
 
 
 def shed(node: ir.Node, newer: Schema, older: Schema) -> str | None:
-    """Drop what the older version lacks where it says nothing; or why it cannot be dropped."""
+    """Drop what the older version lacks where it has no effect; else return the reason."""
     for name, attribute in list(node.attributes.items()):
         if name in older.attributes or name not in newer.attributes:
             continue
         default = newer.attributes[name].default_value
-        says = onnx.helper.get_attribute_value(default) if default.name else None
+        neutral = onnx.helper.get_attribute_value(default) if default.name else None
         held = attribute.value
-        if (held.encode() if isinstance(held, str) else held) != says and not _ones(name, held):
+        if (held.encode() if isinstance(held, str) else held) != neutral and not _ones(name, held):
             return f"{name}={held} is new in opset {newer.since_version}"
         del node.attributes[name]
     while node.inputs and node.inputs[-1] is None:
@@ -35,22 +35,22 @@ def _ones(name: str, held: object) -> bool:
 
 def lacking(node: ir.Node, opset: int) -> str | None:
     """Why ``node`` is not an operator of ``opset`` as it stands, None when it is."""
-    found = schema(node.op_type, opset)
-    if found is None:
+    definition = schema(node.op_type, opset)
+    if definition is None:
         return f"{node.op_type} is not an operator of opset {opset}"
     for name in node.attributes:
-        if name not in found.attributes:
+        if name not in definition.attributes:
             return f"{name} is not an attribute of {node.op_type} in opset {opset}"
     outputs = [each for each in node.outputs if each.name]
-    if len(node.inputs) > found.max_input or len(outputs) > found.max_output:
+    if len(node.inputs) > definition.max_input or len(outputs) > definition.max_output:
         return f"it has more inputs or outputs than {node.op_type} in opset {opset}"
-    return _types(node, found, opset)
+    return _types(node, definition, opset)
 
 
-def _types(node: ir.Node, found: Schema, opset: int) -> str | None:
-    allowed = {rule.type_param_str: rule.allowed_type_strs for rule in found.type_constraints}
+def _types(node: ir.Node, definition: Schema, opset: int) -> str | None:
+    allowed = {rule.type_param_str: rule.allowed_type_strs for rule in definition.type_constraints}
     bound: dict[str, str] = {}
-    for values, formals in ((node.inputs, found.inputs), (node.outputs, found.outputs)):
+    for values, formals in ((node.inputs, definition.inputs), (node.outputs, definition.outputs)):
         for index, value in enumerate(values):
             formal = formals[min(index, len(formals) - 1)]
             if value is None or not isinstance(value.type, ir.TensorType):

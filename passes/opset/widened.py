@@ -1,4 +1,4 @@
-"""What a new version of an operator brought that takes nothing to undo.
+"""Changes of an operator's new version that need no rewriting to undo.
 
 A row an opset: the operators whose version of that opset takes more types than the one before, has
 an attribute or an input more, or merely says more clearly what it does. A type, attribute or input

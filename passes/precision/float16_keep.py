@@ -17,7 +17,7 @@ from prunedeploy.graph.schemas import Schema, schema
 from prunedeploy.reference.evaluate import Evaluator
 from prunedeploy.reference.opsets import opset
 
-LARGEST = float(np.finfo(np.float16).max)
+MAX_HALF = float(np.finfo(np.float16).max)
 MARGIN = 2.0
 # a value may be off by this share of its range, or by this many times what its inputs are off by
 LOSS, GROWTH = 2e-2, 8.0
@@ -36,11 +36,11 @@ def is_float32(value: ir.Value | None) -> bool:
     return value is not None and value.dtype == ir.DataType.FLOAT
 
 
-def formal_takes(found: Schema, index: int, *, output: bool = False) -> bool:
+def formal_takes(spec: Schema, index: int, *, output: bool = False) -> bool:
     """Whether the definition allows float16 for an input, or for an output."""
-    formals = found.outputs if output else found.inputs
+    formals = spec.outputs if output else spec.inputs
     formal = formals[min(index, len(formals) - 1)]
-    rules = {x.type_param_str: x.allowed_type_strs for x in found.type_constraints}
+    rules = {x.type_param_str: x.allowed_type_strs for x in spec.type_constraints}
     return "tensor(float16)" in rules.get(formal.type_str, [formal.type_str])
 
 
@@ -51,12 +51,12 @@ def without_form(graph: ir.Graph, opset: int) -> Reasons:
         if not any(map(is_float32, (*node.inputs, *node.outputs))):
             continue
         kinds = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-        found = schema(node.op_type, opset) if not node.domain else None
-        if found is None:
+        spec = schema(node.op_type, opset) if not node.domain else None
+        if spec is None:
             reasons[node] = f"{node.domain or 'unknown'}::{node.op_type} may have no float16 form"
         elif any(a.type in kinds for a in node.attributes.values()):
             reasons[node] = f"the body of {node.op_type} stays as it is"
-        elif is_float32(node.inputs[0] if node.inputs else None) and not formal_takes(found, 0):
+        elif is_float32(node.inputs[0] if node.inputs else None) and not formal_takes(spec, 0):
             reasons[node] = f"{node.op_type} takes no float16"
     return reasons
 
@@ -73,9 +73,9 @@ def beyond_range(graph: ir.Graph, values: Mapping[str, Array]) -> Reasons:
             if constant and node.op_type in BOUNDED:
                 continue
             array = value.const_value.numpy() if value.const_value else values.get(str(value.name))
-            limit = LARGEST if constant else LARGEST / MARGIN
+            limit = MAX_HALF if constant else MAX_HALF / MARGIN
             if array is not None and array.size and (size := _largest(array)) > limit:
-                reasons[node] = f"{value.name} reaches {size:.3g}, float16 ends at {LARGEST:.0f}"
+                reasons[node] = f"{value.name} reaches {size:.3g}, float16 ends at {MAX_HALF:.0f}"
     return reasons
 
 
@@ -94,10 +94,10 @@ def lossy(graph: ir.Graph, values: Mapping[str, Array], narrow: Mapping[str, Arr
     for node in graph:
         result = str(node.outputs[0].name)
         inputs = [errors.get(str(v.name), 0.0) for v in node.inputs if v is not None]
-        found = errors.get(result, 0.0)
-        if not found > LOSS or found <= GROWTH * max(inputs, default=0.0):
+        error = errors.get(result, 0.0)
+        if not error > LOSS or error <= GROWTH * max(inputs, default=0.0):
             continue
-        why = f"{result} would be off by {found:.1e} of its range"
+        why = f"{result} would be off by {error:.1e} of its range"
         reasons[node] = why
         for value in node.inputs:
             producer = value.producer() if value is not None else None
@@ -112,7 +112,7 @@ def _error(wide: Array, narrow: Array) -> float:
     if left.shape != right.shape or not left.size:
         return 0.0
     masked = np.abs(left) >= MASK
-    left, right = (np.where(masked, np.clip(x, -LARGEST, LARGEST), x) for x in (left, right))
+    left, right = (np.where(masked, np.clip(x, -MAX_HALF, MAX_HALF), x) for x in (left, right))
     with np.errstate(invalid="ignore"):
         same = (left == right) | (np.isnan(left) & np.isnan(right))
         distance = float(np.where(same, 0.0, np.abs(left - right)).max())
@@ -127,11 +127,11 @@ def observed(model: ir.Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
     """Every floating point value of the model on ``feeds``, by name."""
     values = {name: array for name, array in feeds.items() if array.dtype.kind == "f"}
 
-    def keep(name: str, array: Array) -> None:
+    def record(name: str, array: Array) -> None:
         if array.dtype.kind == "f":
             values[name] = array
 
-    Evaluator(model).run(feeds, keep)
+    Evaluator(model).run(feeds, record)
     return values
 
 
@@ -158,9 +158,9 @@ def to_keep(
     for _ in range(ROUNDS):
         trial = model.clone()
         convert(trial, frozenset(str(node.name) for node in reasons))
-        found = lossy(graph, values, observed(trial, feeds))
-        fresh = [node for node in found if node not in reasons]
-        reasons = found | reasons
+        lost = lossy(graph, values, observed(trial, feeds))
+        fresh = [node for node in lost if node not in reasons]
+        reasons = lost | reasons
         if not fresh:
             break
     return {str(node.name): reason for node, reason in reasons.items()}

@@ -99,15 +99,15 @@ class Quantise:
         if self.budget is None or difference.max_rel <= self.budget:
             return frozenset(), difference
         low, high = 0, len(order)  # too few, enough: with none quantised nothing is off
-        found = cost(high)
+        best = cost(high)
         while high - low > 1:
             middle = (low + high) // 2
             tried = cost(middle)
             if tried.max_rel <= self.budget:
-                high, found = middle, tried
+                high, best = middle, tried
             else:
                 low = middle
-        return frozenset(order[:high]), found
+        return frozenset(order[:high]), best
 
 
 def _cost(difference: Difference) -> Note:
@@ -204,11 +204,11 @@ def _worst_first(
     """Names of the layers, by how far each is off when all are quantised."""
     trial = model.clone()
     _quantise(trial, frozenset(str(node.name) for node in layers), scales)
-    found = observed(trial, feeds)
+    narrowed = observed(trial, feeds)
 
     def loss(node: ir.Node) -> float:
         name = str(node.outputs[0].name)
-        wide, narrow = values[name].astype(np.float64), found[name].astype(np.float64)
+        wide, narrow = values[name].astype(np.float64), narrowed[name].astype(np.float64)
         return float(np.square(narrow - wide).sum()) / (float(np.square(wide).sum()) or 1.0)
 
     return [str(node.name) for node in sorted(layers, key=loss, reverse=True)]
@@ -266,7 +266,7 @@ class _Pairs:
         return self._values[value, axis]
 
     def _first_reader(self, value: ir.Value) -> ir.Node:
-        """What the pair goes in front of: for an activation any place behind its producer does."""
+        """Return the node that the pair is inserted before: the first reader."""
         readers = {use.node for use in value.uses()}
         return next(node for node in self._graph if node in readers)
 

@@ -54,8 +54,8 @@ class RoundWeights:
         notes = [
             self._round(layer) for layer in layers if not {layer.node.name, layer.name} & self.keep
         ]
-        found = tuple(note for note in notes if note is not None)
-        return PassResult(any(note.status == "taken" for note in found), found)
+        reported = tuple(note for note in notes if note is not None)
+        return PassResult(any(note.status == "taken" for note in reported), reported)
 
     def _round(self, layer: Layer) -> Note | None:
         tensor = layer.weight.const_value

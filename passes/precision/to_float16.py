@@ -22,7 +22,7 @@ from prunedeploy.graph.schemas import schema
 from prunedeploy.passes.names import names, unused
 from prunedeploy.passes.precision.float16_keep import (
     FREE,
-    LARGEST,
+    MAX_HALF,
     formal_takes,
     is_float32,
     to_keep,
@@ -115,17 +115,17 @@ def convert(model: ir.Model, kept: frozenset[str]) -> int:
     count = 0
     nodes = [node for node in graph if node.name not in kept]
     for node in nodes:
-        found = schema(node.op_type, version) if not node.domain else None
+        spec = schema(node.op_type, version) if not node.domain else None
         floats = [v for v in (*node.inputs, *node.outputs) if is_float32(v) or v in edges.halves]
-        if found is None or not floats:
+        if spec is None or not floats:
             continue
         if node.op_type not in FREE:
             for index, value in enumerate(node.inputs):
-                if value is not None and formal_takes(found, index):
+                if value is not None and formal_takes(spec, index):
                     node.replace_input_with(index, edges.half(value))
         _make_half(node)
         for index, output in enumerate(node.outputs):
-            if is_float32(output) and formal_takes(found, index, output=True):
+            if is_float32(output) and formal_takes(spec, index, output=True):
                 output.type = ir.TensorType(HALF)
                 edges.halves.add(output)
         count += node.op_type not in FREE
@@ -148,8 +148,8 @@ def _wants_single(reader: ir.Node, index: int, converted: set[ir.Node], opset: i
     """A node that stays, or an input that is float32 in any case (the scales of a Resize)."""
     if reader not in converted:
         return True
-    found = schema(reader.op_type, opset) if not reader.domain else None
-    return found is not None and reader.op_type not in FREE and not formal_takes(found, index)
+    spec = schema(reader.op_type, opset) if not reader.domain else None
+    return spec is not None and reader.op_type not in FREE and not formal_takes(spec, index)
 
 
 def _make_half(node: ir.Node) -> None:
@@ -166,9 +166,9 @@ def _make_half(node: ir.Node) -> None:
 
 
 def _rounded(array: Array) -> Array:
-    """In float16; what lies beyond its range becomes the end of it, infinity stays."""
+    """Convert to float16; numbers beyond its range become its limits, infinity stays."""
     finite = np.isfinite(array)
-    return np.where(finite, np.clip(array, -LARGEST, LARGEST), array).astype(np.float16)
+    return np.where(finite, np.clip(array, -MAX_HALF, MAX_HALF), array).astype(np.float16)
 
 
 class _Edges:

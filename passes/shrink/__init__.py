@@ -46,15 +46,15 @@ INTO = {
 class ShrinkChannels:
     """Cut channels that are dead, constant or unread, exactly.
 
-    ``zero_threshold`` raises what counts as zero above the bound in ``zero.py``; the result is
-    then as exact as the weights below the threshold are unimportant.
+    ``zero_threshold`` raises what counts as zero above the bound in ``analysis/zero.py``; the
+    result is then as exact as the weights below the threshold are unimportant.
 
-    What the inputs lie within is taken from the model, where it says (see ``input_range``): what
-    follows from it holds for such inputs only.
+    The ranges of the inputs are taken from the model, where it states them (``input_range``): what
+    follows from them holds for such inputs only.
 
     ``align`` keeps as many dead channels as make a layer's output channels a multiple of it (see
     ``align.py``); ``borders`` says whether constants that meet zero padding become a map or one
-    channel, where both can be (see ``borders.py``).
+    channel, where both can be (see ``analysis/borders.py``).
 
     Needs the shapes of all values; an opaque operator keeps all that it touches, and a
     note says what that cost.
@@ -79,9 +79,9 @@ class ShrinkChannels:
         changed |= drop_zero_states(model) | own_weights(model)
         notes: list[Note] = []
         for graph in list(model.graphs()):
-            cut, found = self._shrink(model, graph)
+            cut, graph_notes = self._shrink(model, graph)
             changed |= cut
-            notes += found
+            notes += graph_notes
         return PassResult(changed, tuple(notes))
 
     def _shrink(self, model: ir.Model, graph: ir.Graph) -> tuple[bool, list[Note]]:
@@ -124,13 +124,13 @@ def _taken(plan: Plan) -> list[Note]:
             notes.append(
                 Note("channels-cut", layer.name, "taken", "output channels cut", gone, len(stays))
             )
-    for found in plan.recurrents:
-        stays = plan.keep.of(found.r, 2)
+    for cell in plan.recurrents:
+        stays = plan.keep.of(cell.r, 2)
         if stays is not None:
             gone = int((~stays).sum())
-            units = found.units
+            units = cell.units
             notes.append(
-                Note("hidden-units-cut", found.name, "taken", "hidden units cut", gone, units)
+                Note("hidden-units-cut", cell.name, "taken", "hidden units cut", gone, units)
             )
     for absorption in plan.absorptions:
         code: NoteCode = "constants-absorbed"

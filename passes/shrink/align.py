@@ -30,18 +30,18 @@ def padding(
     reach the next multiple gets none. Taken first are channels that read nothing, then those tied
     to the fewest others.
     """
-    roots = [axes.roots(found.result, found.result_axis) for found in layers]
+    roots = [axes.roots(layer.result, layer.result_axis) for layer in layers]
     ties = np.bincount(np.concatenate([*roots, [0]]), minlength=len(axes))
     chosen: set[int] = set()
-    for found, own in zip(layers, roots, strict=True):
-        if found.depthwise or found.grouped:
+    for layer, own in zip(layers, roots, strict=True):
+        if layer.depthwise or layer.grouped:
             continue  # its channels are those of the layer before; groups are cut each for itself
         staying = stays[own] | np.isin(own, list(chosen))
         count = int(staying.sum())
         missing = -count % multiple
         if not missing or count + missing > len(own):
             continue
-        reads = weights.used(found).any(axis=1)
+        reads = weights.used(layer).any(axis=1)
         order = np.lexsort((own, ties[own], reads))
         for index in order[~staying[order]].tolist():
             if missing <= 0:

@@ -45,8 +45,8 @@ def _apply(graph: ir.Graph, plan: Plan) -> None:
     _update_shapes(plan.keep)
     for layer, bias in biases:
         _set_bias(graph, layer, bias)
-    for layer, found in maps:
-        _add_map(graph, layer, found)
+    for layer, added in maps:
+        _add_map(graph, layer, added)
     regroup(graph, regrouped)
     drop_unused(graph)
 
@@ -62,11 +62,11 @@ def _new_bias(absorption: Absorption, keep: Keep) -> Array:
 
 
 def _new_map(absorption: Absorption, keep: Keep) -> Border:
-    """What constants and known maps add at each position to the rows that stay."""
+    """Return what constants and known maps add at each position to the rows that stay."""
     layer, maps = absorption.layer, absorption.maps
-    found = border(layer, absorption.constants) if maps is None else map_border(layer, maps)
+    added = border(layer, absorption.constants) if maps is None else map_border(layer, maps)
     stays = keep.of(layer.result, layer.result_axis)
-    return found if stays is None else replace(found, table=found.table[:, stays])
+    return added if stays is None else replace(added, table=added.table[:, stays])
 
 
 def _merge(absorption: Absorption) -> None:
@@ -115,13 +115,13 @@ def _set_bias(graph: ir.Graph, layer: Layer, bias: Array) -> None:
     replace_input(node, index, bias, f"{layer.weight.name}.bias")
 
 
-def _add_map(graph: ir.Graph, layer: Layer, found: Border) -> None:
+def _add_map(graph: ir.Graph, layer: Layer, added: Border) -> None:
     """The table, its rows and columns repeated, added to the layer's result."""
     dtype = layer.weight.dtype
     assert dtype is not None
     add = _follow(graph, layer, "borders")
-    table = found.table.astype(dtype.numpy())
-    feed(add, 1, table, found.repeats, f"{layer.weight.name}.borders")
+    table = added.table.astype(dtype.numpy())
+    feed(add, 1, table, added.repeats, f"{layer.weight.name}.borders")
 
 
 def _follow(graph: ir.Graph, layer: Layer, what: str) -> ir.Node:

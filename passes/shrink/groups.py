@@ -40,12 +40,12 @@ class Regrouping:
 
     def classes(self) -> dict[tuple[int, int], list[int]]:
         """The groups that stay, by how many channels they read and write."""
-        found: dict[tuple[int, int], list[int]] = {}
+        by_width: dict[tuple[int, int], list[int]] = {}
         widths = zip(self.reads.sum(axis=1).tolist(), self.writes.sum(axis=1).tolist(), strict=True)
         for group, (ins, outs) in enumerate(widths):
             if outs:
-                found.setdefault((ins, outs), []).append(group)
-        return found
+                by_width.setdefault((ins, outs), []).append(group)
+        return by_width
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Part:
 
 def regroupings(layers: Iterable[Layer], keep: Keep) -> list[Regrouping]:
     """The grouped layers that lose channels, and how; to be asked before weights are cut."""
-    found = []
+    plans = []
     for layer in layers:
         if not layer.grouped or layer.equal_groups:
             continue
@@ -82,15 +82,15 @@ def regroupings(layers: Iterable[Layer], keep: Keep) -> list[Regrouping]:
         reads = np.ones(ins, bool) if reads is None else reads
         writes = np.ones(outs, bool) if writes is None else writes
         shape = (layer.groups, -1)
-        found.append(Regrouping(layer, layer.rows(), reads.reshape(shape), writes.reshape(shape)))
-    return found
+        plans.append(Regrouping(layer, layer.rows(), reads.reshape(shape), writes.reshape(shape)))
+    return plans
 
 
-def regroup(graph: ir.Graph, found: list[Regrouping]) -> None:
+def regroup(graph: ir.Graph, plans: list[Regrouping]) -> None:
     """Carry out what ``regroupings`` found, once sources, results and biases are cut."""
     copies: Copies = {}
     parted = []
-    for each in found:
+    for each in plans:
         parts = _parts(each)
         if len(parts) == 1:
             _narrow(graph, _as_it_is(each.layer), parts[0], copies)
@@ -107,15 +107,15 @@ def _as_it_is(layer: Layer) -> Layer:
     return replace(layer, source=source)
 
 
-def _parts(found: Regrouping) -> list[Part]:
+def _parts(regrouping: Regrouping) -> list[Part]:
     """One convolution a class, groups in their order within it."""
     sources, results = (
-        (np.cumsum(mask) - 1).reshape(mask.shape) for mask in (found.reads, found.writes)
+        (np.cumsum(mask) - 1).reshape(mask.shape) for mask in (regrouping.reads, regrouping.writes)
     )
-    rows = found.rows.reshape(*found.writes.shape, *found.rows.shape[1:])
+    rows = regrouping.rows.reshape(*regrouping.writes.shape, *regrouping.rows.shape[1:])
     parts = []
-    for (ins, outs), groups in found.classes().items():
-        reads, writes = found.reads[groups], found.writes[groups]
+    for (ins, outs), groups in regrouping.classes().items():
+        reads, writes = regrouping.reads[groups], regrouping.writes[groups]
         taps = rows.shape[-1]
         weight = rows[groups][writes].reshape(len(groups), outs, -1, taps)
         columns = np.broadcast_to(reads[:, None], weight.shape[:3])
@@ -123,7 +123,7 @@ def _parts(found: Regrouping) -> list[Part]:
         origin = b"|".join((np.array(groups).tobytes(), reads.tobytes(), writes.tobytes()))
         parts.append(
             Part(
-                _as_stored(found.layer, weight),
+                _as_stored(regrouping.layer, weight),
                 len(groups),
                 sources[groups][reads],
                 results[groups][writes],

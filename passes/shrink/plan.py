@@ -61,7 +61,7 @@ class Absorption:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to cut, what to fold, and why the rest stays."""
+    """The cuts, the constants to fold, and the reasons why the rest stays."""
 
     keep: Keep
     absorptions: tuple[Absorption, ...]
@@ -77,7 +77,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What is known of a graph before anything is decided.
+    """The results of all analyses of a graph, before anything is decided.
 
     ``inner`` are the layers inside of operators with several weights (recurrent ones).
     """
@@ -105,7 +105,7 @@ def analyse(graph: ir.Graph, settings: Settings, split_choice: int = 0) -> Analy
     facts = find_constants(graph, weights, settings.zero, ranges, maps=settings.limits is None)
     layers = layers_of(graph)
     if settings.borders == "channel":
-        layers = [replace(found, takes_map=not mergeable(found)) for found in layers]
+        layers = [replace(layer, takes_map=not mergeable(layer)) for layer in layers]
     if settings.limits is not None:
         settings.limits.pin(axes, graph)
         layers = [settings.limits.limit(layer) for layer in layers]
@@ -121,50 +121,50 @@ def analyse(graph: ir.Graph, settings: Settings, split_choice: int = 0) -> Analy
 
 
 def make_plan(graph: ir.Graph, settings: Settings, split_choice: int = 0) -> Plan:
-    """What follows for ``graph``: whatever is not live goes, as far as tensors keep a channel."""
-    found = analyse(graph, settings, split_choice)
-    axes, weights, layers = found.axes, found.weights, list(found.layers)
+    """Plan to cut whatever is not live in ``graph``, as far as tensors keep a channel."""
+    analysis = analyse(graph, settings, split_choice)
+    axes, weights, layers = analysis.axes, analysis.weights, list(analysis.layers)
     grouped = [layer for layer in layers if layer.grouped]
-    stays = _leave_some(axes, found.kept, grouped)
+    stays = _leave_some(axes, analysis.kept, grouped)
     aligned: set[int] = set()
     while settings.align > 1 and (more := padding(layers, axes, weights, stays, settings.align)):
         aligned |= more
         # live, and all that they read
         axes.pinned.update(dict.fromkeys(more, reason(settings.align)))
         kept, bias_channels = choose_bias_channels(
-            [*layers, *found.inner], axes, weights, found.facts
+            [*layers, *analysis.inner], axes, weights, analysis.facts
         )
-        found = replace(found, kept=kept, bias_channels=bias_channels)
+        analysis = replace(analysis, kept=kept, bias_channels=bias_channels)
         stays = _leave_some(axes, kept, grouped)
-    return conclude(found, stays, frozenset(aligned))
+    return conclude(analysis, stays, frozenset(aligned))
 
 
-def conclude(found: Analysis, stays: Mask, aligned: frozenset[int] = frozenset()) -> Plan:
+def conclude(analysis: Analysis, stays: Mask, aligned: frozenset[int] = frozenset()) -> Plan:
     """The plan that cuts every label which does not stay; all that are live must."""
-    items = found.axes.items()
+    items = analysis.axes.items()
     cut = {(value, axis): stays[roots] for value, axis, roots in items if not stays[roots].all()}
-    keep, facts, weights = Keep(cut), found.facts, found.weights
+    keep, facts, weights = Keep(cut), analysis.facts, analysis.weights
     absorptions = [
         absorption
-        for index, layer in enumerate(found.layers)
-        for absorption in _absorptions(layer, index, found.bias_channels, keep, facts, weights)
+        for index, layer in enumerate(analysis.layers)
+        for absorption in _absorptions(layer, index, analysis.bias_channels, keep, facts, weights)
     ]
     return Plan(
         keep,
         tuple(absorptions),
-        found.layers,
-        found.axes,
+        analysis.layers,
+        analysis.axes,
         weights,
         facts,
-        found.kept.reasons,
-        found.ranges,
+        analysis.kept.reasons,
+        analysis.ranges,
         aligned,
-        found.recurrents,
+        analysis.recurrents,
     )
 
 
 def _leave_some(axes: Axes, kept: Kept, grouped: list[Layer]) -> Mask:
-    """What is live, and what must be there for every tensor and every group to hold something."""
+    """Return the live labels, and more where a tensor or a group would be left empty."""
     stays = kept.live.copy()
     axis_roots = [roots for _, _, roots in axes.items() if len(roots)]
     before = -1
@@ -180,10 +180,10 @@ def _leave_some(axes: Axes, kept: Kept, grouped: list[Layer]) -> Mask:
     return stays
 
 
-def _leave(least: int, roots: Labels, stays: Mask, kept: Kept, why: Reason) -> None:
-    """So many of these stay at least, the first ones, with all that is tied to them."""
+def _leave(minimum: int, roots: Labels, stays: Mask, kept: Kept, why: Reason) -> None:
+    """Keep at least ``minimum`` of these, the first ones, with all that is tied to them."""
     for root in roots.tolist():
-        if stays[roots].sum() >= least:
+        if stays[roots].sum() >= minimum:
             return
         if not stays[root]:
             stays[root] = True
@@ -198,7 +198,7 @@ def _absorptions(
     facts: Facts,
     weights: Weights,
 ) -> list[Absorption]:
-    """What the layer takes over: one bias, one map, or into one channel a group."""
+    """Return the constants that the layer takes into a bias, a map, or one channel a group."""
     stays = keep.of(layer.source, layer.source_axis)
     if stays is None or layer.depthwise:
         return []
@@ -221,7 +221,7 @@ def _absorptions(
 def _maps(
     layer: Layer, constants: Constants, gone: Mask, facts: Facts, weights: Weights
 ) -> list[Absorption]:
-    """What the layer takes over as a map: constants that meet its padding, and known maps."""
+    """Return the map that the layer takes over: constants under padding, and known maps."""
     held, maps = constants != 0, facts.maps(layer.source) if layer.mappable else None
     if maps is not None:
         known = mapped(layer.source, facts) & gone

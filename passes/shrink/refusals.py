@@ -1,4 +1,4 @@
-"""What stays although nothing would miss it, by what needs it: the notes of refusal."""
+"""Notes of refusal: channels that are dead or unread, and stay because of others."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def refused(plan: Plan, graph: ir.Graph) -> list[Note]:
         dead = ~plan.weights.used(layer).any(axis=1)
         roots = plan.axes.roots(layer.result, layer.result_axis)[dead]
         notes += _notes(layer.name, _reasons(plan, roots.tolist(), borders))
-    for found in plan.recurrents:
-        known = plan.facts.of(found.results[0], (rank(found.results[0]) or 0) - 1)
+    for cell in plan.recurrents:
+        known = plan.facts.of(cell.results[0], (rank(cell.results[0]) or 0) - 1)
         if known is not None:
-            roots = plan.axes.roots(found.r, 2)[known == 0]
-            notes += _notes(found.name, _reasons(plan, roots.tolist(), borders))
+            roots = plan.axes.roots(cell.r, 2)[known == 0]
+            notes += _notes(cell.name, _reasons(plan, roots.tolist(), borders))
     return notes + _unread(plan, graph)
 
 
@@ -56,7 +56,7 @@ def _notes(where: str, reasons: list[Reason]) -> Iterable[Note]:
 
 def _borders(plan: Plan, graph: ir.Graph) -> dict[int, Reason]:
     """Labels whose constant ends where it meets padding: by label, the reason."""
-    found: dict[int, Reason] = {}
+    reasons: dict[int, Reason] = {}
     for node in graph:
         source = node.inputs[0] if node.op_type in PADDING else None
         if source is None or rank(source) is None or (rank(source) or 0) < 2:
@@ -66,21 +66,21 @@ def _borders(plan: Plan, graph: ir.Graph) -> dict[int, Reason]:
         lost = set(plan.axes.roots(source, 1)[before].tolist()) - set(kept[after].tolist())
         text = f"constants meet the padding of {node.op_type} ({node.name}): the border differs"
         why = Reason("padding-border", text)
-        found.update(dict.fromkeys(lost & set(kept.tolist()), why))
-    return found
+        reasons.update(dict.fromkeys(lost & set(kept.tolist()), why))
+    return reasons
 
 
 def _shared(plan: Plan, graph: ir.Graph) -> dict[int, Reason]:
     """Labels that weights which several nodes read tie together: by label, the reason."""
-    found: dict[int, Reason] = {}
+    reasons: dict[int, Reason] = {}
     for value in graph.initializers.values():
         if len(value.uses()) < 2:
             continue
         text = f"several nodes share {value.name}, and not all of them can do without"
         why = Reason("shared-weights", text)
         for axis in range(rank(value) or 0):
-            found |= dict.fromkeys(plan.axes.roots(value, axis).tolist(), why)
-    return found
+            reasons |= dict.fromkeys(plan.axes.roots(value, axis).tolist(), why)
+    return reasons
 
 
 def _constant(plan: Plan, value: ir.Value, axis: int) -> Mask:
@@ -112,15 +112,15 @@ def _without_columns(plan: Plan, graph: ir.Graph) -> dict[tuple[ir.Value, int], 
     whatever it does counts as reading.
     """
     layers = {layer.node: layer for layer in plan.layers}
-    found: dict[tuple[ir.Value, int], Mask] = {}
+    unread: dict[tuple[ir.Value, int], Mask] = {}
     for node in reversed(list(graph)):
         for value in node.outputs:
             for axis in range(rank(value) or 0):
                 if value.is_graph_output() or not value.uses() or not static_size(value, axis):
                     continue
-                masks = [_by(use.node, value, axis, plan, layers, found) for use in value.uses()]
-                found[value, axis] = np.all(masks, axis=0)
-    return found
+                masks = [_by(use.node, value, axis, plan, layers, unread) for use in value.uses()]
+                unread[value, axis] = np.all(masks, axis=0)
+    return unread
 
 
 def _by(
@@ -129,7 +129,7 @@ def _by(
     axis: int,
     plan: Plan,
     layers: dict[ir.Node, Layer],
-    found: dict[tuple[ir.Value, int], Mask],
+    unread: dict[tuple[ir.Value, int], Mask],
 ) -> Mask:
     """The indices that one reader, and all behind it, have no use for."""
     roots, layer = plan.axes.roots(value, axis), layers.get(node)
@@ -139,7 +139,7 @@ def _by(
         every = np.ones(plan.weights.used(layer).shape[0], bool)
         return ~plan.weights.needed(layer, every)
     on = [
-        found.get((result, at), np.zeros(len(roots), bool))
+        unread.get((result, at), np.zeros(len(roots), bool))
         for result in node.outputs
         for at in range(rank(result) or 0)
         if np.array_equal(plan.axes.roots(result, at), roots)

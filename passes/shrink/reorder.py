@@ -17,7 +17,7 @@ from prunedeploy.passes.analysis.axes import Labels, rank, static_size
 from prunedeploy.passes.names import replace_input
 from prunedeploy.passes.operators.layers import Layer
 from prunedeploy.passes.operators.operator import AxisOrder
-from prunedeploy.passes.operators.table import layer, operator
+from prunedeploy.passes.operators.table import layer_of, operator
 
 # Initializers made from others: (from which, along which axis, how) -> the new one.
 Copies = dict[tuple[ir.Value, int, bytes], ir.Value]
@@ -42,7 +42,7 @@ def reorder(
 
 @dataclass
 class _Walk:
-    """What one reordering reaches: computed values, initializers, and selections by index."""
+    """The values, initializers and selections by index that one reordering reaches."""
 
     apart: ir.Node
     values: dict[ir.Value, tuple[int, Labels]] = field(default_factory=dict)
@@ -62,8 +62,8 @@ class _Walk:
                 return False
             self.values[value] = (axis, order)
             for node in self._around(value):
-                places = self._through(node, (value, axis, order))
-                if places is None or not self._sort(node, places, pending):
+                orders = self._through(node, (value, axis, order))
+                if orders is None or not self._sort(node, orders, pending):
                     return False
         return True
 
@@ -71,8 +71,8 @@ class _Walk:
         nodes = dict.fromkeys([value.producer(), *(use.node for use in value.uses())])
         return [node for node in nodes if node is not None and node is not self.apart]
 
-    def _sort(self, node: ir.Node, places: list[AxisOrder], pending: list[AxisOrder]) -> bool:
-        for value, axis, order in places:
+    def _sort(self, node: ir.Node, orders: list[AxisOrder], pending: list[AxisOrder]) -> bool:
+        for value, axis, order in orders:
             if value.const_value is None:
                 pending.append((value, axis, order))
             elif not (self.weights.setdefault((node, value, axis), order) == order).all():
@@ -80,10 +80,10 @@ class _Walk:
         return True
 
     def _through(self, node: ir.Node, at: AxisOrder) -> list[AxisOrder] | None:
-        """What else ``node`` wants reordered; None where it does not let this pass."""
-        found = layer(node)
-        if found is not None:
-            return _layer(found, at)
+        """Return which other axes ``node`` needs reordered; None where the order cannot pass."""
+        layer = layer_of(node)
+        if layer is not None:
+            return _layer(layer, at)
         step = operator(node).reorder
         return step(node, at, self.indices) if step is not None else None
 
@@ -145,25 +145,25 @@ def _copy(graph: ir.Graph, value: ir.Value, axis: int, order: Labels, copies: Co
     return copies[key]
 
 
-def _layer(found: Layer, at: AxisOrder) -> list[AxisOrder] | None:
+def _layer(layer: Layer, at: AxisOrder) -> list[AxisOrder] | None:
     """Rows and bias of what writes the axis, columns of what reads it; groups keep their order."""
     value, axis, order = at
-    reads = value is found.source and axis == found.source_axis
-    writes = value is found.result and axis == found.result_axis
-    if reads and found.groups == 1:
-        return [(found.weight, found.weight_in, order)]
-    places: list[AxisOrder] = []
-    if found.depthwise and (reads or writes):
-        places = [
-            (found.source, found.source_axis, order),
-            (found.result, found.result_axis, order),
-            (found.weight, 0, order),
+    reads = value is layer.source and axis == layer.source_axis
+    writes = value is layer.result and axis == layer.result_axis
+    if reads and layer.groups == 1:
+        return [(layer.weight, layer.weight_in, order)]
+    orders: list[AxisOrder] = []
+    if layer.depthwise and (reads or writes):
+        orders = [
+            (layer.source, layer.source_axis, order),
+            (layer.result, layer.result_axis, order),
+            (layer.weight, 0, order),
         ]
-    elif writes and found.groups == 1:
-        places = [(found.weight, found.weight_out, order)]
+    elif writes and layer.groups == 1:
+        orders = [(layer.weight, layer.weight_out, order)]
     else:
         return None
-    bias = found.bias
+    bias = layer.bias
     if bias is not None and static_size(bias, -1) == len(order):
-        places.append((bias, (rank(bias) or 1) - 1, order))
-    return places
+        orders.append((bias, (rank(bias) or 1) - 1, order))
+    return orders

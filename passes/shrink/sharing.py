@@ -11,7 +11,7 @@ import math
 import onnx_ir as ir
 
 from prunedeploy.passes.names import naming, unique_name
-from prunedeploy.passes.operators.table import layer
+from prunedeploy.passes.operators.table import layer_of
 
 # Elements up to which a tensor is copied: biases, slopes, scales and small tables. Larger ones, and
 # the weights of layers, are stored once for their size, and are cut where all readers agree.
@@ -29,12 +29,12 @@ def separate(graph: ir.Graph) -> Copies:
     Returns:
         What ``join`` takes: each shared initializer with its copies.
     """
-    found: Copies = []
+    shared: Copies = []
     with naming(graph):
         for value in list(graph.initializers.values()):
             if _is_worth_copying(value, graph):
-                found.append((value, _copies(value, graph)))
-    return found
+                shared.append((value, _copies(value, graph)))
+    return shared
 
 
 def join(graph: ir.Graph, copies: Copies) -> None:
@@ -62,13 +62,13 @@ def _is_worth_copying(value: ir.Value, graph: ir.Graph) -> bool:
         return False
     if not 1 < math.prod(tensor.shape.numpy()) <= MAX_COPIED:
         return False
-    layers = [layer(use.node) for use in readers]
-    return not any(found is not None and found.weight is value for found in layers)
+    layers = [layer_of(use.node) for use in readers]
+    return not any(layer is not None and layer.weight is value for layer in layers)
 
 
 def _copies(value: ir.Value, graph: ir.Graph) -> list[ir.Value]:
     """One copy for each reader but the first, named after it."""
-    found = []
+    copies = []
     for use in list(value.uses())[1:]:
         name = unique_name(graph, f"{value.name}.{use.node.name or use.node.outputs[0].name}")
         copy = ir.Value(
@@ -76,8 +76,8 @@ def _copies(value: ir.Value, graph: ir.Graph) -> list[ir.Value]:
         )
         graph.register_initializer(copy)
         use.node.replace_input_with(use.idx, copy)
-        found.append(copy)
-    return found
+        copies.append(copy)
+    return copies
 
 
 def _equal(one: ir.Value, other: ir.Value) -> bool:

@@ -43,15 +43,15 @@ def concat_axis(node: ir.Node) -> int | None:
     return node.attributes.get_int("axis", 0) % width
 
 
-def drop_parts(model: ir.Model, found: Analysis) -> list[Note]:
+def drop_parts(model: ir.Model, analysis: Analysis) -> list[Note]:
     """Drop what is not live, as far as nothing that stays loses its last channel."""
-    parts = _together(model.graph, _unneeded(model.graph, found), found)
+    parts = _together(model.graph, _unneeded(model.graph, analysis), analysis)
     if not parts:
         return []
-    stays = np.ones(len(found.axes), bool)
+    stays = np.ones(len(analysis.axes), bool)
     for part in parts:
         stays[part.roots] = False
-    plan = conclude(found, stays)
+    plan = conclude(analysis, stays)
     notes = []
     for node in dict.fromkeys(part.node for part in parts):
         gone = {part.index for part in parts if part.node is node}
@@ -68,33 +68,33 @@ def drop_parts(model: ir.Model, found: Analysis) -> list[Note]:
     return [*notes, *lower(model.graph)]
 
 
-def _unneeded(graph: ir.Graph, found: Analysis) -> list[Part]:
+def _unneeded(graph: ir.Graph, analysis: Analysis) -> list[Part]:
     """Parts without a live label in a Concat that has one."""
-    live, parts = found.kept.live, []
+    live, parts = analysis.kept.live, []
     for node in graph:
         axis = concat_axis(node)
-        if axis is None or not live[found.axes.roots(node.outputs[0], axis)].any():
+        if axis is None or not live[analysis.axes.roots(node.outputs[0], axis)].any():
             continue
         for index, value in enumerate(node.inputs):
-            roots = found.axes.roots(value, axis) if value is not None else np.zeros(0, np.int64)
+            roots = analysis.axes.roots(value, axis) if value is not None else np.zeros(0, np.int64)
             if value is not None and len(roots) and not live[roots].any():
                 parts.append(Part(node, index, value, roots))
     return parts
 
 
-def _together(graph: ir.Graph, parts: list[Part], found: Analysis) -> list[Part]:
+def _together(graph: ir.Graph, parts: list[Part], analysis: Analysis) -> list[Part]:
     """The parts that can go: what is computed without them keeps a channel in every axis."""
     while parts:
-        cut = np.zeros(len(found.axes), bool)
+        cut = np.zeros(len(analysis.axes), bool)
         for part in parts:
             cut[part.roots] = True
         values = _computed(graph, parts)
         needed = [
             roots
-            for value, _, roots in found.axes.items()
+            for value, _, roots in analysis.axes.items()
             if value in values and len(roots) and cut[roots].all()
         ]
-        needed += [roots for roots in _groups(found) if cut[roots].all()]
+        needed += [roots for roots in _groups(analysis) if cut[roots].all()]
         if not needed:
             return parts
         blocked = np.unique(np.concatenate(needed))
@@ -102,13 +102,13 @@ def _together(graph: ir.Graph, parts: list[Part], found: Analysis) -> list[Part]
     return []
 
 
-def _groups(found: Analysis) -> list[Labels]:
-    """What each group of a grouped convolution reads: it cannot read nothing."""
+def _groups(analysis: Analysis) -> list[Labels]:
+    """Return the labels that each group of a grouped convolution reads: one must stay."""
     return [
         roots
-        for layer in found.layers
+        for layer in analysis.layers
         if layer.grouped
-        for roots in found.axes.roots(layer.source, layer.source_axis).reshape(layer.groups, -1)
+        for roots in analysis.axes.roots(layer.source, layer.source_axis).reshape(layer.groups, -1)
     ]
 
 
@@ -142,8 +142,8 @@ def pad_part(node: ir.Node, index: int, axis: int, known: Constants) -> str | No
         return "Pad takes no computed number before opset 11"
     if (known != known[0]).any():
         return "its channels hold different numbers, and the concatenation is needed whole"
-    beside = index - 1 if index else 1
-    source = node.inputs[beside] if beside < len(node.inputs) else None
+    neighbour = index - 1 if index else 1
+    source = node.inputs[neighbour] if neighbour < len(node.inputs) else None
     if source is None or source.producer() is None or source.dtype is None:
         return "nothing computed beside it to pad"
     width = rank(node.outputs[0]) or 0
@@ -157,7 +157,7 @@ def pad_part(node: ir.Node, index: int, axis: int, known: Constants) -> str | No
     replace_input(pad, 1, pads, "pads")
     replace_input(pad, 2, np.array(known[0], source.dtype.numpy()), "number")
     rest = list(node.inputs)
-    rest[beside] = pad.outputs[0]
+    rest[neighbour] = pad.outputs[0]
     del rest[index]
     _set_inputs(node, rest)
     return None

@@ -75,8 +75,8 @@ def _replace(
     except UserError:  # whoever runs the model says so
         return False
     wanted = [value for value in node.outputs if value.uses() or value.is_graph_output()]
-    found = dict(zip(node.outputs, results, strict=False))
-    made = [found.get(value) for value in wanted]
+    by_value = dict(zip(node.outputs, results, strict=False))
+    made = [by_value.get(value) for value in wanted]
     if not wanted or not all(_storable(array, largest) for array in made):
         return False
     graph = node.graph

@@ -23,7 +23,7 @@ from prunedeploy.passes.analysis.facts import constant_array
 from prunedeploy.passes.names import replace_input
 from prunedeploy.passes.operators.channelwise import EPSILON
 from prunedeploy.passes.operators.layers import Layer, bias_rows
-from prunedeploy.passes.operators.table import layer
+from prunedeploy.passes.operators.table import layer_of
 from prunedeploy.reference.opsets import scales_channels
 
 
@@ -47,7 +47,7 @@ class FoldBatchNorm:
             if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx"):
                 continue
             producer = node.inputs[0].producer() if node.inputs[0] is not None else None
-            before = layer(producer) if producer is not None else None
+            before = layer_of(producer) if producer is not None else None
             reason = _refuse(node, before)
             if reason is None and before is not None:
                 _fold(node, before)

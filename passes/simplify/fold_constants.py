@@ -32,7 +32,7 @@ WRITTEN = {"Split": 18, "Squeeze": 13, "Unsqueeze": 13}  # the versions that onn
 REPEATING = ("Expand", "Gather", "Tile")
 SMALL = 1 << 13  # elements that need no second thought
 TINY = 1 << 6  # and those where the model is not to grow
-LARGEST = 1 << 28  # elements of a constant that is computed here
+MAX_ELEMENTS = 1 << 28  # elements of a constant that is computed here
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _fold(model: ir.Model, small: int) -> bool:
     followed = bool(optimizer.fold_constants(model, should_fold=lambda _: False).modified)
     if followed:
         _in_this_opset(model, before)
-    return evaluate_constants(model, partial(_worth_it, small), LARGEST) or followed
+    return evaluate_constants(model, partial(_worth_it, small), MAX_ELEMENTS) or followed
 
 
 def _in_this_opset(model: ir.Model, before: set[ir.Node]) -> None:
@@ -164,7 +164,7 @@ def _fix_length(node: ir.Node) -> bool:
     asked = list(source.shape)[first : shape.attributes.get_int("end", len(source.shape))]
     dims = np.array([dim if isinstance(dim, int) else -1 for dim in asked], np.int64)
     if node.op_type == "Gather":
-        found = np.asarray(dims[np.asarray(given[0], np.int64)])
+        lengths = np.asarray(dims[np.asarray(given[0], np.int64)])
     elif len(given) < 2 or any(g is None or g.size != 1 for g in given):
         return False  # bounds are attributes before opset 10
     else:
@@ -172,12 +172,12 @@ def _fix_length(node: ir.Node) -> bool:
         start, end, step = numbers[0], numbers[1], numbers[3] if len(numbers) > 3 else 1
         if step < 1:
             return False
-        found = dims[start:end:step]
+        lengths = dims[start:end:step]
     inside = any(use.node.graph is not graph for use in result.uses())
-    if (found < 0).any() or result.is_graph_output() or inside:
+    if (lengths < 0).any() or result.is_graph_output() or inside:
         return False
     for use in list(result.uses()):
-        replace_input(use.node, use.idx, found, "length")
+        replace_input(use.node, use.idx, lengths, "length")
     return True
 
 

@@ -3,7 +3,7 @@
     d = x - mean(x),    y = d / sqrt(mean(d^2) + epsilon) * scale + bias
 
 Scale and bias may be missing. As one LayerNormalization runtimes run it faster, and channels can
-be cut from it (``shrink/norms.py``).
+be cut from it (``operators/norms.py``).
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class FuseLayerNorm:
         shapes.infer_shapes(model)
         notes = []
         for node in list(model.graph):
-            found = _match(node) if node.op_type == "Sqrt" else None
-            if found is not None:
-                _fuse(found)
+            pattern = _match(node) if node.op_type == "Sqrt" else None
+            if pattern is not None:
+                _fuse(pattern)
                 notes.append(
                     Note("layernorm-fused", node.name or "?", "taken", "one LayerNormalization", 1)
                 )
@@ -96,8 +96,8 @@ def _match(root: ir.Node) -> Pattern | None:
     subtractions = [node for value in deviations if (node := value.producer()) is not None]
     nodes = [*means, *subtractions, power, variance, added, root, *ends[1:]]
     scale, bias, nodes = _affine(nodes, source, axis)
-    found = Pattern(source, axis, number, scale, bias, nodes[-1].outputs[0], nodes)
-    return found if _closed(found) else None
+    pattern = Pattern(source, axis, number, scale, bias, nodes[-1].outputs[0], nodes)
+    return pattern if _closed(pattern) else None
 
 
 def _producer(value: ir.Value | None, operator: str) -> ir.Node | None:
@@ -115,7 +115,7 @@ def _operands(node: ir.Node | None) -> tuple[ir.Value | None, ir.Value | None]:
 
 
 def _squared(power: ir.Node | None) -> list[ir.Value] | None:
-    """What is squared: one value, or the two alike that a product multiplies."""
+    """Return the squared value, or both operands of a product, which have to be equal."""
     if power is None or power.domain or None in power.inputs:
         return None
     values = [value for value in power.inputs if value is not None]
@@ -128,7 +128,7 @@ def _squared(power: ir.Node | None) -> list[ir.Value] | None:
 
 def _centre(deviations: list[ir.Value]) -> tuple[ir.Value, list[ir.Node]] | None:
     """x and the means of it, where every one of ``deviations`` is x - mean(x)."""
-    found: dict[ir.Value, None] = {}
+    sources: dict[ir.Value, None] = {}
     means = []
     for value in deviations:
         subtraction = _producer(value, "Sub")
@@ -138,9 +138,9 @@ def _centre(deviations: list[ir.Value]) -> tuple[ir.Value, list[ir.Node]] | None
         source = subtraction.inputs[0]
         if source is None:
             return None
-        found[source] = None
+        sources[source] = None
         means.append(mean)
-    return (next(iter(found)), list(dict.fromkeys(means))) if len(found) == 1 else None
+    return (next(iter(sources)), list(dict.fromkeys(means))) if len(sources) == 1 else None
 
 
 def _normalised(root: ir.Node, deviations: list[ir.Value]) -> list[ir.Node] | None:
@@ -148,13 +148,13 @@ def _normalised(root: ir.Node, deviations: list[ir.Value]) -> list[ir.Node] | No
     reader = _only_reader(root)
     if reader is None or reader.domain:
         return None
-    found = [root, reader]
+    nodes = [root, reader]
     if reader.op_type == "Reciprocal":
         last = _only_reader(reader)
         if last is None or last.op_type != "Mul" or last.domain:
             return None
         other = last.inputs[1] if last.inputs[0] is reader.outputs[0] else last.inputs[0]
-        found.append(last)
+        nodes.append(last)
     elif reader.op_type == "Div" and reader.inputs[1] is root.outputs[0]:
         other = reader.inputs[0]
     else:
@@ -163,7 +163,7 @@ def _normalised(root: ir.Node, deviations: list[ir.Value]) -> list[ir.Node] | No
         return None
     if other not in deviations:
         deviations.append(other)
-    return found
+    return nodes
 
 
 def _only_reader(node: ir.Node) -> ir.Node | None:
@@ -188,7 +188,7 @@ def _affine(
     nodes: list[ir.Node], source: ir.Value, axis: int
 ) -> tuple[ir.Value | None, ir.Value | None, list[ir.Node]]:
     """Scale and bias that follow, of the shape of the axes normalised or less."""
-    found: list[ir.Value | None] = []
+    parameters: list[ir.Value | None] = []
     for operator in ("Mul", "Add"):
         reader = _only_reader(nodes[-1])
         value = None
@@ -196,11 +196,11 @@ def _affine(
             mine = nodes[-1].outputs[0]
             value = reader.inputs[1] if reader.inputs[0] is mine else reader.inputs[0]
         if reader is None or value is None or not _fits(value, source, axis):
-            found.append(None)
+            parameters.append(None)
             continue
-        found.append(value)
+        parameters.append(value)
         nodes = [*nodes, reader]
-    return found[0], found[1], nodes
+    return parameters[0], parameters[1], nodes
 
 
 def _fits(value: ir.Value, source: ir.Value, axis: int) -> bool:
@@ -214,31 +214,31 @@ def _fits(value: ir.Value, source: ir.Value, axis: int) -> bool:
     return shape[front:] == sizes and all(size == 1 for size in shape[:front])
 
 
-def _closed(found: Pattern) -> bool:
+def _closed(pattern: Pattern) -> bool:
     """Whether nothing outside reads what is computed inside."""
-    inside = set(found.nodes)
+    inside = set(pattern.nodes)
     return not any(
         node.outputs[0].is_graph_output()
         or any(use.node not in inside for use in node.outputs[0].uses())
-        for node in found.nodes
-        if node.outputs[0] is not found.result
+        for node in pattern.nodes
+        if node.outputs[0] is not pattern.result
     )
 
 
-def _fuse(found: Pattern) -> None:
-    """One node in the place of the last; scale and bias get the shape of the axes normalised."""
-    last, old = found.nodes[-1], found.result
-    graph, dtype = last.graph, found.source.dtype
+def _fuse(pattern: Pattern) -> None:
+    """Replace the last node; scale and bias get the shape of the axes normalised."""
+    last, old = pattern.nodes[-1], pattern.result
+    graph, dtype = last.graph, pattern.source.dtype
     assert graph is not None
     assert dtype is not None
-    axes = range(found.axis, rank(found.source) or 0)
-    shape = [static_size(found.source, axis) or 0 for axis in axes]
-    attributes = {"axis": -len(shape), "epsilon": found.epsilon, "stash_type": 1}
-    node = ir.node("LayerNormalization", [found.source], attributes, name=last.name)
+    axes = range(pattern.axis, rank(pattern.source) or 0)
+    shape = [static_size(pattern.source, axis) or 0 for axis in axes]
+    attributes = {"axis": -len(shape), "epsilon": pattern.epsilon, "stash_type": 1}
+    node = ir.node("LayerNormalization", [pattern.source], attributes, name=last.name)
     new = node.outputs[0]
     new.shape, new.type = old.shape, old.type
     graph.insert_after(last, node)
-    for index, value in enumerate((found.scale, found.bias), start=1):
+    for index, value in enumerate((pattern.scale, pattern.bias), start=1):
         if value is not None and list(value.shape or ()) == shape:
             node.resize_inputs(index + 1)
             node.replace_input_with(index, value)
@@ -249,5 +249,5 @@ def _fuse(found: Pattern) -> None:
             replace_input(node, index, array.reshape(shape), hint)
     old.replace_all_uses_with(new, replace_graph_outputs=True)
     name = old.name
-    graph.remove(dict.fromkeys(found.nodes), safe=True)
+    graph.remove(dict.fromkeys(pattern.nodes), safe=True)
     new.name = name

@@ -2,7 +2,7 @@
 
 Readers add the columns, W[:, a] += W[:, b], W[:, b] = 0, after which nobody reads channel b and
 ``ShrinkChannels`` cuts it. Sums are taken in float64 and rounded once. Channels that only a power
-of two tells apart are not looked for.
+of two sets apart are not looked for.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class MergeChannels:
         """Edit ``model`` in place until no channel has a duplicate that can go."""
         notes: list[Note] = []
         shapes.infer_shapes(model)
-        while found := _merge(model.graph):  # sums of columns may make rows of readers equal
-            notes += found
+        while merged := _merge(model.graph):  # sums of columns may make rows of readers equal
+            notes += merged
         return PassResult(bool(notes), tuple(notes))
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a layer reads: the labels and classes of its input channels, and which it uses."""
+class InputChannels:
+    """A layer's input channels: their labels and classes, and which of them it uses."""
 
     layer: Layer
     roots: Labels
@@ -63,21 +63,21 @@ def _merge(graph: ir.Graph) -> list[Note]:
     numbers = number_values(graph, couple(graph))
     if not any(_has_duplicates(layer, numbers) for layer in layers_of(graph)):
         return []
-    found = analyse(graph, Settings())
-    axes = found.axes
-    mixing = [layer for layer in found.layers if not layer.depthwise]
-    places = [_place(layer, numbers, found) for layer in mixing]
+    analysis = analyse(graph, Settings())
+    axes = analysis.axes
+    mixing = [layer for layer in analysis.layers if not layer.depthwise]
+    readers = [_input_channels(layer, numbers, analysis) for layer in mixing]
     labels = np.arange(len(axes))
     fixed, live = axes.is_pinned(labels), np.zeros(len(axes), bool)
-    live[: len(found.kept.live)] = found.kept.live
-    for layer in found.inner:
+    live[: len(analysis.kept.live)] = analysis.kept.live
+    for layer in analysis.inner:
         fixed[axes.roots(layer.source, layer.source_axis)] = True
-    for place in places:
-        fixed[place.roots[place.constant] if _own(place.layer) else place.roots] = True
-    own = [place for place in places if _own(place.layer)]
+    for reader in readers:
+        fixed[reader.roots[reader.constant] if _own(reader.layer) else reader.roots] = True
+    own = [reader for reader in readers if _own(reader.layer)]
     removable, leaders = choose(own, fixed, ~live & ~fixed)
     pairs = zip(own, leaders, strict=True)
-    return [note for place, leader in pairs if (note := _add(place, leader, removable))]
+    return [note for reader, leader in pairs if (note := _add(reader, leader, removable))]
 
 
 def _has_duplicates(layer: Layer, numbers: ValueNumbers) -> bool:
@@ -95,44 +95,44 @@ def _own(layer: Layer) -> bool:
     return layer.groups == 1 and not shared and floats and stored
 
 
-def _place(layer: Layer, numbers: ValueNumbers, found: Analysis) -> Place:
+def _input_channels(layer: Layer, numbers: ValueNumbers, analysis: Analysis) -> InputChannels:
     value, axis = layer.source, layer.source_axis
-    maps = mapped(value, found.facts) if layer.mappable else np.False_
-    return Place(
+    maps = mapped(value, analysis.facts) if layer.mappable else np.False_
+    return InputChannels(
         layer,
-        found.axes.roots(value, axis),
+        analysis.axes.roots(value, axis),
         numbers.of(value, axis),
-        np.asarray(found.weights.used(layer).any(axis=0)),
-        ~np.isnan(channel_constants(layer, found.facts)) | maps,
+        np.asarray(analysis.weights.used(layer).any(axis=0)),
+        ~np.isnan(channel_constants(layer, analysis.facts)) | maps,
     )
 
 
-def choose(places: list[Place], fixed: Mask, ignored: Mask) -> tuple[Mask, list[Labels]]:
-    """The labels that can go, and for every place the position that takes each channel over.
+def choose(readers: list[InputChannels], fixed: Mask, ignored: Mask) -> tuple[Mask, list[Labels]]:
+    """Return the removable labels, and for every layer the position that takes each channel over.
 
-    In every class of a place one label leads: a fixed one, else the smallest. A label can go when
+    In every class of a layer one label leads: a fixed one, else the smallest. A label can go when
     it follows wherever it is read; those that lead anywhere stay, so that no leader ever goes.
     """
     fixed = fixed.copy()
-    for place in places:
-        _, alone = _leaders(place, fixed, ignored)
-        fixed[place.roots[alone & place.used]] = True
+    for reader in readers:
+        _, alone = _leaders(reader, fixed, ignored)
+        fixed[reader.roots[alone & reader.used]] = True
     removable, leaders = ~fixed & ~ignored, []
-    for place in places:
-        leader, alone = _leaders(place, fixed, ignored)
-        leads = place.roots[leader] == place.roots
-        removable[place.roots[leads & (place.used | ~alone)]] = False
+    for reader in readers:
+        leader, alone = _leaders(reader, fixed, ignored)
+        leads = reader.roots[leader] == reader.roots
+        removable[reader.roots[leads & (reader.used | ~alone)]] = False
         leaders.append(leader)
     return removable, leaders
 
 
-def _leaders(place: Place, fixed: Mask, ignored: Mask) -> tuple[Labels, Mask]:
-    """For each position that of its class's leader, and whether it shares its class with none."""
-    leader, alone = np.arange(len(place.roots)), np.zeros(len(place.roots), bool)
-    taking_part = np.flatnonzero(~ignored[place.roots])
+def _leaders(reader: InputChannels, fixed: Mask, ignored: Mask) -> tuple[Labels, Mask]:
+    """Return each position's leader in its class, and whether it is alone in the class."""
+    leader, alone = np.arange(len(reader.roots)), np.zeros(len(reader.roots), bool)
+    taking_part = np.flatnonzero(~ignored[reader.roots])
     if not len(taking_part):
         return leader, alone
-    roots, classes = place.roots[taking_part], place.classes[taking_part]
+    roots, classes = reader.roots[taking_part], reader.classes[taking_part]
     order = np.lexsort((roots, ~fixed[roots], classes))
     roots, classes, positions = roots[order], classes[order], taking_part[order]
     starts = np.flatnonzero(np.diff(classes, prepend=classes[0] - 1))
@@ -143,20 +143,20 @@ def _leaders(place: Place, fixed: Mask, ignored: Mask) -> tuple[Labels, Mask]:
     return leader, alone
 
 
-def _add(place: Place, leader: Labels, removable: Mask) -> Note | None:
+def _add(reader: InputChannels, leader: Labels, removable: Mask) -> Note | None:
     """Add the columns of channels that can go to those of their leaders, in place."""
-    layer = place.layer
-    going = np.flatnonzero(removable[place.roots] & place.used)
+    layer = reader.layer
+    going = np.flatnonzero(removable[reader.roots] & reader.used)
     tensor = layer.weight.const_value
     if not len(going) or tensor is None:
         return None
     array = np.array(tensor.numpy())
     view = np.moveaxis(array, layer.weight_in, 0)
     targets = np.unique(leader[going])
-    sums = view[targets].astype(np.float64)
-    np.add.at(sums, np.searchsorted(targets, leader[going]), view[going].astype(np.float64))
+    totals = view[targets].astype(np.float64)
+    np.add.at(totals, np.searchsorted(targets, leader[going]), view[going].astype(np.float64))
     with np.errstate(over="ignore"):
-        rounded = sums.astype(array.dtype)
+        rounded = totals.astype(array.dtype)
     if not np.isfinite(rounded.astype(np.float64)).all():
         return None  # half precision does not hold the sum
     view[targets] = rounded

@@ -210,9 +210,9 @@ def _determined(node: ir.Node, index: int, along: int, extents: Extents) -> bool
 
 def _drop_neutral(node: ir.Node, facts: Facts, extents: Extents) -> None:
     """An addition of zero becomes an Identity, where its result is the other operand's size."""
-    places, number = NEUTRAL.get(node.op_type, ((), 0.0))
+    positions, number = NEUTRAL.get(node.op_type, ((), 0.0))
     result = node.outputs[0]
-    for index in places:
+    for index in positions:
         operand, other = node.inputs[index], node.inputs[1 - index]
         if operand is None or other is None or operand.const_value is None:
             continue

@@ -5,7 +5,7 @@ layer that ends the branch need not compute them all: its live rows and one cons
 enough, and a Gather puts them where they belong, the constant one many times. Where the constants
 differ, an initializer added per channel makes them up.
 
-That saves multiplications and moves more bytes, so it is done only where the target's row says
+That saves multiplications and moves more bytes, so it is done only where the target's figures say
 that it pays:
 
     saved   = macs of the rows left out / macs a second
@@ -108,7 +108,7 @@ def cost(
     itemsize: int,
     addend: bool = False,
 ) -> Cost | None:
-    """What computing ``rows`` instead of ``width`` channels brings; None without figures.
+    """Return the cost of ``rows`` instead of ``width`` channels; None without figures.
 
     ``macs`` are those of one number of the result, ``positions`` its numbers in one channel.
     """
@@ -150,17 +150,17 @@ def _decide(graph: ir.Graph, layer: Layer, known: Constants, target: Target) -> 
     differ = len(np.unique(known[dead])) > 1
     macs, itemsize = layer.weight.const_value.size // width, layer.weight.dtype.itemsize
     rows = width - count + 1
-    found = cost(target, macs, width, rows, positions, int(itemsize), differ)
-    if found is None:
+    costs = cost(target, macs, width, rows, positions, int(itemsize), differ)
+    if costs is None:
         reason = f"constant rows of a branch: no cost figures for {target.name}"
         return Note("no-cost-figures", layer.name, "refused", reason, count)
-    figures = f"{found.left_out * 1e6:.0f} us less to compute, {found.moved * 1e6:.0f} us to move"
-    if not found.pays:
+    figures = f"{costs.left_out * 1e6:.0f} us less to compute, {costs.moved * 1e6:.0f} us to move"
+    if not costs.pays:
         reason = f"constant rows of a branch, slower if scattered on {target.name}: {figures}"
         return Note("slower-on-target", layer.name, "refused", reason, count)
     _scatter(graph, layer, known, differ)
     reason = f"branch computed narrow and scattered, predicted for {target.name}: {figures}"
-    seconds = {"left_out_seconds": found.left_out, "moved_seconds": found.moved}
+    seconds = {"left_out_seconds": costs.left_out, "moved_seconds": costs.moved}
     return Note("branch-scattered", layer.name, "taken", reason, count - 1, figures=seconds)
 
 

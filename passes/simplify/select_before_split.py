@@ -1,4 +1,4 @@
-"""What is taken from one part of a split axis is taken before the axis is split.
+"""Selections from one part of a split axis move in front of the split.
 
 Attention writes queries, keys and values as one layer, its features split in (3, heads,
 dimensions), and then takes each of the three. Only one part of a split axis can be cut (see
@@ -43,8 +43,8 @@ class SelectBeforeSplit:
         """Edit ``model`` in place."""
         infer_shapes(model)
         notes: list[Note] = []
-        while found := _move(model.graph):
-            notes += found
+        while moved := _move(model.graph):
+            notes += moved
             infer_shapes(model)
         models.drop_unused(model.graph)
         return PassResult(bool(notes), tuple(notes))
@@ -85,10 +85,10 @@ def _stack(reshape: ir.Node) -> Stack | None:
     uses = list(result.uses())
     alone = len(uses) == 1 and not result.is_graph_output()
     transpose = uses[0].node if alone and uses[0].node.op_type == "Transpose" else None
-    found = _selections(result if transpose is None else transpose.outputs[0])
-    if found is None:
+    selected = _selections(result if transpose is None else transpose.outputs[0])
+    if selected is None:
         return None
-    behind, taken = found
+    behind, taken = selected
     position = behind
     if transpose is not None:
         width = len(target)
@@ -116,10 +116,10 @@ def _selections(value: ir.Value) -> tuple[int, Taken] | None:
             axes.add(node.attributes.get_int("axis", 0) % width)
             taken.append((node.outputs[0], index.astype(np.int64)))
             continue
-        found = along(node)
-        if found is None or (node.op_type == "Slice" and len(found) != 1):
+        selection = along(node)
+        if selection is None or (node.op_type == "Slice" and len(selection) != 1):
             return None
-        for result, axis, indices in found:
+        for result, axis, indices in selection:
             if indices is None or indices.size != 1:
                 return None
             axes.add(axis)

@@ -69,7 +69,7 @@ class Linear:
 
 
 def _copied(gather: ir.Node) -> ir.Value | None:
-    """What a Gather copies element by element, None if it does anything else."""
+    """Return the value that a Gather copies element by element, None if it does anything else."""
     if gather.op_type != "Gather" or gather.inputs[0] is None or not gather.outputs[0].uses():
         return None
     flatten, result = gather.inputs[0].producer(), gather.outputs[0]
@@ -81,20 +81,20 @@ def _copied(gather: ir.Node) -> ir.Value | None:
     inner = [dim for dim in source.shape[1:] if isinstance(dim, int)]
     if len(inner) != len(source.shape) - 1 or not _same_shape(source.shape, result.shape):
         return None
-    found = _linear(gather.inputs[1])
+    linear = _linear(gather.inputs[1])
     first = source.shape[0]
-    if found is None or found.width != len(source.shape):
+    if linear is None or linear.width != len(source.shape):
         return None
     size = math.prod(inner)
     expected = np.arange(size).reshape(1, *inner)
-    if found.step:  # the first axis by its positions
-        right = found.step == size
+    if linear.step:  # the first axis by its positions
+        right = linear.step == size
     elif isinstance(first, int):
         expected, right = np.arange(first * size).reshape(first, *inner), True
     else:
         return None
     try:
-        offsets = np.broadcast_to(found.offsets, expected.shape)
+        offsets = np.broadcast_to(linear.offsets, expected.shape)
     except ValueError:
         return None
     return source if right and (offsets == expected).all() else None

@@ -52,21 +52,21 @@ class SplitShapes:
 
 
 def _split(concat: ir.Node) -> int:
-    """How many pieces of one Concat were taken apart."""
-    pieces: list[ir.Value | None] = []
+    """Return how many operands of one Concat were split."""
+    operands: list[ir.Value | None] = []
     count = 0
     for value in concat.inputs:
-        found = _picked(value)
-        known = entries(value) if found is not None else None
-        if found is None or known is None or not any(isinstance(entry, int) for entry in known):
-            pieces.append(value)
+        picked = _picked(value)
+        known = entries(value) if picked is not None else None
+        if picked is None or known is None or not any(isinstance(entry, int) for entry in known):
+            operands.append(value)
         else:
-            pieces += _parts(concat, *found, known)
+            operands += _parts(concat, *picked, known)
             count += 1
     if count:
-        concat.resize_inputs(len(pieces))
-        for index, piece in enumerate(pieces):
-            concat.replace_input_with(index, piece)
+        concat.resize_inputs(len(operands))
+        for index, operand in enumerate(operands):
+            concat.replace_input_with(index, operand)
     return count
 
 
@@ -104,17 +104,17 @@ def _parts(
     assert graph is not None
     pairs = zip(known, indices, strict=True)
     for is_number, run in groupby(pairs, key=lambda pair: isinstance(pair[0], int)):
-        numbers, places = zip(*run, strict=True)
+        numbers, positions = zip(*run, strict=True)
         if is_number:
             yield _constant(graph, f"sizes.{concat.name}", numbers)
             continue
-        picked = _constant(graph, f"axes.{concat.name}", places)
+        picked = _constant(graph, f"axes.{concat.name}", positions)
         gather = ir.node("Gather", [shape, picked], {"axis": 0})
         gather.name = unique_name(graph, f"lengths.{concat.name}")
         graph.insert_before(concat, gather)
         result = gather.outputs[0]
         result.name = unique_name(graph, f"{gather.name}.result")
-        result.shape, result.type = ir.Shape([len(places)]), ir.TensorType(ir.DataType.INT64)
+        result.shape, result.type = ir.Shape([len(positions)]), ir.TensorType(ir.DataType.INT64)
         yield result
 
 

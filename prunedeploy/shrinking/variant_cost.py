@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from prunedeploy.graph import work
 from prunedeploy.passes.operators.layers import Layer
-from prunedeploy.passes.operators.table import layer
+from prunedeploy.passes.operators.table import layer_of
 from prunedeploy.targets import Target
 
 READ_IN = 4  # channels: what blocked kernels of ONNX Runtime need the input channels a multiple of
@@ -38,7 +38,7 @@ def cost(model: ir.Model, target: Target) -> float:
 
 
 def _node_cost(node: ir.Node, target: Target) -> float:
-    linear = layer(node)
+    linear = layer_of(node)
     if linear is not None and (macs := work.macs(node)):
         return macs * _layer_factor(linear, target)
     if node.op_type in MOVES and node.outputs[0].shape is not None:

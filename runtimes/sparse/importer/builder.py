@@ -14,9 +14,9 @@ from prunedeploy.runtimes.sparse.importer.expr import Expr
 from prunedeploy.runtimes.sparse.importer.graph import (
     ConvertOp,
     ConvOp,
+    ElementwiseOp,
     ExpandOp,
     Graph,
-    MapOp,
     MatMulOp,
     Op,
     ReduceOp,
@@ -105,26 +105,26 @@ class Builder:
             return e.number(float(x.value.reshape(())))
         return e.tensor(self.floating(x))
 
-    def map(self, expr: Expr, shape: Sequence[int], dtype: str = "float32") -> Tensor:
-        """A function of single elements."""
+    def elementwise(self, expr: Expr, shape: Sequence[int], dtype: str = "float32") -> Tensor:
+        """Add a function of single elements."""
         if expr.op == "tensor" and expr.leaf.shape == tuple(shape) and expr.leaf.dtype == dtype:
             assert isinstance(expr.leaf, Tensor)
             return expr.leaf
-        return self.add(MapOp(self.name, e.leaves(expr), Tensor(tuple(shape), dtype), expr))
+        return self.add(ElementwiseOp(self.name, e.leaves(expr), Tensor(tuple(shape), dtype), expr))
 
     def apply(self, op: str, *inputs: Tensor, numbers: tuple[float, ...] = ()) -> Tensor:
         """One function of ``expr`` on tensors, broadcast."""
         made = Expr(op, tuple(self.operand(x) for x in inputs), numbers)
-        return self.map(made, broadcast(*(x.shape for x in inputs)))
+        return self.elementwise(made, broadcast(*(x.shape for x in inputs)))
 
-    def reduce(self, x: Tensor, kind: str, axes: Sequence[int], keep: bool = True) -> Tensor:
+    def reduce(self, x: Tensor, kind: str, axes: Sequence[int], keepdims: bool = True) -> Tensor:
         """Reduce ``axes`` (not negative)."""
         shape = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
         y = x
         if axes:
             source = self.floating(x)
             y = self.add(ReduceOp(self.name, [source], Tensor(shape), kind, tuple(sorted(axes))))
-        if keep:
+        if keepdims:
             return y
         return self.reshape(y, [n for axis, n in enumerate(x.shape) if axis not in axes])
 

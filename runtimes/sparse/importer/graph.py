@@ -83,7 +83,7 @@ class ConvOp(Op):
 
 
 @dataclass(eq=False)
-class MapOp(Op):
+class ElementwiseOp(Op):
     """A function of single elements; its leaves are tensors, broadcast to the output's shape."""
 
     expr: Expr
@@ -216,11 +216,11 @@ class Graph:
 
     def users(self) -> dict[Tensor, list[Op]]:
         """Who reads each tensor, each reader once."""
-        found: dict[Tensor, list[Op]] = {}
+        readers: dict[Tensor, list[Op]] = {}
         for op in self.ops:
             for tensor in dict.fromkeys(op.inputs):
-                found.setdefault(tensor, []).append(op)
-        return found
+                readers.setdefault(tensor, []).append(op)
+        return readers
 
     def producers(self) -> dict[Tensor, Op]:
         """The operator that computes each tensor."""

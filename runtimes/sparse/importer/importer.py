@@ -109,10 +109,10 @@ class Call:
     def axis(self, default: int, rank: int | None = None) -> int:
         """The attribute ``axis``, not negative."""
         rank = self.x.rank if rank is None else rank
-        found = self.integer("axis", default)
-        if not -rank <= found <= max(rank - 1, 0):
-            raise self.refuse(f"axis {found} of {rank}")
-        return found % rank if rank else 0
+        number = self.integer("axis", default)
+        if not -rank <= number <= max(rank - 1, 0):
+            raise self.refuse(f"axis {number} of {rank}")
+        return number % rank if rank else 0
 
 
 Importer = Callable[[Call], "Tensor | tuple[Tensor, ...]"]

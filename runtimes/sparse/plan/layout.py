@@ -19,9 +19,9 @@ from prunedeploy.runtimes.sparse.importer.graph import (
     ConcatOp,
     ConvertOp,
     ConvOp,
+    ElementwiseOp,
     GatherOp,
     Graph,
-    MapOp,
     NormOp,
     Op,
     PadOp,
@@ -130,7 +130,7 @@ class LayoutAssigner:
             pulled = layout.pull(op, wanted)
             if pulled is not None:
                 self._note(op.inputs[0], pulled, required)
-        elif isinstance(op, MapOp | SoftmaxOp | NormOp | ConcatOp | ConvertOp):
+        elif isinstance(op, ElementwiseOp | SoftmaxOp | NormOp | ConcatOp | ConvertOp):
             for tensor in op.inputs:
                 if tensor.rank == op.output.rank and (
                     isinstance(op, ConcatOp) or tensor.shape == op.output.shape
@@ -290,14 +290,14 @@ class LayoutAssigner:
 
     def buffer(
         self,
-        place: MemorySpace,
+        space: MemorySpace,
         size: int,
         dtype: Dtype = "float32",
         index: int = 0,
         value: np.ndarray[tuple[int], np.dtype[np.float32]] | None = None,
     ) -> int:
         """A new buffer's number."""
-        self.buffers.append(Buffer(place, size, dtype, index, value))
+        self.buffers.append(Buffer(space, size, dtype, index, value))
         return len(self.buffers) - 1
 
     def arena(self, shape: tuple[int, ...], wanted: Layout) -> View:

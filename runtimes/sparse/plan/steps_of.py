@@ -12,10 +12,10 @@ from prunedeploy.runtimes.sparse.importer.graph import (
     ConcatOp,
     ConvertOp,
     ConvOp,
+    ElementwiseOp,
     GatherOp,
     Graph,
     LookupOp,
-    MapOp,
     MatMulOp,
     NormOp,
     PadOp,
@@ -81,7 +81,7 @@ def _conv(assigner: LayoutAssigner, op: ConvOp) -> None:
     )
 
 
-def _map(assigner: LayoutAssigner, op: MapOp) -> None:
+def _elementwise(assigner: LayoutAssigner, op: ElementwiseOp) -> None:
     y = assigner.result(op)
     tensors, constants, code = e.code(op.expr)
     inputs = tuple(assigner.broadcast(tensor, y) for tensor in tensors)
@@ -181,7 +181,7 @@ def _gather(assigner: LayoutAssigner, op: GatherOp) -> None:
 
 EMITTERS: dict[type, Callable[[LayoutAssigner, Any], None]] = {
     ConvOp: _conv,
-    MapOp: _map,
+    ElementwiseOp: _elementwise,
     ConvertOp: _convert,
     PadOp: _pad,
     PoolOp: _pool,

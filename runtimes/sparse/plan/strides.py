@@ -125,8 +125,8 @@ def backward(op: Op, y: View) -> View | None:
                 strides[source] = y.strides[axis]
             return View(y.buffer, shape, tuple(strides), y.offset)
         case ReshapeOp():
-            found = reshaped(y.shape, y.strides, shape)
-            return None if found is None else View(y.buffer, shape, found, y.offset)
+            before = reshaped(y.shape, y.strides, shape)
+            return None if before is None else View(y.buffer, shape, before, y.offset)
     return None
 
 

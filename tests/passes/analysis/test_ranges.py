@@ -328,12 +328,12 @@ def test_gamma() -> None:
     assert gamma(2**24, 2.0**-24) == math.inf
 
 
-@pytest.mark.parametrize("wrong", ["_least", "gamma"])
+@pytest.mark.parametrize("wrong", ["_lower_bound", "gamma"])
 def test_a_broken_analysis_is_noticed(monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
     """Negative weights taken for positive ones; rounding forgotten."""
-    right = layer_ranges._least
+    right = layer_ranges._lower_bound
     broken = {
-        "_least": lambda p, low, n, other, bias, error: right(p, low, n, -other, bias, error),
+        "_lower_bound": lambda p, low, n, other, bias, error: right(p, low, n, -other, bias, error),
         "gamma": lambda *_: 0.0,
     }[wrong]
     monkeypatch.setattr(layer_ranges, wrong, broken)

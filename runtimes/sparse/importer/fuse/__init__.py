@@ -1,10 +1,11 @@
-"""Fewer operators that compute the same: each module one rewriting of the graph, in this order."""
+"""Fewer operators that compute the same: each module is one rewriting of the graph."""
 
 from __future__ import annotations
 
 from prunedeploy.runtimes.sparse.importer.fuse import (
     affine,
     chains,
+    elementwise,
     epilogue,
     lift,
     moves,
@@ -12,7 +13,6 @@ from prunedeploy.runtimes.sparse.importer.fuse import (
     parallel,
     products,
 )
-from prunedeploy.runtimes.sparse.importer.fuse import elementwise as maps
 from prunedeploy.runtimes.sparse.importer.graph import Graph
 
 
@@ -22,11 +22,11 @@ def fuse(graph: Graph) -> None:
     chains.straighten(graph)
     moves.fold(graph)
     affine.fold(graph)
-    maps.merge(graph)
-    maps.simplify(graph)
+    elementwise.merge(graph)
+    elementwise.simplify(graph)
     norms.recognise(graph)
     products.absorb(graph)
-    maps.simplify(graph)
+    elementwise.simplify(graph)
     lift.lift(graph)
     epilogue.fold(graph)
     parallel.join(graph)

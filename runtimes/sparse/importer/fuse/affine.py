@@ -9,18 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunedeploy.runtimes.sparse.importer.expr import Expr
-from prunedeploy.runtimes.sparse.importer.graph import ConvOp, Graph, MapOp, Tensor
+from prunedeploy.runtimes.sparse.importer.graph import ConvOp, ElementwiseOp, Graph, Tensor
 
 Numbers = NDArray[np.float64]
 Line = tuple[Numbers, Numbers]
 
 
 def fold(graph: Graph) -> None:
-    """Fold each Map into the layer before it, where the layer's result has no other reader."""
+    """Fold elementwise operators into the layer before, where nothing else reads its result."""
     users, producers = graph.users(), graph.producers()
     gone = []
     for op in graph.ops:
-        if not isinstance(op, MapOp):
+        if not isinstance(op, ElementwiseOp):
             continue
         layers = [producers.get(tensor) for tensor in op.inputs if tensor.value is None]
         layer = layers[0] if len(layers) == 1 else None

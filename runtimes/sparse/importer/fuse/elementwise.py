@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from prunedeploy.runtimes.sparse.importer import expr as e
-from prunedeploy.runtimes.sparse.importer.graph import Graph, MapOp, Op, Tensor
+from prunedeploy.runtimes.sparse.importer.graph import ElementwiseOp, Graph, Op, Tensor
 
-LONGEST = 48  # instructions of one Map: their results live in registers
-WIDEST = 8  # tensors that one Map reads
+MAX_INSTRUCTIONS = 48  # instructions of one operator: their results live in registers
+MAX_INPUTS = 8  # tensors that one operator reads
 
 
 def merge(graph: Graph) -> None:
-    """Compute a Map inside its only reader, where that is a Map over the same elements."""
+    """Compute an operator inside its only reader, where that is one over the same elements."""
     users, producers = graph.users(), graph.producers()
     gone = set()
     for op in graph.ops:
-        if not isinstance(op, MapOp):
+        if not isinstance(op, ElementwiseOp):
             continue
         while (inner := _inlined(graph, op, users, producers)) is not None:
             op.expr = e.substitute(op.expr, {id(inner.output): inner.expr})
@@ -27,17 +27,17 @@ def merge(graph: Graph) -> None:
 
 
 def _inlined(
-    graph: Graph, op: MapOp, users: dict[Tensor, list[Op]], producers: dict[Tensor, Op]
-) -> MapOp | None:
+    graph: Graph, op: ElementwiseOp, users: dict[Tensor, list[Op]], producers: dict[Tensor, Op]
+) -> ElementwiseOp | None:
     for tensor in op.inputs:
         inner = producers.get(tensor)
-        if not isinstance(inner, MapOp) or tensor.shape != op.output.shape:
+        if not isinstance(inner, ElementwiseOp) or tensor.shape != op.output.shape:
             continue
         if len(users[tensor]) > 1 or tensor in graph.outputs:
             continue
         inputs = dict.fromkeys([*op.inputs, *inner.inputs])
-        long = e.length(op.expr) + e.length(inner.expr) > LONGEST
-        if not long and len(inputs) - 1 <= WIDEST:
+        long = e.length(op.expr) + e.length(inner.expr) > MAX_INSTRUCTIONS
+        if not long and len(inputs) - 1 <= MAX_INPUTS:
             return inner
     return None
 
@@ -47,7 +47,7 @@ def simplify(graph: Graph) -> None:
     same: dict[Tensor, Tensor] = {}
     for op in graph.ops:
         op.inputs = [same.get(tensor, tensor) for tensor in op.inputs]
-        if not isinstance(op, MapOp):
+        if not isinstance(op, ElementwiseOp):
             continue
         moved = {id(old): e.tensor(new) for old, new in same.items()}
         op.expr = e.simplify(e.substitute(op.expr, moved) if moved else op.expr)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from prunedeploy.runtimes.sparse.importer.expr import Expr
-from prunedeploy.runtimes.sparse.importer.graph import ConvOp, Graph, MapOp, Op, Tensor
+from prunedeploy.runtimes.sparse.importer.graph import ConvOp, ElementwiseOp, Graph, Op, Tensor
 from prunedeploy.runtimes.sparse.plan.steps import UNARY, Activation
 
 
 def fold(graph: Graph) -> None:
-    """activation(layer + residual) as one step, at the place of the Map.
+    """Fuse activation(layer + residual) into one step, in the position of the elementwise operator.
 
     Of two layers whose results are added, the later one gets the other as its residual.
     """
@@ -16,7 +16,7 @@ def fold(graph: Graph) -> None:
     position = {op: index for index, op in enumerate(graph.ops)}
     fused: dict[Op, Op] = {}
     for op in list(graph.ops):
-        if not isinstance(op, MapOp):
+        if not isinstance(op, ElementwiseOp):
             continue
         match = _match(op)
         if match is None:
@@ -44,7 +44,7 @@ def fold(graph: Graph) -> None:
     graph.ops = [fused.get(op, op) for op in graph.ops if op not in moved]
 
 
-def _match(op: MapOp) -> tuple[Activation, list[Tensor]] | None:
+def _match(op: ElementwiseOp) -> tuple[Activation, list[Tensor]] | None:
     """The activation, and the one or two tensors of the output's shape it is applied to."""
     inner, activation = op.expr, Activation()
     if inner.op in UNARY and inner.op != "not":

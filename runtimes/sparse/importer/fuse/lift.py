@@ -9,8 +9,8 @@ from prunedeploy.runtimes.sparse.importer import expr as e
 from prunedeploy.runtimes.sparse.importer.graph import (
     NONE,
     ConvOp,
+    ElementwiseOp,
     Graph,
-    MapOp,
     Op,
     ReshapeOp,
     SliceOp,
@@ -26,14 +26,14 @@ def lift(graph: Graph) -> None:
     moved: dict[Op, Op] = {}
     gone: set[Op] = set()
     for op in graph.ops:
-        if not isinstance(op, MapOp) or not _is_activation(op):
+        if not isinstance(op, ElementwiseOp) or not _is_activation(op):
             continue
         layer, last = _layer(op.inputs[0], graph, users, producers)
         if layer is None or last is None:
             continue
         inner = Tensor(layer.output.shape)
         table = {id(op.inputs[0]): e.tensor(layer.output)}
-        made = MapOp(op.name, [layer.output], inner, e.substitute(op.expr, table))
+        made = ElementwiseOp(op.name, [layer.output], inner, e.substitute(op.expr, table))
         moved[layer] = made
         (first,) = users[layer.output]
         first.inputs = [inner]
@@ -46,7 +46,7 @@ def lift(graph: Graph) -> None:
     graph.ops = ops
 
 
-def _is_activation(op: MapOp) -> bool:
+def _is_activation(op: ElementwiseOp) -> bool:
     x = op.expr.operands[0] if op.expr.operands else op.expr
     alone = x.op == "tensor" and x.leaf.shape == op.output.shape and len(op.inputs) == 1
     return op.expr.op in UNARY and op.expr.op != "not" and alone

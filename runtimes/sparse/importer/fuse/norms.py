@@ -18,8 +18,8 @@ from prunedeploy.runtimes.sparse.importer import expr as e
 from prunedeploy.runtimes.sparse.importer.expr import Expr
 from prunedeploy.runtimes.sparse.importer.fuse import chains
 from prunedeploy.runtimes.sparse.importer.graph import (
+    ElementwiseOp,
     Graph,
-    MapOp,
     NormOp,
     Op,
     ReduceOp,
@@ -31,12 +31,12 @@ Producers = dict[Tensor, Op]
 
 
 def recognise(graph: Graph) -> None:
-    """Replace each by one operator; the Maps around have been merged and simplified."""
+    """Replace each by one operator; elementwise operators have been merged and simplified."""
     producers = graph.producers()
     ops: list[Op] = []
     for op in graph.ops:
-        recognised = _normalisation(op, producers) if isinstance(op, MapOp) else None
-        if isinstance(op, MapOp) and recognised is not None:
+        recognised = _normalisation(op, producers) if isinstance(op, ElementwiseOp) else None
+        if isinstance(op, ElementwiseOp) and recognised is not None:
             norm, quotient = recognised
             ops.append(norm)
             producers[norm.output] = norm
@@ -56,7 +56,7 @@ def _replace(expr: Expr, old: Expr, new: Expr) -> Expr:
     return expr if operands == expr.operands else Expr(expr.op, operands, expr.numbers)
 
 
-def _normalisation(op: MapOp, producers: Producers) -> tuple[NormOp, Expr] | None:
+def _normalisation(op: ElementwiseOp, producers: Producers) -> tuple[NormOp, Expr] | None:
     """The norm inside ``op``, and the quotient it stands for."""
     stack = [op.expr]
     while stack:
@@ -90,21 +90,21 @@ def _quotients(expr: Expr, producers: Producers) -> list[tuple[Expr, Expr]]:
 
 
 def _computed(expr: Expr, producers: Producers) -> Expr:
-    """The expression that a tensor holds, where a Map of a smaller shape computes it."""
+    """The expression that a tensor holds, where an elementwise operator computes it."""
     producer = producers.get(expr.leaf) if expr.op == "tensor" else None
-    return producer.expr if isinstance(producer, MapOp) else expr
+    return producer.expr if isinstance(producer, ElementwiseOp) else expr
 
 
-def _match(op: MapOp, top: Expr, inside: Expr, producers: Producers) -> NormOp | None:
+def _match(op: ElementwiseOp, top: Expr, inside: Expr, producers: Producers) -> NormOp | None:
     inside = _computed(inside, producers)
     if inside.op != "add" or top.op not in ("tensor", "sub"):
         return None
     for mean, epsilon in (inside.operands, inside.operands[::-1]):
         variance = producers.get(mean.leaf) if mean.op == "tensor" else None
-        if epsilon.number is None or not isinstance(variance, ReduceOp):
+        if epsilon.number is None or not isinstance(variance, ReduceOp) or variance.kind != "mean":
             continue
         square = producers.get(variance.inputs[0])
-        if variance.kind != "mean" or not isinstance(square, MapOp) or square.expr.op != "mul":
+        if not isinstance(square, ElementwiseOp) or square.expr.op != "mul":
             continue
         left, right = square.expr.operands
         if left is not right or not _same(left, top):
@@ -137,8 +137,8 @@ def _centred(top: Expr, variance: ReduceOp, producers: Producers) -> Tensor | No
         return None
     x, mean = (part.leaf for part in difference.operands)
     reduced = producers.get(mean)
-    alike = isinstance(reduced, ReduceOp) and reduced.kind == "mean"
-    if not alike or not isinstance(reduced, ReduceOp) or reduced.inputs[0] is not x:
+    is_mean = isinstance(reduced, ReduceOp) and reduced.kind == "mean"
+    if not is_mean or not isinstance(reduced, ReduceOp) or reduced.inputs[0] is not x:
         return None
     return x if reduced.axes == variance.axes and isinstance(x, Tensor) else None
 
@@ -210,11 +210,11 @@ def _split(array: Array | None, fine: list[tuple[int, ...]]) -> Array | None:
 
 
 def _take_in(graph: Graph) -> None:
-    """Constants that scale and shift what a norm gives, its only reader being a Map of them."""
+    """Take in constants that scale and shift a norm's result in its only, elementwise, reader."""
     users, producers = graph.users(), graph.producers()
     gone = []
     for op in graph.ops:
-        if not isinstance(op, MapOp):
+        if not isinstance(op, ElementwiseOp):
             continue
         computed = [tensor for tensor in op.inputs if tensor.value is None]
         if len(computed) != 1 or computed[0].shape != op.output.shape:
@@ -229,7 +229,7 @@ def _take_in(graph: Graph) -> None:
             continue
         if not _absorb(norm, op, computed[0]):
             continue
-        if op.expr.leaf is computed[0]:  # nothing else was in the Map
+        if op.expr.leaf is computed[0]:  # the operator computed nothing else
             last = chain[0] if chain else norm
             last.output = op.output
             producers[op.output] = last
@@ -237,7 +237,7 @@ def _take_in(graph: Graph) -> None:
     graph.remove(gone)
 
 
-def _absorb(norm: NormOp, op: MapOp, x: Tensor) -> bool:
+def _absorb(norm: NormOp, op: ElementwiseOp, x: Tensor) -> bool:
     """The largest x * a + b, x * a or x + b inside ``op``, where x occurs nowhere else."""
     for part in reversed(e.parts(op.expr)):
         inner, bias = _operand(part, "add", x)
@@ -253,8 +253,8 @@ def _absorb(norm: NormOp, op: MapOp, x: Tensor) -> bool:
     return False
 
 
-def _scale(norm: NormOp, op: MapOp, scale: Array | None, bias: Array | None) -> bool:
-    """Take a factor and a shift, of the shape of the Map's result or less, into the norm."""
+def _scale(norm: NormOp, op: ElementwiseOp, scale: Array | None, bias: Array | None) -> bool:
+    """Take a factor and a shift, of the shape of ``op``'s result or less, into the norm."""
     fine = _refined(norm.output.shape, op.output.shape)
     if fine is None or tuple(n for group in fine for n in group) != norm.output.shape:
         return False

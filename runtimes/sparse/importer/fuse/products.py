@@ -7,8 +7,8 @@ import numpy as np
 from prunedeploy.runtimes.sparse.importer import expr as e
 from prunedeploy.runtimes.sparse.importer.graph import (
     VIEWS,
+    ElementwiseOp,
     Graph,
-    MapOp,
     MatMulOp,
     Op,
     Tensor,
@@ -17,12 +17,12 @@ from prunedeploy.runtimes.sparse.importer.graph import (
 
 
 def absorb(graph: Graph) -> None:
-    """alpha and the added mask, from the Map behind; alpha from Maps before the operands."""
+    """Take alpha and the added mask from the operator behind, alpha also from those before."""
     users, producers = graph.users(), graph.producers()
     _before(graph, users, producers)
     gone: dict[Op, Op] = {}
     for op in graph.ops:
-        if not isinstance(op, MapOp):
+        if not isinstance(op, ElementwiseOp):
             continue
         for tensor in op.inputs:
             product = producers.get(tensor)
@@ -42,7 +42,7 @@ def absorb(graph: Graph) -> None:
     graph.ops = [gone.get(op, op) for op in graph.ops if op not in moved]
 
 
-def _sum(op: MapOp, product: Tensor) -> tuple[float, Tensor | None] | None:
+def _sum(op: ElementwiseOp, product: Tensor) -> tuple[float, Tensor | None] | None:
     """``op`` as factor * product + something."""
     if product.shape != op.output.shape:
         return None
@@ -62,7 +62,7 @@ def _sum(op: MapOp, product: Tensor) -> tuple[float, Tensor | None] | None:
 
 
 def _before(graph: Graph, users: dict[Tensor, list[Op]], producers: dict[Tensor, Op]) -> None:
-    """A Map that only scales, with nothing but views between it and the product."""
+    """Absorb operators that only scale, with nothing but views between them and the product."""
     for op in graph.ops:
         if not isinstance(op, MatMulOp):
             continue
@@ -75,7 +75,7 @@ def _before(graph: Graph, users: dict[Tensor, list[Op]], producers: dict[Tensor,
                 chain.append(before)
                 tensor = before.inputs[0]
             scale = _scale(before, users, graph)
-            if scale is None or not isinstance(before, MapOp):
+            if scale is None or not isinstance(before, ElementwiseOp):
                 continue
             factor, source = scale
             op.alpha *= factor
@@ -92,7 +92,7 @@ def _before(graph: Graph, users: dict[Tensor, list[Op]], producers: dict[Tensor,
 def _scale(
     op: Op | None, users: dict[Tensor, list[Op]], graph: Graph
 ) -> tuple[float, Tensor] | None:
-    if not isinstance(op, MapOp) or len(users[op.output]) > 1 or op.output in graph.outputs:
+    if not isinstance(op, ElementwiseOp) or len(users[op.output]) > 1 or op.output in graph.outputs:
         return None
     factor, rest = e.scaled(op.expr)
     if len(rest) != 1 or op.expr.op not in ("mul", "div"):

@@ -40,7 +40,7 @@ def attention(call: Call) -> Tensor:
     whole = (batch, shared, heads // shared, length, keys.shape[2])
     for mask in _masks(call, whole):
         scores = Expr("add", (scores, build.operand(mask)))
-    softmax = SoftmaxOp(build.name, [build.map(scores, whole)], Tensor(whole), 4, False)
+    softmax = SoftmaxOp(build.name, [build.elementwise(scores, whole)], Tensor(whole), 4, False)
     y = build.matmul(build.add(softmax), last)
     y = build.reshape(y, (batch, heads, length, values.shape[3]))
     if not flat:
@@ -69,7 +69,7 @@ def _masks(call: Call, whole: tuple[int, ...]) -> list[Tensor]:
         wide = build.reshape(wide, (wide.shape[0], *parts, *wide.shape[2:]))
         if mask.dtype == "bool":
             kept = Expr("where", (build.operand(wide), number(0.0), number(-math.inf)))
-            wide = build.map(kept, wide.shape)
+            wide = build.elementwise(kept, wide.shape)
         masks.append(wide)
     if call.integer("is_causal", 0):
         ahead = np.triu(np.ones(whole[3:], bool), 1)

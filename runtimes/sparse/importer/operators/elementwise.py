@@ -31,7 +31,7 @@ COMPARISONS = {
 
 def _map(call: Call, expr: Expr, dtype: str = "float32") -> Tensor:
     shapes = [x.shape for x in call.inputs if x is not None]
-    return call.build.map(expr, broadcast(*shapes), dtype)
+    return call.build.elementwise(expr, broadcast(*shapes), dtype)
 
 
 def _operand(call: Call, index: int = 0) -> Expr:
@@ -119,7 +119,7 @@ def clip(call: Call) -> Tensor:
     x = _operand(call)
     if call.opset < 11:
         bounds = (call.number("min", -math.inf), call.number("max", math.inf))
-        return call.build.map(Expr("clip", (x,), bounds), call.x.shape)
+        return call.build.elementwise(Expr("clip", (x,), bounds), call.x.shape)
     low, high = call.optional(1), call.optional(2)
     if all(bound is None or bound.value is not None for bound in (low, high)):
         first, last = (
@@ -127,12 +127,12 @@ def clip(call: Call) -> Tensor:
             for bound, other in ((low, -math.inf), (high, math.inf))
         )
         # ONNX takes the upper bound where the lower one is above it
-        return call.build.map(Expr("clip", (x,), (min(first, last), last)), call.x.shape)
+        return call.build.elementwise(Expr("clip", (x,), (min(first, last), last)), call.x.shape)
     if low is not None:
         x = Expr("max", (x, _operand(call, 1)))
     if high is not None:
         x = Expr("min", (x, _operand(call, 2)))
-    return call.build.map(x, call.x.shape)
+    return call.build.elementwise(x, call.x.shape)
 
 
 def compare(call: Call) -> Tensor:
@@ -165,12 +165,12 @@ def cast(call: Call) -> Tensor:
     if wanted == x.dtype or (wanted.startswith("int") and x.dtype.startswith("int")):
         return x
     if wanted == "float32":
-        return call.build.map(Expr("identity", (call.build.operand(x),)), x.shape)
+        return call.build.elementwise(Expr("identity", (call.build.operand(x),)), x.shape)
     if wanted == "bool":
         zero = Expr("equal", (call.build.operand(x), number(0.0)))
-        return call.build.map(Expr("not", (zero,)), x.shape, "bool")
+        return call.build.elementwise(Expr("not", (zero,)), x.shape, "bool")
     if x.dtype == "bool":
-        return call.build.map(Expr("identity", (call.build.operand(x),)), x.shape, wanted)
+        return call.build.elementwise(Expr("identity", (call.build.operand(x),)), x.shape, wanted)
     raise call.refuse("float32 does not carry all integers that it may give")
 
 

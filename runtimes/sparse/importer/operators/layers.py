@@ -178,7 +178,7 @@ def gemm(call: Call) -> Tensor:
     if c is not None:
         added = build.operand(call.real(2))
         y = Expr("add", (y, added if beta == 1.0 else Expr("mul", (added, e.number(beta)))))
-    return build.map(y, (a.shape[0], b.shape[1]))
+    return build.elementwise(y, (a.shape[0], b.shape[1]))
 
 
 def matmul(call: Call) -> Tensor:
@@ -239,7 +239,7 @@ def batch_normalization(call: Call) -> Tensor:
         e.tensor(constant(v.reshape(shape).astype(np.float32)))
         for v in (factor, bias - mean * factor)
     )
-    return call.build.map(Expr("add", (Expr("mul", (e.tensor(x), a)), b)), x.shape)
+    return call.build.elementwise(Expr("add", (Expr("mul", (e.tensor(x), a)), b)), x.shape)
 
 
 TABLE: dict[str, Importer] = {

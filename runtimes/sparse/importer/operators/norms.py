@@ -14,7 +14,7 @@ from prunedeploy.runtimes.sparse.importer.importer import Call, Importer
 
 
 def softmax(call: Call) -> Tensor:
-    """Over one axis; before opset 13 over all axes from one on."""
+    """Softmax over one axis; before opset 13 over all axes from one on."""
     x, log, build = call.real(0), call.node.op_type == "LogSoftmax", call.build
     axes = softmax_axes(call.node, x.rank)
     if len(axes) == 1:
@@ -30,7 +30,7 @@ def _parameter(call: Call, index: int, shape: tuple[int, ...]) -> Array | None:
 
 
 def layer_norm(call: Call) -> Tensor:
-    """Over the axes from ``axis`` on."""
+    """Layer norm over the axes from ``axis`` on."""
     x, axis = call.real(0), call.axis(-1)
     centre = "RMS" not in call.node.op_type and "Simplified" not in call.node.op_type
     front = (1,) * x.rank
@@ -48,7 +48,7 @@ def layer_norm(call: Call) -> Tensor:
 
 
 def instance_norm(call: Call) -> Tensor:
-    """Over the spatial axes."""
+    """Instance norm over the spatial axes."""
     x = call.real(0)
     shape = (1, -1, *[1] * (x.rank - 2))
     scale, bias = (_parameter(call, i, shape) for i in (1, 2))
@@ -60,19 +60,19 @@ def instance_norm(call: Call) -> Tensor:
 
 
 def group_norm(call: Call) -> Tensor:
-    """Over the channels of a group and the spatial axes."""
+    """Group norm over the channels of a group and the spatial axes."""
     x, groups, build = call.real(0), call.integer("num_groups", 1), call.build
     channels = x.shape[1]
     inner = (groups, channels // groups)
-    tail = [1] * (x.rank - 2)
+    ones = [1] * (x.rank - 2)
 
     def parameter(index: int) -> Array | None:
         array = call.constant(index, "scale or bias")
         if array is None:
             return None
         if array.size == groups != channels:  # opset 18 has one number a group
-            return array.astype(np.float32).reshape(1, groups, 1, *tail)
-        return array.astype(np.float32).reshape(1, *inner, *tail)
+            return array.astype(np.float32).reshape(1, groups, 1, *ones)
+        return array.astype(np.float32).reshape(1, *inner, *ones)
 
     split = build.reshape(x, (x.shape[0], *inner, *x.shape[2:]))
     epsilon = call.number("epsilon", 1e-5)
@@ -88,7 +88,7 @@ def lp_norm(call: Call) -> Tensor:
     total = build.operand(build.reduce(x, kind, [call.axis(-1)]))
     none = Expr("equal", (total, number(0.0)))
     quotient = Expr("div", (build.operand(x), total))
-    return build.map(Expr("where", (none, number(0.0), quotient)), x.shape)
+    return build.elementwise(Expr("where", (none, number(0.0), quotient)), x.shape)
 
 
 def mean_variance(call: Call) -> Tensor:
@@ -98,7 +98,7 @@ def mean_variance(call: Call) -> Tensor:
     centred = build.apply("sub", x, build.reduce(x, "mean", axes))
     variance = build.reduce(build.apply("mul", centred, centred), "mean", axes)
     root = Expr("add", (Expr("sqrt", (build.operand(variance),)), number(1e-9)))
-    return build.map(Expr("div", (build.operand(centred), root)), x.shape)
+    return build.elementwise(Expr("div", (build.operand(centred), root)), x.shape)
 
 
 def _reduce(kind: str) -> Importer:
@@ -108,13 +108,13 @@ def _reduce(kind: str) -> Importer:
         if not axes:
             axes = [] if call.integer("noop_with_empty_axes", 0) else list(range(x.rank))
         axes = sorted({axis % x.rank for axis in axes})
-        keep = bool(call.integer("keepdims", 1))
+        keepdims = bool(call.integer("keepdims", 1))
         if kind == "logsum":
-            total = call.build.reduce(x, "sum", axes, keep)
+            total = call.build.reduce(x, "sum", axes, keepdims)
             return call.build.apply("log", total)
         if not axes and kind not in ("sum", "mean", "max", "min", "prod"):
             raise call.refuse("it reduces no axis")
-        return call.build.reduce(x, kind, axes, keep)
+        return call.build.reduce(x, kind, axes, keepdims)
 
     return run
 

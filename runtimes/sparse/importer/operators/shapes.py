@@ -57,9 +57,9 @@ def reshape(call: Call) -> Tensor:
 
 
 def flatten(call: Call) -> Tensor:
-    """To a matrix."""
-    found = call.integer("axis", 1)
-    axis = found + call.x.rank if found < 0 else found
+    """Flatten to a matrix."""
+    given = call.integer("axis", 1)
+    axis = given + call.x.rank if given < 0 else given
     front = math.prod(call.x.shape[:axis])
     return call.build.reshape(call.x, (front, math.prod(call.x.shape[axis:])))
 
@@ -76,7 +76,7 @@ def squeeze(call: Call) -> Tensor:
 
 
 def unsqueeze(call: Call) -> Tensor:
-    """With axes of length 1."""
+    """Add axes of length 1."""
     axes = call.ints(1, "axes", "axes") or []
     rank = call.x.rank + len(axes)
     new = {axis % rank for axis in axes}
@@ -105,19 +105,19 @@ def tile(call: Call) -> Tensor:
 
 
 def concat(call: Call) -> Tensor:
-    """One behind the other."""
+    """Concatenate along an axis."""
     build = call.build
-    found = [x for x in call.inputs if x is not None]
+    tensors = [x for x in call.inputs if x is not None]
     axis = call.axis(1)
-    dtypes = {x.dtype for x in found}
+    dtypes = {x.dtype for x in tensors}
     if len(dtypes) > 1 or not dtypes <= {"float32", "bool"}:
         raise call.refuse(f"it joins {', '.join(sorted(dtypes))}")
-    parts = [build.floating(x) for x in found if x.shape[axis]]
+    parts = [build.floating(x) for x in tensors if x.shape[axis]]
     if len(parts) == 1:
         return parts[0]
     total = list(parts[0].shape)
     total[axis] = sum(x.shape[axis] for x in parts)
-    return build.add(ConcatOp(build.name, parts, Tensor(tuple(total), found[0].dtype), axis))
+    return build.add(ConcatOp(build.name, parts, Tensor(tuple(total), tensors[0].dtype), axis))
 
 
 def split(call: Call) -> tuple[Tensor, ...]:

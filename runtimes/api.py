@@ -255,8 +255,8 @@ def _fewest(batch: int, batches: Sequence[int]) -> tuple[int, ...] | None:
     """The shortest sum, found by trying all: 6 is 3 + 3 of (5, 3), where 5 leaves 1."""
     best: list[tuple[int, ...] | None] = [(), *[None] * batch]
     for total in range(1, batch + 1):
-        ways = (best[total - size] for size in batches if size <= total)
-        rest = min((way for way in ways if way is not None), key=len, default=None)
+        candidates = (best[total - size] for size in batches if size <= total)
+        rest = min((each for each in candidates if each is not None), key=len, default=None)
         if rest is not None:
             size = next(s for s in batches if s <= total and best[total - s] == rest)
             best[total] = tuple(sorted((*rest, size), reverse=True))

@@ -161,8 +161,8 @@ def _write(
     names = sorted(x.relative_to(folder).as_posix() for x in folder.rglob("*") if x.is_file())
     bundle = replace(bundle, files={name: sha256(folder / name) for name in names})
     (folder / MANIFEST).write_text(to_json(bundle))
-    sums = {**bundle.files, MANIFEST: sha256(folder / MANIFEST)}
-    (folder / "SHA256SUMS").write_text("".join(f"{x}  {name}\n" for name, x in sums.items()))
+    hashes = {**bundle.files, MANIFEST: sha256(folder / MANIFEST)}
+    (folder / "SHA256SUMS").write_text("".join(f"{x}  {name}\n" for name, x in hashes.items()))
     return bundle
 
 

@@ -1,4 +1,4 @@
-"""What `prunedeploy build` takes when nothing is said, and whether that was the fastest.
+"""The runtime that `prunedeploy build` takes by default, and whether that was the fastest.
 
     python benchmarks/auto_runtime.py [--models resnet50,bert] [--sparsity 0.9] [--rounds 50]
 
@@ -72,8 +72,8 @@ def measure(name: str, sparsity: float, rounds: int, cache: Path) -> Row:
         for runtime in RUNTIMES:
             if runtime not in engines:
                 try:
-                    place = Path(folder) / f"{runtime}.engine"
-                    engines[runtime] = building.build(model, "host", runtime, place)
+                    path = Path(folder) / f"{runtime}.engine"
+                    engines[runtime] = building.build(model, "host", runtime, path)
                 except UserError as error:
                     print(f"{name}: {error}", file=sys.stderr)
         sessions = [

@@ -39,7 +39,7 @@ ALLOWED = 1.10  # times one thread's time that more threads may take
 
 @dataclass(frozen=True)
 class Condition:
-    """What goes on beside the runs.
+    """The load beside the runs.
 
     ``pause`` is how many seconds the process sleeps before every run, ``after_ort`` whether ONNX
     Runtime has just run in this process, its threads still spinning, ``neighbours`` how many other
@@ -119,11 +119,11 @@ def measure(
         baseline = stack.enter_context(opening.open(dense, threads, shared=quiet))
         sessions = [stack.enter_context(opening.open(sparse, n)) for n in (1, threads)]
         feeds = random_feeds(baseline.inputs, 1)
-        found: list[list[int]] = [[], [], []]
+        samples: list[list[int]] = [[], [], []]
         for _ in range(WARMUP + rounds):
-            for times, session in zip(found, [*sessions, baseline], strict=True):
+            for times, session in zip(samples, [*sessions, baseline], strict=True):
                 times.append(_once(session, baseline, feeds, condition))
-    one, more, stock = (tuple(times[WARMUP:]) for times in found)
+    one, more, stock = (tuple(times[WARMUP:]) for times in samples)
     return Row(model, condition.name, threads, one, more, stock)
 
 
@@ -185,19 +185,19 @@ def _rows(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def _engines(model: str, folder: Path, options: argparse.Namespace) -> tuple[Engine, Engine]:
-    """Of ONNX Runtime and of the sparse runtime, taken from ``folder`` where they are there."""
+    """Engines of ONNX Runtime and the sparse runtime, from ``folder`` where they are there."""
     source = cpu_models.dynamic(model, options.sparsity, options.cache)
     liked = cpu_models.for_onnxruntime(model, options.sparsity, 1, options.cache)
-    found = []
+    built = []
     for name, runtime, file in (("dense", "ort", liked), ("sparse", "sparse", source)):
-        place = folder / f"{model}-{options.sparsity}.{name}.engine"
-        if place.is_dir():
-            found.append(engine_folder.read_engine(place))
+        path = folder / f"{model}-{options.sparsity}.{name}.engine"
+        if path.is_dir():
+            built.append(engine_folder.read_engine(path))
             continue
-        found.append(
-            building.build(file, "host", runtime, place, threads=options.threads, tune=options.tune)
+        built.append(
+            building.build(file, "host", runtime, path, threads=options.threads, tune=options.tune)
         )
-    return found[0], found[1]
+    return built[0], built[1]
 
 
 if __name__ == "__main__":

@@ -72,9 +72,9 @@ def feeds_of(program: ir.Model, batch: int, seed: int) -> dict[str, Array]:
 def outputs_of(
     program: ir.Model, feeds: dict[str, Array], optimise: bool = True
 ) -> dict[str, Array]:
-    """What ONNX Runtime computes."""
-    found = session(program, optimise=optimise)
-    return dict(zip((v.name for v in program.graph.outputs), found.run(None, feeds), strict=True))
+    """The outputs that ONNX Runtime computes."""
+    runner = session(program, optimise=optimise)
+    return dict(zip((v.name for v in program.graph.outputs), runner.run(None, feeds), strict=True))
 
 
 def export(name: str, dense: Path) -> Record:
@@ -92,8 +92,8 @@ def export(name: str, dense: Path) -> Record:
         program = to_model(model, shape)
     except UserError as error:
         lines = str(error.__context__ or error).splitlines()
-        told = [line for line in lines if "error" in line.lower()] or [str(error)]
-        return {"status": "not exportable", "message": told[-1][:300]}
+        errors = [line for line in lines if "error" in line.lower()] or [str(error)]
+        return {"status": "not exportable", "message": errors[-1][:300]}
     prepare(program)
     models.save(program, dense)
     return {"input": list(shape), "export seconds": round(time.perf_counter() - begin, 1)}
@@ -139,8 +139,8 @@ def kill(program: ir.Model, random: np.random.Generator) -> tuple[dict[str, int]
     names = [str(v.name) for v in wanted] + [str(v.name) for v in graph.outputs]
     feeds = feeds_of(program, 1, 0)
     runner = session(program, (str(v.name) for v in wanted), optimise=False)
-    found = dict(zip(names, runner.run(names, feeds), strict=True)) | feeds
-    values = {k: v.shape if v.dtype.kind == "f" else v for k, v in found.items()}
+    computed = dict(zip(names, runner.run(names, feeds), strict=True)) | feeds
+    values = {k: v.shape if v.dtype.kind == "f" else v for k, v in computed.items()}
     trace = Trace(graph, values)
     trace.run()
     live = [np.zeros(1, np.int64), *trace.held]
@@ -183,7 +183,7 @@ def _zero(graph: ir.Graph, name: str, mask: Array, axis: int | None) -> None:
 
 def zero_rows(program: ir.Model) -> int:
     """Output channels whose weights are all zero, counted by operator, apart from the pass."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for node in program.graph:
         if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or len(node.inputs) < 2:
             continue
@@ -193,8 +193,8 @@ def zero_rows(program: ir.Model) -> int:
         array = weight.const_value.numpy()
         axis = _row_axis(node, array.ndim)
         rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
-        found[str(weight.name)] = int((~rows.any(axis=1)).sum())
-    return sum(found.values())
+        counts[str(weight.name)] = int((~rows.any(axis=1)).sum())
+    return sum(counts.values())
 
 
 def _row_axis(node: ir.Node, width: int) -> int:
@@ -253,12 +253,12 @@ def work(name: str, family: str, folder: Path, results: Path, limit: int, again:
         lines = (str(error).strip() or type(error).__name__).splitlines()
         status = "not created" if stage == "export" else "crash"
         where = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(where.filename).name}:{where.lineno}"
+        location = f"{Path(where.filename).name}:{where.lineno}"
         if isinstance(error, passes.PassError) and "changed the outputs" in str(error):
             status = "WRONG"
         record = {
             "status": status,
-            "message": f"{type(error).__name__}: {lines[0]} ({place})"[:400],
+            "message": f"{type(error).__name__}: {lines[0]} ({location})"[:400],
         }
     append(results, {"name": name, "family": family, **record})
 
@@ -289,7 +289,7 @@ def read(results: Path) -> dict[str, Record]:
 
 
 def warm_up() -> None:
-    """What every process would import for itself; one thread, so that it may be forked."""
+    """Import all that every process needs; with one thread, so that it may be forked."""
     import torch
 
     from prunedeploy.shrinking.export import to_model
@@ -337,19 +337,19 @@ def table(records: Iterable[Record]) -> Iterable[str]:
     for record in records:
         by_family[record["family"]].append(record)
     yield HEADER
-    for family, found in sorted(by_family.items()):
-        yield _line(family, found)
-    yield _line("**all**", [record for found in by_family.values() for record in found])
+    for family, members in sorted(by_family.items()):
+        yield _line(family, members)
+    yield _line("**all**", [record for members in by_family.values() for record in members])
 
 
-def _line(family: str, found: list[Record]) -> str:
-    done = [record for record in found if "difference" in record]
+def _line(family: str, records: list[Record]) -> str:
+    done = [record for record in records if "difference" in record]
     dead, left = (sum(record[key] for record in done) for key in ("dead", "left"))
     reasons: collections.Counter[str] = collections.Counter()
     for record in done:
         reasons.update(record["refused"])
     why = "; ".join(f"{reason} ({count:,})" for reason, count in reasons.most_common(3))
-    failed = collections.Counter(r["status"] for r in found if r["status"] != "ok")
+    failed = collections.Counter(r["status"] for r in records if r["status"] != "ok")
     largest = max((record["difference"] for record in done), default=None)
     cells = (
         family,

@@ -129,13 +129,13 @@ VIDEO = ("r3d_18", "mc3_18", "r2plus1d_18", "s3d", "swin3d_t")
 def families() -> dict[str, str]:
     """Every model in the order to run, and its family."""
     timm = stub_torchvision_timm()
-    found: dict[str, str] = {}
+    known: dict[str, str] = {}
     for name in (*TIMM_TESTS.split(), *TIMM_SMALLEST.split(), *TIMM_REDUCED):
-        found[f"timm:{name}"] = timm(name)
-    found |= {f"transformers:{name}": f"transformers {name}" for name in TRANSFORMERS}
-    found |= {f"torchvision:{name}": f"torchvision {_stem(name)}" for name in TORCHVISION.split()}
-    found |= {f"timm:{name}": timm(name) for name in TIMM_MORE.split()}
-    return found
+        known[f"timm:{name}"] = timm(name)
+    known |= {f"transformers:{name}": f"transformers {name}" for name in TRANSFORMERS}
+    known |= {f"torchvision:{name}": f"torchvision {_stem(name)}" for name in TORCHVISION.split()}
+    known |= {f"timm:{name}": timm(name) for name in TIMM_MORE.split()}
+    return known
 
 
 def _stem(name: str) -> str:

@@ -104,8 +104,8 @@ class Trace:
     def _shape(self, value: ir.Value) -> tuple[int, ...]:
         if value.const_value is not None:
             return tuple(value.const_value.shape.numpy())
-        found = self.values[str(value.name)]
-        return tuple(found.shape) if isinstance(found, np.ndarray) else tuple(found)
+        known = self.values[str(value.name)]
+        return tuple(known.shape) if isinstance(known, np.ndarray) else tuple(known)
 
     def _of(self, value: ir.Value | None) -> Ids | None:
         """Representatives of the elements of a value; None where all are 0."""
@@ -124,10 +124,10 @@ class Trace:
         if ids is not None and ids.any():
             self.ids[str(value.name)] = np.broadcast_to(ids, self._shape(value))
 
-    def _tie(self, ids: Ids, carrier: int) -> Ids:
+    def _tie(self, ids: Ids, axis: int) -> Ids:
         """A tensor is a box: what shares an index of the carrying axis goes together."""
         if len(varying(ids)) > 1:
-            flat = np.moveaxis(ids, carrier, 0).reshape(ids.shape[carrier], -1)
+            flat = np.moveaxis(ids, axis, 0).reshape(ids.shape[axis], -1)
             first = flat.max(axis=1, keepdims=True)
             self._join(np.broadcast_to(first, flat.shape), flat)
         return self.find(ids)
@@ -262,16 +262,16 @@ class Trace:
     # everything else
 
     def _move(self, node: ir.Node) -> None:
-        found = [self._of(value) if value is not None else None for value in node.inputs]
+        input_ids = [self._of(value) if value is not None else None for value in node.inputs]
         moved = range(len(node.inputs)) if node.op_type == "Concat" else range(1)
-        if all(found[index] is None for index in moved):
+        if all(input_ids[index] is None for index in moved):
             return
         feeds: dict[str, Any] = {}
         for index, value in enumerate(node.inputs):
             if value is None:
                 continue
             if index in moved:
-                ids = found[index]
+                ids = input_ids[index]
                 feeds[str(value.name)] = (
                     np.zeros(self._shape(value), np.int64) if ids is None else ids
                 )
@@ -280,7 +280,7 @@ class Trace:
             else:
                 feeds[str(value.name)] = self.values[str(value.name)]
         if node.op_type in ("Cast", "Dropout"):
-            self._set(node.outputs[0], found[0])
+            self._set(node.outputs[0], input_ids[0])
             return
         assert self.graph is not None
         arrays = [None if value is None else feeds[str(value.name)] for value in node.inputs]
@@ -319,8 +319,8 @@ class Trace:
             return
         layer = node.op_type in ("LayerNormalization", "RMSNormalization")
         axis = node.attributes.get_int("axis", -1) % ids.ndim if layer else 1
-        found = varying(ids)
-        inner = [a for a in found if a >= axis] if layer else [a for a in found if a >= 1]
+        axes = varying(ids)
+        inner = [a for a in axes if a >= axis] if layer else [a for a in axes if a >= 1]
         if inner:
             ids = self._tie(ids, inner[-1])
         for vector in node.inputs[1:3]:
@@ -366,11 +366,11 @@ class Trace:
 
     def _elementwise(self, node: ir.Node) -> None:
         inputs = node.inputs[1:] if node.op_type == "Where" else node.inputs
-        found = [ids for value in inputs if (ids := self._of(value)) is not None]
-        self._set(node.outputs[0], self._meet(found, self._shape(node.outputs[0])))
+        operands = [ids for value in inputs if (ids := self._of(value)) is not None]
+        self._set(node.outputs[0], self._meet(operands, self._shape(node.outputs[0])))
 
     def _meet(self, operands: list[Ids], shape: tuple[int, ...]) -> Ids | None:
-        """What is aligned goes together, unless one is repeated over many of the other."""
+        """Tie what is aligned, unless one is repeated over many of the other."""
         result: Ids | None = None
         for each in operands:
             each = each.reshape(*[1] * (len(shape) - each.ndim), *each.shape)

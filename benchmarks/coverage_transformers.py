@@ -249,10 +249,10 @@ class Only(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The first output."""
-        found: Any = self.model((x.abs() * 20).long() % self.tokens if self.tokens else x)
-        while not isinstance(found, Tensor):
-            found = next(iter(found.values() if hasattr(found, "values") else found))
-        return found
+        output: Any = self.model((x.abs() * 20).long() % self.tokens if self.tokens else x)
+        while not isinstance(output, Tensor):
+            output = next(iter(output.values() if hasattr(output, "values") else output))
+        return output
 
 
 def create_transformer(name: str) -> tuple[nn.Module, tuple[int, ...]]:

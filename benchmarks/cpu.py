@@ -54,7 +54,7 @@ TABLE = (
 
 @dataclass(frozen=True)
 class Choice:
-    """What of the table is to be measured."""
+    """The part of the table that is to be measured."""
 
     models: tuple[str, ...]
     sparsity: tuple[float, ...]
@@ -110,13 +110,13 @@ def render(results: Results, threads: int, batches: Iterable[int]) -> Iterator[s
     yield f"| {threads} thread{'s' * (threads > 1)} | zeros | {' | '.join(heads)} |"
     yield f"|---|---:|{'---:|' * 5 * len(columns)}"
     for wanted in TABLE:
-        found = [rows.get((wanted.model, wanted.sparsity, batch, threads)) for batch in columns]
-        if not any(found):
+        shown = [rows.get((wanted.model, wanted.sparsity, batch, threads)) for batch in columns]
+        if not any(shown):
             continue
         cells = [
             f"{_ms(row)} | {_ratio(row, PEER)} | {wanted.required[batch]:g} | "
             f"{wanted.goal[batch]:g} | {_ours(row, wanted, batch)}"
-            for row, batch in zip(found, columns, strict=True)
+            for row, batch in zip(shown, columns, strict=True)
         ]
         title = cpu_models.NETWORKS[wanted.model].title
         yield f"| {title} | {wanted.sparsity:.0%} | {' | '.join(cells)} |"
@@ -155,7 +155,7 @@ def shares(text: str) -> tuple[float, ...]:
 
 
 def settings_from(options: argparse.Namespace) -> Settings:
-    """What ``arguments`` asked for."""
+    """The settings that ``arguments`` give."""
     return Settings(
         rounds=options.rounds,
         peer=options.deepsparse.absolute() if options.deepsparse else None,
@@ -167,7 +167,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
 
 
 def arguments(description: str, results: Path) -> argparse.ArgumentParser:
-    """Those of every benchmark that runs peers and remembers what it measured."""
+    """Options of every benchmark that runs peers and remembers what it measured."""
     parser = race.arguments(description)
     race.add_patience(parser)
     environment = os.environ.get("DEEPSPARSE_PYTHON")

@@ -34,10 +34,10 @@ def main() -> None:
     print(deepsparse.__version__, deepsparse.cpu.cpu_architecture().isa, file=answers)
     for line in sys.stdin:
         start = time.perf_counter_ns()
-        found = engine.run(feeds, val_inp=False)
+        computed = engine.run(feeds, val_inp=False)
         took = time.perf_counter_ns() - start
         if line.strip() == "outputs":
-            np.savez(outputs, **dict(zip(engine.output_names, found)))  # noqa: B905
+            np.savez(outputs, **dict(zip(engine.output_names, computed)))  # noqa: B905
         print(took, file=answers)
 
 

@@ -29,15 +29,15 @@ Line = list[tuple[float, float, float, float]]  # density, ratio and its interva
 
 def line(results: Results, engine: str, batch: int, threads: int) -> Line:
     """The points of one engine, from dense to sparse."""
-    found = []
+    cells = []
     for row in results.rows:
         time = row.times.get(engine)
         if (row.model, row.batch, row.threads) != (MODEL, batch, threads) or time is None:
             continue
         if time.ratio is not None:
             density = round(1 - row.sparsity, 6)
-            found.append((density, time.ratio.value, time.ratio.low, time.ratio.high))
-    return sorted(found, reverse=True)
+            cells.append((density, time.ratio.value, time.ratio.low, time.ratio.high))
+    return sorted(cells, reverse=True)
 
 
 def begins_to_win(points: Line) -> float | None:

@@ -46,12 +46,12 @@ def main() -> None:
     with prunedeploy.open(engine) as session:
         name, output = session.inputs[0].name, session.outputs[0].name
         images = np.concatenate([feeds[name] for feeds in data.batches(100)])[: len(data.labels)]
-        found = session.run({name: images})[output].argmax(1)
+        predicted = session.run({name: images})[output].argmax(1)
     expected = predictions_of_torch(arguments.checkpoint, images)
     print(
         f"masked network in torch: {np.mean(expected == data.labels):.2%}, "
-        f"engine: {np.mean(found == data.labels):.2%}, "
-        f"different predictions: {np.count_nonzero(expected != found)} of {len(found)}"
+        f"engine: {np.mean(predicted == data.labels):.2%}, "
+        f"different predictions: {np.count_nonzero(expected != predicted)} of {len(predicted)}"
     )
 
 

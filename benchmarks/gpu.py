@@ -145,10 +145,10 @@ def render(rows: list[Row]) -> Iterator[str]:
     yield "| batch | precision | dense, ms | shrunk, ms | times faster [95 %] | difference |"
     yield "|---:|---|---:|---:|---:|---:|"
     for row in rows:
-        found = row.ratio
+        ratio = row.ratio
         yield (
             f"| {row.batch} | {row.precision} | {row.dense:.3f} | {row.shrunk:.3f} | "
-            f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f}) | "
+            f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f}) | "
             f"{row.difference.max_rel:.1e} |"
         )
 

@@ -110,7 +110,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Choice:
-    """What of the networks is to be built, and how."""
+    """The networks that are to be built, and how."""
 
     networks: tuple[str, ...]
     isas: tuple[Isa, ...]
@@ -118,7 +118,7 @@ class Choice:
 
 
 def read(path: Path) -> Record:
-    """What ``--write`` wrote."""
+    """The record that ``--write`` writes."""
     content = json.loads(path.read_text())
     return Record(content["versions"], content["engines"])
 
@@ -132,46 +132,46 @@ def sha256(data: bytes) -> str:
 
 
 def model_hash(path: Path) -> str:
-    """Of a model's nodes, in order, and its constants; names and metadata do not count."""
+    """The hash of a model's nodes, in order, and its constants; names and metadata do not count."""
     graph = onnx.load(path).graph
     numbers: dict[str, int] = {"": -1}
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
 
     def number(name: str) -> int:
         return numbers.setdefault(name, len(numbers))
 
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for value in graph.input:
-        found.update(f"input {number(value.name)}".encode() + value.type.SerializeToString())
+        digest.update(f"input {number(value.name)}".encode() + value.type.SerializeToString())
     for node in graph.node:
         for name in node.input:
             if name in constants and name not in numbers:
                 array = numpy_helper.to_array(constants[name])
-                found.update(f"{number(name)} {array.dtype} {array.shape}".encode())
-                found.update(array.tobytes())
+                digest.update(f"{number(name)} {array.dtype} {array.shape}".encode())
+                digest.update(array.tobytes())
         ends = [[number(name) for name in names] for names in (node.input, node.output)]
-        found.update(f"{node.domain} {node.op_type} {ends}".encode())
+        digest.update(f"{node.domain} {node.op_type} {ends}".encode())
         for attribute in sorted(node.attribute, key=lambda each: each.name):
-            found.update(attribute.SerializeToString(deterministic=True))
-    found.update(str([number(value.name) for value in graph.output]).encode())
-    return found.hexdigest()
+            digest.update(attribute.SerializeToString(deterministic=True))
+    digest.update(str([number(value.name) for value in graph.output]).encode())
+    return digest.hexdigest()
 
 
 def code_hash(path: Path) -> str:
-    """Of what an object file or a library loads: its code and data, without names of symbols."""
+    """The hash of the code and data of an object file or a library, without names of symbols."""
     data = path.read_bytes()
     if not data.startswith(KIND):
         raise SystemExit(f"{path.name} is not a 64-bit object file of Linux")
     (table,) = struct.unpack_from("<Q", data, 40)
     size, count = struct.unpack_from("<HH", data, 58)
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for index in range(count):
         header = struct.unpack_from("<IIQQQQIIQQ", data, table + index * size)
         _, kind, flags, _, begin, length, *_ = header
         if flags & ALLOCATED and kind not in NAMES:
-            found.update(struct.pack("<IQQ", kind, flags, length))
-            found.update(b"" if kind == EMPTY else data[begin : begin + length])
-    return found.hexdigest()
+            digest.update(struct.pack("<IQQ", kind, flags, length))
+            digest.update(b"" if kind == EMPTY else data[begin : begin + length])
+    return digest.hexdigest()
 
 
 # -- engines ---------------------------------------------------------------------------------------
@@ -210,58 +210,56 @@ def engine(model: Path, isa: Isa, batch: int, folder: Path, jobs: int) -> Parts:
 def engines(choice: Choice) -> Iterator[tuple[str, Parts]]:
     """All of ``choice``, one after the other, by what they are called."""
     with tempfile.TemporaryDirectory(prefix="prunedeploy-") as name:
-        place = Path(name)
-        rows = place / "targets.toml"
+        scratch = Path(name)
+        rows = scratch / "targets.toml"
         rows.write_text("\n".join(isa.row for isa in choice.isas))
         os.environ["PRUNEDEPLOY_TARGETS"] = str(rows)
         for network in choice.networks:
             row = identity_models.NETWORKS[network]
-            model = identity_models.write(network, place)
+            model = identity_models.write(network, scratch)
             hashes = {"graph and constants": model_hash(model)}
             for isa in choice.isas:
                 for batch in row.batches:
                     title = f"{network}, {isa.name}, batch {batch}"
-                    folder = place / f"{network}.{isa.name}.{batch}.c"
+                    folder = scratch / f"{network}.{isa.name}.{batch}.c"
                     parts = engine(model, isa, batch, folder, choice.jobs)
                     shutil.rmtree(folder)
                     if row.built and batch == 1 and COMPILED in parts:
-                        parts[COMPILED] |= built(model, isa, batch, place / title)
+                        parts[COMPILED] |= built(model, isa, batch, scratch / title)
                     yield title, {MODEL: hashes, **parts}
-            for file in place.glob(f"{network}.*"):
+            for file in scratch.glob(f"{network}.*"):
                 file.unlink()
 
 
-def built(model: Path, isa: Isa, batch: int, place: Path) -> Hashes:
+def built(model: Path, isa: Isa, batch: int, path: Path) -> Hashes:
     """The library of an engine as ``prunedeploy.build`` makes it."""
     sizes = (batch,) if batch > 1 else ()
-    made = prunedeploy.build(
-        model, isa.target, "sparse", place, batch=sizes, threads=1, tune="none"
-    )
-    found = {f"built {LIBRARY}": code_hash(made.path / LIBRARY)}
+    made = prunedeploy.build(model, isa.target, "sparse", path, batch=sizes, threads=1, tune="none")
+    hashes = {f"built {LIBRARY}": code_hash(made.path / LIBRARY)}
     shutil.rmtree(made.path)
-    return found
+    return hashes
 
 
 def record(choice: Choice) -> Record:
     """All hashes of ``choice``; tells how it goes."""
-    found: dict[str, Parts] = {}
+    engines_of: dict[str, Parts] = {}
     begin = time.perf_counter()
     for title, parts in engines(choice):
-        found[title] = parts
+        engines_of[title] = parts
         print(f"{title} ({time.perf_counter() - begin:.0f} s)", file=sys.stderr, flush=True)
-    return Record(versions(choice.isas), found)
+    return Record(versions(choice.isas), engines_of)
 
 
 def versions(isas: Iterable[Isa]) -> dict[str, str]:
-    """Of Python, the packages and the compilers."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
-    found |= {name: metadata.version(name) for name in PACKAGES}
+    """The versions of Python, the packages and the compilers."""
+    packages = {"python": platform.python_version(), "machine": platform.machine()}
+    packages |= {name: metadata.version(name) for name in PACKAGES}
     for isa in isas:
         if command := compiler(isa):
             run = [*command, "--version"]
-            said = subprocess.run(run, capture_output=True, text=True, check=True)
-            found[f"compiler for {isa.name}"] = said.stdout.splitlines()[0]
-    return found
+            done = subprocess.run(run, capture_output=True, text=True, check=True)
+            packages[f"compiler for {isa.name}"] = done.stdout.splitlines()[0]
+    return packages
 
 
 # -- differences -----------------------------------------------------------------------------------
@@ -276,7 +274,7 @@ class Finding:
 
 
 def compare(before: Record, now: Record) -> Iterator[Finding]:
-    """What differs, of the engines that ``now`` has."""
+    """The differences, of the engines that ``now`` has."""
     for name, version in sorted(now.versions.items()):
         if (known := before.versions.get(name)) not in (version, None):
             yield Finding(f"note: {name} was {known}, is {version}")
@@ -301,15 +299,15 @@ def _compare_parts(title: str, before: Parts, now: Parts) -> Iterator[Finding]:
 
 def _differing(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Files whose hashes differ, and those that only one side has."""
-    found = []
+    differing = []
     for name in sorted({*before, *now}):
         if name not in now:
-            found.append(f"{name} (gone)")
+            differing.append(f"{name} (gone)")
         elif name not in before:
-            found.append(f"{name} (new)")
+            differing.append(f"{name} (new)")
         elif before[name] != now[name]:
-            found.append(name)
-    return found
+            differing.append(name)
+    return differing
 
 
 def check(before: Record, now: Record) -> int:

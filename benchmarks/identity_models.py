@@ -40,7 +40,7 @@ class Network:
 
 
 class Mixed(nn.Module):
-    """What the reference networks lack: norms of groups, resizing, reductions, odd channels."""
+    """A network of what the others lack: norms of groups, resizing, reductions, odd channels."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -48,8 +48,8 @@ class Weights:
         """Append ``array`` to the file; its name."""
         tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=array.shape)
         tensor.data_location = TensorProto.EXTERNAL
-        place = {"location": Path(self.file.name).name, "offset": self.file.tell()}
-        for key, value in {**place, "length": array.nbytes}.items():
+        location = {"location": Path(self.file.name).name, "offset": self.file.tell()}
+        for key, value in {**location, "length": array.nbytes}.items():
             tensor.external_data.add(key=key, value=str(value))
         self.tensors.append(tensor)
         self.file.write(array.data)

@@ -66,16 +66,16 @@ def bounds(time: StepTime, cut: Cut, peaks: Machine, total: int) -> dict[str, fl
     """
     generated = cut.schedule is not None and KERNELS[cut.schedule.kernel].generated
     peak = peaks.fma if generated else peaks.fma_load  # an operand is one float, or a vector
-    found = {"FMA": time.flops * share_of_products(cut) / peak / 1e9}
+    seconds = {"FMA": time.flops * share_of_products(cut) / peak / 1e9}
     weights = 4 * time.nonzeros
     tensors = time.bytes - weights
     moved = {"L3": 0.0, "DRAM": 0.0}
     moved["L3" if total <= L3 else "DRAM"] += weights
     moved["L3" if tensors <= L3 else "DRAM"] += tensors
     slowest = "DRAM" if moved["DRAM"] > moved["L3"] / 4 else "L3"
-    found[slowest] = (moved["L3"] / peaks.read[2] + moved["DRAM"] / peaks.read[3]) / 1e9
+    seconds[slowest] = (moved["L3"] / peaks.read[2] + moved["DRAM"] / peaks.read[3]) / 1e9
     if not isinstance(cut.step, Conv) or cut.schedule is None:
-        return found
+        return seconds
     schedule, layout, kernel = (
         cut.schedule,
         geometry(cut.step, cut.schedule),
@@ -85,26 +85,26 @@ def bounds(time: StepTime, cut: Cut, peaks: Machine, total: int) -> dict[str, fl
     computed = time.nonzeros if kernel.skips_zeros else time.weights
     cycle = 1e-9 / (peaks.clock * peaks.threads)
     if kernel.pack is None:
-        return found
+        return seconds
     if not kernel.winograd and (whole := 2 * computed * pixels) > EDGES * time.flops:
-        found["edges"] = whole / peak / 1e9
+        seconds["edges"] = whole / peak / 1e9
     if kernel.generated:
         vectors = pixels / 16
-        found["fetch"] = (computed / 2 + program_loads(cut.step, schedule)) * vectors * cycle
-        return found
+        seconds["fetch"] = (computed / 2 + program_loads(cut.step, schedule)) * vectors * cycle
+        return seconds
     # the sums of all rows of a block go on side by side, and so do the sets of a row's
-    found["latency"] = computed / schedule.rows / sets(schedule) * layout.tiles * LATENCY * cycle
+    seconds["latency"] = computed / schedule.rows / sets(schedule) * layout.tiles * LATENCY * cycle
     channel = 32 * schedule.tile_width_x8 if layout.flat else 4 * layout.channel
     if schedule.channels * channel > L1:
-        found["L2"] = 4.0 * computed / schedule.rows * pixels / peaks.read[1] / 1e9
+        seconds["L2"] = 4.0 * computed / schedule.rows * pixels / peaks.read[1] / 1e9
     outputs, channels = cut.step.weight.shape[0], cut.step.x.shape[1]
     row_segments = -(-outputs // schedule.rows) * -(-channels // schedule.channels) * layout.tiles
-    found["rows"] = row_segments * ROW_SEGMENT * cycle
-    return found
+    seconds["rows"] = row_segments * ROW_SEGMENT * cycle
+    return seconds
 
 
 def share_of_products(cut: Cut) -> float:
-    """Of the direct sum's products, those that minimal filtering leaves."""
+    """The share of the direct sum's products that Winograd leaves."""
     if not isinstance(cut.step, Conv) or cut.schedule is None:
         return 1.0
     return KERNELS[cut.schedule.kernel].products(cut.step, cut.schedule)
@@ -119,7 +119,7 @@ def sets(schedule: Schedule) -> int:
 def limits(
     times: Sequence[StepTime], cuts: Sequence[Cut], peaks: Machine
 ) -> list[tuple[str, float]]:
-    """What limits every step, and the seconds that this needs."""
+    """The limit of every step, and the seconds that it needs."""
     total = sum(time.bytes for time in times)
     return [
         max(bounds(time, cut, peaks, total).items(), key=lambda each: each[1])
@@ -132,8 +132,8 @@ def render(times: Sequence[StepTime], cuts: Sequence[Cut], peaks: Machine) -> It
     total = sum(time.seconds for time in times)
     yield "| layer | computed as | ms | share | non-zero | GFLOP/s | of peak | limit | reached |"
     yield "|---|---|---:|---:|---:|---:|---:|---|---:|"
-    found = limits(times, cuts, peaks)
-    for time, cut, (limit, least) in zip(times, cuts, found, strict=True):
+    limiting = limits(times, cuts, peaks)
+    for time, cut, (limit, bound) in zip(times, cuts, limiting, strict=True):
         rate = time.flops / time.seconds / 1e9
         cells = (
             f"{time.seconds * 1e3:.3f}",
@@ -142,13 +142,13 @@ def render(times: Sequence[StepTime], cuts: Sequence[Cut], peaks: Machine) -> It
             f"{rate:.1f}",
             f"{rate / peaks.fma:.0%}",
             limit,
-            f"{least / time.seconds:.0%}",
+            f"{bound / time.seconds:.0%}",
         )
         yield f"| {time.name} | {described(time, cut)} | {' | '.join(cells)} |"
     rate = sum(time.flops for time in times) / total / 1e9
     yield f"| all | | {total * 1e3:.3f} | | | {rate:.1f} | {rate / peaks.fma:.0%} | | |"
     by_limit: dict[str, float] = {}
-    for time, (limit, _) in zip(times, found, strict=True):
+    for time, (limit, _) in zip(times, limiting, strict=True):
         by_limit[limit] = by_limit.get(limit, 0.0) + time.seconds / total
     parts = sorted(by_limit.items(), key=lambda each: -each[1])
     yield "\nLimited by " + ", ".join(f"{name} {part:.0%}" for name, part in parts) + "."
@@ -189,7 +189,7 @@ def profiled(
 
 
 def heading(options: argparse.Namespace, peaks: Machine) -> str:
-    """What was measured, and on what."""
+    """The measurements, and the machine they are from."""
     title = cpu_models.NETWORKS[options.model].title
     threads = f"{options.threads} thread{'s' * (options.threads > 1)}"
     rates = " / ".join(f"{rate:.0f}" for rate in peaks.read)

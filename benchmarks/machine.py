@@ -1,4 +1,4 @@
-"""What this machine can do at most: FMA, and bytes read and written by cache, in Markdown.
+"""The peak rates of this machine: FMA, and bytes read and written by cache, in Markdown.
 
     python benchmarks/machine.py [--threads 1,2] [--seconds 0.05]
 
@@ -57,13 +57,13 @@ def measure(threads: int, seconds: float = 0.05) -> Machine:
         UserError: there is no C compiler.
     """
     lines = _output(SOURCE, str(threads), str(seconds), *map(str, _sizes(threads)))
-    found: dict[str, list[float]] = {}
+    rows: dict[str, list[float]] = {}
     for line in lines.splitlines():
         name, value = line.split()
-        found.setdefault(name, []).append(float(value))
-    rates = (tuple(found[name]) for name in ("read", "write"))
-    clock = round(found["cycles"][0] / threads, 2)
-    return Machine(threads, clock, found["fma"][0], found["fma_load"][0], *rates)
+        rows.setdefault(name, []).append(float(value))
+    rates = (tuple(rows[name]) for name in ("read", "write"))
+    clock = round(rows["cycles"][0] / threads, 2)
+    return Machine(threads, clock, rows["fma"][0], rows["fma_load"][0], *rates)
 
 
 def round_trip() -> int:
@@ -79,7 +79,7 @@ def round_trip() -> int:
 
 
 def settled(run: Callable[[], T], threads: int, patience: float) -> tuple[T, tuple[int, ...]]:
-    """What ``run`` gave while the cores were near each other, and how far they were around it.
+    """The result of ``run`` while the cores were near each other, and how far they were around it.
 
     A run of several threads waits for cores that are far apart, ``patience`` seconds in all, and is
     repeated where they moved while it ran. Once patience has ended, a run counts as it is.
@@ -101,9 +101,9 @@ def settled(run: Callable[[], T], threads: int, patience: float) -> tuple[T, tup
 
 def _near_cores(patience: float) -> int:
     end = time.monotonic() + patience
-    while (found := round_trip()) > NEAR and time.monotonic() < end:
+    while (cycles := round_trip()) > NEAR and time.monotonic() < end:
         time.sleep(PAUSE)  # cores at rest are put elsewhere
-    return found
+    return cycles
 
 
 def _output(source: Path, *arguments: str) -> str:
@@ -126,12 +126,12 @@ def _sizes(threads: int) -> tuple[int, ...]:
 
 
 def _caches() -> dict[int, int]:
-    found = {}
+    sizes = {}
     for folder in CACHES.glob("index*"):
         if (folder / "type").read_text().strip() != "Instruction":
             size = (folder / "size").read_text().strip()
-            found[int((folder / "level").read_text())] = int(size.removesuffix("K")) << 10
-    return found
+            sizes[int((folder / "level").read_text())] = int(size.removesuffix("K")) << 10
+    return sizes
 
 
 def _head(machine: Machine) -> str:
@@ -151,9 +151,9 @@ def main() -> None:
     print(f"| clock, GHz | {' | '.join(f'{m.clock:.2f}' for m in machines)} |")
     print(f"| FMA, registers, GFLOP/s | {' | '.join(f'{m.fma:.0f}' for m in machines)} |")
     print(f"| FMA, an operand in L1 | {' | '.join(f'{m.fma_load:.0f}' for m in machines)} |")
-    for way in ("read", "write"):
-        cells = (" / ".join(f"{rate:.0f}" for rate in getattr(m, way)) for m in machines)
-        print(f"| {way} {' / '.join(LEVELS)}, GB/s | {' | '.join(cells)} |")
+    for direction in ("read", "write"):
+        cells = (" / ".join(f"{rate:.0f}" for rate in getattr(m, direction)) for m in machines)
+        print(f"| {direction} {' / '.join(LEVELS)}, GB/s | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What channel counts cost in ONNX Runtime: layers of 64 to 192 channels, one thread, in Markdown.
+"""The cost of odd channels in ONNX Runtime: layers of 64 to 192 channels, one thread, in Markdown.
 
     python benchmarks/odd_channels.py [--rounds 60]
 

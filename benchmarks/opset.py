@@ -44,8 +44,8 @@ def shrunk(recipe: Recipe) -> ir.Model:
 def run(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
     """The network's output."""
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"input": images})
-    return np.asarray(found)
+    (output,) = session.run(None, {"input": images})
+    return np.asarray(output)
 
 
 def check(recipe: Recipe, folder: Path | None) -> None:

@@ -80,7 +80,7 @@ def evaluate(names: list[str], threads: list[int], settings: race.Settings) -> R
 
 
 def seconds(run: Run, table: Table, settings: race.Settings) -> float:
-    """What ``prunedeploy.predict`` computes, with any table."""
+    """The forecast of ``prunedeploy.predict``, with any table."""
     host = targets.by_name("host")
     limits = machine(host, run.runtime, "float32", run.threads)
     if run.runtime == "sparse":
@@ -113,12 +113,12 @@ def render(results: Results) -> Iterator[str]:
             f"| {title} | {runtime} | {row.threads} | {row.measured:.2f} | {row.predicted:.2f} | "
             f"{errors[-1]:+.1%} | {left_out[-1]:+.1%} |"
         )
-    for what, found in (("Predicted", errors), ("Left out", left_out)):
-        within = sum(abs(error) <= GOAL for error in found)
-        mean = sum(map(abs, found)) / len(found)
+    for what, values in (("Predicted", errors), ("Left out", left_out)):
+        within = sum(abs(error) <= GOAL for error in values)
+        mean = sum(map(abs, values)) / len(values)
         yield (
-            f"\n{what}: {within} of {len(found)} within {GOAL:.0%}, mean error {mean:.1%}, "
-            f"largest {max(found, key=abs):+.1%}."
+            f"\n{what}: {within} of {len(values)} within {GOAL:.0%}, mean error {mean:.1%}, "
+            f"largest {max(values, key=abs):+.1%}."
         )
 
 

@@ -47,10 +47,10 @@ def fit(runs: Sequence[Run], source: str) -> Table:
     fixed = PROFILED[runtime]
     best: tuple[float, float, dict[str, Efficiency]] | None = None
     for far in FAR:
-        found = {name: _fit(each, far, fixed) for name, each in classes.items()}
-        error = sum(each for each, _ in found.values())
+        fits = {name: _fit(each, far, fixed) for name, each in classes.items()}
+        error = sum(each for each, _ in fits.values())
         if best is None or error < best[0]:
-            best = (error, far, {name: row for name, (_, row) in found.items()})
+            best = (error, far, {name: row for name, (_, row) in fits.items()})
     assert best is not None
     _, far, kernels = best
     overhead, sync, start = _fixed(runs, kernels, far)
@@ -66,7 +66,7 @@ def _classes(runs: Sequence[Run], runtime: str) -> dict[str, _Class]:
             rows.setdefault(layer.work.kernel, []).append(
                 (*_limits(layer, limits, resident), layer.seconds, 1 / run.seconds)
             )
-    return {name: _Class(*np.array(found, np.float64).T) for name, found in rows.items()}
+    return {name: _Class(*np.array(samples, np.float64).T) for name, samples in rows.items()}
 
 
 def _resident(run: Run, limits: Machine) -> bool:
@@ -109,21 +109,21 @@ def _fixed(
         count = len(run.layers)
         rows.append(np.array([count, count * (run.threads - 1), 1.0]) / run.seconds)
         rest.append((run.seconds - spent) / run.seconds)
-    found = _nonnegative(np.array(rows), np.array(rest))
-    return round(float(found[0]), 8), round(float(found[1]), 8), round(float(found[2]), 7)
+    solution = _nonnegative(np.array(rows), np.array(rest))
+    return round(float(solution[0]), 8), round(float(solution[1]), 8), round(float(solution[2]), 7)
 
 
 def _nonnegative(matrix: Floats, wanted: Floats) -> Floats:
     """Least squares over the columns that come out positive; the worst goes first."""
     columns = list(range(matrix.shape[1]))
     while columns:
-        found = np.linalg.lstsq(matrix[:, columns], wanted, rcond=None)[0]
-        if (found >= 0).all():
+        solution = np.linalg.lstsq(matrix[:, columns], wanted, rcond=None)[0]
+        if (solution >= 0).all():
             break
-        columns.remove(columns[int(found.argmin())])
+        columns.remove(columns[int(solution.argmin())])
     result = np.zeros(matrix.shape[1])
     if columns:
-        result[columns] = found
+        result[columns] = solution
     return result
 
 

@@ -42,7 +42,7 @@ VIEWS = ("ReorderInput", "ReorderOutput")  # of tensors that are small by then
 
 @dataclass(frozen=True)
 class Layer:
-    """What it has to do, and the median of its seconds."""
+    """Its work, and the median of its seconds."""
 
     work: Work
     seconds: float
@@ -67,9 +67,9 @@ def runs(
         for count in threads:
             file = _file(name, sparsity, count, settings)
             if not file.is_file():
-                found = list(_measure(name, sparsity, count, settings))
+                measured = list(_measure(name, sparsity, count, settings))
                 with atomic_path(file) as temporary:
-                    temporary.write_text(json.dumps([asdict(run) for run in found]))
+                    temporary.write_text(json.dumps([asdict(run) for run in measured]))
             for each in json.loads(file.read_text()):
                 layers = tuple(Layer(Work(**x["work"]), x["seconds"]) for x in each["layers"])
                 yield Run(**{**each, "layers": layers})
@@ -90,10 +90,10 @@ def _measure(name: str, sparsity: float, threads: int, settings: race.Settings) 
     model = cpu_models.fixed(name, sparsity, 1, settings.cache)
     liked = cpu_models.for_onnxruntime(name, sparsity, 1, settings.cache)
     with tempfile.TemporaryDirectory(prefix="prunedeploy-") as folder:
-        place = Path(folder)
-        dense = building.build(liked, "host", "ort", place / "dense.engine")
-        sparse = race.build(model, threads, settings, place / "sparse.engine")
-        run = partial(_both, dense, sparse, threads, settings.rounds, place)
+        path = Path(folder)
+        dense = building.build(liked, "host", "ort", path / "dense.engine")
+        sparse = race.build(model, threads, settings, path / "sparse.engine")
+        run = partial(_both, dense, sparse, threads, settings.rounds, path)
         (times, events, profile), trips = settled(run, threads, settings.patience)
         if trips:
             print(f"{name}: cores {' and '.join(map(str, trips))} ns apart", file=sys.stderr)
@@ -105,7 +105,7 @@ def _measure(name: str, sparsity: float, threads: int, settings: race.Settings) 
 
 
 def _both(
-    dense: Engine, sparse: Engine, threads: int, rounds: int, place: Path
+    dense: Engine, sparse: Engine, threads: int, rounds: int, path: Path
 ) -> tuple[list[float], list[Layer], Profile]:
     """Seconds of both without a profiler; ONNX Runtime's layers; the sparse engine's steps."""
     with (
@@ -115,7 +115,7 @@ def _both(
         feeds = random_feeds(one.inputs, 1)
         times = [_undisturbed(session, feeds, rounds) for session in (one, other)]
         (profile,) = profiles_of([sparse], [other], feeds, 1, threads, rounds)
-    return times, _events(dense.path / PAYLOAD, threads, rounds, place), profile
+    return times, _events(dense.path / PAYLOAD, threads, rounds, path), profile
 
 
 def _undisturbed(session: Session, feeds: dict[str, Array], rounds: int) -> float:

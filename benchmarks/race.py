@@ -55,7 +55,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Time:
-    """What one engine did: microseconds a round; the rest against ONNX Runtime."""
+    """The times of one engine: microseconds a round; the rest against ONNX Runtime."""
 
     samples_us: tuple[float, ...]
     ratio: Ratio | None = None
@@ -86,7 +86,7 @@ class Row:
 
     @property
     def key(self) -> Key:
-        """What tells it from other rows."""
+        """The key that tells it from other rows."""
         return self.model, self.sparsity, self.batch, self.threads
 
 
@@ -123,7 +123,7 @@ def write(results: Results, path: Path) -> None:
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
-    """Those of every benchmark of the sparse engine."""
+    """Options of every benchmark of the sparse engine."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--tune", choices=("none", "quick", "full"), default="quick")
@@ -151,8 +151,8 @@ def measure(
             seconds = None
             if settings.ours:
                 start = time.perf_counter()
-                place = Path(folder) / "sparse.engine"
-                engines[OURS] = build(model, count, settings, place, batch)
+                path = Path(folder) / "sparse.engine"
+                engines[OURS] = build(model, count, settings, path, batch)
                 seconds = round(time.perf_counter() - start, 1)
             run = partial(_race, engines, older, batch, count, settings)
             times, trips = settled(run, count, settings.patience)
@@ -160,11 +160,11 @@ def measure(
 
 
 def build(
-    model: Path, threads: int, settings: Settings, place: Path, batch: int | Sequence[int] = ()
+    model: Path, threads: int, settings: Settings, path: Path, batch: int | Sequence[int] = ()
 ) -> Engine:
     """The sparse engine of ``model``, compared with the reference as any user's is."""
     return building.build(
-        model, "host", "sparse", place, threads=threads, tune=settings.tune, batch=batch
+        model, "host", "sparse", path, threads=threads, tune=settings.tune, batch=batch
     )
 
 
@@ -198,15 +198,15 @@ def _difference(
     name: str, session: Session, expected: dict[str, Array], feeds: Mapping[str, Array]
 ) -> float:
     if isinstance(session, Peer):
-        found = compare(expected, session.computed(), PEER_TOLERANCE)
+        error = compare(expected, session.computed(), PEER_TOLERANCE)
     else:
-        found = compare(expected, session.run(feeds))
-    if not found.passed:
+        error = compare(expected, session.run(feeds))
+    if not error.passed:
         raise UserError(
-            f"{name} computes something else than ONNX Runtime: off by {found.max_rel:.2g} of the "
-            f"range, {found.tolerance:.0e} is allowed; not timed"
+            f"{name} computes something else than ONNX Runtime: off by {error.max_rel:.2g} of the "
+            f"range, {error.tolerance:.0e} is allowed; not timed"
         )
-    return found.max_rel
+    return error.max_rel
 
 
 def _times(

@@ -123,22 +123,22 @@ def render(rows: tuple[Row, ...]) -> Iterator[str]:
     yield f"| model | batch | threads | non-zero | {' | '.join(heads)} |"
     yield "|---|---:|---:|---:|" + "---:|" * len(heads)
     for row in rows:
-        found = [row.times.get(kind) for kind in KINDS]
-        cells = [f"{time.ms:.3f}" if time else "" for time in found]
-        for time in found[1:]:
+        times = [row.times.get(kind) for kind in KINDS]
+        cells = [f"{time.ms:.3f}" if time else "" for time in times]
+        for time in times[1:]:
             cells.append(_text(time.ratio if time else None))
         cells.append(_text(ratio(*(_ns(row.times[kind].samples_us) for kind in (ROWS, BLOCKS)))))
-        cells.append(" / ".join(_off(time) for time in found))
+        cells.append(" / ".join(_off(time) for time in times))
         name = nets.NETWORKS.get(row.model, row.model)
         yield f"| {name} | {row.batch} | {row.threads} | {row.density:.1%} | {' | '.join(cells)} |"
 
 
-def _off(found: Time | None) -> str:
-    return f"{found.difference * 1e7:.1f}" if found and found.difference is not None else ""
+def _off(time: Time | None) -> str:
+    return f"{time.difference * 1e7:.1f}" if time and time.difference is not None else ""
 
 
-def _text(found: Ratio | None) -> str:
-    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})" if found else ""
+def _text(ratio: Ratio | None) -> str:
+    return f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})" if ratio else ""
 
 
 def all_rows(batch: int, options: argparse.Namespace) -> Iterator[Row]:

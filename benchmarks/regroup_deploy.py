@@ -84,15 +84,15 @@ def build(
     model: Path, form: str, batch: int, work: Path, settings: speed.Settings
 ) -> Engine | None:
     """An engine in one of the forms of ``NAMES``; None where repacking does not pay."""
-    place = work / f"{model.stem}-{form}.engine"
+    path = work / f"{model.stem}-{form}.engine"
     if form == "repacked":
         packed = speed.repack(model, work / f"{model.stem}.repacked.onnx")
-        return None if packed is None else building.build(packed, "host", "ort", place)
+        return None if packed is None else building.build(packed, "host", "ort", path)
     if form == "ort":
-        return building.build(model, "host", "ort", place)
+        return building.build(model, "host", "ort", path)
     arguments = {"threads": settings.threads, "tune": settings.tune}
     blocks = form != "rows"
-    return building.build(model, "host", "sparse", place, batch=batch, blocks=blocks, **arguments)
+    return building.build(model, "host", "sparse", path, batch=batch, blocks=blocks, **arguments)
 
 
 def accuracy(engine: Engine, batch: int, test: tuple[torch.Tensor, torch.Tensor]) -> float:
@@ -100,11 +100,11 @@ def accuracy(engine: Engine, batch: int, test: tuple[torch.Tensor, torch.Tensor]
     images, labels = normalise(test[0]).contiguous().numpy(), test[1].numpy()
     with opening.open(engine, 2) as session:
         (name,) = (spec.name for spec in session.inputs)
-        found = [
+        outputs = [
             next(iter(session.run({name: np.ascontiguousarray(images[at : at + batch])}).values()))
             for at in range(0, len(images), batch)
         ]
-    return float(100 * (np.concatenate(found).argmax(1) == labels).mean())
+    return float(100 * (np.concatenate(outputs).argmax(1) == labels).mean())
 
 
 def measure(
@@ -117,14 +117,14 @@ def measure(
     count = {name: weights(path) for name, path in onnx.items()}
     made = {pair: build(onnx[pair[0]], pair[1], batch, work, settings) for pair in ENGINES}
     engines = {pair: engine for pair, engine in made.items() if engine is not None}
-    found = speed.together(
+    times = speed.together(
         {f"{name} {form}": engine for (name, form), engine in engines.items()},
         batch,
         settings,
     )
     rows = tuple(
         Row(name, form, count[name] / count["dense"], accuracy(engine, batch, test), time)
-        for ((name, form), engine), time in zip(engines.items(), found.values(), strict=True)
+        for ((name, form), engine), time in zip(engines.items(), times.values(), strict=True)
     )
     with atomic_path(output) as temporary:
         results = Results(batch, settings.threads, rows, environment())

@@ -46,22 +46,22 @@ class Layer:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of the weight."""
+        """The shape of the weight."""
         return self.outputs, self.channels, self.kernel, self.kernel
 
     @property
     def macs(self) -> int:
-        """Of one image, zeros included."""
+        """The products of one image, zeros included."""
         return math.prod(self.shape) * (self.size // self.stride) ** 2
 
 
 def _vgg() -> Iterator[Layer]:
-    places = ((0, 64), (3, 64), (7, 128), (10, 128), (14, 256), (17, 256), (20, 256), (24, 512),
+    layers = ((0, 64), (3, 64), (7, 128), (10, 128), (14, 256), (17, 256), (20, 256), (24, 512),
               (27, 512), (30, 512), (34, 512), (37, 512), (40, 512))  # fmt: skip
     sizes = (32, 32, 16, 16, 8, 8, 8, 4, 4, 4, 2, 2, 2)
     channels = 3
-    for (place, outputs), size in zip(places, sizes, strict=True):
-        yield Layer(str(place), "vgg16", channels, outputs, size)
+    for (index, outputs), size in zip(layers, sizes, strict=True):
+        yield Layer(str(index), "vgg16", channels, outputs, size)
         channels = outputs
 
 
@@ -83,7 +83,7 @@ LAYERS = (*_vgg(), *_resnet())
 
 
 def block_lists() -> dict[str, list[Block]]:
-    """Of every layer, by name."""
+    """The blocks of every layer, by name."""
     lists = json.loads(gzip.decompress(DATA.read_bytes()))
     return {
         name: [Block(np.sort(np.array(r, int)), np.sort(np.array(c, int))) for r, c in blocks if r]
@@ -183,9 +183,9 @@ def write_scattered(name: str, sparsity: float, batch: int, path: Path) -> Path:
         value.shape = ir.Shape((batch, *(value.shape or ())[1:]))
     layers = [layer.weight for layer in layers_of(program.graph)][1:-1]
     weights = [value.const_value.numpy() for value in layers if value.const_value is not None]
-    least = np.quantile(np.concatenate([np.abs(w).reshape(-1) for w in weights]), sparsity)
+    bound = np.quantile(np.concatenate([np.abs(w).reshape(-1) for w in weights]), sparsity)
     for value, array in zip(layers, weights, strict=True):
-        value.const_value = ir.tensor(np.where(np.abs(array) < least, 0, array), name=value.name)
+        value.const_value = ir.tensor(np.where(np.abs(array) < bound, 0, array), name=value.name)
     cpu_models._simplify(program)
     models.save(program, path)
     return path

@@ -56,27 +56,27 @@ class Settings:
 
 def engines(model: Path, folder: Path, settings: Settings) -> dict[str, Engine]:
     """One of each kind, the dense one first; "repacked" only where a layer of the model pays."""
-    found = {DENSE: building.build(model, "host", "ort", folder / "dense.engine")}
-    found[BLOCKS] = _sparse(model, folder / "blocks.engine", settings)
-    found[ROWS] = _sparse(model, folder / "rows.engine", settings, blocks=False)
-    first, second = ((found[kind].path / LIBRARY).read_bytes() for kind in (ROWS, BLOCKS))
+    built = {DENSE: building.build(model, "host", "ort", folder / "dense.engine")}
+    built[BLOCKS] = _sparse(model, folder / "blocks.engine", settings)
+    built[ROWS] = _sparse(model, folder / "rows.engine", settings, blocks=False)
+    first, second = ((built[kind].path / LIBRARY).read_bytes() for kind in (ROWS, BLOCKS))
     if first == second:
         print("no layer takes blocks: both engines are the same, byte by byte", file=sys.stderr)
     repacked = repack(model, folder / "repacked.onnx")
     if repacked is not None:
-        found[REPACKED] = building.build(repacked, "host", "ort", folder / "repacked.engine")
-    return found
+        built[REPACKED] = building.build(repacked, "host", "ort", folder / "repacked.engine")
+    return built
 
 
-def _sparse(model: Path, place: Path, settings: Settings, blocks: bool = True) -> Engine:
+def _sparse(model: Path, path: Path, settings: Settings, blocks: bool = True) -> Engine:
     return building.build(
-        model, "host", "sparse", place, threads=settings.threads, tune=settings.tune,
+        model, "host", "sparse", path, threads=settings.threads, tune=settings.tune,
         progress=lambda text: print(text, file=sys.stderr), within=settings.within,
         blocks=blocks,
     )  # fmt: skip
 
 
-def repack(model: Path, place: Path) -> Path | None:
+def repack(model: Path, path: Path) -> Path | None:
     """The model after ``RepackBlocks``; None where no layer pays."""
     packed = models.load(model)
     feeds = random_feeds(models.specs(packed)[0], 1)
@@ -85,8 +85,8 @@ def repack(model: Path, place: Path) -> Path | None:
         print(f"{note.where}: {note.status}, {note.reason}", file=sys.stderr)
     if not report.result.changed:
         return None
-    models.save(packed, place)
-    return place
+    models.save(packed, path)
+    return path
 
 
 def run(model: Path, batch: int, settings: Settings) -> dict[str, Time]:
@@ -100,7 +100,7 @@ def run(model: Path, batch: int, settings: Settings) -> dict[str, Time]:
 
 
 def together(
-    found: dict[str, Engine], batch: int, settings: Settings, model: Path | None = None
+    engines: dict[str, Engine], batch: int, settings: Settings, model: Path | None = None
 ) -> dict[str, Time]:
     """Engines in turn on one input; ``model``: what all of them compute, where that is the same.
 
@@ -110,7 +110,7 @@ def together(
     with ExitStack() as stack:
         sessions = {
             key: stack.enter_context(opening.open(engine, settings.threads, shared=True))
-            for key, engine in found.items()
+            for key, engine in engines.items()
         }
         first, *_ = sessions.values()
         feeds = random_feeds(first.inputs, batch)
@@ -130,10 +130,10 @@ def _differences(
     sessions: Mapping[str, Session], feeds: Mapping[str, Array], model: Path
 ) -> dict[str, float]:
     """How far each is from the exact output, rounding and all."""
-    exact, found = Evaluator(model, float64=True).run(feeds), {}
+    exact, differences = Evaluator(model, float64=True).run(feeds), {}
     for key, session in sessions.items():
         difference = compare(exact, session.run(feeds), TOLERANCE["float32"])
         if not difference.passed:
             raise UserError(f"{key} is off by {difference.max_rel:.1e}; not timed")
-        found[key] = difference.max_rel
-    return found
+        differences[key] = difference.max_rel
+    return differences

@@ -55,7 +55,7 @@ SOURCES = ("magnitude", "random", "refilled")
 
 @dataclass(frozen=True)
 class Setting:
-    """What a line is about; ``group``: rows of a group, which gives t1."""
+    """The subject of a line; ``group``: rows of a group, which gives t1."""
 
     network: str
     source: str
@@ -67,7 +67,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Line:
-    """What came of a setting; times faster than dense, by batch, predicted and measured."""
+    """The result of a setting; times faster than dense, by batch, predicted and measured."""
 
     setting: Setting
     layers: int
@@ -147,37 +147,37 @@ def make(program: ir.Model, setting: Setting) -> _Made:
         scattered = masked(weight, setting.source, seed)
         groups = max(len(weight) // setting.group, 1)
         rule = Rule("paper", groups, setting.t2, setting.b1, setting.b2)
-        found = regroup(scattered, rule)
-        mask = found.mask.reshape(weight.shape)
+        after = regroup(scattered, rule)
+        mask = after.mask.reshape(weight.shape)
         made.scattered[name], made.regrouped[name] = scattered, np.where(mask, weight, 0)
         for key, value in (
-            ("blocked", float(found.found)), ("blocks", float(len(found.blocks))),
-            ("dropped", found.dropped), ("filled", found.filled), ("left", int(found.mask.sum())),
+            ("blocked", float(after.found)), ("blocks", float(len(after.blocks))),
+            ("dropped", after.dropped), ("filled", after.filled), ("left", int(after.mask.sum())),
         ):  # fmt: skip
             made.counts[key] += value
         total = float(np.square(scattered.astype(np.float64)).sum())
-        lost, norm = lost + found.dropped_norm**2 * total, norm + total
+        lost, norm = lost + after.dropped_norm**2 * total, norm + total
     made.counts["norm"] = (lost / norm) ** 0.5
     return made
 
 
 def middle_layers(program: ir.Model) -> list[tuple[str, Array]]:
     """Name of the initializer and weight of all layers but the first and the last."""
-    found = []
+    layers = []
     for layer in layers_of(program.graph)[1:-1]:
         assert layer.weight.const_value is not None
-        found.append((str(layer.weight.name), layer.weight.const_value.numpy()))
-    return found
+        layers.append((str(layer.weight.name), layer.weight.const_value.numpy()))
+    return layers
 
 
-def with_weights(model: Path, weights: dict[str, Array], place: Path) -> Path:
+def with_weights(model: Path, weights: dict[str, Array], path: Path) -> Path:
     """The model with other weights."""
     program = models.load(model)
     for name, array in weights.items():
         value = program.graph.initializers[name]
         value.const_value = ir.tensor(np.ascontiguousarray(array, np.float32), name=name)
-    models.save(program, place)
-    return place
+    models.save(program, path)
+    return path
 
 
 # -- times -----------------------------------------------------------------------------------------
@@ -239,11 +239,11 @@ def measured(model: Path, setting: Setting, rounds: int, folder: Path) -> dict[s
     }
     engines = {"onnxruntime": building.build(model, "host", "ort", folder / "ort.engine")}
     for name, path in paths.items():
-        place = folder / f"{name}.engine"
-        engines[name] = building.build(path, "host", "sparse", place, threads=1, batch=1)
-    found = speed.together(engines, 1, speed.Settings(1, rounds))
-    dense = found["dense"].ms
-    return {name: round(dense / found[name].ms, 3) for name in engines if name != "dense"}
+        engine = folder / f"{name}.engine"
+        engines[name] = building.build(path, "host", "sparse", engine, threads=1, batch=1)
+    times = speed.together(engines, 1, speed.Settings(1, rounds))
+    dense = times["dense"].ms
+    return {name: round(dense / times[name].ms, 3) for name in engines if name != "dense"}
 
 
 # -- output ----------------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ def render(lines: tuple[Line, ...]) -> Iterator[str]:
         )
 
 
-def plot(lines: tuple[Line, ...], place: Path) -> None:
+def plot(lines: tuple[Line, ...], path: Path) -> None:
     """Weights left, norm that went and predicted speed over t2, a column a network."""
     from matplotlib.figure import Figure
 
@@ -294,19 +294,19 @@ def plot(lines: tuple[Line, ...], place: Path) -> None:
     for row, text in enumerate(texts):
         axes[row, 0].set_ylabel(text)
     axes[0, 0].legend()
-    with atomic_path(place) as temporary:
+    with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=90)
 
 
 def model_of(network: str, options: argparse.Namespace) -> Path:
     """The dense network as ONNX, written once."""
-    place: Path = options.work / f"study-{network}.onnx"
-    if not place.is_file():
+    path: Path = options.work / f"study-{network}.onnx"
+    if not path.is_file():
         sources = {"vgg16": options.work / "dense.pt"}
         source = sources.get(network, options.data / "resnet56-4bfd9763.th")
         arch = {"vgg16": "vgg16_bn_cifar"}.get(network, network)
-        deploy.export(arch, source, options.work).replace(place)
-    return place
+        deploy.export(arch, source, options.work).replace(path)
+    return path
 
 
 def main() -> None:
@@ -331,11 +331,11 @@ def main() -> None:
             continue
         with tempfile.TemporaryDirectory(prefix="prunedeploy-") as temporary:
             folder, model = Path(temporary), model_of(setting.network, options)
-            found = known.get(setting) or line(model, setting, folder)
+            result = known.get(setting) or line(model, setting, folder)
             if wanted:
-                found = replace(found, measured=measured(model, setting, options.rounds, folder))
-        known[setting] = found
-        print(list(render((found,)))[-1], file=sys.stderr, flush=True)
+                result = replace(result, measured=measured(model, setting, options.rounds, folder))
+        known[setting] = result
+        print(list(render((result,)))[-1], file=sys.stderr, flush=True)
         with atomic_path(options.output) as file:
             file.write_text(to_json(Lines(tuple(known.values()))))
     lines = tuple(known[setting] for setting in dict.fromkeys(settings()) if setting in known)

@@ -89,7 +89,7 @@ def build(width: float) -> nn.Module:
 
 
 def convolutions(network: nn.Module) -> dict[str, nn.Conv2d]:
-    """Those that become sparse, by name."""
+    """The layers that become sparse, by name."""
     return {
         name: layer
         for name, layer in network.named_modules()
@@ -101,14 +101,14 @@ def regrouped(network: nn.Module, share: float) -> Masks:
     """Blocks made of the ``share`` of the weights that are largest in magnitude."""
     layers = convolutions(network)
     sizes = torch.cat([layer.weight.detach().abs().flatten() for layer in layers.values()])
-    least = float(sizes.kthvalue(round((1 - share) * sizes.numel())).values)
+    threshold = float(sizes.kthvalue(round((1 - share) * sizes.numel())).values)
     masks = {}
     for name, layer in layers.items():
         weight = layer.weight.detach().numpy()
-        kept = np.where(np.abs(weight) > least, weight, 0)
-        found = as_many(kept)
-        print(f"{name}: {found.note}", file=sys.stderr)
-        masks[f"{name}.weight"] = torch.from_numpy(found.mask.reshape(weight.shape).copy())
+        kept = np.where(np.abs(weight) > threshold, weight, 0)
+        result = as_many(kept)
+        print(f"{name}: {result.note}", file=sys.stderr)
+        masks[f"{name}.weight"] = torch.from_numpy(result.mask.reshape(weight.shape).copy())
     return masks
 
 
@@ -122,11 +122,11 @@ def as_many(weight: Array) -> Regrouped:
     best = None
     while high - low > 1 or best is None:
         middle = (low + high) // 2
-        found = regroup(weight, Rule("paper", t1=groups, t2=middle))
-        if found.found and found.mask.sum() >= count:
-            low, best = middle, found
+        trial = regroup(weight, Rule("paper", t1=groups, t2=middle))
+        if trial.found and trial.mask.sum() >= count:
+            low, best = middle, trial
         elif middle == 1:
-            return found
+            return trial
         else:
             high = middle
     return best
@@ -157,9 +157,9 @@ def channels(network: nn.Module, like: Masks) -> Masks:
         mask = torch.zeros(len(norms), dtype=torch.bool)
         mask[norms.topk(_kept(len(norms), float(share))).indices] = True
         masks[f"{name}.weight"] = mask.view(-1, 1, 1, 1).expand_as(layer.weight)
-        stem, place = name.rsplit(".", 1)
-        for parameter in (f"{name}.bias", f"{stem}.{int(place) + 1}.weight",
-                          f"{stem}.{int(place) + 1}.bias"):  # fmt: skip
+        stem, index = name.rsplit(".", 1)
+        for parameter in (f"{name}.bias", f"{stem}.{int(index) + 1}.weight",
+                          f"{stem}.{int(index) + 1}.bias"):  # fmt: skip
             masks[parameter] = mask
     return masks
 
@@ -180,16 +180,16 @@ def _left(network: nn.Module, share: float) -> int:
 
 
 def train(
-    network: nn.Module, masks: Masks, recipe: Recipe, images: Images, place: Path, until: float
+    network: nn.Module, masks: Masks, recipe: Recipe, images: Images, path: Path, until: float
 ) -> bool:
-    """Train from where the file at ``place`` stands; whether it is finished before ``until``."""
+    """Train from where the file at ``path`` stands; whether it is finished before ``until``."""
     optimizer = torch.optim.SGD(
         network.parameters(), lr=recipe.rate, momentum=0.9, weight_decay=5e-4, nesterov=True
     )
     each = len(images[1]) // BATCH
     steps, begin = recipe.epochs * each, 0
-    if place.is_file():
-        saved = torch.load(place, weights_only=True)
+    if path.is_file():
+        saved = torch.load(path, weights_only=True)
         network.load_state_dict(saved["state_dict"])
         begin = saved["step"]
         if begin == steps:
@@ -210,8 +210,8 @@ def train(
                 parameter.mul_(mask)
         step += 1
         if step % 100 == 0:
-            print(f"  {place.stem}: {step} of {steps} steps, loss {loss.item():.3f}", flush=True)
-    _save(place, network, step, optimizer.state_dict())
+            print(f"  {path.stem}: {step} of {steps} steps, loss {loss.item():.3f}", flush=True)
+    _save(path, network, step, optimizer.state_dict())
     return step == steps
 
 
@@ -224,7 +224,7 @@ def _rate(recipe: Recipe, epoch: float) -> float:
 
 
 def _loss(network: nn.Module, images: Images, step: int, each: int) -> Tensor:
-    """Of the batch of a step, which depends on nothing but the step."""
+    """The loss of the batch of a step, which depends on nothing but the step."""
     order = torch.Generator().manual_seed(step // each)
     chosen = torch.randperm(len(images[1]), generator=order)[step % each * BATCH :][:BATCH]
     x = normalise(augment(images[0][chosen], torch.Generator().manual_seed(step)))
@@ -232,9 +232,9 @@ def _loss(network: nn.Module, images: Images, step: int, each: int) -> Tensor:
         return F.cross_entropy(network(x).float(), images[1][chosen])
 
 
-def _save(place: Path, network: nn.Module, step: int, optimizer: dict[str, Any]) -> None:
+def _save(store: Path, network: nn.Module, step: int, optimizer: dict[str, Any]) -> None:
     state = {name: x.contiguous() for name, x in network.state_dict().items()}
-    with atomic_path(place) as path, path.open("wb") as file:
+    with atomic_path(store) as path, path.open("wb") as file:
         torch.save({"state_dict": state, "step": step, "optimizer": optimizer}, file)
 
 
@@ -268,18 +268,18 @@ def stages(options: argparse.Namespace, until: float) -> bool:
 
 
 def _masks(dense: nn.Module, options: argparse.Namespace) -> dict[str, Masks]:
-    """Of every sparse form; made once, for the file holds them."""
-    place: Path = options.work / "masks.pt"
-    if not place.is_file():
+    """The masks of every sparse form; made once, for the file holds them."""
+    store: Path = options.work / "masks.pt"
+    if not store.is_file():
         like = regrouped(dense, options.share)
         forms: dict[str, Callable[[nn.Module, Masks], Masks]] = {
             "scattered": scattered,
             "channels": channels,
         }
-        found = {"regrouped": like} | {name: make(dense, like) for name, make in forms.items()}
-        with atomic_path(place) as path, path.open("wb") as file:
-            torch.save({n: {k: m.clone() for k, m in x.items()} for n, x in found.items()}, file)
-    masks: dict[str, Masks] = torch.load(place, weights_only=True)
+        made = {"regrouped": like} | {name: make(dense, like) for name, make in forms.items()}
+        with atomic_path(store) as path, path.open("wb") as file:
+            torch.save({n: {k: m.clone() for k, m in x.items()} for n, x in made.items()}, file)
+    masks: dict[str, Masks] = torch.load(store, weights_only=True)
     return masks
 
 

@@ -82,12 +82,12 @@ def by_plan(work: Path, train: Images, samples: int, rate: float) -> tuple[nn.Mo
 
 def row(step: str, network: nn.Module, test: Images, before: Tensor | None = None) -> Tensor:
     """Print one line of the table; the predictions."""
-    found = predictions(network, test[0])
-    right = 100 * float((found == test[1]).float().mean())
+    predicted = predictions(network, test[0])
+    right = 100 * float((predicted == test[1]).float().mean())
     count = sum(p.numel() for p in network.parameters())
-    changed = "" if before is None else f"{int((found != before).sum())}"
+    changed = "" if before is None else f"{int((predicted != before).sum())}"
     print(f"| {step} | {count:,} | {right:.1f} % | {changed} |", flush=True)
-    return found
+    return predicted
 
 
 def main() -> None:
@@ -120,11 +120,11 @@ def main() -> None:
     row("shrunk, .pt2", torch.export.load(work / "shrunk.pt2").module(), test, before)
     row("shrunk, state_dict + plan", sliced(work), test, before)
     for name, (network, path) in tuned.items():
-        found = row(f"{name}, fine-tuned", network, test)
+        after = row(f"{name}, fine-tuned", network, test)
         again = work / f"again-{name}.onnx"
         prunedeploy.shrink(path, again, trust=path.suffix == ".pt2", pt=again.with_suffix(".pt2"))
         second = torch.export.load(again.with_suffix(".pt2")).module()
-        row(f"{name}, fine-tuned and shrunk again", second, test, found)
+        row(f"{name}, fine-tuned and shrunk again", second, test, after)
 
 
 if __name__ == "__main__":

@@ -167,12 +167,12 @@ def rates(rounds: int) -> None:
         for name, (session, shapes) in sessions.items():
             feeds = {k: np.ones(s, np.float32) for k, s in shapes.items()}
             runs[name] = lambda s=session, f=feeds: s.run(None, f) and None
-        found = fastest(runs, rounds)
-        macs = into * width * side**2 / found["conv"] / 1e3
+        times = fastest(runs, rounds)
+        macs = into * width * side**2 / times["conv"] / 1e3
         moved = 2 * 4 * width * side**2 / 1e3
         print(
             f"| {into}, {width}, {side} | {macs:.0f} "
-            f"| {moved / found['pad']:.1f}, {moved / found['gather']:.1f} |"
+            f"| {moved / times['pad']:.1f}, {moved / times['gather']:.1f} |"
         )
 
 
@@ -201,10 +201,10 @@ def network(fraction: float, rounds: int) -> str:
         options.intra_op_num_threads = 1
         session = onnxruntime.InferenceSession(proto, options)
         runs[len(runs)] = lambda s=session: s.run(None, image) and None
-    found = fastest({str(k): run for k, run in runs.items()}, rounds)
+    times = fastest({str(k): run for k, run in runs.items()}, rounds)
     taken = [note.figures for note in notes if note.code == "branch-scattered"]
     saved = sum(1e6 * (each["left_out_seconds"] - each["moved_seconds"]) for each in taken)
-    before, after = found["0"], found["1"]
+    before, after = times["0"], times["1"]
     ratios = f"{before / (before - saved):.2f} | {before / after:.2f}"
     return f"| {fraction:.0%} | {len(taken)} of 16 | {before / 1e3:.1f} ms | {ratios} |"
 
@@ -230,11 +230,11 @@ def main() -> None:
             width = stage[1]
             chosen = np.random.default_rng(1).permutation(width)[: int(width * (1 - fraction))]
             live = sorted(chosen.tolist())
-            found = fastest(
+            times = fastest(
                 {f: block(f, live, stage, options.batch) for f in ["dense", *names]}, options.rounds
             )
-            saved = " | ".join(f"{found['dense'] - found[name]:.0f}" for name in names)
-            cells = f"{found['dense']:.0f} | {predicted(stage, len(live), options.batch):.0f}"
+            saved = " | ".join(f"{times['dense'] - times[name]:.0f}" for name in names)
+            cells = f"{times['dense']:.0f} | {predicted(stage, len(live), options.batch):.0f}"
             print(f"| {width}, {stage[2]} | {fraction:.0%} | {cells} | {saved} |", flush=True)
     rates(options.rounds)
 

@@ -114,8 +114,8 @@ def measure(name: str, regime: str, file: Path, folder: Path, seconds: float) ->
 
 
 def _chosen(done: ShrinkResult) -> tuple[str, int]:
-    found = next(each for each in done.variants if each.chosen)
-    return found.kind, found.kept
+    variant = next(each for each in done.variants if each.chosen)
+    return variant.kind, variant.kept
 
 
 def line(row: Row) -> str:
@@ -159,14 +159,14 @@ def main() -> None:
     options = parser.parse_args()
     print("| network | dead channels | parameters | after | ms | after | speed | variant | s |")
     print("|---|---|---:|---:|---:|---:|---:|---|---:|")
-    found = []
+    results = []
     for row in rows(options):
-        found.append(row)
+        results.append(row)
         print(line(row), flush=True)
         with atomic_path(options.results) as temporary:
-            temporary.write_text(to_json(Results(tuple(found), environment())))
-    slow = [row for row in found if row.speed.value < ALLOWED]
-    sys.exit(f"{len(slow)} of {len(found)} are slower than before" if slow else 0)
+            temporary.write_text(to_json(Results(tuple(results), environment())))
+    slow = [row for row in results if row.speed.value < ALLOWED]
+    sys.exit(f"{len(slow)} of {len(results)} are slower than before" if slow else 0)
 
 
 if __name__ == "__main__":

@@ -40,15 +40,15 @@ class BuildOptions:
 
     ``batches`` are the batch sizes, empty for the model's own or 1; ``threads`` how many it will
     mostly run with, 0 for all cores; ``tune`` how long to measure the schedules of each layer.
-    ``tell`` is called with a line on what is being done. ``accuracy_level`` asks for schedules of
-    layers that round less, where the runtime has such: 0 for the fastest, 2 for the least rounding.
+    ``progress`` is called with a line of text for each step. ``accuracy_level`` asks for schedules
+    that round less, where the runtime has such: 0 for the fastest, 2 for the least rounding.
     ``blocks``: whether blocks of rows that share columns may be computed as such.
     """
 
     batches: tuple[int, ...] = ()
     threads: int = 0
     tune: Tuning = "quick"
-    tell: Callable[[str], None] = silent
+    progress: Callable[[str], None] = silent
     accuracy_level: int = 0
     blocks: bool = True
 
@@ -255,8 +255,8 @@ def _fewest(batch: int, batches: Sequence[int]) -> tuple[int, ...] | None:
     """The shortest sum, found by trying all: 6 is 3 + 3 of (5, 3), where 5 leaves 1."""
     best: list[tuple[int, ...] | None] = [(), *[None] * batch]
     for total in range(1, batch + 1):
-        ways = (best[total - size] for size in batches if size <= total)
-        rest = min((way for way in ways if way is not None), key=len, default=None)
+        candidates = (best[total - size] for size in batches if size <= total)
+        rest = min((each for each in candidates if each is not None), key=len, default=None)
         if rest is not None:
             size = next(s for s in batches if s <= total and best[total - s] == rest)
             best[total] = tuple(sorted((*rest, size), reverse=True))

@@ -95,5 +95,5 @@ def _kill(ledger: Ledger, dead: Tensor, regime: str, random: torch.Generator) ->
 
 
 def is_weight(shape: tuple[int, ...]) -> bool:
-    """What is counted: at least two axes longer than one."""
+    """Whether it is counted: at least two axes longer than one."""
     return sum(size > 1 for size in shape) > 1

@@ -51,8 +51,8 @@ def measure(case: Case, folder: Path | None = None, export_only: bool = False) -
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options)
-    found = outputs(session.run(None, feeds))
-    difference = error(expected, found)
+    computed = outputs(session.run(None, feeds))
+    difference = error(expected, computed)
     notes = {note for report in reports for note in _refusals(report.result.notes)}
     removed = before - after
     message = "; ".join(sorted(notes))[:300] if removed < case.removable else ""

@@ -1,4 +1,4 @@
-"""What a tool made of a case, in a form that every process and a JSON file can hold."""
+"""The result of a tool for a case, in a form that every process and a JSON file can hold."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Result:
 
     @property
     def share(self) -> float:
-        """Of what can be removed; 1 where that is nothing."""
+        """The share removed of what can be; 1 where that is nothing."""
         return self.removed / self.removable if self.removable else 1.0
 
     @property
@@ -57,7 +57,7 @@ Results = dict[str, dict[str, Result]]  # case -> tool -> result
 
 
 def load(path: Path) -> tuple[Results, dict[str, str]]:
-    """What was saved, and the tools' versions; nothing where there is no such file."""
+    """The saved results, and the tools' versions; nothing where there is no such file."""
     if not path.exists():
         return {}, {}
     document = json.loads(path.read_text())
@@ -92,10 +92,10 @@ def outputs(result: object) -> list[Tensor]:
     return [torch.as_tensor(value) for value in values]
 
 
-def error(expected: list[Tensor], found: list[Tensor]) -> float:
+def error(expected: list[Tensor], computed: list[Tensor]) -> float:
     """Largest difference over all outputs, each relative to the range of what is expected."""
     worst = 0.0
-    for want, got in zip(expected, found, strict=True):
+    for want, got in zip(expected, computed, strict=True):
         if want.shape != got.shape:
             return float("inf")
         span = float(want.max() - want.min()) or 1.0

@@ -1,4 +1,4 @@
-"""What the two scripts share: run us here, the peers in their environment, write the page."""
+"""Shared by the two scripts: run us here, the peers in their environment, write the page."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ def main(collection: str, render: Render) -> None:
             results[key][ours.NAME] = result
             print(f"{key}: {describe(result)}", file=sys.stderr, flush=True)
         for tool in tools:
-            for key, found in _peer(arguments.peers, tool, folder, collection, keys, versions):
-                results[key][tool] = known.setdefault(f"{collection}: {key}", {})[tool] = found
-                print(f"{tool}: {key}: {describe(found)}", file=sys.stderr, flush=True)
+            for key, outcome in _peer(arguments.peers, tool, folder, collection, keys, versions):
+                results[key][tool] = known.setdefault(f"{collection}: {key}", {})[tool] = outcome
+                print(f"{tool}: {key}: {describe(outcome)}", file=sys.stderr, flush=True)
                 save(known, versions, arguments.results)
     if arguments.peers_only:
         return

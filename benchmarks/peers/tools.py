@@ -102,8 +102,8 @@ def openvino(case: Case, path: Path) -> Result:
     model.validate_nodes_and_infer_types()
     after = _constants(model)
     compiled = core.compile_model(model, "CPU")
-    found = compiled([x.numpy() for x in case.inputs])
-    difference = error(_expected(case), [torch.from_numpy(found[k]) for k in range(len(found))])
+    values = compiled([x.numpy() for x in case.inputs])
+    difference = error(_expected(case), [torch.from_numpy(values[k]) for k in range(len(values))])
     return Result(before - after, case.removable, difference)
 
 
@@ -116,9 +116,9 @@ def _constants(model: object) -> int:
 
 @torch.no_grad()
 def _module_result(case: Case, model: nn.Module) -> Result:
-    found = outputs(model(*case.inputs))
+    computed = outputs(model(*case.inputs))
     (before, _), (after, maps) = module_weights(case.module), module_weights(model)
-    return Result(before - after, case.removable, error(_expected(case), found), maps)
+    return Result(before - after, case.removable, error(_expected(case), computed), maps)
 
 
 @torch.no_grad()
@@ -134,7 +134,7 @@ TOOLS: dict[str, tuple[str, Callable[[Case, Path], Result]]] = {
 
 
 def version(tool: str) -> str:
-    """Of the package behind a tool."""
+    """The version of the package behind a tool."""
     return metadata.version(TOOLS[tool][0])
 
 

@@ -33,7 +33,7 @@ def write(model: Path, target: Target, folder: Path, options: BuildOptions) -> S
     folder.mkdir()
     try:
         tools = compiling.toolchain(target)
-        options.tell(f"compiling the sparse engine with {tools}")
+        options.progress(f"compiling the sparse engine with {tools}")
         return _compiled(model, target, folder, options, tools)
     except _NotCompiledError as error:
         why = str(error)
@@ -45,7 +45,7 @@ def write(model: Path, target: Target, folder: Path, options: BuildOptions) -> S
         if compiling_is_possible(target):
             raise
         why = str(error)
-    options.tell(f"the sparse engine goes as C sources: {why}")
+    options.progress(f"the sparse engine goes as C sources: {why}")
     Sparse().emit(model, target, folder, options)
     shutil.copyfile(DEVICE / RUNNER_SOURCE, folder / RUNNER_SOURCE)
     text = (folder / "README.md").read_text()

@@ -110,17 +110,17 @@ def _write(
     given: Mapping[str, Array] | None,
 ) -> Bundle:
     """The bundle's files into ``folder``."""
-    original = load_source(source, options.tell)
+    original = load_source(source, options.progress)
     inputs, outputs = original.inputs, original.outputs
     batch = _batch(inputs, options.batches)
     feeds = dict(given) if given is not None else verify.random_feeds(inputs, RUNS * batch)
     feeds = check_feeds(inputs, feeds)
     runs = _runs(inputs, feeds, batch)
-    options.tell("computing the outputs that it is to be compared with")
+    options.progress("computing the outputs that it is to be compared with")
     recorded = Evaluator(source).run(feeds)
     tensors = _record(folder / "check", inputs, outputs, feeds, recorded)
     originals = {"model": source} | ({"baseline": dense} if dense is not None else {})
-    written, notes = model_files.write(originals, machine, folder, feeds, options.tell)
+    written, notes = model_files.write(originals, machine, folder, feeds, options.progress)
     sparse, why = _sparse(folder / "sparse", source, machine, replace(options, batches=(batch,)))
     plans = model_files.plans(written, tensors[0], machine, batch)
     if sparse is None and not plans:
@@ -130,7 +130,7 @@ def _write(
     for name in DEVICE_FILES:
         shutil.copyfile(sparse_part.DEVICE / name, folder / name)
     (folder / "build.sh").chmod(0o755)
-    options.tell("predicting how long it will take there")
+    options.progress("predicting how long it will take there")
     predicted, _ = predict_all(source, machine.name, batch=batch, threads=options.threads)
     bundle = Bundle(
         kind=KIND,
@@ -161,8 +161,8 @@ def _write(
     names = sorted(x.relative_to(folder).as_posix() for x in folder.rglob("*") if x.is_file())
     bundle = replace(bundle, files={name: sha256(folder / name) for name in names})
     (folder / MANIFEST).write_text(to_json(bundle))
-    sums = {**bundle.files, MANIFEST: sha256(folder / MANIFEST)}
-    (folder / "SHA256SUMS").write_text("".join(f"{x}  {name}\n" for name, x in sums.items()))
+    hashes = {**bundle.files, MANIFEST: sha256(folder / MANIFEST)}
+    (folder / "SHA256SUMS").write_text("".join(f"{x}  {name}\n" for name, x in hashes.items()))
     return bundle
 
 

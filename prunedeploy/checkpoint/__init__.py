@@ -82,7 +82,7 @@ def load(
     if what == "torchscript" and trust and as_stored:
         return _script(path, digest)
     read, whole = _read(path, what, trust, mask, weights, arch is None and mask is None)
-    notes = read.found
+    notes = read.notes
     with _naming(path):
         state.check_finite(read.state)
         if whole is not None:
@@ -116,7 +116,7 @@ def weights(
     read, _ = _read(path, kind(path), trust, mask, name, False)
     with _naming(path):
         read.refuse_doubts()
-    return read.state, tuple(read.found)
+    return read.state, tuple(read.notes)
 
 
 def _read(
@@ -126,7 +126,7 @@ def _read(
     from torch import Tensor
 
     from prunedeploy.checkpoint import beside, factory, state
-    from prunedeploy.checkpoint.read import FOUND, constants, read, readable
+    from prunedeploy.checkpoint.read import DESCRIPTIONS, constants, read, readable
     from prunedeploy.checkpoint.tree import find_weights, origins_of
     from prunedeploy.checkpoint.walk import collect
 
@@ -137,7 +137,7 @@ def _read(
         candidates = collect(tree, held, own=whole is None)
         candidates += collect({"constants of the program": constants(path, what)})
         origins = origins_of(held.holder)
-    tensors, notes, others = held.tensors, held.found, held.others
+    tensors, notes, others = held.tensors, held.notes, held.others
     del tree, held  # what is masked is not to be in memory twice
     with _naming(path):
         if whole is not None:
@@ -146,12 +146,12 @@ def _read(
             done = state.Normalised({k: v for k, v in own_state if isinstance(v, Tensor)})
             applied = beside.apply(done.state, candidates)
             whole.load_state_dict(done.state, strict=False)
-            done.found += applied.found
+            done.notes += applied.notes
         else:
             done = state.normalise(tensors, candidates, origins)
         left = [_other(keys, holder, done.state) for keys, holder in others.items()]
     program = ["its program not run: the weights alone"] if what == "torchscript" else []
-    done.found = [FOUND[what], *program, *notes, *left, *done.found]
+    done.notes = [DESCRIPTIONS[what], *program, *notes, *left, *done.notes]
     if mask is not None:
         _apply_mask_file(done, Path(mask), trust)
     return done, whole
@@ -180,7 +180,7 @@ def _apply_mask_file(done: Normalised, path: Path, trust: bool) -> None:
     with readable(path), _naming(path):
         applied = beside.apply_file(done.state, tree, f"in {path.name}")
     done.settle(applied)
-    done.found += applied.found
+    done.notes += applied.notes
 
 
 def _script(path: Path, digest: str) -> Checkpoint:

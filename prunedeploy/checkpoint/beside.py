@@ -13,7 +13,7 @@ from prunedeploy.checkpoint import masks
 from prunedeploy.checkpoint.masks import Pair, Settled, State
 from prunedeploy.checkpoint.naming import Index, Target, is_mask_key, words
 from prunedeploy.checkpoint.tree import NOT_WEIGHTS, Path, keys
-from prunedeploy.checkpoint.walk import Beside, collect
+from prunedeploy.checkpoint.walk import MaskCandidate, collect
 from prunedeploy.core.errors import UserError
 
 SHOWN = 3  # keys in a message
@@ -42,17 +42,17 @@ ELSEWHERE = frozenset(
 
 @dataclass(frozen=True)
 class Applied:
-    """The names of the weights that were masked, and what was found, in words.
+    """The names of the weights that were masked, and ``notes`` on the masks for people.
 
     ``filters`` are as in ``masks.Settled``.
     """
 
     targets: frozenset[str]
-    found: tuple[str, ...]
+    notes: tuple[str, ...]
     filters: frozenset[str]
 
 
-def apply(state: State, candidates: list[Beside]) -> Applied:
+def apply(state: State, candidates: list[MaskCandidate]) -> Applied:
     """Apply the masks among ``candidates`` to the weights in ``state``.
 
     Raises:
@@ -61,9 +61,9 @@ def apply(state: State, candidates: list[Beside]) -> Applied:
     """
     index = Index(state)
     shapes = {tuple(tensor.shape) for tensor in state.values() if tensor.dim() > 1}
-    pairs: list[tuple[Beside, Target]] = []
-    lists: dict[Path, list[Beside]] = {}
-    left: list[Beside] = []
+    pairs: list[tuple[MaskCandidate, Target]] = []
+    lists: dict[Path, list[MaskCandidate]] = {}
+    left: list[MaskCandidate] = []
     for each in candidates:
         target = _target(each, index)
         if target is None and each.named and each.listed is not None:
@@ -136,7 +136,7 @@ def _applied(settled: list[Settled], notes: list[str]) -> Applied:
     )
 
 
-def _settled(state: State, matched: list[tuple[Beside, Target]], file: str = "") -> Settled:
+def _settled(state: State, matched: list[tuple[MaskCandidate, Target]], file: str = "") -> Settled:
     """Apply the masks, each to its weight."""
     prefixes: dict[str, set[tuple[str, ...]]] = {}
     for each, target in matched:
@@ -156,7 +156,7 @@ def _settled(state: State, matched: list[tuple[Beside, Target]], file: str = "")
     return settled
 
 
-def _target(each: Beside, index: Index, prefixes: bool = False) -> Target | None:
+def _target(each: MaskCandidate, index: Index, prefixes: bool = False) -> Target | None:
     """The weight that the keys name, by as many of them as there have to be."""
     if each.listed is not None:
         return None
@@ -167,7 +167,7 @@ def _target(each: Beside, index: Index, prefixes: bool = False) -> Target | None
     return None
 
 
-def _under(entries: Iterable[Beside]) -> str:
+def _under(entries: Iterable[MaskCandidate]) -> str:
     """Under which keys they are, for messages."""
     containers = dict.fromkeys(_container(each) for each in entries)
     shown = ", ".join(keys(path) for path in list(containers)[:SHOWN] if path)
@@ -175,7 +175,7 @@ def _under(entries: Iterable[Beside]) -> str:
     return f" (under {shown}{more})" if shown else ""
 
 
-def _container(each: Beside) -> Path:
+def _container(each: MaskCandidate) -> Path:
     """The keys down to the one that says that there are masks."""
     for at, key in enumerate(each.path[:-1]):
         if is_mask_key(key):
@@ -183,12 +183,12 @@ def _container(each: Beside) -> Path:
     return each.path[:-1][:1]
 
 
-def _in_masks(each: Beside) -> bool:
+def _in_masks(each: MaskCandidate) -> bool:
     """Whether it lies among masks, and is not only called one itself, as those of attention are."""
     return any(map(is_mask_key, each.path[:-1]))
 
 
-def _looks_meant(each: Beside, weight: Tensor) -> bool:
+def _looks_meant(each: MaskCandidate, weight: Tensor) -> bool:
     """Whether it would change the weight that its name leads to, were it the mask that it looks."""
     if each.path[0].startswith(NOT_WEIGHTS) or ELSEWHERE & set(words(each.path[0])):
         return False
@@ -198,12 +198,12 @@ def _looks_meant(each: Beside, weight: Tensor) -> bool:
     return bool(((each.tensor == 0) & (weight != 0)).any())
 
 
-def _looks_lost(each: Beside, shapes: set[tuple[int, ...]]) -> bool:
+def _looks_lost(each: MaskCandidate, shapes: set[tuple[int, ...]]) -> bool:
     """Whether it looks like the mask of a weight, and no name says of which."""
     return _fits_some(each, shapes) and _is_mask_of_nothing(each)
 
 
-def _is_mask_of_nothing(each: Beside) -> bool:
+def _is_mask_of_nothing(each: MaskCandidate) -> bool:
     """Whether it looks like a mask, and its keys do not say that it is one of something else."""
     if ELSEWHERE & {word for key in each.path for word in words(key)}:
         return False
@@ -216,7 +216,7 @@ def _is_mask_of_nothing(each: Beside) -> bool:
     return masks.mixed(each.tensor)
 
 
-def _fits_some(each: Beside, shapes: set[tuple[int, ...]]) -> bool:
+def _fits_some(each: MaskCandidate, shapes: set[tuple[int, ...]]) -> bool:
     """Whether it has the shape of a weight, or, being called a mask, one that goes with it."""
     have = tuple(each.tensor.shape)
     if have in shapes:

@@ -19,20 +19,20 @@ SOFT = MASK | {"score", "scores"}  # how the names of masks end that are not zer
 
 
 @dataclass(frozen=True)
-class Found:
-    """The masks found among the weights.
+class OwnMasks:
+    """The masks among the weights.
 
     ``masks`` are those that were applied, by their names. ``doubts`` are entries that look like
     masks whose meaning is not certain: they are left in. ``filters`` is as in ``masks.Settled``.
     """
 
     masks: State
-    lines: tuple[str, ...]
+    notes: tuple[str, ...]
     doubts: Doubts
     filters: frozenset[str]
 
 
-def apply(state: State) -> Found:
+def apply(state: State) -> OwnMasks:
     """Apply the masks among the entries of ``state``, and take them out.
 
     ``weight_mask`` and ``bias_mask`` beside a plain ``weight`` (SynFlow, NNI), ``L.mask`` beside
@@ -58,7 +58,7 @@ def apply(state: State) -> Found:
     if left:
         lines.append(f"{len(left)} entries of the pruning tool left out")
     doubts = {name: why for name, why in doubts.items() if name in state}
-    return Found(kept, tuple(lines), doubts, settled.filters)
+    return OwnMasks(kept, tuple(lines), doubts, settled.filters)
 
 
 def _is_called_mask(name: str, tensor: Tensor) -> bool:

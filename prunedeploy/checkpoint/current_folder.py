@@ -24,7 +24,7 @@ class _Finder(MetaPathFinder):
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self.asked = 0
-        self._found: set[str] = set()  # modules of the folder, whose imports are looked up there
+        self._names: set[str] = set()  # modules of the folder, whose imports are looked up there
 
     def find_spec(
         self,
@@ -38,7 +38,7 @@ class _Finder(MetaPathFinder):
         spec = PathFinder.find_spec(fullname, [self.folder])
         if spec is None or (spec.loader is None and PathFinder.find_spec(fullname) is not None):
             return None  # nothing, or a folder without code beside a package of that name elsewhere
-        self._found.add(fullname)
+        self._names.add(fullname)
         return spec
 
     def _is_for(self, frame: FrameType | None) -> bool:
@@ -46,7 +46,7 @@ class _Finder(MetaPathFinder):
         while frame is not None and frame.f_globals.get("__name__", "").startswith("importlib"):
             frame = frame.f_back
         name: str = frame.f_globals.get("__name__", "") if frame is not None else ""
-        return name.partition(".")[0] in self._found or bool(self.asked and name.startswith(ASKING))
+        return name.partition(".")[0] in self._names or bool(self.asked and name.startswith(ASKING))
 
 
 @contextmanager

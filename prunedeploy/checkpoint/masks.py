@@ -253,14 +253,14 @@ def _broadcasts(mask: Tensor, weight: Tensor) -> bool:
 
 def pairings(masks: list[torch.Size], weights: list[torch.Size]) -> list[int] | None:
     """The indices of the weights that the masks belong to, in order; None unless unambiguous."""
-    # ways[j] counts how the first masks can go to the first j weights
-    ways = [1] * (len(weights) + 1)
+    # counts[j] says how many ways the first masks can go to the first j weights
+    counts = [1] * (len(weights) + 1)
     for shape in masks:
         following = [0]
         for j, weight in enumerate(weights):
-            following.append(following[j] + (ways[j] if weight == shape else 0))
-        ways = following
-    if ways[-1] != 1:
+            following.append(following[j] + (counts[j] if weight == shape else 0))
+        counts = following
+    if counts[-1] != 1:
         return None
     pairs, at = [], 0
     for shape in masks:  # the only way is also the greedy one

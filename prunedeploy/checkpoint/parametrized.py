@@ -43,7 +43,7 @@ class Folded:
     original weight had.
     """
 
-    found: str | None
+    note: str | None
     doubts: Doubts = field(default_factory=dict)
     bare: dict[str, str] = field(default_factory=dict)
 

@@ -22,7 +22,7 @@ from prunedeploy.checkpoint.pickle.unpickle import CodeRefused
 from prunedeploy.checkpoint.sniff import Kind
 from prunedeploy.core.errors import MissingExtra, UserError
 
-FOUND: dict[Kind, str] = {
+DESCRIPTIONS: dict[Kind, str] = {
     "zip": "torch.save, zip format",
     "legacy": "torch.save, legacy format",
     "tar": "torch.save, tar format",

@@ -19,7 +19,7 @@ SHOWN = 3
 COUNTER = "num_batches_tracked"
 AVERAGE = frozenset(("ema", "average", "averaged", "shadow"))
 # What a part of a file is called that is no part of the network that is run.
-BESIDE = AVERAGE | frozenset(
+OTHER_PARTS = AVERAGE | frozenset(
     (
         *("criterion", "criteria", "loss", "losses", "metric", "metrics", "acc", "accuracy"),
         *("auroc", "teacher"),
@@ -54,7 +54,7 @@ class Reading:
         left = [name for name in names if name not in kept]
         if not left:
             return None
-        parts = dict.fromkeys(_beside(name, self.prefix) for name in left)
+        parts = dict.fromkeys(_other_part(name, self.prefix) for name in left)
         shown = ", ".join(list(parts)[:SHOWN]) + (", ..." if len(parts) > SHOWN else "")
         begin = f"weights whose names begin with {self.prefix}; " if self.prefix else ""
         return f"{begin}left out: {shown} ({len(left)} tensors)"
@@ -131,7 +131,7 @@ def whole_for(names: Iterable[str], wanted: set[str]) -> Callable[[Reading], boo
 
 def _parts(names: list[str]) -> Iterator[Reading]:
     """Readings that leave out a part."""
-    besides = frozenset(head for name in names if BESIDE & set(words(head := _first(name))))
+    besides = frozenset(head for name in names if OTHER_PARTS & set(words(head := _first(name))))
     for inside in (False, True):
         plain = [name.replace(".module.", ".") if inside else name for name in names]
         if inside and (plain == names or len(set(plain)) != len(names)):
@@ -150,11 +150,11 @@ def _parts(names: list[str]) -> Iterator[Reading]:
 def _is_all(reading: Reading, names: list[str]) -> bool:
     """Whether what is left out is called something that is no part of a network."""
     kept = reading.aliases(names)
-    left = {_beside(name, reading.prefix) for name in names if name not in kept}
-    return all(BESIDE & set(words(part)) for part in left)
+    left = {_other_part(name, reading.prefix) for name in names if name not in kept}
+    return all(OTHER_PARTS & set(words(part)) for part in left)
 
 
-def _beside(name: str, prefix: str) -> str:
+def _other_part(name: str, prefix: str) -> str:
     """The part of the file that a name belongs to, beside the one under ``prefix``."""
     parts, others = name.split("."), prefix.split(".")
     same = 0

@@ -18,7 +18,7 @@ from prunedeploy.checkpoint import beside, buffers, layers, parametrized
 from prunedeploy.checkpoint.beside import Applied
 from prunedeploy.checkpoint.masks import Doubts
 from prunedeploy.checkpoint.pickle.stub import NUMBERS, Quantised
-from prunedeploy.checkpoint.walk import Beside
+from prunedeploy.checkpoint.walk import MaskCandidate
 from prunedeploy.core.errors import UserError
 
 State = dict[str, Tensor]
@@ -45,7 +45,7 @@ class Normalised:
     """
 
     state: State
-    found: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     masks: State = field(default_factory=dict)
     doubts: Doubts = field(default_factory=dict)
     bare: dict[str, str] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Normalised:
 
 def normalise(
     tensors: dict[str, Any],
-    candidates: Sequence[Beside] = (),
+    candidates: Sequence[MaskCandidate] = (),
     origins: Mapping[str, str] | None = None,
 ) -> Normalised:
     """``tensors`` as a plain state_dict, and what it took. ``tensors`` is emptied.
@@ -87,12 +87,12 @@ def normalise(
     state: State = tensors
     positions = _positions(state)
     folded = parametrized.fold(state, origins or {})
-    notes.append(folded.found)
+    notes.append(folded.note)
     doubts = dict(folded.doubts)
     notes += [step(state, doubts) for step in STEPS]
     inside = buffers.apply(state)
     applied = beside.apply(state, list(candidates))
-    notes += [*inside.lines, *applied.found]
+    notes += [*inside.notes, *applied.notes]
     doubts |= inside.doubts
     doubts |= {name: f"{name} {parametrized.BARE}" for name in folded.bare.values()}
     notes += [step(state, doubts) for step in LATER]

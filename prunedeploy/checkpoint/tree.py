@@ -48,7 +48,7 @@ class Weights:
     """
 
     tensors: dict[str, Any]  # Tensor, or a stub that is named when it matters
-    found: tuple[str, ...]
+    notes: tuple[str, ...]
     path: Path
     holder: Any
     others: dict[Path, Any]

@@ -28,7 +28,7 @@ INTERNAL = frozenset(vars(nn.Module())) | {"_backend", "_version"}
 
 
 @dataclass(frozen=True)
-class Beside:
+class MaskCandidate:
     """A tensor outside of the weights, under the keys ``path``.
 
     ``named`` says that a key on the way calls it a mask. ``listed`` is the path of the list that it
@@ -46,7 +46,7 @@ class Beside:
         return keys(self.path)
 
 
-def collect(tree: Any, weights: Weights | None = None, own: bool = True) -> list[Beside]:
+def collect(tree: Any, weights: Weights | None = None, own: bool = True) -> list[MaskCandidate]:
     """Every tensor in ``tree`` that may be a mask of ``weights``.
 
     Args:
@@ -85,7 +85,7 @@ class _Walk:
         if is_module(holder):
             self._modules = {id(part): prefix for prefix, part in modules_of(holder)}
 
-    def tensors(self, tree: Any) -> Iterator[Beside]:
+    def tensors(self, tree: Any) -> Iterator[MaskCandidate]:
         waiting: list[tuple[Path, Any, Path | None]] = [((), tree, None)]
         seen: set[int] = set()
         while waiting:
@@ -93,7 +93,7 @@ class _Walk:
             if (tensor := _tensor(value, path)) is not None:
                 named = any(map(is_mask_key, path))
                 if tensor.dim() and (named or not path[:1] or not path[0].startswith(NOT_WEIGHTS)):
-                    yield Beside(path, tensor, named, listed)
+                    yield MaskCandidate(path, tensor, named, listed)
                 continue
             if id(value) in seen or len(path) > MAX_DEPTH:
                 continue

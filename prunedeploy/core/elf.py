@@ -73,13 +73,13 @@ def needed(path: Path) -> dict[str, set[str]]:
     table, data = _header(path).sections, path.read_bytes()
     starts = range(table.offset, table.end, table.size or 1)
     sections = [struct.unpack_from("<IIQQQQII", data, start) for start in starts]
-    found: dict[str, set[str]] = {}
+    by_library: dict[str, set[str]] = {}
     for section in sections:
         if section[1] == VERNEED:
             # sh_link is the section of the strings, sh_info how many libraries there are
             strings = sections[section[6]][4]
-            _read_versions(data, section[4], strings, section[7], found)
-    return found
+            _read_versions(data, section[4], strings, section[7], by_library)
+    return by_library
 
 
 def glibc(*paths: Path) -> tuple[int, ...]:
@@ -117,11 +117,11 @@ def _end(data: bytes, at: int) -> int:
 
 
 def _read_versions(
-    data: bytes, at: int, strings: int, libraries: int, found: dict[str, set[str]]
+    data: bytes, at: int, strings: int, libraries: int, by_library: dict[str, set[str]]
 ) -> None:
     for _ in range(libraries):
         _, versions, file, first, after = struct.unpack_from("<HHIII", data, at)
-        names = found.setdefault(_string(data, strings + file), set())
+        names = by_library.setdefault(_string(data, strings + file), set())
         entry = at + first
         for _ in range(versions):
             _, _, _, name, step = struct.unpack_from("<IHHII", data, entry)

@@ -25,7 +25,7 @@ RENAME_EXCHANGE = 2  # of linux/fs.h
 T = typing.TypeVar("T")
 
 
-def _beside(path: Path) -> Path:
+def _temporary_name(path: Path) -> Path:
     """A name nobody else uses, in the same folder so that the final rename is atomic."""
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: {path.parent} is not a folder")
@@ -40,7 +40,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     if path.is_dir():
         raise UserError(f"cannot write {path}: it is a folder")
-    temporary = _beside(path)
+    temporary = _temporary_name(path)
     try:
         yield temporary
         temporary.replace(path)
@@ -58,7 +58,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     A folder already at ``path`` is replaced at one stroke, so that a reader finds the old one or
     the new one; whether it may be replaced is for the caller to decide beforehand.
     """
-    temporary = _beside(path)
+    temporary = _temporary_name(path)
     try:
         temporary.mkdir()
         yield temporary
@@ -72,7 +72,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 @contextmanager
 def scratch_folder(path: Path) -> Iterator[Path]:
     """A fresh folder beside ``path`` for what may take its place; gone with the block."""
-    folder = _beside(path)
+    folder = _temporary_name(path)
     try:
         folder.mkdir()
         yield folder
@@ -90,7 +90,7 @@ def atomic_group(path: Path) -> Iterator[Path]:
     """
     if path.is_dir():
         raise UserError(f"cannot write {path}: it is a folder")
-    folder = _beside(path)
+    folder = _temporary_name(path)
     try:
         folder.mkdir()
         yield folder / path.name
@@ -131,13 +131,13 @@ def _exchange(one: Path, other: Path) -> None:
     code = ctypes.get_errno() if call is not None else errno.ENOSYS
     if code not in (errno.ENOSYS, errno.EINVAL):
         raise OSError(code, os.strerror(code), str(other))
-    aside = _beside(other)
+    aside = _temporary_name(other)
     other.rename(aside)
     one.rename(other)
     aside.rename(one)
 
 
-def check_place(path: Path) -> None:
+def check_writable(path: Path) -> None:
     """See that a file could be written to ``path``, before the work that it is to hold.
 
     Raises:
@@ -145,7 +145,7 @@ def check_place(path: Path) -> None:
     """
     if path.is_dir():
         raise UserError(f"cannot write {path}: it is a folder")
-    temporary = _beside(path)
+    temporary = _temporary_name(path)
     try:
         temporary.touch()
         temporary.unlink()

@@ -123,7 +123,7 @@ def _build_all(
     for name in names:
         request, own = requests(name), folder / name
         own.mkdir()
-        options.tell(f"building with {name}, one of {len(names)} runtimes to be compared")
+        options.progress(f"building with {name}, one of {len(names)} runtimes to be compared")
         batches = () if name in ANY_BATCH else options.batches
         try:
             manifest = build_verified(own, request, replace(options, batches=batches))
@@ -151,7 +151,7 @@ def _race(engines: Sequence[Candidate], options: BuildOptions) -> tuple[RuntimeT
     times: list[RuntimeTime] = []
     for batch in _batches(engines, options.batches):
         for threads in sorted({1, asked}):
-            options.tell(f"timing {len(engines)} runtimes: batch {batch}, threads {threads}")
+            options.progress(f"timing {len(engines)} runtimes: batch {batch}, threads {threads}")
             times += _times(engines, batch, threads)
     return tuple(times)
 

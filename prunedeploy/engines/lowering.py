@@ -106,7 +106,7 @@ def lower(
 
 @dataclass(frozen=True)
 class _Request:
-    """What to write; ``form`` names it for people, by the number type that is not float32."""
+    """A checked request; ``form`` names it for people, by the number type that is not float32."""
 
     source: Path
     target: targets.Target

@@ -45,14 +45,14 @@ def build_verified(folder: Path, request: BuildRequest, options: BuildOptions) -
     """
     from prunedeploy.reference.source_model import load_source  # imports onnx
 
-    source = load_source(request.source, options.tell)
+    source = load_source(request.source, options.progress)
     manifest, allowed = _build_payload(folder, request, options, source)
     if not request.runtime.computes:
         return manifest
     if reason := targets.why_not_here(request.target):
-        options.tell(f"never compared with its model: {reason.partition(';')[0]}")
+        options.progress(f"never compared with its model: {reason.partition(';')[0]}")
         return manifest
-    options.tell("comparing its outputs with the reference's")
+    options.progress("comparing its outputs with the reference's")
     reference = _Reference(request)
     runs = (reference.on(size) for size in _sizes(manifest, False))
     cross_check = second_oracle.check_all(request.source, runs, str(request.source))
@@ -61,7 +61,7 @@ def build_verified(folder: Path, request: BuildRequest, options: BuildOptions) -
     for level in ACCURACY_LEVELS.get(request.runtime.name, ()):
         if difference.max_rel <= limit:
             break
-        options.tell(f"outputs differ by {difference.max_rel:.1e}: building with less rounding")
+        options.progress(f"outputs differ by {difference.max_rel:.1e}: building with less rounding")
         before = manifest.files
         manifest, allowed = _build_payload(
             folder, request, replace(options, accuracy_level=level), source

@@ -49,7 +49,7 @@ class LayerBlocks:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _LayerPicture:
     """A layer with what the picture needs."""
 
     report: LayerBlocks
@@ -63,10 +63,10 @@ def report(program: ir.Model, picture: Path | None = None) -> tuple[LayerBlocks,
     Raises:
         UserError: a picture is asked for and matplotlib is missing.
     """
-    found = [_look(name, weight, groups, step) for name, weight, groups, step in _layers(program)]
+    layers = [_look(name, weight, groups, step) for name, weight, groups, step in _layers(program)]
     if picture is not None:
-        _draw(found, picture)
-    return tuple(each.report for each in found)
+        _draw(layers, picture)
+    return tuple(each.report for each in layers)
 
 
 def _layers(program: ir.Model) -> Iterator[tuple[str, Array, int, Conv | None]]:
@@ -102,7 +102,7 @@ def outlook(layers: Sequence[LayerBlocks]) -> str:
     )
 
 
-def _look(name: str, weight: Array, groups: int, step: Conv | None) -> _Found:
+def _look(name: str, weight: Array, groups: int, step: Conv | None) -> _LayerPicture:
     from prunedeploy.passes.blocks import Price, lossless
     from prunedeploy.passes.blocks.blocks import cells, dense_mask
 
@@ -116,7 +116,7 @@ def _look(name: str, weight: Array, groups: int, step: Conv | None) -> _Found:
     share, fill = inside / max(total, 1), inside / max(size, 1)
     rows, columns = mask.shape
     shown = LayerBlocks(name, rows, columns, total, len(blocks), share, fill, gain, cycles)
-    return _Found(shown, mask, blocks)
+    return _LayerPicture(shown, mask, blocks)
 
 
 def _predicted(step: Conv) -> tuple[float, float, float]:
@@ -137,9 +137,9 @@ def _predicted(step: Conv) -> tuple[float, float, float]:
     return choose.fill(step, isa, known), min(without, default=best) / best, best
 
 
-def _ordered(found: _Found) -> Array:
+def _ordered(layer: _LayerPicture) -> Array:
     """The matrix as red, green and blue, in the order of its blocks."""
-    mask, blocks = found.mask, sorted(found.blocks, key=lambda block: -block.size)
+    mask, blocks = layer.mask, sorted(layer.blocks, key=lambda block: -block.size)
     inside: Mask = np.zeros(mask.shape, np.bool_)
     for block in blocks:
         inside[np.ix_(block.rows, block.columns)] = True
@@ -160,7 +160,7 @@ def _order(groups: list[Array], count: int) -> Array:
     return order
 
 
-def _draw(found: list[_Found], path: Path) -> None:
+def _draw(layers: list[_LayerPicture], path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -169,14 +169,14 @@ def _draw(found: list[_Found], path: Path) -> None:
         ) from error
     from prunedeploy.core.files import atomic_path
 
-    down = max(-(-len(found) // ACROSS), 1)
+    down = max(-(-len(layers) // ACROSS), 1)
     figure = Figure(figsize=(4 * ACROSS, 2.6 * down), layout="constrained")
     axes = figure.subplots(down, ACROSS, squeeze=False)
     for index, axis in enumerate(axes.reshape(-1)):
         axis.set_axis_off()
-        if index < len(found):
-            each = found[index].report
-            axis.imshow(_ordered(found[index]), aspect="auto", interpolation="antialiased")
+        if index < len(layers):
+            each = layers[index].report
+            axis.imshow(_ordered(layers[index]), aspect="auto", interpolation="antialiased")
             gain = "" if each.gain is None else f", x{each.gain:.2f}"
             title = f"{each.name}\n{each.blocks} blocks, {each.share:.0%} of non-zeros{gain}"
             axis.set_title(title, fontsize=8)

@@ -50,10 +50,10 @@ def hints(model: ir.Model, batches: Iterable[Mapping[str, Array]]) -> tuple[Hint
         model.graph, Weights(Zero()), Zero(), Ranges(model.graph, input_range.of(model))
     )
     readers: dict[Key, tuple[str, ir.Value]] = {}
-    for found in layers_of(model.graph):
-        if not found.source.is_graph_input():
-            key = str(found.source.name), found.source_axis
-            readers.setdefault(key, (found.name, found.source))
+    for layer in layers_of(model.graph):
+        if not layer.source.is_graph_input():
+            key = str(layer.source.name), layer.source_axis
+            readers.setdefault(key, (layer.name, layer.source))
     extremes, samples = _extremes(model, batches, set(readers))
     listed = []
     for (name, axis), (reader, source) in readers.items():

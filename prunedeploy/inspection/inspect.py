@@ -150,10 +150,10 @@ class _How:
 
 
 def _blocks(path: Path, how: _How, picture: Path) -> tuple[LayerBlocks, ...]:
-    from prunedeploy.core.files import check_place
+    from prunedeploy.core.files import check_writable
     from prunedeploy.inspection.block_report import report
 
-    check_place(picture)
+    check_writable(picture)
     return report(how.load(path).program, picture)
 
 
@@ -198,9 +198,9 @@ def _inspect_checkpoint(path: Path, how: _How) -> Inspection:
         if how.arch is not None:
             raise
         # what cannot be read fails here again; an unknown network or a NaN does not
-        tensors, found = checkpoint.weights(path, how.trust, how.mask, how.weights)
+        tensors, notes = checkpoint.weights(path, how.trust, how.mask, how.weights)
         layers = tuple(state_layers(tensors))
-        return _inspection(path, "checkpoint", None, found, layers, _parameters(tensors), None)
+        return _inspection(path, "checkpoint", None, notes, layers, _parameters(tensors), None)
     macs = module_macs(loaded.module, loaded.input_shape)
     layers = tuple(module_layers(loaded.module, macs))
     return _inspection(
@@ -227,14 +227,14 @@ def _inspection(
     path: Path,
     kind: Literal["model", "checkpoint"],
     arch: str | None,
-    found: tuple[str, ...],
+    notes: tuple[str, ...],
     layers: tuple[Layer, ...],
     parameters: int,
     macs: int | None,
 ) -> Inspection:
     totals = _totals(layers, parameters, macs)
     outlook = tuple(_outlook(layers, totals))
-    return Inspection(path, kind, arch, found, TINY, totals, layers, outlook)
+    return Inspection(path, kind, arch, notes, TINY, totals, layers, outlook)
 
 
 def _totals(layers: Iterable[Layer], parameters: int, macs: int | None) -> Totals:

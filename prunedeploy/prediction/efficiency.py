@@ -115,7 +115,7 @@ GPU = Table(
 
 # How many times faster or slower than predicted a run may be. On the processor that the figures are
 # from, more than nine of ten runs of docs/predict.md lie in the band. Elsewhere it is a guess.
-MEASURED, ALIKE, OTHER_CPU, ANY_GPU = 1.25, 1.5, 2.0, 2.5
+MEASURED, SIMILAR_CPU, OTHER_CPU, ANY_GPU = 1.25, 1.5, 2.0, 2.5
 
 
 def band(target: Target, runtime: str) -> float:
@@ -124,4 +124,4 @@ def band(target: Target, runtime: str) -> float:
         return ANY_GPU
     if target.arch != "x86_64":
         return OTHER_CPU
-    return MEASURED if "avx512" in target.isa else ALIKE
+    return MEASURED if "avx512" in target.isa else SIMILAR_CPU

@@ -17,9 +17,9 @@ def layer_times(works: Sequence[Work], machine: Machine, table: Table) -> tuple[
 
 def layer_time(work: Work, machine: Machine, table: Table, resident: bool) -> LayerTime:
     """The longer of computing and moving, and the overhead; see ``Efficiency``."""
-    found = table.kernels[work.kernel]
-    computed = _computed(work, machine, found.compute)
-    near = found.near * machine.bandwidth
+    efficiency = table.kernels[work.kernel]
+    computed = _computed(work, machine, efficiency.compute)
+    near = efficiency.near * machine.bandwidth
     far = table.far * machine.bandwidth
     weights = work.weights / (near if resident else min(near, far))
     moved = work.moved / (near if work.moved <= machine.cache else min(near, far))

@@ -5,20 +5,20 @@ from __future__ import annotations
 from prunedeploy.core.records import Forecast
 
 
-def band(found: Forecast) -> str:
+def band(forecast: Forecast) -> str:
     """27.3 (21.8 to 34.1), in milliseconds."""
-    middle, low, high = (f"{1e3 * x:.3g}" for x in (found.seconds, found.low, found.high))
+    middle, low, high = (f"{1e3 * x:.3g}" for x in (forecast.seconds, forecast.low, forecast.high))
     return f"{middle} ({low} to {high})"
 
 
-def error(found: Forecast, measured_ms: float) -> str:
+def error(forecast: Forecast, measured_ms: float) -> str:
     """+4 %: how far the forecast lies from what was measured."""
-    return f"{1e3 * found.seconds / measured_ms - 1:+.0%}"
+    return f"{1e3 * forecast.seconds / measured_ms - 1:+.0%}"
 
 
-def line(found: Forecast) -> str:
+def line(forecast: Forecast) -> str:
     """One line: what would run, and how long it should take."""
-    threads = f", {found.threads} thread{'s' * (found.threads > 1)}"
-    how = f"{found.runtime}, {found.precision}, batch {found.batch}"
-    where = threads if found.runtime in ("ort", "sparse") else ""
-    return f"predicted, not measured: {how}{where}: {band(found)} ms"
+    threads = f", {forecast.threads} thread{'s' * (forecast.threads > 1)}"
+    how = f"{forecast.runtime}, {forecast.precision}, batch {forecast.batch}"
+    where = threads if forecast.runtime in ("ort", "sparse") else ""
+    return f"predicted, not measured: {how}{where}: {band(forecast)} ms"

@@ -33,9 +33,9 @@ def _parsed(x: Numbers, target: ir.DataType) -> Numbers:
 def saturated(x: Numbers, target: ir.DataType) -> Any:
     """Cut to what the type holds, infinity included; NaN stays."""
     kind = target.numpy()
-    most = float(ml_dtypes.finfo(kind).max)  # type: ignore[no-untyped-call]
+    largest = float(ml_dtypes.finfo(kind).max)  # type: ignore[no-untyped-call]
     wide = x.astype(np.float64 if x.dtype == np.float64 else np.float32)
-    return np.clip(wide, -most, most).astype(kind)
+    return np.clip(wide, -largest, largest).astype(kind)
 
 
 def _exponent(x: Numbers, up: str, saturate: bool) -> Numbers:

@@ -136,8 +136,8 @@ def _is_nan(x: Numbers) -> Any:
 
 def _clip_attributes(node: ir.Node, x: Numbers) -> Numbers:
     """The bounds are attributes, by default the ends of float32."""
-    most = float(np.finfo(np.float32).max)
-    low, high = number(node, "min", -most), number(node, "max", most)
+    largest = float(np.finfo(np.float32).max)
+    low, high = number(node, "min", -largest), number(node, "max", largest)
     return _clip(node, x, np.array(low).astype(x.dtype), np.array(high).astype(x.dtype))
 
 

@@ -138,8 +138,8 @@ def step_of(node: ir.Node, opsets: Mapping[str, int], *, float64: bool = False) 
         if any(rounded) and node.op_type not in AS_THEY_ARE:
             inputs = [_widen(array) for array in inputs]
         results = compute(inputs, values)
-        found = [np.asarray(r) if isinstance(r, np.generic) else r for r in results]
-        return _round(found, rounded)
+        arrays = [np.asarray(r) if isinstance(r, np.generic) else r for r in results]
+        return _round(arrays, rounded)
 
     return step
 

@@ -18,7 +18,7 @@ INTEGERS = (
 )
 
 
-def _spread(node: ir.Node, vector: Numbers, x: Numbers) -> Numbers:
+def _broadcast(node: ir.Node, vector: Numbers, x: Numbers) -> Numbers:
     """A scale or zero point in the shape of ``x``: for all, an axis, or blocks along an axis."""
     block = integer(node, "block_size", 0)
     if vector.size == 1 and not block:
@@ -57,8 +57,8 @@ def _quantise(node: ir.Node, x: Numbers, scale: Numbers, zero: Numbers | None = 
         x, scale = x.astype(kind), scale.astype(kind)
     elif scale.dtype == ml_dtypes.float8_e8m0fnu or x.dtype.kind in "iu":
         x, scale = x.astype(np.float32), scale.astype(np.float32)
-    quotient = x / _spread(node, scale, x)
-    offset: Any = 0 if zero is None else _spread(node, zero, x)
+    quotient = x / _broadcast(node, scale, x)
+    offset: Any = 0 if zero is None else _broadcast(node, zero, x)
     if target in INTEGERS:
         return rounded(quotient, offset, target)
     moved = quotient if zero is None else quotient + offset.astype(quotient.dtype)
@@ -83,8 +83,8 @@ def _dequantise(node: ir.Node, x: Numbers, scale: Numbers, zero: Numbers | None 
     whole = np.int64 if x.dtype.kind in "iu" or "int" in x.dtype.name else wide
     moved = x.astype(whole)
     if zero is not None:
-        moved = moved - _spread(node, zero, x).astype(whole)
-    scaled: Numbers = moved.astype(wide) * _spread(node, scale, x).astype(wide)
+        moved = moved - _broadcast(node, zero, x).astype(whole)
+    scaled: Numbers = moved.astype(wide) * _broadcast(node, scale, x).astype(wide)
     return scaled.astype(kind)
 
 

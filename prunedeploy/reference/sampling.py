@@ -214,12 +214,12 @@ def _suppression(
     node: ir.Node,
     boxes: Numbers,
     scores: Numbers,
-    most: Any = None,
+    max_boxes: Any = None,
     overlap: Any = None,
-    least: Any = None,
+    min_score: Any = None,
 ) -> Numbers:
     """The best box first; every box that overlaps a chosen one too much is left out."""
-    limit = 0 if most is None else int(most.reshape(()))
+    limit = 0 if max_boxes is None else int(max_boxes.reshape(()))
     bound = 0.0 if overlap is None else overlap.reshape(())
     kept = []
     corners = _corners(boxes, bool(integer(node, "center_point_box", 0)))
@@ -227,8 +227,8 @@ def _suppression(
         for kind in range(scores.shape[1]):
             each = scores[image, kind]
             left = np.argsort(-each, kind="stable")
-            if least is not None:
-                left = left[each[left] > least.reshape(())]
+            if min_score is not None:
+                left = left[each[left] > min_score.reshape(())]
             chosen = 0
             while len(left) and chosen < limit:
                 first, left = left[0], left[1:]

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from prunedeploy.reference.table import Numbers, Table, integer, listed, same, within
 
 
-def _place(position: Any, count: int) -> int:
+def _index(position: Any, count: int) -> int:
     where = int(np.asarray(position).reshape(()))
     if not -count <= where < count:
         raise IndexError(f"position {where} of {count}")
@@ -18,7 +18,7 @@ def _place(position: Any, count: int) -> int:
 
 
 def _at(_: ir.Node, values: list[Any], position: Numbers) -> Any:
-    return values[_place(position, len(values))]
+    return values[_index(position, len(values))]
 
 
 def _construct(_: ir.Node, *values: Any) -> tuple[Any, ...]:
@@ -30,7 +30,7 @@ def _empty(_: ir.Node) -> tuple[Any, ...]:
 
 
 def _erase(_: ir.Node, values: list[Any], position: Numbers | None = None) -> tuple[Any, ...]:
-    gone = len(values) - 1 if position is None else _place(position, len(values))
+    gone = len(values) - 1 if position is None else _index(position, len(values))
     return ([*values[:gone], *values[gone + 1 :]],)
 
 

@@ -29,8 +29,8 @@ def _concat(_: ir.Node, x: Numbers, y: Numbers) -> Numbers:
 def _split(node: ir.Node, x: Numbers) -> tuple[Numbers, Numbers]:
     """Parts of every text, filled up with empty ones, and how many there were."""
     delimiter = text(node, "delimiter", "") or None
-    most = integer(node, "maxsplit", -1) if has(node, "maxsplit") else -1
-    parts = [word.split(delimiter, most) if word or delimiter is None else [] for word in _words(x)]
+    cuts = integer(node, "maxsplit", -1) if has(node, "maxsplit") else -1
+    parts = [word.split(delimiter, cuts) if word or delimiter is None else [] for word in _words(x)]
     longest = max(map(len, parts), default=0)
     flat = [word for each in parts for word in (*each, *[""] * (longest - len(each)))]
     return _array(flat, (*x.shape, longest)), np.array(list(map(len, parts)), np.int64).reshape(

@@ -95,7 +95,7 @@ def precision_of(model: ir.Model) -> str:
     """
     if converted := model.metadata_props.get(PRECISION, ""):
         return converted
-    return _least(computed_in(model).values())
+    return _least_precise(computed_in(model).values())
 
 
 def computed_in(model: ir.Model) -> dict[str, str]:
@@ -124,10 +124,10 @@ def _meet(graph: ir.Graph, met: dict[ir.Value, str]) -> None:
             _meet(body, met)
             if len(met) > before or body.inputs:
                 inner = (met.get(v, "") for n in body.all_nodes() for v in n.outputs)
-                on_the_way.append(_least(inner))
+                on_the_way.append(_least_precise(inner))
         if on_the_way:
-            least = _least(on_the_way)
-            met |= {value: _least((least, _narrow(value))) for value in node.outputs}
+            lowest = _least_precise(on_the_way)
+            met |= {value: _least_precise((lowest, _narrow(value))) for value in node.outputs}
 
 
 def _narrow(value: ir.Value) -> str:
@@ -135,7 +135,7 @@ def _narrow(value: ir.Value) -> str:
     return name if name in ("float16", "bfloat16") else ""
 
 
-def _least(kinds: Iterable[str]) -> str:
+def _least_precise(kinds: Iterable[str]) -> str:
     """The least precise of ``kinds``, the one with the largest tolerance; "" for none."""
     return max(kinds, key=lambda kind: NARROW_TOLERANCE.get(kind, 0.0), default="")
 

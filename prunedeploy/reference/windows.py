@@ -7,7 +7,7 @@ are computed here from a view of the windows.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -103,31 +103,31 @@ def _max_pool(node: ir.Node, x: Numbers) -> Any:
         result = on_torch(max_pool)(node, x)
         if result is not None:
             return result
-    spread, least = Windows.of(node, list(x.shape[2:])), lowest(x.dtype)
-    flat = _flat(spread.view(x, least), x.ndim)
-    y = flat.max(-1, initial=least)
+    layout, padding = Windows.of(node, list(x.shape[2:])), lowest(x.dtype)
+    flat = _flat(layout.view(x, padding), x.ndim)
+    y = flat.max(-1, initial=padding)
     if not wanted(node, 1):
         return y
     # the first of the largest, and never one of the padding
-    data = _flat(spread.view(np.ones(x.shape, bool), False), x.ndim)
+    data = _flat(layout.view(np.ones(x.shape, bool), False), x.ndim)
     first = ((flat == y[..., None]) & data).argmax(-1)
-    return y, _places(node, x, spread, first)
+    return y, _indices(node, x, layout, first)
 
 
 def _flat(view: Numbers, rank: int) -> Numbers:
     return view.reshape(*view.shape[:rank], -1)
 
 
-def _places(node: ir.Node, x: Numbers, spread: Windows, first: Numbers) -> Any:
+def _indices(node: ir.Node, x: Numbers, layout: Windows, first: Numbers) -> Any:
     """The flat index in the input of every window's element ``first``."""
-    taps = np.unravel_index(first, spread.kernel)
-    rank, size = len(spread.kernel), list(x.shape[2:])
+    taps = np.unravel_index(first, layout.kernel)
+    rank, size = len(layout.kernel), list(x.shape[2:])
     positions = []
     for axis, tap in enumerate(taps):
         shape = [1] * x.ndim
-        shape[2 + axis] = spread.out[axis]
-        start = np.arange(spread.out[axis]).reshape(shape) * spread.strides[axis]
-        positions.append(start + tap * spread.dilations[axis] - spread.begins[axis])
+        shape[2 + axis] = layout.out[axis]
+        start = np.arange(layout.out[axis]).reshape(shape) * layout.strides[axis]
+        positions.append(start + tap * layout.dilations[axis] - layout.begins[axis])
     order = range(rank) if integer(node, "storage_order", 0) == 0 else reversed(range(rank))
     index: Numbers = np.zeros(first.shape, np.int64)
     for axis in order:
@@ -141,23 +141,21 @@ def _average_pool(node: ir.Node, x: Numbers) -> Any:
     result = on_torch(average_pool)(node, x)
     if result is not None:
         return result
-    spread = Windows.of(node, list(x.shape[2:]))
-    total = spread.view(x, 0).sum(spread.inner)
+    layout = Windows.of(node, list(x.shape[2:]))
+    total = layout.view(x, 0).sum(layout.inner)
     ones = np.ones(x.shape[2:], x.dtype)
     if integer(node, "count_include_pad", 0):
-        ones = np.pad(ones, list(zip(spread.begins, spread.ends, strict=True)), constant_values=1)
-        zeros = [0] * len(spread.kernel)
-        inside = Windows(
-            spread.kernel, spread.strides, spread.dilations, zeros, zeros, spread.out, spread.more
-        )
+        ones = np.pad(ones, list(zip(layout.begins, layout.ends, strict=True)), constant_values=1)
+        zeros = [0] * len(layout.kernel)
+        inside = replace(layout, begins=zeros, ends=zeros)
         return total / inside.view(ones, 0).sum(inside.inner)
-    return total / spread.view(ones, 0).sum(spread.inner)
+    return total / layout.view(ones, 0).sum(layout.inner)
 
 
 def _lp_pool(node: ir.Node, x: Numbers) -> Any:
     p = float(integer(node, "p", 2))
-    spread = Windows.of(node, list(x.shape[2:]))
-    return (np.abs(spread.view(x, 0)) ** p).sum(spread.inner) ** (1 / p)
+    layout = Windows.of(node, list(x.shape[2:]))
+    return (np.abs(layout.view(x, 0)) ** p).sum(layout.inner) ** (1 / p)
 
 
 def _spatial(x: Numbers) -> tuple[int, ...]:

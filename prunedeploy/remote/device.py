@@ -235,8 +235,8 @@ def _document(path: Path) -> dict[str, Any]:
 def _check_machine(to: ssh.Host, arch: str) -> None:
     """Check, before anything is sent, that the device is of the architecture of the bundle."""
     look = f"uname -m; for tool in {' '.join(TOOLS)}; do command -v $tool; done; true"
-    status, said = ssh.run(to, look, LOOK)
-    words = said.split()
+    status, output = ssh.run(to, look, LOOK)
+    words = output.split()
     if not words or words[0] != arch:
         machine = untrusted.text(words[0]) if words else f"silent (status {status})"
         raise UserError(f"the bundle is for {arch}, {to.address} is {machine}: give its --target")

@@ -78,12 +78,12 @@ def run(to: Host, script: str, timeout: float) -> tuple[int, str]:
         SilenceError: it took too long.
         UserError: it says more than a script that only looks.
     """
-    said = bytearray()
+    reply = bytearray()
     with _running(to, script, subprocess.DEVNULL) as process:
-        errors = _talk(process, to, said.extend, timeout, f"did not answer within {timeout:.0f} s")
+        errors = _talk(process, to, reply.extend, timeout, f"did not answer within {timeout:.0f} s")
     if process.returncode == LOST:
         raise _lost(to, errors)
-    return process.returncode, (bytes(said) + errors).decode(errors="replace")
+    return process.returncode, (bytes(reply) + errors).decode(errors="replace")
 
 
 def feed(to: Host, script: str, source: BinaryIO, timeout: float) -> None:
@@ -94,15 +94,15 @@ def feed(to: Host, script: str, source: BinaryIO, timeout: float) -> None:
         SilenceError: it took too long.
         UserError: the script failed.
     """
-    said = bytearray()
+    reply = bytearray()
     slow = f"took longer than {timeout:.0f} s for a file"
     with _running(to, script, source) as process:
-        errors = _talk(process, to, said.extend, timeout, slow)
+        errors = _talk(process, to, reply.extend, timeout, slow)
     if process.returncode == LOST:
         raise _lost(to, errors)
     if process.returncode != 0:
-        told = text((errors or bytes(said)).decode(errors="replace")) or "no message"
-        raise UserError(f"{to.address} cannot store the bundle: {told}")
+        reason = text((errors or bytes(reply)).decode(errors="replace")) or "no message"
+        raise UserError(f"{to.address} cannot store the bundle: {reason}")
 
 
 def drain(to: Host, script: str, file: BinaryIO, timeout: float, limit: int) -> None:
@@ -236,10 +236,10 @@ def _running(to: Host, script: str, source: int | BinaryIO) -> Iterator[subproce
 
 
 def _lost(to: Host, errors: bytes) -> ConnectionLostError:
-    said = [text(x) for x in errors.decode(errors="replace").splitlines() if x.strip()]
-    why = said[-1] if said else "the connection broke"
+    lines = [text(x) for x in errors.decode(errors="replace").splitlines() if x.strip()]
+    why = lines[-1] if lines else "the connection broke"
     advice = ""
-    if "Host key verification" in why or "REMOTE HOST IDENTIFICATION" in " ".join(said):
+    if "Host key verification" in why or "REMOTE HOST IDENTIFICATION" in " ".join(lines):
         advice = f"; its host key is not the known one, or not known yet: try ssh {to.address}"
     elif "Permission denied" in why:
         advice = f"; set up a key for it: ssh-copy-id {to.address}"

@@ -63,11 +63,11 @@ def send(to: ssh.Host, archive: Path, timeout: float, progress: Callable[[str], 
                 with archive.open("rb") as file:
                     file.seek(there)
                     ssh.feed(to, ENTER + _STORE.format(name=name, there=there), file, timeout)
-            status, said = ssh.run(to, ENTER + _UNPACK.format(name=name, hash=digest), timeout)
+            status, output = ssh.run(to, ENTER + _UNPACK.format(name=name, hash=digest), timeout)
             if status == 0:
                 return name
             if status != 8:
-                raise UserError(f"{to.address} cannot unpack the bundle: {text(said)}")
+                raise UserError(f"{to.address} cannot unpack the bundle: {text(output)}")
             problem = UserError(f"the bundle does not arrive whole at {to.address}")
         except ssh.ConnectionLostError as error:
             problem = error
@@ -86,10 +86,10 @@ def _reached(error: UserError) -> bool:
 
 def _there(to: ssh.Host, name: str) -> int | None:
     """The bytes of the archive that have arrived; None where it is unpacked already."""
-    status, said = ssh.run(to, ENTER + _LOOK.format(name=name), 5 * SHORT)
-    word = said.split()[0] if said.split() else ""
+    status, output = ssh.run(to, ENTER + _LOOK.format(name=name), 5 * SHORT)
+    word = output.split()[0] if output.split() else ""
     if status != 0 or not (word == "ready" or re.fullmatch("[0-9]{1,18}", word)):
-        raise UserError(f"{to.address} is no system that a bundle is for: {text(said)}")
+        raise UserError(f"{to.address} is no system that a bundle is for: {text(output)}")
     return None if word == "ready" else int(word)
 
 
@@ -129,10 +129,10 @@ def fetch(
         for _ in range(ATTEMPTS):
             try:
                 if not digest:
-                    status, said = ssh.run(to, ENTER + make, timeout)
-                    digest = said.split()[0] if status == 0 and said.split() else ""
+                    status, output = ssh.run(to, ENTER + make, timeout)
+                    digest = output.split()[0] if status == 0 and output.split() else ""
                     if not re.fullmatch("[0-9a-f]{64}", digest):
-                        raise UserError(f"{to.address} has no results: {text(said)}")
+                        raise UserError(f"{to.address} has no results: {text(output)}")
                 with archive.open("ab") as file:
                     begin = ssh.size_of(archive) + 1
                     left = limit - begin + 1

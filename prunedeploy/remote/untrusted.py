@@ -18,10 +18,10 @@ MAX_ITEMS = 10_000  # of a container
 MAX_SAMPLES = 10_000_000
 
 
-def document(said: str) -> dict[str, Any] | None:
-    """Parse ``said`` as a JSON object; None where it is something else."""
+def document(output: str) -> dict[str, Any] | None:
+    """Parse ``output`` as a JSON object; None where it is something else."""
     try:
-        value = json.loads(said)
+        value = json.loads(output)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

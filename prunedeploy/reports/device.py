@@ -48,11 +48,11 @@ def _run(run: DeviceRun, result: RemoteResult) -> Row:
     gain = result.ratios.get(run.name)
     faster = f"{gain.value:.2f} ({gain.low:.2f} to {gain.high:.2f})" if gain is not None else "-"
     forecast = _forecast(run, result)
-    beside = ""
+    predicted = ""
     if forecast is not None:
-        beside = f"{forecasts.band(forecast)}: {forecasts.error(forecast, p50)}"
+        predicted = f"{forecasts.band(forecast)}: {forecasts.error(forecast, p50)}"
     times = (f"{p50:.3f}", f"{p90:.3f}", f"{p99:.3f}")
-    return (name, str(run.batch), *times, faster, off, beside)
+    return (name, str(run.batch), *times, faster, off, predicted)
 
 
 def _forecast(run: DeviceRun, result: RemoteResult) -> Forecast | None:

@@ -28,7 +28,7 @@ from prunedeploy.reports.device import forecast_section, remote_section
 
 Result = BenchResult | ShrinkResult | RemoteResult | Prediction
 Measured = BenchResult | RemoteResult | Prediction
-PLACES = 3  # named of one refusal; the others are counted
+MAX_NAMED = 3  # named of one refusal; the others are counted
 
 
 def report(results: Sequence[str | Path | Result], output: str | Path | None = None) -> str:
@@ -217,8 +217,8 @@ def _refused(passes: Sequence[PassReport]) -> str:
 
 
 def _listed(where: Sequence[str]) -> str:
-    shown = ", ".join(where[:PLACES])
-    return shown if len(where) <= PLACES else f"{shown} and {len(where) - PLACES} more"
+    shown = ", ".join(where[:MAX_NAMED])
+    return shown if len(where) <= MAX_NAMED else f"{shown} and {len(where) - MAX_NAMED} more"
 
 
 def _share(part: int, whole: int) -> str:

@@ -58,8 +58,8 @@ def onnxruntime_library(target: str = "host") -> Path:
     tools = compiling.toolchain(machine)
     texts = {name: (SOURCES / name).read_text() for name in FILES}
     texts[ENGINE_HEADER] = c_file(ENGINE_HEADER)
-    said = [*tools.command, tools.version, *FLAGS, *(x for item in texts.items() for x in item)]
-    digest = hashlib.sha256("\0".join(said).encode()).hexdigest()[:16]
+    hashed = [*tools.command, tools.version, *FLAGS, *(x for item in texts.items() for x in item)]
+    digest = hashlib.sha256("\0".join(hashed).encode()).hexdigest()[:16]
     path = _cache() / f"onnxruntime-{machine.arch}-{digest}.so"
     if not path.is_file():
         try:
@@ -158,8 +158,8 @@ def _compile(tools: compiling.Toolchain, output: Path) -> None:
     source, include = str(SOURCES / FILES[0]), f"-I{ENGINE_SOURCES}"
     command = [*tools.command, *FLAGS, include, source, "-o", str(output), "-ldl"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
         raise UserError(f"{tools} took longer than {TIMEOUT:.0f} s: name another one") from None
-    if said.returncode != 0:
-        raise RuntimeError(f"{shlex.join(command)} failed:\n{said.stderr}")
+    if done.returncode != 0:
+        raise RuntimeError(f"{shlex.join(command)} failed:\n{done.stderr}")

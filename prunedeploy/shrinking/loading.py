@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Loaded:
     """A model ready for the passes, and what is known of where it came from.
 
-    ``shape`` is that of one batch of the first input; ``found`` says what the source held, for
+    ``shape`` is that of one batch of the first input; ``notes`` say what the source held, for
     people; ``mean`` and ``std`` normalise pixels in [0, 1]. Of a checkpoint, ``module`` is the
     network, which shares its weights with ``program``, and ``buffers`` names the tensors in it that
     are not trained.
@@ -38,7 +38,7 @@ class Loaded:
 
     program: ir.Model
     shape: Sequence[int] | None
-    found: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     arch: str | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()

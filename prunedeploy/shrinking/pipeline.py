@@ -129,7 +129,7 @@ def shrink(
             model_sha256=models.sha256(written),
             dense_sha256=models.sha256(dense.temporary),
             arch=loaded.arch,
-            found=loaded.found,
+            found=loaded.notes,
             before=before,
             after=models.stats(written, expected.shapes),
             difference=verified.difference,

@@ -81,8 +81,8 @@ def detected(host: Target) -> Target:
         runtimes = (*host.runtimes, *(x for x in RTX_RUNTIMES if x not in host.runtimes))
         filled = dataclasses.replace(filled, compute_capability=capability, runtimes=runtimes)
     for like in TARGETS:  # the figures of the last target whose instruction sets it has
-        alike = like.arch == filled.arch and like.isa and not like.board
-        if alike and set(like.isa) <= set(isa):
+        comparable = like.arch == filled.arch and like.isa and not like.board
+        if comparable and set(like.isa) <= set(isa):
             macs, moved = like.macs_per_second, like.bytes_per_second
             filled = dataclasses.replace(
                 filled,

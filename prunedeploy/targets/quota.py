@@ -57,7 +57,7 @@ def _limit(folder: Path) -> float:
         except OSError:
             return math.inf
     try:
-        found = int(quota) / int(period)
+        limit = int(quota) / int(period)
     except (ValueError, ZeroDivisionError):  # "max"
         return math.inf
-    return found if found > 0 else math.inf
+    return limit if limit > 0 else math.inf

@@ -62,7 +62,7 @@ def dialect(version: str) -> Dialect:
         major, minor = (int(part) for part in version.split(".")[:2])
     except ValueError:
         raise UserError(f"{version!r} is no version of TensorRT: give one like 8.2.1") from None
-    found = [row for row in DIALECTS if row.since <= (major, minor)]
-    if not found:
+    known = [row for row in DIALECTS if row.since <= (major, minor)]
+    if not known:
         raise UserError(f"TensorRT {version} is too old: 8.2 is the oldest that can be used")
-    return found[-1]
+    return known[-1]

@@ -89,7 +89,7 @@ def read(path: Path) -> tuple[Target, ...]:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(f"cannot read targets from {path}: {reason}") from None
     taken = {name for target in TARGETS for name in (target.name, *target.aliases)}
-    found: list[Target] = []
+    targets: list[Target] = []
     for name, table in tables.items():
         where = f"{path}, target {name}"
         if not isinstance(table, dict):
@@ -101,8 +101,8 @@ def read(path: Path) -> tuple[Target, ...]:
             if each in taken:
                 raise UserError(f"{where}: there is a target {each} already: take another name")
             taken.add(each)
-        found.append(target)
-    return tuple(found)
+        targets.append(target)
+    return tuple(targets)
 
 
 def _target(where: str, name: str, table: Mapping[str, Any]) -> Target:

@@ -38,15 +38,15 @@ class Outputs:
         if pt is not None and Path(pt).suffix != ".pt2":
             raise UserError(f"the torch program {pt} should end in .pt2")
         real = {os.path.realpath(path) for path in taken}
-        found = [None if path is None else Path(path) for path in (pt, state_dict)]
-        for path in found:
+        paths = [None if path is None else Path(path) for path in (pt, state_dict)]
+        for path in paths:
             if path is None:
                 continue
             if os.path.realpath(path) in real:
                 raise UserError(f"{path} is another file of this run: name another one")
-            files.check_place(path)
+            files.check_writable(path)
             real.add(os.path.realpath(path))
-        return cls(*found)
+        return cls(*paths)
 
 
 def write_state(

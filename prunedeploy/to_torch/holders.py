@@ -35,19 +35,19 @@ def find(
     by itself); the vector added to a MatMul. A convolution or linear layer with none of these is
     given a bias of zeros, in ``graph`` and in ``origins``, where ``new_biases`` allows it.
     """
-    found: dict[str, Holder] = {}
+    holders: dict[str, Holder] = {}
     for layer in layers_of(graph):
         if layer.node.op_type == "Conv":
             _drop_zeros(layer, origins)
         name = str(layer.node.name)
         if layer.bias is not None:
             if _own(layer.bias, origins):
-                found[name] = Holder(str(layer.bias.name))
+                holders[name] = Holder(str(layer.bias.name))
         elif (holder := _behind(layer, origins)) is not None:
-            found[name] = holder
+            holders[name] = holder
         elif new_biases and (bias := _new_bias(graph, layer, origins, module)) is not None:
-            found[name] = Holder(bias)
-    return found
+            holders[name] = Holder(bias)
+    return holders
 
 
 def hold(graph: ir.Graph, absorption: Absorption, holders: dict[str, Holder]) -> None:

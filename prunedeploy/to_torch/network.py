@@ -41,7 +41,7 @@ class Network(nn.Module):
         self._inputs = [str(v.name) for v in graph.inputs if v.name not in graph.initializers]
         self._results = [str(v.name) for v in graph.outputs]
         self._nodes = [(node, _operator(node)) for node in graph]
-        self._places: dict[str, tuple[nn.Module, str, Any]] = {}
+        self._owners: dict[str, tuple[nn.Module, str, Any]] = {}
         statistics = _statistics(graph)
         for name, path in parameter_names(graph).items():
             tensor = graph.initializers[name].const_value
@@ -57,12 +57,12 @@ class Network(nn.Module):
                 owner.register_parameter(key, nn.Parameter(value))
             else:
                 owner.register_buffer(key, value)
-            self._places[name] = (owner, key, np.array(array) if small else None)
+            self._owners[name] = (owner, key, np.array(array) if small else None)
 
     def forward(self, *inputs: Tensor) -> Any:
         """The outputs of the model: one tensor, or a tuple of several."""
         values: dict[str, Value] = dict(zip(self._inputs, inputs, strict=True))
-        for name, (owner, key, array) in self._places.items():
+        for name, (owner, key, array) in self._owners.items():
             value = getattr(owner, key)
             values[name] = value if array is None else Known(array, value)
         for node, run in self._nodes:
@@ -74,8 +74,8 @@ class Network(nn.Module):
             results = results if isinstance(results, tuple | list) else (results,)
             for output, result in zip(node.outputs, results, strict=False):
                 values[str(output.name)] = result
-        found = tensors([values[name] for name in self._results])
-        return found[0] if len(found) == 1 else tuple(found)
+        outputs = tensors([values[name] for name in self._results])
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
 def _name(node: ir.Node) -> str:
@@ -84,7 +84,7 @@ def _name(node: ir.Node) -> str:
 
 
 def _operator(node: ir.Node) -> Callable[[ir.Node, list[Value]], Any]:
-    """What runs the node, whatever its inputs turn out to be."""
+    """The function that runs the node, whatever its inputs turn out to be."""
     standard = node.domain in ("", "ai.onnx")
     layout = LAYOUTS.get(node.op_type) if standard else None
     on_tensors = OPERATORS.get(node.op_type) if standard else None
@@ -155,28 +155,28 @@ def parameter_names(graph: ir.Graph) -> dict[str, str]:
     """
     wanted = {name: re.sub(r"[^\w.]", "_", name) for name in graph.initializers}
     wanted |= _new_biases(graph)
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     used = {""}
     for name in sorted(wanted, key=lambda n: (wanted[n].count("."), len(n))):
         head, *rest = [part or "_" for part in wanted[name].split(".")]
         path = head if not hasattr(nn.Module(), head) and head[0] != "_" else f"constant_{head}"
         for part in rest:
-            joined = path in found.values() or hasattr(nn.Module(), part)
+            joined = path in paths.values() or hasattr(nn.Module(), part)
             path = f"{path}_{part}" if joined else f"{path}.{part}"
         while path in used:
             path += "_"
-        found[name] = path
+        paths[name] = path
         used |= {path, *(path[:i] for i, c in enumerate(path) if c == ".")}
-    return {name: found[name] for name in wanted}
+    return {name: paths[name] for name in wanted}
 
 
 def _new_biases(graph: ir.Graph) -> dict[str, str]:
     """Biases that passes made, under the names that torch gives a layer's bias."""
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for layer in layers_of(graph):
         bias, plain = layer.bias, f"{layer.name}.bias"
-        free = plain not in graph.initializers and plain not in found.values()
+        free = plain not in graph.initializers and plain not in names.values()
         own = bias is not None and str(bias.name).startswith(str(layer.weight.name))
         if bias is not None and own and free and len(bias.uses()) == 1:
-            found[str(bias.name)] = plain
-    return found
+            names[str(bias.name)] = plain
+    return names

@@ -149,9 +149,9 @@ def _softmax(node: ir.Node, x: Tensor, function: Operator = F.softmax) -> Any:
 
 def _is_inf(node: ir.Node, x: Tensor) -> Tensor:
     positive, negative = (node.attributes.get_int(f"detect_{s}", 1) for s in _SIGNS)
-    found = torch.zeros_like(x, dtype=torch.bool)
-    found = found | torch.isposinf(x) if positive else found
-    return found | torch.isneginf(x) if negative else found
+    mask = torch.zeros_like(x, dtype=torch.bool)
+    mask = mask | torch.isposinf(x) if positive else mask
+    return mask | torch.isneginf(x) if negative else mask
 
 
 def _global_pool(reduce_: str) -> Operator:

@@ -83,16 +83,16 @@ def trace(graph: ir.Graph, state: Mapping[str, Tensor]) -> dict[str, Origin]:
     that the module shares among layers count as one: the first.
     """
     arrays = {name: tensor.detach().numpy() for name, tensor in _unshared(state).items()}
-    found: dict[str, Origin] = {}
+    origins: dict[str, Origin] = {}
     for name, value in graph.initializers.items():
         if value.const_value is None or not value.const_value.size:
             continue
         array = value.const_value.numpy()
         origin = _by_name(name, array, arrays) or _by_content(array, arrays)
         if origin is not None:
-            found[name] = origin
-    keys = [origin.key for origin in found.values()]
-    return {name: origin for name, origin in found.items() if keys.count(origin.key) == 1}
+            origins[name] = origin
+    keys = [origin.key for origin in origins.values()]
+    return {name: origin for name, origin in origins.items() if keys.count(origin.key) == 1}
 
 
 def _unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -53,8 +53,8 @@ def write(
         torch.export.save(_export(network, examples, _dynamic(model)), file)
     with path.open("rb") as file:
         loaded = torch.export.load(file)
-    found = run(loaded.module(), examples, list(expected))
-    difference = verify.compare(expected, found, verify.tolerances_of(model))
+    outputs = run(loaded.module(), examples, list(expected))
+    difference = verify.compare(expected, outputs, verify.tolerances_of(model))
     if not difference.passed:
         raise ProgramError(f"the torch program is off by {difference.max_rel:.1e}")
     return difference
@@ -63,8 +63,8 @@ def write(
 def run(module: nn.Module, examples: tuple[Tensor, ...], outputs: list[str]) -> dict[str, Array]:
     """The outputs of a module by name."""
     with torch.no_grad():
-        found = module(*examples)
-    results = found if isinstance(found, tuple | list) else (found,)
+        computed = module(*examples)
+    results = computed if isinstance(computed, tuple | list) else (computed,)
     return {name: _numpy(result) for name, result in zip(outputs, results, strict=True)}
 
 
@@ -86,7 +86,7 @@ def _example(array: Array) -> Tensor:
 def _dynamic(model: ir.Model) -> list[dict[int, Any]]:
     """The dynamic dimensions of each input; those of one name are of one size."""
     sizes: dict[str, Any] = {}
-    found = []
+    dimensions = []
     for value in model.graph.inputs:
         if value.name in model.graph.initializers:
             continue
@@ -98,8 +98,8 @@ def _dynamic(model: ir.Model) -> list[dict[int, Any]]:
             plain = "".join(c if c.isalnum() else "_" for c in name)
             plain = plain if plain.isidentifier() else f"size_{plain}"
             dims[axis] = sizes.setdefault(name, Dim(plain, min=1, max=LARGEST))
-        found.append(dims)
-    return found
+        dimensions.append(dims)
+    return dimensions
 
 
 def _export(

@@ -49,14 +49,14 @@ def recurrent(
     options = (b is not None, 1, 0.0, False, count == 2, False)
     last: tuple[Tensor, ...]
     if node.op_type == "LSTM":
-        found, *cells = torch.lstm(x, states, weights, *options)
+        outputs, *cells = torch.lstm(x, states, weights, *options)
         last = tuple(cells)
     else:
         run: Any = {"tanh": torch.rnn_tanh, "relu": torch.rnn_relu}.get(activation, torch.gru)
-        found, state = run(x, states[0], weights, *options)
+        outputs, state = run(x, states[0], weights, *options)
         last = (state,)
-    found = found.flip(0) if reverse else found
-    split = found.reshape(*found.shape[:2], count, units)  # time, batch, direction
+    outputs = outputs.flip(0) if reverse else outputs
+    split = outputs.reshape(*outputs.shape[:2], count, units)  # time, batch, direction
     if first:
         return split.transpose(0, 1), *(state.transpose(0, 1) for state in last)
     return split.transpose(1, 2), *last
@@ -78,14 +78,14 @@ def _activation(node: ir.Node) -> str:
 
 
 def _weights(kind: str, w: Tensor, r: Tensor, b: Tensor | None) -> list[Tensor]:
-    """What torch lists for each direction: W, R and their biases."""
-    found = []
+    """The weights that torch lists for each direction: W, R and their biases."""
+    weights = []
     for direction in range(w.shape[0]):
         parts = [w[direction], r[direction]]
         if b is not None:
             parts += b[direction].chunk(2)
-        found += [_reordered(kind, part) for part in parts]
-    return found
+        weights += [_reordered(kind, part) for part in parts]
+    return weights
 
 
 def _reordered(kind: str, part: Tensor) -> Tensor:

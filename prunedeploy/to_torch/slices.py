@@ -1,4 +1,4 @@
-"""What of each parameter stays, as a record, and the slicing of an ordinary module by it."""
+"""A record of what stays of each parameter, and the slicing of an ordinary module by it."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def apply_plan(module: nn.Module, plan: SlicePlan | Mapping[str, Any] | str | Pa
         plan = SlicePlan.from_dict(plan)
     _check(module, plan)
     sliced: dict[int, Any] = {}  # shared parameters stay shared
-    for owner, name, key in _places(module):
+    for owner, name, key in _tensors(module):
         if name in plan.kept:
             old = getattr(owner, key)
             if id(old) not in sliced:
@@ -132,21 +132,21 @@ def _sliced(old: Tensor, plan: SlicePlan, name: str) -> Tensor:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        plan = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that is none makes torch raise anything
         lines = str(error).strip().splitlines()
         reason = lines[0] if lines else type(error).__name__
         raise UserError(f"cannot read the plan {path}: {reason}") from None
-    if not isinstance(found, Mapping):
+    if not isinstance(plan, Mapping):
         raise UserError(f"{path} holds no plan: shrink --state-dict writes one")
-    return found
+    return plan
 
 
 def _own(layer: nn.Module) -> list[str]:
     return [*layer._parameters, *layer._buffers]
 
 
-def _places(module: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
+def _tensors(module: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
     """Every parameter and buffer: its owner, its full name, its name there."""
     for prefix, owner in module.named_modules(remove_duplicate=False):
         for key in _own(owner):
@@ -156,7 +156,7 @@ def _places(module: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
 
 def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter and buffer by name."""
-    return {name: tuple(getattr(owner, key).shape) for owner, name, key in _places(module)}
+    return {name: tuple(getattr(owner, key).shape) for owner, name, key in _tensors(module)}
 
 
 def _check(module: nn.Module, plan: SlicePlan) -> None:
@@ -190,7 +190,7 @@ def _check(module: nn.Module, plan: SlicePlan) -> None:
 
 
 def _set_attributes(layer: nn.Module, name: str, plan: SlicePlan) -> None:
-    """What a layer says of its own shape, where it says so; see torch.nn."""
+    """The attributes of a layer that state its shape; see torch.nn."""
     weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor):
         weight = getattr(layer, "running_mean", None)

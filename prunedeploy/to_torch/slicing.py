@@ -53,7 +53,7 @@ class Sliced:
 
 @dataclass(frozen=True)
 class _Trial:
-    """What one analysis came to; ``edited`` are the axes by the operator that had to be adapted."""
+    """The result of one analysis; ``edited`` are the axes, by operator, that were adapted."""
 
     model: ir.Model
     state: dict[str, Tensor]
@@ -168,8 +168,8 @@ def _analyse(
         prepare=lambda: infer_shapes(model),
         carry_out=lambda plan: _cut(graph, plan, held, kept, edited),
     )
-    found = _state(module, tensors, graph, traced, kept)
-    return _Trial(model, *found, edited)
+    state = _state(module, tensors, graph, traced, kept)
+    return _Trial(model, *state, edited)
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -208,7 +208,7 @@ def _cut(
 
 
 def _written(node: ir.Node) -> tuple[object, ...]:
-    """What a rule may change of a node."""
+    """The parts of a node that a rule may change."""
     return (*node.inputs, *(str(a) for a in node.attributes.values()))
 
 
@@ -260,7 +260,7 @@ def _width(layer: nn.Module) -> int:
 
 def _groups(graph: ir.Graph, traced: Mapping[str, Origin], module: nn.Module) -> dict[str, int]:
     """Convolutions whose number of groups is another than the module's."""
-    found = {}
+    changed = {}
     for node in graph:
         weight = node.inputs[1] if node.op_type in ("Conv", "ConvTranspose") else None
         origin = traced.get(str(weight.name)) if weight is not None else None
@@ -269,5 +269,5 @@ def _groups(graph: ir.Graph, traced: Mapping[str, Origin], module: nn.Module) ->
         layer = origin.key.rpartition(".")[0]
         groups = node.attributes.get_int("group", 1)
         if getattr(module.get_submodule(layer), "groups", groups) != groups:
-            found[layer] = groups
-    return found
+            changed[layer] = groups
+    return changed

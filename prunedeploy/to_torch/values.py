@@ -1,4 +1,4 @@
-"""What flows between the operators of a torch program: tensors, and integers that are known.
+"""Values between the operators of a torch program: tensors, and integers that are known.
 
 A network with a dynamic batch computes some shapes. Such integers never become tensors: they stay
 NumPy arrays, of objects where torch's symbolic sizes are among them, so that torch.export can see

@@ -71,11 +71,11 @@ class OrtGpuSession(OrtSession):
 
     def _nodes(self) -> Counter[str] | None:
         """How many nodes each provider was given; None where onnxruntime cannot tell."""
-        tell = getattr(self._inner, "get_provider_graph_assignment_info", None)
-        if tell is None:
+        assignment = getattr(self._inner, "get_provider_graph_assignment_info", None)
+        if assignment is None:
             return None
         counts: Counter[str] = Counter()
-        for part in tell():
+        for part in assignment():
             counts[part.ep_name] += len(part.get_nodes())
         return counts
 

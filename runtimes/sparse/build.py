@@ -42,7 +42,7 @@ def build_payload(model: Path, target: Target, directory: Path, options: BuildOp
     """Build an engine: its library, header and list of layers, written to ``directory``."""
     tools = compiling.toolchain(target)
     project, threads = project_of(model, target, tools, options)
-    options.tell(f"compiling with {tools}")
+    options.progress(f"compiling with {tools}")
     compiling.build_library(project, directory / LIBRARY, tools)
     (directory / MODEL_HEADER).write_text(c_file(HEADER))
     (directory / LAYERS).write_text(layers_json(project))
@@ -112,7 +112,7 @@ def project_of(
         tuned=_accurate(plans, measured, isa, threads, options.accuracy_level, blocks),
         blocks=blocks,
     )
-    return _emit(plans, emitted, options.tell), threads
+    return _emit(plans, emitted, options.progress), threads
 
 
 def _measured(
@@ -127,7 +127,7 @@ def _measured(
     if tools is None or options.tune == "none" or targets.why_not_here(target) is not None:
         return [{} for _ in plans]
     return [
-        schedules(plan, tools, threads, options.tune, options.tell, blocks, options.blocks)
+        schedules(plan, tools, threads, options.tune, options.progress, blocks, options.blocks)
         for plan in plans
     ]
 
@@ -148,11 +148,11 @@ def _accurate(
     ]
 
 
-def _emit(plans: list[Plan], options: Options, tell: Progress) -> Project:
+def _emit(plans: list[Plan], options: Options, progress: Progress) -> Project:
     try:
         return emit_project(plans, options)
     except TooLargeError:
-        tell("the generated code would not fit into a library: building without it")
+        progress("the generated code would not fit into a library: building without it")
     chosen = [
         without_jit(plan, dict(tuned), options.isa, options.threads, options.blocks)
         for plan, tuned in zip(plans, options.tuned, strict=True)
@@ -165,7 +165,7 @@ def schedules(
     tools: compiling.Toolchain,
     threads: int,
     effort: Effort,
-    tell: Progress,
+    progress: Progress,
     blocks: BlockCache | None = None,
     use_blocks: bool = True,
 ) -> dict[str, Schedule]:
@@ -174,10 +174,10 @@ def schedules(
     A per-sample plan runs on one thread for each sample, its batched suffix on all of them.
     """
     alone = threads if plan.repeats == 1 else 1
-    chosen = dict(tune(plan, tools, alone, effort, None, tell, blocks, use_blocks).schedules)
+    chosen = dict(tune(plan, tools, alone, effort, None, progress, blocks, use_blocks).schedules)
     if plan.suffix is not None:
         suffix = plan.suffix.plan
-        chosen |= tune(suffix, tools, threads, effort, None, tell, blocks, use_blocks).schedules
+        chosen |= tune(suffix, tools, threads, effort, None, progress, blocks, use_blocks).schedules
     return chosen
 
 

@@ -113,8 +113,8 @@ class Trt:
 def write(directory: Path, built: Built, record: Mapping[str, object]) -> tuple[str, ...]:
     """The payload of an engine: the plan, and how it was built."""
     (directory / PLAN).write_bytes(built.plan)
-    said = {**record, "seconds": round(built.seconds, 3), "plan_bytes": len(built.plan)}
-    (directory / RECORD).write_text(json.dumps(said, indent=1) + "\n")
+    written = {**record, "seconds": round(built.seconds, 3), "plan_bytes": len(built.plan)}
+    (directory / RECORD).write_text(json.dumps(written, indent=1) + "\n")
     return (PLAN, RECORD)
 
 

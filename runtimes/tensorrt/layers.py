@@ -104,7 +104,7 @@ def _layer(each: Any, times: Mapping[str, float]) -> TrtLayer:
     )
 
 
-def _tensors(found: Sequence[Mapping[str, Any]]) -> tuple[TrtTensor, ...]:
+def _tensors(entries: Sequence[Mapping[str, Any]]) -> tuple[TrtTensor, ...]:
     return tuple(
         TrtTensor(
             name=str(each.get("Name", "")),
@@ -112,7 +112,7 @@ def _tensors(found: Sequence[Mapping[str, Any]]) -> tuple[TrtTensor, ...]:
             type=_type(each),
             format=str(each.get("Format/Datatype") or each.get("Format") or ""),
         )
-        for each in found
+        for each in entries
     )
 
 

@@ -46,7 +46,7 @@ class Bench:
             "candidates": [],
         }  # type: Dict[str, Any]
 
-    def say(self, event: Dict[str, Any]) -> None:
+    def report(self, event: Dict[str, Any]) -> None:
         """Print one line on stdout: JSON for programs, or text."""
         with self._turn:
             if self.given.events:
@@ -56,7 +56,7 @@ class Bench:
 
     def step(self, text: str) -> None:
         """Report the step that begins."""
-        self.say({"event": "step", "say": text})
+        self.report({"event": "step", "say": text})
 
     def keep(self) -> None:
         """Write what is known, at one stroke."""
@@ -65,12 +65,12 @@ class Bench:
         with open(path + ".part", "w") as file:
             json.dump(self.result, file, indent=1)
         os.rename(path + ".part", path)
-        self.say({"event": "result", "result": self.result})
+        self.report({"event": "result", "result": self.result})
 
     def lacks(self, text: str) -> None:
         """A part that this device cannot have."""
         self.result["missing"].append(text)
-        self.say({"event": "missing", "say": "bench.py: " + text})
+        self.report({"event": "missing", "say": "bench.py: " + text})
 
     # -- what there is to measure -----------------------------------------------------------------
 
@@ -171,13 +171,13 @@ class Bench:
                 process.kill()
                 process.communicate()
         if process.returncode not in (0, 1):
-            said = errors.decode("utf-8", "replace").strip() or "no message"
-            raise trt.StepError("the runner ended with %d: %s" % (process.returncode, said))
-        said = json.loads(output.decode())
-        names = {x["name"]: "%s/%s" % (record["name"], x["file"]) for x in said["outputs"]}
+            answer = errors.decode("utf-8", "replace").strip() or "no message"
+            raise trt.StepError("the runner ended with %d: %s" % (process.returncode, answer))
+        answer = json.loads(output.decode())
+        names = {x["name"]: "%s/%s" % (record["name"], x["file"]) for x in answer["outputs"]}
         kept = ("isa", "threads", "passed", "max_abs", "max_rel", "changed_predictions")
-        measured = {key: said[key] for key in kept}
-        return dict(measured, samples_ns=said["samples_ns"], outputs=names, runs=said["runs"])
+        measured = {key: answer[key] for key in kept}
+        return dict(measured, samples_ns=answer["samples_ns"], outputs=names, runs=answer["runs"])
 
     def tensorrt(self, record: Dict[str, Any], rounds: int) -> Dict[str, Any]:
         """Measure one engine of TensorRT."""
@@ -201,7 +201,7 @@ class Bench:
         self.step("measuring on %s" % self.result["identity"].get("board", "this machine"))
         self.result["before"] = state.snapshot()
         self.keep()
-        watch = state.Watch(self.say if self.given.events else None)
+        watch = state.Watch(self.report if self.given.events else None)
         watch.start()
         try:
             self.check_files()  # of large models it takes a while
@@ -226,13 +226,13 @@ class Bench:
         """Say how it went."""
         for record in records:
             if record["error"]:
-                self.say({"event": "error", "say": "%s: %s" % (record["name"], record["error"])})
+                self.report({"event": "error", "say": "%s: %s" % (record["name"], record["error"])})
             elif record["samples_ns"]:
                 ordered = sorted(record["samples_ns"])
                 text = "%s: %.3f ms, largest difference %.2g of the range, batch %d"
                 middle = ordered[len(ordered) // 2] / 1e6
                 given = (record["name"], middle, record["max_rel"], self.bundle["batch"])
-                self.say({"event": "measured", "say": text % given})
+                self.report({"event": "measured", "say": text % given})
         if any(record["error"] for record in records):
             return FAILED
         return MISSING if self.result["missing"] else 0

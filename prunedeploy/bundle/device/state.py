@@ -48,7 +48,7 @@ def numbers(patterns: Any) -> Dict[str, int]:
     return values
 
 
-def said(command: List[str], timeout: float = 5.0) -> str:
+def output_of(command: List[str], timeout: float = 5.0) -> str:
     """The output of a program, at most ``timeout`` seconds of it; empty where it is missing."""
     if shutil.which(command[0]) is None:
         return ""
@@ -82,12 +82,12 @@ def identity() -> Dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "libc": " ".join(platform.libc_ver()),
-        "power_mode": said(["nvpmodel", "-q"]),
+        "power_mode": output_of(["nvpmodel", "-q"]),
         "governors": sorted(
             {read(x) for x in glob.glob("/sys/devices/system/cpu/cpu*/cpufreq/scaling_governor")}
         ),
         "highest_khz": numbers("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/cpuinfo_max_freq"),
-        "nvidia_smi": said(
+        "nvidia_smi": output_of(
             [
                 "nvidia-smi",
                 "--query-gpu=name,driver_version,clocks.sm,clocks.mem,temperature.gpu,power.draw,"
@@ -118,7 +118,7 @@ def snapshot() -> Dict[str, Any]:
         "celsius": celsius(),
         "power": numbers(POWER),
         "throttle": dict(numbers(THROTTLES), **_cooling()),
-        "vcgencmd": said(["vcgencmd", "get_throttled"], 2.0),
+        "vcgencmd": output_of(["vcgencmd", "get_throttled"], 2.0),
     }  # type: Dict[str, Any]
     return {key: value for key, value in facts.items() if value}
 
@@ -134,7 +134,7 @@ def _cooling() -> Dict[str, int]:
 
 def tegrastats() -> str:
     """One line of tegrastats: all of a Jetson's clocks, temperatures and rails."""
-    lines = said(["tegrastats", "--interval", "500"], 1.3).splitlines()
+    lines = output_of(["tegrastats", "--interval", "500"], 1.3).splitlines()
     return lines[-1] if lines else ""
 
 
@@ -152,10 +152,10 @@ def throttled(before: Dict[str, Any], after: Dict[str, Any]) -> Optional[bool]:
 class Watch(threading.Thread):
     """Keeps the lowest and highest clock and temperature while others run."""
 
-    def __init__(self, tell: Any = None, every: float = 1.0) -> None:
+    def __init__(self, report: Any = None, every: float = 1.0) -> None:
         super(Watch, self).__init__()
         self.daemon = True
-        self._tell, self._every, self._end = tell, every, threading.Event()
+        self._report, self._every, self._end = report, every, threading.Event()
         self._lock = threading.Lock()
         self._clocks, self._warmth = [], []  # type: List[int], List[float]
 
@@ -166,8 +166,8 @@ class Watch(threading.Thread):
             with self._lock:
                 self._clocks += clocks
                 self._warmth += warmth
-            if self._tell is not None:
-                self._tell({"event": "alive"})
+            if self._report is not None:
+                self._report({"event": "alive"})
 
     def stop(self) -> Dict[str, Any]:
         """End the sampling, and return the ranges of clocks and temperatures."""

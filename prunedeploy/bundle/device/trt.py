@@ -17,7 +17,7 @@ import subprocess
 import sys
 from typing import Any, Dict, List, Optional, Tuple
 
-PLACES = ("/usr/src/tensorrt/bin/trtexec", "/usr/local/tensorrt/bin/trtexec")
+TRTEXEC_PATHS = ("/usr/src/tensorrt/bin/trtexec", "/usr/local/tensorrt/bin/trtexec")
 CODES = {"<f4": "f", "<f8": "d", "<i8": "q", "<i4": "i", "<i2": "h", "|i1": "b", "|u1": "B"}
 
 
@@ -27,9 +27,9 @@ class StepError(Exception):
 
 def find() -> Tuple[str, str]:
     """Where trtexec is, and otherwise why TensorRT cannot be used."""
-    for place in (os.environ.get("TRTEXEC", ""), shutil.which("trtexec") or "") + PLACES:
-        if place and os.access(place, os.X_OK):
-            return place, ""
+    for path in (os.environ.get("TRTEXEC", ""), shutil.which("trtexec") or "") + TRTEXEC_PATHS:
+        if path and os.access(path, os.X_OK):
+            return path, ""
     try:
         version = importlib.import_module("tensorrt").__version__
     except ImportError:
@@ -85,7 +85,7 @@ def build(trtexec: str, plan: Dict[str, Any], folder: str, timeout: float) -> st
     os.makedirs(os.path.join(folder, "built"), exist_ok=True)
     target = os.path.join(folder, plan["plan"])
     arguments = [x.replace(plan["plan"], plan["plan"] + ".part") for x in plan["build"]]
-    command = [trtexec] + [_placed(x, folder) for x in arguments]
+    command = [trtexec] + [_in_folder(x, folder) for x in arguments]
     text = run(command, timeout, os.path.join(folder, "built", plan["name"] + ".log"))
     if not os.path.isfile(target + ".part"):
         raise StepError("trtexec wrote no engine: see built/%s.log" % plan["name"])
@@ -111,7 +111,7 @@ def measure(
             file.write(_first(os.path.join(folder, spec["file"]), bundle["runs"]))
         loads.append("%s:%s" % (spec["name"], raw))
     times, output = os.path.join(scratch, "times.json"), os.path.join(scratch, "output.json")
-    command = [trtexec] + [_placed(x, folder) for x in plan["run"]]
+    command = [trtexec] + [_in_folder(x, folder) for x in plan["run"]]
     command += ["--loadInputs=" + ",".join(loads), "--exportOutput=" + output]
     command += ["--exportTimes=" + times, "--iterations=%d" % how["rounds"], "--duration=0"]
     text = run(command, how["timeout"], os.path.join(scratch, "trtexec.log"))
@@ -127,7 +127,7 @@ def measure(
     }
 
 
-def _placed(argument: str, folder: str) -> str:
+def _in_folder(argument: str, folder: str) -> str:
     """Files of the bundle by their whole path."""
     for option in ("--onnx=", "--saveEngine=", "--loadEngine="):
         if argument.startswith(option):

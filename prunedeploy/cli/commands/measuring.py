@@ -61,10 +61,10 @@ def bench(
     import prunedeploy as api
     from prunedeploy.cli.show import emit
     from prunedeploy.cli.show.measurements import print_benchmark
-    from prunedeploy.core.files import atomic_path, check_place, to_json
+    from prunedeploy.core.files import atomic_path, check_writable, to_json
 
     if output is not None:
-        check_place(output)
+        check_writable(output)
     if remote is not None:
         if data is not None or profile:
             raise typer.BadParameter("--data and --profile are for engines of this machine")

@@ -118,12 +118,12 @@ def predict(
     import prunedeploy as api
     from prunedeploy.cli.show import emit
     from prunedeploy.cli.show.models import Forecasts, print_forecasts
-    from prunedeploy.core.files import atomic_path, check_place, to_json
+    from prunedeploy.core.files import atomic_path, check_writable, to_json
 
     if runtime == "all" and (layers or output is not None or precision != "float32"):
         raise typer.BadParameter("--layers, --precision and -o are of one runtime: give --runtime")
     if output is not None:
-        check_place(output)
+        check_writable(output)
     with working(f"reading {model}"):
         if runtime == "all":
             forecasts = Forecasts(*api.predict_all(model, target, batch=batch, threads=threads))

@@ -54,8 +54,8 @@ def print_bundle(written: Written) -> None:
         print(f"  {each.file}: opset {each.opset}, {difference(each.difference)}")
     if sparse := bundle.sparse:
         how = f"compiled with {sparse.compiler}" if sparse.compiled else "as C sources"
-        least = f", needs glibc {sparse.glibc}" if sparse.glibc else ""
-        print(f"  sparse engine for {bundle.arch} ({sparse.isa}), {how}{least}")
+        needs = f", needs glibc {sparse.glibc}" if sparse.glibc else ""
+        print(f"  sparse engine for {bundle.arch} ({sparse.isa}), {how}{needs}")
     for part in bundle.missing:
         print(f"  NOT complete: there is no {part}")
     for note in bundle.notes:

@@ -42,10 +42,10 @@ def print_choice(choice: RuntimeChoice | None) -> None:
     for batch in dict.fromkeys(each.batch for each in choice.times):
         times = [each for each in choice.times if each.batch == batch]
         threads = sorted({each.threads for each in times})
-        most = {each.runtime: each.seconds for each in times if each.threads == threads[-1]}
-        base = most.get("ort", most[choice.runtime])
+        by_runtime = {each.runtime: each.seconds for each in times if each.threads == threads[-1]}
+        base = by_runtime.get("ort", by_runtime[choice.runtime])
         rows = []
-        for name in sorted(most, key=lambda name: most[name]):
+        for name in sorted(by_runtime, key=lambda name: by_runtime[name]):
             cells = [
                 f"{1e3 * each.seconds:.3g}"
                 for n in threads
@@ -53,7 +53,7 @@ def print_choice(choice: RuntimeChoice | None) -> None:
                 if (each.runtime, each.threads) == (name, n)
             ]
             taken = " (taken)" if name == choice.runtime else ""
-            rows.append((f"{name}{taken}", *cells, f"{base / most[name]:.2f}x"))
+            rows.append((f"{name}{taken}", *cells, f"{base / by_runtime[name]:.2f}x"))
         print()
         heads = (f"ms, {n} thread{'s' * (n != 1)}" for n in threads)
         table((f"runtime, batch {batch}, {how}", *heads, "speed"), rows)

@@ -1,4 +1,4 @@
-"""What the emitters of steps share: pointers into memory, and the store of constants."""
+"""The parts that all emitters share: pointers into memory, and the store of constants."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class Constants:
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
-        self._places: dict[bytes, int] = {}
+        self._offsets: dict[bytes, int] = {}
         self.size = 0
 
     def add(self, array: Array) -> int:
         """The offset in bytes of ``array``'s elements, in C order."""
         data = np.ascontiguousarray(array).tobytes()
         key = hashlib.sha256(data).digest()
-        if key not in self._places:
-            self._places[key] = self.size
+        if key not in self._offsets:
+            self._offsets[key] = self.size
             padded = data + bytes(-len(data) % ALIGNMENT)
             self._parts.append(padded)
             self.size += len(padded)
-        return self._places[key]
+        return self._offsets[key]
 
     def data(self) -> bytes:
         """The whole store, with what kernels may read beyond its end."""
@@ -81,7 +81,7 @@ class Context:
 
     @property
     def scope(self) -> Scope:
-        """What the costs of schedules depend on."""
+        """All that the costs of schedules depend on."""
         return Scope(ISAS[self.isa], self.threads, self.blocks)
 
     def pointer(self, view: View) -> str:

@@ -35,10 +35,10 @@ def emit(step: Conv, context: Context) -> Code:
     if ISAS[context.isa].masked_loads and step.strides[1] in (1, 2):
         return _masked(step, context)
     layout = _layout(step)
-    taps = [place for row in layout.taps for place in row]
+    taps = [offset for row in layout.taps for offset in row]
     settings = {
         "COUNT": str(len(taps)),
-        "BODY": _body(_places(taps, layout.pitch)),
+        "BODY": _body(_loads(taps, layout.pitch)),
         "PITCH": str(layout.pitch),
     }
     name = f"pd_depthwise_{layout.pitch}_" + "_".join(map(str, taps))
@@ -103,13 +103,13 @@ def _arguments(step: Conv, context: Context) -> str:
     )
 
 
-def _places(taps: list[int], pitch: int) -> dict[str, list[tuple[int, int]]]:
-    """What ``TALL`` rows' windows load, and the (row, tap) that each is for: places in a tile."""
+def _loads(taps: list[int], pitch: int) -> dict[str, list[tuple[int, int]]]:
+    """The offsets that the windows of ``TALL`` rows load, and the (row, tap) that each is for."""
     uses: dict[int, list[tuple[int, int]]] = {}
     for row in range(TALL):
-        for tap, place in enumerate(taps):
-            uses.setdefault(place + row * pitch, []).append((row, tap))
-    return {str(place): uses[place] for place in sorted(uses)}
+        for tap, offset in enumerate(taps):
+            uses.setdefault(offset + row * pitch, []).append((row, tap))
+    return {str(offset): uses[offset] for offset in sorted(uses)}
 
 
 def _windows(step: Conv) -> dict[str, list[tuple[int, int]]]:
@@ -125,10 +125,10 @@ def _windows(step: Conv) -> dict[str, list[tuple[int, int]]]:
 
 
 def _body(uses: dict[str, list[tuple[int, int]]]) -> str:
-    """Everything loaded once, and added to all sums that it is in."""
+    """Everything loaded once, and added to all accumulators that it is in."""
     return " ".join(
-        f"PD_LOAD({place}) " + " ".join(f"PD_ADD({row}, {tap})" for row, tap in found)
-        for place, found in uses.items()
+        f"PD_LOAD({offset}) " + " ".join(f"PD_ADD({row}, {tap})" for row, tap in taps)
+        for offset, taps in uses.items()
     )
 
 

@@ -14,7 +14,7 @@ from prunedeploy.runtimes.sparse.codegen.functions import call, literal
 from prunedeploy.runtimes.sparse.codegen.views import Nest, nest, over_read, padded_planes
 from prunedeploy.runtimes.sparse.plan.steps import Instr, Map, plane_stride
 
-PIECE = 2048  # elements of the innermost loop that a thread takes at once
+CHUNK = 2048  # elements of the innermost loop that a thread takes at once
 POWERS = {
     1.0: "{0}",
     2.0: "({0} * {0})",
@@ -25,7 +25,7 @@ POWERS = {
 
 
 def emit(step: Map, context: Context) -> Code:
-    """Loops around the code: pieces of rows, shared by the threads."""
+    """Loops around the code: chunks of rows, shared by the threads."""
     if not step.y.size:
         return Code("")
     loops = _loops(step, context)
@@ -36,18 +36,18 @@ def emit(step: Map, context: Context) -> Code:
     views = (step.y, *step.inputs)
     names = ["y", *(f"x{n}" for n in range(len(step.inputs)))]
     lines = [outer.counts("shape"), *(outer.array(f"s_{n}", k) for k, n in enumerate(names))]
-    pieces = -(-count // PIECE)
+    chunks = -(-count // CHUNK)
     lines += [
         "int begin, end;",
-        f"pd_share(w, {outer.size * pieces}, &begin, &end);",
+        f"pd_share(w, {outer.size * chunks}, &begin, &end);",
         "for (int item = begin; item < end; item++) {",
-        f"const int row = item / {pieces}, first = item % {pieces} * {PIECE};",
-        f"const int last = {count} - first < {PIECE} ? {count} : first + {PIECE};",
+        f"const int row = item / {chunks}, first = item % {chunks} * {CHUNK};",
+        f"const int last = {count} - first < {CHUNK} ? {count} : first + {CHUNK};",
     ]
     for name, view in zip(names, views, strict=True):
         const = "" if name == "y" else "const "
-        place = f"pd_at(row, {outer.rank}, shape, s_{name})"
-        lines.append(f"{const}float *{name} = {context.pointer(view)} + {place};")
+        offset = f"pd_at(row, {outer.rank}, shape, s_{name})"
+        lines.append(f"{const}float *{name} = {context.pointer(view)} + {offset};")
     for name, stride in zip(names[1:], loops.inner()[1:], strict=True):
         if stride == 0:
             lines.append(f"const pd_vec v_{name} = pd_splat(*{name});")
@@ -81,7 +81,7 @@ def _body(step: Map, loops: Nest, count: int) -> list[str]:
     inner = loops.inner()
     whole = ["int i = first;", "for (; i + PD_LANES <= last; i += PD_LANES) {"]
     whole += [*_vector(step, inner, "PD_LANES"), "}"]
-    if count % 16 == 0 and PIECE % 16 == 0:  # of every ISA
+    if count % 16 == 0 and CHUNK % 16 == 0:  # of every ISA
         return whole
     rest = ["if (i < last) {", "const int left = last - i;", *_vector(step, inner, "left"), "}"]
     return whole + rest

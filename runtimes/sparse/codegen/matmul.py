@@ -108,10 +108,10 @@ def _transposed(view: View) -> View:
 def _tile(rows: int, columns: int, isa: str) -> tuple[int, int]:
     """Rows and vectors at once: the least rows computed in vain, and loads of ``b`` shared."""
     # registers: rows times vectors of accumulators, the vectors of b, one of a
-    most, wide = ISAS[isa].matmul_tile
+    max_rows, wide = ISAS[isa].matmul_tile
     lanes = ISAS[isa].lanes
     height = min(
-        range(1, min(most, rows) + 1), key=lambda r: (-(-rows // r) * (r + 0.7 + 2 / r), -r)
+        range(1, min(max_rows, rows) + 1), key=lambda r: (-(-rows // r) * (r + 0.7 + 2 / r), -r)
     )
     if height <= FEW:
         wide = 4
@@ -135,8 +135,8 @@ def _block(rows: int, height: int, depth: int, products: int, threads: int) -> i
 
 
 def _strides(product: _Product) -> dict[str, int]:
-    """Of the innermost two axes, by the names of ``pd_matmul``."""
-    found = {}
+    """The strides of the innermost two axes, by the names of ``pd_matmul``."""
+    fields = {}
     for name, view, axes in (
         ("a", product.a, ("row", "step")),
         ("b", product.b, ("step", "column")),
@@ -145,8 +145,8 @@ def _strides(product: _Product) -> dict[str, int]:
     ):
         strides: Sequence[int] = view.strides[-2:] if view else (0, 0)
         for axis, stride in zip(axes, strides, strict=True):
-            found[f"{name}_{axis}"] = stride
-    return found
+            fields[f"{name}_{axis}"] = stride
+    return fields
 
 
 def _word(number: int) -> str:

@@ -48,7 +48,7 @@ class TooLargeError(UserError):
 
 @dataclass(frozen=True)
 class Options:
-    """What the plans are written for.
+    """The conditions that the plans are written for.
 
     ``inputs`` and ``outputs`` say where the batch is: a dimension that has a name. ``tuned`` is
     that of ``Context``, one a plan.
@@ -93,7 +93,7 @@ class Project:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """What is compiled, in order."""
+        """The files that are compiled, in order."""
         return tuple(name for name in self.files if name.endswith(".c"))
 
 
@@ -137,7 +137,7 @@ def emit_project(plans: Sequence[plan.Plan], options: Options) -> Project:
             f"{size >> 20} MB without its zeros: use --runtime ort"
         )
     weights, instructions = constants.data(), code.data() if code.size else b""
-    files = {f"steps_{n}.c": _text(f) for n, f in enumerate(_spread(functions))}
+    files = {f"steps_{n}.c": _text(f) for n, f in enumerate(_into_files(functions))}
     files["model.c"] = _model(plans, functions, len(weights), len(instructions), options)
     files["weights.c"] = blob("pd_weights", WEIGHTS, weights, ".rodata")
     if instructions:
@@ -195,8 +195,8 @@ def _functions(
 
 def _layer(function: _Function, threads: int) -> Layer:
     step, repeats = function.step, function.repeats
-    kind, found = type(step).__name__, work(step)
-    todo = replace(found, flops=found.flops * repeats, bytes=found.bytes * repeats)
+    kind, once = type(step).__name__, work(step)
+    todo = replace(once, flops=once.flops * repeats, bytes=once.bytes * repeats)
     # samples of a batch go to the threads whole
     cycles = round(function.code.cycles * (-(-repeats // threads)))
     return Layer(step.name, kind, function.code.choice, **asdict(todo), cycles=float(cycles))
@@ -205,7 +205,7 @@ def _layer(function: _Function, threads: int) -> Layer:
 # -- files of steps -------------------------------------------------------------------------------
 
 
-def _spread(functions: Iterable[_Function]) -> list[_File]:
+def _into_files(functions: Iterable[_Function]) -> list[_File]:
     """The largest bundle first, each into the file that is the smallest so far."""
     bundles: dict[tuple[str, ...], list[_Function]] = {}
     for function in functions:
@@ -237,14 +237,14 @@ def _text(file: _File) -> str:
 
 def closure(names: Sequence[str]) -> dict[str, str]:
     """These files of ``c/``, and those that they include."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     waiting = list(names)
     while waiting:
         name = waiting.pop()
-        if name not in found:
-            found[name] = c_file(name)
-            waiting += _INCLUDE.findall(found[name])
-    return found
+        if name not in texts:
+            texts[name] = c_file(name)
+            waiting += _INCLUDE.findall(texts[name])
+    return texts
 
 
 # -- tables ----------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def stored(weights: Array, kind: Stored) -> Array:
 
 
 def index_type(count: int) -> str:
-    """What holds indices below ``count``, in C."""
+    """The C type that holds indices below ``count``."""
     return "uint16_t" if count <= LONGEST else "uint32_t"
 
 

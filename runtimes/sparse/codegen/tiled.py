@@ -1,4 +1,4 @@
-"""Layers cut into tiles: streams among the constants, an instance of a kernel, and the call."""
+"""Tiled layers: packed weights among the constants, an instance of a kernel, and the call."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from prunedeploy.core.records import Array
 from prunedeploy.runtimes.sparse.codegen._activation import bounds, instance
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
-from prunedeploy.runtimes.sparse.kernels.jit.packing import placed
+from prunedeploy.runtimes.sparse.kernels.jit.packing import relocated
 from prunedeploy.runtimes.sparse.kernels.kernel import Kernel
 from prunedeploy.runtimes.sparse.kernels.packing import PackedWeights, Part
 from prunedeploy.runtimes.sparse.plan.steps import UNIT, Conv
@@ -135,9 +135,9 @@ PART = np.dtype(
 )
 
 
-def phases(found: tuple[Phase, ...]) -> Array:
+def phases(halo: tuple[Phase, ...]) -> Array:
     """The table of pd_phase."""
-    rows = [(f.row, f.row_step, f.rows, f.column, f.column_step, f.width, f.place) for f in found]
+    rows = [(f.row, f.row_step, f.rows, f.column, f.column_step, f.width, f.offset) for f in halo]
     return np.array(rows or [(0,) * 7], np.int32)
 
 
@@ -162,7 +162,7 @@ def _part(part: Part, context: Context) -> tuple[int, ...]:
     store = context.constants.add
     row_segments = part.row_segments
     if part.code is not None:
-        row_segments = placed(row_segments, context.code.add(part.code))
+        row_segments = relocated(row_segments, context.code.add(part.code))
     return (
         len(row_segments),
         part.first,

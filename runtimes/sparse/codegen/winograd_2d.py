@@ -59,9 +59,9 @@ def _scratch(step: Conv, schedule: Schedule) -> tuple[int, int, int, int]:
 def _record(
     step: Conv, context: Context, schedule: Schedule, sizes: tuple[int, int, int, int]
 ) -> str:
-    outputs, beside = schedule.tile_rows, inside(step)
+    outputs, innermost = schedule.tile_rows, inside(step)
     weights = blocks(step, schedule)
-    places = np.cumsum(sizes)
+    offsets = np.cumsum(sizes)
     low, high = bounds(step)
     fields = {
         "rows": len(step.weight),
@@ -73,10 +73,10 @@ def _record(
         "groups": schedule.groups,
         "blocks": len(weights),
         "lanes": schedule.tile_width_x8 * EIGHT,
-        "tiles": tiles(step, outputs) // beside,
+        "tiles": tiles(step, outputs) // innermost,
         "down": down(step, outputs),
         "across": across(step, outputs),
-        "beside": beside,
+        "beside": innermost,
         "height": step.x.shape[2],
         "width": step.x.shape[3],
         "out_height": step.y.shape[2],
@@ -90,9 +90,9 @@ def _record(
         "block": weights[0].size,
         "bias": context.constants.add(step.bias.astype(np.float32)),
         "point": point(step, schedule),
-        "products": places[0],
-        "patch": places[1],
-        "pixels": places[2],
+        "products": offsets[0],
+        "patch": offsets[1],
+        "pixels": offsets[2],
         "low": low,
         "high": high,
     }

@@ -34,7 +34,7 @@ WORTH = 0.9  # of the time with half as many threads: above it more threads are 
 
 @dataclass(frozen=True)
 class Work:
-    """Of one run of a step.
+    """The work of one run of a step.
 
     ``flops`` counts a multiplication and an addition for every non-zero weight and pixel it meets,
     and one operation an element and instruction elsewhere. ``bytes`` are those of all elements
@@ -48,7 +48,7 @@ class Work:
 
 
 def work(step: Step) -> Work:
-    """What ``step`` has to do."""
+    """The work of ``step``."""
     moved = 4 * sum(map(_touched, (*reads(step), *writes(step))))
     match step:
         case Conv():

@@ -38,7 +38,7 @@ def candidates(step: Conv, scope: Scope) -> Iterator[Schedule]:
 
 
 def cycles(step: Conv, schedule: Schedule, scope: Scope) -> float:
-    """What the busiest thread needs."""
+    """The cycles of the busiest thread."""
     layout, blocks = geometry(step, schedule), math.ceil(len(step.weight) / schedule.rows)
     columns, row_segments = (
         step.weight[0].size * blocks,
@@ -63,8 +63,8 @@ def pack_block(step: Conv, schedule: Schedule, geometry: Geometry) -> PackedWeig
         _block_parts(step, geometry, panels, begin, end, size)
         for begin, end in itertools.pairwise(edges)
     )
-    most = max(-(-(end - begin) // size) for begin, end in itertools.pairwise(edges))
-    return PackedWeights(panels, parts, most * size)
+    max_blocks = max(-(-(end - begin) // size) for begin, end in itertools.pairwise(edges))
+    return PackedWeights(panels, parts, max_blocks * size)
 
 
 def _block_parts(
@@ -76,7 +76,7 @@ def _block_parts(
     size: int,
 ) -> tuple[Part, ...]:
     group = step.weight.shape[0] // step.groups
-    found: list[Part] = []
+    parts: list[Part] = []
     for number, (low, high) in enumerate(panels):
         row_segments: list[tuple[int, int, int]] = []
         offsets: list[Ints] = []
@@ -94,7 +94,7 @@ def _block_parts(
             padded[:, : rows.size] = block.T
             weights.append(padded)
         empty = np.zeros(0, np.float32)
-        found.append(
+        parts.append(
             Part(
                 begin,
                 np.array(row_segments, ROW_SEGMENT),
@@ -102,7 +102,7 @@ def _block_parts(
                 np.concatenate([x.reshape(-1) for x in weights] or [empty]),
             )
         )
-    return tuple(found)
+    return tuple(parts)
 
 
 def _block(

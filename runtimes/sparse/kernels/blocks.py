@@ -21,7 +21,7 @@ KNOWN = 256  # layers whose blocks are kept at hand
 
 @dataclass(frozen=True)
 class Work:
-    """What one tile takes: columns of chunks, chunks, other non-zeros, visits of rows for them."""
+    """The work of a tile: columns of chunks, chunks, other non-zeros, row segments for them."""
 
     columns: int
     chunks: int
@@ -31,7 +31,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows that one visit computes; ``of`` is the number of the block that they are from."""
+    """Rows that are computed together; ``of`` is the number of the block that they are from."""
 
     rows: Ints
     columns: Ints
@@ -39,7 +39,7 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundBlocks:
     """The blocks of a layer, and how many of its non-zeros are in them."""
 
     blocks: tuple[Block, ...]
@@ -48,7 +48,7 @@ class Found:
 
     @property
     def cells(self) -> int:
-        """Of all blocks, zeros included."""
+        """The size of all blocks, zeros included."""
         return sum(block.size for block in self.blocks)
 
 
@@ -59,26 +59,26 @@ class BlockCache:
     """
 
     def __init__(self) -> None:
-        self._found: dict[tuple[bytes, float], Found] = {}
+        self._known: dict[tuple[bytes, float], FoundBlocks] = {}
         self._digests: dict[int, tuple[weakref.ref[Array], bytes]] = {}
         #: what a cell of a block costs, by all that this depends on (see ``mixed.cell_cost``)
         self.cell_costs: dict[tuple[object, ...], float] = {}
 
-    def find(self, step: Conv, fill: float = 1.0) -> Found:
+    def find(self, step: Conv, fill: float = 1.0) -> FoundBlocks:
         """The blocks of a layer that pay if a cell costs ``fill`` of a scattered non-zero.
 
         They are searched for once for the same weights, also where a model is built again. There
         are none where rows are too many to number.
         """
         if step.weight.shape[0] > MAX_ROWS:
-            return Found((), 0)
+            return FoundBlocks((), 0)
         key = (self._digest(step), fill)
-        if key not in self._found:
-            while len(self._found) >= KNOWN:
-                del self._found[next(iter(self._found))]
+        if key not in self._known:
+            while len(self._known) >= KNOWN:
+                del self._known[next(iter(self._known))]
             blocks = lossless(step.weight, Price(fill), step.groups)
-            self._found[key] = Found(blocks, _inside(step, blocks))
-        return self._found[key]
+            self._known[key] = FoundBlocks(blocks, _inside(step, blocks))
+        return self._known[key]
 
     def _digest(self, step: Conv) -> bytes:
         """The hash of a layer's weights, their shape and groups; computed once for an array."""
@@ -87,17 +87,17 @@ class BlockCache:
             return known[1]
         while len(self._digests) >= KNOWN:
             del self._digests[next(iter(self._digests))]
-        found = hashlib.sha256(repr((step.weight.shape, step.groups)).encode())
-        found.update(np.ascontiguousarray(step.weight).data)
-        self._digests[id(step.weight)] = (weakref.ref(step.weight), found.digest())
-        return found.digest()
+        digest = hashlib.sha256(repr((step.weight.shape, step.groups)).encode())
+        digest.update(np.ascontiguousarray(step.weight).data)
+        self._digests[id(step.weight)] = (weakref.ref(step.weight), digest.digest())
+        return digest.digest()
 
     def share(self, step: Conv, fill: float = 1.0) -> float:
         """Share of the non-zeros that lie in blocks."""
         return self.find(step, fill).inside / max(int(np.count_nonzero(step.weight)), 1)
 
     def work(self, step: Conv, rows: int, fill: float = 1.0) -> Work:
-        """What the layer takes in chunks of ``rows``; counted once for the same weights."""
+        """The layer's work in chunks of ``rows``; counted once for the same weights."""
         works = self.find(step, fill).works
         if rows not in works:
             works[rows] = _work(step, list(self.chunks(step, rows, fill)))

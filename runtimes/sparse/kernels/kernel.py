@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scope:
-    """What candidates and their costs depend on, beside the layer."""
+    """All that candidates and their costs depend on, beside the layer."""
 
     isa: Isa
     threads: int

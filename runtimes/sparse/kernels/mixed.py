@@ -60,14 +60,14 @@ def _tiles(step: Conv, rows: int, scope: Scope) -> Iterator[Schedule]:
 
 
 def cell_cost(step: Conv, scope: Scope) -> float:
-    """What a cell of a block costs in scattered non-zeros, by the model; at most 1: no blocks pay.
+    """The cost of a cell of a block in scattered non-zeros, by the model; at most 1: no blocks pay.
 
     That is also the answer where there would be too few blocks if cells were as cheap as they ever
     are, which a look at some rows of a scattered layer tells, and where a layer is dense anyway.
     """
     count = int(np.count_nonzero(step.weight))
-    least = CHEAPEST_JIT if jit.suits(step, scope.isa) else CHEAPEST
-    if _is_full(step) or scope.blocks.share(step, least) < MIN_SHARE:
+    cheapest = CHEAPEST_JIT if jit.suits(step, scope.isa) else CHEAPEST
+    if _is_full(step) or scope.blocks.share(step, cheapest) < MIN_SHARE:
         return 1.0
     shape = (step.x.shape, step.y.shape, step.weight.shape, step.strides, step.pads)
     # programs finish rows where an activation is bounds; their panels depend on rows that are empty
@@ -75,7 +75,7 @@ def cell_cost(step: Conv, scope: Scope) -> float:
     key = (*shape, step.dilations, step.x.strides[1], count, scope.isa.name, *programs)
     costs = scope.blocks.cell_costs
     if key not in costs:
-        costs[key] = _cell_cost(step, replace(scope, threads=1), count, least)
+        costs[key] = _cell_cost(step, replace(scope, threads=1), count, cheapest)
     return costs[key]
 
 
@@ -98,12 +98,12 @@ def _cell_cost(step: Conv, scope: Scope, count: int, lowest: float) -> float:
         work = Work(-(-count // size), -(-len(step.weight) // size), 0, 0)
         schedules = panels(step, _tiles(step, size, scope), scope, MAX_TERMS)
         blocked += [cycles(step, schedule, scope, work) for schedule in schedules]
-    least = min(blocked, default=1.0) / max(min(single, default=1.0), 1e-9)
-    return round(min(max(least, lowest), 1.0), 2)
+    ratio = min(blocked, default=1.0) / max(min(single, default=1.0), 1e-9)
+    return round(min(max(ratio, lowest), 1.0), 2)
 
 
 def cycles(step: Conv, schedule: Schedule, scope: Scope, work: Work | None = None) -> float:
-    """What the busiest thread needs, of ``work`` if it is given, else of the layer's blocks."""
+    """The cycles of the busiest thread, of ``work`` if it is given, else of the layer's blocks."""
     layout, lanes = geometry(step, schedule), scope.isa.lanes
     work = work or scope.blocks.work(step, schedule.rows, schedule.fill)
     inner = block_cycles(step, schedule, layout, lanes)
@@ -155,14 +155,14 @@ class _Layer:
 
     def values(self, chunk: Chunk, size: int) -> Array:
         """The weights [columns, size] of a chunk, zeros included; rows it lacks are zero."""
-        found = np.zeros((chunk.columns.size, size), np.float32)
+        weights = np.zeros((chunk.columns.size, size), np.float32)
         for index, row in enumerate(chunk.rows):
             here = slice(self.starts[row], self.starts[row + 1])
-            place = np.searchsorted(chunk.columns, self.column[here])
-            place = np.minimum(place, chunk.columns.size - 1)
-            inside = chunk.columns[place] == self.column[here]
-            found[place[inside], index] = self.weight[here][inside]
-        return found
+            at = np.searchsorted(chunk.columns, self.column[here])
+            at = np.minimum(at, chunk.columns.size - 1)
+            inside = chunk.columns[at] == self.column[here]
+            weights[at[inside], index] = self.weight[here][inside]
+        return weights
 
 
 def _order(layer: _Layer, chunks: list[Chunk], groups: int) -> tuple[Ints, list[int]]:
@@ -183,16 +183,16 @@ def _order(layer: _Layer, chunks: list[Chunk], groups: int) -> tuple[Ints, list[
 
 
 class _Entries:
-    """Chunks and single non-zeros by place in the order, with where each row begins and ends.
+    """Chunks and single non-zeros by position in the order, with where each row begins and ends.
 
     A row is visited in turns: turn ``2 * panel`` with its chunk, the one after that by itself.
     """
 
     def __init__(self, layer: _Layer, chunks: list[Chunk], order: Ints) -> None:
         self.layer, self.chunks, self.order = layer, chunks, order
-        self.place = np.empty(layer.outputs, np.int64)
-        self.place[order] = np.arange(layer.outputs)
-        self.chunk_at = {int(self.place[c.rows[0]]): c for c in chunks}
+        self.position = np.empty(layer.outputs, np.int64)
+        self.position[order] = np.arange(layer.outputs)
+        self.chunk_at = {int(self.position[c.rows[0]]): c for c in chunks}
         blocks = (Block(c.rows, c.columns) for c in chunks)
         inside = members(blocks, layer.outputs, layer.row, layer.column)
         self.single: Ints = np.flatnonzero(~inside)
@@ -218,13 +218,13 @@ class _Entries:
         return bool((self.first < self.last).any())
 
     def flags(self, rows: Ints, turn: int) -> Ints:
-        """Of rows in one turn."""
+        """The flags of rows in one turn."""
         flags: Ints = FIRST * (self.first[rows] == turn) + LAST * (self.last[rows] == turn)
         return flags
 
     def record(self, rows: Ints) -> Ints:
-        """Row and place, as a record holds them."""
-        return rows + (self.place[rows] << 16)
+        """Row and position, as a record holds them."""
+        return rows + (self.position[rows] << 16)
 
 
 def _part(entries: _Entries, size: int, begin: int, end: int, panel: int) -> Part:
@@ -233,8 +233,8 @@ def _part(entries: _Entries, size: int, begin: int, end: int, panel: int) -> Par
     offsets: list[Ints] = []
     weights: list[Array] = []
     of = -1
-    for place in range(begin, end):
-        chunk = entries.chunk_at.get(place)
+    for position in range(begin, end):
+        chunk = entries.chunk_at.get(position)
         if chunk is None:
             continue
         here = layer.panel[chunk.columns] == panel
@@ -244,7 +244,7 @@ def _part(entries: _Entries, size: int, begin: int, end: int, panel: int) -> Par
             row_segments[-1]["flags"][0] |= SHARED
             offsets[-1] = offsets[-1][:0]
         of = chunk.of
-        row_segments.append(_visit(entries, chunk.rows, size, int(here.sum()), panel))
+        row_segments.append(_block_segments(entries, chunk.rows, size, int(here.sum()), panel))
         offsets.append(layer.offset[chunk.columns[here]])
         weights.append(layer.values(chunk, size)[here].reshape(-1))
     _singles(entries, begin, end, panel, (row_segments, offsets, weights))
@@ -256,14 +256,14 @@ def _part(entries: _Entries, size: int, begin: int, end: int, panel: int) -> Par
     )
 
 
-def _visit(entries: _Entries, rows: Ints, size: int, count: int, panel: int) -> Array:
-    found = np.zeros(size + 1, ROW_SEGMENT)
-    found["count"][0], found["flags"][0] = count, BLOCK
-    found["flags"][1:] = FIRST | NONE
-    found["row"][1:] = entries.record(rows[:1])
-    found["row"][1 : rows.size + 1] = entries.record(rows)
-    found["flags"][1 : rows.size + 1] = entries.flags(rows, 2 * panel)
-    return found
+def _block_segments(entries: _Entries, rows: Ints, size: int, count: int, panel: int) -> Array:
+    segments = np.zeros(size + 1, ROW_SEGMENT)
+    segments["count"][0], segments["flags"][0] = count, BLOCK
+    segments["flags"][1:] = FIRST | NONE
+    segments["row"][1:] = entries.record(rows[:1])
+    segments["row"][1 : rows.size + 1] = entries.record(rows)
+    segments["flags"][1 : rows.size + 1] = entries.flags(rows, 2 * panel)
+    return segments
 
 
 def _singles(
@@ -271,24 +271,24 @@ def _singles(
     begin: int,
     end: int,
     panel: int,
-    streams: tuple[list[Any], list[Ints], list[Array]],
+    parts: tuple[list[Any], list[Ints], list[Array]],
 ) -> None:
     """The rows for themselves, those of equal length behind one another."""
     layer = entries.layer
     here = entries.single[entries.single_panel == panel]
-    places = entries.place[layer.row[here]]
-    here = here[(places >= begin) & (places < end)]
+    positions = entries.position[layer.row[here]]
+    here = here[(positions >= begin) & (positions < end)]
     count = np.bincount(layer.row[here], minlength=layer.outputs)
     rows = entries.order[begin:end]
     rows = rows[entries.seen[rows, 2 * panel + 1]]
     flags = entries.flags(rows, 2 * panel + 1)
     sequence = np.lexsort((rows, count[rows], flags))
     rows, flags = rows[sequence], flags[sequence]
-    found = np.zeros(rows.size, ROW_SEGMENT)
-    found["row"], found["count"], found["flags"] = entries.record(rows), count[rows], flags
+    segments = np.zeros(rows.size, ROW_SEGMENT)
+    segments["row"], segments["count"], segments["flags"] = entries.record(rows), count[rows], flags
     turn = np.zeros(layer.outputs, np.int64)
     turn[rows] = np.arange(rows.size)
     here = here[np.lexsort((layer.offset[layer.column[here]], turn[layer.row[here]]))]
-    streams[0].append(found)
-    streams[1].append(layer.offset[layer.column[here]])
-    streams[2].append(layer.weight[here])
+    parts[0].append(segments)
+    parts[1].append(layer.offset[layer.column[here]])
+    parts[2].append(layer.weight[here])

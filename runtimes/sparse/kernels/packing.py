@@ -71,7 +71,7 @@ def panels_of(channels: int, size: int) -> tuple[tuple[int, int], ...]:
 
 
 def within(entries: Entries, begin: int, end: int) -> Entries:
-    """Those of the rows [begin, end)."""
+    """The entries of the rows [begin, end)."""
     here = (entries.row >= begin) & (entries.row < end)
     return Entries(
         entries.row[here], entries.panel[here], entries.offset[here], entries.weight[here]

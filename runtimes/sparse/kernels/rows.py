@@ -67,7 +67,7 @@ def _small_tiles(step: Conv) -> Iterator[Schedule]:
 
 
 def cycles(step: Conv, schedule: Schedule, scope: Scope) -> float:
-    """What the busiest thread needs."""
+    """The cycles of the busiest thread."""
     layout = geometry(step, schedule)
     nonzeros = int(np.count_nonzero(step.weight))
     row_segments = min(
@@ -77,7 +77,7 @@ def cycles(step: Conv, schedule: Schedule, scope: Scope) -> float:
     return tiled_cycles(step, schedule, layout, scope, nonzeros, row_segments, inner)
 
 
-def streams(step: Conv, schedule: Schedule, geometry: Geometry) -> PackedWeights:
+def pack_rows(step: Conv, schedule: Schedule, geometry: Geometry) -> PackedWeights:
     """The packed weights of ``step`` for the kernel "rows".
 
     Raises:
@@ -85,12 +85,12 @@ def streams(step: Conv, schedule: Schedule, geometry: Geometry) -> PackedWeights
     """
     outputs = step.weight.shape[0]
     panels = panels_of(step.x.shape[1], schedule.channels)
-    found = entries(step, geometry, panels)
-    if found.offset.size and found.offset.max() >= MAX_OFFSET:
-        raise ValueError(f"an offset of {found.offset.max()} units does not fit into 16 bits")
-    edges = groups(np.bincount(found.row, minlength=outputs), schedule.groups)
+    nonzeros = entries(step, geometry, panels)
+    if nonzeros.offset.size and nonzeros.offset.max() >= MAX_OFFSET:
+        raise ValueError(f"an offset of {nonzeros.offset.max()} units does not fit into 16 bits")
+    edges = groups(np.bincount(nonzeros.row, minlength=outputs), schedule.groups)
     parts = tuple(
-        _parts(within(found, begin, end), begin, end, len(panels))
+        _parts(within(nonzeros, begin, end), begin, end, len(panels))
         for begin, end in itertools.pairwise(edges)
     )
     return PackedWeights(panels, parts, int(np.diff(edges).max()))
@@ -108,7 +108,7 @@ def _parts(entries: Entries, begin: int, end: int, panels: int) -> tuple[Part, .
     offset, weight = entries.offset[order], entries.weight[order]
     starts = np.zeros((panels, rows), np.int64)
     starts.reshape(-1)[1:] = np.cumsum(count.T.reshape(-1))[:-1]
-    found = []
+    parts = []
     for panel in range(panels):
         here = np.flatnonzero(count_or_first[:, panel])
         flags = FIRST * (first[here] == panel) + LAST * (last[here] == panel)
@@ -121,7 +121,7 @@ def _parts(entries: Entries, begin: int, end: int, panels: int) -> tuple[Part, .
             flags,
         )
         index = _runs(starts[panel, here], count[here, panel])
-        found.append(
+        parts.append(
             Part(
                 begin,
                 row_segments,
@@ -129,7 +129,7 @@ def _parts(entries: Entries, begin: int, end: int, panels: int) -> tuple[Part, .
                 weight[index].astype(np.float32),
             )
         )
-    return tuple(found)
+    return tuple(parts)
 
 
 def _runs(starts: Ints, lengths: Ints) -> Ints:

@@ -55,10 +55,10 @@ def longest(step: Conv, schedule: Schedule) -> float:
 
 
 def terms(step: Conv) -> float:
-    """Of an input channel in the sum of a row that has any, on average."""
+    """The mean number of non-zeros for each input channel, in the rows that have any."""
     rows = int(np.count_nonzero(step.weight.any((1, 2, 3))))
-    found = int(np.count_nonzero(step.weight)) / max(rows * step.weight.shape[1], 1)
-    return float(max(found, 1e-3))
+    mean = int(np.count_nonzero(step.weight)) / max(rows * step.weight.shape[1], 1)
+    return float(max(mean, 1e-3))
 
 
 def groups(tiles: int, threads: int, rows: int) -> int:
@@ -100,23 +100,23 @@ def panels(
 
 def tiles(step: Conv, kernel: Rows, scope: Scope) -> Iterator[Schedule]:
     """Tiles whose accumulators fit the registers; panels and groups are still open."""
-    most = max(scope.isa.accumulators_x8 // kernel.rows, 1)
+    max_x8 = max(scope.isa.accumulators_x8 // kernel.rows, 1)
     if is_flat(step):
-        yield from _flat_shapes(step, kernel, most)
+        yield from _flat_shapes(step, kernel, max_x8)
     else:
-        yield from window_shapes(step, kernel, most)
+        yield from window_shapes(step, kernel, max_x8)
         if "interleaved" in kernel.packings and scope.isa.lanes == UNIT and step.strides == (1, 1):
-            yield from _interleaved_shapes(step, kernel, most)
+            yield from _interleaved_shapes(step, kernel, max_x8)
         if row_size(step) < SMALL:
-            yield from _im2col_shapes(step, kernel, most)
+            yield from _im2col_shapes(step, kernel, max_x8)
             small = "shared_border" in kernel.packings and shared_border_pitch(step) <= SMALL
             if small and inside(step) == 1 and step.strides == (1, 1):
-                yield from shared_border_shapes(step, kernel, most)
+                yield from shared_border_shapes(step, kernel, max_x8)
 
 
-def _flat_shapes(step: Conv, kernel: Rows, most: int) -> Iterator[Schedule]:
+def _flat_shapes(step: Conv, kernel: Rows, max_x8: int) -> Iterator[Schedule]:
     count = -(-pixels(step) // 8)
-    widths = range(kernel.narrowest, most + 1)
+    widths = range(kernel.narrowest, max_x8 + 1)
     for tile_width_x8 in widths:
         if not is_direct(step) and tile_width_x8 * 8 % inside(step):
             continue  # strides take whole pixels
@@ -129,33 +129,33 @@ def _flat_shapes(step: Conv, kernel: Rows, most: int) -> Iterator[Schedule]:
             yield Schedule(kernel.kernel, 1, tile_width_x8, 1, packing=packing, rows=kernel.rows)
 
 
-def _im2col_shapes(step: Conv, kernel: Rows, most: int) -> Iterator[Schedule]:
+def _im2col_shapes(step: Conv, kernel: Rows, max_x8: int) -> Iterator[Schedule]:
     count = -(-pixels(step) // 8)
-    for tile_width_x8 in range(1, most + 1):
+    for tile_width_x8 in range(1, max_x8 + 1):
         waste = -(-count // tile_width_x8) * tile_width_x8 / count
         if waste <= 1.25 or tile_width_x8 == 1:
             yield Schedule(kernel.kernel, 1, tile_width_x8, 1, rows=kernel.rows, packing="im2col")
 
 
-def _interleaved_shapes(step: Conv, kernel: Rows, most: int) -> Iterator[Schedule]:
+def _interleaved_shapes(step: Conv, kernel: Rows, max_x8: int) -> Iterator[Schedule]:
     """Whole rows of at least half the vectors' pixels; with vectors of 16 alone."""
     width = step.y.shape[3]
     if inside(step) > 1 or step.weight.shape[3] == 1:
         return
     for interleaved in INTERLEAVED:
         if interleaved * UNIT // 2 < width <= interleaved * UNIT:
-            for schedule in _pieces(step, kernel, most // (2 * interleaved), 2 * interleaved):
+            for schedule in _bands(step, kernel, max_x8 // (2 * interleaved), 2 * interleaved):
                 if schedule.packing == "plain":
                     yield replace(schedule, packing="interleaved")
 
 
-def shared_border_shapes(step: Conv, kernel: Rows, most: int) -> Iterator[Schedule]:
+def shared_border_shapes(step: Conv, kernel: Rows, max_x8: int) -> Iterator[Schedule]:
     """Whole images, or bands of them."""
     pitch, (height, width) = shared_border_pitch(step), step.y.shape[2:]
     for bands in range(1, height + 1):
         tile_rows = -(-height // bands)
         tile_width_x8 = -(-((tile_rows - 1) * pitch + width) // 8)
-        if tile_width_x8 <= most and -(-height // tile_rows) == bands:
+        if tile_width_x8 <= max_x8 and -(-height // tile_rows) == bands:
             yield Schedule(
                 kernel.kernel,
                 tile_rows,
@@ -166,33 +166,33 @@ def shared_border_shapes(step: Conv, kernel: Rows, most: int) -> Iterator[Schedu
             )
 
 
-def window_shapes(step: Conv, kernel: Rows, most: int) -> Iterator[Schedule]:
-    """Tiles of whole rows of pixels, or of bands of them, ``most`` x 8 pixels at most."""
+def window_shapes(step: Conv, kernel: Rows, max_x8: int) -> Iterator[Schedule]:
+    """Tiles of whole rows of pixels, or of bands of them, ``max_x8`` x 8 pixels at most."""
     if inside(step) > 1:
-        yield from _pixel_shapes(step, kernel, most)
+        yield from _pixel_shapes(step, kernel, max_x8)
         return
     whole = -(-row_size(step) // 8)
-    bands = -(-whole // most)
+    bands = -(-whole // max_x8)
     while bands <= whole:
         tile_width_x8 = -(-whole // bands)
-        yield from _pieces(step, kernel, most // tile_width_x8, tile_width_x8)
-        if bands > 1 or tile_width_x8 * 2 <= most:
+        yield from _bands(step, kernel, max_x8 // tile_width_x8, tile_width_x8)
+        if bands > 1 or tile_width_x8 * 2 <= max_x8:
             return
         bands += 1  # a row does not leave room for a second one: half rows may be better
 
 
-def _pixel_shapes(step: Conv, kernel: Rows, most: int) -> Iterator[Schedule]:
+def _pixel_shapes(step: Conv, kernel: Rows, max_x8: int) -> Iterator[Schedule]:
     """Pixels are vectors: tiles of any number of columns and rows of them."""
     pixel, width = -(-inside(step) // 8), step.y.shape[3]
     for bands in range(1, width + 1):
         columns = -(-width // bands)
-        if columns * pixel <= most and -(-width // columns) == bands:
-            yield from _pieces(step, kernel, most // (columns * pixel), columns * pixel)
+        if columns * pixel <= max_x8 and -(-width // columns) == bands:
+            yield from _bands(step, kernel, max_x8 // (columns * pixel), columns * pixel)
 
 
-def _pieces(step: Conv, kernel: Rows, most: int, tile_width_x8: int) -> Iterator[Schedule]:
+def _bands(step: Conv, kernel: Rows, max_rows: int, tile_width_x8: int) -> Iterator[Schedule]:
     height = step.y.shape[2]
-    for tile_rows in range(1, most + 1):
+    for tile_rows in range(1, max_rows + 1):
         bands = -(-height // tile_rows)
         if tile_rows > 1 and -(-height // bands) != tile_rows:
             continue  # a smaller one has as many bands

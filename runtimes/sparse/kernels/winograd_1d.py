@@ -108,22 +108,22 @@ def candidates(step: Conv, scope: Scope) -> Iterator[Schedule]:
         yield from panels(step, _tiles(step, scope.isa.accumulators_x8), scope, MAX_TERMS)
 
 
-def _tiles(step: Conv, sums: int) -> Iterator[Schedule]:
+def _tiles(step: Conv, accumulators_x8: int) -> Iterator[Schedule]:
     """Bands of rows of pixels; the sums are those of one transformed row."""
     pixel, whole = -(-inside(step) // 8), -(-row_size(step) // 8)
     for outputs in OUTPUTS:
         if not suits(step, outputs):
             continue
         for rows in ROWS:
-            most = sums // (rows + 1) // pixel * pixel
+            max_x8 = accumulators_x8 // (rows + 1) // pixel * pixel
             widths = {-(-whole // bands // pixel) * pixel for bands in range(1, whole + 1)}
             for tile_width_x8 in sorted(width for width in widths if width >= 2 or width == whole):
-                if tile_width_x8 <= most:
+                if tile_width_x8 <= max_x8:
                     yield Schedule("winograd", outputs, tile_width_x8, 1, rows=rows)
 
 
 def cycles(step: Conv, schedule: Schedule, scope: Scope) -> float:
-    """What the busiest thread needs."""
+    """The cycles of the busiest thread."""
     layout, blocks = geometry(step, schedule), math.ceil(len(step.weight) / schedule.rows)
     panel_count = -(-step.x.shape[1] // schedule.channels)
     columns = (
@@ -167,10 +167,10 @@ def results(outputs: int, taps: int, points: tuple[float, ...] = POINTS) -> Arra
 def transforms(schedule: Schedule, geometry: Geometry) -> Array:
     """B^T of every phase of a packed channel, one behind the other, for pd_winograd_rows."""
     sizes = [phase.rows for phase in geometry.phases]
-    found = [
+    matrices = [
         inputs(schedule.tile_rows, size - schedule.tile_rows + 1).reshape(-1) for size in sizes
     ]
-    return np.concatenate(found).astype(np.float32)
+    return np.concatenate(matrices).astype(np.float32)
 
 
 def pack_winograd(step: Conv, schedule: Schedule, geometry: Geometry) -> PackedWeights:
@@ -188,12 +188,12 @@ def pack_winograd(step: Conv, schedule: Schedule, geometry: Geometry) -> PackedW
     edges = [blocks * index // schedule.groups * size for index in range(schedule.groups)] + [
         outputs
     ]
-    found = _segments(step, schedule.tile_rows)
+    segments = _segments(step, schedule.tile_rows)
     parts = tuple(
         tuple(
             _part(
                 geometry,
-                found,
+                segments,
                 (number == 0, number == len(panels) - 1),
                 span,
                 group,
@@ -203,8 +203,8 @@ def pack_winograd(step: Conv, schedule: Schedule, geometry: Geometry) -> PackedW
         )
         for group in _groups(edges, size)
     )
-    most = max(high - low for low, high in itertools.pairwise(edges))
-    return PackedWeights(panels, parts, -(-most // size) * size)
+    max_rows = max(high - low for low, high in itertools.pairwise(edges))
+    return PackedWeights(panels, parts, -(-max_rows // size) * size)
 
 
 def _groups(edges: list[int], size: int) -> list[list[range]]:
@@ -217,20 +217,20 @@ def _groups(edges: list[int], size: int) -> list[list[range]]:
 
 def _segments(step: Conv, outputs: int) -> list[_Segment]:
     """By point: first the finite ones, then infinity, whatever its number in a phase."""
-    found: dict[tuple[float, ...], list[tuple[tuple[int, int], Array]]] = {}
+    by_point: dict[tuple[float, ...], list[tuple[tuple[int, int], Array]]] = {}
     for taps in phases(step):
         weight = _transformed(step.weight[:, :, taps], filters(outputs, len(taps)))
         factors = results(outputs, len(taps)).T
         for number, each in enumerate(weight):
             point = tuple(float(factor) for factor in factors[number])
-            found.setdefault(point, []).append(((taps[0], number), each))
+            by_point.setdefault(point, []).append(((taps[0], number), each))
     return [
         _Segment(
             point,
             tuple(row for row, _ in each),
             np.stack([weight for _, weight in each], axis=2).astype(np.float32),
         )
-        for point, each in found.items()
+        for point, each in by_point.items()
     ]
 
 
@@ -256,11 +256,11 @@ def _part(
     channel = np.arange(high - low)[:, None, None] * geometry.channel
     offsets = []
     for segment in segments:
-        place = [
+        tap_offsets = [
             np.array(geometry.taps[first]) + number * geometry.pitch
             for first, number in segment.rows
         ]
-        offsets.append(((channel + np.stack(place)) // geometry.unit).reshape(-1))
+        offsets.append(((channel + np.stack(tap_offsets)) // geometry.unit).reshape(-1))
     if max(int(x.max(initial=0)) for x in offsets) >= MAX_OFFSET:
         raise ValueError("an offset does not fit into 16 bits")
     for block in blocks:

@@ -92,17 +92,17 @@ def _groups_of_tiles(step: Conv, scope: Scope) -> Iterator[Schedule]:
 def _lanes(step: Conv, isa: Isa, outputs: int) -> Iterator[int]:
     """Tiles that are computed at once: whole vectors, until all are or the scratch is full."""
     unit = math.lcm(max(isa.lanes, 8), inside(step))
-    most = min(-(-tiles(step, outputs) // unit) * unit, MAX_LANES)
+    max_lanes = min(-(-tiles(step, outputs) // unit) * unit, MAX_LANES)
     transformed_floats = size(step, outputs) ** 2 * channels(step)
     return (
         n
-        for n in range(unit, most + 1, unit)
+        for n in range(unit, max_lanes + 1, unit)
         if n == unit or transformed_floats * n <= MAX_TRANSFORMED
     )
 
 
 def cycles(step: Conv, schedule: Schedule, scope: Scope) -> float:
-    """What the busiest thread needs: transforms, and one product of matrices for each point."""
+    """The cycles of the busiest thread: transforms, and one product of matrices for each point."""
     layout, lanes = geometry(step, schedule), scope.isa.lanes
     lanes_at_once, outputs = schedule.tile_width_x8 * 8, schedule.tile_rows
     side = size(step, outputs)
@@ -160,7 +160,7 @@ def point(step: Conv, schedule: Schedule) -> int:
 
 
 def _products(step: Conv, outputs: int) -> int:
-    """Of all tiles, for one output channel."""
+    """The products of all tiles, for one output channel."""
     return size(step, outputs) ** 2 * channels(step) * tiles(step, outputs)
 
 
@@ -200,8 +200,8 @@ def transformed(weight: Array, outputs: int) -> Array:
     count = weight.shape[-1]
     by = filters(outputs, count, POINTS[outputs, count]).astype(np.float64)
     half = np.tensordot(by, weight.astype(np.float64), (1, 2))  # [point, outputs, inputs, r]
-    found = np.tensordot(by, half, (1, 3)).swapaxes(0, 1)
-    return found.reshape(-1, *weight.shape[:2])
+    points = np.tensordot(by, half, (1, 3)).swapaxes(0, 1)
+    return points.reshape(-1, *weight.shape[:2])
 
 
 def blocks(step: Conv, schedule: Schedule) -> Array:

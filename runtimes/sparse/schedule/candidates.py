@@ -32,13 +32,13 @@ def ranked(
         UserError: there is none, for the window reaches further than an offset can say.
     """
     blocks = blocks or BlockCache()
-    found = list(candidates(step, isa, threads, blocks))
-    if not found:
+    schedules = list(candidates(step, isa, threads, blocks))
+    if not schedules:
         raise UserError(
             f"the sparse runtime cannot compute Conv ({step.name}): "
             "its window reaches too far: use --runtime ort"
         )
-    return sorted(found, key=lambda schedule: cycles(step, schedule, isa, threads, blocks))
+    return sorted(schedules, key=lambda schedule: cycles(step, schedule, isa, threads, blocks))
 
 
 def candidates(
@@ -46,14 +46,14 @@ def candidates(
 ) -> Iterator[Schedule]:
     """All schedules that are worth a thought; for very large windows, all that there are."""
     scope = Scope(ISAS[isa], threads, blocks or BlockCache())
-    found = {kernel: dict.fromkeys(kernel.candidates(step, scope)) for kernel in KERNELS.values()}
-    usual = any(schedules for kernel, schedules in found.items() if kernel.offsets_16_bits)
-    for kernel, schedules in found.items():
+    choices = {kernel: dict.fromkeys(kernel.candidates(step, scope)) for kernel in KERNELS.values()}
+    usual = any(schedules for kernel, schedules in choices.items() if kernel.offsets_16_bits)
+    for kernel, schedules in choices.items():
         yield from schedules if usual else schedules or kernel.fallback(step, scope)
 
 
 def fill(step: Conv, isa: str, blocks: BlockCache | None = None) -> float:
-    """What a cell of a block costs in scattered non-zeros (see ``mixed.cell_cost``)."""
+    """The cost of a cell of a block in scattered non-zeros (see ``mixed.cell_cost``)."""
     return mixed.cell_cost(step, Scope(ISAS[isa], 1, blocks or BlockCache()))
 
 

@@ -1,4 +1,4 @@
-"""What the cost model says that a schedule costs; the kernels have its parts."""
+"""The cost of a schedule by the cost model; the kernels have its parts."""
 
 from __future__ import annotations
 

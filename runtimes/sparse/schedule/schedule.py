@@ -86,12 +86,12 @@ class Phase:
     column: int
     column_step: int
     width: int
-    place: int
+    offset: int
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """What follows from a layer's shape and its ``Schedule``.
+    """All that follows from a layer's shape and its ``Schedule``.
 
     A tile is ``tile`` pixels where flat, else ``tile`` rows of ``columns`` pixels.
     ``taps[kh][kw]`` is the place of a tap in a packed channel, in elements; ``channel`` the size
@@ -159,12 +159,12 @@ def _flat(step: Conv, schedule: Schedule) -> Geometry:
 
 def _im2col(step: Conv, schedule: Schedule) -> Geometry:
     size = schedule.tile_width_x8 * EIGHT
-    place = -(-size // UNIT) * UNIT  # of one tap
+    tap_size = -(-size // UNIT) * UNIT  # of one tap
     height, width = step.weight.shape[2:]
     taps = tuple(
-        tuple((row * width + column) * place for column in range(width)) for row in range(height)
+        tuple((row * width + column) * tap_size for column in range(width)) for row in range(height)
     )
-    tiles, channel = -(-pixels(step) // size), height * width * place
+    tiles, channel = -(-pixels(step) // size), height * width * tap_size
     return Geometry(True, tiles, size, size, 0, channel, UNIT, (), taps)
 
 
@@ -221,28 +221,28 @@ def _window(step: Conv, schedule: Schedule) -> Geometry:
     across = [divmod(k * step.dilations[1], column_step) for k in range(kernel_width)]
     if schedule.packing == "copies":  # each column of the window is a phase of its own
         starts = [k * step.dilations[1] for k in range(kernel_width)]
-        places = [(k, 0) for k in range(kernel_width)]
+        shifts = [(k, 0) for k in range(kernel_width)]
     else:
         starts = sorted({phase for _, phase in across})
-        places = [(starts.index(phase), steps) for steps, phase in across]
-    reach = max(steps for _, steps in places)
+        shifts = [(starts.index(phase), steps) for steps, phase in across]
+    reach = max(steps for _, steps in shifts)
     columns = min(width, schedule.tile_width_x8 * EIGHT)
     pitch = -(-(columns + reach * block) // UNIT) * UNIT  # rows start on a vector's boundary
     used_rows = sorted({phase for _, phase in down})
-    phases, place, where = [], 0, {}
+    phases, size, where = [], 0, {}
     for row_phase in used_rows:
         rows = schedule.tile_rows + max(steps for steps, phase in down if phase == row_phase)
         for number, start in enumerate(starts):
-            where[row_phase, number] = place
+            where[row_phase, number] = size
             column = (start - left) * block
-            phases.append(Phase(row_phase - top, row_step, rows, column, column_step, pitch, place))
-            place += rows * pitch
+            phases.append(Phase(row_phase - top, row_step, rows, column, column_step, pitch, size))
+            size += rows * pitch
     taps = tuple(
-        tuple(where[phase, number] + steps * pitch + shift * block for number, shift in places)
+        tuple(where[phase, number] + steps * pitch + shift * block for number, shift in shifts)
         for steps, phase in down
     )
     tiles = images * -(-height // schedule.tile_rows) * -(-width // columns)
     unit = UNIT if block % UNIT == 0 else 1
     return Geometry(
-        False, tiles, schedule.tile_rows, columns, pitch, place, unit, tuple(phases), taps
+        False, tiles, schedule.tile_rows, columns, pitch, size, unit, tuple(phases), taps
     )

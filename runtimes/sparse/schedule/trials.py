@@ -70,7 +70,7 @@ class Trials:
         self.isa, self.threads, self.blocks = isa, threads, blocks
 
     def add(self, key: str, case: Conv, schedules: Iterable[Schedule], flush: int) -> None:
-        """Those of a case; ``flush`` floats are read before each run."""
+        """Add the trials of a case; ``flush`` floats are read before each run."""
         step, plan = _alone(case)
         context = Context(
             plan,
@@ -97,21 +97,21 @@ class Trials:
 
 
 def seconds(trials: Trials, tools: Toolchain, rounds: int) -> list[float]:
-    """Of every trial; those that are close to the best of their case are measured for longer."""
+    """The time of every trial; those close to the best of their case are measured for longer."""
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "trials.so"
         trials.build(library, tools)
         runner = _Runner(library, trials)
-        found = [0.0] * len(trials.all)
+        best = [0.0] * len(trials.all)
         for key in dict.fromkeys(trial.key for trial in trials.all):
             own = [index for index, trial in enumerate(trials.all) if trial.key == key]
             first = runner.seconds(own, rounds)
             near = [i for i, taken in first.items() if taken <= CLOSE * min(first.values())]
             again = runner.seconds(near, AGAIN * rounds) if len(near) > 1 else {}
             for index in own:
-                found[index] = min(first[index], again.get(index, first[index]))
+                best[index] = min(first[index], again.get(index, first[index]))
         runner.close()
-    return found
+    return best
 
 
 def _written(step: Conv, plan: Plan) -> tuple[slice, ...]:
@@ -170,7 +170,7 @@ class _Work(ctypes.Structure):
 
 
 class _Runner:
-    """What runs trials: a library of them, and memory."""
+    """Runs trials: it has a library of them, and memory."""
 
     def __init__(self, library: Path, trials: Trials) -> None:
         self._library = ctypes.CDLL(str(library))
@@ -188,7 +188,7 @@ class _Runner:
         _ctypes.dlclose(self._library._handle)
 
     def seconds(self, some: Sequence[int], rounds: int) -> dict[int, float]:
-        """Of some trials, in turns: each one's fastest round, of its slowest thread."""
+        """The times of some trials, in turns: the fastest round of the slowest thread."""
         best = {(index, thread): float("inf") for index in some for thread in range(self._threads)}
         for _ in range(-(-rounds // RUNS)):
             for index, thread in best:
@@ -215,6 +215,6 @@ def _aligned(array: Array) -> Array:
     """A copy that starts on a page."""
     raw = np.empty(array.nbytes + 4096, np.uint8)
     start = -raw.ctypes.data % 4096
-    place = raw[start : start + array.nbytes].view(array.dtype)
-    place[...] = array
-    return place
+    aligned = raw[start : start + array.nbytes].view(array.dtype)
+    aligned[...] = array
+    return aligned

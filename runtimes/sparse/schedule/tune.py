@@ -72,7 +72,7 @@ class Tuned:
     without: float = 0.0
 
     def __str__(self) -> str:
-        """What blocks brought, in words; empty where there are none."""
+        """The gain by blocks, in words; empty where there are none."""
         count = sum(KERNELS[schedule.kernel].finds_blocks for schedule in self.schedules.values())
         if not count:
             return ""
@@ -117,8 +117,8 @@ def tune(
     if unknown:
         (progress or (lambda _: None))(f"measuring {len(unknown)} kinds of layers")
         store.update(_measure(unknown, _far(steps), tools, threads, effort, blocks))
-    found = [(step.name, store.get(key)) for key, group in cases.items() for step in group]
-    known = {name: choice for name, choice in found if choice is not None}
+    choices = [(step.name, store.get(key)) for key, group in cases.items() for step in group]
+    known = {name: choice for name, choice in choices if choice is not None}
     tuned = Tuned(
         {name: choice.schedule if use_blocks else choice.plain for name, choice in known.items()},
         len(unknown),
@@ -154,8 +154,8 @@ class _Store:
         self._path = folder / f"schedules-{_machine(isa)}.json"
         self._known: dict[str, Any] = {}
         with suppress(OSError, ValueError):  # none yet, or not ours any more
-            found = json.loads(self._path.read_text())
-            self._known = found if isinstance(found, dict) else {}
+            stored = json.loads(self._path.read_text())
+            self._known = stored if isinstance(stored, dict) else {}
 
     def key(self, step: Conv, effort: Effort) -> str:
         """All that speed depends on, but for the values of the weights."""
@@ -173,11 +173,11 @@ class _Store:
         price = choose.fill(step, self._isa, blocks)
         if price >= 1:
             return 0.0, 0.0
-        found = blocks.find(step, price)
-        return round(blocks.share(step, price), 2), round(found.inside / max(found.cells, 1), 1)
+        blocked = blocks.find(step, price)
+        return round(blocks.share(step, price), 2), round(blocked.inside / max(blocked.cells, 1), 1)
 
     def get(self, key: str) -> Choice | None:
-        """What was measured for ``key``; None where nothing was, or where it makes no sense."""
+        """The measurement of ``key``; None where there is none, or where it makes no sense."""
         try:
             known = dict(self._known[key])
             schedules: Any = {name: Schedule(**known.pop(name)) for name in ("schedule", "plain")}
@@ -189,9 +189,9 @@ class _Store:
         sound = sound and all(type(seconds) is float for seconds in times)
         return choice if sound else None
 
-    def update(self, found: Mapping[str, Choice]) -> None:
+    def update(self, measured: Mapping[str, Choice]) -> None:
         """Remember what was measured."""
-        self._known |= {key: asdict(choice) for key, choice in found.items()}
+        self._known |= {key: asdict(choice) for key, choice in measured.items()}
         with suppress(OSError, UserError):  # a cache that cannot be written is none
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(self._path) as file:
@@ -254,16 +254,16 @@ def _diverse(schedules: Sequence[Schedule], effort: Effort, large: bool = False)
     ]
 
 
-def _best(schedules: Iterable[Schedule], effort: Effort, most: int) -> list[Schedule]:
-    found: list[Schedule] = []
+def _best(schedules: Iterable[Schedule], effort: Effort, limit: int) -> list[Schedule]:
+    best: list[Schedule] = []
     for schedule in schedules:
         tile = _tile(schedule)
-        same = sum(tile == _tile(other) for other in found)
+        same = sum(tile == _tile(other) for other in best)
         if effort == "full" or same < VARIANTS:
-            found.append(schedule)
-        if len(found) == most:
+            best.append(schedule)
+        if len(best) == limit:
             break
-    return found
+    return best
 
 
 def _tile(schedule: Schedule) -> Schedule:
@@ -280,7 +280,7 @@ def _measure(
     blocks: BlockCache,
 ) -> dict[str, Choice]:
     """The fastest tiling of each case; ``far`` floats are read between two runs (``_far``)."""
-    found: dict[str, Choice] = {}
+    choices: dict[str, Choice] = {}
     for some in _together(cases, effort):
         library = trials.Trials(tools.isa, threads, blocks)
         for key, case in some.items():
@@ -292,14 +292,14 @@ def _measure(
         measured: dict[str, list[tuple[float, Schedule]]] = {}
         for trial, taken in zip(library.all, seconds, strict=True):
             measured.setdefault(trial.key, []).append((taken, trial.schedule))
-        found |= {key: _choice(times) for key, times in measured.items()}
-    return found
+        choices |= {key: _choice(times) for key, times in measured.items()}
+    return choices
 
 
 def _tried(
     step: Conv, isa: str, threads: int, effort: Effort, blocks: BlockCache
 ) -> list[Schedule]:
-    """What is measured of a layer."""
+    """The candidates that are measured of a layer."""
     schedules = choose.ranked(step, isa, threads, blocks)
     if effort == "quick":
         schedules = _hopeful(step, schedules, isa, threads, blocks)
@@ -309,7 +309,7 @@ def _tried(
 def _hopeful(
     step: Conv, schedules: Sequence[Schedule], isa: str, threads: int, blocks: BlockCache
 ) -> list[Schedule]:
-    """Those of kernels whose best is not hopelessly behind by the model; ``schedules`` are ranked.
+    """Schedules of kernels whose best is not hopeless by the model; ``schedules`` are ranked.
 
     One without blocks is always among them, so that what blocks bring is known.
     """
@@ -318,7 +318,7 @@ def _hopeful(
         kernel: cost.cycles(step, schedule, isa, threads, blocks)
         for kernel, schedule in best.items()
     }
-    most = HOPELESS * min(needed.values())
+    limit = HOPELESS * min(needed.values())
     plain = next(
         (schedule.kernel for schedule in schedules if not KERNELS[schedule.kernel].finds_blocks),
         None,
@@ -326,7 +326,7 @@ def _hopeful(
     return [
         schedule
         for schedule in schedules
-        if needed[schedule.kernel] <= most or schedule.kernel == plain
+        if needed[schedule.kernel] <= limit or schedule.kernel == plain
     ]
 
 

@@ -123,13 +123,13 @@ def _identity(command: tuple[str, ...]) -> tuple[str, str]:
     """The compiler's name and version; asking for them also proves that it starts."""
     shown = shlex.join(command)
     try:
-        said = subprocess.run(
+        done = subprocess.run(
             [*command, "--version"], capture_output=True, text=True, timeout=60, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CompilerError(f"the C compiler {shown} does not run: {error}") from None
-    first = (said.stdout.strip() or said.stderr.strip() or "it says nothing").splitlines()[0]
-    if not said.stdout.strip():  # zig answers, and fails all the same
+    first = (done.stdout.strip() or done.stderr.strip() or "it says nothing").splitlines()[0]
+    if not done.stdout.strip():  # zig answers, and fails all the same
         raise CompilerError(f"the C compiler {shown} does not run: {first}")
     numbers: list[str] = re.findall(r"\d+\.\d+(?:\.\d+)?", first)
     if command[: len(ZIG)] == ZIG:
@@ -212,8 +212,8 @@ def _run(commands: Sequence[Sequence[str]], folder: Path, tools: Toolchain) -> N
                     command = running.pop(process)
                     if process.returncode != 0:
                         output.seek(0)
-                        said = output.read().decode(errors="replace")
-                        raise _failure(process.returncode, command, said, tools)
+                        errors = output.read().decode(errors="replace")
+                        raise _failure(process.returncode, command, errors, tools)
                 if time.monotonic() > end:
                     raise CompilerError(
                         f"{tools} took longer than {TIMEOUT:.0f} s: name another one"
@@ -239,18 +239,18 @@ def _start(command: Sequence[str], folder: Path, output: IO[bytes]) -> subproces
     )
 
 
-def _failure(status: int, command: Sequence[str], said: str, tools: Toolchain) -> Exception:
+def _failure(status: int, command: Sequence[str], errors: str, tools: Toolchain) -> Exception:
     """A bug of ours, unless the compiler cannot compile anything at all."""
-    if status < 0 or "Killed" in said:
+    if status < 0 or "Killed" in errors:
         return CompilerError(f"{tools} was killed while it compiled: is there enough memory?")
-    if "No space left on device" in said:
+    if "No space left on device" in errors:
         return UserError(f"no space left for the compiler in {tempfile.gettempdir()}: set TMPDIR")
     if problem := _problem(tools):
         return CompilerError(
             f"{tools} cannot compile a small C program: {problem}; install its C library "
             "(apt install libc6-dev), or ziglang (pip install 'prunedeploy[cross]')"
         )
-    return RuntimeError(f"{shlex.join(command)} failed with status {status}:\n{said}")
+    return RuntimeError(f"{shlex.join(command)} failed with status {status}:\n{errors}")
 
 
 def _problem(tools: Toolchain) -> str:
@@ -259,10 +259,10 @@ def _problem(tools: Toolchain) -> str:
     with tempfile.TemporaryDirectory(prefix="prunedeploy-") as folder:
         (Path(folder) / "small.c").write_text(text)
         command = [*tools.command, *COMMON, *tools.flags, *LINK, "small.c", "-o", "small.so", "-lm"]
-        said = subprocess.run(
+        done = subprocess.run(
             command, cwd=folder, capture_output=True, text=True, timeout=120, check=False
         )
-    if said.returncode == 0:
+    if done.returncode == 0:
         return ""
-    lines = said.stderr.splitlines() or ["no message"]
+    lines = done.stderr.splitlines() or ["no message"]
     return next((line for line in lines if "error" in line), lines[0])

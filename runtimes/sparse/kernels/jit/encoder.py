@@ -59,45 +59,45 @@ def memory_operand(
 ) -> Bytes:
     """Instructions of a vector register and the memory at ``base`` + ``at``.
 
-    ``short``: the operand is one float, spread over a vector; ``at`` counts floats, -128 to 127.
+    ``short``: the operand is one float, broadcast; ``at`` counts floats, -128 to 127.
     Else it is a vector, ``masked`` by k1 or whole, and ``at`` counts bytes. In a sum and a product
     a third operand is between the two: the input in the product, the register itself in the sum.
     """
     between = {MULTIPLY_ADD: INPUT, ADD: register}.get(operation)
-    spread = short and operation is MULTIPLY_ADD
+    broadcast = short and operation is MULTIPLY_ADD
     register, at = np.broadcast_arrays(np.asarray(register), at)
-    found = np.empty((at.size, 7 if short else 10), np.uint8)
-    found[:, :4] = _prefix(operation, width, register, between, spread)
-    found[:, 1] ^= 0x20 * (base >> 3)
-    found[:, 3] |= masked
-    found[:, 4] = operation.opcode
-    found[:, 5] = (0x40 if short else 0x80) | (register & 7) << 3 | base & 7
+    code = np.empty((at.size, 7 if short else 10), np.uint8)
+    code[:, :4] = _prefix(operation, width, register, between, broadcast)
+    code[:, 1] ^= 0x20 * (base >> 3)
+    code[:, 3] |= masked
+    code[:, 4] = operation.opcode
+    code[:, 5] = (0x40 if short else 0x80) | (register & 7) << 3 | base & 7
     if short:
-        found[:, 6] = at.astype(np.int8).view(np.uint8)
+        code[:, 6] = at.astype(np.int8).view(np.uint8)
     else:
-        found[:, 6:] = at.astype("<i4").reshape(-1, 1).view(np.uint8)
-    return found
+        code[:, 6:] = at.astype("<i4").reshape(-1, 1).view(np.uint8)
+    return code
 
 
 def register_operands(
     operation: Instruction, width: int, register: Ints, between: Ints | int
 ) -> Bytes:
     """Instructions of three operands, of which first and last are the same register."""
-    found = np.empty((register.size, 6), np.uint8)
-    found[:, :4] = _prefix(operation, width, register, between, False)
-    found[:, 1] ^= ((register & 8) << 2 | (register & 16) << 2).astype(np.uint8)
-    found[:, 4] = operation.opcode
-    found[:, 5] = 0xC0 | (register & 7) << 3 | register & 7
-    return found
+    code = np.empty((register.size, 6), np.uint8)
+    code[:, :4] = _prefix(operation, width, register, between, False)
+    code[:, 1] ^= ((register & 8) << 2 | (register & 16) << 2).astype(np.uint8)
+    code[:, 4] = operation.opcode
+    code[:, 5] = 0xC0 | (register & 7) << 3 | register & 7
+    return code
 
 
 def broadcast_number(width: int, number: float) -> Bytes:
     """The input's register full of a number: mov eax, its bits; vpbroadcastd of eax."""
     moved = np.append(np.uint8(0xB8), np.array([number], "<f4").view(np.uint8))
-    spread = register_operands(BROADCAST_GENERAL, width, np.array([INPUT]), 0)
-    spread[:, 1] |= 0x60  # the last operand is eax
-    spread[:, 5] = 0xC0 | (INPUT & 7) << 3 | RAX
-    return np.concatenate([moved, spread.reshape(-1)])
+    broadcast = register_operands(BROADCAST_GENERAL, width, np.array([INPUT]), 0)
+    broadcast[:, 1] |= 0x60  # the last operand is eax
+    broadcast[:, 5] = 0xC0 | (INPUT & 7) << 3 | RAX
+    return np.concatenate([moved, broadcast.reshape(-1)])
 
 
 def hex_bytes(hexadecimal: str) -> Bytes:
@@ -110,24 +110,24 @@ def _prefix(
     width: int,
     register: Ints,
     between: Ints | int | None,
-    spread: bool,
+    broadcast: bool,
 ) -> Bytes:
     """The EVEX prefix: numbers of registers are in it bit by bit and inverted."""
     other = np.broadcast_to(np.asarray(0 if between is None else between), register.shape)
-    found = np.empty((register.size, 4), np.uint8)
-    found[:, 0] = 0x62
-    found[:, 1] = 0xF0 ^ ((register & 8) << 4 | register & 16) | operation.map
-    found[:, 2] = (~other & 15) << 3 | 4 | operation.prefix
-    found[:, 3] = width << 5 | spread << 4 | (~other & 16) >> 1
-    return found
+    prefix = np.empty((register.size, 4), np.uint8)
+    prefix[:, 0] = 0x62
+    prefix[:, 1] = 0xF0 ^ ((register & 8) << 4 | register & 16) | operation.map
+    prefix[:, 2] = (~other & 15) << 3 | 4 | operation.prefix
+    prefix[:, 3] = width << 5 | broadcast << 4 | (~other & 16) >> 1
+    return prefix
 
 
 def prefetch(at: Ints) -> Bytes:
     """prefetcht1 [r8 + at]: a cache line into the second-level cache."""
-    found = np.empty((at.size, 8), np.uint8)
-    found[:, :4] = (0x41, 0x0F, 0x18, 0x90)
-    found[:, 4:] = at.astype("<i4").reshape(-1, 1).view(np.uint8)
-    return found
+    code = np.empty((at.size, 8), np.uint8)
+    code[:, :4] = (0x41, 0x0F, 0x18, 0x90)
+    code[:, 4:] = at.astype("<i4").reshape(-1, 1).view(np.uint8)
+    return code
 
 
 def advance_weights(count: int) -> Bytes:

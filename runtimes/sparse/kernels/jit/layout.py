@@ -100,65 +100,65 @@ class ProgramEnd:
     def instructions(self, rows: int, width: int) -> Bytes:
         """The last instructions of a program of ``rows`` rows, its return included."""
         row = np.arange(rows)
-        found: list[Bytes] = []
+        code: list[Bytes] = []
         if not self.first:
-            found += [memory_operand(ADD, width, row, RDX, 4 * self.elements * row)]
+            code += [memory_operand(ADD, width, row, RDX, 4 * self.elements * row)]
         if self.epilogue is None:
-            found += [memory_operand(STORE, width, row, RDX, 4 * self.elements * row)]
+            code += [memory_operand(STORE, width, row, RDX, 4 * self.elements * row)]
         else:
-            found += _epilogue(self.epilogue, row, width)
-        return np.concatenate([*(each.reshape(-1) for each in found), np.array([RETURN], np.uint8)])
+            code += _epilogue(self.epilogue, row, width)
+        return np.concatenate([*(each.reshape(-1) for each in code), np.array([RETURN], np.uint8)])
 
 
 def _epilogue(epilogue: Epilogue, row: Ints, width: int) -> list[Bytes]:
     """The instructions of an epilogue."""
-    found = [hex_bytes("c5f8904c2410")]  # kmovw k1, [rsp + 16]
+    code = [hex_bytes("c5f8904c2410")]  # kmovw k1, [rsp + 16]
     if epilogue.residual is not None:
-        found += [hex_bytes("488b442408")]  # mov rax, [rsp + 8]
-        found += [memory_operand(ADD, width, row, RAX, 4 * epilogue.residual * row)]
+        code += [hex_bytes("488b442408")]  # mov rax, [rsp + 8]
+        code += [memory_operand(ADD, width, row, RAX, 4 * epilogue.residual * row)]
     for operation, bound, free in ((MAX, epilogue.low, -np.inf), (MIN, epilogue.high, np.inf)):
         if np.float32(bound) != free:
             # NaN stays: the last operand is the result where either is NaN
-            found += [
+            code += [
                 broadcast_number(width, bound),
                 register_operands(operation, width, row, INPUT),
             ]
-    return [*found, memory_operand(STORE, width, row, R9, 4 * epilogue.stride * row, masked=True)]
+    return [*code, memory_operand(STORE, width, row, R9, 4 * epilogue.stride * row, masked=True)]
 
 
 class Programs:
     """Where every instruction of a part's programs lies; ``write`` writes them.
 
     A program begins a sum a row (7 bytes each). For every non-zero follows a multiplication (7); in
-    front of it, for the first one of a column, a load (10), for every ``spacing``-th the fetching
+    front of it, for the first one of a column, a load (10), for every ``spacing``-th a prefetch
     of a cache line of what comes next (8), and for every 2 ``REACH``-th the pointer to the weights
-    is moved (7). Then comes the tail.
+    is moved (7). Then come the last instructions.
     """
 
     def __init__(
-        self, block: Ints, row: Ints, place: Ints, rows: Ints, tail: ProgramEnd, spacing: int
+        self, block: Ints, row: Ints, offset: Ints, rows: Ints, last: ProgramEnd, spacing: int
     ) -> None:
-        self.block, self.row, self.place, self.rows = block, row, place, rows
-        self.tail, self.spacing = tail, spacing
+        self.block, self.row, self.offset, self.rows = block, row, offset, rows
+        self.last, self.spacing = last, spacing
         start = np.searchsorted(block, np.arange(rows.size))
         self.nth: Ints = np.arange(block.size) - start[block]
         self.loads = np.ones(block.size, np.bool_)
-        self.loads[1:] = (np.diff(block) != 0) | (np.diff(place) != 0)
-        self.fetches = self.nth % spacing == 0
+        self.loads[1:] = (np.diff(block) != 0) | (np.diff(offset) != 0)
+        self.prefetch = self.nth % spacing == 0
         self.moves = (self.nth > 0) & (self.nth % (2 * REACH) == 0)
-        lengths = 7 + 10 * self.loads + 8 * self.fetches + 7 * self.moves
+        lengths = 7 + 10 * self.loads + 8 * self.prefetch + 7 * self.moves
         total = np.bincount(block, lengths, rows.size).astype(np.int64)
         behind = np.cumsum(lengths) - (np.cumsum(total) - total)[block]  # in its own program
         #: of a non-zero's multiplication in its program, and of the end of all of them
         self.at: Ints = 7 * rows[block] + behind - 7
         self.end: Ints = 7 * rows + total
-        ends = {count: tail.instructions(count, WHOLE).size for count in set(rows.tolist())}
+        ends = {count: last.instructions(count, WHOLE).size for count in set(rows.tolist())}
         self.length: Ints = self.end + np.array([ends[count] for count in rows.tolist()], np.int64)
 
     def write(self, text: Bytes, starts: Ints, width: int) -> None:
         """The programs, which begin at ``starts``, for vectors of ``width``."""
         row, block = _numbers(self.rows)
-        if self.tail.first:
+        if self.last.first:
             begun = memory_operand(BROADCAST, width, row, RCX, row, short=True)
         else:
             begun = np.pad(
@@ -167,11 +167,11 @@ class Programs:
         _put(text, starts[block] + 7 * row, begun)
         at = starts[self.block] + self.at
         _put(text, at, memory_operand(MULTIPLY_ADD, width, self.row, RSI, self._reach, short=True))
-        loaded = memory_operand(LOAD, width, INPUT, RDI, 4 * self.place[self.loads])
+        loaded = memory_operand(LOAD, width, INPUT, RDI, 4 * self.offset[self.loads])
         _put(text, at[self.loads] - 10, loaded)
         at = at - 10 * self.loads
-        _put(text, at[self.fetches] - 8, prefetch(self.nth[self.fetches] // self.spacing * LINE))
-        at = at - 8 * self.fetches
+        _put(text, at[self.prefetch] - 8, prefetch(self.nth[self.prefetch] // self.spacing * LINE))
+        at = at - 8 * self.prefetch
         _put(
             text,
             at[self.moves] - 7,
@@ -179,8 +179,8 @@ class Programs:
         )
         for rows in set(self.rows.tolist()):
             some = self.rows == rows
-            tail = self.tail.instructions(rows, width)
-            _put(text, (starts + self.end)[some], np.tile(tail, (int(some.sum()), 1)))
+            code = self.last.instructions(rows, width)
+            _put(text, (starts + self.end)[some], np.tile(code, (int(some.sum()), 1)))
 
     @property
     def _reach(self) -> Ints:

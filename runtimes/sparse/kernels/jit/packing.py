@@ -62,15 +62,15 @@ def pack_jit(step: Conv, schedule: Schedule, geometry: Geometry) -> PackedWeight
         ValueError: a panel reaches further than an instruction does.
     """
     panels = panels_of(step.x.shape[1], schedule.channels)
-    found = entries(step, geometry, panels)
-    farthest = int(found.offset.max(initial=0)) * geometry.unit
+    nonzeros = entries(step, geometry, panels)
+    farthest = int(nonzeros.offset.max(initial=0)) * geometry.unit
     if farthest >= 2**29:
         raise ValueError(f"an operand {farthest} elements away is out of an instruction's reach")
     epilogue = epilogue_of(step, schedule)
-    edges = groups(np.bincount(found.row, minlength=len(step.weight)), schedule.groups)
+    edges = groups(np.bincount(nonzeros.row, minlength=len(step.weight)), schedule.groups)
     parts = []
     for begin, end in itertools.pairwise(edges):
-        own = within(found, begin, end)
+        own = within(nonzeros, begin, end)
         blocks = _blocks(begin, end, schedule.rows)
         group = []
         for panel in range(len(panels)):
@@ -84,16 +84,16 @@ def pack_jit(step: Conv, schedule: Schedule, geometry: Geometry) -> PackedWeight
 
 @dataclass(frozen=True)
 class _Terms:
-    """Non-zeros: output row, place in the tile in elements, weight."""
+    """Non-zeros: output row, offset in the tile in elements, weight."""
 
     row: Ints
-    place: Ints
+    offset: Ints
     weight: Array
 
 
-def _blocks(begin: int, end: int, most: int) -> Ints:
+def _blocks(begin: int, end: int, max_rows: int) -> Ints:
     """Edges of blocks of about equally many rows."""
-    count = max(-(-(end - begin) // most), 1)
+    count = max(-(-(end - begin) // max_rows), 1)
     return begin + (end - begin) * np.arange(count + 1) // count
 
 
@@ -102,15 +102,15 @@ def _part(
 ) -> Part:
     """The programs of all blocks of rows, for one panel."""
     block = np.searchsorted(blocks, terms.row, side="right") - 1
-    places = int(terms.place.max(initial=0)) + 1
-    order = np.argsort((block * places + terms.place) * (MAX_ROWS + 1) + terms.row - blocks[block])
+    span = int(terms.offset.max(initial=0)) + 1
+    order = np.argsort((block * span + terms.offset) * (MAX_ROWS + 1) + terms.row - blocks[block])
     block, rows = block[order], np.diff(blocks)
-    row, place = terms.row[order] - blocks[block], terms.place[order]
+    row, offset = terms.row[order] - blocks[block], terms.offset[order]
     whole, half = divmod(schedule.tile_width_x8, 2)
     calls = (1 if schedule.packing == "shared_border" else schedule.tile_rows) * (whole + half)
     spacing = int(np.clip(calls * LINE // (BOTH if whole and half else BYTES), *SPACING))
-    tail = ProgramEnd(bool(flags & FIRST), epilogue if flags & LAST else None, schedule.elements)
-    code = Programs(block, row, place, rows, tail, spacing)
+    last = ProgramEnd(bool(flags & FIRST), epilogue if flags & LAST else None, schedule.elements)
+    code = Programs(block, row, offset, rows, last, spacing)
 
     count = np.bincount(block, minlength=rows.size)
     length = cache_lines(code.length)
@@ -136,10 +136,10 @@ def _part(
     return Part(int(blocks[0]), programs, np.zeros(0, np.uint16), np.zeros(0, np.float32), text)
 
 
-def placed(programs: Array, place: int) -> Array:
-    """``programs`` of a part whose code is at ``place`` among all instructions."""
+def relocated(programs: Array, base: int) -> Array:
+    """``programs`` of a part whose code is at ``base`` among all instructions."""
     moved: NDArray[np.void] = programs.astype(PROGRAM)
-    moved["code"] += np.uint64(place)
+    moved["code"] += np.uint64(base)
     return moved
 
 

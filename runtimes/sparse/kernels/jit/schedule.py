@@ -43,7 +43,7 @@ WEIGHT = 0.5  # of a non-zero that is an instruction: its weight
 LOAD = 1.2  # and of a vector of the input that a program loads, for all its rows
 CODE_BYTES = 9.0  # bytes of instructions that come in a cycle where a program is no longer in
 L1_BYTES = 28 * 1024  # the first-level cache, which holds so many
-FETCH_BYTES = 4.0  # bytes of programs that come in a cycle from memory
+MEMORY_BYTES = 4.0  # bytes of programs that come from memory in a cycle
 ACCUMULATOR = 3.0  # of a vector of accumulators: begun, finished or spilled
 RELOADED = 2.0  # and reloaded, by the next panel's program or to be finished
 CALL = 15.0  # of a program on a vector
@@ -55,8 +55,8 @@ def candidates(step: Conv, scope: Scope) -> Iterator[Schedule]:
         return
     outputs = len(step.weight)
     rows = -(-outputs // max(-(-outputs // MAX_ROWS), 1))
-    found = dict.fromkeys(_shapes(step, rows, scope))
-    schedules = {schedule: geometry(step, schedule) for schedule in found}
+    shapes = dict.fromkeys(_shapes(step, rows, scope))
+    schedules = {schedule: geometry(step, schedule) for schedule in shapes}
     if _shares_pixels(step, scope.threads):
         even = {
             schedule: layout
@@ -66,11 +66,11 @@ def candidates(step: Conv, scope: Scope) -> Iterator[Schedule]:
         schedules = even or schedules
     for schedule, layout in schedules.items():
         count = groups(layout.tiles, scope.threads, outputs)
-        most = min(step.x.shape[1], REACHED // max(layout.channel, 1))
+        max_channels = min(step.x.shape[1], REACHED // max(layout.channel, 1))
         if schedule.packing != "none":
-            most = min(most, PANEL_BYTES // (4 * max(layout.channel, 1)))
-        panels = (min(int(most_terms / terms(step)), most) for most_terms in MAX_TERMS)
-        for channels in dict.fromkeys(max(each, 1) for each in panels if most):
+            max_channels = min(max_channels, PANEL_BYTES // (4 * max(layout.channel, 1)))
+        panels = (min(int(max_terms / terms(step)), max_channels) for max_terms in MAX_TERMS)
+        for channels in dict.fromkeys(max(each, 1) for each in panels if max_channels):
             yield replace(schedule, channels=channels, groups=count)
 
 
@@ -92,9 +92,9 @@ def _shapes(step: Conv, rows: int, scope: Scope) -> Iterator[Schedule]:
     """Tiles of whole planes, or of parts of them that are as large as each other."""
     if is_flat(step):
         count, unit = -(-pixels(step) // 8), max(inside(step) // 8, 1)
-        for most in (TILE_X8, TILE_X8 // 2, TILE_X8 // 4):
+        for max_width_x8 in (TILE_X8, TILE_X8 // 2, TILE_X8 // 4):
             shared = scope.threads if _shares_pixels(step, scope.threads) else 1
-            tiles = -(-count // (most * shared)) * shared
+            tiles = -(-count // (max_width_x8 * shared)) * shared
             tile_width_x8 = -(-count // tiles)
             tile_width_x8 = -(-tile_width_x8 // unit) * unit
             tile_width_x8 += tile_width_x8 % 2
@@ -103,17 +103,17 @@ def _shapes(step: Conv, rows: int, scope: Scope) -> Iterator[Schedule]:
             yield Schedule("jit", 1, tile_width_x8, 1, rows=rows)
         return
     kernel = Rows("jit", rows)
-    found = list(window_shapes(step, kernel, TILE_X8))
+    windows = list(window_shapes(step, kernel, TILE_X8))
     if inside(step) == 1 and step.strides == (1, 1):
         for schedule in shared_border_shapes(step, kernel, TILE_X8):
-            found.append(
+            windows.append(
                 replace(schedule, tile_width_x8=schedule.tile_width_x8 + schedule.tile_width_x8 % 2)
             )
-    yield from sorted(found, key=lambda schedule: -schedule.elements)
+    yield from sorted(windows, key=lambda schedule: -schedule.elements)
 
 
 def cycles(step: Conv, schedule: Schedule, scope: Scope) -> float:
-    """What the busiest thread needs."""
+    """The cycles of the busiest thread."""
     layout, lanes = geometry(step, schedule), scope.isa.lanes
     computed, copied = (
         _tile_cycles(step, schedule, lanes),
@@ -133,10 +133,10 @@ def _tile_cycles(step: Conv, schedule: Schedule, lanes: int) -> float:
     if code > L1_BYTES * programs * panels:
         inner = max(inner, code / CODE_BYTES)
     again = panels - (epilogue_of(step, schedule) is not None)
-    sums = rows * (panels * ACCUMULATOR + again * RELOADED)
-    sums += panels * programs * CALL
-    fetched = (code + 4 * nonzeros) / FETCH_BYTES
-    return float(max(schedule.elements / lanes * (inner + sums), fetched))
+    accumulators = rows * (panels * ACCUMULATOR + again * RELOADED)
+    accumulators += panels * programs * CALL
+    from_memory = (code + 4 * nonzeros) / MEMORY_BYTES
+    return float(max(schedule.elements / lanes * (inner + accumulators), from_memory))
 
 
 def program_loads(step: Conv, schedule: Schedule) -> float:

@@ -36,7 +36,7 @@ LAYERS = [
 
 
 def rebuilt(step: Conv, layout: Geometry, schedule: Schedule, found: PackedWeights) -> Array:
-    """The layer's weights [outputs, channels of all groups, taps], back from its streams."""
+    """The layer's weights [outputs, channels of all groups, taps], back from the packed ones."""
     outputs, width = step.weight.shape[:2]
     taps = np.array(layout.taps).reshape(-1)
     weight = np.zeros((outputs, step.x.shape[1], taps.size), np.float32)
@@ -146,7 +146,7 @@ def test_visits_of_equal_length_follow_each_other() -> None:
     """In a panel rows that begin and end alike are sorted by their length, then by their number."""
     step = LAYERS[0].step
     schedule = Schedule("rows", 1, 2, 20, groups=2)
-    for group in rows.streams(step, schedule, geometry(step, schedule)).parts:
+    for group in rows.pack_rows(step, schedule, geometry(step, schedule)).parts:
         for part in group:
             keys = [(int(v["flags"]), int(v["count"]), int(v["row"])) for v in part.row_segments]
             assert keys == sorted(keys)
@@ -155,7 +155,7 @@ def test_visits_of_equal_length_follow_each_other() -> None:
 def test_rows_without_weights_are_written_once_in_the_first_panel() -> None:
     step = LAYERS[7].step
     schedule = Schedule("rows", 1, 2, 2, groups=2)
-    found = rows.streams(step, schedule, geometry(step, schedule))
+    found = rows.pack_rows(step, schedule, geometry(step, schedule))
     assert len(found.panels) == 3
     row_segments = np.concatenate([group[0].row_segments for group in found.parts])
     assert sorted(row_segments["row"]) == list(range(5))
@@ -185,7 +185,7 @@ def test_groups_have_about_the_same_work() -> None:
     schedule = Schedule("rows", 1, 2, 64, groups=4)
     sizes = [
         group[0].weights.size
-        for group in rows.streams(step, schedule, geometry(step, schedule)).parts
+        for group in rows.pack_rows(step, schedule, geometry(step, schedule)).parts
     ]
     assert max(sizes) < 1.15 * min(sizes)
 
@@ -211,7 +211,7 @@ def test_a_dropped_weight_is_found() -> None:
     step = LAYERS[1].step
     schedule = Schedule("rows", 2, 2, 5, groups=2)
     layout = geometry(step, schedule)
-    found = rows.streams(step, schedule, layout)
+    found = rows.pack_rows(step, schedule, layout)
     found.parts[1][1].weights[2] = 0
     with pytest.raises(AssertionError):
         np.testing.assert_array_equal(rebuilt(step, layout, schedule, found), expected(step))
@@ -221,7 +221,7 @@ def test_a_dropped_weight_is_found() -> None:
 def test_a_wrong_flag_is_found(flag: int) -> None:
     step = LAYERS[1].step
     schedule = Schedule("rows", 2, 2, 5, groups=2)
-    found = rows.streams(step, schedule, geometry(step, schedule))
+    found = rows.pack_rows(step, schedule, geometry(step, schedule))
     found.parts[0][0].row_segments["flags"][:1] ^= np.uint16(flag)
     with pytest.raises(AssertionError):
         check_flags(step, schedule, found)

@@ -144,7 +144,7 @@ static void *thread(void *argument) {
 }
 
 static double best(work *run, size_t bytes, int threads, double seconds) {
-    double found = 0;
+    double match = 0;
     for (int repeat = 0; repeat < REPEATS; repeat++) {
         pthread_barrier_t barrier;
         pthread_barrier_init(&barrier, NULL, threads);
@@ -160,9 +160,9 @@ static double best(work *run, size_t bytes, int threads, double seconds) {
             sum += jobs[t].rate;
         }
         pthread_barrier_destroy(&barrier);
-        found = sum > found ? sum : found;
+        match = sum > match ? sum : match;
     }
-    return found / 1e9;
+    return match / 1e9;
 }
 
 int main(int count, char **arguments) {

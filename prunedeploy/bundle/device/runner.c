@@ -32,10 +32,10 @@ static void fail(const char *format, ...) {
 }
 
 static void *reserve(size_t bytes) {
-    void *found = NULL;
-    if (posix_memalign(&found, 64, bytes + 64)) fail("no memory for %zu bytes", bytes);
-    memset(found, 0, bytes + 64); /* touched before it is timed */
-    return found;
+    void *match = NULL;
+    if (posix_memalign(&match, 64, bytes + 64)) fail("no memory for %zu bytes", bytes);
+    memset(match, 0, bytes + 64); /* touched before it is timed */
+    return match;
 }
 
 /* -- types ------------------------------------------------------------------------------------- */
@@ -136,16 +136,16 @@ static char *array(const char *path, const tensor *t, size_t *count) {
         fail("%s holds %zu bytes for %s, not a multiple of %zu", path, size, t->is->name,
              t->one * t->type->bytes);
     *count = size / t->type->bytes;
-    char *found = reserve(size); /* aligned, which what follows a header need not be */
-    memcpy(found, data + skip, size);
+    char *match = reserve(size); /* aligned, which what follows a header need not be */
+    memcpy(match, data + skip, size);
     free(data);
-    return found;
+    return match;
 }
 
-static void write_npy(const char *path, const tensor *t, size_t pieces, int batch) {
+static void write_npy(const char *path, const tensor *t, size_t parts, int batch) {
     char shape[1024] = "", header[1400];
     for (int i = 0; i < t->is->rank; i++) {
-        long long dim = t->is->shape[i] == -1 ? (long long)batch * (long long)pieces
+        long long dim = t->is->shape[i] == -1 ? (long long)batch * (long long)parts
                                               : (long long)t->is->shape[i];
         snprintf(shape + strlen(shape), sizeof shape - strlen(shape), "%lld,", dim);
     }
@@ -211,11 +211,11 @@ static void take_check(tensor *in, int inputs, tensor *out, int outputs, const c
     free(text);
 }
 
-static double number(const char *text, const char *option, double least) {
+static double number(const char *text, const char *option, double minimum) {
     char *end;
-    double found = strtod(text, &end);
-    if (!*text || *end || !(found >= least)) fail("%s %s: give a number from %g", option, text, least);
-    return found;
+    double match = strtod(text, &end);
+    if (!*text || *end || !(match >= minimum)) fail("%s %s: give a number from %g", option, text, minimum);
+    return match;
 }
 
 /* -- the difference ---------------------------------------------------------------------------- */
@@ -232,12 +232,12 @@ static double worse(double a, double b) { return isnan(a) || a >= b ? a : b; }
 /* As prunedeploy.reference.verify: relative to the range of the recorded output, or to its size where it does
  * not vary; rows of two dimensions are predictions. */
 static void compare(const tensor *t, difference *worst) {
-    double low = INFINITY, high = -INFINITY, size = 0, most = 0;
+    double low = INFINITY, high = -INFINITY, size = 0, maximum = 0;
     for (size_t i = 0; i < t->count; i++) {
         double left = element(t->type, t->wanted, i), right = element(t->type, t->data, i);
         int same = left == right || (isnan(left) && isnan(right));
         double distance = same ? 0 : fabs(left - right);
-        most = worse(most, distance);
+        maximum = worse(maximum, distance);
         if (!isfinite(left)) continue;
         low = fmin(low, left);
         high = fmax(high, left);
@@ -245,9 +245,9 @@ static void compare(const tensor *t, difference *worst) {
     }
     double span = high - low, scale = span > ldexp(1, -18) * size ? span : size;
     if (!isfinite(scale) || scale <= 0) scale = 1;
-    if (worse(worst->rel, most / scale) != worst->rel) worst->where = t->is->name;
-    worst->abs = worse(worst->abs, most);
-    worst->rel = worse(worst->rel, most / scale);
+    if (worse(worst->rel, maximum / scale) != worst->rel) worst->where = t->is->name;
+    worst->abs = worse(worst->abs, maximum);
+    worst->rel = worse(worst->rel, maximum / scale);
     if (t->is->rank != 2 || t->is->shape[1] < 2) return;
     size_t classes = (size_t)t->is->shape[1];
     long changed = 0;
@@ -359,15 +359,15 @@ static size_t describe(tensor *list, const pd_tensor *tensors, int count, int ba
 
 /* Read all inputs; how many runs they are. */
 static size_t read_inputs(tensor *in, int inputs) {
-    size_t pieces = 0;
+    size_t parts = 0;
     for (int i = 0; i < inputs; i++) {
         if (!*in[i].file) fail("no file for input %s: give --input %s=FILE", in[i].is->name, in[i].is->name);
         in[i].data = array(in[i].file, &in[i], &in[i].count);
-        size_t found = in[i].count / in[i].one;
-        if (pieces && found != pieces) fail("%s holds %zu batches, others %zu", in[i].file, found, pieces);
-        pieces = found;
+        size_t match = in[i].count / in[i].one;
+        if (parts && match != parts) fail("%s holds %zu batches, others %zu", in[i].file, match, parts);
+        parts = match;
     }
-    return pieces ? pieces : 1;
+    return parts ? parts : 1;
 }
 
 int main(int argc, char **argv) {
@@ -382,10 +382,10 @@ int main(int argc, char **argv) {
     describe(out, model->output, model->outputs, batch);
     if (!own) take_check(in, model->inputs, out, model->outputs, o.check);
 
-    size_t pieces = read_inputs(in, model->inputs);
+    size_t parts = read_inputs(in, model->inputs);
     for (int i = 0; i < model->outputs; i++) {
         tensor *t = &out[i];
-        t->count = t->one * pieces;
+        t->count = t->one * parts;
         t->data = reserve(t->count * t->type->bytes);
         size_t count = t->count;
         if (*t->file) t->wanted = array(t->file, t, &count);
@@ -395,7 +395,7 @@ int main(int argc, char **argv) {
     pd_session *session;
     int code = pd_create(&session, o.threads ? o.threads : model->threads);
     if (code) fail("%s", pd_error(code));
-    for (size_t piece = 0; piece < pieces; piece++)
+    for (size_t piece = 0; piece < parts; piece++)
         run(session, batch, in, model->inputs, out, model->outputs, piece);
     difference worst = {0, 0, "", 0};
     for (int i = 0; i < model->outputs; i++)
@@ -403,7 +403,7 @@ int main(int argc, char **argv) {
 
     int64_t *samples = reserve((size_t)o.rounds * sizeof *samples);
     for (int i = -o.warmup; i < o.rounds; i++) {
-        size_t piece = (size_t)(i + o.warmup) % pieces;
+        size_t piece = (size_t)(i + o.warmup) % parts;
         int64_t taken = run(session, batch, in, model->inputs, out, model->outputs, piece);
         if (i >= 0) samples[i] = taken;
     }
@@ -414,7 +414,7 @@ int main(int argc, char **argv) {
     json(model->isa);
     printf(", \"version\": ");
     json(model->version);
-    printf(", \"batch\": %d, \"runs\": %zu, \"threads\": %d", batch, pieces,
+    printf(", \"batch\": %d, \"runs\": %zu, \"threads\": %d", batch, parts,
            o.threads ? o.threads : model->threads);
     if (!own) {
         printf(",\n \"passed\": %s, \"where\": ", passed ? "true" : "false");
@@ -429,7 +429,7 @@ int main(int argc, char **argv) {
         char path[PATH + 64] = "";
         if (o.output) {
             snprintf(path, sizeof path, "%s/output_%d.npy", o.output, i);
-            write_npy(path, &out[i], pieces, batch);
+            write_npy(path, &out[i], parts, batch);
         }
         printf("%s{\"name\": ", i ? ", " : "");
         json(out[i].is->name);

@@ -89,13 +89,13 @@ static int functions(engine_file *e, char *why) {
     if (e->model->abi != PD_ABI)
         return snprintf(why, WHY, "the engine has interface %d, this library takes %d: build again",
                         e->model->abi, PD_ABI), 0;
-    int most = e->model->inputs > e->model->outputs ? e->model->inputs : e->model->outputs;
+    int maximum = e->model->inputs > e->model->outputs ? e->model->inputs : e->model->outputs;
     int rank = 0;
     for (int i = 0; i < e->model->inputs; i++)
         if (e->model->input[i].rank > rank) rank = e->model->input[i].rank;
     for (int i = 0; i < e->model->outputs; i++)
         if (e->model->output[i].rank > rank) rank = e->model->output[i].rank;
-    if (most > MAX_TENSORS || rank > MAX_RANK || e->model->batches > MAX_BATCHES)
+    if (maximum > MAX_TENSORS || rank > MAX_RANK || e->model->batches > MAX_BATCHES)
         return snprintf(why, WHY, "the engine has more than %d inputs, outputs or sizes of batches",
                         MAX_TENSORS), 0;
     return 1;
@@ -244,17 +244,17 @@ static int larger_first(const void *a, const void *b) {
 }
 
 /* The largest size as often as it fits, then the next: how many pieces, 0 where a rest remains. */
-static int greedy(const pd_model *model, int batch, int *pieces) {
+static int greedy(const pd_model *model, int batch, int *parts) {
     int sizes[MAX_BATCHES], count = 0;
     memcpy(sizes, model->batch, (size_t)model->batches * sizeof *sizes);
     qsort(sizes, (size_t)model->batches, sizeof *sizes, larger_first);
     for (int i = 0; i < model->batches; i++)
-        for (; batch >= sizes[i]; batch -= sizes[i]) pieces[count++] = sizes[i];
+        for (; batch >= sizes[i]; batch -= sizes[i]) parts[count++] = sizes[i];
     return batch ? 0 : count;
 }
 
 /* The same by trying all ways, for 6 of 5 and 3; the fewest pieces there can be. */
-static int fewest(const pd_model *model, int batch, int *pieces) {
+static int fewest(const pd_model *model, int batch, int *parts) {
     int *number = calloc((size_t)batch + 1, sizeof *number);
     int *last = calloc((size_t)batch + 1, sizeof *last);
     int count = 0;
@@ -267,21 +267,21 @@ static int fewest(const pd_model *model, int batch, int *pieces) {
             last[total] = size;
         }
     if (number && last && number[batch])
-        for (int rest = batch; rest > 0; rest -= last[rest]) pieces[count++] = last[rest];
+        for (int rest = batch; rest > 0; rest -= last[rest]) parts[count++] = last[rest];
     free(number);
     free(last);
-    qsort(pieces, (size_t)count, sizeof *pieces, larger_first);
+    qsort(parts, (size_t)count, sizeof *parts, larger_first);
     return count;
 }
 
 /* `batch` as a sum of sizes that the engine was built for, as prunedeploy's own sessions cut it.
  * Returns how many, `pieces` is for free(); 0: it is no such sum. */
-static int split(const pd_model *model, int64_t batch, int **pieces) {
-    if (batch > 1 << 24 || !(*pieces = malloc((size_t)batch * sizeof **pieces))) return 0;
-    if (is_built(model, batch)) return (*pieces)[0] = (int)batch, 1;
+static int split(const pd_model *model, int64_t batch, int **parts) {
+    if (batch > 1 << 24 || !(*parts = malloc((size_t)batch * sizeof **parts))) return 0;
+    if (is_built(model, batch)) return (*parts)[0] = (int)batch, 1;
     if (!cuts(model)) return 0;
-    const int count = greedy(model, (int)batch, *pieces);
-    return count ? count : fewest(model, (int)batch, *pieces);
+    const int count = greedy(model, (int)batch, *parts);
+    return count ? count : fewest(model, (int)batch, *parts);
 }
 
 #endif

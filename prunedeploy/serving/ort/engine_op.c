@@ -16,7 +16,7 @@ typedef struct {
     int threads;
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    int most, made, idle; /* sessions: at most, started, waiting for work */
+    int maximum, made, idle; /* sessions: at most, started, waiting for work */
     pd_session **waiting;
 } kernel;
 
@@ -84,12 +84,12 @@ static OrtStatusPtr create(const OrtCustomOp *op, const OrtApi *api, const OrtKe
         return status;
     }
     const int processors = processors_here();
-    const int64_t threads = number(api, info, "threads"), most = number(api, info, "sessions");
+    const int64_t threads = number(api, info, "threads"), maximum = number(api, info, "sessions");
     const int cut = k->engine.model->threads;
     k->threads = threads > 0 ? (int)threads : cut > 0 && cut < processors ? cut : processors;
-    k->most = most > 0 && most < 4096 ? (int)most : processors / k->threads;
-    if (k->most < 1) k->most = 1;
-    k->waiting = calloc((size_t)k->most, sizeof *k->waiting);
+    k->maximum = maximum > 0 && maximum < 4096 ? (int)maximum : processors / k->threads;
+    if (k->maximum < 1) k->maximum = 1;
+    k->waiting = calloc((size_t)k->maximum, sizeof *k->waiting);
     const int code = k->waiting ? k->engine.create(k->waiting, k->threads) : PD_NO_MEMORY;
     if (code) {
         status = failure(api, ORT_FAIL, "cannot start: %s", k->engine.error(code));
@@ -108,12 +108,12 @@ static pd_session *take(kernel *k) {
     pd_session *session = 0;
     pthread_mutex_lock(&k->lock);
     while (!k->idle) {
-        if (k->made < k->most) {
+        if (k->made < k->maximum) {
             k->made++;
             pthread_mutex_unlock(&k->lock);
             if (!k->engine.create(&session, k->threads)) return session;
             pthread_mutex_lock(&k->lock); /* no memory or threads for another: share what there is */
-            k->most = --k->made;
+            k->maximum = --k->made;
         } else {
             pthread_cond_wait(&k->changed, &k->lock);
         }
@@ -131,11 +131,11 @@ static void give_back(kernel *k, pd_session *session) {
 }
 
 /* The address of an input whose type and shape are those of `wanted`; the batch is noted. */
-static OrtStatus *input(const OrtApi *api, const OrtKernelContext *context, size_t place,
+static OrtStatus *input(const OrtApi *api, const OrtKernelContext *context, size_t offset,
                         const pd_tensor *wanted, int64_t *batch, const void **data) {
     const OrtValue *value = 0;
     OrtTensorTypeAndShapeInfo *info = 0;
-    OrtStatus *status = api->KernelContext_GetInput(context, place, &value);
+    OrtStatus *status = api->KernelContext_GetInput(context, offset, &value);
     if (status) return status;
     if (!value) return failure(api, ORT_INVALID_ARGUMENT, "input '%s' is missing", wanted->name);
     if ((status = api->GetTensorTypeAndShape(value, &info))) return status;
@@ -150,23 +150,23 @@ static OrtStatus *input(const OrtApi *api, const OrtKernelContext *context, size
     if (type != type_of(wanted->dtype))
         return failure(api, ORT_INVALID_ARGUMENT, "input '%s' takes %s", wanted->name, wanted->dtype);
     if (!fits(wanted, shape, rank, batch)) {
-        char takes[WHY], found[WHY];
+        char takes[WHY], match[WHY];
         spell(takes, wanted->shape, (size_t)wanted->rank);
-        spell(found, shape, rank);
+        spell(match, shape, rank);
         return failure(api, ORT_INVALID_ARGUMENT, "input '%s' takes %s, found %s", wanted->name,
-                       takes, found);
+                       takes, match);
     }
     return api->GetTensorMutableData((OrtValue *)value, (void **)data);
 }
 
-static OrtStatus *output(const OrtApi *api, OrtKernelContext *context, size_t place,
+static OrtStatus *output(const OrtApi *api, OrtKernelContext *context, size_t offset,
                          const pd_tensor *made, int64_t batch, void **data) {
     int64_t shape[MAX_RANK];
     OrtValue *value = 0;
     for (int axis = 0; axis < made->rank; axis++)
         shape[axis] = made->shape[axis] < 0 ? batch : made->shape[axis];
     OrtStatus *status =
-        api->KernelContext_GetOutput(context, place, shape, (size_t)made->rank, &value);
+        api->KernelContext_GetOutput(context, offset, shape, (size_t)made->rank, &value);
     if (status) return status;
     if (!value) return failure(api, ORT_INVALID_ARGUMENT, "output '%s' is not asked for: name it",
                                made->name);
@@ -177,25 +177,25 @@ static OrtStatus *output(const OrtApi *api, OrtKernelContext *context, size_t pl
 static OrtStatus *run(kernel *k, int64_t batch, const void **inputs, void **outputs) {
     const pd_model *model = k->engine.model;
     if (batch == 0) return 0; /* the outputs are empty */
-    int *pieces = 0;
-    const int count = batch < 0 ? 1 : split(model, batch, &pieces);
+    int *parts = 0;
+    const int count = batch < 0 ? 1 : split(model, batch, &parts);
     if (!count) {
         char built[WHY];
         spell_batches(built, model);
-        free(pieces);
+        free(parts);
         return failure(k->api, ORT_INVALID_ARGUMENT,
                        "it was built for batches of %s, found %lld", built, (long long)batch);
     }
     int code = PD_OK;
     pd_session *session = take(k);
     for (int i = 0; i < count && !code; i++) {
-        const int size = pieces ? pieces[i] : model->batch[0];
+        const int size = parts ? parts[i] : model->batch[0];
         code = k->engine.run(session, size, inputs, outputs);
         advance(model->input, model->inputs, (const char **)inputs, size);
         advance(model->output, model->outputs, (const char **)outputs, size);
     }
     give_back(k, session);
-    free(pieces);
+    free(parts);
     return code ? failure(k->api, ORT_FAIL, "%s", k->engine.error(code)) : 0;
 }
 
@@ -237,7 +237,7 @@ static void compute_old(void *given, OrtKernelContext *context) {
 static const char *name(const OrtCustomOp *op) { return (void)op, "SparseEngine"; }
 static const char *provider(const OrtCustomOp *op) { return (void)op, "CPUExecutionProvider"; }
 static size_t one(const OrtCustomOp *op) { return (void)op, 1; }
-static int at_least(const OrtCustomOp *op) { return (void)op, 1; }
+static int minimum_of(const OrtCustomOp *op) { return (void)op, 1; }
 static int mixed(const OrtCustomOp *op) { return (void)op, 0; }
 static int newest(const OrtCustomOp *op) { return (void)op, INT32_MAX; }
 static OrtMemType memory(const OrtCustomOp *op, size_t i) {
@@ -268,14 +268,14 @@ static const OrtCustomOp sparse_engine = {
     .GetInputCharacteristic = variadic,
     .GetOutputCharacteristic = variadic,
     .GetInputMemoryType = memory,
-    .GetVariadicInputMinArity = at_least,
+    .GetVariadicInputMinArity = minimum_of,
     .GetVariadicInputHomogeneity = mixed,
-    .GetVariadicOutputMinArity = at_least,
+    .GetVariadicOutputMinArity = minimum_of,
     .GetVariadicOutputHomogeneity = mixed,
     .CreateKernelV2 = create,
     .KernelComputeV2 = compute,
     .InferOutputShapeFn = 0, /* shapes are those that the model says */
-    .GetStartVersion = at_least,
+    .GetStartVersion = minimum_of,
     .GetEndVersion = newest,
     .GetMayInplace = none,
     .ReleaseMayInplace = nothing,

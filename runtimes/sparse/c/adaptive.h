@@ -62,10 +62,10 @@ static inline int pd_affordable(const pd_adaptive *a, int index) {
 /* Which candidate the next run should be: the least tried at first, mostly the current one, else one
  * to try. */
 static inline int pd_adaptive_pick(pd_adaptive *a) {
-    int least = 0;
+    int minimum = 0;
     for (int i = 1; i < a->count; i++)
-        if (a->candidate[i].runs < a->candidate[least].runs) least = i;
-    if (a->count == 1 || a->candidate[least].runs < PD_FIRST_RUNS) return least;
+        if (a->candidate[i].runs < a->candidate[minimum].runs) minimum = i;
+    if (a->count == 1 || a->candidate[minimum].runs < PD_FIRST_RUNS) return minimum;
     if (a->won > 0) return a->trial;
     if (a->pause > 0) return a->current;
     const pd_candidate *now = &a->candidate[a->current];

@@ -38,7 +38,7 @@ typedef struct {
 /* One phase of a channel's halo in the packed tile: element (i, j) is the input's pixel
  * (row + i * row_step, column + j * column_step), zero outside of it. */
 typedef struct {
-    int32_t row, row_step, rows, column, column_step, width, place;
+    int32_t row, row_step, rows, column, column_step, width, position;
 } pd_phase;
 
 typedef struct {
@@ -74,7 +74,7 @@ typedef struct {
 
 typedef void (*pd_kernel)(const pd_row_segment *segments, uint32_t count, uint32_t first,
                           const void *offsets, const float *weights, const float *tile,
-                          float *sums, const pd_store_to *to);
+                          float *accumulators, const pd_store_to *to);
 
 #if PD_LANES == 16 /* half a vector: rows of 7, tiles of 56 */
 typedef float pd_half __attribute__((vector_size(32), may_alias));
@@ -187,7 +187,7 @@ static void pd_set_output(pd_store_to *to, const pd_conv *c, float *y, const flo
 
 /* This thread's share of a layer. Scratch: the packed panel, then the sums of unfinished rows. */
 static void pd_conv_run(const pd_work *w, const pd_conv *c, const float *x, float *y,
-                        const float *residual, pd_kernel kernel, uint64_t sums) {
+                        const float *residual, pd_kernel kernel, uint64_t accumulators) {
     const pd_panel *panels = (const pd_panel *)(w->weights + c->panel);
     const pd_part *parts = (const pd_part *)(w->weights + c->part);
     pd_store_to to = {(const float *)(w->weights + c->bias), 0, 0, c->y_stride,
@@ -208,7 +208,7 @@ static void pd_conv_run(const pd_work *w, const pd_conv *c, const float *x, floa
                 const pd_part *part = &parts[g * c->panels + p];
                 kernel((const pd_row_segment *)(w->weights + part->segment), part->segments,
                        parts[group * c->panels].first, w->weights + part->offset,
-                       (const float *)(w->weights + part->weight), from, w->scratch + sums, &to);
+                       (const float *)(w->weights + part->weight), from, w->scratch + accumulators, &to);
             }
         }
         begin = tile * c->groups + last;

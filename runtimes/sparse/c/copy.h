@@ -23,11 +23,11 @@ PD_INLINE void pd_fill_row(float *to, float value, int count) {
 static inline void pd_copy_rows(const pd_work *w, int rank, const int *shape, const ptrdiff_t *xs,
                                 const ptrdiff_t *ys, int count, int x_step, const float *x,
                                 float *y) {
-    const int pieces = (count + PD_PIECE - 1) / PD_PIECE;
+    const int parts = (count + PD_PIECE - 1) / PD_PIECE;
     int begin, end;
-    pd_share(w, pd_items(rank, shape) * pieces, &begin, &end);
+    pd_share(w, pd_items(rank, shape) * parts, &begin, &end);
     for (int item = begin; item < end; item++) {
-        const int row = item / pieces, first = item % pieces * PD_PIECE;
+        const int row = item / parts, first = item % parts * PD_PIECE;
         const int size = count - first < PD_PIECE ? count - first : PD_PIECE;
         const float *from = x + pd_at(row, rank, shape, xs) + first * x_step;
         float *to = y + pd_at(row, rank, shape, ys) + first;
@@ -63,11 +63,11 @@ static inline void pd_copy_transposed(const pd_work *w, int rank, const int *sha
     static inline void name(const pd_work *w, int rank, const int *shape, const ptrdiff_t *xs,  \
                             const ptrdiff_t *ys, int count, ptrdiff_t x_step, ptrdiff_t y_step, \
                             const from_type *x, to_type *y) {                                   \
-        const int pieces = (count + PD_PIECE - 1) / PD_PIECE;                                   \
+        const int parts = (count + PD_PIECE - 1) / PD_PIECE;                                   \
         int begin, end;                                                                         \
-        pd_share(w, pd_items(rank, shape) * pieces, &begin, &end);                              \
+        pd_share(w, pd_items(rank, shape) * parts, &begin, &end);                              \
         for (int item = begin; item < end; item++) {                                            \
-            const int row = item / pieces, first = item % pieces * PD_PIECE;                    \
+            const int row = item / parts, first = item % parts * PD_PIECE;                    \
             const int last = count - first < PD_PIECE ? count : first + PD_PIECE;               \
             const from_type *from = x + pd_at(row, rank, shape, xs);                            \
             to_type *to = y + pd_at(row, rank, shape, ys);                                      \

@@ -28,7 +28,7 @@ static void pd_depthwise_run(const pd_work *w, const pd_conv *c, const float *x,
         const float *plane = x + (uint64_t)(row / multiplier) * c->x_stride
             + (uint64_t)image * (uint64_t)(c->height * c->width);
         for (int f = 0; f < c->phases; f++) {
-            pd_pack_phase(w->scratch + phases[f].place, plane, &phases[f], first * c->row_step,
+            pd_pack_phase(w->scratch + phases[f].position, plane, &phases[f], first * c->row_step,
                           0, c->height, c->width, c->block);
         }
         const int rows = c->out_height - first < c->tile ? c->out_height - first : c->tile;
@@ -44,8 +44,8 @@ static void pd_depthwise_run(const pd_work *w, const pd_conv *c, const float *x,
 static __attribute__((noinline)) void PD_NAME(const float *tile, const float *weights, float bias,
                                               float *y, const float *residual, int rows, int width,
                                               float low, float high) {
-    const pd_vec least = pd_splat(low), most = pd_splat(high), start = pd_splat(bias);
-    (void)least, (void)most;
+    const pd_vec minimum = pd_splat(low), maximum = pd_splat(high), start = pd_splat(bias);
+    (void)minimum, (void)maximum;
     pd_vec by[PD_COUNT];
 #pragma GCC unroll 64
     for (int t = 0; t < PD_COUNT; t++) by[t] = pd_splat(weights[t]);
@@ -56,7 +56,7 @@ static __attribute__((noinline)) void PD_NAME(const float *tile, const float *we
 #pragma GCC unroll 8
             for (int r = 0; r < PD_TALL; r++) sum[r] = start;
             pd_vec x;
-#define PD_LOAD(place) x = pd_loadu(from + (place)); PD_KEEP(x);
+#define PD_LOAD(offset) x = pd_loadu(from + (offset)); PD_KEEP(x);
 #define PD_ADD(row, tap) sum[row] += by[tap] * x;
             PD_BODY
 #undef PD_LOAD
@@ -70,7 +70,7 @@ static __attribute__((noinline)) void PD_NAME(const float *tile, const float *we
 #ifdef PD_ACT
                 s = PD_ACT(s);
 #else
-                s = pd_min(pd_max(s, least), most);
+                s = pd_min(pd_max(s, minimum), maximum);
 #endif
                 if (left >= PD_LANES) pd_storeu(y + at, s);
                 else pd_store_part(y + at, s, left);

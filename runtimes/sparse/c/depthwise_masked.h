@@ -19,12 +19,12 @@ typedef void (*pd_depthwise_masked)(const float *plane, const uint32_t *masks,
 
 /* Which of the elements that a vector of pixels needs, `step` apart, lie in a row. */
 PD_INLINE uint32_t pd_reads(int first, int step, int width) {
-    uint32_t found = 0;
+    uint32_t value = 0;
     for (int j = 0; j < PD_LANES; j++) {
         const int column = first + j * step;
-        if (column >= 0 && column < width) found |= 1u << (j * step);
+        if (column >= 0 && column < width) value |= 1u << (j * step);
     }
-    return found;
+    return value;
 }
 
 /* This thread's share: an item is one image of one output channel. */
@@ -65,9 +65,9 @@ static __attribute__((noinline)) void PD_NAME(const float *plane, const uint32_t
                                               const float *weights, float bias, float *y,
                                               const float *residual, const pd_conv *c) {
     static const int columns[PD_ACROSS] = PD_COLUMNS;
-    const pd_vec least = pd_splat(c->low), most = pd_splat(c->high), start = pd_splat(bias);
+    const pd_vec minimum = pd_splat(c->low), maximum = pd_splat(c->high), start = pd_splat(bias);
     const int rows = c->out_height, width = c->out_width;
-    (void)least, (void)most;
+    (void)minimum, (void)maximum;
     pd_vec by[PD_COUNT];
 #pragma GCC unroll 64
     for (int t = 0; t < PD_COUNT; t++) by[t] = pd_splat(weights[t]);
@@ -97,7 +97,7 @@ static __attribute__((noinline)) void PD_NAME(const float *plane, const uint32_t
 #ifdef PD_ACT
                 s = PD_ACT(s);
 #else
-                s = pd_min(pd_max(s, least), most);
+                s = pd_min(pd_max(s, minimum), maximum);
 #endif
                 pd_store_part(y + at, s, left);
             }

@@ -103,14 +103,14 @@ static void pd_free(pd_session *s) {
 
 /* Where the scratch of the threads begins: behind the largest plan's arena, or arenas. */
 static size_t pd_scratch_begin(int threads) {
-    size_t most = 0;
+    size_t maximum = 0;
     for (int i = 0; i < pd_this_model.batches; i++) {
         const size_t arenas = pd_plans[i].repeats > 1 ? (size_t)threads : 1;
         const size_t size = arenas * pd_round(pd_plans[i].arena, PD_PAGE)
             + pd_round(pd_plans[i].head, PD_PAGE);
-        if (size > most) most = size;
+        if (size > maximum) maximum = size;
     }
-    return most;
+    return maximum;
 }
 
 static size_t pd_scratch_step(void) { return pd_round(pd_scratch + 64, PD_PAGE); }
@@ -216,20 +216,20 @@ static int pd_run_locked(pd_session *s) {
 
 /* The most threads that any plan's work is enough for. */
 static int pd_useful_threads(void) {
-    int most = 1;
+    int maximum = 1;
 #if defined(PD_ALL_THREADS)
-    most = PD_MOST_THREADS;
+    maximum = PD_MAX_THREADS;
 #endif
     for (int i = 0; i < pd_this_model.batches; i++)
-        if (pd_plans[i].useful > most) most = pd_plans[i].useful;
-    return most;
+        if (pd_plans[i].useful > maximum) maximum = pd_plans[i].useful;
+    return maximum;
 }
 
-static int pd_most_shares(void) {
-    int most = 0;
+static int pd_max_shares(void) {
+    int maximum = 0;
     for (int i = 0; i < pd_this_model.batches; i++)
-        if (pd_plans[i].repeats > most) most = pd_plans[i].repeats;
-    return most;
+        if (pd_plans[i].repeats > maximum) maximum = pd_plans[i].repeats;
+    return maximum;
 }
 
 /* -- what pd_engine.h promises -------------------------------------------------------------------- */
@@ -237,7 +237,7 @@ static int pd_most_shares(void) {
 PD_API const pd_model *pd_info(void) { return &pd_this_model; }
 
 PD_API int pd_create(pd_session **session, int threads) {
-    if (!session || threads < 0 || threads > PD_MOST_THREADS) return PD_BAD_ARGUMENT;
+    if (!session || threads < 0 || threads > PD_MAX_THREADS) return PD_BAD_ARGUMENT;
     *session = 0;
     if (!pd_cpu_has(pd_this_model.isa)) return PD_BAD_CPU;
     if (threads == 0) threads = pd_processors();
@@ -260,7 +260,7 @@ PD_API int pd_create(pd_session **session, int threads) {
     }
     for (int i = 0; i < pd_this_model.batches; i++)
         pd_adaptive_start(&s->adaptive[i], threads, pd_plans[i].useful);
-    if (!pd_pool_start(&s->pool, threads, pd_most_shares(), pd_one_share, s)) {
+    if (!pd_pool_start(&s->pool, threads, pd_max_shares(), pd_one_share, s)) {
         pd_free(s);
         return PD_NO_THREAD;
     }

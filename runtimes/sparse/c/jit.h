@@ -6,8 +6,8 @@
  * scratch has the sums of one program after the other, finished as those of other kernels are. */
 #include "conv.h"
 
-#ifndef PD_UNROLLED_H
-#define PD_UNROLLED_H
+#ifndef PD_JIT_H
+#define PD_JIT_H
 
 extern __attribute__((visibility("hidden"))) const unsigned char pd_code[];
 
@@ -20,14 +20,14 @@ typedef struct {
     uint32_t half, weight, size, fetch;
 } pd_program;
 
-typedef void (*pd_instructions)(const float *tile, const float *weights, float *sums,
+typedef void (*pd_instructions)(const float *tile, const float *weights, float *accumulators,
                                 const float *bias, const void *fetched, float *y,
                                 const float *residual, uint64_t mask);
 
 /* One vector of a tile for a program: the `call`-th; `count` of its pixels are the tile's. */
 typedef struct {
     const float *tile, *bias, *residual;
-    float *sums, *y;
+    float *accumulators, *y;
     int call, count;
 } pd_vector;
 
@@ -39,7 +39,7 @@ PD_INLINE void pd_call(const pd_program *p, uint32_t part, const pd_vector *v) {
     pd_instructions run;
     memcpy(&run, &from, sizeof run);
     /* what follows is mostly the next program, as large as this one */
-    run(v->tile, (const float *)(const void *)(code + p->weight), v->sums, v->bias,
+    run(v->tile, (const float *)(const void *)(code + p->weight), v->accumulators, v->bias,
         fetched < p->size ? code + p->size + fetched : code, v->y, v->residual, mask);
 }
 #endif
@@ -49,24 +49,24 @@ PD_INLINE void pd_call(const pd_program *p, uint32_t part, const pd_vector *v) {
 
 static __attribute__((noinline)) void PD_NAME(
     const pd_row_segment *segments, uint32_t count, uint32_t first, const void *offsets,
-    const float *weights, const float *tile, float *sums, const pd_store_to *to) {
+    const float *weights, const float *tile, float *accumulators, const pd_store_to *to) {
     const pd_program *programs = (const pd_program *)(const void *)segments;
     const int size = PD_TILE_ROWS * PD_TILE_WIDTH_X8 * 8;
     (void)offsets, (void)weights;
 #ifdef PD_SHARED_BORDER
-    const int pieces = 1, width = (to->tile_rows - 1) * PD_PITCH + PD_SHARED_BORDER;
+    const int parts = 1, width = (to->tile_rows - 1) * PD_PITCH + PD_SHARED_BORDER;
 #else
-    const int pieces = to->tile_rows, width = to->width;
+    const int parts = to->tile_rows, width = to->width;
 #endif
     for (uint32_t i = 0; i < count; i++) {
         const pd_program *p = &programs[i];
-        float *sum = sums + (PD_SPILLED ? (uint64_t)(p->row - first) * size : 0);
+        float *sum = accumulators + (PD_SPILLED ? (uint64_t)(p->row - first) * size : 0);
         float *y = to->y + p->row * to->y_stride;
         const float *residual = to->residual ? to->residual + p->row * to->residual_stride : 0;
         pd_vector now = {.bias = to->bias + p->row};
-        for (int r = 0; r < pieces; r++) {
+        for (int r = 0; r < parts; r++) {
             for (int v = 0; v < PD_TILE_WIDTH_X8 * 8 && v < width; v += PD_LANES, now.call++) {
-                now.tile = tile + r * PD_PITCH + v, now.sums = sum + r * PD_TILE_WIDTH_X8 * 8 + v;
+                now.tile = tile + r * PD_PITCH + v, now.accumulators = sum + r * PD_TILE_WIDTH_X8 * 8 + v;
                 now.y = y + r * to->pitch + v, now.count = width - v;
                 now.residual = residual ? residual + r * to->pitch + v : 0;
                 pd_call(p, v < PD_FULL * PD_LANES ? 0 : p->half, &now);

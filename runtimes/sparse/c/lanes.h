@@ -134,7 +134,7 @@ PD_INLINE float pd_sum_lanes(pd_vec v) {
 }
 
 /* The largest, where none is NaN. */
-PD_INLINE float pd_most_lanes(pd_vec v) {
+PD_INLINE float pd_largest_lane(pd_vec v) {
 #if PD_LANES == 16
     return _mm512_reduce_max_ps((__m512)v);
 #endif

@@ -21,7 +21,7 @@ enum { PD_BLOCK = 8, PD_NONE = 16 };
 
 static __attribute__((noinline)) void PD_NAME(
     const pd_row_segment *segments, uint32_t count, uint32_t first, const void *offsets,
-    const float *weights, const float *tile, float *sums, const pd_store_to *to) {
+    const float *weights, const float *tile, float *accumulators, const pd_store_to *to) {
     const uint16_t *offset = (const uint16_t *)offsets;
     const int size = PD_TILE_ROWS * PD_TILE_WIDTH_X8 * 8;
     const pd_row_segment *const end = segments + count;

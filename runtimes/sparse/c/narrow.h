@@ -66,7 +66,7 @@ PD_INLINE void PD_PART(pd_vec (*whole)[PD_UNIT], const PD_STORED *const *row, co
 
 /* sums[r][j] = dot(weights row r, pixel j): `rows` (at most 4) rows and `pixels` (below PD_UNIT, a
  * constant), `size` apart and all `size` long. */
-PD_INLINE void PD_DOTS(float sums[][PD_UNIT], const PD_STORED *weights, const float *x, int size,
+PD_INLINE void PD_DOTS(float accumulators[][PD_UNIT], const PD_STORED *weights, const float *x, int size,
                        int rows, int pixels) {
     const PD_STORED *row[4];
     pd_vec whole[4][PD_UNIT];
@@ -86,26 +86,26 @@ PD_INLINE void PD_DOTS(float sums[][PD_UNIT], const PD_STORED *weights, const fl
         float room[PD_WIDE]; /* what lies behind a row is read, not used */
         const float *w = vectors < size ? PD_WIDENED(row[r] + vectors, room) : room;
         for (int j = 0; j < pixels; j++) {
-            sums[r][j] = pd_sum_lanes(whole[r][j]);
+            accumulators[r][j] = pd_sum_lanes(whole[r][j]);
             for (int i = 0; vectors + i < size; i++)
-                sums[r][j] += x[(ptrdiff_t)j * size + vectors + i] * w[i];
+                accumulators[r][j] += x[(ptrdiff_t)j * size + vectors + i] * w[i];
         }
     }
 }
 
 /* Row `row` of a matrix of non-zeros times all pixels (a constant); ends[row] is where its entries
  * end. */
-PD_INLINE void PD_SPARSE(float *sums, const PD_STORED *weights, const PD_COLUMN *columns,
+PD_INLINE void PD_SPARSE(float *accumulators, const PD_STORED *weights, const PD_COLUMN *columns,
                          const uint32_t *ends, int row, const float *x, int pixels) {
-    enum { MOST = (PD_UNIT + PD_LANES - 1) / PD_LANES };
+    enum { MAX_COLUMNS = (PD_UNIT + PD_LANES - 1) / PD_LANES };
     const int vectors = (pixels + PD_LANES - 1) / PD_LANES;
     uint32_t k = row ? ends[row - 1] : 0;
     float whole = 0;
-    for (int j = 0; j < vectors * PD_LANES; j++) sums[j] = 0;
+    for (int j = 0; j < vectors * PD_LANES; j++) accumulators[j] = 0;
     while (k < ends[row]) {
         const uint32_t end = ends[row] - k < PD_SPARSE_RUN ? ends[row] : k + PD_SPARSE_RUN;
         float one[4] = {0, 0, 0, 0};
-        pd_vec all[4][MOST];
+        pd_vec all[4][MAX_COLUMNS];
         for (int t = 0; t < 4; t++)
             for (int v = 0; v < vectors; v++) all[t][v] = pd_splat(0);
         for (; k < end; k += PD_WIDE) {
@@ -131,10 +131,10 @@ PD_INLINE void PD_SPARSE(float *sums, const PD_STORED *weights, const PD_COLUMN 
         if (pixels == 1) continue;
         for (int v = 0; v < vectors; v++) {
             const pd_vec sum = (all[0][v] + all[1][v]) + (all[2][v] + all[3][v]);
-            pd_storeu(sums + v * PD_LANES, pd_loadu(sums + v * PD_LANES) + sum);
+            pd_storeu(accumulators + v * PD_LANES, pd_loadu(accumulators + v * PD_LANES) + sum);
         }
     }
-    if (pixels == 1) sums[0] = whole;
+    if (pixels == 1) accumulators[0] = whole;
 }
 
 #undef PD_FETCH

@@ -16,7 +16,7 @@ typedef struct {
 } pd_norm;
 
 /* `count` elements at `from + i * step`, or one for all. */
-PD_INLINE pd_vec pd_spread(const float *from, ptrdiff_t step, int i, int count) {
+PD_INLINE pd_vec pd_broadcast(const float *from, ptrdiff_t step, int i, int count) {
     if (step == 0) return pd_splat(*from);
     if (step == 1) return pd_take(from + i, count);
     return pd_gather(from + i * step, step, count < PD_LANES ? count : PD_LANES);
@@ -29,8 +29,8 @@ PD_INLINE void pd_norm_row(const pd_norm *n, const float *x, float *y, const flo
     const pd_reduction *r = &n->r;
     for (int i = 0; i < r->inner; i += PD_LANES) {
         const int left = r->inner - i, count = left < PD_LANES ? left : PD_LANES;
-        pd_vec v = (pd_spread(x, r->inner_x, i, count) - mean) * by;
-        v = v * pd_spread(scale, n->inner_scale, i, count) + pd_spread(bias, n->inner_bias, i, count);
+        pd_vec v = (pd_broadcast(x, r->inner_x, i, count) - mean) * by;
+        v = v * pd_broadcast(scale, n->inner_scale, i, count) + pd_broadcast(bias, n->inner_bias, i, count);
         if (r->inner_y == 1) pd_give(y + i, v, count);
         else pd_scatter(y + i * r->inner_y, r->inner_y, v, count);
     }
@@ -108,7 +108,7 @@ PD_INLINE void pd_norm_moments(const pd_norm *n, const float *x, pd_vec *mean, p
             pd_storeu(marks, pd_where(close, pd_splat(0), pd_splat(1)));
             far = pd_max(far, pd_take(marks, some));
         }
-        if (pd_most_lanes(far) == 0) return;
+        if (pd_largest_lane(far) == 0) return;
     } else {
         for (int v = 0; v < vectors; v++) mean[v] = pd_splat(0);
     }
@@ -135,8 +135,8 @@ PD_INLINE void pd_norm_group(const pd_norm *n, const float *x, float *y, const f
                 const int left = count - v * PD_LANES, j = v * PD_LANES;
                 const int some = left < PD_LANES ? left : PD_LANES;
                 pd_vec value = (pd_take(from + j, some) - mean[v]) * by[v];
-                value = value * pd_spread(s, n->inner_scale, j, some)
-                    + pd_spread(b, n->inner_bias, j, some);
+                value = value * pd_broadcast(s, n->inner_scale, j, some)
+                    + pd_broadcast(b, n->inner_bias, j, some);
                 if (r->inner_y == 1) pd_give(to + j, value, some);
                 else pd_scatter(to + j * r->inner_y, r->inner_y, value, some);
             }

@@ -103,10 +103,10 @@ PD_INLINE void pd_part_turns(__m512 *a, __m512 *b) {
 }
 
 /* `vectors` of a row as a interleaved of `interleaved`, at most twice as many: of columns from `from` on. */
-PD_INLINE void pd_comb_row(float *to, const float *from, const __mmask16 *inside, int interleaved,
+PD_INLINE void pd_interleaved_row(float *to, const float *from, const __mmask16 *inside, int interleaved,
                            int vectors) {
     const __m512i next = _mm512_set_epi32(16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1);
-    const __m512i place = _mm512_maskz_set1_epi32(0x8000, 1);
+    const __m512i step = _mm512_maskz_set1_epi32(0x8000, 1);
     __m512 v[4];
     for (int k = 0; k < interleaved; k++) v[k] = _mm512_maskz_loadu_ps(inside[k], from + 16 * k);
     pd_part_turns(&v[0], &v[1]);
@@ -119,7 +119,7 @@ PD_INLINE void pd_comb_row(float *to, const float *from, const __mmask16 *inside
     /* the next ones are these, moved by an element, with one of the following columns */
     const __m512 after = _mm512_maskz_loadu_ps(inside[interleaved], from + 16 * interleaved);
     __m512i index = next;
-    for (int k = 0; k < interleaved; k++, index = _mm512_add_epi32(index, place))
+    for (int k = 0; k < interleaved; k++, index = _mm512_add_epi32(index, step))
         if (interleaved + k < vectors)
             _mm512_store_ps(to + 16 * (interleaved + k), _mm512_permutex2var_ps(v[k], index, after));
 }
@@ -142,7 +142,7 @@ PD_INLINE void pd_pack_interleaved(float *to, const float *plane, const pd_phase
         __mmask16 inside[5];
         for (int k = 0; k <= interleaved; k++) inside[k] = pd_columns_inside(first + 16 * k, width);
         for (int i = above; i < below; i++, at += f->width, from += width)
-            pd_comb_row(at, from, inside, interleaved, vectors);
+            pd_interleaved_row(at, from, inside, interleaved, vectors);
     }
 }
 #endif
@@ -179,12 +179,12 @@ static void pd_pack_phase(float *to, const float *plane, const pd_phase *f, int 
 #endif
 }
 
-enum { PD_MOST_ROWS = 7 }; /* of a phase: F(4, 4) */
+enum { PD_MAX_ROWS = 7 }; /* of a phase: F(4, 4) */
 
 /* The rows of a phase times the matrix `by` [rows, rows], in place (winograd.py). */
 static void pd_winograd_rows(float *x, const float *by, int rows, int pitch) {
     for (int j = 0; j < pitch; j += PD_LANES, x += PD_LANES) {
-        pd_vec from[PD_MOST_ROWS];
+        pd_vec from[PD_MAX_ROWS];
         for (int i = 0; i < rows; i++) from[i] = pd_load(x + i * pitch);
         const float *factor = by;
         for (int i = 0; i < rows; i++, factor += rows) {
@@ -201,10 +201,10 @@ static void pd_pack_im2col(float *to, const pd_work *w, const pd_conv *c, const 
                            pd_panel p, int begin, int size) {
     const int32_t *gather = (const int32_t *)(w->weights + c->gather);
     const int pixels = (c->pixels + PD_UNIT - 1) / PD_UNIT * PD_UNIT;
-    const int place = c->channel / c->taps;
+    const int tap_size = c->channel / c->taps;
     for (int k = p.begin; k < p.end; k++) {
         const float *plane = x + (uint64_t)k * c->x_stride;
-        for (int t = 0; t < c->taps; t++, to += place) {
+        for (int t = 0; t < c->taps; t++, to += tap_size) {
             const int32_t *from = gather + (ptrdiff_t)t * pixels + begin;
 #if PD_LANES == 16
             for (int j = 0; j < size; j += 16) {
@@ -231,14 +231,14 @@ static void pd_pack_strided(float *to, const pd_conv *c, const float *x, pd_pane
         const uint64_t first = (uint64_t)(row / c->out_height) * (uint64_t)(c->height * c->width)
             + (uint64_t)(row % c->out_height * c->row_step * c->width + column * c->column_step);
         const float *from = x + (uint64_t)p.begin * c->x_stride + first;
-        float *place = to + at;
-        for (int k = p.begin; k < p.end; k++, place += c->channel, from += c->x_stride) {
+        float *target = to + at;
+        for (int k = p.begin; k < p.end; k++, target += c->channel, from += c->x_stride) {
             if (c->block == 1) {
-                pd_take_every(place, from, c->column_step, left);
+                pd_take_every(target, from, c->column_step, left);
                 continue;
             }
             for (int j = 0; j < left; j += c->block)
-                memcpy(place + j, from + j * c->column_step, sizeof(float) * (size_t)c->block);
+                memcpy(target + j, from + j * c->column_step, sizeof(float) * (size_t)c->block);
         }
         at += left;
     }
@@ -280,10 +280,10 @@ static void pd_pack(float *to, const pd_work *w, const pd_conv *c, const float *
         }
 #endif
         for (int f = 0; f < c->phases; f++) {
-            pd_pack_phase(to + phases[f].place, plane, &phases[f], at.row * c->row_step,
+            pd_pack_phase(to + phases[f].position, plane, &phases[f], at.row * c->row_step,
                           at.column * c->column_step, c->height, c->width, c->block);
             if (!c->winograd) continue;
-            pd_winograd_rows(to + phases[f].place, by, phases[f].rows, phases[f].width);
+            pd_winograd_rows(to + phases[f].position, by, phases[f].rows, phases[f].width);
             by += phases[f].rows * phases[f].rows;
         }
     }

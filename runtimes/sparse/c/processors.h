@@ -28,29 +28,29 @@ static inline int pd_read_numbers(const char *path, long long *first, long long 
 
 /* Processors' worth of time that the group in `folder` has, or `most` where it has no limit. Version 2
  * of control groups has quota and period in one file, version 1 in two. */
-static inline double pd_group_limit(const char *folder, double most) {
+static inline double pd_group_limit(const char *folder, double maximum) {
     char path[PD_PATH];
     long long quota = -1, period = 0, none;
     snprintf(path, sizeof path, "%.*s/cpu.max", PD_PATH - 32, folder);
     if (pd_read_numbers(path, &quota, &period) < 2) {
         snprintf(path, sizeof path, "%.*s/cpu.cfs_quota_us", PD_PATH - 32, folder);
-        if (!pd_read_numbers(path, &quota, &none)) return most;
+        if (!pd_read_numbers(path, &quota, &none)) return maximum;
         snprintf(path, sizeof path, "%.*s/cpu.cfs_period_us", PD_PATH - 32, folder);
-        if (!pd_read_numbers(path, &period, &none)) return most;
+        if (!pd_read_numbers(path, &period, &none)) return maximum;
     }
-    const double limit = quota > 0 && period > 0 ? (double)quota / (double)period : most;
-    return limit < most ? limit : most;
+    const double limit = quota > 0 && period > 0 ? (double)quota / (double)period : maximum;
+    return limit < maximum ? limit : maximum;
 }
 
 /* The least of the limits of the groups from `group` up to `root`, and of `most`. */
-static inline double pd_least_limit(const char *root, const char *group, double most) {
+static inline double pd_min_limit(const char *root, const char *group, double maximum) {
     char folder[PD_PATH];
     const size_t top = strlen(root);
     snprintf(folder, sizeof folder, "%s%s", root, group);
     for (;;) {
-        most = pd_group_limit(folder, most);
+        maximum = pd_group_limit(folder, maximum);
         char *last = strrchr(folder, '/');
-        if (!last || strlen(folder) <= top || (size_t)(last - folder) < top) return most;
+        if (!last || strlen(folder) <= top || (size_t)(last - folder) < top) return maximum;
         *last = 0;
     }
 }
@@ -64,23 +64,23 @@ static inline int pd_is_listed(const char *list, const char *word) {
 
 /* The same for the groups that the lines of `own` (a copy of /proc/self/cgroup) name. In a container
  * that does not see its own place in the tree they are not there, and the root counts alone. */
-static inline double pd_quota(const char *root, const char *own, double most) {
+static inline double pd_quota(const char *root, const char *own, double maximum) {
     char line[PD_PATH], folder[PD_PATH];
     FILE *file = fopen(own, "r");
-    if (!file) return pd_least_limit(root, "", most);
+    if (!file) return pd_min_limit(root, "", maximum);
     while (fgets(line, sizeof line, file)) {
         line[strcspn(line, "\n")] = 0;
         char *names = strchr(line, ':'), *group = names ? strchr(names + 1, ':') : 0;
         if (!group) continue;
         *group++ = 0;
-        if (!*++names) most = pd_least_limit(root, group, most); /* version 2 */
+        if (!*++names) maximum = pd_min_limit(root, group, maximum); /* version 2 */
         else if (pd_is_listed(names, "cpu")) {
             snprintf(folder, sizeof folder, "%.1000s/%.1000s", root, names);
-            most = pd_least_limit(folder, group, most);
+            maximum = pd_min_limit(folder, group, maximum);
         }
     }
     fclose(file);
-    return most;
+    return maximum;
 }
 
 /* At least 1. A part of a processor does not count: a thread for it would be stopped in the middle of

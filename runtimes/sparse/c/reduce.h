@@ -141,7 +141,7 @@ PD_INLINE void pd_reduce_planes(int kind, const pd_reduction *r, const float *fr
     const int last = r->reduced - 1, inner = r->reduced ? r->reduced_shape[last] : 1;
     const ptrdiff_t step = r->reduced ? r->reduced_x[last] : 0;
     const int outer = r->reduced ? pd_items(last, r->reduced_shape) : 1;
-    const int tail = count - (vectors - 1) * PD_LANES; /* of the last vector */
+    const int rest = count - (vectors - 1) * PD_LANES; /* of the last vector */
     pd_vec middle[4]; /* of blocks: a sum of three levels */
     int blocks = 0;
     for (int v = 0; v < vectors; v++) sum[v] = middle[v] = pd_start(kind);
@@ -153,7 +153,7 @@ PD_INLINE void pd_reduce_planes(int kind, const pd_reduction *r, const float *fr
             for (int v = 0; v < vectors; v++) part[v] = pd_start(kind);
             for (int k = first; k < end; k++, at += step) {
                 for (int v = 0; v < vectors; v++) {
-                    const int some = v == vectors - 1 && tail < PD_LANES ? tail : PD_LANES;
+                    const int some = v == vectors - 1 && rest < PD_LANES ? rest : PD_LANES;
                     const pd_vec x = pd_row_load(at + v * PD_LANES, 1, some, pd_neutral(kind));
                     part[v] = pd_join(kind, part[v], pd_term(kind, x, shift[v]));
                 }

@@ -10,10 +10,10 @@
 
 #ifndef PD_TERM
 /* A weight, in every element of a vector, times the plane at an offset, added to sums a and b. */
-#define PD_TERM(a, b, units, spread)                                                           \
+#define PD_TERM(a, b, units, broadcast)                                                           \
     {                                                                                         \
         const float *from = tile + ((uint64_t)(units) << PD_LOG_UNIT);                        \
-        const pd_vec by = spread;                                                             \
+        const pd_vec by = broadcast;                                                             \
         _Pragma("GCC unroll 32") for (int r = 0; r < PD_TILE_ROWS; r++) {                        \
             _Pragma("GCC unroll 32") for (int v = 0; v < PD_FULL; v++)                        \
                 a[r][v] += by * pd_loadu(from + r * PD_PITCH + v * PD_LANES);                 \
@@ -33,7 +33,7 @@
 
 static __attribute__((noinline)) void PD_NAME(
     const pd_row_segment *segments, uint32_t count, uint32_t first, const void *offsets,
-    const float *weights, const float *tile, float *sums, const pd_store_to *to) {
+    const float *weights, const float *tile, float *accumulators, const pd_store_to *to) {
     const uint16_t *offset = (const uint16_t *)offsets;
     const int size = PD_TILE_ROWS * PD_TILE_WIDTH_X8 * 8;
     for (uint32_t i = 0; i < count; i++) {
@@ -41,7 +41,7 @@ static __attribute__((noinline)) void PD_NAME(
         const int flags = segments[i].flags, n = segments[i].count;
         pd_vec a[PD_TILE_ROWS][PD_FULL + 1];
         pd_half b[PD_TILE_ROWS];
-        float *sum = sums + (uint64_t)(row - first) * size;
+        float *sum = accumulators + (uint64_t)(row - first) * size;
         const float bias = flags & PD_FIRST ? to->bias[row] : 0;
 #pragma GCC unroll 32
         for (int r = 0; r < PD_TILE_ROWS; r++) {

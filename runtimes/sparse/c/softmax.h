@@ -29,11 +29,11 @@ PD_INLINE pd_vec pd_softmax_by(int log, pd_vec total) {
 PD_INLINE void pd_softmax_row(const float *x, float *y, int count, int log) {
     const float low = -__builtin_inff();
     const int whole = count / PD_LANES * PD_LANES, left = count - whole;
-    pd_vec most = pd_splat(low);
-    for (int i = 0; i < whole; i += PD_LANES) most = pd_max(pd_loadu(x + i), most);
-    if (left) most = pd_max(pd_load_n(x + whole, left, low), most);
+    pd_vec maximum = pd_splat(low);
+    for (int i = 0; i < whole; i += PD_LANES) maximum = pd_max(pd_loadu(x + i), maximum);
+    if (left) maximum = pd_max(pd_load_n(x + whole, left, low), maximum);
     /* with a NaN among them every result becomes NaN, whatever is the largest */
-    const pd_vec largest = pd_splat(pd_most_lanes(most));
+    const pd_vec largest = pd_splat(pd_largest_lane(maximum));
     pd_vec sum = pd_splat(0);
     for (int i = 0; i < whole; i += PD_LANES) {
         const pd_vec shifted = pd_loadu(x + i) - largest, power = pd_exp_nonpositive(shifted);
@@ -83,13 +83,13 @@ PD_INLINE void pd_softmax_rows(const pd_work *w, const pd_softmax *s, const floa
 /* Up to four vectors of columns, of which `count` elements are there. */
 PD_INLINE void pd_softmax_group(const pd_softmax *s, const float *x, float *y, int vectors,
                                 int count, int log) {
-    const int tail = count - (vectors - 1) * PD_LANES; /* of the last vector */
+    const int rest = count - (vectors - 1) * PD_LANES; /* of the last vector */
     pd_vec largest[4], sum[4], by[4];
     for (int v = 0; v < vectors; v++) {
         largest[v] = pd_splat(-__builtin_inff());
         sum[v] = pd_splat(0);
     }
-#define PD_LEFT(v) ((v) == vectors - 1 ? tail : PD_LANES)
+#define PD_LEFT(v) ((v) == vectors - 1 ? rest : PD_LANES)
 #define PD_TAKE(p, v) pd_take((p) + (v) * PD_LANES, PD_LEFT(v))
 #define PD_GIVE(p, v, value) pd_give((p) + (v) * PD_LANES, value, PD_LEFT(v))
     const float *from = x;

@@ -35,7 +35,7 @@
 #define PD_YIELD 1e-3      /* and within a run so long again, but giving way to others */
 #define PD_PATIENCE 2e-6   /* before a share that nobody has claimed is taken from its thread */
 #define PD_PAUSES 32       /* between two looks at the clock */
-#define PD_MOST_THREADS 1024
+#define PD_MAX_THREADS 1024
 #define PD_APART _Alignas(128) /* bytes: no two processors write to one line, or to a pair */
 
 static inline double pd_now(void) {
@@ -91,7 +91,7 @@ static int pd_event_set(pd_event *e, unsigned value) {
     atomic_store(&e->value, value);
     if (atomic_load(&e->sleepers) == 0) return 0;
 #if defined(PD_FUTEX)
-    syscall(SYS_futex, &e->value, FUTEX_WAKE_PRIVATE, PD_MOST_THREADS, 0, 0, 0);
+    syscall(SYS_futex, &e->value, FUTEX_WAKE_PRIVATE, PD_MAX_THREADS, 0, 0, 0);
 #else
     pthread_mutex_lock(&e->mutex);
     pthread_cond_broadcast(&e->changed);
@@ -161,7 +161,7 @@ struct pd_pool {
     int stage, stages, first;      /* the open stage, all of the run, shares of the first one */
     double *times, opened;         /* seconds of every stage, where they are wanted */
     PD_APART int threads;          /* all there are */
-    int started, most_shares;
+    int started, max_shares;
     atomic_int stop;
     double spin;
     atomic_int *where; /* the processor each thread was seen on last */
@@ -281,7 +281,7 @@ static void pd_pool_run(pd_pool *p, int stages, int first, int active, double *t
     p->stage = 0, p->stages = stages;
     /* all claims are brought up to date: no stage of long ago may be taken for one to come */
     atomic_store_explicit(&p->shares, 0, memory_order_relaxed);
-    for (int i = 0; i < p->most_shares; i++)
+    for (int i = 0; i < p->max_shares; i++)
         atomic_store_explicit(&p->claims[i].clock, clock, memory_order_release);
     atomic_store_explicit(&p->active, active, memory_order_release);
 #if defined(__linux__)
@@ -330,12 +330,12 @@ static void pd_pool_stop(pd_pool *p) {
     pd_event_close(&p->start);
 }
 
-/* Threads for runs whose stages have at most `most_shares` shares, or one a thread. 0 where the system
+/* Threads for runs whose stages have at most `max_shares` shares, or one a thread. 0 where the system
  * does not give what is asked for; nothing is left then. */
-static int pd_pool_start(pd_pool *p, int threads, int most_shares, pd_job job, void *context) {
+static int pd_pool_start(pd_pool *p, int threads, int max_shares, pd_job job, void *context) {
     memset(p, 0, sizeof *p);
     p->threads = threads;
-    p->most_shares = most_shares > threads ? most_shares : threads;
+    p->max_shares = max_shares > threads ? max_shares : threads;
     p->spin = threads > pd_processors() ? 0 : PD_SPIN;
     p->job = job;
     p->context = context;
@@ -350,10 +350,10 @@ static int pd_pool_start(pd_pool *p, int threads, int most_shares, pd_job job, v
     }
     p->workers = calloc((size_t)threads, sizeof *p->workers);
     p->where = calloc((size_t)threads, sizeof *p->where);
-    const size_t size = (size_t)p->most_shares * sizeof *p->claims;
+    const size_t size = (size_t)p->max_shares * sizeof *p->claims;
     int fine = p->workers != 0 && p->where != 0
         && posix_memalign((void **)&p->claims, _Alignof(pd_claim), size) == 0;
-    for (int i = 0; fine && i < p->most_shares; i++) atomic_init(&p->claims[i].clock, 0);
+    for (int i = 0; fine && i < p->max_shares; i++) atomic_init(&p->claims[i].clock, 0);
     for (int i = 0; fine && i < threads; i++) atomic_init(&p->where[i], -1);
     /* signals are for the program's own threads */
     sigset_t all, before;

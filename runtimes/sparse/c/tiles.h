@@ -12,7 +12,7 @@
 #include "conv.h"
 #include "lanes.h"
 
-enum { PD_STRIP = 8, PD_MOST_LANES = 128 };
+enum { PD_STRIP = 8, PD_MAX_LANES = 128 };
 
 /* Products of one sum, and of a sum of sums. float32 errs in proportion to a sum's length, and most
  * where the terms are larger than what is left of them in the end: so a long sum is made of short ones.
@@ -27,7 +27,7 @@ typedef struct {
     int32_t inputs, channels;      /* of x; and with every phase for itself */
     int32_t step, outputs, size, lanes; /* the stride; m; m + taps - 1; tiles of a group */
     int32_t tiles, down, across;   /* all of them; rows of tiles of an image, tiles of such a row */
-    int32_t beside;                /* images that lie side by side: lanes of a tile */
+    int32_t batch_innermost;                /* images that lie side by side: lanes of a tile */
     int32_t height, width, out_height, out_width, top, left;
     uint64_t x_stride, y_stride, residual_stride;
     uint64_t weight, block, bias;  /* bytes into the constants; floats of a block's weights */
@@ -47,19 +47,19 @@ typedef void (*pd_tiles_kernel)(const pd_tiles *c, const pd_strip *strips, int c
 
 /* The strips of a group of tiles. */
 static int pd_strips(const pd_tiles *c, int group, pd_strip *strips) {
-    const int size = c->lanes / c->beside, begin = group * size;
-    const int most = c->beside > 1 ? 1 : PD_STRIP;
+    const int size = c->lanes / c->batch_innermost, begin = group * size;
+    const int maximum = c->batch_innermost > 1 ? 1 : PD_STRIP;
     const int end = c->tiles - begin < size ? c->tiles : begin + size;
-    int found = 0;
-    for (int tile = begin; tile < end; found++) {
+    int value = 0;
+    for (int tile = begin; tile < end; value++) {
         const int column = tile % c->across, row = tile / c->across % c->down;
-        int count = c->across - column < most ? c->across - column : most;
+        int count = c->across - column < maximum ? c->across - column : maximum;
         if (count > end - tile) count = end - tile;
-        strips[found] = (pd_strip){(tile - begin) * c->beside, count, tile / c->across / c->down, row,
+        strips[value] = (pd_strip){(tile - begin) * c->batch_innermost, count, tile / c->across / c->down, row,
                                column};
         tile += count;
     }
-    return found;
+    return value;
 }
 
 /* Pixels of a row under a strip of tiles: `from` is pixel `column` of a row of `width`, and
@@ -122,13 +122,13 @@ PD_INLINE void pd_patch_row(const float *from, int column, int width, int step, 
 #endif
 
 /* The same where images lie side by side: one tile, a lane an image. */
-PD_INLINE void pd_patch_beside(const float *from, int column, int width, int step, int size,
-                               int beside, float *patch, int pitch) {
+PD_INLINE void pd_patch_batch_innermost(const float *from, int column, int width, int step, int size,
+                               int batch_innermost, float *patch, int pitch) {
     for (int j = 0; j < size; j++) {
         const int at = j * step, inside = column + at >= 0 && column + at < width;
-        for (int i = 0; i < beside; i += PD_LANES)
+        for (int i = 0; i < batch_innermost; i += PD_LANES)
             pd_storeu(patch + j * pitch + i,
-                      inside ? pd_loadu(from + (at * beside + i)) : pd_splat(0));
+                      inside ? pd_loadu(from + (at * batch_innermost + i)) : pd_splat(0));
     }
 }
 
@@ -143,11 +143,11 @@ PD_INLINE void pd_patches(const pd_tiles *c, const pd_strip *strips, int count, 
             const int row = (strip->row * outputs + i) * c->step + down - c->top;
             const int outside = row < 0 || row >= c->height;
             const int64_t line = (int64_t)strip->image * c->height + (outside ? 0 : row);
-            const float *from = plane + (line * c->width + column) * c->beside;
+            const float *from = plane + (line * c->width + column) * c->batch_innermost;
             float *to = patch + i * size * pitch + strip->lane;
             const int width = outside ? INT32_MIN / 2 : c->width;
-            if (c->beside > 1)
-                pd_patch_beside(from, column, width, c->step, size, c->beside, to, pitch);
+            if (c->batch_innermost > 1)
+                pd_patch_batch_innermost(from, column, width, c->step, size, c->batch_innermost, to, pitch);
             else pd_patch_row(from, column, width, c->step, outputs, size, strip->count, to, pitch);
         }
     }
@@ -301,8 +301,8 @@ static void pd_tiles_run(const pd_work *w, const pd_tiles *c, const float *x, fl
                          const float *residual, int rows, pd_tiles_kernel kernel) {
     const float *weights = (const float *)(w->weights + c->weight);
     const float *bias = (const float *)(w->weights + c->bias);
-    const int size = c->lanes / c->beside, all = (c->tiles + size - 1) / size;
-    pd_strip strips[PD_MOST_LANES];
+    const int size = c->lanes / c->batch_innermost, all = (c->tiles + size - 1) / size;
+    pd_strip strips[PD_MAX_LANES];
     int begin, end;
     pd_share(w, all * c->groups, &begin, &end);
     while (begin < end) {

@@ -13,7 +13,7 @@
 
 static __attribute__((noinline)) void PD_NAME(
     const pd_row_segment *segments, uint32_t count, uint32_t first, const void *offsets,
-    const float *weights, const float *tile, float *sums, const pd_store_to *to) {
+    const float *weights, const float *tile, float *accumulators, const pd_store_to *to) {
     const uint16_t *offset = (const uint16_t *)offsets;
     const int size = PD_TILE_ROWS * PD_TILE_WIDTH_X8 * 8;
     const pd_row_segment *const end = segments + count;
@@ -76,7 +76,7 @@ static __attribute__((noinline)) void PD_NAME(
             const uint32_t row = begin + m;
             pd_vec (*a)[PD_FULL + 1] = all[m];
             pd_half *b = half[m];
-            float *sum = sums + (uint64_t)(row - first) * size;
+            float *sum = accumulators + (uint64_t)(row - first) * size;
             if (!(flags & PD_FIRST)) {
 #include "reload.inc"
             }

@@ -9,11 +9,11 @@
 #define PD_TILES (PD_TILE_WIDTH_X8 * 8)
 #define PD_FULL (PD_TILES / PD_LANES)
 #if PD_LANES == 16 || defined(__ARM_NEON)
-#define PD_SUMS 24 /* vectors, in 32 registers */
+#define PD_ACCUMULATORS 24 /* vectors, in 32 registers */
 #else
-#define PD_SUMS 12 /* in 16 */
+#define PD_ACCUMULATORS 12 /* in 16 */
 #endif
-#define PD_SETS (2 * PD_ROWS * PD_FULL <= PD_SUMS ? 2 : 1) /* sums of a row, in turn */
+#define PD_SETS (2 * PD_ROWS * PD_FULL <= PD_ACCUMULATORS ? 2 : 1) /* sums of a row, in turn */
 #ifdef PD_ACT
 #define PD_END(v) PD_ACT(v)
 #else
@@ -34,8 +34,8 @@ static __attribute__((noinline)) void PD_NAME(
 #pragma GCC unroll 32
             for (int v = 0; v < PD_FULL; v++) group[m][v] = pd_splat(0);
         for (int k = 0; k < c->channels;) {
-            const int begin = k, most = PD_SETS * PD_CHUNK;
-            const int end = c->channels - k < 2 * most ? c->channels : k + most;
+            const int begin = k, maximum = PD_SETS * PD_CHUNK;
+            const int end = c->channels - k < 2 * maximum ? c->channels : k + maximum;
             pd_vec all[PD_SETS][PD_ROWS][PD_FULL];
 #pragma GCC unroll 2
             for (int s = 0; s < PD_SETS; s++)
@@ -95,7 +95,7 @@ static __attribute__((noinline)) void PD_NAME(
                 float *to = pixels + (a * PD_TILES + v * PD_LANES) * PD_OUTPUTS;
 #pragma GCC unroll 4
                 for (int b = 0; b < PD_OUTPUTS; b++) back[b] += pd_splat(bias[first + m]);
-                if (c->beside == 1) pd_interleave(back, PD_OUTPUTS);
+                if (c->batch_innermost == 1) pd_interleave(back, PD_OUTPUTS);
 #pragma GCC unroll 4
                 for (int b = 0; b < PD_OUTPUTS; b++) pd_storeu(to + b * PD_LANES, back[b]);
             }
@@ -107,7 +107,7 @@ static __attribute__((noinline)) void PD_NAME(
 #undef PD_END
 #undef PD_TILES
 #undef PD_FULL
-#undef PD_SUMS
+#undef PD_ACCUMULATORS
 #undef PD_SETS
 #undef PD_NAME
 #undef PD_ROWS

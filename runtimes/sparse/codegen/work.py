@@ -24,7 +24,7 @@ from prunedeploy.runtimes.sparse.plan.steps import (
     writes,
 )
 
-MAX_THREADS = 1024  # PD_MOST_THREADS of c/threads.h
+MAX_THREADS = 1024  # PD_MAX_THREADS of c/threads.h
 # Cycles that one more thread costs in every step: 3.5 us (the fitted ``sync`` of predictions) at
 # 3.65 GHz. It is enough that the figure is right within a factor of two: sessions measure the rest.
 SYNC = 12_800

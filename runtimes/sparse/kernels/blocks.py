@@ -39,7 +39,7 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class FoundBlocks:
+class DetectedBlocks:
     """The blocks of a layer, and how many of its non-zeros are in them."""
 
     blocks: tuple[Block, ...]
@@ -59,25 +59,25 @@ class BlockCache:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[bytes, float], FoundBlocks] = {}
+        self._known: dict[tuple[bytes, float], DetectedBlocks] = {}
         self._digests: dict[int, tuple[weakref.ref[Array], bytes]] = {}
         #: what a cell of a block costs, by all that this depends on (see ``mixed.cell_cost``)
         self.cell_costs: dict[tuple[object, ...], float] = {}
 
-    def find(self, step: Conv, fill: float = 1.0) -> FoundBlocks:
+    def find(self, step: Conv, fill: float = 1.0) -> DetectedBlocks:
         """The blocks of a layer that pay if a cell costs ``fill`` of a scattered non-zero.
 
         They are searched for once for the same weights, also where a model is built again. There
         are none where rows are too many to number.
         """
         if step.weight.shape[0] > MAX_ROWS:
-            return FoundBlocks((), 0)
+            return DetectedBlocks((), 0)
         key = (self._digest(step), fill)
         if key not in self._known:
             while len(self._known) >= KNOWN:
                 del self._known[next(iter(self._known))]
             blocks = lossless(step.weight, Price(fill), step.groups)
-            self._known[key] = FoundBlocks(blocks, _inside(step, blocks))
+            self._known[key] = DetectedBlocks(blocks, _inside(step, blocks))
         return self._known[key]
 
     def _digest(self, step: Conv) -> bytes:

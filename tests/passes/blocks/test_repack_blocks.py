@@ -88,7 +88,7 @@ def test_channels_are_gathered_and_the_order_goes_into_the_reader() -> None:
 
 
 @pytest.mark.parametrize("machine", ["columns"], indirect=True)
-def test_columns_are_unrolled_where_blocks_are_no_channels() -> None:
+def test_columns_are_copied_where_blocks_are_no_channels() -> None:
     model = chain([(8, 30), (9, 40)], 2, channels=False, strides=[2, 2], dilations=[1, 2])
     result, operators = apply(model)
     assert result.notes[0].status == "taken"
@@ -99,7 +99,7 @@ def test_columns_are_unrolled_where_blocks_are_no_channels() -> None:
 
 @pytest.mark.parametrize("machine", ["columns"], indirect=True)
 @pytest.mark.parametrize("opset", [9, 10, 11])
-def test_columns_are_unrolled_where_the_opset_has_pads_as_an_input(opset: int) -> None:
+def test_columns_are_copied_where_the_opset_has_pads_as_an_input(opset: int) -> None:
     result, operators = apply(chain([(8, 30), (9, 40)], 2, channels=False, opset=opset))
     assert ("columns" in result.notes[0].reason) == (opset >= 11)
     assert operators["Pad"] == (opset >= 11)

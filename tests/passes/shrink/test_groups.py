@@ -135,7 +135,7 @@ def test_order_that_cannot_be_moved_is_gathered() -> None:
     assert found.result.changed
 
 
-def test_result_with_a_wall_behind_stays() -> None:
+def test_result_with_an_opaque_reader_stays() -> None:
     net = Net()
     x = net.conv("input", (5, 8), dead=[0, 4, 5], dead_bias=0.0, name="a")
     y = net.conv(x, (8, 6), group=2, dead=[1, 4, 5], dead_bias=0.0, name="g")

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 import pytest
-from growers import grow
+from generators import grow
 
 from prunedeploy.graph import model as models
 from prunedeploy.passes import PassError, ShrinkChannels, run

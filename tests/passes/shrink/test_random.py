@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from growers import GROWERS, grow
+from generators import GENERATORS, grow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +24,7 @@ TOLERANCE = 1e-10
 
 
 def test_every_operator_of_the_table_is_grown() -> None:
-    assert set(GROWERS) == set(OPERATORS)
+    assert set(GENERATORS) == set(OPERATORS)
 
 
 def check(choose: random.Random, seed: int, focus: str | None = None) -> bool:
@@ -38,7 +38,7 @@ def check(choose: random.Random, seed: int, focus: str | None = None) -> bool:
     return report.result.changed
 
 
-@pytest.mark.parametrize("operator", GROWERS)
+@pytest.mark.parametrize("operator", GENERATORS)
 def test_around_each_operator_outputs_never_move_and_channels_go(operator: str) -> None:
     cut = [check(random.Random(seed), seed, operator) for seed in range(6)]
     assert any(cut)

@@ -23,7 +23,7 @@ def refused(net: Net, y: str, unread: object = (), channels: int = 8) -> dict[tu
     }
 
 
-def test_unread_channels_behind_a_wall_name_it() -> None:
+def test_unread_channels_behind_an_opaque_operator_name_it() -> None:
     net = Net()
     x = net.conv("input", (5, 8), name="a")
     y = net.node("LRN", net.node("Relu", x), size=3)

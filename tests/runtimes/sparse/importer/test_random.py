@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-import growers
+import generators
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -15,14 +15,14 @@ from prunedeploy.reference.evaluate import Evaluator
 from prunedeploy.runtimes.sparse.importer.operators import TABLE
 from prunedeploy.runtimes.sparse.plan.lower import Refusal, lower
 
-KNOWN = tuple(op for op in growers.GROWERS if op in TABLE)
+KNOWN = tuple(op for op in generators.GENERATORS if op in TABLE)
 
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks grow of what lowering knows, so that few are refused."""
-    monkeypatch.setattr(growers, "COMMON", tuple(op for op in growers.COMMON if op in KNOWN))
-    monkeypatch.setattr(growers, "OLD", tuple(op for op in growers.OLD if op in KNOWN))
+    monkeypatch.setattr(generators, "COMMON", tuple(op for op in generators.COMMON if op in KNOWN))
+    monkeypatch.setattr(generators, "OLD", tuple(op for op in generators.OLD if op in KNOWN))
 
 
 def as_float32(model: ir.Model) -> ir.Model:
@@ -45,7 +45,7 @@ def as_float32(model: ir.Model) -> ir.Model:
 
 def check(operator: str, seed: int) -> bool:
     """Grow, lower, compare in float64; whether it was lowered."""
-    model = as_float32(growers.grow(random.Random(f"{operator}{seed}"), operator))
+    model = as_float32(generators.grow(random.Random(f"{operator}{seed}"), operator))
     dims = [value.shape[0] for value in model.graph.inputs if value.shape is not None]
     batch = 2 if isinstance(dims[0], int) else 1 + seed % 4
     feeds = random_feeds(model, batch, seed)

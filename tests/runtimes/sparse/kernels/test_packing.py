@@ -142,7 +142,7 @@ def test_every_weight_is_stored_once_where_it_belongs(layer: Layer) -> None:
         check_streams(layer.step, schedule)
 
 
-def test_visits_of_equal_length_follow_each_other() -> None:
+def test_row_segments_of_equal_length_follow_each_other() -> None:
     """In a panel rows that begin and end alike are sorted by their length, then by their number."""
     step = LAYERS[0].step
     schedule = Schedule("rows", 1, 2, 20, groups=2)

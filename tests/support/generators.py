@@ -1,6 +1,6 @@
 """How each operator of the shrink pass's tables is grown: one row an operator, in one table.
 
-A grower takes the garden and the operator's name, reads values that ``layered`` made, and adds
+A generator takes the net and the operator's name, reads values that ``layered`` made, and adds
 what it computes.
 """
 
@@ -15,9 +15,9 @@ import grow_pointwise
 import grow_shapes
 import grow_windows
 import onnx_ir as ir
-from garden import Garden
+from random_graph import RandomGraph
 
-Grower = Callable[[Garden, str], object]
+Generator = Callable[[RandomGraph, str], object]
 
 BINARY = ("Add", "Div", "Mod", "Mul", "Pow", "Sub")
 UNARY = (
@@ -31,7 +31,7 @@ REDUCTIONS = (
     *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean"),
     *("ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"),
 )
-GROWERS: dict[str, Grower] = {
+GENERATORS: dict[str, Generator] = {
     **dict.fromkeys(UNARY, grow_pointwise.unary),
     **dict.fromkeys(BINARY, grow_pointwise.binary),
     **dict.fromkeys(("Max", "Mean", "Min", "Sum"), grow_pointwise.variadic),
@@ -50,7 +50,7 @@ GROWERS: dict[str, Grower] = {
     **dict.fromkeys(REDUCTIONS, grow_windows.reduction),
     **dict.fromkeys(("Resize", "Upsample"), grow_windows.resize),
     **dict.fromkeys(("Squeeze", "Unsqueeze"), grow_shapes.squeeze),
-    **grow_moves.GROWERS,
+    **grow_moves.GENERATORS,
     "BatchNormalization": grow_windows.batch_norm,
     "BitShift": grow_pointwise.bit_shift,
     "CastLike": grow_pointwise.cast_like,
@@ -79,7 +79,7 @@ GROWERS: dict[str, Grower] = {
 
 OPSET = {"Upsample": 9, "GroupNormalization": 21, "RMSNormalization": 23, "Swish": 24}
 OLD = ("Add", "BatchNormalization", "Concat", "Conv", "Relu", "Sigmoid")  # alike in opset 9
-COMMON = tuple(op for op in GROWERS if op not in OPSET)
+COMMON = tuple(op for op in GENERATORS if op not in OPSET)
 
 
 def grow(choose: random.Random, focus: str | None = None) -> ir.Model:
@@ -88,7 +88,7 @@ def grow(choose: random.Random, focus: str | None = None) -> ir.Model:
     others = OLD if opset < 13 else COMMON
     chosen = [choose.choice(others) for _ in range(choose.randint(1, 5))]
     chosen.insert(choose.randrange(len(chosen) + 1), focus or choose.choice(others))
-    garden = Garden(choose, opset, fixed=focus == "GatherND")
+    net = RandomGraph(choose, opset, fixed=focus == "GatherND")
     for op in chosen:
-        GROWERS[op](garden, op)
-    return garden.model()
+        GENERATORS[op](net, op)
+    return net.model()

@@ -1,7 +1,7 @@
 """Growing random networks: values with known shapes, and layers with dead channels between them.
 
-A ``Garden`` is a ``Net`` that remembers the shape of every value. ``layered`` is the usual way to a
-value: a layer with random dead rows and unread columns, so that whatever is grown behind it meets
+A ``RandomGraph`` is a ``Net`` that remembers the shape of every value. ``layered`` usually makes
+values: a layer with random dead rows and unread columns, so that whatever is grown behind it meets
 channels that are dead, constant or unread.
 """
 
@@ -34,7 +34,7 @@ class Value:
         return 1 if len(self.shape) == 4 else len(self.shape) - 1
 
 
-class Garden:
+class RandomGraph:
     """A network that grows. ``choose`` makes every decision of structure."""
 
     def __init__(self, choose: random.Random, opset: int = 20, fixed: bool = False) -> None:
@@ -147,7 +147,7 @@ class Garden:
         """The network: whatever nobody reads yet is read by a layer, and that is an output."""
         used = {name for node in self.net.nodes for name in node.input}
         loose = [value for value in self.values if value.name not in used]
-        assert loose, "a grower read the value that it added"
+        assert loose, "a generator read the value that it added"
         outputs = [self._head(value) for value in loose]
         return self.net.model(*dict.fromkeys(outputs))
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from prunedeploy.prediction.record import Work
 from prunedeploy.runtimes.api import BuildOptions
-from prunedeploy.runtimes.sparse.kernels.table import KERNELS
 from prunedeploy.targets import Target
 
 INDEX = {"rows": 2, "jit": 10, "vector": 2}  # bytes that go with the weight of a non-zero
@@ -46,11 +45,10 @@ def of_layers(layers: Iterable[Mapping[str, Any]], cut: int, threads: int) -> tu
 
 
 def _work(layer: Mapping[str, Any], share: float) -> Work:
-    computed_as = kernel(str(layer["kind"]), str(layer["choice"]))
+    computed_as = kernel(str(layer["kind"]), str(layer.get("kernel", "")))
     nonzeros, weights = int(layer["nonzeros"]), int(layer["weights"])
-    words = str(layer["choice"]).split()
-    dense = computed_as == "vector" and "dense" in words  # whole rows are read without indices
-    each = 2 if {"bfloat16", "float16"} & set(words) else 4
+    dense = computed_as == "vector" and layer.get("dense", False)  # rows are read without indices
+    each = 4 if layer.get("stored", "float32") == "float32" else 2
     stored = each * weights if dense else (each + INDEX.get(computed_as, 0)) * nonzeros
     flops = float(layer["flops"])
     return Work(
@@ -63,9 +61,9 @@ def _work(layer: Mapping[str, Any], share: float) -> Work:
     )
 
 
-def kernel(kind: str, choice: str) -> str:
-    """The row of the table, from the kind of a step and how it is computed."""
-    if kind == "Conv":
-        word = choice.partition(" ")[0]
-        return word if word in (*KERNELS, "depthwise") else "vector"
-    return KERNEL_OF.get(kind, "elementwise")
+def kernel(kind: str, name: str) -> str:
+    """The row of the table of efficiencies, from the kind of a step and its kernel's name.
+
+    Engines that were built before layers named their kernels count as "vector".
+    """
+    return name or ("vector" if kind == "Conv" else KERNEL_OF.get(kind, "elementwise"))

@@ -206,7 +206,7 @@ def test_open_sizes_are_refused() -> None:
 def test_every_class_has_its_efficiencies() -> None:
     stock = {*graph.KERNELS, "pointwise", "depthwise", "grouped", "linear", "vector"}
     assert set(ORT.kernels) == set(GPU.kernels) == stock
-    ours = {*steps.TILED, *steps.KERNEL_OF.values(), "depthwise", "vector", "elementwise"}
+    ours = {*KERNELS, *steps.KERNEL_OF.values(), "depthwise", "vector", "elementwise"}
     assert set(SPARSE.kernels) == ours
     for table in (ORT, SPARSE, GPU):
         assert all(row.compute > 0 and row.near > 0 for row in table.kernels.values())

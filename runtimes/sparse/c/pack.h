@@ -181,7 +181,7 @@ static void pd_pack_phase(float *to, const float *plane, const pd_phase *f, int 
 
 enum { PD_MAX_ROWS = 7 }; /* of a phase: F(4, 4) */
 
-/* The rows of a phase times the matrix `by` [rows, rows], in place (winograd.py). */
+/* The rows of a phase times the matrix `by` [rows, rows], in place (winograd_1d.py). */
 static void pd_winograd_rows(float *x, const float *by, int rows, int pitch) {
     for (int j = 0; j < pitch; j += PD_LANES, x += PD_LANES) {
         pd_vec from[PD_MAX_ROWS];

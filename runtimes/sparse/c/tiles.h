@@ -1,7 +1,7 @@
 /* Windows by minimal filtering in both directions: what is the same for every kernel of it.
  *
  * The result is cut into tiles of m x m pixels; each is computed from (m + taps - 1)^2 products, of
- * the transformed pixels under it and transformed weights (see winograd2d.py). Strides are taken
+ * the transformed pixels under it and transformed weights (see winograd_2d.py). Strides are taken
  * apart: each phase of a channel is a channel of its own. A lane of a vector is a tile. Tiles of the
  * whole batch, row by row, are cut into groups that a thread computes at once: their input is
  * transformed for all channels, then a kernel (winograd2d.h) multiplies and adds up, point by point,
@@ -153,7 +153,7 @@ PD_INLINE void pd_patches(const pd_tiles *c, const pd_strip *strips, int count, 
     }
 }
 
-/* The transforms, B^T and A^T of Winograd's construction with the points of winograd2d.py: 0, 1, -1
+/* The transforms, B^T and A^T of Winograd's construction with the points of winograd_2d.py: 0, 1, -1
  * and infinity for size 4; 5/16, 5/4, their negatives and infinity for 5; 0, 5/8, 3/2, their
  * negatives and infinity for 6. Of a pair of points the even powers are the same, the odd ones differ
  * in their sign. */

@@ -1,5 +1,5 @@
 /* winograd: PD_TILE_ROWS rows of pixels of PD_ROWS output channels, from transformed rows of the input
- * (see winograd.py). A block is one segment for each point; a segment's sums are added to the rows
+ * (see winograd_1d.py). A block is one segment for each point; a segment's sums are added to the rows
  * of the result with the point's factors.
  *
  * A template like block.h. All blocks read the same offsets; a record is the segment of one point: `row` the

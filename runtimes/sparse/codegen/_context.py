@@ -51,7 +51,9 @@ class Code:
     (tables, instances of kernels); the same text is written once however many steps bring it.
     ``headers`` are files of ``c/`` to include. ``scratch`` is float32 elements of ``w->scratch``.
     ``choice`` says in a word or two how the step is computed, for reports; ``cycles`` what the cost
-    model says that the busiest thread needs, where it has a say.
+    model says that the busiest thread needs, where it has a say. For a layer with weights,
+    ``kernel`` names what computes it, ``stored`` is the type of its weights, and ``dense`` says
+    whether zeros are stored.
     """
 
     body: str
@@ -60,6 +62,9 @@ class Code:
     scratch: int = 0
     choice: str = ""
     cycles: float = 0.0
+    kernel: str = ""
+    stored: str = "float32"
+    dense: bool = False
 
 
 @dataclass

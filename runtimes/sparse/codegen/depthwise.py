@@ -18,7 +18,7 @@ from prunedeploy.runtimes.sparse.schedule.schedule import (
     row_size,
 )
 
-MAX_TAPS = 49  # unrolled in the kernel: 7 x 7
+MAX_TAPS = 49  # that the kernel writes out one by one: 7 x 7
 TALL = 4  # rows of pixels computed at once, PD_TALL in C
 HEADERS = ("conv.h", "functions.h")
 BAND = 24 * 1024  # bytes of a packed channel, to stay in the first-level cache
@@ -49,7 +49,9 @@ def emit(step: Conv, context: Context) -> Code:
         f"pd_depthwise_run(w, &layer, {call});"
     )
     scratch = layout.channel + TALL * layout.pitch + 64
-    return Code(body, (top,), HEADERS, -(-scratch // 16) * 16, "depthwise packed")
+    return Code(
+        body, (top,), HEADERS, -(-scratch // 16) * 16, "depthwise packed", kernel="depthwise"
+    )
 
 
 def _masked(step: Conv, context: Context) -> Code:
@@ -90,7 +92,9 @@ def _masked(step: Conv, context: Context) -> Code:
         f"pd_depthwise_masked_run(w, &layer, {call});"
     )
     scratch = -(-row_size(step) // 16) * width
-    return Code(body, (top,), HEADERS, -(-scratch // 16) * 16, "depthwise in place")
+    return Code(
+        body, (top,), HEADERS, -(-scratch // 16) * 16, "depthwise in place", kernel="depthwise"
+    )
 
 
 def _arguments(step: Conv, context: Context) -> str:
@@ -170,3 +174,9 @@ def _record(step: Conv, context: Context, layout: Geometry) -> str:
         "high": high,
     }
     return "{" + ", ".join(f".{key} = {value}" for key, value in fields.items()) + "}"
+
+
+def _code(body: str, top: str, scratch: int, choice: str) -> Code:
+    """The step's code, its scratch in whole cache lines."""
+    lines = -(-scratch // 16) * 16
+    return Code(body, (top,), HEADERS, lines, choice, kernel="depthwise")

@@ -68,7 +68,12 @@ for (int row = begin * {ROWS}; row < end * {ROWS} && row < {rows}; row += {ROWS}
 }}"""
     headers = ("functions.h",) if act(step) else ()
     choice = f"vector {'rows' if sparse else 'dense'} {kind}"
-    return Code(body, (form.instance(),), headers, turned, choice)
+    return Code(
+        *(body, (form.instance(),), headers, turned, choice),
+        kernel="vector",
+        stored=kind,
+        dense=not sparse,
+    )
 
 
 def _activate(step: Conv) -> str:

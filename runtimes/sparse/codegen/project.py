@@ -65,7 +65,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Layer:
-    """A step as reports know it. ``cycles`` is of the busiest thread, by the cost model."""
+    """A step as reports know it. ``cycles`` is of the busiest thread, by the cost model.
+
+    ``kernel``, ``stored`` and ``dense`` are those of ``Code``, for layers with weights.
+    """
 
     name: str
     kind: str
@@ -75,6 +78,9 @@ class Layer:
     weights: int
     nonzeros: int
     cycles: float = 0.0
+    kernel: str = ""
+    stored: str = "float32"
+    dense: bool = False
 
 
 @dataclass(frozen=True)
@@ -195,11 +201,17 @@ def _functions(
 
 def _layer(function: _Function, threads: int) -> Layer:
     step, repeats = function.step, function.repeats
-    kind, once = type(step).__name__, work(step)
+    kind, once, code = type(step).__name__, work(step), function.code
     todo = replace(once, flops=once.flops * repeats, bytes=once.bytes * repeats)
     # samples of a batch go to the threads whole
-    cycles = round(function.code.cycles * (-(-repeats // threads)))
-    return Layer(step.name, kind, function.code.choice, **asdict(todo), cycles=float(cycles))
+    cycles = round(code.cycles * (-(-repeats // threads)))
+    figures = {**asdict(todo), "cycles": float(cycles)}
+    return Layer(step.name, kind, code.choice, **figures, **_weights(code))
+
+
+def _weights(code: Code) -> dict[str, Any]:
+    """How the weights of a layer are stored and computed with."""
+    return {"kernel": code.kernel, "stored": code.stored, "dense": code.dense}
 
 
 # -- files of steps -------------------------------------------------------------------------------

@@ -43,7 +43,15 @@ def emit(step: Conv, context: Context, schedule: Schedule, kernel: Kernel) -> Co
     spilled_rows = max(spilled_rows, kernel.spilled_rows(step, schedule))
     scratch = size + spilled_rows * schedule.elements
     needed = kernel.cycles(step, schedule, context.scope)
-    return Code(body, (top,), ("conv.h", "functions.h"), scratch, kernel.describe(schedule), needed)
+    return Code(
+        body,
+        (top,),
+        ("conv.h", "functions.h"),
+        scratch,
+        kernel.describe(schedule),
+        needed,
+        kernel.name,
+    )
 
 
 def _function(

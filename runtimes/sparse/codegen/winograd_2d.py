@@ -40,7 +40,7 @@ def emit(step: Conv, context: Context, schedule: Schedule, kernel: Kernel) -> Co
     )
     needed = kernel.cycles(step, schedule, context.scope)
     headers = ("tiles.h", "functions.h")
-    return Code(body, (top,), headers, sum(sizes), kernel.describe(schedule), needed)
+    return Code(body, (top,), headers, sum(sizes), kernel.describe(schedule), needed, kernel.name)
 
 
 def _scratch(step: Conv, schedule: Schedule) -> tuple[int, int, int, int]:
@@ -76,7 +76,7 @@ def _record(
         "tiles": tiles(step, outputs) // innermost,
         "down": down(step, outputs),
         "across": across(step, outputs),
-        "beside": innermost,
+        "batch_innermost": innermost,
         "height": step.x.shape[2],
         "width": step.x.shape[3],
         "out_height": step.y.shape[2],

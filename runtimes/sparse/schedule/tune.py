@@ -1,4 +1,4 @@
-"""Choose every layer's tiling by measuring the model's best few on this machine.
+"""The tuner chooses every layer's schedule: it measures the cost model's best few here.
 
 Layers of one shape, density and epilogue are one *case*; a case that was measured before is read
 from the cache. ``trials`` measures.
@@ -60,7 +60,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Tuned:
-    """The tiling of every step by name, and how many cases were measured, not remembered.
+    """The schedule of every step by name, and how many cases were measured, not remembered.
 
     ``seconds`` and ``without`` are those of all layers together: as they are computed, and if none
     of them had blocks.
@@ -92,7 +92,7 @@ def tune(
     blocks: BlockCache | None = None,
     use_blocks: bool = True,
 ) -> Tuned:
-    """Tilings for all layers of ``plan`` that are cut into tiles.
+    """The schedules of all layers of ``plan`` that are cut into tiles.
 
     Args:
         plan: of one batch.
@@ -144,7 +144,7 @@ def _cache_folder() -> Path:
 
 
 class _Store:
-    """Tilings by case, in one JSON file a machine, instruction set and set of kernels."""
+    """Schedules by case, in one JSON file a machine, instruction set and set of kernels."""
 
     def __init__(
         self, folder: Path, isa: str, threads: int, blocks: BlockCache | None = None
@@ -279,7 +279,7 @@ def _measure(
     effort: Effort,
     blocks: BlockCache,
 ) -> dict[str, Choice]:
-    """The fastest tiling of each case; ``far`` floats are read between two runs (``_far``)."""
+    """The fastest schedule of each case; ``far`` floats are read between two runs (``_far``)."""
     choices: dict[str, Choice] = {}
     for some in _together(cases, effort):
         library = trials.Trials(tools.isa, threads, blocks)

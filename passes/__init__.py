@@ -1,4 +1,6 @@
-"""Passes: model to model, exact. One a file; ``default()`` has them in the order they run.
+"""Passes edit models, and all but those of ``precision`` are exact. Each has a file of its own.
+
+``default()`` has them in the order they run.
 
 ``LowerOpset``, ``ToFloat16``, ``Quantise``, ``RoundWeights``, ``RepackBlocks`` and
 ``RecordTwoFour`` are not among the default ones: they are for targets that need them, or at the

@@ -175,7 +175,7 @@ def _bytes(dtype: str, *shape: int) -> np.ndarray:
 
 
 def _weights(dtype: str, *shape: int) -> np.ndarray:
-    """Signed weights have 7 bits: without VNNI, ONNX Runtime adds two products in 16 bits on x86."""
+    """Signed ones have 7 bits: without VNNI, ONNX Runtime adds two products in 16 bits on x86."""
     return _bytes(dtype, *shape) // (2 if dtype == "int8" else 1)
 
 

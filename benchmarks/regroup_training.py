@@ -6,7 +6,7 @@ The network is VGG-16 for CIFAR-10 at half its widths, trained on the real image
 forms keep the same number of weights:
 
 - *regrouped*: the smallest magnitudes of all layers together are dropped, then every layer with
-  rows enough is regrouped (``passes.regroup``, mode "paper") with the largest ``t2`` that leaves it
+  rows enough is regrouped (``passes.blocks``, mode "paper") with the largest ``t2`` that leaves it
   as many weights as it had; weights that its blocks take in are the trained ones again. Layers
   without a block keep their scattered zeros.
 - *scattered*: in every layer as many weights as the regrouped one has, those of largest magnitude.

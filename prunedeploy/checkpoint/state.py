@@ -126,11 +126,6 @@ def _positions(state: State) -> dict[str, int]:
     return positions
 
 
-def unwrapped(tensors: dict[str, Any]) -> dict[str, Any]:
-    """The state under names without a leading ``module.`` and without any ``_orig_mod.``."""
-    return {WRAPPER.sub("", name): value for name, value in tensors.items()}
-
-
 def check_finite(state: State) -> None:
     """Refuse NaN and infinity.
 

@@ -49,9 +49,7 @@ def emit(step: Conv, context: Context) -> Code:
         f"pd_depthwise_run(w, &layer, {call});"
     )
     scratch = layout.channel + TALL * layout.pitch + 64
-    return Code(
-        body, (top,), HEADERS, -(-scratch // 16) * 16, "depthwise packed", kernel="depthwise"
-    )
+    return _code(body, top, scratch, "depthwise packed")
 
 
 def _masked(step: Conv, context: Context) -> Code:
@@ -92,9 +90,7 @@ def _masked(step: Conv, context: Context) -> Code:
         f"pd_depthwise_masked_run(w, &layer, {call});"
     )
     scratch = -(-row_size(step) // 16) * width
-    return Code(
-        body, (top,), HEADERS, -(-scratch // 16) * 16, "depthwise in place", kernel="depthwise"
-    )
+    return _code(body, top, scratch, "depthwise in place")
 
 
 def _arguments(step: Conv, context: Context) -> str:

@@ -26,7 +26,6 @@ TYPES = {
     ir.DataType.INT32: "int32",
     ir.DataType.BOOL: "bool",
 }
-MAX_FOLDED = 1 << 28  # elements of a constant that is computed here
 
 
 class RefusedError(Exception):

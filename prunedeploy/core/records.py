@@ -347,7 +347,8 @@ class StepTime:
 
     ``flops`` are those of non-zero weights; ``bytes`` all that it reads and writes, once.
     ``choice`` is how the runtime computes it, ``cycles`` what its cost model says that the busiest
-    thread needs, 0 where it has no say.
+    thread needs, 0 where it has no say. For a layer with weights, ``kernel`` names what computes
+    it, ``stored`` is the type of its weights, ``dense`` says whether zeros are stored.
     """
 
     name: str
@@ -359,6 +360,9 @@ class StepTime:
     weights: int
     nonzeros: int
     cycles: float = 0.0
+    kernel: str = ""
+    stored: str = "float32"
+    dense: bool = False
 
 
 @dataclass(frozen=True)

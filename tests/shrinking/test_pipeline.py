@@ -64,7 +64,7 @@ def test_second_shrink_finds_nothing(folder: Path) -> None:
 def test_in_memory(folder: Path, kind: str) -> None:
     proto: onnx.ModelProto = ir.to_proto(network())
     model = gs.import_onnx(proto) if kind == "graphsurgeon" else proto
-    result = pipeline.shrink(model, "out.onnx")
+    result = pipeline.shrink(model, "out.onnx", align=1)
     assert result.after.parameters < result.before.parameters
     assert result.dense.is_file()
 

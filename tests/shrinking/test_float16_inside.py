@@ -65,7 +65,7 @@ def network(kind: int = HALF, outputs: tuple[str, ...] = ("y",)) -> onnx.ModelPr
 
 def test_it_is_shrunk_built_lowered_and_timed() -> None:
     write(network())
-    found = prunedeploy.shrink("net.onnx", "small.onnx")
+    found = prunedeploy.shrink("net.onnx", "small.onnx", align=1)
     assert found.after.parameters < found.before.parameters
     assert found.difference.tolerance == verify.NARROW_TOLERANCE["float16"]
     engine = prunedeploy.build("small.onnx", runtime="ort", baseline="net.onnx", output="e")
@@ -92,7 +92,7 @@ def test_it_cannot_be_held_within_less_than_it_computes_in() -> None:
 def test_bfloat16_inside() -> None:
     """ONNX Runtime has no such Conv; the passes take it."""
     write(network(BRAIN))
-    found = prunedeploy.shrink("net.onnx", "small.onnx")
+    found = prunedeploy.shrink("net.onnx", "small.onnx", align=1)
     assert found.difference.tolerance == verify.NARROW_TOLERANCE["bfloat16"]
     assert found.after.parameters < found.before.parameters
 

@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_onnx_file(folder: Path) -> None:
     onnx_models.save(network(), folder / "net.onnx")
-    result = pipeline.shrink("net.onnx")
+    result = pipeline.shrink("net.onnx", align=1)
     assert result.model == Path("net.shrunk.onnx")
     assert result.dense == Path("net.onnx")
     assert result.after.parameters < result.before.parameters
@@ -102,7 +102,7 @@ def test_checkpoint_with_masks(folder: Path) -> None:
 
 def test_zero_threshold_may_change_outputs_and_says_so(folder: Path) -> None:
     onnx_models.save(network(), folder / "net.onnx")
-    result = pipeline.shrink("net.onnx", zero_threshold=0.2)
+    result = pipeline.shrink("net.onnx", zero_threshold=0.2, align=1)
     assert not result.difference.passed
     assert result.after.parameters < result.before.parameters
 
@@ -155,7 +155,7 @@ def test_input_shape_fills_dynamic_sizes(folder: Path) -> None:
     x = net.conv("input", (5, 8), dead=[1, 4], dead_bias=0.0, name="a")
     pooled = net.node("Flatten", net.node("GlobalAveragePool", net.node("Relu", x)))
     onnx_models.save(net.model(net.linear(pooled, (8, 3))), folder / "net.onnx")
-    result = pipeline.shrink("net.onnx", input_shape=(1, 5, 19, 19))
+    result = pipeline.shrink("net.onnx", input_shape=(1, 5, 19, 19), align=1)
     assert result.after.parameters < result.before.parameters
 
 

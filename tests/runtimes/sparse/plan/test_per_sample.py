@@ -333,15 +333,16 @@ def test_an_index_outside_of_any_sample_is_an_error(engine: Engine, sample: int)
 def test_profiles_add_up_samples(engine: Engine) -> None:
     """The first thread's time of a step over all of its samples; work is the whole batch's."""
     with opening.open(engine, 2) as session:
-        found = session.profile(_feeds(BATCH), rounds=4)
+        found = session.profile(_feeds(BATCH), rounds=12)
         layers = session.layers(BATCH)
         single = session.layers(3)
     assert set(found) == {BATCH}
-    assert len(found[BATCH]) == 4
+    assert len(found[BATCH]) == 12
     for seconds in found[BATCH]:
         assert len(seconds) == len(layers)
-        assert all(second > 0 for second in seconds)
         assert sum(seconds) < 1  # of one run, not of all that were
+    # a run whose samples were all computed by the second thread has no times
+    assert any(all(second > 0 for second in seconds) for seconds in found[BATCH])
     convs = [layer for layer in layers if layer["kind"] == "Conv"]
     others = [layer for layer in single if layer["kind"] == "Conv"]
     assert [layer["flops"] * 3 for layer in convs] == [layer["flops"] * BATCH for layer in others]

@@ -6,13 +6,13 @@ What a ``Device`` allocates goes with it, whatever happened in between.
 from __future__ import annotations
 
 import functools
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from prunedeploy.core.errors import MissingExtra, UserError
 from prunedeploy.core.records import Array
+from prunedeploy.runtimes.api import Closing
 
 
 @functools.cache
@@ -60,7 +60,7 @@ def checked(name: str, result: tuple[Any, ...]) -> Any:
     return values[0] if values else None
 
 
-class Device:
+class Device(Closing):
     """The primary context of one GPU, which TensorRT uses too, a stream, and buffers by name.
 
     Args:
@@ -130,14 +130,3 @@ class Device:
     def _free(self, name: str) -> None:
         if (held := self._buffers.pop(name, None)) is not None:
             self._driver.cuMemFree(held[0])
-
-    def __enter__(self) -> Device:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -20,6 +20,7 @@ from prunedeploy.core.records import Array, Difference, Note, PassResult
 from prunedeploy.graph import model as models
 from prunedeploy.graph import shapes
 from prunedeploy.passes.names import names, unused
+from prunedeploy.passes.precision.cost import narrow_cost
 from prunedeploy.passes.precision.float16_keep import observed
 from prunedeploy.passes.precision.to_float16 import RECORD
 from prunedeploy.reference import verify
@@ -79,7 +80,7 @@ class Quantise:
         notes.insert(
             0, Note("layers-int8", "graph", "taken", "layers in int8", len(order) - len(kept))
         )
-        return PassResult(True, (*notes, _cost(difference)))
+        return PassResult(True, (*notes, narrow_cost("int8", difference)))
 
     def _within_budget(
         self,
@@ -108,22 +109,6 @@ class Quantise:
             else:
                 low = middle
         return frozenset(order[:high]), best
-
-
-def _cost(difference: Difference) -> Note:
-    changed = f"{difference.changed_predictions} of {difference.samples} predictions changed"
-    size = f"int8 costs {difference.max_rel:.1e} of the output's range"
-    return Note(
-        "narrow-cost",
-        difference.where or "outputs",
-        "info",
-        f"{size}, {changed}",
-        difference.samples,
-        figures={
-            "max_rel": difference.max_rel,
-            "changed_predictions": difference.changed_predictions,
-        },
-    )
 
 
 def _name(model: ir.Model) -> None:

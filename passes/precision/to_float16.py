@@ -15,11 +15,12 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from prunedeploy.core.records import Array, Difference, Note, PassResult
+from prunedeploy.core.records import Array, Note, PassResult
 from prunedeploy.graph import model as models
 from prunedeploy.graph import shapes
 from prunedeploy.graph.schemas import schema
 from prunedeploy.passes.names import names, unused
+from prunedeploy.passes.precision.cost import narrow_cost
 from prunedeploy.passes.precision.float16_keep import (
     FREE,
     MAX_HALF,
@@ -77,24 +78,10 @@ class ToFloat16:
             )
         notes = [Note("nodes-float16", "graph", "taken", "nodes in float16", count)]
         notes += [Note("kept-float32", name, "refused", reason, 1) for name, reason in kept.items()]
-        notes.append(_cost(verify.compare(before, Evaluator(model).run(feeds), 1e-2)))
+        notes.append(
+            narrow_cost("float16", verify.compare(before, Evaluator(model).run(feeds), 1e-2))
+        )
         return PassResult(True, tuple(notes))
-
-
-def _cost(difference: Difference) -> Note:
-    changed = f"{difference.changed_predictions} of {difference.samples} predictions changed"
-    size = f"float16 costs {difference.max_rel:.1e} of the output's range"
-    return Note(
-        "narrow-cost",
-        difference.where or "outputs",
-        "info",
-        f"{size}, {changed}",
-        difference.samples,
-        figures={
-            "max_rel": difference.max_rel,
-            "changed_predictions": difference.changed_predictions,
-        },
-    )
 
 
 def _prepare(model: ir.Model) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from prunedeploy.runtimes.sparse.codegen._activation import bounds, instance
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
 from prunedeploy.runtimes.sparse.codegen.tiled import phases
+from prunedeploy.runtimes.sparse.codegen.views import record
 from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.plan.steps import Conv
 from prunedeploy.runtimes.sparse.schedule.schedule import (
@@ -169,7 +170,7 @@ def _record(step: Conv, context: Context, layout: Geometry) -> str:
         "low": low,
         "high": high,
     }
-    return "{" + ", ".join(f".{key} = {value}" for key, value in fields.items()) + "}"
+    return record(fields)
 
 
 def _code(body: str, top: str, scratch: int, choice: str) -> Code:

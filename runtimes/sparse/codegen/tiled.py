@@ -7,6 +7,7 @@ import numpy as np
 from prunedeploy.core.records import Array
 from prunedeploy.runtimes.sparse.codegen._activation import bounds, instance
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
+from prunedeploy.runtimes.sparse.codegen.views import record
 from prunedeploy.runtimes.sparse.kernels.jit.packing import relocated
 from prunedeploy.runtimes.sparse.kernels.kernel import Kernel
 from prunedeploy.runtimes.sparse.kernels.packing import PackedWeights, Part
@@ -129,7 +130,7 @@ def _record(
         "low": low,
         "high": high,
     }
-    return "{" + ", ".join(f".{key} = {value}" for key, value in fields.items()) + "}"
+    return record(fields)
 
 
 PART = np.dtype(

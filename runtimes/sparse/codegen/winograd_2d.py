@@ -6,6 +6,7 @@ import numpy as np
 
 from prunedeploy.runtimes.sparse.codegen._activation import bounds, instance
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
+from prunedeploy.runtimes.sparse.codegen.views import record
 from prunedeploy.runtimes.sparse.kernels.kernel import Kernel
 from prunedeploy.runtimes.sparse.kernels.winograd_2d import (
     STRIP,
@@ -96,4 +97,4 @@ def _record(
         "low": low,
         "high": high,
     }
-    return "{" + ", ".join(f".{key} = {value}" for key, value in fields.items()) + "}"
+    return record(fields)

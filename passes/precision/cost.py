@@ -1,0 +1,25 @@
+"""The note on what a narrower number format costs."""
+
+from __future__ import annotations
+
+from prunedeploy.core.records import Difference, Note
+
+
+def narrow_cost(precision: str, difference: Difference) -> Note:
+    """The note that says how far outputs moved when a model went to ``precision``.
+
+    ``difference`` is that of the narrow model's outputs from the outputs before.
+    """
+    changed = f"{difference.changed_predictions} of {difference.samples} predictions changed"
+    size = f"{precision} costs {difference.max_rel:.1e} of the output's range"
+    return Note(
+        "narrow-cost",
+        difference.where or "outputs",
+        "info",
+        f"{size}, {changed}",
+        difference.samples,
+        figures={
+            "max_rel": difference.max_rel,
+            "changed_predictions": difference.changed_predictions,
+        },
+    )

@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 PROJECT := pyproject.toml constraints.txt
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-gpu lint checkpoint clean
+.PHONY: help demo test test-slow test-gpu lint checkpoint clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo        shrink, build and measure the sparse checkpoint in examples/"
-	@echo "make test        run the tests (PYTEST='-m \"not slow\"' leaves out the slow ones)"
+	@echo "make test        run the tests but the slow ones (PYTEST='tests/passes -x' says which)"
+	@echo "make test-slow   run the slow ones (PYTEST='--minutes 8' starts none after 8 minutes)"
 	@echo "make test-gpu    only those that need a CUDA GPU, with the libraries for one"
 	@echo "make lint        ruff, mypy and the layers that imports go down"
 	@echo "make checkpoint  train the checkpoint in examples/ again"
@@ -21,7 +22,10 @@ demo: $(VENV)/.demo
 	@PATH="$(abspath $(BIN)):$$PATH" examples/demo.sh
 
 test: $(VENV)/.test
-	@$(BIN)/pytest -n auto $(PYTEST)
+	@$(BIN)/pytest -n auto -m "not slow" $(PYTEST)
+
+test-slow: $(VENV)/.test
+	@$(BIN)/pytest -n auto -m slow $(PYTEST)
 
 # In an environment of its own: onnxruntime and onnxruntime-gpu cannot be in one. One process, so
 # that no two tests share the GPU's memory and clocks.

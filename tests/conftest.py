@@ -7,6 +7,8 @@ writes of the two.
 from __future__ import annotations
 
 import os
+import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,28 @@ from prunedeploy.core.records import (
 )
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+BEGIN = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--minutes", type=float, help="start no test after so many minutes")
+    parser.addoption("--order", type=int, help="a number that orders the test files")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """``--order`` puts the files in an order of that number's: others come first each time."""
+    order = config.getoption("order")
+    if order is None:
+        return
+    files = sorted({item.path for item in items})
+    random.Random(order).shuffle(files)
+    items.sort(key=lambda item: files.index(item.path))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    minutes = item.config.getoption("minutes")
+    if minutes is not None and time.monotonic() - BEGIN > 60 * minutes:
+        pytest.skip(f"the {minutes:g} minutes of --minutes are over")
 
 
 @pytest.fixture(scope="session")

@@ -212,12 +212,12 @@ FILES: dict[str, Callable[[], bytes]] = {
 def test_claims(what: str, tmp_path: Path) -> None:
     (tmp_path / "net.pt").write_bytes(FILES[what]())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    begin = time.monotonic()
+    begin = time.process_time()
     for read in (load, weights):
         with pytest.raises(UserError) as caught:
             read(tmp_path / "net.pt")
         assert "\n" not in str(caught.value)
-    assert time.monotonic() - begin < 30
+    assert time.process_time() - begin < 30  # of this process: others do not count
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_500_000  # kB
 
 

@@ -20,18 +20,8 @@ from prunedeploy.bundle.readme import readme
 from prunedeploy.core.errors import CompilerError, UnsupportedModelError, UserError
 from prunedeploy.core.files import atomic_directory, atomic_path, sha256, to_json
 from prunedeploy.core.records import Array, TensorSpec
-from prunedeploy.engines import sources
-from prunedeploy.engines.bundle_record import (
-    ARCHIVE,
-    FOLDER,
-    MANIFEST,
-    Bundle,
-    Plan,
-    SparsePart,
-    Tensor,
-    Written,
-)
-from prunedeploy.engines.bundle_record import read as read_bundle
+from prunedeploy.engines import bundle_record, sources
+from prunedeploy.engines.bundle_record import MANIFEST, Tensor
 from prunedeploy.engines.request import Progress, build_options
 from prunedeploy.graph import model as models
 from prunedeploy.prediction.predict import predict_all
@@ -57,7 +47,7 @@ def write_bundle(
     threads: int = 0,
     inputs: Mapping[str, Array] | None = None,
     archive: bool = False,
-) -> Written:
+) -> bundle_record.Written:
     """Write what ``target`` needs to build and to measure engines of ``model`` itself.
 
     Args:
@@ -79,8 +69,11 @@ def write_bundle(
     progress = progress or silent
     source = sources.model_file(model, progress)
     machine = targets.by_name(target)
-    output_path = Path(output or f"{source.stem}.{machine.name}{FOLDER}{ARCHIVE * archive}")
-    packed = archive or output_path.name.endswith(ARCHIVE)
+    output_path = Path(
+        output
+        or f"{source.stem}.{machine.name}{bundle_record.FOLDER}{bundle_record.ARCHIVE * archive}"
+    )
+    packed = archive or output_path.name.endswith(bundle_record.ARCHIVE)
     _refuse_to_replace(output_path)
     options = build_options(batch, threads, "none", progress)
     dense = sources.dense_file(source, baseline, progress)
@@ -88,17 +81,17 @@ def write_bundle(
     if not packed:
         with atomic_directory(output_path) as folder:
             bundle = _write(folder, source, dense, machine, options, inputs)
-        return Written(output_path, bundle, sha256(output_path / MANIFEST))
+        return bundle_record.Written(output_path, bundle, sha256(output_path / MANIFEST))
     with atomic_path(output_path) as file:
         folder = file.with_name(f"{file.name}.folder")
         try:
             folder.mkdir()
             bundle = _write(folder, source, dense, machine, options, inputs)
-            archives.pack(folder, file, output_path.name.removesuffix(ARCHIVE))
+            archives.pack(folder, file, output_path.name.removesuffix(bundle_record.ARCHIVE))
             digest = sha256(folder / MANIFEST)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    return Written(output_path, bundle, digest)
+    return bundle_record.Written(output_path, bundle, digest)
 
 
 def _write(
@@ -108,7 +101,7 @@ def _write(
     machine: Target,
     options: BuildOptions,
     given: Mapping[str, Array] | None,
-) -> Bundle:
+) -> bundle_record.Bundle:
     """The bundle's files into ``folder``."""
     original = load_source(source, options.progress)
     inputs, outputs = original.inputs, original.outputs
@@ -132,7 +125,7 @@ def _write(
     (folder / "build.sh").chmod(0o755)
     options.progress("predicting how long it will take there")
     predicted, _ = predict_all(source, machine.name, batch=batch, threads=options.threads)
-    bundle = Bundle(
+    bundle = bundle_record.Bundle(
         kind=KIND,
         target=machine.name,
         arch=machine.arch,
@@ -174,7 +167,7 @@ def _tolerance(program: ir.Model) -> float:
 
 def _sparse(
     folder: Path, source: Path, machine: Target, options: BuildOptions
-) -> tuple[SparsePart | None, tuple[str, ...]]:
+) -> tuple[bundle_record.SparsePart | None, tuple[str, ...]]:
     """The sparse engine, or why the runtime cannot compute the model.
 
     Raises:
@@ -194,7 +187,9 @@ def _sparse(
     return part, (part.why,) if part.why else ()
 
 
-def _missing(machine: Target, sparse: SparsePart | None, plans: Sequence[Plan]) -> Iterator[str]:
+def _missing(
+    machine: Target, sparse: bundle_record.SparsePart | None, plans: Sequence[bundle_record.Plan]
+) -> Iterator[str]:
     """The parts that the target can have and the bundle lacks."""
     if "sparse" in machine.runtimes and sparse is None:
         yield "sparse engine"
@@ -258,7 +253,7 @@ def _refuse_to_replace(path: Path) -> None:
         ours = {
             MANIFEST,
             "SHA256SUMS",
-            *(x.partition("/")[0] for x in read_bundle(path).bundle.files),
+            *(x.partition("/")[0] for x in bundle_record.read(path).bundle.files),
         }
     except UserError:
         raise UserError(

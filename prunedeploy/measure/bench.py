@@ -15,18 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from prunedeploy import targets
+from prunedeploy.core import records
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.records import (
-    Accuracy,
-    Array,
-    BenchResult,
-    Difference,
-    Engine,
-    InputRange,
-    Measurement,
-    Profile,
-    TensorSpec,
-)
+from prunedeploy.core.records import Accuracy, Array, Difference, Engine, TensorSpec
 from prunedeploy.core.statistics import ratio
 from prunedeploy.engines import building, engine_folder, opening, sources
 from prunedeploy.engines.request import Progress
@@ -61,7 +52,7 @@ def bench(
     seed: int = 0,
     progress: Progress | None = None,
     profile: bool = False,
-) -> BenchResult:
+) -> records.BenchResult:
     """Measure engines against their dense baseline; nothing that differs from it is timed.
 
     Args:
@@ -105,13 +96,13 @@ def bench(
         progress(f"timing {rounds} rounds")
         feeds = random_feeds(inputs, batch, seed)
         samples = interleave(sessions, feeds, rounds, warmup, seed)
-        profiles: tuple[Profile, ...] = ()
+        profiles: tuple[records.Profile, ...] = ()
         if profile:
             profiles = profiles_of(candidates, sessions[1:], feeds, batch, used, rounds)
         progress("predicting the same")
         predicted = tuple(forecast_of(engine, batch, used) for engine in everything)
         measured = [
-            Measurement(
+            records.Measurement(
                 name=name if engine is dense else engine.path.name,
                 runtime=engine.manifest.runtime,
                 provider=session.provider,
@@ -128,7 +119,7 @@ def bench(
             )
         ]
     ratios = tuple(ratio(samples[0], times, seed) for times in samples[1:])
-    return BenchResult(
+    return records.BenchResult(
         measured[0],
         tuple(measured[1:]),
         ratios,
@@ -291,7 +282,7 @@ def _shared_inputs(engines: Sequence[Engine]) -> tuple[TensorSpec, ...]:
     Raises:
         UserError: no input lies within the ranges of all.
     """
-    ranges: dict[str, InputRange] = {}
+    ranges: dict[str, records.InputRange] = {}
     for spec in (spec for engine in engines for spec in engine.manifest.inputs):
         if spec.range is not None:
             ranges[spec.name] = input_range.meet(spec.name, ranges.get(spec.name), spec.range)

@@ -13,13 +13,7 @@ from prunedeploy import targets
 from prunedeploy.core.errors import UnsupportedModelError, UserError
 from prunedeploy.core.records import TensorSpec
 from prunedeploy.runtimes.api import BuildOptions, Payload
-from prunedeploy.runtimes.sparse.codegen.project import (
-    Options,
-    Project,
-    TooLargeError,
-    c_file,
-    emit_project,
-)
+from prunedeploy.runtimes.sparse.codegen import project as projects
 from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
 from prunedeploy.runtimes.sparse.kernels.table import KERNELS
 from prunedeploy.runtimes.sparse.payload import HEADER, LAYERS, LIBRARY, MODEL_HEADER
@@ -44,7 +38,7 @@ def build_payload(model: Path, target: Target, directory: Path, options: BuildOp
     project, threads = project_of(model, target, tools, options)
     options.progress(f"compiling with {tools}")
     compiling.build_library(project, directory / LIBRARY, tools)
-    (directory / MODEL_HEADER).write_text(c_file(HEADER))
+    (directory / MODEL_HEADER).write_text(projects.c_file(HEADER))
     (directory / LAYERS).write_text(layers_json(project))
     return Payload(
         files=(LIBRARY, MODEL_HEADER, LAYERS),
@@ -71,13 +65,14 @@ def write_sources(model: Path, target: Target, directory: Path, options: BuildOp
         tools = None
     project, _ = project_of(model, target, tools, options)
     compiling.write(project, directory)
-    (directory / MODEL_HEADER).write_text(c_file(HEADER))  # under the name it has in an engine
+    # under the name it has in an engine
+    (directory / MODEL_HEADER).write_text(projects.c_file(HEADER))
     (directory / LAYERS).write_text(layers_json(project))
     (directory / "Makefile").write_text(makefile(project, target))
     (directory / "README.md").write_text(readme(project, target))
 
 
-def layers_json(project: Project) -> str:
+def layers_json(project: projects.Project) -> str:
     """Every step's operator, schedule and work, by batch size, as JSON."""
     layers = {str(batch): [asdict(x) for x in steps] for batch, steps in project.layers.items()}
     return json.dumps({"type": "Layers", "isa": project.isa, "layers": layers}, indent=1) + "\n"
@@ -85,7 +80,7 @@ def layers_json(project: Project) -> str:
 
 def project_of(
     model: Path, target: Target, tools: compiling.Toolchain | None, options: BuildOptions
-) -> tuple[Project, int]:
+) -> tuple[projects.Project, int]:
     """The C project, and the number of threads that its work is divided for.
 
     Raises:
@@ -103,7 +98,7 @@ def project_of(
     blocks = BlockCache()
     isa = compiling.isa_of(target)
     measured = _measured(plans, target, tools, threads, options, blocks)
-    emitted = Options(
+    emitted = projects.Options(
         isa=isa,
         threads=threads,
         version=metadata.version("prunedeploy"),
@@ -148,16 +143,16 @@ def _accurate(
     ]
 
 
-def _emit(plans: list[Plan], options: Options, progress: Progress) -> Project:
+def _emit(plans: list[Plan], options: projects.Options, progress: Progress) -> projects.Project:
     try:
-        return emit_project(plans, options)
-    except TooLargeError:
+        return projects.emit_project(plans, options)
+    except projects.TooLargeError:
         progress("the generated code would not fit into a library: building without it")
     chosen = [
         without_jit(plan, dict(tuned), options.isa, options.threads, options.blocks)
         for plan, tuned in zip(plans, options.tuned, strict=True)
     ]
-    return emit_project(plans, replace(options, tuned=chosen))
+    return projects.emit_project(plans, replace(options, tuned=chosen))
 
 
 def schedules(

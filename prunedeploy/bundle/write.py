@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ from prunedeploy.core.records import Array, TensorSpec
 from prunedeploy.engines import bundle_record, sources
 from prunedeploy.engines.bundle_record import MANIFEST, Tensor
 from prunedeploy.engines.request import Progress, build_options
+from prunedeploy.engines.verified_build import versions
 from prunedeploy.graph import model as models
 from prunedeploy.prediction.predict import predict_all
 from prunedeploy.reference import verify
@@ -142,10 +141,7 @@ def _write(
         plans=plans,
         sparse=sparse,
         notes=(*notes, *why),
-        versions={
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("prunedeploy", "onnx", "numpy")},
-        },
+        versions=versions(),
         files={},
         predicted=tuple(x.forecast for x in predicted),
         missing=tuple(_missing(machine, sparse, plans)),

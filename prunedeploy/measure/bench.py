@@ -111,10 +111,10 @@ def bench(
                 threads=used,
                 samples_ns=tuple(times),
                 peak_memory_bytes=peak,
-                difference=verdict.difference,
-                accuracy=verdict.accuracy,
+                difference=difference,
+                accuracy=accuracy,
             )
-            for engine, session, times, peak, verdict in zip(
+            for engine, session, times, peak, (difference, accuracy) in zip(
                 everything, sessions, samples, peaks, verdicts, strict=True
             )
         ]
@@ -127,14 +127,6 @@ def bench(
         profiles=profiles,
         predicted=predicted,
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Verdict:
-    """How far an engine's outputs are from the baseline's, and its accuracy on labelled data."""
-
-    difference: Difference
-    accuracy: Accuracy | None
 
 
 def _read_candidates(engines: Sequence[str | Path] | str | Path) -> list[Engine]:
@@ -152,8 +144,11 @@ def _verdicts(
     seed: int,
     images: Labelled | None,
     progress: Progress,
-) -> list[_Verdict]:
+) -> Iterable[tuple[Difference, records.Accuracy | None]]:
     """Compare all engines on random inputs, and on ``images`` where there are some.
+
+    Returns:
+        For each how far its outputs are from the baseline's, and its accuracy on ``images``.
 
     Raises:
         UserError: one computes something else than the baseline, the first of them.
@@ -164,7 +159,7 @@ def _verdicts(
     if images is not None:
         progress(f"computing {len(images.labels)} labelled images")
         accuracies, differences = _on_data(engines, sessions, images, differences)
-    return [_Verdict(*each) for each in zip(differences, accuracies, strict=True)]
+    return zip(differences, accuracies, strict=True)
 
 
 def _check_numbers(batch: int, threads: int, rounds: int, warmup: int) -> None:

@@ -98,13 +98,16 @@ def project_of(
     blocks = BlockCache()
     isa = compiling.isa_of(target)
     measured = _measured(plans, target, tools, threads, options, blocks)
+    if level := options.accuracy_level:
+        pairs = zip(plans, measured, strict=True)
+        measured = [limit_rounding(*pair, isa, threads, level, blocks) for pair in pairs]
     emitted = projects.Options(
         isa=isa,
         threads=threads,
         version=metadata.version("prunedeploy"),
         inputs=inputs,
         outputs=tuple(spec for spec in outputs if _is_batched(spec, plans)),
-        tuned=_accurate(plans, measured, isa, threads, options.accuracy_level, blocks),
+        tuned=measured,
         blocks=blocks,
     )
     return _emit(plans, emitted, options.progress), threads
@@ -127,29 +130,18 @@ def _measured(
     ]
 
 
-def _accurate(
-    plans: list[Plan],
-    tuned: list[dict[str, Schedule]],
-    isa: str,
-    threads: int,
-    level: int,
-    blocks: BlockCache,
-) -> list[dict[str, Schedule]]:
-    if not level:
-        return tuned
-    return [
-        limit_rounding(plan, chosen, isa, threads, level, blocks)
-        for plan, chosen in zip(plans, tuned, strict=True)
-    ]
-
-
 def _emit(plans: list[Plan], options: projects.Options, progress: Progress) -> projects.Project:
     try:
         return projects.emit_project(plans, options)
     except projects.TooLargeError:
         progress("the generated code would not fit into a library: building without it")
+
+    # generated code is larger than the weights that other kernels store
+    def is_generated(_: Conv, schedule: Schedule) -> bool:
+        return KERNELS[schedule.kernel].generated
+
     chosen = [
-        without_jit(plan, dict(tuned), options.isa, options.threads, options.blocks)
+        _without(plan, dict(tuned), options.isa, options.threads, is_generated, options.blocks)
         for plan, tuned in zip(plans, options.tuned, strict=True)
     ]
     return projects.emit_project(plans, replace(options, tuned=chosen))
@@ -202,19 +194,6 @@ def limit_rounding(
         return level > 1 and choose.longest(step, schedule) > SHORT_SUM
 
     return _without(plan, tuned, isa, threads, rounds_more, blocks)
-
-
-def without_jit(
-    plan: Plan,
-    tuned: dict[str, Schedule],
-    isa: str,
-    threads: int,
-    blocks: BlockCache | None = None,
-) -> dict[str, Schedule]:
-    """``tuned`` without JIT kernels, whose code is larger than the weights that others store."""
-    return _without(
-        plan, tuned, isa, threads, lambda _, schedule: KERNELS[schedule.kernel].generated, blocks
-    )
 
 
 def _without(

@@ -26,11 +26,10 @@ def emit(step: Conv, context: Context, schedule: Schedule, kernel: Kernel) -> Co
     spilled = len(packed.panels) > 1 or packed.reloads
     function, top = _function(step, schedule, layout, spilled, kernel)
     size = _panel_elements(schedule, layout, packed)
-    residual = "0" if step.residual is None else context.pointer(step.residual)
     record = _record(step, context, schedule, layout, packed, kernel)
     body = (
         f"static const pd_conv layer = {record};\n"
-        f"pd_conv_run(w, &layer, {context.pointer(step.x)}, {context.pointer(step.y)}, {residual}, "
+        f"pd_conv_run(w, &layer, {context.pointers(step.x, step.y, step.residual)}, "
         f"{function}, {size});"
     )
     spilled_rows = packed.rows_of_group * schedule.groups if spilled else 0

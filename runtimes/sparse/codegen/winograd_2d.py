@@ -24,12 +24,11 @@ def emit(step: Conv, context: Context, schedule: Schedule, kernel: Kernel) -> Co
     }
     name = "_".join(["pd", schedule.kernel, *map(str, settings.values())])
     function, top = instance(name, kernel.header, settings, step)
-    residual = "0" if step.residual is None else context.pointer(step.residual)
     sizes = _scratch(step, schedule)
     body = (
         f"static const pd_tiles layer = {_record(step, context, schedule, sizes)};\n"
-        f"pd_tiles_run(w, &layer, {context.pointer(step.x)}, {context.pointer(step.y)}, "
-        f"{residual}, {schedule.rows}, {function});"
+        f"pd_tiles_run(w, &layer, {context.pointers(step.x, step.y, step.residual)}, "
+        f"{schedule.rows}, {function});"
     )
     needed = kernel.cycles(step, schedule, context.scope)
     headers = ("tiles.h", "functions.h")

@@ -49,22 +49,18 @@ def innermost_images(view: steps.View) -> int:
 def _pixels(plan: Plan) -> dict[int, int] | None:
     """The pixels of an image, by buffer of the arena; None where one holds anything but images."""
     sizes: dict[int, int] = {}
+    touched: set[int] = set()
     for step in plan.steps:
         for view in (*steps.reads(step), *steps.writes(step)):
             if plan.buffers[view.buffer].space != "arena":
                 continue
+            touched.add(view.buffer)
             if isinstance(step, Conv | steps.Pool) and view.shape[0] != plan.batch:
                 return None
             if len(view.shape) == 4 and view.shape[0] == plan.batch and steps.is_planar(view, 1):
                 pixels = view.shape[2] * view.shape[3]
                 if sizes.setdefault(view.buffer, pixels) != pixels:
                     return None
-    touched = {
-        view.buffer
-        for step in plan.steps
-        for view in (*steps.reads(step), *steps.writes(step))
-        if plan.buffers[view.buffer].space == "arena"
-    }
     return sizes if touched <= sizes.keys() else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from prunedeploy.runtimes.sparse.importer import expr as e
@@ -31,25 +31,37 @@ def image(view: View, channel: int, window: bool) -> View:
     return replace(steps.planar(view.buffer, four, 1), offset=view.offset)
 
 
+def _own(op: ops.Op, *left_out: str) -> dict[str, Any]:
+    """All that an operator says beside its name and tensors; its step has the same fields."""
+    names = (field.name for field in fields(op)[len(fields(ops.Op)) :])
+    return {name: getattr(op, name) for name in names if name not in left_out}
+
+
+def _step(
+    kind: Callable[..., steps.Step], planar: bool = False
+) -> Callable[[LayoutAssigner, ops.Op], None]:
+    """The function of an operator that becomes one step ``kind``.
+
+    Its tensors have any strides, or they are ``planar`` ones of shape [N, C, spatial axes].
+    """
+
+    def add(assigner: LayoutAssigner, op: ops.Op) -> None:
+        source = op.inputs[0]
+        x = assigner.planes(source, 1) if planar else assigner.view(source)
+        y = assigner.result(op)
+        if planar:
+            x, y = image(x, 1, True), image(y, 1, True)
+        assigner.add(kind(assigner.name(op.name), x, y, **_own(op)))
+
+    return add
+
+
 def _conv(assigner: LayoutAssigner, op: ops.ConvOp) -> None:
     views = [assigner.planes(tensor, op.channel) for tensor in op.inputs]
-    y = assigner.result(op)
-    x, *residual = (image(view, op.channel, op.window) for view in views)
-    assigner.add(
-        steps.Conv(
-            assigner.name(op.name),
-            x,
-            image(y, op.channel, op.window),
-            op.weight,
-            op.bias,
-            op.strides,
-            op.pads,
-            op.dilations,
-            op.groups,
-            residual[0] if residual else None,
-            op.activation,
-        )
-    )
+    views.append(assigner.result(op))
+    x, *residual, y = (image(view, op.channel, op.window) for view in views)
+    added, own = (residual[0] if residual else None), _own(op, "window", "channel")
+    assigner.add(steps.Conv(assigner.name(op.name), x, y, residual=added, **own))
 
 
 def _elementwise(assigner: LayoutAssigner, op: ops.ElementwiseOp) -> None:
@@ -59,12 +71,6 @@ def _elementwise(assigner: LayoutAssigner, op: ops.ElementwiseOp) -> None:
     assigner.add(steps.Map(assigner.name(op.name), inputs, y, code, constants))
 
 
-def _convert(assigner: LayoutAssigner, op: ops.ConvertOp) -> None:
-    assigner.add(
-        steps.Copy(assigner.name(op.name), assigner.view(op.inputs[0]), assigner.result(op))
-    )
-
-
 def _pad(assigner: LayoutAssigner, op: ops.PadOp) -> None:
     x, outer = assigner.view(op.inputs[0]), assigner.result(op)
     offset = outer.offset + sum(n * s for n, s in zip(op.before, outer.strides, strict=True))
@@ -72,58 +78,11 @@ def _pad(assigner: LayoutAssigner, op: ops.PadOp) -> None:
     assigner.add(steps.Copy(assigner.name(op.name), x, inner, op.fill, outer))
 
 
-def _pool(assigner: LayoutAssigner, op: ops.PoolOp) -> None:
-    x = image(assigner.planes(op.inputs[0], 1), 1, True)
-    y = image(assigner.result(op), 1, True)
-    assigner.add(
-        steps.Pool(
-            assigner.name(op.name),
-            x,
-            y,
-            op.kind,
-            op.kernel,
-            op.strides,
-            op.pads,
-            op.dilations,
-            op.count_include_pad,
-        )
-    )
-
-
-def _resize(assigner: LayoutAssigner, op: ops.ResizeOp) -> None:
-    x = image(assigner.planes(op.inputs[0], 1), 1, True)
-    y = image(assigner.result(op), 1, True)
-    assigner.add(steps.Resize(assigner.name(op.name), x, y, op.rows, op.columns))
-
-
-def _reduce(assigner: LayoutAssigner, op: ops.ReduceOp) -> None:
-    x, y = assigner.view(op.inputs[0]), assigner.result(op)
-    kind: Any = op.kind
-    assigner.add(steps.Reduce(assigner.name(op.name), x, y, kind, op.axes))
-
-
-def _softmax(assigner: LayoutAssigner, op: ops.SoftmaxOp) -> None:
-    x, y = assigner.view(op.inputs[0]), assigner.result(op)
-    assigner.add(steps.Softmax(assigner.name(op.name), x, y, op.axis, op.log))
-
-
-def _norm(assigner: LayoutAssigner, op: ops.NormOp) -> None:
-    x, y = assigner.view(op.inputs[0]), assigner.result(op)
-    assigner.add(
-        steps.Norm(assigner.name(op.name), x, y, op.axes, op.epsilon, op.scale, op.bias, op.centre)
-    )
-
-
 def _matmul(assigner: LayoutAssigner, op: ops.MatMulOp) -> None:
     y = assigner.result(op)
     a, b = (assigner.view(tensor) for tensor in op.inputs[:2])
     bias = assigner.broadcast(op.inputs[2], y) if len(op.inputs) > 2 else None
     assigner.add(steps.MatMul(assigner.name(op.name), a, b, y, op.alpha, bias))
-
-
-def _lookup(assigner: LayoutAssigner, op: ops.LookupOp) -> None:
-    indices, y = assigner.view(op.inputs[0]), assigner.result(op)
-    assigner.add(steps.Lookup(assigner.name(op.name), indices, y, op.table))
 
 
 def _concat(assigner: LayoutAssigner, op: ops.ConcatOp) -> None:
@@ -155,15 +114,15 @@ def _gather(assigner: LayoutAssigner, op: ops.GatherOp) -> None:
 EMITTERS: dict[type, Callable[[LayoutAssigner, Any], None]] = {
     ops.ConvOp: _conv,
     ops.ElementwiseOp: _elementwise,
-    ops.ConvertOp: _convert,
+    ops.ConvertOp: _step(steps.Copy),
     ops.PadOp: _pad,
-    ops.PoolOp: _pool,
-    ops.ResizeOp: _resize,
-    ops.ReduceOp: _reduce,
-    ops.SoftmaxOp: _softmax,
-    ops.NormOp: _norm,
+    ops.PoolOp: _step(steps.Pool, planar=True),
+    ops.ResizeOp: _step(steps.Resize, planar=True),
+    ops.ReduceOp: _step(steps.Reduce),
+    ops.SoftmaxOp: _step(steps.Softmax),
+    ops.NormOp: _step(steps.Norm),
     ops.MatMulOp: _matmul,
-    ops.LookupOp: _lookup,
+    ops.LookupOp: _step(steps.Lookup),
     ops.ConcatOp: _concat,
     ops.GatherOp: _gather,
 }

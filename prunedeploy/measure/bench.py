@@ -119,13 +119,9 @@ def bench(
             )
         ]
     ratios = tuple(ratio(samples[0], times, seed) for times in samples[1:])
+    dense_run, *others = measured
     return records.BenchResult(
-        measured[0],
-        tuple(measured[1:]),
-        ratios,
-        environment(),
-        profiles=profiles,
-        predicted=predicted,
+        dense_run, tuple(others), ratios, environment(), profiles=profiles, predicted=predicted
     )
 
 

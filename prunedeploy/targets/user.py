@@ -127,14 +127,8 @@ def _check_target(where: str, target: Target) -> None:
         raise UserError(
             f'{where}: compute-capability {target.compute_capability!r}: write it as "8.7"'
         )
-    figures = (
-        target.cores,
-        target.macs_per_second,
-        target.bytes_per_second,
-        target.hz,
-        target.cache_bytes,
-    )
-    if target.multiple < 1 or min(figures) < 0:
+    figures = [target.macs_per_second, target.bytes_per_second, target.hz, target.cache_bytes]
+    if target.multiple < 1 or min(target.cores, *figures) < 0:
         raise UserError(f"{where}: multiple begins at 1, and no other number is negative")
     if not target.runtimes:
         raise UserError(f"{where}: runtimes is empty: name one at least")

@@ -35,15 +35,8 @@ class OrtGpuSession(OrtSession):
         providers = [(name, dict(OPTIONS.get(name, {}))) for name in wanted]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns of what is an error below
-            manifest = engine.manifest
-            super().__init__(
-                payload(engine),
-                manifest.inputs,
-                manifest.outputs,
-                options,
-                providers,
-                {ASSIGNMENT: "1"},
-            )
+            specs = (engine.manifest.inputs, engine.manifest.outputs)
+            super().__init__(payload(engine), *specs, options, providers, {ASSIGNMENT: "1"})
         self.provider = self._proved(wanted[0])
 
     def _proved(self, wanted: str) -> str:

@@ -66,11 +66,8 @@ def _pad(step: Copy, context: Context) -> Code:
         filled = copy(box, "&fill", where)
         return Code(f"{value}\n{filled.body}", filled.top, filled.headers, choice="fill")
     corner = _corner(step)
-    axes = sorted(
-        (a for a, size in enumerate(outer.shape) if size > 1),
-        key=lambda a: -outer.strides[a],
-    )
-    axes = axes or [0]
+    axes = [a for a, size in enumerate(outer.shape) if size > 1] or [0]
+    axes.sort(key=lambda a: -outer.strides[a])
     values = {
         "outer": [outer.shape[a] for a in axes],
         "corner": [corner[a] for a in axes],

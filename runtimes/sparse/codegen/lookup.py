@@ -19,10 +19,7 @@ def emit(step: Lookup, context: Context) -> Code:
         loops = Nest((1,), ((1,), (1,)))
     outer, (y_step, i_step) = loops.take(range(loops.rank - 1)), loops.inner()
     # the rows' elements in the table's order, merged where they follow each other in y
-    row = nest(
-        step.y.shape[rank:],
-        (_contiguous(step.table.shape[1:]), step.y.strides[rank:]),
-    )
+    row = nest(step.y.shape[rank:], (_contiguous(step.table.shape[1:]), step.y.strides[rank:]))
     if not row.rank:
         row = Nest((1,), ((1,), (1,)))
     kind = context.dtype(step.indices)

@@ -32,10 +32,8 @@ def candidates(step: Conv, scope: Scope) -> Iterator[Schedule]:
 def cycles(step: Conv, schedule: Schedule, scope: Scope) -> float:
     """The cycles of the busiest thread."""
     layout, blocks = geometry(step, schedule), math.ceil(len(step.weight) / schedule.rows)
-    columns, row_segments = (
-        step.weight[0].size * blocks,
-        blocks * -(-step.x.shape[1] // schedule.channels),
-    )
+    columns = step.weight[0].size * blocks
+    row_segments = blocks * -(-step.x.shape[1] // schedule.channels)
     inner = block_cycles(step, schedule, layout, scope.isa.lanes)
     return tiled_cycles(step, schedule, layout, scope, columns, row_segments, inner)
 
@@ -47,10 +45,7 @@ def pack_block(step: Conv, schedule: Schedule, geometry: Geometry) -> packing.Pa
     """
     outputs, size = step.weight.shape[0], schedule.rows
     panels = packing.panels_of(step.x.shape[1], schedule.channels)
-    blocks = -(-outputs // size)
-    edges = [blocks * index // schedule.groups * size for index in range(schedule.groups)] + [
-        outputs
-    ]
+    edges = packing.block_edges(outputs, size, schedule.groups)
     parts = tuple(
         _block_parts(step, geometry, panels, begin, end, size)
         for begin, end in itertools.pairwise(edges)

@@ -99,12 +99,10 @@ def _parts(entries: packing.Entries, begin: int, end: int, panels: int) -> tuple
         here = here[np.lexsort((here, count[here, panel], flags))]
         flags = packing.FIRST * (first[here] == panel) + packing.LAST * (last[here] == panel)
         row_segments = np.zeros(here.size, packing.ROW_SEGMENT)
-        row_segments["row"], row_segments["count"], row_segments["flags"] = (
-            here + begin,
-            count[here, panel],
-            flags,
-        )
-        index = _runs(starts[panel, here], count[here, panel])
+        lengths = count[here, panel]
+        row_segments["row"], row_segments["count"] = here + begin, lengths
+        row_segments["flags"] = flags
+        index = _runs(starts[panel, here], lengths)
         parts.append(
             packing.Part(
                 begin,

@@ -39,11 +39,6 @@ def density(step: Conv) -> float:
     return float(np.count_nonzero(step.weight)) / max(step.weight.size, 1)
 
 
-def longest(step: Conv, schedule: Schedule) -> float:
-    """Terms of a row's sum within a panel, on average."""
-    return schedule.channels * terms(step)
-
-
 def terms(step: Conv) -> float:
     """The mean number of non-zeros for each input channel, in the rows that have any."""
     rows = int(np.count_nonzero(step.weight.any((1, 2, 3))))

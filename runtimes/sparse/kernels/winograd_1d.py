@@ -173,21 +173,11 @@ def pack_winograd(
     """
     outputs, size = step.weight.shape[0], schedule.rows
     panels = packing.panels_of(step.x.shape[1], schedule.channels)
-    blocks = -(-outputs // size)
-    edges = [blocks * index // schedule.groups * size for index in range(schedule.groups)] + [
-        outputs
-    ]
+    edges = packing.block_edges(outputs, size, schedule.groups)
     segments = _segments(step, schedule.tile_rows)
     parts = tuple(
         tuple(
-            _part(
-                geometry,
-                segments,
-                (number == 0, number == len(panels) - 1),
-                span,
-                group,
-                size,
-            )
+            _part(geometry, segments, (number == 0, number == len(panels) - 1), span, group, size)
             for number, span in enumerate(panels)
         )
         for group in _groups(edges, size)

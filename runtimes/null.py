@@ -8,19 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from prunedeploy.core.records import Array, Engine, TensorSpec
-from prunedeploy.runtimes.api import (
-    BuildOptions,
-    Closing,
-    OpenOptions,
-    Payload,
-    Session,
-    check_feeds,
-    closed_error,
-)
+from prunedeploy.runtimes import api
 from prunedeploy.targets import Target
 
 
-class NullSession(Closing):
+class NullSession(api.Closing):
     """Zeros of the right shape."""
 
     provider = "null"
@@ -32,8 +24,8 @@ class NullSession(Closing):
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Zeros; a dynamic size has the length it has in the inputs, 1 where they lack it."""
         if self._closed:
-            raise closed_error()
-        arrays = check_feeds(self.inputs, feeds)
+            raise api.closed_error()
+        arrays = api.check_feeds(self.inputs, feeds)
         sizes = {
             dim: size
             for spec in self.inputs
@@ -68,10 +60,12 @@ class Null:
         """No library takes part."""
         return {}
 
-    def build(self, model: Path, target: Target, directory: Path, options: BuildOptions) -> Payload:
+    def build(
+        self, model: Path, target: Target, directory: Path, options: api.BuildOptions
+    ) -> api.Payload:
         """Write nothing."""
-        return Payload(())
+        return api.Payload(())
 
-    def open(self, engine: Engine, options: OpenOptions) -> Session:
+    def open(self, engine: Engine, options: api.OpenOptions) -> api.Session:
         """A session that returns zeros."""
         return NullSession(engine.manifest.inputs, engine.manifest.outputs)

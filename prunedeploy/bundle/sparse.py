@@ -42,7 +42,7 @@ def write(model: Path, target: Target, folder: Path, options: BuildOptions) -> S
     except CompilerError:
         raise
     except UserError as error:
-        if compiling_is_possible(target):
+        if Sparse().refuse(target) is None:  # there is a compiler: it is the model
             raise
         why = str(error)
     options.progress(f"the sparse engine goes as C sources: {why}")
@@ -57,15 +57,6 @@ def write(model: Path, target: Target, folder: Path, options: BuildOptions) -> S
 
 class _NotCompiledError(Exception):
     """The compiled program cannot run on the target."""
-
-
-def compiling_is_possible(target: Target) -> bool:
-    """Whether a compiler for ``target`` is here."""
-    try:
-        compiling.toolchain(target)
-    except UserError:
-        return False
-    return True
 
 
 def _compiled(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +18,10 @@ from prunedeploy.bundle.readme import readme
 from prunedeploy.core.errors import CompilerError, UnsupportedModelError, UserError
 from prunedeploy.core.files import atomic_directory, atomic_path, sha256, to_json
 from prunedeploy.core.records import Array, TensorSpec
-from prunedeploy.engines import sources
-from prunedeploy.engines.bundle_record import (
-    ARCHIVE,
-    FOLDER,
-    MANIFEST,
-    Bundle,
-    Plan,
-    SparsePart,
-    Tensor,
-    Written,
-)
-from prunedeploy.engines.bundle_record import read as read_bundle
+from prunedeploy.engines import bundle_record, sources
+from prunedeploy.engines.bundle_record import MANIFEST, Tensor
 from prunedeploy.engines.request import Progress, build_options
+from prunedeploy.engines.verified_build import versions
 from prunedeploy.graph import model as models
 from prunedeploy.prediction.predict import predict_all
 from prunedeploy.reference import verify
@@ -57,7 +46,7 @@ def write_bundle(
     threads: int = 0,
     inputs: Mapping[str, Array] | None = None,
     archive: bool = False,
-) -> Written:
+) -> bundle_record.Written:
     """Write what ``target`` needs to build and to measure engines of ``model`` itself.
 
     Args:
@@ -79,8 +68,11 @@ def write_bundle(
     progress = progress or silent
     source = sources.model_file(model, progress)
     machine = targets.by_name(target)
-    output_path = Path(output or f"{source.stem}.{machine.name}{FOLDER}{ARCHIVE * archive}")
-    packed = archive or output_path.name.endswith(ARCHIVE)
+    output_path = Path(
+        output
+        or f"{source.stem}.{machine.name}{bundle_record.FOLDER}{bundle_record.ARCHIVE * archive}"
+    )
+    packed = archive or output_path.name.endswith(bundle_record.ARCHIVE)
     _refuse_to_replace(output_path)
     options = build_options(batch, threads, "none", progress)
     dense = sources.dense_file(source, baseline, progress)
@@ -88,17 +80,17 @@ def write_bundle(
     if not packed:
         with atomic_directory(output_path) as folder:
             bundle = _write(folder, source, dense, machine, options, inputs)
-        return Written(output_path, bundle, sha256(output_path / MANIFEST))
+        return bundle_record.Written(output_path, bundle, sha256(output_path / MANIFEST))
     with atomic_path(output_path) as file:
         folder = file.with_name(f"{file.name}.folder")
         try:
             folder.mkdir()
             bundle = _write(folder, source, dense, machine, options, inputs)
-            archives.pack(folder, file, output_path.name.removesuffix(ARCHIVE))
+            archives.pack(folder, file, output_path.name.removesuffix(bundle_record.ARCHIVE))
             digest = sha256(folder / MANIFEST)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    return Written(output_path, bundle, digest)
+    return bundle_record.Written(output_path, bundle, digest)
 
 
 def _write(
@@ -108,7 +100,7 @@ def _write(
     machine: Target,
     options: BuildOptions,
     given: Mapping[str, Array] | None,
-) -> Bundle:
+) -> bundle_record.Bundle:
     """The bundle's files into ``folder``."""
     original = load_source(source, options.progress)
     inputs, outputs = original.inputs, original.outputs
@@ -132,7 +124,7 @@ def _write(
     (folder / "build.sh").chmod(0o755)
     options.progress("predicting how long it will take there")
     predicted, _ = predict_all(source, machine.name, batch=batch, threads=options.threads)
-    bundle = Bundle(
+    bundle = bundle_record.Bundle(
         kind=KIND,
         target=machine.name,
         arch=machine.arch,
@@ -149,10 +141,7 @@ def _write(
         plans=plans,
         sparse=sparse,
         notes=(*notes, *why),
-        versions={
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("prunedeploy", "onnx", "numpy")},
-        },
+        versions=versions(),
         files={},
         predicted=tuple(x.forecast for x in predicted),
         missing=tuple(_missing(machine, sparse, plans)),
@@ -174,7 +163,7 @@ def _tolerance(program: ir.Model) -> float:
 
 def _sparse(
     folder: Path, source: Path, machine: Target, options: BuildOptions
-) -> tuple[SparsePart | None, tuple[str, ...]]:
+) -> tuple[bundle_record.SparsePart | None, tuple[str, ...]]:
     """The sparse engine, or why the runtime cannot compute the model.
 
     Raises:
@@ -194,7 +183,9 @@ def _sparse(
     return part, (part.why,) if part.why else ()
 
 
-def _missing(machine: Target, sparse: SparsePart | None, plans: Sequence[Plan]) -> Iterator[str]:
+def _missing(
+    machine: Target, sparse: bundle_record.SparsePart | None, plans: Sequence[bundle_record.Plan]
+) -> Iterator[str]:
     """The parts that the target can have and the bundle lacks."""
     if "sparse" in machine.runtimes and sparse is None:
         yield "sparse engine"
@@ -258,7 +249,7 @@ def _refuse_to_replace(path: Path) -> None:
         ours = {
             MANIFEST,
             "SHA256SUMS",
-            *(x.partition("/")[0] for x in read_bundle(path).bundle.files),
+            *(x.partition("/")[0] for x in bundle_record.read(path).bundle.files),
         }
     except UserError:
         raise UserError(

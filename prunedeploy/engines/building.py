@@ -11,15 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from prunedeploy import targets
+from prunedeploy.core import records
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_directory, sha256
-from prunedeploy.core.records import (
-    Engine,
-    Manifest,
-    RefusedRuntime,
-    RuntimeChoice,
-    TensorSpec,
-)
+from prunedeploy.core.records import Engine
 from prunedeploy.engines import choice, sources
 from prunedeploy.engines.engine_folder import MANIFEST, refuse_to_replace, write_manifest
 from prunedeploy.engines.request import BuildRequest, Progress, build_options
@@ -118,15 +113,17 @@ def _check_within(
         raise UserError(f"outputs cannot be held within {within:g}: the model is in {precision}")
 
 
-def _add_refused(manifest: Manifest, refused: tuple[RefusedRuntime, ...]) -> Manifest:
+def _add_refused(
+    manifest: records.Manifest, refused: tuple[records.RefusedRuntime, ...]
+) -> records.Manifest:
     """Add the runtimes that could not even be tried to the record of the choice."""
     if not refused:
         return manifest
-    made = manifest.choice or RuntimeChoice("measured", manifest.runtime, ())
+    made = manifest.choice or records.RuntimeChoice("measured", manifest.runtime, ())
     return replace(manifest, choice=replace(made, refused=(*made.refused, *refused)))
 
 
-def _move(built: Path, output: Path, manifest: Manifest) -> Engine:
+def _move(built: Path, output: Path, manifest: records.Manifest) -> Engine:
     """Move the files of an engine from the folder where it was built to ``output``."""
     with atomic_directory(output) as folder:
         for file in built.iterdir():
@@ -135,7 +132,7 @@ def _move(built: Path, output: Path, manifest: Manifest) -> Engine:
     return Engine(output, manifest, sha256(output / MANIFEST))
 
 
-def _specs(source: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def _specs(source: Path) -> tuple[tuple[records.TensorSpec, ...], tuple[records.TensorSpec, ...]]:
     from prunedeploy.graph import model as models
 
     return models.specs(models.load(source))

@@ -42,12 +42,10 @@ def self_check() -> tuple[Check, ...]:
 
 def _compiler(target: Target) -> str:
     """The compiler that an engine of the sparse runtime would be built with."""
+    from prunedeploy.runtimes.sparse.engine import Sparse
     from prunedeploy.runtimes.sparse.toolchain.compile import toolchain
 
-    try:
-        return f"compiled here with {toolchain(target)}"
-    except UserError as error:
-        return str(error)
+    return Sparse().refuse(target) or f"compiled here with {toolchain(target)}"
 
 
 def _check(host: Target, runtime: str) -> Check:

@@ -89,7 +89,7 @@ def _build_payload(
         baseline_sha256=model_sha256(dense) if dense else None,
         inputs=request.inputs,
         outputs=request.outputs,
-        versions=_versions() | request.runtime.versions() | payload.versions,
+        versions=versions() | request.runtime.versions() | payload.versions,
         difference=None,
         batches=payload.batches,
         threads=payload.threads,
@@ -178,6 +178,7 @@ def _sizes(manifest: Manifest, cuts: bool) -> tuple[int, ...]:
     return tuple(sorted({*manifest.batches, *cut}))
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """The versions of Python and of what every build takes, by name."""
     names = ("prunedeploy", "onnx", "numpy")
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}

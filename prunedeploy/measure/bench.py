@@ -15,18 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from prunedeploy import targets
+from prunedeploy.core import records
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.records import (
-    Accuracy,
-    Array,
-    BenchResult,
-    Difference,
-    Engine,
-    InputRange,
-    Measurement,
-    Profile,
-    TensorSpec,
-)
+from prunedeploy.core.records import Accuracy, Array, Difference, Engine, TensorSpec
 from prunedeploy.core.statistics import ratio
 from prunedeploy.engines import building, engine_folder, opening, sources
 from prunedeploy.engines.request import Progress
@@ -61,7 +52,7 @@ def bench(
     seed: int = 0,
     progress: Progress | None = None,
     profile: bool = False,
-) -> BenchResult:
+) -> records.BenchResult:
     """Measure engines against their dense baseline; nothing that differs from it is timed.
 
     Args:
@@ -105,13 +96,13 @@ def bench(
         progress(f"timing {rounds} rounds")
         feeds = random_feeds(inputs, batch, seed)
         samples = interleave(sessions, feeds, rounds, warmup, seed)
-        profiles: tuple[Profile, ...] = ()
+        profiles: tuple[records.Profile, ...] = ()
         if profile:
             profiles = profiles_of(candidates, sessions[1:], feeds, batch, used, rounds)
         progress("predicting the same")
         predicted = tuple(forecast_of(engine, batch, used) for engine in everything)
         measured = [
-            Measurement(
+            records.Measurement(
                 name=name if engine is dense else engine.path.name,
                 runtime=engine.manifest.runtime,
                 provider=session.provider,
@@ -120,30 +111,18 @@ def bench(
                 threads=used,
                 samples_ns=tuple(times),
                 peak_memory_bytes=peak,
-                difference=verdict.difference,
-                accuracy=verdict.accuracy,
+                difference=difference,
+                accuracy=accuracy,
             )
-            for engine, session, times, peak, verdict in zip(
+            for engine, session, times, peak, (difference, accuracy) in zip(
                 everything, sessions, samples, peaks, verdicts, strict=True
             )
         ]
     ratios = tuple(ratio(samples[0], times, seed) for times in samples[1:])
-    return BenchResult(
-        measured[0],
-        tuple(measured[1:]),
-        ratios,
-        environment(),
-        profiles=profiles,
-        predicted=predicted,
+    dense_run, *others = measured
+    return records.BenchResult(
+        dense_run, tuple(others), ratios, environment(), profiles=profiles, predicted=predicted
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Verdict:
-    """How far an engine's outputs are from the baseline's, and its accuracy on labelled data."""
-
-    difference: Difference
-    accuracy: Accuracy | None
 
 
 def _read_candidates(engines: Sequence[str | Path] | str | Path) -> list[Engine]:
@@ -161,8 +140,11 @@ def _verdicts(
     seed: int,
     images: Labelled | None,
     progress: Progress,
-) -> list[_Verdict]:
+) -> Iterable[tuple[Difference, records.Accuracy | None]]:
     """Compare all engines on random inputs, and on ``images`` where there are some.
+
+    Returns:
+        For each how far its outputs are from the baseline's, and its accuracy on ``images``.
 
     Raises:
         UserError: one computes something else than the baseline, the first of them.
@@ -173,7 +155,7 @@ def _verdicts(
     if images is not None:
         progress(f"computing {len(images.labels)} labelled images")
         accuracies, differences = _on_data(engines, sessions, images, differences)
-    return [_Verdict(*each) for each in zip(differences, accuracies, strict=True)]
+    return zip(differences, accuracies, strict=True)
 
 
 def _check_numbers(batch: int, threads: int, rounds: int, warmup: int) -> None:
@@ -291,7 +273,7 @@ def _shared_inputs(engines: Sequence[Engine]) -> tuple[TensorSpec, ...]:
     Raises:
         UserError: no input lies within the ranges of all.
     """
-    ranges: dict[str, InputRange] = {}
+    ranges: dict[str, records.InputRange] = {}
     for spec in (spec for engine in engines for spec in engine.manifest.inputs):
         if spec.range is not None:
             ranges[spec.name] = input_range.meet(spec.name, ranges.get(spec.name), spec.range)

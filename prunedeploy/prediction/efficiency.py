@@ -92,19 +92,12 @@ SPARSE = Table(
 # to on large layers, windows of one channel what they move; a kernel's launch is some microseconds.
 GPU = Table(
     {
-        "conv": Efficiency(0.5, 0.7),
-        "depthwise": Efficiency(0.1, 0.7),
+        **dict.fromkeys(("move", "view"), Efficiency(1.0, 0.7)),
+        **dict.fromkeys(("conv", "pointwise", "linear", "vector"), Efficiency(0.5, 0.7)),
         "elementwise": Efficiency(0.5, 0.7),
-        "function": Efficiency(0.2, 0.7),
-        "grouped": Efficiency(0.2, 0.7),
-        "linear": Efficiency(0.5, 0.7),
-        "move": Efficiency(1.0, 0.7),
-        "pointwise": Efficiency(0.5, 0.7),
-        "pool": Efficiency(0.2, 0.7),
         "product": Efficiency(0.4, 0.7),
-        "reduce": Efficiency(0.2, 0.7),
-        "vector": Efficiency(0.5, 0.7),
-        "view": Efficiency(1.0, 0.7),
+        **dict.fromkeys(("function", "grouped", "pool", "reduce"), Efficiency(0.2, 0.7)),
+        "depthwise": Efficiency(0.1, 0.7),
     },
     far=0.7,
     overhead=6e-6,

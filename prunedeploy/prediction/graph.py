@@ -169,10 +169,8 @@ def _work(node: ir.Node, style: Style) -> Work:
     elif kernel == "product":
         kernel, flops = _product(node)
     elif node.op_type in ("Gather", "GatherElements", "GatherND"):
-        weights, moved = (
-            0,
-            2 * sum(_bytes(value, style) for value in node.outputs),
-        )  # the rows that are looked up
+        # the rows that are looked up
+        weights, moved = 0, 2 * sum(_bytes(value, style) for value in node.outputs)
     elif kernel in ("pool", "reduce", "function"):
         flops = float(max(flops, sum(_size(value) for value in node.inputs[:1])))
     return Work(name, kernel, flops, weights, moved)

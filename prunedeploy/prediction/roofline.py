@@ -28,14 +28,8 @@ def layer_time(work: Work, machine: Machine, table: Table, resident: bool) -> La
     limit: Limit = "overhead"
     if spent > overhead:
         limit = "compute" if computed >= weights + moved else "memory"
-    return LayerTime(
-        work.name,
-        work.kernel,
-        work.flops,
-        work.weights + work.moved,
-        spent + overhead,
-        limit,
-    )
+    read = work.weights + work.moved
+    return LayerTime(work.name, work.kernel, work.flops, read, spent + overhead, limit)
 
 
 def _computed(work: Work, machine: Machine, efficiency: float) -> float:

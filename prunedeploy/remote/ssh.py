@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 from prunedeploy.core.errors import UserError
@@ -244,8 +243,3 @@ def _lost(to: Host, errors: bytes) -> ConnectionLostError:
     elif "Permission denied" in why:
         advice = f"; set up a key for it: ssh-copy-id {to.address}"
     return ConnectionLostError(f"no connection to {to.address}: {why}{advice}")
-
-
-def size_of(path: Path) -> int:
-    """The size of a file in bytes, 0 where there is none."""
-    return path.stat().st_size if path.exists() else 0

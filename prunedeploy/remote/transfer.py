@@ -134,7 +134,7 @@ def fetch(
                     if not re.fullmatch("[0-9a-f]{64}", digest):
                         raise UserError(f"{to.address} has no results: {text(output)}")
                 with archive.open("ab") as file:
-                    begin = ssh.size_of(archive) + 1
+                    begin = archive.stat().st_size + 1
                     left = limit - begin + 1
                     ssh.drain(to, ENTER + f"tail -c +{begin} {there}", file, timeout, left)
                 if sha256(archive) == digest:

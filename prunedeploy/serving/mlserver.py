@@ -25,17 +25,10 @@ from prunedeploy.core.records import Array, TensorSpec
 from prunedeploy.engines import engine_folder, opening
 
 try:
-    from mlserver import MLModel
+    from mlserver import MLModel, types
     from mlserver.codecs import NumpyCodec
     from mlserver.codecs.numpy import to_datatype
     from mlserver.errors import InferenceError
-    from mlserver.types import (
-        InferenceRequest,
-        InferenceResponse,
-        MetadataTensor,
-        RequestInput,
-        ResponseOutput,
-    )
     from mlserver.utils import get_model_uri
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "mlserver":
@@ -79,7 +72,7 @@ class EngineModel(MLModel or object):  # type: ignore[misc]
         self.outputs = _metadata(engine.manifest.outputs)
         return True
 
-    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+    async def predict(self, payload: types.InferenceRequest) -> types.InferenceResponse:
         """The outputs that were asked for, all where none was named."""
         wanted = [output.name for output in payload.outputs or []] or self._names
         if unknown := [name for name in wanted if name not in self._names]:
@@ -90,7 +83,7 @@ class EngineModel(MLModel or object):  # type: ignore[misc]
             results = await loop.run_in_executor(self._workers, self._run, feeds)
         except UserError as error:
             raise InferenceError(str(error)) from None
-        return InferenceResponse(
+        return types.InferenceResponse(
             model_name=self.name,
             model_version=self.version,
             outputs=[_encode(name, results[name]) for name in wanted],
@@ -109,7 +102,7 @@ class EngineModel(MLModel or object):  # type: ignore[misc]
         finally:
             self._idle.put(session)
 
-    def _decode(self, tensor: RequestInput) -> Array:
+    def _decode(self, tensor: types.RequestInput) -> Array:
         spec = self._specs.get(tensor.name)
         if spec is None:
             known = ", ".join(self._specs)
@@ -121,9 +114,9 @@ class EngineModel(MLModel or object):  # type: ignore[misc]
         return array
 
 
-def _metadata(specs: Iterable[TensorSpec]) -> list[MetadataTensor]:
+def _metadata(specs: Iterable[TensorSpec]) -> list[types.MetadataTensor]:
     return [
-        MetadataTensor(
+        types.MetadataTensor(
             name=spec.name,
             datatype=to_datatype(np.dtype(spec.dtype)),
             shape=[dim if isinstance(dim, int) else -1 for dim in spec.shape],
@@ -132,7 +125,7 @@ def _metadata(specs: Iterable[TensorSpec]) -> list[MetadataTensor]:
     ]
 
 
-def _encode(name: str, array: Array) -> ResponseOutput:
+def _encode(name: str, array: Array) -> types.ResponseOutput:
     output = NumpyCodec.encode_output(name, array)
     output.shape = list(array.shape)  # the codec gives vectors a second axis
     return output

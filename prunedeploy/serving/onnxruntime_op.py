@@ -111,30 +111,15 @@ def onnxruntime_model(
     where: dict[str, Any] = {"path": str(known.path.resolve())}
     if embed:
         where = {"engine": library.read_bytes()}
-    node = onnx.helper.make_node(
-        OP,
-        [spec.name for spec in known.manifest.inputs],
-        [spec.name for spec in known.manifest.outputs],
-        name="engine",
-        domain=DOMAIN,
-        **where,
-        threads=threads,
-        sessions=sessions,
-    )
-    graph = onnx.helper.make_graph(
-        [node],
-        "engine",
-        [_value(spec) for spec in known.manifest.inputs],
-        [_value(spec) for spec in known.manifest.outputs],
-    )
+    inputs = [_value(spec) for spec in known.manifest.inputs]
+    outputs = [_value(spec) for spec in known.manifest.outputs]
+    names = [[value.name for value in values] for values in (inputs, outputs)]
+    settings: dict[str, Any] = {**where, "threads": threads, "sessions": sessions}
+    node = onnx.helper.make_node(OP, names[0], names[1], name="engine", domain=DOMAIN, **settings)
+    graph = onnx.helper.make_graph([node], "engine", inputs, outputs)
+    opsets = [onnx.helper.make_opsetid(*each) for each in (("", OPSET), (DOMAIN, 1))]
     model = onnx.helper.make_model(
-        graph,
-        producer_name="prunedeploy",
-        ir_version=IR_VERSION,
-        opset_imports=[
-            onnx.helper.make_opsetid("", OPSET),
-            onnx.helper.make_opsetid(DOMAIN, 1),
-        ],
+        graph, producer_name="prunedeploy", ir_version=IR_VERSION, opset_imports=opsets
     )
     onnx.helper.set_model_props(model, {"prunedeploy.engine": known.sha256})
     with atomic_path(path) as file:

@@ -29,18 +29,12 @@ Backend = Literal["auto", "python", "onnxruntime"]
 CONFIG, VERSION = "config.pbtxt", "1"
 OP_LIBRARY = "prunedeploy_ort.so"
 MAX_BATCH = 64  # for engines that take batches of any size
+BITS = (8, 16, 32, 64)
 TEMPLATE = Path(__file__).with_name("triton_model.py")
 
 DTYPES = {
+    **{f"{kind}{bits}": f"TYPE_{kind.upper()}{bits}" for kind in ("uint", "int") for bits in BITS},
     "bool": "TYPE_BOOL",
-    "uint8": "TYPE_UINT8",
-    "uint16": "TYPE_UINT16",
-    "uint32": "TYPE_UINT32",
-    "uint64": "TYPE_UINT64",
-    "int8": "TYPE_INT8",
-    "int16": "TYPE_INT16",
-    "int32": "TYPE_INT32",
-    "int64": "TYPE_INT64",
     "float16": "TYPE_FP16",
     "float32": "TYPE_FP32",
     "float64": "TYPE_FP64",

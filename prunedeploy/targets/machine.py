@@ -8,11 +8,13 @@ import functools
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 from prunedeploy.targets.quota import cpu_quota
 from prunedeploy.targets.table import RTX_RUNTIMES, TARGETS
 from prunedeploy.targets.target import ISA_FLAGS, LANES, Target
 
+FIGURES = ("macs_per_second", "bytes_per_second", "source", "hz", "cache_bytes")
 MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 
 
@@ -83,15 +85,8 @@ def detected(host: Target) -> Target:
     for like in TARGETS:  # the figures of the last target whose instruction sets it has
         comparable = like.arch == filled.arch and like.isa and not like.board
         if comparable and set(like.isa) <= set(isa):
-            macs, moved = like.macs_per_second, like.bytes_per_second
-            filled = dataclasses.replace(
-                filled,
-                macs_per_second=macs,
-                bytes_per_second=moved,
-                source=like.source,
-                hz=like.hz,
-                cache_bytes=like.cache_bytes,
-            )
+            figures: dict[str, Any] = {name: getattr(like, name) for name in FIGURES}
+            filled = dataclasses.replace(filled, **figures)
     return filled
 
 

@@ -7,6 +7,9 @@ reaches is less; those of x86 were measured on one core of an AMD EPYC with AVX-
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from prunedeploy.targets.target import Peak, Target, Toolchain
 from prunedeploy.targets.tensorrt import dialect
 
@@ -33,41 +36,49 @@ def _peaks(**operations: float) -> tuple[Peak, ...]:
     return tuple(Peak(precision, number) for precision, number in operations.items())
 
 
+HOPPER = _peaks(
+    float64=34e12, float32=67e12, tf32=494.5e12, bfloat16=989.5e12, float16=989.5e12, int8=1979e12
+)
+
+
+def _x86(name: str, what: str, isa: tuple[str, ...], multiple: int, macs: float) -> Target:
+    return Target(
+        name,
+        what,
+        "x86_64",
+        isa,
+        runtimes=("ort", "sparse"),
+        multiple=multiple,
+        macs_per_second=macs,
+        bytes_per_second=28e9,
+        source="one core, measured: benchmarks/scatter.py",
+        hz=3.65e9,
+        cache_bytes=32 << 20,
+    )
+
+
 def _server(
-    name: str, what: str, capability: str, runtimes: tuple[str, ...], **rest: object
+    *identity: str, runtimes: tuple[str, ...], peaks: tuple[Peak, ...], **rest: Any
 ) -> Target:
-    """A GPU in an x86 machine, whatever its processor."""
-    return Target(name, what, "x86_64", (), capability, runtimes, multiple=8, **rest)  # type: ignore[arg-type]
+    """A GPU in an x86 machine, whatever its processor: ``identity`` is name, words, capability.
+
+    From Ampere on its tensor cores take 2:4 sparse weights.
+    """
+    name, what, capability = identity
+    newer = float(capability) >= 8.0
+    target = Target(name, what, "x86_64", (), capability, runtimes, multiple=8, peaks=peaks, **rest)
+    return replace(
+        target,
+        macs_per_second=target.peak("float32") / 2,
+        sparse_tensor_cores=newer,
+        toolchain=AMPERE if newer else TURING,
+    )
 
 
 TARGETS: tuple[Target, ...] = (
     Target("host", "this machine", "detected", runtimes=("ort", "sparse", "null")),
-    Target(
-        "x86-avx2",
-        "x86-64 with AVX2 and FMA",
-        "x86_64",
-        ("avx2", "fma"),
-        runtimes=("ort", "sparse"),
-        multiple=8,
-        macs_per_second=25e9,
-        bytes_per_second=28e9,
-        source="one core, measured: benchmarks/scatter.py",
-        hz=3.65e9,
-        cache_bytes=32 << 20,
-    ),
-    Target(
-        "x86-avx512",
-        "x86-64 with AVX-512",
-        "x86_64",
-        ("avx2", "fma", "avx512"),
-        runtimes=("ort", "sparse"),
-        multiple=16,
-        macs_per_second=50e9,
-        bytes_per_second=28e9,
-        source="one core, measured: benchmarks/scatter.py",
-        hz=3.65e9,
-        cache_bytes=32 << 20,
-    ),
+    _x86("x86-avx2", "x86-64 with AVX2 and FMA", ("avx2", "fma"), 8, 25e9),
+    _x86("x86-avx512", "x86-64 with AVX-512", ("avx2", "fma", "avx512"), 16, 50e9),
     Target(
         "raspberry-pi-5",
         "4 Cortex-A76",
@@ -127,34 +138,24 @@ TARGETS: tuple[Target, ...] = (
         cache_bytes=4 << 20,
     ),
     _server(
-        "rtx2080ti",
-        "a Turing GPU",
-        "7.5",
-        RTX_RUNTIMES,
+        *("rtx2080ti", "a Turing GPU", "7.5"),
+        runtimes=RTX_RUNTIMES,
         peaks=_peaks(float32=13.4e12, float16=53.8e12, int8=215e12),
-        macs_per_second=6.7e12,
         bytes_per_second=616e9,
         cache_bytes=5.5e6,
         source="NVIDIA Turing architecture whitepaper WP-09183; float16 with float32 sums",
-        toolchain=TURING,
     ),
     _server(
-        "t4",
-        "a Turing GPU of data centres",
-        "7.5",
-        RTX_RUNTIMES,
+        *("t4", "a Turing GPU of data centres", "7.5"),
+        runtimes=RTX_RUNTIMES,
         peaks=_peaks(float32=8.1e12, float16=65e12, int8=130e12),
-        macs_per_second=4.05e12,
         bytes_per_second=320e9,
         cache_bytes=4 << 20,
         source="NVIDIA T4 data sheet",
-        toolchain=TURING,
     ),
     _server(
-        "a100",
-        "an Ampere GPU of data centres (SXM, 80 GB)",
-        "8.0",
-        RTX_RUNTIMES,
+        *("a100", "an Ampere GPU of data centres (SXM, 80 GB)", "8.0"),
+        runtimes=RTX_RUNTIMES,
         peaks=_peaks(
             float64=9.7e12,
             float32=19.5e12,
@@ -163,77 +164,40 @@ TARGETS: tuple[Target, ...] = (
             float16=312e12,
             int8=624e12,
         ),
-        macs_per_second=9.75e12,
         bytes_per_second=2039e9,
         cache_bytes=40 << 20,
         source="NVIDIA A100 data sheet",
-        sparse_tensor_cores=True,
-        toolchain=AMPERE,
     ),
     _server(
-        "a10",
-        "an Ampere GPU of data centres (24 GB)",
-        "8.6",
-        RTX_RUNTIMES,
+        *("a10", "an Ampere GPU of data centres (24 GB)", "8.6"),
+        runtimes=RTX_RUNTIMES,
         peaks=_peaks(float32=31.2e12, tf32=62.5e12, bfloat16=125e12, float16=125e12, int8=250e12),
-        macs_per_second=15.6e12,
         bytes_per_second=600e9,
         cache_bytes=6 << 20,
         source="NVIDIA A10 data sheet, halved for density",
-        sparse_tensor_cores=True,
-        toolchain=AMPERE,
     ),
     _server(
-        "l4",
-        "an Ada GPU of data centres",
-        "8.9",
-        RTX_RUNTIMES,
+        *("l4", "an Ada GPU of data centres", "8.9"),
+        runtimes=RTX_RUNTIMES,
         peaks=_peaks(float32=30.3e12, tf32=60e12, bfloat16=121e12, float16=121e12, int8=242.5e12),
-        macs_per_second=15.15e12,
         bytes_per_second=300e9,
         cache_bytes=48 << 20,
         source="NVIDIA L4 data sheet, halved for density",
-        sparse_tensor_cores=True,
-        toolchain=AMPERE,
     ),
     _server(
-        "h100",
-        "a Hopper GPU (SXM, 80 GB)",
-        "9.0",
-        GPU_RUNTIMES,
-        peaks=_peaks(
-            float64=34e12,
-            float32=67e12,
-            tf32=494.5e12,
-            bfloat16=989.5e12,
-            float16=989.5e12,
-            int8=1979e12,
-        ),
-        macs_per_second=33.5e12,
+        *("h100", "a Hopper GPU (SXM, 80 GB)", "9.0"),
+        runtimes=GPU_RUNTIMES,
+        peaks=HOPPER,
         bytes_per_second=3350e9,
         cache_bytes=50 << 20,
         source="NVIDIA H100 data sheet, halved for density",
-        sparse_tensor_cores=True,
-        toolchain=AMPERE,
     ),
     _server(
-        "h200",
-        "a Hopper GPU (SXM, 141 GB)",
-        "9.0",
-        GPU_RUNTIMES,
-        peaks=_peaks(
-            float64=34e12,
-            float32=67e12,
-            tf32=494.5e12,
-            bfloat16=989.5e12,
-            float16=989.5e12,
-            int8=1979e12,
-        ),
-        macs_per_second=33.5e12,
+        *("h200", "a Hopper GPU (SXM, 141 GB)", "9.0"),
+        runtimes=GPU_RUNTIMES,
+        peaks=HOPPER,
         bytes_per_second=4800e9,
         cache_bytes=50 << 20,
         source="NVIDIA H200 data sheet, halved for density",
-        sparse_tensor_cores=True,
-        toolchain=AMPERE,
     ),
 )

@@ -33,35 +33,28 @@ VARIABLE = "PRUNEDEPLOY_TARGETS"
 FILE = Path("prunedeploy.targets.toml")
 
 TEXT, COUNT, NUMBER, TEXTS = "a text", "a whole number", "a number", "a list of texts"
-TARGET_KEYS = {
-    "what": TEXT,
-    "like": TEXT,
-    "arch": TEXT,
-    "isa": TEXTS,
-    "compute-capability": TEXT,
-    "runtimes": TEXTS,
-    "aliases": TEXTS,
-    "board": TEXT,
-    "multiple": COUNT,
-    "macs-per-second": NUMBER,
-    "bytes-per-second": NUMBER,
-    "cores": COUNT,
-    "peaks": "a table of numbers",
-    "source": TEXT,
-    "sparse-tensor-cores": "true or false",
-    "toolchain": "a table",
-    "cpu": TEXT,
-    "hz": NUMBER,
-    "cache-bytes": NUMBER,
+FLAG, TABLE, NUMBERS = "true or false", "a table", "a table of numbers"
+KINDS = {  # by the type of a field
+    "str": TEXT,
+    "str | None": TEXT,
+    "int": COUNT,
+    "float": NUMBER,
+    "bool": FLAG,
+    "tuple[str, ...]": TEXTS,
+    "tuple[Peak, ...]": NUMBERS,
+    "Toolchain | None": TABLE,
 }
-TOOLCHAIN_KEYS = {
-    "name": TEXT,
-    "opset": COUNT,
-    "ir-version": COUNT,
-    "precisions": TEXTS,
-    "python": TEXT,
-    "glibc": TEXT,
-}
+
+
+def _keys(record: type[Target | Toolchain]) -> dict[str, str]:
+    """The keys for the fields of ``record``, and what each has to be."""
+    fields = dataclasses.fields(record)
+    return {field.name.replace("_", "-"): KINDS[str(field.type)] for field in fields}
+
+
+TARGET_KEYS = {"what": TEXT, "like": TEXT, **_keys(Target)}
+del TARGET_KEYS["name"]  # that of the table
+TOOLCHAIN_KEYS = _keys(Toolchain)
 
 
 def user_targets() -> tuple[Target, ...]:
@@ -134,14 +127,8 @@ def _check_target(where: str, target: Target) -> None:
         raise UserError(
             f'{where}: compute-capability {target.compute_capability!r}: write it as "8.7"'
         )
-    figures = (
-        target.cores,
-        target.macs_per_second,
-        target.bytes_per_second,
-        target.hz,
-        target.cache_bytes,
-    )
-    if target.multiple < 1 or min(figures) < 0:
+    figures = [target.macs_per_second, target.bytes_per_second, target.hz, target.cache_bytes]
+    if target.multiple < 1 or min(target.cores, *figures) < 0:
         raise UserError(f"{where}: multiple begins at 1, and no other number is negative")
     if not target.runtimes:
         raise UserError(f"{where}: runtimes is empty: name one at least")
@@ -185,4 +172,4 @@ def _is(value: Any, kind: str) -> bool:
     if kind in (COUNT, NUMBER):
         plain = int if kind == COUNT else int | float
         return isinstance(value, plain) and not isinstance(value, bool)
-    return isinstance(value, str if kind == TEXT else bool if kind == "true or false" else dict)
+    return isinstance(value, str if kind == TEXT else bool if kind == FLAG else dict)

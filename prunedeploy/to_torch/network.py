@@ -18,7 +18,15 @@ from prunedeploy.core.errors import UserError
 from prunedeploy.passes.analysis.liveness import layers_of
 from prunedeploy.to_torch.layouts import LAYOUTS, ON_KNOWN, TAKES_KNOWN
 from prunedeploy.to_torch.operators import OPERATORS
-from prunedeploy.to_torch.values import CannotExpress, Known, Value, known, tensor, tensors
+from prunedeploy.to_torch.values import (
+    CannotExpress,
+    Known,
+    Value,
+    known,
+    of_array,
+    tensor,
+    tensors,
+)
 
 LONGEST = 4096  # elements of a constant that an operator may ask to know beforehand
 
@@ -52,7 +60,7 @@ class Network(nn.Module):
             trains = trains and bool(np.isfinite(array).all())
             small = not trains and array.size <= LONGEST
             owner, key = _owner(self, path)
-            value = _as_tensor(tensor)
+            value = of_array(array)
             if trains:
                 owner.register_parameter(key, nn.Parameter(value))
             else:
@@ -122,13 +130,6 @@ def _constant(node: ir.Node) -> Value:
         raise CannotExpress("a constant that is no tensor")
     array = attribute.as_tensor().numpy()
     return Known(array, None if array.dtype.kind in "iu" else torch.from_numpy(np.array(array)))
-
-
-def _as_tensor(tensor: ir.TensorProtocol) -> Tensor:
-    array = tensor.numpy()
-    if tensor.dtype == ir.DataType.BFLOAT16:
-        return torch.from_numpy(array.astype(np.float32)).bfloat16()
-    return torch.from_numpy(np.array(array, order="C"))
 
 
 def _statistics(graph: ir.Graph) -> set[ir.Value | None]:

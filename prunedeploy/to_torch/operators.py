@@ -154,12 +154,8 @@ def _is_inf(node: ir.Node, x: Tensor) -> Tensor:
     return mask | torch.isneginf(x) if negative else mask
 
 
-def _global_pool(reduce_: str) -> Operator:
-    def run(_: ir.Node, x: Tensor) -> Tensor:
-        axes = list(range(2, x.dim()))
-        return x.mean(axes, keepdim=True) if reduce_ == "mean" else x.amax(axes, keepdim=True)
-
-    return run
+def _global_pool(function: Callable[..., Tensor]) -> Operator:
+    return lambda _, x: function(x, list(range(2, x.dim())), keepdim=True)
 
 
 def _window(name: str) -> Operator:
@@ -237,8 +233,8 @@ OPERATORS: dict[str, Operator] = {
     "Equal": _fold(torch.eq),
     "Gelu": _gelu,
     "Gemm": _gemm,
-    "GlobalAveragePool": _global_pool("mean"),
-    "GlobalMaxPool": _global_pool("max"),
+    "GlobalAveragePool": _global_pool(torch.mean),
+    "GlobalMaxPool": _global_pool(torch.amax),
     "Greater": _fold(torch.gt),
     "GreaterOrEqual": _fold(torch.ge),
     "GroupNormalization": _group_norm,

@@ -17,6 +17,7 @@ from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Array, Difference
 from prunedeploy.reference import verify
 from prunedeploy.to_torch.network import Network
+from prunedeploy.to_torch.values import of_array
 
 LARGEST = 1 << 16  # of a dynamic size
 
@@ -48,7 +49,7 @@ def write(
     """
     network = Network(model, frozen)
     names = [str(v.name) for v in model.graph.inputs if v.name in feeds]
-    examples = tuple(_example(feeds[name]) for name in names)
+    examples = tuple(of_array(feeds[name]) for name in names)
     with path.open("wb") as file:  # torch asks for .pt2 at the end of a name, a file has none
         torch.export.save(_export(network, examples, _dynamic(model)), file)
     with path.open("rb") as file:
@@ -75,12 +76,6 @@ def _numpy(result: Tensor) -> Array:
 
         return np.asarray(result.float().numpy().astype(ml_dtypes.bfloat16))
     return np.asarray(result.numpy())
-
-
-def _example(array: Array) -> Tensor:
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.astype(np.float32)).bfloat16()
-    return torch.from_numpy(np.array(array, order="C"))
 
 
 def _dynamic(model: ir.Model) -> list[dict[int, Any]]:

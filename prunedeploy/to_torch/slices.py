@@ -38,13 +38,8 @@ class SlicePlan:
         }
         shapes = {name: list(shape) for name, shape in self.shapes.items()}
         groups, biases = dict(self.groups), list(self.biases)
-        return {
-            "version": VERSION,
-            "shapes": shapes,
-            "kept": kept,
-            "groups": groups,
-            "biases": biases,
-        }
+        sizes = {"version": VERSION, "shapes": shapes}
+        return sizes | {"kept": kept, "groups": groups, "biases": biases}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SlicePlan:

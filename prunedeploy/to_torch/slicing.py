@@ -112,11 +112,7 @@ def slice_module(
 
 def save(sliced: Sliced, path: Path, arch: str | None) -> None:
     """Write plain containers alone: the state_dict, the plan, and what it is a state_dict of."""
-    content = {
-        "state_dict": sliced.state,
-        "plan": sliced.plan.to_dict(),
-        "arch": arch,
-    }
+    content = {"state_dict": sliced.state, "plan": sliced.plan.to_dict(), "arch": arch}
     with path.open("wb") as file:  # by name torch.save would put the name into the archive
         torch.save(content, file)
 

@@ -79,6 +79,13 @@ def tensor(value: Value, like: Tensor | None = None) -> Tensor | None:
     return torch.tensor(value.array.tolist(), dtype=torch.int64, device=device)
 
 
+def of_array(array: Any) -> Tensor:
+    """A copy of a NumPy array, in its own type."""
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.astype(np.float32)).bfloat16()
+    return torch.from_numpy(np.array(array, order="C"))
+
+
 def tensors(values: Sequence[Value]) -> list[Tensor | None]:
     """All of them as tensors."""
     like = next((v for v in values if isinstance(v, Tensor)), None)

@@ -11,15 +11,7 @@ from typing import Any
 from prunedeploy.core.errors import MissingExtra, UserError
 from prunedeploy.core.records import Array, Engine, TensorSpec
 from prunedeploy.graph.external_data import check_listed
-from prunedeploy.runtimes.api import (
-    BuildOptions,
-    Closing,
-    OpenOptions,
-    Payload,
-    Session,
-    check_feeds,
-    closed_error,
-)
+from prunedeploy.runtimes import api
 from prunedeploy.targets import Target, why_not_here
 
 PAYLOAD = "model.onnx"
@@ -69,7 +61,7 @@ def payload(engine: Engine) -> Path:
     return path
 
 
-class OrtSession(Closing):
+class OrtSession(api.Closing):
     """One InferenceSession on the model at ``path``.
 
     ``providers`` as onnxruntime takes them, ``entries`` for the session's configuration; what
@@ -81,7 +73,7 @@ class OrtSession(Closing):
         path: Path,
         inputs: tuple[TensorSpec, ...],
         outputs: tuple[TensorSpec, ...],
-        options: OpenOptions,
+        options: api.OpenOptions,
         providers: Sequence[object] = ("CPUExecutionProvider",),
         entries: Mapping[str, str] = NO_ENTRIES,
     ) -> None:
@@ -107,8 +99,8 @@ class OrtSession(Closing):
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Every output by name."""
         if self._inner is None:
-            raise closed_error()
-        arrays = check_feeds(self.inputs, feeds)
+            raise api.closed_error()
+        arrays = api.check_feeds(self.inputs, feeds)
         try:
             results = self._inner.run(self._names, arrays)
         except Exception as error:  # shapes that only a node inside refuses
@@ -143,8 +135,8 @@ class Ort:
         model: Path,
         target: Target,  # noqa: ARG002 - the file is the same for every machine
         directory: Path,
-        options: BuildOptions,
-    ) -> Payload:
+        options: api.BuildOptions,
+    ) -> api.Payload:
         """Copy the model, or write it anew where its weights lie beside it or it was repaired."""
         if options.batches:
             raise UserError("ort takes batches of any size: --batch is for --runtime sparse")
@@ -156,9 +148,9 @@ class Ort:
             save(prepared.model, directory / PAYLOAD)
         else:
             shutil.copyfile(model, directory / PAYLOAD)
-        return Payload(tuple(sorted(path.name for path in directory.iterdir())))
+        return api.Payload(tuple(sorted(path.name for path in directory.iterdir())))
 
-    def open(self, engine: Engine, options: OpenOptions) -> Session:
+    def open(self, engine: Engine, options: api.OpenOptions) -> api.Session:
         """A session on the CPU."""
         manifest = engine.manifest
         return OrtSession(payload(engine), manifest.inputs, manifest.outputs, options)

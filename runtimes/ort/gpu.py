@@ -9,11 +9,10 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 
 from prunedeploy.core.errors import MissingExtra, UserError
 from prunedeploy.core.records import Engine
-from prunedeploy.runtimes.api import BuildOptions, OpenOptions, Payload, Session
+from prunedeploy.runtimes.api import OpenOptions, Session
 from prunedeploy.runtimes.ort.cpu import Ort, OrtSession, library, payload
 from prunedeploy.targets import Target, gpus, why_not_here
 
@@ -36,15 +35,8 @@ class OrtGpuSession(OrtSession):
         providers = [(name, dict(OPTIONS.get(name, {}))) for name in wanted]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns of what is an error below
-            manifest = engine.manifest
-            super().__init__(
-                payload(engine),
-                manifest.inputs,
-                manifest.outputs,
-                options,
-                providers,
-                {ASSIGNMENT: "1"},
-            )
+            specs = (engine.manifest.inputs, engine.manifest.outputs)
+            super().__init__(payload(engine), *specs, options, providers, {ASSIGNMENT: "1"})
         self.provider = self._proved(wanted[0])
 
     def _proved(self, wanted: str) -> str:
@@ -80,11 +72,10 @@ class OrtGpuSession(OrtSession):
         return counts
 
 
-class OrtCuda:
+class OrtCuda(Ort):
     """Payload: the model itself, as for ``ort``."""
 
     name = "ort-cuda"
-    computes = True
     wanted: tuple[str, ...] = (CUDA, CPU)
 
     def refuse(self, target: Target) -> str | None:
@@ -104,14 +95,6 @@ class OrtCuda:
                 "then pip install 'prunedeploy[gpu]'"
             )
         return None
-
-    def versions(self) -> dict[str, str]:
-        """onnxruntime's own version."""
-        return Ort().versions()
-
-    def build(self, model: Path, target: Target, directory: Path, options: BuildOptions) -> Payload:
-        """The same file as for the CPU."""
-        return Ort().build(model, target, directory, options)
 
     def open(self, engine: Engine, options: OpenOptions) -> Session:
         """A session on the GPU."""

@@ -13,13 +13,7 @@ from prunedeploy import targets
 from prunedeploy.core.errors import UnsupportedModelError, UserError
 from prunedeploy.core.records import TensorSpec
 from prunedeploy.runtimes.api import BuildOptions, Payload
-from prunedeploy.runtimes.sparse.codegen.project import (
-    Options,
-    Project,
-    TooLargeError,
-    c_file,
-    emit_project,
-)
+from prunedeploy.runtimes.sparse.codegen import project as projects
 from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
 from prunedeploy.runtimes.sparse.kernels.table import KERNELS
 from prunedeploy.runtimes.sparse.payload import HEADER, LAYERS, LIBRARY, MODEL_HEADER
@@ -44,7 +38,7 @@ def build_payload(model: Path, target: Target, directory: Path, options: BuildOp
     project, threads = project_of(model, target, tools, options)
     options.progress(f"compiling with {tools}")
     compiling.build_library(project, directory / LIBRARY, tools)
-    (directory / MODEL_HEADER).write_text(c_file(HEADER))
+    (directory / MODEL_HEADER).write_text(projects.c_file(HEADER))
     (directory / LAYERS).write_text(layers_json(project))
     return Payload(
         files=(LIBRARY, MODEL_HEADER, LAYERS),
@@ -71,13 +65,14 @@ def write_sources(model: Path, target: Target, directory: Path, options: BuildOp
         tools = None
     project, _ = project_of(model, target, tools, options)
     compiling.write(project, directory)
-    (directory / MODEL_HEADER).write_text(c_file(HEADER))  # under the name it has in an engine
+    # under the name it has in an engine
+    (directory / MODEL_HEADER).write_text(projects.c_file(HEADER))
     (directory / LAYERS).write_text(layers_json(project))
     (directory / "Makefile").write_text(makefile(project, target))
     (directory / "README.md").write_text(readme(project, target))
 
 
-def layers_json(project: Project) -> str:
+def layers_json(project: projects.Project) -> str:
     """Every step's operator, schedule and work, by batch size, as JSON."""
     layers = {str(batch): [asdict(x) for x in steps] for batch, steps in project.layers.items()}
     return json.dumps({"type": "Layers", "isa": project.isa, "layers": layers}, indent=1) + "\n"
@@ -85,7 +80,7 @@ def layers_json(project: Project) -> str:
 
 def project_of(
     model: Path, target: Target, tools: compiling.Toolchain | None, options: BuildOptions
-) -> tuple[Project, int]:
+) -> tuple[projects.Project, int]:
     """The C project, and the number of threads that its work is divided for.
 
     Raises:
@@ -103,13 +98,16 @@ def project_of(
     blocks = BlockCache()
     isa = compiling.isa_of(target)
     measured = _measured(plans, target, tools, threads, options, blocks)
-    emitted = Options(
+    if level := options.accuracy_level:
+        pairs = zip(plans, measured, strict=True)
+        measured = [limit_rounding(*pair, isa, threads, level, blocks) for pair in pairs]
+    emitted = projects.Options(
         isa=isa,
         threads=threads,
         version=metadata.version("prunedeploy"),
         inputs=inputs,
         outputs=tuple(spec for spec in outputs if _is_batched(spec, plans)),
-        tuned=_accurate(plans, measured, isa, threads, options.accuracy_level, blocks),
+        tuned=measured,
         blocks=blocks,
     )
     return _emit(plans, emitted, options.progress), threads
@@ -132,32 +130,21 @@ def _measured(
     ]
 
 
-def _accurate(
-    plans: list[Plan],
-    tuned: list[dict[str, Schedule]],
-    isa: str,
-    threads: int,
-    level: int,
-    blocks: BlockCache,
-) -> list[dict[str, Schedule]]:
-    if not level:
-        return tuned
-    return [
-        limit_rounding(plan, chosen, isa, threads, level, blocks)
-        for plan, chosen in zip(plans, tuned, strict=True)
-    ]
-
-
-def _emit(plans: list[Plan], options: Options, progress: Progress) -> Project:
+def _emit(plans: list[Plan], options: projects.Options, progress: Progress) -> projects.Project:
     try:
-        return emit_project(plans, options)
-    except TooLargeError:
+        return projects.emit_project(plans, options)
+    except projects.TooLargeError:
         progress("the generated code would not fit into a library: building without it")
+
+    # generated code is larger than the weights that other kernels store
+    def is_generated(_: Conv, schedule: Schedule) -> bool:
+        return KERNELS[schedule.kernel].generated
+
     chosen = [
-        without_jit(plan, dict(tuned), options.isa, options.threads, options.blocks)
+        _without(plan, dict(tuned), options.isa, options.threads, is_generated, options.blocks)
         for plan, tuned in zip(plans, options.tuned, strict=True)
     ]
-    return emit_project(plans, replace(options, tuned=chosen))
+    return projects.emit_project(plans, replace(options, tuned=chosen))
 
 
 def schedules(
@@ -207,19 +194,6 @@ def limit_rounding(
         return level > 1 and choose.longest(step, schedule) > SHORT_SUM
 
     return _without(plan, tuned, isa, threads, rounds_more, blocks)
-
-
-def without_jit(
-    plan: Plan,
-    tuned: dict[str, Schedule],
-    isa: str,
-    threads: int,
-    blocks: BlockCache | None = None,
-) -> dict[str, Schedule]:
-    """``tuned`` without JIT kernels, whose code is larger than the weights that others store."""
-    return _without(
-        plan, tuned, isa, threads, lambda _, schedule: KERNELS[schedule.kernel].generated, blocks
-    )
 
 
 def _without(

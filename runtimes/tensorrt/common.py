@@ -7,6 +7,7 @@ one that ``ToFloat16`` went over in float16.
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from prunedeploy.core.errors import UserError
+from prunedeploy.core.errors import MissingExtra, UserError
 from prunedeploy.core.records import Array, Engine
 from prunedeploy.runtimes.api import Closing, check_feeds, closed_error, split
 from prunedeploy.runtimes.cuda import Device
@@ -25,6 +26,23 @@ from prunedeploy.targets.tensorrt import Dialect
 
 PLAN, RECORD = "model.plan", "build.json"
 MAX_BATCH = 64  # samples that an engine for any batch takes at once; more go in pieces
+
+
+def load(module: str, extra: str) -> Any:
+    """The library ``module``, which the extra ``extra`` of prunedeploy brings.
+
+    Raises:
+        MissingExtra: it is not installed.
+        UserError: it is there, and broken.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise MissingExtra(module, extra) from None
+    except ImportError as error:  # its libraries are not where it looks for them
+        raise UserError(f"{module} is broken: {error}; install it again") from None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 from prunedeploy.core.errors import MissingExtra, UserError
 from prunedeploy.core.records import Engine, Note
 from prunedeploy.runtimes.api import BuildOptions, OpenOptions, Payload, Session
-from prunedeploy.runtimes.tensorrt.common import Trt, TrtSession, write
+from prunedeploy.runtimes.tensorrt.common import Trt, TrtSession, load, write
 from prunedeploy.targets import Target, gpus
 from prunedeploy.targets.tensorrt import DIALECTS
 
@@ -26,13 +26,7 @@ NAME, EXTRA = "TensorRT-RTX", "rtx"
 
 
 def _library() -> Any:
-    try:
-        import tensorrt_rtx
-    except ModuleNotFoundError as error:
-        if error.name != "tensorrt_rtx":
-            raise
-        raise MissingExtra("tensorrt_rtx", EXTRA) from None
-    return tensorrt_rtx
+    return load("tensorrt_rtx", EXTRA)
 
 
 class TensorRTRtx:

@@ -16,7 +16,7 @@ from prunedeploy.core.errors import MissingExtra, UserError
 from prunedeploy.core.files import atomic_path
 from prunedeploy.core.records import Engine
 from prunedeploy.runtimes.api import BuildOptions, OpenOptions, Payload, Session
-from prunedeploy.runtimes.tensorrt.common import Trt, TrtSession, write
+from prunedeploy.runtimes.tensorrt.common import Trt, TrtSession, load, write
 from prunedeploy.runtimes.tensorrt.dialects import flags, has_float16, two_four_layers
 from prunedeploy.targets import Target, gpus, why_not_here
 from prunedeploy.targets.tensorrt import dialect
@@ -25,15 +25,7 @@ NAME, EXTRA = "TensorRT", "tensorrt"
 
 
 def _library() -> Any:
-    try:
-        import tensorrt
-    except ModuleNotFoundError as error:
-        if error.name != "tensorrt":
-            raise
-        raise MissingExtra("tensorrt", EXTRA) from None
-    except ImportError as error:  # its libraries are not where it looks for them
-        raise UserError(f"tensorrt is broken: {error}; install it again") from None
-    return tensorrt
+    return load("tensorrt", EXTRA)
 
 
 class TensorRT:

@@ -27,6 +27,11 @@ EMITTERS: dict[type, str] = {
 
 
 def emitter(step: plan.Step) -> Emitter:
-    """The function that writes ``step``; its module is imported when it is first used."""
+    """The function that writes ``step``; its module is imported when it is first used.
+
+    A step that writes nothing needs no code.
+    """
+    if not any(view.size for view in plan.writes(step)):
+        return lambda *_: Code("")
     module = importlib.import_module(f"{__name__}.{EMITTERS[type(step)]}")
     return cast(Emitter, module.emit)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from prunedeploy.runtimes.sparse.codegen.functions import activation_call, literal
-from prunedeploy.runtimes.sparse.plan.steps import Conv
+from prunedeploy.runtimes.sparse.codegen.functions import call, literal
+from prunedeploy.runtimes.sparse.plan.steps import Conv, Instr
 
 
 def bounds(step: Conv) -> tuple[str, str]:
@@ -16,8 +16,9 @@ def bounds(step: Conv) -> tuple[str, str]:
 
 
 def act(step: Conv) -> str:
-    """C expression for the activation of the vector ``v``, empty where bounds do."""
-    return "" if step.activation.bounds else activation_call(step.activation, "v")
+    """C for the activation of the vector ``v``, of ``functions.h``; empty where bounds do."""
+    applied = Instr(step.activation.op, (0,), step.activation.numbers)
+    return "" if step.activation.bounds else call(applied, ["v"])
 
 
 def instance(name: str, header: str, settings: Mapping[str, object], step: Conv) -> tuple[str, str]:

@@ -98,6 +98,10 @@ class Context:
             return f"({self.constant(buffer.value)} + {view.offset})"
         return f"({self._cast(buffer)}w->{buffer.space}s[{buffer.index}] + {view.offset})"
 
+    def pointers(self, *views: View | None) -> str:
+        """C expressions of all of them as arguments; 0 for those that are not there."""
+        return ", ".join("0" if view is None else self.pointer(view) for view in views)
+
     def dtype(self, view: View) -> str:
         """C type of the view's elements."""
         return C_TYPES[self.plan.buffers[view.buffer].dtype]

@@ -11,8 +11,6 @@ from prunedeploy.runtimes.sparse.schedule.schedule import Schedule
 
 def emit(step: Conv, context: Context) -> Code:
     """The kernel for ``step``, with the schedule that the tuner or the cost model has chosen."""
-    if not step.y.size:
-        return Code("")
     if (kernel := special(step)) is not None:
         return kernel.emit(step, context)
     schedule = context.tuned.get(step.name) or choose.schedule(

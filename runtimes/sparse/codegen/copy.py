@@ -14,8 +14,6 @@ def emit(step: Copy, context: Context) -> Code:
     """One call, by how the innermost loop lies in ``x`` and ``y``."""
     if step.fill is not None and step.outer is not None:
         return _pad(step, context)
-    if not step.y.size:
-        return Code("")
     loops = nest(step.y.shape, (step.y.strides, step.x.strides))
     x, y = context.pointer(step.x), context.pointer(step.y)
     return copy(loops, x, y, context.dtype(step.x), context.dtype(step.y))
@@ -51,12 +49,8 @@ def copy(loops: Nest, x: str, y: str, from_type: str = "float", to_type: str = "
 def _call(
     outer: Nest, name: str, size: str, x: str, y: str, top: tuple[str, ...] = (), choice: str = ""
 ) -> Code:
-    body = [
-        outer.counts("shape"),
-        outer.array("ys", 0),
-        outer.array("xs", 1),
-        f"{name}(w, {outer.rank}, shape, xs, ys, {size}, {x}, {y});",
-    ]
+    call = f"{name}(w, {outer.rank}, shape, xs, ys, {size}, {x}, {y});"
+    body = [*outer.arrays("shape", "ys", "xs"), call]
     return Code("\n".join(body), top, ("copy.h",), choice=choice)
 
 
@@ -65,8 +59,6 @@ def _pad(step: Copy, context: Context) -> Code:
     assert step.outer is not None
     assert step.fill is not None
     outer, y = step.outer, step.y
-    if not outer.size:
-        return Code("")
     if not y.size:
         box = nest(outer.shape, (outer.strides, (0,) * len(outer.shape)))
         where = context.pointer(outer)
@@ -74,11 +66,8 @@ def _pad(step: Copy, context: Context) -> Code:
         filled = copy(box, "&fill", where)
         return Code(f"{value}\n{filled.body}", filled.top, filled.headers, choice="fill")
     corner = _corner(step)
-    axes = sorted(
-        (a for a, size in enumerate(outer.shape) if size > 1),
-        key=lambda a: -outer.strides[a],
-    )
-    axes = axes or [0]
+    axes = [a for a, size in enumerate(outer.shape) if size > 1] or [0]
+    axes.sort(key=lambda a: -outer.strides[a])
     values = {
         "outer": [outer.shape[a] for a in axes],
         "corner": [corner[a] for a in axes],

@@ -95,13 +95,10 @@ def _masked(step: Conv, context: Context) -> Code:
 
 
 def _arguments(step: Conv, context: Context) -> str:
-    residual = "0" if step.residual is None else context.pointer(step.residual)
     weights = context.constant(step.weight.reshape(len(step.weight), -1).astype(np.float32))
     taps = step.weight[0].size
-    return (
-        f"{context.pointer(step.x)}, {context.pointer(step.y)}, {residual}, {weights}, {taps}, "
-        f"{len(step.weight) // step.groups}"
-    )
+    outputs = len(step.weight) // step.groups
+    return f"{context.pointers(step.x, step.y, step.residual)}, {weights}, {taps}, {outputs}"
 
 
 def _loads(taps: list[int], pitch: int) -> dict[str, list[tuple[int, int]]]:

@@ -26,8 +26,6 @@ POWERS = {
 
 def emit(step: Map, context: Context) -> Code:
     """Loops around the code: chunks of rows, shared by the threads."""
-    if not step.y.size:
-        return Code("")
     loops = _loops(step, context)
     if not loops.rank:
         loops = Nest((1,), tuple((1,) for _ in loops.strides))
@@ -35,7 +33,7 @@ def emit(step: Map, context: Context) -> Code:
     count = loops.shape[-1]
     views = (step.y, *step.inputs)
     names = ["y", *(f"x{n}" for n in range(len(step.inputs)))]
-    lines = [outer.counts("shape"), *(outer.array(f"s_{n}", k) for k, n in enumerate(names))]
+    lines = outer.arrays("shape", *(f"s_{name}" for name in names))
     chunks = -(-count // CHUNK)
     lines += [
         "int begin, end;",

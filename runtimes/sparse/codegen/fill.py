@@ -14,8 +14,6 @@ from prunedeploy.runtimes.sparse.plan.steps import Fill
 
 def emit(step: Fill, context: Context) -> Code:
     """A copy of the value, broadcast to the shape of ``y``."""
-    if not step.y.size:
-        return Code("")
     shape = (1,) * (len(step.y.shape) - step.value.ndim) + step.value.shape
     strides = [0 if size == 1 else math.prod(shape[axis + 1 :]) for axis, size in enumerate(shape)]
     value = context.constant(step.value.astype(np.float32))

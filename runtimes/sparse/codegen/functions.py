@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from prunedeploy.runtimes.sparse.plan.steps import Activation, Instr
+from prunedeploy.runtimes.sparse.plan.steps import Instr
 
 DEFAULTS: dict[str, tuple[float, ...]] = {"hardsigmoid": (1 / 6, 0.5)}  # where a plan says none
 OPERATORS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
@@ -20,11 +20,6 @@ def literal(number: float) -> str:
     if np.isinf(np.float32(number)):
         return "__builtin_inff()" if number > 0 else "(-__builtin_inff())"
     return f"{float(np.float32(number)).hex()}f"
-
-
-def activation_call(activation: Activation, value: str) -> str:
-    """C for ``activation`` of the ``pd_vec`` expression ``value``; needs ``functions.h``."""
-    return call(Instr(activation.op, (0,), activation.numbers), [value])
 
 
 def call(instr: Instr, operands: Sequence[str]) -> str:

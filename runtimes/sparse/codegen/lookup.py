@@ -13,18 +13,13 @@ from prunedeploy.runtimes.sparse.plan.steps import Lookup
 
 def emit(step: Lookup, context: Context) -> Code:
     """One call for the type of the indices; a row's elements go where ``y``'s last axes say."""
-    if not step.y.size:
-        return Code("")
     rank = len(step.indices.shape)
     loops = nest(step.indices.shape, (step.y.strides[:rank], step.indices.strides))
     if not loops.rank:
         loops = Nest((1,), ((1,), (1,)))
     outer, (y_step, i_step) = loops.take(range(loops.rank - 1)), loops.inner()
     # the rows' elements in the table's order, merged where they follow each other in y
-    row = nest(
-        step.y.shape[rank:],
-        (_contiguous(step.table.shape[1:]), step.y.strides[rank:]),
-    )
+    row = nest(step.y.shape[rank:], (_contiguous(step.table.shape[1:]), step.y.strides[rank:]))
     if not row.rank:
         row = Nest((1,), ((1,), (1,)))
     kind = context.dtype(step.indices)
@@ -45,11 +40,8 @@ def emit(step: Lookup, context: Context) -> Code:
     }
     table = context.constant(step.table.astype(np.float32))
     body = [
-        outer.counts("shape"),
-        outer.array("ys", 0),
-        outer.array("is", 1),
-        row.counts("row_shape"),
-        row.array("row_ys", 1),
+        *outer.arrays("shape", "ys", "is"),
+        *row.arrays("row_shape", "", "row_ys"),
         f"static const pd_lookup l = {record(fields)};",
         f"{name}(w, &l, {context.pointer(step.indices)}, {table}, {context.pointer(step.y)});",
     ]

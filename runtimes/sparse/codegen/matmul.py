@@ -28,8 +28,6 @@ class _Product:
 
 def emit(step: MatMul, context: Context) -> Code:
     """One instance of the kernel for this step's strides, and its call."""
-    if not step.y.size:
-        return Code("")
     product = _turned(step)
     rows, depth = product.a.shape[-2:]
     columns = product.b.shape[-1]
@@ -53,14 +51,10 @@ def emit(step: MatMul, context: Context) -> Code:
     views = [product.a, product.b, product.y, *([product.bias] if product.bias else [])]
     loops = nest(step.y.shape[:leading], [view.strides[:leading] for view in views])
     block = _block(rows, height, depth, loops.size, context.threads)
-    body = [loops.counts("shape")]
-    body += [loops.array(f"{'abyc'[n]}s", n) for n in range(len(views))]
+    body = loops.arrays("shape", *("as", "bs", "ys", "cs")[: len(views)])
     fields = {
         "rank": loops.rank,
-        "shape": "shape",
-        "as": "as",
-        "bs": "bs",
-        "ys": "ys",
+        **{name: name for name in ("shape", "as", "bs", "ys")},
         "cs": "cs" if product.bias else "0",
         "rows": rows,
         "columns": columns,

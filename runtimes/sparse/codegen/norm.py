@@ -18,8 +18,6 @@ VIEWS = ("x", "y", "scale", "bias")  # in the order of their strides in the loop
 
 def emit(step: Norm, context: Context) -> Code:
     """One call; scale and bias lie among the constants, with a stride for every loop."""
-    if not step.y.size:
-        return Code("")
     rank = len(step.x.shape)
     axes = sorted({axis % rank for axis in step.axes})
     views = (step.x.strides, step.y.strides, _strides(step.scale, rank), _strides(step.bias, rank))
@@ -56,12 +54,10 @@ def _loops(loops: Nest, name: str, fields: dict[str, object]) -> list[str]:
     """C: the arrays of these loops, which ``fields`` then point to."""
     fields[f"r.{name}"] = loops.rank
     fields[f"r.{name}_shape"] = f"{name}_shape"
-    lines = [loops.counts(f"{name}_shape")]
-    for number, view in enumerate(VIEWS):
+    for view in VIEWS:
         inside = view == "x" or (view == "y" and name == "kept")
         fields[f"{'r.' if inside else ''}{name}_{view}"] = f"{name}_{view}"
-        lines.append(loops.array(f"{name}_{view}", number))
-    return lines
+    return loops.arrays(f"{name}_shape", *(f"{name}_{view}" for view in VIEWS))
 
 
 def _strides(table: Array | None, rank: int) -> tuple[int, ...]:

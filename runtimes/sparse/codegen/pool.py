@@ -6,15 +6,13 @@ import numpy as np
 
 from prunedeploy.core.records import Array
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
-from prunedeploy.runtimes.sparse.codegen.views import over_read, record
+from prunedeploy.runtimes.sparse.codegen.views import over_read, plane_strides, record
 from prunedeploy.runtimes.sparse.plan.batch_innermost import innermost_images
 from prunedeploy.runtimes.sparse.plan.steps import UNIT, Pool
 
 
 def emit(step: Pool, context: Context) -> Code:
     """One call; scratch holds a padded row, and its phases where the window has a stride."""
-    if not step.y.size:
-        return Code("")
     if innermost_images(step.x) > 1:
         return _side_by_side(step, context)
     pitch = _pitch(step)
@@ -63,18 +61,11 @@ def _pitch(step: Pool) -> int:
 
 def _fields(step: Pool, context: Context) -> dict[str, object]:
     x, y = step.x, step.y
-    assert x.shape[3] == 1 or x.strides[3] == 1, step.name
-    assert y.shape[3] == 1 or y.strides[3] == 1, step.name
     return _shape(step) | {
         "pitch": _pitch(step),
         "reach": (y.shape[3] - 1) * step.strides[1] + (step.kernel[1] - 1) * step.dilations[1] + 1,
         "exact": int(not over_read(context, x)),
-        "x_image": x.strides[0],
-        "x_channel": x.strides[1],
-        "x_row": x.strides[2],
-        "y_image": y.strides[0],
-        "y_channel": y.strides[1],
-        "y_row": y.strides[2],
+        **plane_strides(x, y),
     }
 
 

@@ -183,9 +183,7 @@ def _functions(
     early = Context(one, constants, options.isa, threads, tuned, code, options.blocks)
     works = [(step, early) for step in one.steps]
     if one.suffix is not None:
-        late = Context(
-            one.suffix.plan, constants, options.isa, options.threads, tuned, code, options.blocks
-        )
+        late = replace(early, plan=one.suffix.plan, threads=options.threads)
         works += [(step, late) for step in one.suffix.plan.steps]
     return [
         _Function(
@@ -205,13 +203,8 @@ def _layer(function: _Function, threads: int) -> Layer:
     todo = replace(once, flops=once.flops * repeats, bytes=once.bytes * repeats)
     # samples of a batch go to the threads whole
     cycles = round(code.cycles * (-(-repeats // threads)))
-    figures = {**asdict(todo), "cycles": float(cycles)}
-    return Layer(step.name, kind, code.choice, **figures, **_weights(code))
-
-
-def _weights(code: Code) -> dict[str, Any]:
-    """How the weights of a layer are stored and computed with."""
-    return {"kernel": code.kernel, "stored": code.stored, "dense": code.dense}
+    weights: dict[str, Any] = {"kernel": code.kernel, "stored": code.stored, "dense": code.dense}
+    return Layer(step.name, kind, code.choice, **asdict(todo), cycles=float(cycles), **weights)
 
 
 # -- files of steps -------------------------------------------------------------------------------

@@ -12,8 +12,6 @@ from prunedeploy.runtimes.sparse.plan.steps import Reduce
 
 def emit(step: Reduce, context: Context) -> Code:
     """One call of an instance of the kernel for this kind."""
-    if not step.y.size:
-        return Code("")
     rank = len(step.x.shape)
     axes = sorted({axis % rank for axis in step.axes})
     strides = (step.x.strides, step.y.strides)
@@ -29,11 +27,7 @@ def emit(step: Reduce, context: Context) -> Code:
     fields = {
         "kept": kept.rank,
         "reduced": reduced.rank,
-        "kept_shape": "kept_shape",
-        "reduced_shape": "reduced_shape",
-        "kept_x": "kept_x",
-        "kept_y": "kept_y",
-        "reduced_x": "reduced_x",
+        **{x: x for x in ("kept_shape", "reduced_shape", "kept_x", "kept_y", "reduced_x")},
         "inner": inner,
         "inner_x": inner_x,
         "inner_y": inner_y,
@@ -42,11 +36,8 @@ def emit(step: Reduce, context: Context) -> Code:
     }
     name = f"pd_reduce_{step.kind}_{how}"
     body = [
-        kept.counts("kept_shape"),
-        kept.array("kept_x", 0),
-        kept.array("kept_y", 1),
-        reduced.counts("reduced_shape"),
-        reduced.array("reduced_x", 0),
+        *kept.arrays("kept_shape", "kept_x", "kept_y"),
+        *reduced.arrays("reduced_shape", "reduced_x", ""),
         f"static const pd_reduction r = {record(fields)};",
         f"{name}(w, &r, {context.pointer(step.x)}, {context.pointer(step.y)});",
     ]

@@ -5,17 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
-from prunedeploy.runtimes.sparse.codegen.views import record
+from prunedeploy.runtimes.sparse.codegen.views import plane_strides, record
 from prunedeploy.runtimes.sparse.plan.steps import UNIT, Resize
 
 
 def emit(step: Resize, context: Context) -> Code:
     """One call; scratch holds a row that two are mixed to."""
-    if not step.y.size:
-        return Code("")
     x, y = step.x, step.y
-    assert x.shape[3] == 1 or x.strides[3] == 1, step.name
-    assert y.shape[3] == 1 or y.strides[3] == 1, step.name
     fields: dict[str, object] = {
         "images": x.shape[0],
         "channels": x.shape[1],
@@ -23,12 +19,7 @@ def emit(step: Resize, context: Context) -> Code:
         "out_height": y.shape[2],
         "out_width": y.shape[3],
         "nearest": int(all(weight == 0 for _, _, weight in step.columns)),
-        "x_image": x.strides[0],
-        "x_channel": x.strides[1],
-        "x_row": x.strides[2],
-        "y_image": y.strides[0],
-        "y_channel": y.strides[1],
-        "y_row": y.strides[2],
+        **plane_strides(x, y),
     }
     for name, taps in (("row", step.rows), ("column", step.columns)):
         sources = np.array([[tap[n] for tap in taps] for n in (0, 1)], np.int32)

@@ -9,8 +9,6 @@ from prunedeploy.runtimes.sparse.plan.steps import UNIT, Softmax
 
 def emit(step: Softmax, context: Context) -> Code:
     """One call; scratch holds a row where it is not contiguous."""
-    if not step.y.size:
-        return Code("")
     rank = len(step.x.shape)
     axis = step.axis % rank
     loops = nest(
@@ -25,9 +23,7 @@ def emit(step: Softmax, context: Context) -> Code:
     outer = loops.take(range(loops.rank - 1)) if columns else loops
     fields = {
         "rank": outer.rank,
-        "shape": "shape",
-        "xs": "xs",
-        "ys": "ys",
+        **{name: name for name in ("shape", "xs", "ys")},
         "count": count,
         "x_step": steps[0],
         "y_step": steps[1],
@@ -35,9 +31,7 @@ def emit(step: Softmax, context: Context) -> Code:
     }
     name = f"pd_{'log_' if step.log else ''}softmax_{how}_of_step"
     body = [
-        outer.counts("shape"),
-        outer.array("ys", 0),
-        outer.array("xs", 1),
+        *outer.arrays("shape", "ys", "xs"),
         f"static const pd_softmax s = {record(fields)};",
         f"{name}(w, &s, {context.pointer(step.x)}, {context.pointer(step.y)});",
     ]

@@ -12,15 +12,8 @@ from prunedeploy.runtimes.sparse.kernels.jit.packing import relocated
 from prunedeploy.runtimes.sparse.kernels.kernel import Kernel
 from prunedeploy.runtimes.sparse.kernels.packing import PackedWeights, Part
 from prunedeploy.runtimes.sparse.plan.steps import UNIT, Conv
-from prunedeploy.runtimes.sparse.schedule.schedule import (
-    Geometry,
-    Phase,
-    Schedule,
-    geometry,
-    inside,
-    pixels,
-    row_size,
-)
+from prunedeploy.runtimes.sparse.schedule import schedule as schedules
+from prunedeploy.runtimes.sparse.schedule.schedule import Schedule, geometry
 
 LOG_UNIT = {1: 0, 16: 4}  # log2 of what offsets count in
 
@@ -33,11 +26,10 @@ def emit(step: Conv, context: Context, schedule: Schedule, kernel: Kernel) -> Co
     spilled = len(packed.panels) > 1 or packed.reloads
     function, top = _function(step, schedule, layout, spilled, kernel)
     size = _panel_elements(schedule, layout, packed)
-    residual = "0" if step.residual is None else context.pointer(step.residual)
     record = _record(step, context, schedule, layout, packed, kernel)
     body = (
         f"static const pd_conv layer = {record};\n"
-        f"pd_conv_run(w, &layer, {context.pointer(step.x)}, {context.pointer(step.y)}, {residual}, "
+        f"pd_conv_run(w, &layer, {context.pointers(step.x, step.y, step.residual)}, "
         f"{function}, {size});"
     )
     spilled_rows = packed.rows_of_group * schedule.groups if spilled else 0
@@ -56,7 +48,7 @@ def emit(step: Conv, context: Context, schedule: Schedule, kernel: Kernel) -> Co
 
 
 def _function(
-    step: Conv, schedule: Schedule, layout: Geometry, spilled: bool, kernel: Kernel
+    step: Conv, schedule: Schedule, layout: schedules.Geometry, spilled: bool, kernel: Kernel
 ) -> tuple[str, str]:
     """The name of the kernel's instance, and the text that makes it; ``spilled``: sums are."""
     settings = {
@@ -75,7 +67,7 @@ def _function(
     return instance(name, kernel.header, settings, step)
 
 
-def _panel_elements(schedule: Schedule, layout: Geometry, packed: PackedWeights) -> int:
+def _panel_elements(schedule: Schedule, layout: schedules.Geometry, packed: PackedWeights) -> int:
     """Scratch of a packed panel, with what the last vectors read behind it."""
     if layout.flat and schedule.packing == "none":
         return 0
@@ -87,13 +79,13 @@ def _record(
     step: Conv,
     context: Context,
     schedule: Schedule,
-    layout: Geometry,
+    layout: schedules.Geometry,
     packed: PackedWeights,
     kernel: Kernel,
 ) -> str:
     store = context.constants.add
     images, _, height, width = step.x.shape
-    block = inside(step)
+    block = schedules.inside(step)
     parts = [_part(part, context) for group in packed.parts for part in group]
     low, high = bounds(step)
     fields = {
@@ -101,7 +93,7 @@ def _record(
         "tiles": layout.tiles,
         "groups": schedule.groups,
         "panels": len(packed.panels),
-        "pixels": pixels(step),
+        "pixels": schedules.pixels(step),
         "tile": layout.tile,
         "columns": layout.columns,
         "images": images // block,
@@ -109,7 +101,7 @@ def _record(
         "height": height,
         "width": width * block,
         "out_height": step.y.shape[2],
-        "out_width": row_size(step),
+        "out_width": schedules.row_size(step),
         "row_step": step.strides[0],
         "column_step": step.strides[1],
         "packed": int(schedule.packing != "none"),
@@ -144,7 +136,7 @@ PART = np.dtype(
 )
 
 
-def phases(halo: tuple[Phase, ...]) -> Array:
+def phases(halo: tuple[schedules.Phase, ...]) -> Array:
     """The table of pd_phase."""
     rows = [(f.row, f.row_step, f.rows, f.column, f.column_step, f.width, f.offset) for f in halo]
     return np.array(rows or [(0,) * 7], np.int32)

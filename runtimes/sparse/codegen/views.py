@@ -39,17 +39,15 @@ class Nest:
             tuple(tuple(strides[axis] for axis in chosen) for strides in self.strides),
         )
 
-    def array(self, name: str, view: int) -> str:
-        """C: the strides of ``view`` as an array."""
-        return f"static const ptrdiff_t {name}[] = {{{_list(self.strides[view])}}};"
-
-    def counts(self, name: str) -> str:
-        """C: the shape as an array."""
-        return f"static const int {name}[] = {{{_list(self.shape)}}};"
-
-
-def _list(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers)) if numbers else "0"
+    def arrays(self, shape: str, *strides: str) -> list[str]:
+        """C: the shape as an array, and each view's strides; none of those without a name."""
+        named = [("int", shape, self.shape)]
+        named += [("ptrdiff_t", *each) for each in zip(strides, self.strides, strict=True)]
+        return [
+            f"static const {kind} {name}[] = {{{', '.join(map(str, numbers)) or '0'}}};"
+            for kind, name, numbers in named
+            if name
+        ]
 
 
 def nest(
@@ -78,6 +76,17 @@ def nest(
 def record(fields: Mapping[str, object]) -> str:
     """A C initialiser."""
     return "{" + ", ".join(f".{name} = {value}" for name, value in fields.items()) + "}"
+
+
+def plane_strides(x: View, y: View) -> dict[str, object]:
+    """The strides of images, channels and rows of ``x`` and ``y`` [N, C, H, W], by their C names.
+
+    Elements of a row follow one another.
+    """
+    assert all(view.shape[3] == 1 or view.strides[3] == 1 for view in (x, y)), (x, y)
+    axes = ("image", "channel", "row")
+    named = (("x", x.strides), ("y", y.strides))
+    return {f"{name}_{axis}": strides[n] for name, strides in named for n, axis in enumerate(axes)}
 
 
 def over_read(context: Context, view: View) -> bool:

@@ -7,17 +7,9 @@ import numpy as np
 from prunedeploy.runtimes.sparse.codegen._activation import bounds, instance
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
 from prunedeploy.runtimes.sparse.codegen.views import record
+from prunedeploy.runtimes.sparse.kernels import winograd_2d as winograd
 from prunedeploy.runtimes.sparse.kernels.kernel import Kernel
-from prunedeploy.runtimes.sparse.kernels.winograd_2d import (
-    STRIP,
-    across,
-    blocks,
-    channels,
-    down,
-    point,
-    size,
-    tiles,
-)
+from prunedeploy.runtimes.sparse.kernels.winograd_2d import blocks
 from prunedeploy.runtimes.sparse.plan.steps import UNIT, Conv
 from prunedeploy.runtimes.sparse.schedule.schedule import EIGHT, Schedule, inside
 
@@ -26,18 +18,17 @@ def emit(step: Conv, context: Context, schedule: Schedule, kernel: Kernel) -> Co
     """The C of ``step`` with the schedule ``schedule``, which is one of ``kernel``."""
     settings = {
         "OUTPUTS": schedule.tile_rows,
-        "SIZE": size(step, schedule.tile_rows),
+        "SIZE": winograd.size(step, schedule.tile_rows),
         "ROWS": schedule.rows,
         "TILE_WIDTH_X8": schedule.tile_width_x8,
     }
     name = "_".join(["pd", schedule.kernel, *map(str, settings.values())])
     function, top = instance(name, kernel.header, settings, step)
-    residual = "0" if step.residual is None else context.pointer(step.residual)
     sizes = _scratch(step, schedule)
     body = (
         f"static const pd_tiles layer = {_record(step, context, schedule, sizes)};\n"
-        f"pd_tiles_run(w, &layer, {context.pointer(step.x)}, {context.pointer(step.y)}, "
-        f"{residual}, {schedule.rows}, {function});"
+        f"pd_tiles_run(w, &layer, {context.pointers(step.x, step.y, step.residual)}, "
+        f"{schedule.rows}, {function});"
     )
     needed = kernel.cycles(step, schedule, context.scope)
     headers = ("tiles.h", "functions.h")
@@ -46,11 +37,11 @@ def emit(step: Conv, context: Context, schedule: Schedule, kernel: Kernel) -> Co
 
 def _scratch(step: Conv, schedule: Schedule) -> tuple[int, int, int, int]:
     """Floats of the transformed input, the products of a block, the patches, a row's pixels."""
-    lanes, points = schedule.tile_width_x8 * EIGHT, size(step, schedule.tile_rows) ** 2
+    lanes, points = schedule.tile_width_x8 * EIGHT, winograd.size(step, schedule.tile_rows) ** 2
     sizes = (
-        points * point(step, schedule),
+        points * winograd.point(step, schedule),
         points * schedule.rows * lanes,
-        points * (lanes + STRIP) + STRIP,
+        points * (lanes + winograd.STRIP) + winograd.STRIP,
         schedule.tile_rows**2 * lanes + UNIT,
     )
     a, b, c, d = (-(-each // UNIT) * UNIT for each in sizes)
@@ -67,16 +58,16 @@ def _record(
     fields = {
         "rows": len(step.weight),
         "inputs": step.x.shape[1],
-        "channels": channels(step),
+        "channels": winograd.channels(step),
         "step": step.strides[0],
         "outputs": outputs,
-        "size": size(step, outputs),
+        "size": winograd.size(step, outputs),
         "groups": schedule.groups,
         "blocks": len(weights),
         "lanes": schedule.tile_width_x8 * EIGHT,
-        "tiles": tiles(step, outputs) // innermost,
-        "down": down(step, outputs),
-        "across": across(step, outputs),
+        "tiles": winograd.tiles(step, outputs) // innermost,
+        "down": winograd.down(step, outputs),
+        "across": winograd.across(step, outputs),
         "batch_innermost": innermost,
         "height": step.x.shape[2],
         "width": step.x.shape[3],
@@ -90,7 +81,7 @@ def _record(
         "weight": context.constants.add(weights),
         "block": weights[0].size,
         "bias": context.constants.add(step.bias.astype(np.float32)),
-        "point": point(step, schedule),
+        "point": winograd.point(step, schedule),
         "products": offsets[0],
         "patch": offsets[1],
         "pixels": offsets[2],

@@ -9,20 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prunedeploy.runtimes.sparse.isa import ISAS
-from prunedeploy.runtimes.sparse.plan.steps import (
-    Conv,
-    Lookup,
-    Map,
-    MatMul,
-    Norm,
-    Pool,
-    Reduce,
-    Softmax,
-    Step,
-    View,
-    reads,
-    writes,
-)
+from prunedeploy.runtimes.sparse.plan import steps as plan
 
 MAX_THREADS = 1024  # PD_MAX_THREADS of c/threads.h
 # Cycles that one more thread costs in every step: 3.5 us (the fitted ``sync`` of predictions) at
@@ -47,39 +34,39 @@ class Work:
     nonzeros: int = 0
 
 
-def work(step: Step) -> Work:
+def work(step: plan.Step) -> Work:
     """The work of ``step``."""
-    moved = 4 * sum(map(_touched, (*reads(step), *writes(step))))
+    moved = 4 * sum(map(_touched, (*plan.reads(step), *plan.writes(step))))
     match step:
-        case Conv():
+        case plan.Conv():
             nonzeros = int(np.count_nonzero(step.weight))
             pixels = math.prod(step.y.shape) // max(step.y.shape[1], 1)
             moved += 4 * (nonzeros + step.bias.size)
             return Work(2 * nonzeros * pixels, moved, int(step.weight.size), nonzeros)
-        case MatMul():
+        case plan.MatMul():
             return Work(2 * step.y.size * step.a.shape[-1], moved)
-        case Map():
+        case plan.Map():
             return Work(step.y.size * len(step.code), moved)
-        case Pool():
+        case plan.Pool():
             return Work(step.y.size * math.prod(step.kernel), moved)
-        case Reduce():
+        case plan.Reduce():
             return Work(step.x.size, moved)
-        case Softmax():
+        case plan.Softmax():
             return Work(4 * step.y.size, moved)
-        case Norm():
+        case plan.Norm():
             return Work(6 * step.y.size, moved)
-        case Lookup():
+        case plan.Lookup():
             return Work(0, 4 * step.indices.size + 8 * step.y.size)
         case _:
             return Work(0, moved)
 
 
-def _touched(view: View) -> int:
+def _touched(view: plan.View) -> int:
     """Elements of memory: a broadcast axis counts once."""
     return math.prod(n for n, stride in zip(view.shape, view.strides, strict=True) if stride)
 
 
-def useful_threads(steps: Sequence[Step], isa: str) -> int:
+def useful_threads(steps: Sequence[plan.Step], isa: str) -> int:
     """The most threads, a power of two, that ``steps`` have enough work for.
 
     Networks of a few microseconds are slower on two threads than on one, because threads wait for

@@ -10,33 +10,19 @@ import numpy as np
 
 from prunedeploy.core.records import Array
 from prunedeploy.runtimes.sparse.importer import expr as e
+from prunedeploy.runtimes.sparse.importer import graph as ops
 from prunedeploy.runtimes.sparse.importer.expr import Expr
-from prunedeploy.runtimes.sparse.importer.graph import (
-    ConvertOp,
-    ConvOp,
-    ElementwiseOp,
-    ExpandOp,
-    Graph,
-    MatMulOp,
-    Op,
-    ReduceOp,
-    ReshapeOp,
-    SliceOp,
-    Tensor,
-    TransposeOp,
-    broadcast,
-    constant,
-)
+from prunedeploy.runtimes.sparse.importer.graph import Tensor, constant
 
 
 @dataclass
 class Builder:
     """Adds to ``graph`` under ``name``, that of the node at hand."""
 
-    graph: Graph
+    graph: ops.Graph
     name: str = ""
 
-    def add(self, op: Op) -> Tensor:
+    def add(self, op: ops.Op) -> Tensor:
         """Append an operator; its output."""
         self.graph.ops.append(op)
         return op.output
@@ -49,7 +35,7 @@ class Builder:
         if x.value is not None:
             return constant(x.value.transpose(order))
         shape = tuple(x.shape[axis] for axis in order)
-        return self.add(TransposeOp(self.name, [x], x.like(shape), order))
+        return self.add(ops.TransposeOp(self.name, [x], x.like(shape), order))
 
     def reshape(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         """The same elements in C order in another shape."""
@@ -58,7 +44,7 @@ class Builder:
             return x
         if x.value is not None:
             return constant(x.value.reshape(new))
-        return self.add(ReshapeOp(self.name, [x], x.like(new)))
+        return self.add(ops.ReshapeOp(self.name, [x], x.like(new)))
 
     def slice(
         self, x: Tensor, starts: Sequence[int], steps: Sequence[int], shape: Sequence[int]
@@ -73,7 +59,7 @@ class Builder:
                 for start, step, size in zip(starts, steps, new, strict=True)
             )
             return constant(x.value[np.ix_(*index)])
-        return self.add(SliceOp(self.name, [x], x.like(new), tuple(starts), tuple(steps)))
+        return self.add(ops.SliceOp(self.name, [x], x.like(new), tuple(starts), tuple(steps)))
 
     def part(self, x: Tensor, axis: int, start: int, size: int) -> Tensor:
         """A run of one axis."""
@@ -89,7 +75,7 @@ class Builder:
         if x.value is not None:
             return constant(np.broadcast_to(x.value, new))
         x = self.reshape(x, (1,) * (len(new) - x.rank) + x.shape)
-        return x if x.shape == new else self.add(ExpandOp(self.name, [x], x.like(new)))
+        return x if x.shape == new else self.add(ops.ExpandOp(self.name, [x], x.like(new)))
 
     def floating(self, x: Tensor) -> Tensor:
         """``x`` as float32 in memory, whatever it stands for."""
@@ -97,7 +83,7 @@ class Builder:
             return constant(x.value.astype(np.float32))
         if not x.raw:
             return x
-        return self.add(ConvertOp(self.name, [x], Tensor(x.shape, x.dtype)))
+        return self.add(ops.ConvertOp(self.name, [x], Tensor(x.shape, x.dtype)))
 
     def operand(self, x: Tensor) -> Expr:
         """``x`` in an expression: a number where it is one."""
@@ -110,12 +96,14 @@ class Builder:
         if expr.op == "tensor" and expr.leaf.shape == tuple(shape) and expr.leaf.dtype == dtype:
             assert isinstance(expr.leaf, Tensor)
             return expr.leaf
-        return self.add(ElementwiseOp(self.name, e.leaves(expr), Tensor(tuple(shape), dtype), expr))
+        return self.add(
+            ops.ElementwiseOp(self.name, e.leaves(expr), Tensor(tuple(shape), dtype), expr)
+        )
 
     def apply(self, op: str, *inputs: Tensor, numbers: tuple[float, ...] = ()) -> Tensor:
         """One function of ``expr`` on tensors, broadcast."""
         made = Expr(op, tuple(self.operand(x) for x in inputs), numbers)
-        return self.elementwise(made, broadcast(*(x.shape for x in inputs)))
+        return self.elementwise(made, ops.broadcast(*(x.shape for x in inputs)))
 
     def reduce(self, x: Tensor, kind: str, axes: Sequence[int], keepdims: bool = True) -> Tensor:
         """Reduce ``axes`` (not negative)."""
@@ -123,7 +111,9 @@ class Builder:
         y = x
         if axes:
             source = self.floating(x)
-            y = self.add(ReduceOp(self.name, [source], Tensor(shape), kind, tuple(sorted(axes))))
+            y = self.add(
+                ops.ReduceOp(self.name, [source], Tensor(shape), kind, tuple(sorted(axes)))
+            )
         if keepdims:
             return y
         return self.reshape(y, [n for axis, n in enumerate(x.shape) if axis not in axes])
@@ -138,7 +128,7 @@ class Builder:
         offsets = np.zeros(rows, np.float32) if bias is None else bias
         taps = np.ascontiguousarray(weight, np.float32)[:, :, None, None]
         channel %= x.rank
-        op = ConvOp(self.name, [x], Tensor(tuple(shape)), taps, offsets, False, channel)
+        op = ops.ConvOp(self.name, [x], Tensor(tuple(shape)), taps, offsets, False, channel)
         return self.add(op)
 
     def matmul(self, a: Tensor, b: Tensor) -> Tensor:
@@ -151,7 +141,7 @@ class Builder:
             return self.reshape(product, product.shape[:-2] + product.shape[-1:])
         if a.shape[-1] != b.shape[-2]:
             raise ValueError(f"{list(a.shape)} times {list(b.shape)}")
-        lead = broadcast(a.shape[:-2], b.shape[:-2])
+        lead = ops.broadcast(a.shape[:-2], b.shape[:-2])
         shape = (*lead, a.shape[-2], b.shape[-1])
         if b.value is not None and math.prod(b.shape[:-2]) == 1:
             matrix = b.value.reshape(b.shape[-2:]).T
@@ -161,4 +151,4 @@ class Builder:
             return self.reshape(self.linear(b, matrix, None, b.rank - 2), shape)
         left = self.expand(a, (*lead, *a.shape[-2:]))
         right = self.expand(b, (*lead, *b.shape[-2:]))
-        return self.add(MatMulOp(self.name, [left, right], Tensor(shape)))
+        return self.add(ops.MatMulOp(self.name, [left, right], Tensor(shape)))

@@ -9,18 +9,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from prunedeploy.core.records import Array
+from prunedeploy.runtimes.sparse.kernels import packing
 from prunedeploy.runtimes.sparse.kernels.cost import block_cycles, tiled_cycles
 from prunedeploy.runtimes.sparse.kernels.kernel import Scope
-from prunedeploy.runtimes.sparse.kernels.packing import (
-    FIRST,
-    LAST,
-    ROW_SEGMENT,
-    SHARED,
-    Ints,
-    PackedWeights,
-    Part,
-    panels_of,
-)
+from prunedeploy.runtimes.sparse.kernels.packing import FIRST, LAST
 from prunedeploy.runtimes.sparse.kernels.shapes import DENSE, Rows, density, panels, tiles
 from prunedeploy.runtimes.sparse.plan.steps import Conv
 from prunedeploy.runtimes.sparse.schedule.schedule import MAX_OFFSET, Geometry, Schedule, geometry
@@ -40,31 +32,26 @@ def candidates(step: Conv, scope: Scope) -> Iterator[Schedule]:
 def cycles(step: Conv, schedule: Schedule, scope: Scope) -> float:
     """The cycles of the busiest thread."""
     layout, blocks = geometry(step, schedule), math.ceil(len(step.weight) / schedule.rows)
-    columns, row_segments = (
-        step.weight[0].size * blocks,
-        blocks * -(-step.x.shape[1] // schedule.channels),
-    )
+    columns = step.weight[0].size * blocks
+    row_segments = blocks * -(-step.x.shape[1] // schedule.channels)
     inner = block_cycles(step, schedule, layout, scope.isa.lanes)
     return tiled_cycles(step, schedule, layout, scope, columns, row_segments, inner)
 
 
-def pack_block(step: Conv, schedule: Schedule, geometry: Geometry) -> PackedWeights:
+def pack_block(step: Conv, schedule: Schedule, geometry: Geometry) -> packing.PackedWeights:
     """The packed weights of ``step`` for the kernel "block": blocks of ``schedule.rows`` rows.
 
     A block holds every column of its panel that any of its rows has a non-zero in.
     """
     outputs, size = step.weight.shape[0], schedule.rows
-    panels = panels_of(step.x.shape[1], schedule.channels)
-    blocks = -(-outputs // size)
-    edges = [blocks * index // schedule.groups * size for index in range(schedule.groups)] + [
-        outputs
-    ]
+    panels = packing.panels_of(step.x.shape[1], schedule.channels)
+    edges = packing.block_edges(outputs, size, schedule.groups)
     parts = tuple(
         _block_parts(step, geometry, panels, begin, end, size)
         for begin, end in itertools.pairwise(edges)
     )
     max_blocks = max(-(-(end - begin) // size) for begin, end in itertools.pairwise(edges))
-    return PackedWeights(panels, parts, max_blocks * size)
+    return packing.PackedWeights(panels, parts, max_blocks * size)
 
 
 def _block_parts(
@@ -74,19 +61,19 @@ def _block_parts(
     begin: int,
     end: int,
     size: int,
-) -> tuple[Part, ...]:
+) -> tuple[packing.Part, ...]:
     group = step.weight.shape[0] // step.groups
-    parts: list[Part] = []
+    parts: list[packing.Part] = []
     for number, (low, high) in enumerate(panels):
         row_segments: list[tuple[int, int, int]] = []
-        offsets: list[Ints] = []
+        offsets: list[packing.Ints] = []
         weights: list[Array] = []
         for row in range(begin, end, size):
             rows = np.arange(row, min(row + size, end))
             block, offset = _block(step, geometry, rows, low, high, group)
             flags = FIRST * (number == 0) + LAST * (number == len(panels) - 1)
             if offsets and np.array_equal(offset, offsets[-1]):
-                row_segments[-1] = (*row_segments[-1][:2], row_segments[-1][2] | SHARED)
+                row_segments[-1] = (*row_segments[-1][:2], row_segments[-1][2] | packing.SHARED)
                 offsets[-1] = offset[:0]
             row_segments.append((row, offset.size, flags))
             offsets.append(offset)
@@ -95,9 +82,9 @@ def _block_parts(
             weights.append(padded)
         empty = np.zeros(0, np.float32)
         parts.append(
-            Part(
+            packing.Part(
                 begin,
-                np.array(row_segments, ROW_SEGMENT),
+                np.array(row_segments, packing.ROW_SEGMENT),
                 np.concatenate([*offsets, empty]).astype(np.uint16),
                 np.concatenate([x.reshape(-1) for x in weights] or [empty]),
             )
@@ -106,8 +93,8 @@ def _block_parts(
 
 
 def _block(
-    step: Conv, geometry: Geometry, rows: Ints, low: int, high: int, group: int
-) -> tuple[Array, Ints]:
+    step: Conv, geometry: Geometry, rows: packing.Ints, low: int, high: int, group: int
+) -> tuple[Array, packing.Ints]:
     """The weights [rows, columns] of a block in a panel's channels, and the columns' offsets."""
     width = step.weight.shape[1]
     channels = np.arange(low, high)

@@ -18,21 +18,12 @@ import numpy as np
 
 from prunedeploy.core.records import Array
 from prunedeploy.passes.blocks.blocks import Block, Mask, nonzeros
-from prunedeploy.runtimes.sparse.kernels import rows
+from prunedeploy.runtimes.sparse.kernels import packing, rows
 from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache, Chunk, Work, members
 from prunedeploy.runtimes.sparse.kernels.cost import block_cycles, row_cycles, tiled_cycles
 from prunedeploy.runtimes.sparse.kernels.jit import schedule as jit
 from prunedeploy.runtimes.sparse.kernels.kernel import Scope
-from prunedeploy.runtimes.sparse.kernels.packing import (
-    FIRST,
-    LAST,
-    ROW_SEGMENT,
-    SHARED,
-    Ints,
-    PackedWeights,
-    Part,
-    panels_of,
-)
+from prunedeploy.runtimes.sparse.kernels.packing import FIRST, LAST, Ints
 from prunedeploy.runtimes.sparse.kernels.shapes import DENSE, Rows, density, panels, terms, tiles
 from prunedeploy.runtimes.sparse.plan.steps import Conv
 from prunedeploy.runtimes.sparse.schedule.schedule import MAX_OFFSET, Geometry, Schedule, geometry
@@ -117,13 +108,13 @@ def cycles(step: Conv, schedule: Schedule, scope: Scope, work: Work | None = Non
 
 def pack_mixed(
     step: Conv, schedule: Schedule, geometry: Geometry, cache: BlockCache
-) -> PackedWeights:
+) -> packing.PackedWeights:
     """The packed weights of ``step`` for the kernel "mixed".
 
     Raises:
         ValueError: a panel reaches further than an offset can say.
     """
-    panels = panels_of(step.x.shape[1], schedule.channels)
+    panels = packing.panels_of(step.x.shape[1], schedule.channels)
     layer = _Layer(step, geometry, panels)
     chunks = list(cache.chunks(step, schedule.rows, schedule.fill))
     order, edges = _order(layer, chunks, schedule.groups)
@@ -132,7 +123,7 @@ def pack_mixed(
         tuple(_part(entries, schedule.rows, begin, end, panel) for panel in range(len(panels)))
         for begin, end in itertools.pairwise(edges)
     )
-    return PackedWeights(panels, parts, int(np.diff(edges).max()), entries.reloads)
+    return packing.PackedWeights(panels, parts, int(np.diff(edges).max()), entries.reloads)
 
 
 class _Layer:
@@ -227,7 +218,7 @@ class _Entries:
         return rows + (self.position[rows] << 16)
 
 
-def _part(entries: _Entries, size: int, begin: int, end: int, panel: int) -> Part:
+def _part(entries: _Entries, size: int, begin: int, end: int, panel: int) -> packing.Part:
     layer = entries.layer
     row_segments: list[Any] = []
     offsets: list[Ints] = []
@@ -241,23 +232,23 @@ def _part(entries: _Entries, size: int, begin: int, end: int, panel: int) -> Par
         if not here.any():
             continue
         if chunk.of == of:  # reads what the one before it reads
-            row_segments[-1]["flags"][0] |= SHARED
+            row_segments[-1]["flags"][0] |= packing.SHARED
             offsets[-1] = offsets[-1][:0]
         of = chunk.of
         row_segments.append(_block_segments(entries, chunk.rows, size, int(here.sum()), panel))
         offsets.append(layer.offset[chunk.columns[here]])
         weights.append(layer.values(chunk, size)[here].reshape(-1))
     _singles(entries, begin, end, panel, (row_segments, offsets, weights))
-    return Part(
+    return packing.Part(
         begin,
-        np.concatenate([*row_segments, np.zeros(0, ROW_SEGMENT)]),
+        np.concatenate([*row_segments, np.zeros(0, packing.ROW_SEGMENT)]),
         np.concatenate([*offsets, np.zeros(0, np.int64)]).astype(np.uint16),
         np.concatenate([*weights, np.zeros(0, np.float32)]).astype(np.float32),
     )
 
 
 def _block_segments(entries: _Entries, rows: Ints, size: int, count: int, panel: int) -> Array:
-    segments = np.zeros(size + 1, ROW_SEGMENT)
+    segments = np.zeros(size + 1, packing.ROW_SEGMENT)
     segments["count"][0], segments["flags"][0] = count, BLOCK
     segments["flags"][1:] = FIRST | NONE
     segments["row"][1:] = entries.record(rows[:1])
@@ -284,7 +275,7 @@ def _singles(
     flags = entries.flags(rows, 2 * panel + 1)
     sequence = np.lexsort((rows, count[rows], flags))
     rows, flags = rows[sequence], flags[sequence]
-    segments = np.zeros(rows.size, ROW_SEGMENT)
+    segments = np.zeros(rows.size, packing.ROW_SEGMENT)
     segments["row"], segments["count"], segments["flags"] = entries.record(rows), count[rows], flags
     turn = np.zeros(layer.outputs, np.int64)
     turn[rows] = np.arange(rows.size)

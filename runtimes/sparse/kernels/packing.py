@@ -92,6 +92,12 @@ def entries(step: Conv, geometry: Geometry, panels: tuple[tuple[int, int], ...])
     )
 
 
+def block_edges(outputs: int, size: int, count: int) -> list[int]:
+    """Edges of ``count`` groups of about equally many blocks of ``size`` rows."""
+    blocks = -(-outputs // size)
+    return [*(blocks * index // count * size for index in range(count)), outputs]
+
+
 def groups(load: Ints, count: int) -> list[int]:
     """Edges of ``count`` groups of consecutive rows with about the same number of non-zeros."""
     total = np.cumsum(load + 1)  # a row without any still has to be written

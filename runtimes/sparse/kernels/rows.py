@@ -7,32 +7,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from prunedeploy.runtimes.sparse.kernels import packing
 from prunedeploy.runtimes.sparse.kernels.cost import row_cycles, tiled_cycles
 from prunedeploy.runtimes.sparse.kernels.kernel import Scope
-from prunedeploy.runtimes.sparse.kernels.packing import (
-    FIRST,
-    LAST,
-    ROW_SEGMENT,
-    Entries,
-    Ints,
-    PackedWeights,
-    Part,
-    entries,
-    groups,
-    panels_of,
-    within,
-)
+from prunedeploy.runtimes.sparse.kernels.packing import Ints, entries
 from prunedeploy.runtimes.sparse.kernels.shapes import DENSE, Rows, density, panels, tiles
 from prunedeploy.runtimes.sparse.plan.steps import Conv
-from prunedeploy.runtimes.sparse.schedule.schedule import (
-    MAX_OFFSET,
-    Geometry,
-    Schedule,
-    geometry,
-    inside,
-    is_flat,
-    pixels,
-)
+from prunedeploy.runtimes.sparse.schedule import schedule as schedules
+from prunedeploy.runtimes.sparse.schedule.schedule import Schedule
 
 MAX_GATHERED = 1 << 24  # entries of a table for im2col, where nothing else will do
 TILES = Rows("rows", 1, ("copies", "im2col", "shared_border", "interleaved"), narrowest=2)
@@ -55,20 +37,20 @@ def last_resorts(step: Conv, scope: Scope) -> Iterator[Schedule]:
 
 
 def _small_tiles(step: Conv) -> Iterator[Schedule]:
-    if is_flat(step):
+    if schedules.is_flat(step):
         return
-    pixel = max(inside(step) // 8, 1)
+    pixel = max(schedules.inside(step) // 8, 1)
     yield Schedule("rows", 1, pixel, 1)
-    if inside(step) > 1:
+    if schedules.inside(step) > 1:
         return
     yield Schedule("rows", 1, 1, 1, packing="copies")
-    if step.weight[0, 0].size * pixels(step) <= MAX_GATHERED:
+    if step.weight[0, 0].size * schedules.pixels(step) <= MAX_GATHERED:
         yield Schedule("rows", 1, 2, 1, packing="im2col")
 
 
 def cycles(step: Conv, schedule: Schedule, scope: Scope) -> float:
     """The cycles of the busiest thread."""
-    layout = geometry(step, schedule)
+    layout = schedules.geometry(step, schedule)
     nonzeros = int(np.count_nonzero(step.weight))
     row_segments = min(
         len(step.weight) * -(-step.x.shape[1] // schedule.channels), nonzeros + len(step.weight)
@@ -77,26 +59,28 @@ def cycles(step: Conv, schedule: Schedule, scope: Scope) -> float:
     return tiled_cycles(step, schedule, layout, scope, nonzeros, row_segments, inner)
 
 
-def pack_rows(step: Conv, schedule: Schedule, geometry: Geometry) -> PackedWeights:
+def pack_rows(
+    step: Conv, schedule: Schedule, geometry: schedules.Geometry
+) -> packing.PackedWeights:
     """The packed weights of ``step`` for the kernel "rows".
 
     Raises:
         ValueError: a panel reaches further than an offset can say.
     """
     outputs = step.weight.shape[0]
-    panels = panels_of(step.x.shape[1], schedule.channels)
+    panels = packing.panels_of(step.x.shape[1], schedule.channels)
     nonzeros = entries(step, geometry, panels)
-    if nonzeros.offset.size and nonzeros.offset.max() >= MAX_OFFSET:
+    if nonzeros.offset.size and nonzeros.offset.max() >= schedules.MAX_OFFSET:
         raise ValueError(f"an offset of {nonzeros.offset.max()} units does not fit into 16 bits")
-    edges = groups(np.bincount(nonzeros.row, minlength=outputs), schedule.groups)
+    edges = packing.groups(np.bincount(nonzeros.row, minlength=outputs), schedule.groups)
     parts = tuple(
-        _parts(within(nonzeros, begin, end), begin, end, len(panels))
+        _parts(packing.within(nonzeros, begin, end), begin, end, len(panels))
         for begin, end in itertools.pairwise(edges)
     )
-    return PackedWeights(panels, parts, int(np.diff(edges).max()))
+    return packing.PackedWeights(panels, parts, int(np.diff(edges).max()))
 
 
-def _parts(entries: Entries, begin: int, end: int, panels: int) -> tuple[Part, ...]:
+def _parts(entries: packing.Entries, begin: int, end: int, panels: int) -> tuple[packing.Part, ...]:
     rows = end - begin
     count = np.zeros((rows, panels), np.int64)
     np.add.at(count, (entries.row - begin, entries.panel), 1)
@@ -111,18 +95,16 @@ def _parts(entries: Entries, begin: int, end: int, panels: int) -> tuple[Part, .
     parts = []
     for panel in range(panels):
         here = np.flatnonzero(count_or_first[:, panel])
-        flags = FIRST * (first[here] == panel) + LAST * (last[here] == panel)
+        flags = packing.FIRST * (first[here] == panel) + packing.LAST * (last[here] == panel)
         here = here[np.lexsort((here, count[here, panel], flags))]
-        flags = FIRST * (first[here] == panel) + LAST * (last[here] == panel)
-        row_segments = np.zeros(here.size, ROW_SEGMENT)
-        row_segments["row"], row_segments["count"], row_segments["flags"] = (
-            here + begin,
-            count[here, panel],
-            flags,
-        )
-        index = _runs(starts[panel, here], count[here, panel])
+        flags = packing.FIRST * (first[here] == panel) + packing.LAST * (last[here] == panel)
+        row_segments = np.zeros(here.size, packing.ROW_SEGMENT)
+        lengths = count[here, panel]
+        row_segments["row"], row_segments["count"] = here + begin, lengths
+        row_segments["flags"] = flags
+        index = _runs(starts[panel, here], lengths)
         parts.append(
-            Part(
+            packing.Part(
                 begin,
                 row_segments,
                 offset[index].astype(np.uint16),

@@ -9,18 +9,8 @@ import numpy as np
 
 from prunedeploy.runtimes.sparse.kernels.kernel import Scope
 from prunedeploy.runtimes.sparse.plan.steps import UNIT, Conv
-from prunedeploy.runtimes.sparse.schedule.schedule import (
-    MAX_OFFSET,
-    Packing,
-    Schedule,
-    geometry,
-    inside,
-    is_direct,
-    is_flat,
-    pixels,
-    row_size,
-    shared_border_pitch,
-)
+from prunedeploy.runtimes.sparse.schedule import schedule as schedules
+from prunedeploy.runtimes.sparse.schedule.schedule import Schedule, inside
 
 INTERLEAVED = (2, 4)  # vectors of a row of a comb
 SMALL = 16  # images narrower than this may be laid out flat
@@ -40,18 +30,13 @@ class Rows:
 
     kernel: str
     rows: int
-    packings: tuple[Packing, ...] = ()
+    packings: tuple[schedules.Packing, ...] = ()
     narrowest: int = 1
 
 
 def density(step: Conv) -> float:
     """Share of the weights that are not zero."""
     return float(np.count_nonzero(step.weight)) / max(step.weight.size, 1)
-
-
-def longest(step: Conv, schedule: Schedule) -> float:
-    """Terms of a row's sum within a panel, on average."""
-    return schedule.channels * terms(step)
 
 
 def terms(step: Conv) -> float:
@@ -78,10 +63,10 @@ def panels(
     """``shapes`` with panels and groups."""
     per_channel_terms, l1 = terms(step), scope.isa.l1_panel_bytes
     for schedule in shapes:
-        layout = geometry(step, schedule)
+        layout = schedules.geometry(step, schedule)
         size = 1 if layout.flat and schedule.packing == "none" else layout.channel
         # a visit counts in 16 bits too: one offset fewer than there are
-        reach = (MAX_OFFSET - 1) * layout.unit // max(layout.channel, 1)
+        reach = (schedules.MAX_OFFSET - 1) * layout.unit // max(layout.channel, 1)
         channels = max(step.x.shape[1], 1)
         if max_terms is not None:
             channels = min(channels, max(int(max_terms / max(per_channel_terms, 1.0)), 1))
@@ -101,36 +86,38 @@ def panels(
 def tiles(step: Conv, kernel: Rows, scope: Scope) -> Iterator[Schedule]:
     """Tiles whose accumulators fit the registers; panels and groups are still open."""
     max_x8 = max(scope.isa.accumulators_x8 // kernel.rows, 1)
-    if is_flat(step):
+    if schedules.is_flat(step):
         yield from _flat_shapes(step, kernel, max_x8)
     else:
         yield from window_shapes(step, kernel, max_x8)
         if "interleaved" in kernel.packings and scope.isa.lanes == UNIT and step.strides == (1, 1):
             yield from _interleaved_shapes(step, kernel, max_x8)
-        if row_size(step) < SMALL:
+        if schedules.row_size(step) < SMALL:
             yield from _im2col_shapes(step, kernel, max_x8)
-            small = "shared_border" in kernel.packings and shared_border_pitch(step) <= SMALL
+            small = (
+                "shared_border" in kernel.packings and schedules.shared_border_pitch(step) <= SMALL
+            )
             if small and inside(step) == 1 and step.strides == (1, 1):
                 yield from shared_border_shapes(step, kernel, max_x8)
 
 
 def _flat_shapes(step: Conv, kernel: Rows, max_x8: int) -> Iterator[Schedule]:
-    count = -(-pixels(step) // 8)
+    count = -(-schedules.pixels(step) // 8)
     widths = range(kernel.narrowest, max_x8 + 1)
     for tile_width_x8 in widths:
-        if not is_direct(step) and tile_width_x8 * 8 % inside(step):
+        if not schedules.is_direct(step) and tile_width_x8 * 8 % inside(step):
             continue  # strides take whole pixels
         waste = -(-count // tile_width_x8) * tile_width_x8 / count
         if waste > 1.25 and tile_width_x8 > 2:
             continue
-        in_place = is_direct(step) and step.x.strides[1] % UNIT == 0
-        packings: tuple[Packing, ...] = ("none", "plain") if in_place else ("plain",)
+        in_place = schedules.is_direct(step) and step.x.strides[1] % UNIT == 0
+        packings: tuple[schedules.Packing, ...] = ("none", "plain") if in_place else ("plain",)
         for packing in packings:
             yield Schedule(kernel.kernel, 1, tile_width_x8, 1, packing=packing, rows=kernel.rows)
 
 
 def _im2col_shapes(step: Conv, kernel: Rows, max_x8: int) -> Iterator[Schedule]:
-    count = -(-pixels(step) // 8)
+    count = -(-schedules.pixels(step) // 8)
     for tile_width_x8 in range(1, max_x8 + 1):
         waste = -(-count // tile_width_x8) * tile_width_x8 / count
         if waste <= 1.25 or tile_width_x8 == 1:
@@ -151,7 +138,7 @@ def _interleaved_shapes(step: Conv, kernel: Rows, max_x8: int) -> Iterator[Sched
 
 def shared_border_shapes(step: Conv, kernel: Rows, max_x8: int) -> Iterator[Schedule]:
     """Whole images, or bands of them."""
-    pitch, (height, width) = shared_border_pitch(step), step.y.shape[2:]
+    pitch, (height, width) = schedules.shared_border_pitch(step), step.y.shape[2:]
     for bands in range(1, height + 1):
         tile_rows = -(-height // bands)
         tile_width_x8 = -(-((tile_rows - 1) * pitch + width) // 8)
@@ -171,7 +158,7 @@ def window_shapes(step: Conv, kernel: Rows, max_x8: int) -> Iterator[Schedule]:
     if inside(step) > 1:
         yield from _pixel_shapes(step, kernel, max_x8)
         return
-    whole = -(-row_size(step) // 8)
+    whole = -(-schedules.row_size(step) // 8)
     bands = -(-whole // max_x8)
     while bands <= whole:
         tile_width_x8 = -(-whole // bands)
@@ -197,7 +184,7 @@ def _bands(step: Conv, kernel: Rows, max_rows: int, tile_width_x8: int) -> Itera
         if tile_rows > 1 and -(-height // bands) != tile_rows:
             continue  # a smaller one has as many bands
         shifted = "copies" in kernel.packings and step.weight.shape[3] > 1 and inside(step) == 1
-        packings: tuple[Packing, ...] = ("plain", "copies") if shifted else ("plain",)
+        packings: tuple[schedules.Packing, ...] = ("plain", "copies") if shifted else ("plain",)
         for packing in packings:
             yield Schedule(
                 kernel.kernel, tile_rows, tile_width_x8, 1, packing=packing, rows=kernel.rows

@@ -24,27 +24,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from prunedeploy.core.records import Array
+from prunedeploy.runtimes.sparse.kernels import packing
 from prunedeploy.runtimes.sparse.kernels.cost import block_cycles, tiled_cycles
 from prunedeploy.runtimes.sparse.kernels.kernel import Scope
-from prunedeploy.runtimes.sparse.kernels.packing import (
-    FIRST,
-    LAST,
-    ROW_SEGMENT,
-    PackedWeights,
-    Part,
-    panels_of,
-)
+from prunedeploy.runtimes.sparse.kernels.packing import FIRST, LAST
 from prunedeploy.runtimes.sparse.kernels.shapes import DENSE, density, panels
 from prunedeploy.runtimes.sparse.plan.steps import Conv
-from prunedeploy.runtimes.sparse.schedule.schedule import (
-    MAX_OFFSET,
-    Geometry,
-    Schedule,
-    geometry,
-    inside,
-    is_flat,
-    row_size,
-)
+from prunedeploy.runtimes.sparse.schedule import schedule as schedules
+from prunedeploy.runtimes.sparse.schedule.schedule import Schedule, geometry
 
 OUTPUTS = (2, 4)  # rows at once that are known how: the pieces of a tile
 MAX_TAPS = 4  # of a phase
@@ -104,13 +91,13 @@ def segments(step: Conv, outputs: int) -> int:
 
 def candidates(step: Conv, scope: Scope) -> Iterator[Schedule]:
     """Schedules of a dense layer whose window has rows to share transforms."""
-    if density(step) >= DENSE and not is_flat(step):
+    if density(step) >= DENSE and not schedules.is_flat(step):
         yield from panels(step, _tiles(step, scope.isa.accumulators_x8), scope, MAX_TERMS)
 
 
 def _tiles(step: Conv, accumulators_x8: int) -> Iterator[Schedule]:
     """Bands of rows of pixels; the sums are those of one transformed row."""
-    pixel, whole = -(-inside(step) // 8), -(-row_size(step) // 8)
+    pixel, whole = -(-schedules.inside(step) // 8), -(-schedules.row_size(step) // 8)
     for outputs in OUTPUTS:
         if not suits(step, outputs):
             continue
@@ -164,7 +151,7 @@ def results(outputs: int, taps: int, points: tuple[float, ...] = POINTS) -> Arra
     return np.array([*rows, [0.0] * (outputs - 1) + [1.0]]).T
 
 
-def transforms(schedule: Schedule, geometry: Geometry) -> Array:
+def transforms(schedule: Schedule, geometry: schedules.Geometry) -> Array:
     """B^T of every phase of a packed channel, one behind the other, for pd_winograd_rows."""
     sizes = [phase.rows for phase in geometry.phases]
     matrices = [
@@ -173,7 +160,9 @@ def transforms(schedule: Schedule, geometry: Geometry) -> Array:
     return np.concatenate(matrices).astype(np.float32)
 
 
-def pack_winograd(step: Conv, schedule: Schedule, geometry: Geometry) -> PackedWeights:
+def pack_winograd(
+    step: Conv, schedule: Schedule, geometry: schedules.Geometry
+) -> packing.PackedWeights:
     """The packed weights of ``step``: blocks of ``schedule.rows`` output channels.
 
     A block's part of a panel is one segment for each point, with the same columns for every block.
@@ -183,28 +172,18 @@ def pack_winograd(step: Conv, schedule: Schedule, geometry: Geometry) -> PackedW
         ValueError: a panel reaches further than an offset can say.
     """
     outputs, size = step.weight.shape[0], schedule.rows
-    panels = panels_of(step.x.shape[1], schedule.channels)
-    blocks = -(-outputs // size)
-    edges = [blocks * index // schedule.groups * size for index in range(schedule.groups)] + [
-        outputs
-    ]
+    panels = packing.panels_of(step.x.shape[1], schedule.channels)
+    edges = packing.block_edges(outputs, size, schedule.groups)
     segments = _segments(step, schedule.tile_rows)
     parts = tuple(
         tuple(
-            _part(
-                geometry,
-                segments,
-                (number == 0, number == len(panels) - 1),
-                span,
-                group,
-                size,
-            )
+            _part(geometry, segments, (number == 0, number == len(panels) - 1), span, group, size)
             for number, span in enumerate(panels)
         )
         for group in _groups(edges, size)
     )
     max_rows = max(high - low for low, high in itertools.pairwise(edges))
-    return PackedWeights(panels, parts, -(-max_rows // size) * size)
+    return packing.PackedWeights(panels, parts, -(-max_rows // size) * size)
 
 
 def _groups(edges: list[int], size: int) -> list[list[range]]:
@@ -244,13 +223,13 @@ def _transformed(weight: Array, by: Array) -> Array:
 
 
 def _part(
-    geometry: Geometry,
+    geometry: schedules.Geometry,
     segments: list[_Segment],
     edge: tuple[bool, bool],
     span: tuple[int, int],
     blocks: list[range],
     rows: int,
-) -> Part:
+) -> packing.Part:
     low, high = span
     row_segments, weights = [], []
     channel = np.arange(high - low)[:, None, None] * geometry.channel
@@ -261,7 +240,7 @@ def _part(
             for first, number in segment.rows
         ]
         offsets.append(((channel + np.stack(tap_offsets)) // geometry.unit).reshape(-1))
-    if max(int(x.max(initial=0)) for x in offsets) >= MAX_OFFSET:
+    if max(int(x.max(initial=0)) for x in offsets) >= schedules.MAX_OFFSET:
         raise ValueError("an offset does not fit into 16 bits")
     for block in blocks:
         for index, segment in enumerate(segments):
@@ -273,9 +252,9 @@ def _part(
             padded[:, : len(block)] = here.reshape(len(block), -1).T
             weights += [np.array(segment.factors, np.float32), padded.reshape(-1)]
     empty = np.zeros(0, np.float32)
-    return Part(
+    return packing.Part(
         blocks[0].start if blocks else 0,
-        np.array(row_segments, ROW_SEGMENT),
+        np.array(row_segments, packing.ROW_SEGMENT),
         np.concatenate(offsets).astype(np.uint16),  # the same for every block
         np.concatenate(weights or [empty]),
     )

@@ -10,26 +10,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from prunedeploy.runtimes.sparse.plan.steps import (
-    UNIT,
-    Conv,
-    Copy,
-    Fill,
-    Map,
-    Plan,
-    Pool,
-    Reduce,
-    Softmax,
-    Step,
-    View,
-    is_planar,
-    plane_stride,
-    reads,
-    writes,
-)
+from prunedeploy.runtimes.sparse.plan import steps
+from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan
 
-IMAGES = UNIT  # images of a batch that is laid out so: as many as the widest vector has lanes
-MOVABLE = (Conv, Copy, Fill, Map, Pool, Reduce, Softmax)
+IMAGES = steps.UNIT  # images of a batch that is laid out so: as many as the widest vector has lanes
+MOVABLE = (Conv, steps.Copy, steps.Fill, steps.Map, steps.Pool, steps.Reduce, steps.Softmax)
 
 
 def to_batch_innermost(plan: Plan) -> Plan:
@@ -41,10 +26,10 @@ def to_batch_innermost(plan: Plan) -> Plan:
         return plan
     if any(isinstance(step, Conv) and _makes_images(step) for step in plan.steps):
         return plan
-    steps = [_step(step, plan, sizes) for step in plan.steps]
-    if any(step is None for step in steps):
+    moved = [_step(step, plan, sizes) for step in plan.steps]
+    if any(step is None for step in moved):
         return plan
-    return replace(plan, steps=tuple(step for step in steps if step is not None))
+    return replace(plan, steps=tuple(step for step in moved if step is not None))
 
 
 def _makes_images(step: Conv) -> bool:
@@ -52,7 +37,7 @@ def _makes_images(step: Conv) -> bool:
     return step.x.shape[2:] == (1, 1) and step.y.shape[2:] != (1, 1)
 
 
-def innermost_images(view: View) -> int:
+def innermost_images(view: steps.View) -> int:
     """The images that lie innermost in a planar view [N, C, H, W]: N, or 1 in the usual order."""
     images, _, height, width = view.shape
     if images == 1 or height * width == 1:
@@ -64,39 +49,35 @@ def innermost_images(view: View) -> int:
 def _pixels(plan: Plan) -> dict[int, int] | None:
     """The pixels of an image, by buffer of the arena; None where one holds anything but images."""
     sizes: dict[int, int] = {}
+    touched: set[int] = set()
     for step in plan.steps:
-        for view in (*reads(step), *writes(step)):
+        for view in (*steps.reads(step), *steps.writes(step)):
             if plan.buffers[view.buffer].space != "arena":
                 continue
-            if isinstance(step, Conv | Pool) and view.shape[0] != plan.batch:
+            touched.add(view.buffer)
+            if isinstance(step, Conv | steps.Pool) and view.shape[0] != plan.batch:
                 return None
-            if len(view.shape) == 4 and view.shape[0] == plan.batch and is_planar(view, 1):
+            if len(view.shape) == 4 and view.shape[0] == plan.batch and steps.is_planar(view, 1):
                 pixels = view.shape[2] * view.shape[3]
                 if sizes.setdefault(view.buffer, pixels) != pixels:
                     return None
-    touched = {
-        view.buffer
-        for step in plan.steps
-        for view in (*reads(step), *writes(step))
-        if plan.buffers[view.buffer].space == "arena"
-    }
     return sizes if touched <= sizes.keys() else None
 
 
-def _step(step: Step, plan: Plan, sizes: dict[int, int]) -> Step | None:
+def _step(step: steps.Step, plan: Plan, sizes: dict[int, int]) -> steps.Step | None:
     """``step`` on batch-innermost views; None where one of them cannot be such."""
     changed: dict[str, Any] = {}
     for name in ("x", "y", "residual", "outer"):
         view = getattr(step, name, None)
         if view is not None:
             changed[name] = _view(view, plan, sizes)
-    if isinstance(step, Map):
+    if isinstance(step, steps.Map):
         inputs = tuple(_view(view, plan, sizes) for view in step.inputs)
         changed["inputs"] = inputs if None not in inputs else None
     return None if None in changed.values() else replace(step, **changed)
 
 
-def _view(view: View, plan: Plan, sizes: dict[int, int]) -> View | None:
+def _view(view: steps.View, plan: Plan, sizes: dict[int, int]) -> steps.View | None:
     """``view`` with the batch innermost: element n * pixels + p of a plane goes to p * N + n.
 
     n is the image, p the pixel. None where an axis runs over images and pixels at once.
@@ -104,7 +85,7 @@ def _view(view: View, plan: Plan, sizes: dict[int, int]) -> View | None:
     if plan.buffers[view.buffer].space != "arena" or sizes[view.buffer] == 1:
         return view
     pixels, images = sizes[view.buffer], plan.batch
-    plane = plane_stride(pixels * images)
+    plane = steps.plane_stride(pixels * images)
     strides = []
     for size, stride in zip(view.shape, view.strides, strict=True):
         if size == 1 or stride % plane == 0:

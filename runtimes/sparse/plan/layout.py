@@ -14,43 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from prunedeploy.runtimes.sparse.importer.graph import (
-    VIEWS,
-    ConcatOp,
-    ConvertOp,
-    ConvOp,
-    ElementwiseOp,
-    GatherOp,
-    Graph,
-    NormOp,
-    Op,
-    PadOp,
-    PoolOp,
-    ReduceOp,
-    ResizeOp,
-    SoftmaxOp,
-    Tensor,
-)
+from prunedeploy.runtimes.sparse.importer import graph as ops
+from prunedeploy.runtimes.sparse.importer.graph import ConcatOp, Op, Tensor
+from prunedeploy.runtimes.sparse.plan import steps
 from prunedeploy.runtimes.sparse.plan import strides as layout
-from prunedeploy.runtimes.sparse.plan.steps import (
-    UNIT,
-    Buffer,
-    Copy,
-    Dtype,
-    MemorySpace,
-    Plan,
-    Port,
-    Step,
-    View,
-    row_major,
-)
-from prunedeploy.runtimes.sparse.plan.steps import is_planar as lies_planar
+from prunedeploy.runtimes.sparse.plan.steps import Port, View
 from prunedeploy.runtimes.sparse.plan.strides import Layout
 
-PLANAR = (ConvOp, PoolOp, ResizeOp)  # their results are planar, and nothing else
+PLANAR = (ops.ConvOp, ops.PoolOp, ops.ResizeOp)  # their results are planar, and nothing else
 
 # their results have the layout of what they read, where no reader prefers another
-FOLLOWS = (ReduceOp, PadOp, GatherOp)
+FOLLOWS = (ops.ReduceOp, ops.PadOp, ops.GatherOp)
 
 # the function of each operator that adds its steps
 Emitters = Mapping[type, Callable[["LayoutAssigner", Any], None]]
@@ -58,12 +32,12 @@ Emitters = Mapping[type, Callable[["LayoutAssigner", Any], None]]
 
 def is_planar(view: View, channel: int) -> bool:
     """Whether a tensor of any rank is planar, with axis ``channel`` from plane to plane."""
-    return view.size > 0 and lies_planar(view, channel)
+    return view.size > 0 and steps.is_planar(view, channel)
 
 
 def channel(op: Op) -> int:
     """The channel axis of an operator over planes."""
-    return op.channel if isinstance(op, ConvOp) else 1
+    return op.channel if isinstance(op, ops.ConvOp) else 1
 
 
 class LayoutAssigner:
@@ -74,12 +48,12 @@ class LayoutAssigner:
         emitters: for each class of operators the function that adds its steps.
     """
 
-    def __init__(self, graph: Graph, emitters: Emitters) -> None:
+    def __init__(self, graph: ops.Graph, emitters: Emitters) -> None:
         self.graph = graph
         self._emitters = emitters
         self.producers = graph.producers()
-        self.buffers: list[Buffer] = []
-        self.steps: list[Step] = []
+        self.buffers: list[steps.Buffer] = []
+        self.steps: list[steps.Step] = []
         self.views: dict[Tensor, View] = {}
         self.preferred: dict[Tensor, tuple[bool, Layout]] = {}  # whether it is required, and it
         self.targets: dict[Tensor, View] = {}  # views that tensors are to be computed in
@@ -87,7 +61,7 @@ class LayoutAssigner:
         self._constants: dict[tuple[Tensor, tuple[int, ...]], int] = {}
         self._names: set[str] = set()
 
-    def plan(self, inputs: dict[str, Tensor], outputs: Sequence[str], batch: int) -> Plan:
+    def plan(self, inputs: dict[str, Tensor], outputs: Sequence[str], batch: int) -> steps.Plan:
         """The steps, buffers and ports; no buffer of the arena has an offset yet."""
         ports = [self._input(i, name, t) for i, (name, t) in enumerate(inputs.items())]
         results = [self._output(i, name) for i, name in enumerate(outputs)]
@@ -98,21 +72,23 @@ class LayoutAssigner:
         for op in self.graph.ops:
             self._emit(op)
         for port, tensor in zip(results, self.graph.outputs, strict=True):
-            view, target = self.view(tensor), row_major(port.buffer, port.shape)
+            view, target = self.view(tensor), steps.row_major(port.buffer, port.shape)
             if not layout.same(view, target):
                 self.copy(f"{port.name} out", view, target)
-        return Plan(batch, tuple(self.buffers), tuple(self.steps), tuple(ports), tuple(results))
+        return steps.Plan(
+            batch, tuple(self.buffers), tuple(self.steps), tuple(ports), tuple(results)
+        )
 
     def _input(self, index: int, name: str, tensor: Tensor) -> Port:
-        dtype: Dtype = tensor.dtype  # type: ignore[assignment]  # one of ``importer.TYPES``
+        dtype: steps.Dtype = tensor.dtype  # type: ignore[assignment]  # one of ``importer.TYPES``
         buffer = self.buffer("input", tensor.size, dtype, index)
-        self.views[tensor] = row_major(buffer, tensor.shape)
+        self.views[tensor] = steps.row_major(buffer, tensor.shape)
         return Port(name, buffer, tensor.shape, dtype)
 
     def _output(self, index: int, name: str) -> Port:
         tensor = self.graph.outputs[index]
         buffer = self.buffer("output", tensor.size, "float32", index)
-        self._assign(tensor, row_major(buffer, tensor.shape))
+        self._assign(tensor, steps.row_major(buffer, tensor.shape))
         return Port(name, buffer, tensor.shape)
 
     # -- from the last operator to the first ------------------------------------------------------
@@ -126,11 +102,13 @@ class LayoutAssigner:
         if op.output not in self.preferred:
             return
         required, wanted = self.preferred[op.output]
-        if isinstance(op, VIEWS):
+        if isinstance(op, ops.VIEWS):
             pulled = layout.pull(op, wanted)
             if pulled is not None:
                 self._note(op.inputs[0], pulled, required)
-        elif isinstance(op, ElementwiseOp | SoftmaxOp | NormOp | ConcatOp | ConvertOp):
+        elif isinstance(
+            op, ops.ElementwiseOp | ops.SoftmaxOp | ops.NormOp | ConcatOp | ops.ConvertOp
+        ):
             for tensor in op.inputs:
                 if tensor.rank == op.output.rank and (
                     isinstance(op, ConcatOp) or tensor.shape == op.output.shape
@@ -172,7 +150,7 @@ class LayoutAssigner:
         producer = self.producers.get(tensor)
         if producer is None or tensor in self.targets:
             return False
-        if isinstance(producer, VIEWS):
+        if isinstance(producer, ops.VIEWS):
             source = layout.backward(producer, target)
             assigned = source is not None and self._assign(producer.inputs[0], source)
             self.targets[tensor] = target  # used if it comes to a copy
@@ -191,12 +169,12 @@ class LayoutAssigner:
         if not is_planar(view, channel(op)):
             return False
         pixels = view.size // max(view.shape[channel(op)], 1)
-        return self.buffers[view.buffer].space == "arena" or pixels < UNIT
+        return self.buffers[view.buffer].space == "arena" or pixels < steps.UNIT
 
     # -- from the first operator to the last ------------------------------------------------------
 
     def _emit(self, op: Op) -> None:
-        if not isinstance(op, VIEWS):
+        if not isinstance(op, ops.VIEWS):
             self._emitters[type(op)](self, op)
             return
         source = self.view(op.inputs[0])
@@ -290,14 +268,14 @@ class LayoutAssigner:
 
     def buffer(
         self,
-        space: MemorySpace,
+        space: steps.MemorySpace,
         size: int,
-        dtype: Dtype = "float32",
+        dtype: steps.Dtype = "float32",
         index: int = 0,
         value: np.ndarray[tuple[int], np.dtype[np.float32]] | None = None,
     ) -> int:
         """A new buffer's number."""
-        self.buffers.append(Buffer(space, size, dtype, index, value))
+        self.buffers.append(steps.Buffer(space, size, dtype, index, value))
         return len(self.buffers) - 1
 
     def arena(self, shape: tuple[int, ...], wanted: Layout) -> View:
@@ -305,7 +283,7 @@ class LayoutAssigner:
         buffer = self.buffer("arena", wanted.size(shape))
         return View(buffer, shape, wanted.strides(shape))
 
-    def add(self, step: Step) -> None:
+    def add(self, step: steps.Step) -> None:
         """Append a step."""
         self.steps.append(step)
 
@@ -320,4 +298,4 @@ class LayoutAssigner:
 
     def copy(self, name: str, x: View, y: View) -> None:
         """Append a Copy."""
-        self.add(Copy(self.name(f"{name} copy"), x, y))
+        self.add(steps.Copy(self.name(f"{name} copy"), x, y))

@@ -11,7 +11,6 @@ allocate            an offset in one arena for every buffer        memory.py
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 import onnx_ir as ir
@@ -26,18 +25,7 @@ from prunedeploy.runtimes.sparse.plan.steps import MAX_ELEMENTS, Plan, reads, wr
 from prunedeploy.runtimes.sparse.plan.steps_of import plan_graph
 
 NO_SIZES: Mapping[str, int] = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why a model has no plan."""
-
-    operator: str
-    node: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.operator} ({self.node}): {self.reason}"
+Refusal = RefusedError  # why a model has no plan, as a value
 
 
 def lower(
@@ -66,7 +54,7 @@ def lower(
             plan = to_batch_innermost(plan)
         return allocate(plan)
     except RefusedError as refused:
-        return Refusal(refused.operator, refused.node, refused.reason)
+        return refused
 
 
 def check_sizes(plan: Plan) -> None:

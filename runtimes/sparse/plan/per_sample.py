@@ -14,17 +14,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from prunedeploy.runtimes.sparse.plan import steps
 from prunedeploy.runtimes.sparse.plan.memory import allocate
-from prunedeploy.runtimes.sparse.plan.steps import (
-    BatchedSuffix,
-    Conv,
-    Plan,
-    Step,
-    View,
-    is_planar,
-    reads,
-    writes,
-)
+from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan, View, writes
 
 CACHED = 12 << 20  # bytes of tensors that two threads' caches, and their part of a shared one, hold
 SMALL_PIXELS = 64  # pixels of a feature map that is small
@@ -43,14 +35,14 @@ class _Cut:
     """
 
     first: int
-    suffix: tuple[Step, ...]
+    suffix: tuple[steps.Step, ...]
     wanted: View
     given: View
 
     @property
     def views(self) -> list[View]:
         """All that the suffix reads and writes."""
-        return [view for step in self.suffix for view in (*reads(step), *writes(step))]
+        return [view for step in self.suffix for view in (*steps.reads(step), *writes(step))]
 
     @property
     def is_row(self) -> bool:
@@ -64,7 +56,7 @@ class _Cut:
         The tensor that is handed over has to be feature maps too.
         """
         planes = all(
-            is_planar(view, 1) and len(view.shape) == 4 for view in (self.wanted, self.given)
+            steps.is_planar(view, 1) and len(view.shape) == 4 for view in (self.wanted, self.given)
         )
         return planes and all(math.prod(view.shape[2:]) <= MAX_PIXELS for view in self.views)
 
@@ -142,8 +134,8 @@ def _cuts(whole: Plan, one: Plan) -> Iterator[_Cut]:
             yield _Cut(first, suffix, step.x, single.x)
 
 
-def _layers(steps: Sequence[Step]) -> list[str]:
-    return [step.name for step in steps if isinstance(step, Conv)]
+def _layers(suffix: Sequence[steps.Step]) -> list[str]:
+    return [step.name for step in suffix if isinstance(step, Conv)]
 
 
 def _needed(plan: Plan, first: int) -> set[View]:
@@ -157,19 +149,19 @@ def _needed(plan: Plan, first: int) -> set[View]:
     written: set[int] = set()
     for step in plan.steps[first:]:
         needed |= {
-            view for view in reads(step) if view.buffer in early or view.buffer not in written
+            view for view in steps.reads(step) if view.buffer in early or view.buffer not in written
         }
         written |= {view.buffer for view in writes(step)}
     return {view for view in needed if plan.buffers[view.buffer].space == "arena"}
 
 
-def _results(plan: Plan, steps: Sequence[Step]) -> set[int]:
-    """The indices of the outputs that ``steps`` write."""
-    buffers = (plan.buffers[view.buffer] for step in steps for view in writes(step))
+def _results(plan: Plan, suffix: Sequence[steps.Step]) -> set[int]:
+    """The indices of the outputs that ``suffix`` writes."""
+    buffers = (plan.buffers[view.buffer] for step in suffix for view in writes(step))
     return {buffer.index for buffer in buffers if buffer.space == "output"}
 
 
-def _suffix(whole: Plan, one: Plan, cut: _Cut) -> BatchedSuffix:
+def _suffix(whole: Plan, one: Plan, cut: _Cut) -> steps.BatchedSuffix:
     plan = allocate(replace(whole, steps=cut.suffix))
     wanted, given = cut.wanted, cut.given
     if cut.is_row:
@@ -177,7 +169,7 @@ def _suffix(whole: Plan, one: Plan, cut: _Cut) -> BatchedSuffix:
     else:
         axis = 1
     count = wanted.shape[axis]
-    return BatchedSuffix(
+    return steps.BatchedSuffix(
         plan=plan,
         count=count,
         pixels=math.prod(wanted.shape[1:]) // count,

@@ -4,44 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from prunedeploy.runtimes.sparse.importer import expr as e
-from prunedeploy.runtimes.sparse.importer.graph import (
-    ConcatOp,
-    ConvertOp,
-    ConvOp,
-    ElementwiseOp,
-    GatherOp,
-    Graph,
-    LookupOp,
-    MatMulOp,
-    NormOp,
-    PadOp,
-    PoolOp,
-    ReduceOp,
-    ResizeOp,
-    SoftmaxOp,
-    Tensor,
-)
+from prunedeploy.runtimes.sparse.importer import graph as ops
+from prunedeploy.runtimes.sparse.plan import steps
 from prunedeploy.runtimes.sparse.plan import strides as layout
 from prunedeploy.runtimes.sparse.plan.layout import LayoutAssigner
-from prunedeploy.runtimes.sparse.plan.steps import (
-    Conv,
-    Copy,
-    Lookup,
-    Map,
-    MatMul,
-    Norm,
-    Plan,
-    Pool,
-    Reduce,
-    Resize,
-    Softmax,
-    View,
-)
-from prunedeploy.runtimes.sparse.plan.steps import planar as planar_view
+from prunedeploy.runtimes.sparse.plan.steps import View
 
 
 def image(view: View, channel: int, window: bool) -> View:
@@ -57,103 +28,64 @@ def image(view: View, channel: int, window: bool) -> View:
         four = (shape[0], channels, 1, 1)
     else:
         four = (1, channels, 1, math.prod(shape[:channel] + shape[channel + 1 :]))
-    return replace(planar_view(view.buffer, four, 1), offset=view.offset)
+    return replace(steps.planar(view.buffer, four, 1), offset=view.offset)
 
 
-def _conv(assigner: LayoutAssigner, op: ConvOp) -> None:
+def _own(op: ops.Op, *left_out: str) -> dict[str, Any]:
+    """All that an operator says beside its name and tensors; its step has the same fields."""
+    names = (field.name for field in fields(op)[len(fields(ops.Op)) :])
+    return {name: getattr(op, name) for name in names if name not in left_out}
+
+
+def _step(
+    kind: Callable[..., steps.Step], planar: bool = False
+) -> Callable[[LayoutAssigner, ops.Op], None]:
+    """The function of an operator that becomes one step ``kind``.
+
+    Its tensors have any strides, or they are ``planar`` ones of shape [N, C, spatial axes].
+    """
+
+    def add(assigner: LayoutAssigner, op: ops.Op) -> None:
+        source = op.inputs[0]
+        x = assigner.planes(source, 1) if planar else assigner.view(source)
+        y = assigner.result(op)
+        if planar:
+            x, y = image(x, 1, True), image(y, 1, True)
+        assigner.add(kind(assigner.name(op.name), x, y, **_own(op)))
+
+    return add
+
+
+def _conv(assigner: LayoutAssigner, op: ops.ConvOp) -> None:
     views = [assigner.planes(tensor, op.channel) for tensor in op.inputs]
-    y = assigner.result(op)
-    x, *residual = (image(view, op.channel, op.window) for view in views)
-    assigner.add(
-        Conv(
-            assigner.name(op.name),
-            x,
-            image(y, op.channel, op.window),
-            op.weight,
-            op.bias,
-            op.strides,
-            op.pads,
-            op.dilations,
-            op.groups,
-            residual[0] if residual else None,
-            op.activation,
-        )
-    )
+    views.append(assigner.result(op))
+    x, *residual, y = (image(view, op.channel, op.window) for view in views)
+    added, own = (residual[0] if residual else None), _own(op, "window", "channel")
+    assigner.add(steps.Conv(assigner.name(op.name), x, y, residual=added, **own))
 
 
-def _elementwise(assigner: LayoutAssigner, op: ElementwiseOp) -> None:
+def _elementwise(assigner: LayoutAssigner, op: ops.ElementwiseOp) -> None:
     y = assigner.result(op)
     tensors, constants, code = e.code(op.expr)
     inputs = tuple(assigner.broadcast(tensor, y) for tensor in tensors)
-    assigner.add(Map(assigner.name(op.name), inputs, y, code, constants))
+    assigner.add(steps.Map(assigner.name(op.name), inputs, y, code, constants))
 
 
-def _convert(assigner: LayoutAssigner, op: ConvertOp) -> None:
-    assigner.add(Copy(assigner.name(op.name), assigner.view(op.inputs[0]), assigner.result(op)))
-
-
-def _pad(assigner: LayoutAssigner, op: PadOp) -> None:
+def _pad(assigner: LayoutAssigner, op: ops.PadOp) -> None:
     x, outer = assigner.view(op.inputs[0]), assigner.result(op)
     offset = outer.offset + sum(n * s for n, s in zip(op.before, outer.strides, strict=True))
     inner = View(outer.buffer, x.shape, outer.strides, offset)
-    assigner.add(Copy(assigner.name(op.name), x, inner, op.fill, outer))
+    assigner.add(steps.Copy(assigner.name(op.name), x, inner, op.fill, outer))
 
 
-def _pool(assigner: LayoutAssigner, op: PoolOp) -> None:
-    x = image(assigner.planes(op.inputs[0], 1), 1, True)
-    y = image(assigner.result(op), 1, True)
-    assigner.add(
-        Pool(
-            assigner.name(op.name),
-            x,
-            y,
-            op.kind,
-            op.kernel,
-            op.strides,
-            op.pads,
-            op.dilations,
-            op.count_include_pad,
-        )
-    )
-
-
-def _resize(assigner: LayoutAssigner, op: ResizeOp) -> None:
-    x = image(assigner.planes(op.inputs[0], 1), 1, True)
-    y = image(assigner.result(op), 1, True)
-    assigner.add(Resize(assigner.name(op.name), x, y, op.rows, op.columns))
-
-
-def _reduce(assigner: LayoutAssigner, op: ReduceOp) -> None:
-    x, y = assigner.view(op.inputs[0]), assigner.result(op)
-    kind: Any = op.kind
-    assigner.add(Reduce(assigner.name(op.name), x, y, kind, op.axes))
-
-
-def _softmax(assigner: LayoutAssigner, op: SoftmaxOp) -> None:
-    x, y = assigner.view(op.inputs[0]), assigner.result(op)
-    assigner.add(Softmax(assigner.name(op.name), x, y, op.axis, op.log))
-
-
-def _norm(assigner: LayoutAssigner, op: NormOp) -> None:
-    x, y = assigner.view(op.inputs[0]), assigner.result(op)
-    assigner.add(
-        Norm(assigner.name(op.name), x, y, op.axes, op.epsilon, op.scale, op.bias, op.centre)
-    )
-
-
-def _matmul(assigner: LayoutAssigner, op: MatMulOp) -> None:
+def _matmul(assigner: LayoutAssigner, op: ops.MatMulOp) -> None:
     y = assigner.result(op)
     a, b = (assigner.view(tensor) for tensor in op.inputs[:2])
     bias = assigner.broadcast(op.inputs[2], y) if len(op.inputs) > 2 else None
-    assigner.add(MatMul(assigner.name(op.name), a, b, y, op.alpha, bias))
+    assigner.add(steps.MatMul(assigner.name(op.name), a, b, y, op.alpha, bias))
 
 
-def _lookup(assigner: LayoutAssigner, op: LookupOp) -> None:
-    indices, y = assigner.view(op.inputs[0]), assigner.result(op)
-    assigner.add(Lookup(assigner.name(op.name), indices, y, op.table))
-
-
-def _concat(assigner: LayoutAssigner, op: ConcatOp) -> None:
+def _concat(assigner: LayoutAssigner, op: ops.ConcatOp) -> None:
     assigner.views[op.output] = assigner.targets[op.output]
     for tensor, part in zip(op.inputs, assigner.parts(op), strict=True):
         view = assigner.view(tensor)
@@ -161,7 +93,7 @@ def _concat(assigner: LayoutAssigner, op: ConcatOp) -> None:
             assigner.copy(op.name, view, part)
 
 
-def _gather(assigner: LayoutAssigner, op: GatherOp) -> None:
+def _gather(assigner: LayoutAssigner, op: ops.GatherOp) -> None:
     """A Copy for each run of consecutive indices."""
     x, y = assigner.view(op.inputs[0]), assigner.result(op)
     start = 0
@@ -180,22 +112,24 @@ def _gather(assigner: LayoutAssigner, op: GatherOp) -> None:
 
 
 EMITTERS: dict[type, Callable[[LayoutAssigner, Any], None]] = {
-    ConvOp: _conv,
-    ElementwiseOp: _elementwise,
-    ConvertOp: _convert,
-    PadOp: _pad,
-    PoolOp: _pool,
-    ResizeOp: _resize,
-    ReduceOp: _reduce,
-    SoftmaxOp: _softmax,
-    NormOp: _norm,
-    MatMulOp: _matmul,
-    LookupOp: _lookup,
-    ConcatOp: _concat,
-    GatherOp: _gather,
+    ops.ConvOp: _conv,
+    ops.ElementwiseOp: _elementwise,
+    ops.ConvertOp: _step(steps.Copy),
+    ops.PadOp: _pad,
+    ops.PoolOp: _step(steps.Pool, planar=True),
+    ops.ResizeOp: _step(steps.Resize, planar=True),
+    ops.ReduceOp: _step(steps.Reduce),
+    ops.SoftmaxOp: _step(steps.Softmax),
+    ops.NormOp: _step(steps.Norm),
+    ops.MatMulOp: _matmul,
+    ops.LookupOp: _step(steps.Lookup),
+    ops.ConcatOp: _concat,
+    ops.GatherOp: _gather,
 }
 
 
-def plan_graph(graph: Graph, inputs: dict[str, Tensor], outputs: Sequence[str], batch: int) -> Plan:
+def plan_graph(
+    graph: ops.Graph, inputs: dict[str, ops.Tensor], outputs: Sequence[str], batch: int
+) -> steps.Plan:
     """The plan of a graph: every tensor laid out, and a step or more for each operator."""
     return LayoutAssigner(graph, EMITTERS).plan(inputs, outputs, batch)

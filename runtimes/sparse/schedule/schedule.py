@@ -157,13 +157,17 @@ def _flat(step: Conv, schedule: Schedule) -> Geometry:
     return Geometry(True, tiles, size, size, 0, channel, UNIT, (), ((0,),))
 
 
+def _taps(step: Conv, row: int, column: int) -> tuple[tuple[int, ...], ...]:
+    """Offsets of a window's taps, whose rows and columns are so many elements apart."""
+    rows, columns = (range(count) for count in step.weight.shape[2:])
+    return tuple(tuple(row * y + column * x for x in columns) for y in rows)
+
+
 def _im2col(step: Conv, schedule: Schedule) -> Geometry:
     size = schedule.tile_width_x8 * EIGHT
     tap_size = -(-size // UNIT) * UNIT  # of one tap
     height, width = step.weight.shape[2:]
-    taps = tuple(
-        tuple((row * width + column) * tap_size for column in range(width)) for row in range(height)
-    )
+    taps = _taps(step, width * tap_size, tap_size)
     tiles, channel = -(-pixels(step) // size), height * width * tap_size
     return Geometry(True, tiles, size, size, 0, channel, UNIT, (), taps)
 
@@ -175,16 +179,13 @@ def shared_border_pitch(step: Conv) -> int:
 
 
 def _shared_border(step: Conv, schedule: Schedule) -> Geometry:
-    height, width = step.weight.shape[2:]
+    height = step.weight.shape[2]
     down, across = step.dilations
     top, left = step.pads[:2]
     pitch = shared_border_pitch(step)
     # one row more than the taps need: its border is the right one of the last row
     rows = schedule.tile_rows + (height - 1) * down + 1
-    taps = tuple(
-        tuple(row * down * pitch + column * across for column in range(width))
-        for row in range(height)
-    )
+    taps = _taps(step, down * pitch, across)
     channel = -(-rows * pitch // UNIT) * UNIT
     tiles = step.y.shape[0] * -(-step.y.shape[2] // schedule.tile_rows)
     phases = (Phase(-top, 1, rows, -left, 1, pitch, 0),)
@@ -198,10 +199,7 @@ def _interleaved(step: Conv, schedule: Schedule) -> Geometry:
     top, left = step.pads[:2]
     pitch = (schedule.interleaved + (width - 1) * across) * UNIT
     rows = schedule.tile_rows + (height - 1) * down
-    taps = tuple(
-        tuple(row * down * pitch + column * across * UNIT for column in range(width))
-        for row in range(height)
-    )
+    taps = _taps(step, down * pitch, across * UNIT)
     tiles = step.y.shape[0] * -(-step.y.shape[2] // schedule.tile_rows)
     phases = (Phase(-top, 1, rows, -left, schedule.interleaved, pitch, 0),)
     columns = step.y.shape[3]

@@ -73,12 +73,7 @@ class Trials:
         """Add the trials of a case; ``flush`` floats are read before each run."""
         step, plan = _alone(case)
         context = Context(
-            plan,
-            self.constants,
-            self.isa,
-            self.threads,
-            code=self.instructions,
-            blocks=self.blocks,
+            plan, self.constants, self.isa, self.threads, code=self.instructions, blocks=self.blocks
         )
         sizes = Sizes(plan.arena, flush, _written(step, plan))
         self.all += [

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +44,7 @@ HOPELESS = 1.6
 LARGE = 100_000  # non-zeros of a layer
 LIBRARY = 512 << 20  # bytes of programs that one library of trials holds
 STORED = 12  # bytes of a non-zero and what goes with it: 6 in rows, 15 in programs
+COUNTS = attrgetter("tile_rows", "tile_width_x8", "channels", "groups", "rows")
 FAR = 1 << 23  # the most that are read where kernels compete whose weights differ in size
 
 Progress = Callable[[str], None]
@@ -200,17 +202,10 @@ class _Store:
 
 def _is_sound(schedule: Schedule, isa: str) -> bool:
     """Whether fields are of their type and range: they come out of a file."""
-    counts = (
-        schedule.tile_rows,
-        schedule.tile_width_x8,
-        schedule.channels,
-        schedule.groups,
-        schedule.rows,
-    )
     kernel = KERNELS.get(schedule.kernel)
     return (
         kernel is not None
-        and all(type(count) is int and count > 0 for count in counts)
+        and all(type(count) is int and count > 0 for count in COUNTS(schedule))
         and kernel.suits_isa(ISAS[isa])
         and schedule.rows <= kernel.max_rows
         and schedule.packing in kernel.packings

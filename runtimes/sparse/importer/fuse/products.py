@@ -5,18 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from prunedeploy.runtimes.sparse.importer import expr as e
-from prunedeploy.runtimes.sparse.importer.graph import (
-    VIEWS,
-    ElementwiseOp,
-    Graph,
-    MatMulOp,
-    Op,
-    Tensor,
-    constant,
-)
+from prunedeploy.runtimes.sparse.importer import graph as ops
+from prunedeploy.runtimes.sparse.importer.graph import ElementwiseOp, Op, Tensor
 
 
-def absorb(graph: Graph) -> None:
+def absorb(graph: ops.Graph) -> None:
     """Take alpha and the added mask from the operator behind, alpha also from those before."""
     users, producers = graph.users(), graph.producers()
     _before(graph, users, producers)
@@ -26,7 +19,7 @@ def absorb(graph: Graph) -> None:
             continue
         for tensor in op.inputs:
             product = producers.get(tensor)
-            if not isinstance(product, MatMulOp) or len(product.inputs) > 2:
+            if not isinstance(product, ops.MatMulOp) or len(product.inputs) > 2:
                 continue
             if len(users[tensor]) > 1 or tensor in graph.outputs:
                 continue
@@ -57,19 +50,19 @@ def _sum(op: ElementwiseOp, product: Tensor) -> tuple[float, Tensor | None] | No
         if isinstance(added, Tensor) and added is not product:
             return factor, added
         if isinstance(added, float):
-            return factor, constant(np.full((1,) * product.rank, added, np.float32))
+            return factor, ops.constant(np.full((1,) * product.rank, added, np.float32))
     return None
 
 
-def _before(graph: Graph, users: dict[Tensor, list[Op]], producers: dict[Tensor, Op]) -> None:
+def _before(graph: ops.Graph, users: dict[Tensor, list[Op]], producers: dict[Tensor, Op]) -> None:
     """Absorb operators that only scale, with nothing but views between them and the product."""
     for op in graph.ops:
-        if not isinstance(op, MatMulOp):
+        if not isinstance(op, ops.MatMulOp):
             continue
         for side in (0, 1):
             chain: list[Op] = []
             tensor = op.inputs[side]
-            while (before := producers.get(tensor)) is not None and isinstance(before, VIEWS):
+            while (before := producers.get(tensor)) is not None and isinstance(before, ops.VIEWS):
                 if len(users[tensor]) > 1 or tensor in graph.outputs:
                     break
                 chain.append(before)
@@ -90,7 +83,7 @@ def _before(graph: Graph, users: dict[Tensor, list[Op]], producers: dict[Tensor,
 
 
 def _scale(
-    op: Op | None, users: dict[Tensor, list[Op]], graph: Graph
+    op: Op | None, users: dict[Tensor, list[Op]], graph: ops.Graph
 ) -> tuple[float, Tensor] | None:
     if not isinstance(op, ElementwiseOp) or len(users[op.output]) > 1 or op.output in graph.outputs:
         return None

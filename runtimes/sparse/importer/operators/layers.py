@@ -25,11 +25,17 @@ def _weight(call: Call) -> Array:
     return array
 
 
-def conv(call: Call) -> Tensor:
-    """1-D and 2-D, grouped, dilated, padded in any way."""
+def _operands(call: Call) -> tuple[Tensor, Array]:
+    """The input and the weight of a convolution over one or two axes."""
     x, weight = call.real(0), _weight(call)
     if x.rank not in (3, 4):
         raise call.refuse(f"convolutions over {x.rank - 2} axes are not known")
+    return x, weight
+
+
+def conv(call: Call) -> Tensor:
+    """1-D and 2-D, grouped, dilated, padded in any way."""
+    x, weight = _operands(call)
     if x.shape[1] != weight.shape[1] * call.integer("group", 1):
         raise call.refuse(f"its weight {list(weight.shape)} does not fit {x.shape[1]} channels")
     space = window(call, list(weight.shape[2:]))
@@ -55,9 +61,7 @@ def conv_transpose(call: Call) -> Tensor:
     Output pixel o = s q + r of an axis sums over the taps k = r + p - s j (dilated: d k) that meet
     input pixel q + j: for each phase r a kernel over few offsets j.
     """
-    x, weight = call.real(0), _weight(call)
-    if x.rank not in (3, 4):
-        raise call.refuse(f"convolutions over {x.rank - 2} axes are not known")
+    x, weight = _operands(call)
     groups, depth = call.integer("group", 1), x.shape[1]
     if weight.shape[0] != depth or depth % groups:
         raise call.refuse(f"its weight {list(weight.shape)} does not fit {depth} channels")

@@ -119,6 +119,7 @@ def _reduce(kind: str) -> Importer:
     return run
 
 
+REDUCTIONS = ("Sum", "Mean", "Max", "Min", "Prod", "L1", "L2", "SumSquare", "LogSum", "LogSumExp")
 TABLE: dict[str, Importer] = {
     "Softmax": softmax,
     "LogSoftmax": softmax,
@@ -130,14 +131,5 @@ TABLE: dict[str, Importer] = {
     "GroupNormalization": group_norm,
     "LpNormalization": lp_norm,
     "MeanVarianceNormalization": mean_variance,
-    "ReduceSum": _reduce("sum"),
-    "ReduceMean": _reduce("mean"),
-    "ReduceMax": _reduce("max"),
-    "ReduceMin": _reduce("min"),
-    "ReduceProd": _reduce("prod"),
-    "ReduceL1": _reduce("l1"),
-    "ReduceL2": _reduce("l2"),
-    "ReduceSumSquare": _reduce("sumsquare"),
-    "ReduceLogSum": _reduce("logsum"),
-    "ReduceLogSumExp": _reduce("logsumexp"),
+    **{f"Reduce{kind}": _reduce(kind.lower()) for kind in REDUCTIONS},
 }

@@ -6,15 +6,8 @@ import math
 
 import numpy as np
 
-from prunedeploy.runtimes.sparse.importer.graph import (
-    ConcatOp,
-    GatherOp,
-    LookupOp,
-    PadOp,
-    Tensor,
-    broadcast,
-    constant,
-)
+from prunedeploy.runtimes.sparse.importer import graph
+from prunedeploy.runtimes.sparse.importer.graph import Tensor
 from prunedeploy.runtimes.sparse.importer.importer import Call, Importer
 
 
@@ -22,12 +15,12 @@ def shape(call: Call) -> Tensor:
     """A constant, since all shapes are known."""
     rank = call.x.rank
     start, end = (call.integer(n, d) for n, d in (("start", 0), ("end", rank)))
-    return constant(np.asarray(call.x.shape[slice(start, end)], np.int64))
+    return graph.constant(np.asarray(call.x.shape[slice(start, end)], np.int64))
 
 
 def size(call: Call) -> Tensor:
     """The number of elements."""
-    return constant(np.asarray(call.x.size, np.int64))
+    return graph.constant(np.asarray(call.x.size, np.int64))
 
 
 def identity(call: Call) -> Tensor:
@@ -92,7 +85,7 @@ def transpose(call: Call) -> Tensor:
 def expand(call: Call) -> Tensor:
     """Broadcast."""
     wanted = call.ints(1, "shape", "shape") or []
-    return call.build.expand(call.x, broadcast(call.x.shape, wanted))
+    return call.build.expand(call.x, graph.broadcast(call.x.shape, wanted))
 
 
 def tile(call: Call) -> Tensor:
@@ -117,7 +110,9 @@ def concat(call: Call) -> Tensor:
         return parts[0]
     total = list(parts[0].shape)
     total[axis] = sum(x.shape[axis] for x in parts)
-    return build.add(ConcatOp(build.name, parts, Tensor(tuple(total), tensors[0].dtype), axis))
+    return build.add(
+        graph.ConcatOp(build.name, parts, Tensor(tuple(total), tensors[0].dtype), axis)
+    )
 
 
 def split(call: Call) -> tuple[Tensor, ...]:
@@ -179,7 +174,7 @@ def _lookup(call: Call, x: Tensor, indices: Tensor, axis: int) -> Tensor:
     if axis:
         raise call.refuse(f"indices of axis {axis} that are an input are not known")
     made = Tensor((*indices.shape, *x.shape[1:]))
-    return call.build.add(LookupOp(call.build.name, [indices], made, x.value))
+    return call.build.add(graph.LookupOp(call.build.name, [indices], made, x.value))
 
 
 def _select(call: Call, x: Tensor, axis: int, index: list[int]) -> Tensor:
@@ -187,7 +182,7 @@ def _select(call: Call, x: Tensor, axis: int, index: list[int]) -> Tensor:
     build = call.build
     step = index[1] - index[0] if len(index) > 1 else 1
     if not index or x.value is not None:
-        return constant(np.take(x.value, index, axis)) if x.value is not None else x
+        return graph.constant(np.take(x.value, index, axis)) if x.value is not None else x
     if step and index == list(range(index[0], index[0] + step * len(index), step)):
         shape, starts, steps = list(x.shape), [0] * x.rank, [1] * x.rank
         shape[axis], starts[axis], steps[axis] = len(index), index[0], step
@@ -206,7 +201,7 @@ def _select(call: Call, x: Tensor, axis: int, index: list[int]) -> Tensor:
         order[axis], order[axis + 1] = axis + 1, axis
         return build.reshape(build.transpose(parts, order), (*front, len(index), *back))
     made = x.like((*x.shape[:axis], len(index), *x.shape[axis + 1 :]))
-    return build.add(GatherOp(build.name, [build.floating(x)], made, axis, tuple(index)))
+    return build.add(graph.GatherOp(build.name, [build.floating(x)], made, axis, tuple(index)))
 
 
 def pad(call: Call) -> Tensor:
@@ -230,7 +225,7 @@ def pad(call: Call) -> Tensor:
         return y
     made = tuple(n + b + a for n, b, a in zip(kept, front, back, strict=True))
     fill = float(value.reshape(())) if value is not None else call.number("value", 0.0)
-    return call.build.add(PadOp(call.build.name, [y], Tensor(made), tuple(front), fill))
+    return call.build.add(graph.PadOp(call.build.name, [y], Tensor(made), tuple(front), fill))
 
 
 def depth_to_space(call: Call) -> Tensor:

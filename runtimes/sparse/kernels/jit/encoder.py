@@ -106,11 +106,7 @@ def hex_bytes(hexadecimal: str) -> Bytes:
 
 
 def _prefix(
-    operation: Instruction,
-    width: int,
-    register: Ints,
-    between: Ints | int | None,
-    broadcast: bool,
+    operation: Instruction, width: int, register: Ints, between: Ints | int | None, broadcast: bool
 ) -> Bytes:
     """The EVEX prefix: numbers of registers are in it bit by bit and inverted."""
     other = np.broadcast_to(np.asarray(0 if between is None else between), register.shape)

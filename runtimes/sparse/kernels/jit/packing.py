@@ -9,27 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunedeploy.core.records import Array
+from prunedeploy.runtimes.sparse.kernels import packing
+from prunedeploy.runtimes.sparse.kernels.jit import layout
 from prunedeploy.runtimes.sparse.kernels.jit.encoder import HALF, TRAP, WHOLE
-from prunedeploy.runtimes.sparse.kernels.jit.layout import (
-    LINE,
-    REACH,
-    Epilogue,
-    ProgramEnd,
-    Programs,
-    cache_lines,
-    epilogue_of,
-)
-from prunedeploy.runtimes.sparse.kernels.packing import (
-    FIRST,
-    LAST,
-    Ints,
-    PackedWeights,
-    Part,
-    entries,
-    groups,
-    panels_of,
-    within,
-)
+from prunedeploy.runtimes.sparse.kernels.packing import Ints
 from prunedeploy.runtimes.sparse.plan.steps import Conv
 from prunedeploy.runtimes.sparse.schedule.schedule import Geometry, Schedule
 
@@ -52,7 +35,7 @@ BOTH = 21  # where there are instructions for whole vectors and for halves
 SPACING = (8, 64)  # non-zeros from one instruction that fetches a line to the next
 
 
-def pack_jit(step: Conv, schedule: Schedule, geometry: Geometry) -> PackedWeights:
+def pack_jit(step: Conv, schedule: Schedule, geometry: Geometry) -> packing.PackedWeights:
     """The programs of ``step``, each of ``schedule.rows`` rows at the most.
 
     A part's ``row_segments`` are of dtype ``PROGRAM``, with offsets into the part's ``code``, which
@@ -61,25 +44,25 @@ def pack_jit(step: Conv, schedule: Schedule, geometry: Geometry) -> PackedWeight
     Raises:
         ValueError: a panel reaches further than an instruction does.
     """
-    panels = panels_of(step.x.shape[1], schedule.channels)
-    nonzeros = entries(step, geometry, panels)
+    panels = packing.panels_of(step.x.shape[1], schedule.channels)
+    nonzeros = packing.entries(step, geometry, panels)
     farthest = int(nonzeros.offset.max(initial=0)) * geometry.unit
     if farthest >= 2**29:
         raise ValueError(f"an operand {farthest} elements away is out of an instruction's reach")
-    epilogue = epilogue_of(step, schedule)
-    edges = groups(np.bincount(nonzeros.row, minlength=len(step.weight)), schedule.groups)
+    epilogue = layout.epilogue_of(step, schedule)
+    edges = packing.groups(np.bincount(nonzeros.row, minlength=len(step.weight)), schedule.groups)
     parts = []
     for begin, end in itertools.pairwise(edges):
-        own = within(nonzeros, begin, end)
+        own = packing.within(nonzeros, begin, end)
         blocks = _blocks(begin, end, schedule.rows)
         group = []
         for panel in range(len(panels)):
             here = own.panel == panel
             terms = _Terms(own.row[here], own.offset[here] * geometry.unit, own.weight[here])
-            flags = FIRST * (panel == 0) + LAST * (panel == len(panels) - 1)
+            flags = packing.FIRST * (panel == 0) + packing.LAST * (panel == len(panels) - 1)
             group.append(_part(terms, blocks, flags, schedule, epilogue))
         parts.append(tuple(group))
-    return PackedWeights(panels, tuple(parts), int(np.diff(edges).max()))
+    return packing.PackedWeights(panels, tuple(parts), int(np.diff(edges).max()))
 
 
 @dataclass(frozen=True)
@@ -98,8 +81,8 @@ def _blocks(begin: int, end: int, max_rows: int) -> Ints:
 
 
 def _part(
-    terms: _Terms, blocks: Ints, flags: int, schedule: Schedule, epilogue: Epilogue | None
-) -> Part:
+    terms: _Terms, blocks: Ints, flags: int, schedule: Schedule, epilogue: layout.Epilogue | None
+) -> packing.Part:
     """The programs of all blocks of rows, for one panel."""
     block = np.searchsorted(blocks, terms.row, side="right") - 1
     span = int(terms.offset.max(initial=0)) + 1
@@ -108,19 +91,21 @@ def _part(
     row, offset = terms.row[order] - blocks[block], terms.offset[order]
     whole, half = divmod(schedule.tile_width_x8, 2)
     calls = (1 if schedule.packing == "shared_border" else schedule.tile_rows) * (whole + half)
-    spacing = int(np.clip(calls * LINE // (BOTH if whole and half else BYTES), *SPACING))
-    last = ProgramEnd(bool(flags & FIRST), epilogue if flags & LAST else None, schedule.elements)
-    code = Programs(block, row, offset, rows, last, spacing)
+    spacing = int(np.clip(calls * layout.LINE // (BOTH if whole and half else BYTES), *SPACING))
+    last = layout.ProgramEnd(
+        bool(flags & packing.FIRST), epilogue if flags & packing.LAST else None, schedule.elements
+    )
+    code = layout.Programs(block, row, offset, rows, last, spacing)
 
     count = np.bincount(block, minlength=rows.size)
-    length = cache_lines(code.length)
+    length = layout.cache_lines(code.length)
     programs = np.zeros(rows.size, PROGRAM)
     programs["row"], programs["rows"], programs["flags"] = blocks[:-1], rows, flags
     programs["half"] = length * (whole > 0)
     weights = length * ((whole > 0) + half)
-    programs["weight"] = weights + 4 * REACH
-    programs["size"] = weights + cache_lines(4 * count)
-    programs["fetch"] = -(-count // spacing) * LINE
+    programs["weight"] = weights + 4 * layout.REACH
+    programs["size"] = weights + layout.cache_lines(4 * count)
+    programs["fetch"] = -(-count // spacing) * layout.LINE
     starts = np.cumsum(np.append(0, programs["size"].astype(np.int64)))
     programs["code"] = starts[:-1]
 
@@ -133,7 +118,9 @@ def _part(
     edges = 4 * np.cumsum(np.append(0, count))
     for at, (first, last) in zip(starts[:-1] + weights, itertools.pairwise(edges), strict=True):
         text[at : at + last - first] = stored[first:last]
-    return Part(int(blocks[0]), programs, np.zeros(0, np.uint16), np.zeros(0, np.float32), text)
+    return packing.Part(
+        int(blocks[0]), programs, np.zeros(0, np.uint16), np.zeros(0, np.float32), text
+    )
 
 
 def relocated(programs: Array, base: int) -> Array:
@@ -147,10 +134,10 @@ def settings(
     step: Conv, schedule: Schedule, spilled: bool, common: dict[str, int]
 ) -> dict[str, int]:
     """The macros of c/jit.h; its offsets are in its instructions."""
-    own = {"SPILLED": int(spilled), "EPILOGUE": int(epilogue_of(step, schedule) is not None)}
+    own = {"SPILLED": int(spilled), "EPILOGUE": int(layout.epilogue_of(step, schedule) is not None)}
     return own | {key: value for key, value in common.items() if key != "LOG_UNIT"}
 
 
 def spilled_rows(step: Conv, schedule: Schedule) -> int:
     """Rows that programs leave in memory for c/jit.h to finish."""
-    return 0 if epilogue_of(step, schedule) is not None else schedule.rows
+    return 0 if layout.epilogue_of(step, schedule) is not None else schedule.rows

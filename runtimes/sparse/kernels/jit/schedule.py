@@ -9,18 +9,11 @@ from dataclasses import replace
 import numpy as np
 
 from prunedeploy.runtimes.sparse.isa import Isa
+from prunedeploy.runtimes.sparse.kernels import shapes
 from prunedeploy.runtimes.sparse.kernels.cost import copied_cycles
 from prunedeploy.runtimes.sparse.kernels.jit.layout import epilogue_of
 from prunedeploy.runtimes.sparse.kernels.jit.packing import MAX_ROWS, REACHED
 from prunedeploy.runtimes.sparse.kernels.kernel import Scope
-from prunedeploy.runtimes.sparse.kernels.shapes import (
-    Rows,
-    density,
-    groups,
-    shared_border_shapes,
-    terms,
-    window_shapes,
-)
 from prunedeploy.runtimes.sparse.plan.steps import UNIT, Conv
 from prunedeploy.runtimes.sparse.schedule.schedule import (
     Schedule,
@@ -55,8 +48,8 @@ def candidates(step: Conv, scope: Scope) -> Iterator[Schedule]:
         return
     outputs = len(step.weight)
     rows = -(-outputs // max(-(-outputs // MAX_ROWS), 1))
-    shapes = dict.fromkeys(_shapes(step, rows, scope))
-    schedules = {schedule: geometry(step, schedule) for schedule in shapes}
+    tiles = dict.fromkeys(_shapes(step, rows, scope))
+    schedules = {schedule: geometry(step, schedule) for schedule in tiles}
     if _shares_pixels(step, scope.threads):
         even = {
             schedule: layout
@@ -65,26 +58,24 @@ def candidates(step: Conv, scope: Scope) -> Iterator[Schedule]:
         }
         schedules = even or schedules
     for schedule, layout in schedules.items():
-        count = groups(layout.tiles, scope.threads, outputs)
+        count = shapes.groups(layout.tiles, scope.threads, outputs)
         max_channels = min(step.x.shape[1], REACHED // max(layout.channel, 1))
         if schedule.packing != "none":
             max_channels = min(max_channels, PANEL_BYTES // (4 * max(layout.channel, 1)))
-        panels = (min(int(max_terms / terms(step)), max_channels) for max_terms in MAX_TERMS)
+        panels = (min(int(max_terms / shapes.terms(step)), max_channels) for max_terms in MAX_TERMS)
         for channels in dict.fromkeys(max(each, 1) for each in panels if max_channels):
             yield replace(schedule, channels=channels, groups=count)
 
 
 def suits(step: Conv, isa: Isa) -> bool:
     """Whether a layer's non-zeros may be instructions: there is code for it, and most are zero."""
-    return isa.jit and density(step) <= MAX_DENSITY
+    return isa.jit and shapes.density(step) <= MAX_DENSITY
 
 
 def _shares_pixels(step: Conv, threads: int) -> bool:
     """Whether threads share pixels out, and not rows: programs are less than the input is."""
-    read, programs = (
-        4 * step.x.shape[1] * pixels(step),
-        PROGRAM_BYTES * np.count_nonzero(step.weight),
-    )
+    read = 4 * step.x.shape[1] * pixels(step)
+    programs = PROGRAM_BYTES * np.count_nonzero(step.weight)
     return bool(pixels(step) >= MIN_PIXELS * threads and read > programs)
 
 
@@ -102,10 +93,10 @@ def _shapes(step: Conv, rows: int, scope: Scope) -> Iterator[Schedule]:
                 yield Schedule("jit", 1, tile_width_x8, 1, packing="none", rows=rows)
             yield Schedule("jit", 1, tile_width_x8, 1, rows=rows)
         return
-    kernel = Rows("jit", rows)
-    windows = list(window_shapes(step, kernel, TILE_X8))
+    kernel = shapes.Rows("jit", rows)
+    windows = list(shapes.window_shapes(step, kernel, TILE_X8))
     if inside(step) == 1 and step.strides == (1, 1):
-        for schedule in shared_border_shapes(step, kernel, TILE_X8):
+        for schedule in shapes.shared_border_shapes(step, kernel, TILE_X8):
             windows.append(
                 replace(schedule, tile_width_x8=schedule.tile_width_x8 + schedule.tile_width_x8 % 2)
             )
@@ -115,10 +106,8 @@ def _shapes(step: Conv, rows: int, scope: Scope) -> Iterator[Schedule]:
 def cycles(step: Conv, schedule: Schedule, scope: Scope) -> float:
     """The cycles of the busiest thread."""
     layout, lanes = geometry(step, schedule), scope.isa.lanes
-    computed, copied = (
-        _tile_cycles(step, schedule, lanes),
-        copied_cycles(step, schedule, layout, lanes),
-    )
+    computed = _tile_cycles(step, schedule, lanes)
+    copied = copied_cycles(step, schedule, layout, lanes)
     share = -(-layout.tiles * schedule.groups // scope.threads)
     return share / schedule.groups * computed + math.ceil(share / schedule.groups) * copied
 

@@ -12,13 +12,7 @@ from prunedeploy.passes.analysis.ranges import ANYTHING, Range, Ranges, unit
 from prunedeploy.passes.analysis.value_numbers import ValueNumbers, signature
 from prunedeploy.passes.analysis.zero import SUBNORMAL, UNIT
 from prunedeploy.passes.operators import intervals
-from prunedeploy.passes.operators.operator import (
-    AxisOrder,
-    Indices,
-    Operator,
-    opaque,
-    read_besides,
-)
+from prunedeploy.passes.operators.operator import AxisOrder, Indices, Operator, opaque, read_besides
 from prunedeploy.reference.opsets import drops, scales_channels
 
 EPSILON = float(np.float32(1e-5))  # of a BatchNormalization that names none, as ONNX stores it

@@ -5,9 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from prunedeploy.passes.operators.layers import Layer
-from prunedeploy.passes.operators.operator import (
-    Operator,
-)
+from prunedeploy.passes.operators.operator import Operator
 
 
 def _convolution(node: ir.Node) -> Layer | None:

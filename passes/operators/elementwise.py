@@ -15,18 +15,8 @@ from prunedeploy.passes.analysis.feature_maps import held_channels, map_sizes
 from prunedeploy.passes.analysis.ranges import Range, Ranges
 from prunedeploy.passes.analysis.value_numbers import ValueNumbers, signature
 from prunedeploy.passes.operators import intervals
-from prunedeploy.passes.operators.intervals import (
-    APPROXIMATION,
-    between,
-    monotone,
-    pointwise,
-)
-from prunedeploy.passes.operators.operator import (
-    AxisOrder,
-    Indices,
-    Operator,
-    opaque,
-)
+from prunedeploy.passes.operators.intervals import APPROXIMATION, between, monotone, pointwise
+from prunedeploy.passes.operators.operator import AxisOrder, Indices, Operator, opaque
 from prunedeploy.reference.evaluate import evaluate_node
 
 

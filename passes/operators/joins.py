@@ -12,15 +12,8 @@ from prunedeploy.passes.analysis.feature_maps import held_beside_constants, held
 from prunedeploy.passes.analysis.ranges import ANYTHING, Range, Ranges, everywhere
 from prunedeploy.passes.analysis.value_numbers import ValueNumbers, signature
 from prunedeploy.passes.names import replace_input
-from prunedeploy.passes.operators.intervals import (
-    kept,
-)
-from prunedeploy.passes.operators.operator import (
-    Keep,
-    Operator,
-    opaque,
-    pin_parameters,
-)
+from prunedeploy.passes.operators.intervals import kept
+from prunedeploy.passes.operators.operator import Keep, Operator, opaque, pin_parameters
 
 
 def couple_concat(node: ir.Node, axes: Axes) -> None:

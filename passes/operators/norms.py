@@ -19,13 +19,7 @@ from prunedeploy.passes.analysis.axes import Axes, Mask, rank, static_size
 from prunedeploy.passes.analysis.facts import Constants, Facts
 from prunedeploy.passes.operators.channelwise import EPSILON
 from prunedeploy.passes.operators.elementwise import couple_elementwise
-from prunedeploy.passes.operators.operator import (
-    Keep,
-    Operator,
-    Reads,
-    opaque,
-    read_besides,
-)
+from prunedeploy.passes.operators.operator import Keep, Operator, Reads, opaque, read_besides
 
 WIDTH = "prunedeploy.width"  # metadata of a norm: how many indices its statistics are taken over
 

@@ -12,10 +12,7 @@ import onnx_ir as ir
 from prunedeploy.passes.analysis.axes import Axes, rank, static_size
 from prunedeploy.passes.analysis.facts import Constants, Facts
 from prunedeploy.passes.analysis.quantised_weights import is_whole, scale_axis
-from prunedeploy.passes.operators.operator import (
-    Operator,
-    opaque,
-)
+from prunedeploy.passes.operators.operator import Operator, opaque
 
 
 def couple_scaled(node: ir.Node, axes: Axes) -> None:

@@ -19,18 +19,8 @@ from prunedeploy.passes.analysis.facts import Constants, Facts, constant_array
 from prunedeploy.passes.analysis.feature_maps import held_beside_constants
 from prunedeploy.passes.analysis.ranges import ANYTHING, Range, Ranges, everywhere
 from prunedeploy.passes.names import replace_input, unique_name
-from prunedeploy.passes.operators.intervals import (
-    element_count,
-    mean,
-)
-from prunedeploy.passes.operators.operator import (
-    AxisOrder,
-    Indices,
-    Keep,
-    Operator,
-    Reads,
-    opaque,
-)
+from prunedeploy.passes.operators.intervals import element_count, mean
+from prunedeploy.passes.operators.operator import AxisOrder, Indices, Keep, Operator, Reads, opaque
 
 KEEPS_CONSTANTS = ("ReduceMean", "ReduceMax", "ReduceMin")
 SUMMING = ("ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare")

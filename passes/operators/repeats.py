@@ -8,12 +8,7 @@ import onnx_ir as ir
 from prunedeploy.passes.analysis.axes import Axes, rank, static_size
 from prunedeploy.passes.analysis.facts import Constants, Facts, constant_array
 from prunedeploy.passes.analysis.shape_targets import entries, retarget, rewritable
-from prunedeploy.passes.operators.operator import (
-    Keep,
-    Operator,
-    opaque,
-    pin_parameters,
-)
+from prunedeploy.passes.operators.operator import Keep, Operator, opaque, pin_parameters
 
 
 def _entry(node: ir.Node, axis: int) -> int | None:

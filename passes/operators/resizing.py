@@ -12,15 +12,8 @@ from prunedeploy.passes.analysis.facts import Facts, constant_array
 from prunedeploy.passes.analysis.ranges import ANYTHING, Range, Ranges, everywhere, unit, widened
 from prunedeploy.passes.analysis.shape_targets import entries, retarget, rewritable
 from prunedeploy.passes.operators.channelwise import number_channels
-from prunedeploy.passes.operators.intervals import (
-    kept,
-)
-from prunedeploy.passes.operators.operator import (
-    Keep,
-    Operator,
-    opaque,
-    pin_parameters,
-)
+from prunedeploy.passes.operators.intervals import kept
+from prunedeploy.passes.operators.operator import Keep, Operator, opaque, pin_parameters
 
 
 def couple_resize(node: ir.Node, axes: Axes) -> None:

@@ -10,15 +10,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy.reference.table import (
-    Kernel,
-    Numbers,
-    Table,
-    integer,
-    number,
-    same,
-    text,
-)
+from prunedeploy.reference.table import Kernel, Numbers, Table, integer, number, same, text
 
 SELU = (1.67326319217681884765625, 1.05070102214813232421875)
 

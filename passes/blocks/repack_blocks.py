@@ -103,13 +103,8 @@ def _decide(graph: ir.Graph, layer: Layer, parts: list[Part], target: Target) ->
     if positions is None or inputs is None:
         return Note("open-shape", layer.name, "refused", "blocks: the size of the map is open", 0)
     if not target.macs_per_second or not target.bytes_per_second:
-        return Note(
-            "no-cost-figures",
-            layer.name,
-            "refused",
-            f"blocks: no cost figures for {target.name}",
-            0,
-        )
+        reason = f"blocks: no cost figures for {target.name}"
+        return Note("no-cost-figures", layer.name, "refused", reason, 0)
     dense = _computed(layer.rows().size, positions, target)
     forms = [_channels(layer, parts, positions, inputs, target)]
     if _can_unroll(layer):

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from prunedeploy.core.records import Array
 from prunedeploy.passes.analysis.axes import Labels, Mask, static_size
-from prunedeploy.passes.names import names, unused
+from prunedeploy.passes.names import add_initializer, names, unused
 from prunedeploy.passes.operators.layers import Layer
 from prunedeploy.passes.operators.operator import Keep
 from prunedeploy.passes.operators.selections import set_split
@@ -72,15 +72,10 @@ def regroupings(layers: Iterable[Layer], keep: Keep) -> list[Regrouping]:
         writes = keep.of(layer.result, layer.result_axis)
         if reads is None and writes is None:
             continue
-        ins, outs = (
-            static_size(value, axis) or 0
-            for value, axis in (
-                (layer.source, layer.source_axis),
-                (layer.result, layer.result_axis),
-            )
-        )
-        reads = np.ones(ins, bool) if reads is None else reads
-        writes = np.ones(outs, bool) if writes is None else writes
+        if reads is None:
+            reads = np.ones(static_size(layer.source, layer.source_axis) or 0, bool)
+        if writes is None:
+            writes = np.ones(static_size(layer.result, layer.result_axis) or 0, bool)
         shape = (layer.groups, -1)
         plans.append(Regrouping(layer, layer.rows(), reads.reshape(shape), writes.reshape(shape)))
     return plans
@@ -121,15 +116,9 @@ def _parts(regrouping: Regrouping) -> list[Part]:
         columns = np.broadcast_to(reads[:, None], weight.shape[:3])
         weight = weight[columns].reshape(len(groups), outs, ins, taps)
         origin = b"|".join((np.array(groups).tobytes(), reads.tobytes(), writes.tobytes()))
-        parts.append(
-            Part(
-                _as_stored(regrouping.layer, weight),
-                len(groups),
-                sources[groups][reads],
-                results[groups][writes],
-                origin,
-            )
-        )
+        takes, makes = sources[groups][reads], results[groups][writes]
+        stored = _as_stored(regrouping.layer, weight)
+        parts.append(Part(stored, len(groups), takes, makes, origin))
     return parts
 
 
@@ -195,7 +184,7 @@ def _convolution(
     inputs = [source, weight]
     if layer.bias is not None and layer.bias.const_value is not None:
         bias = layer.bias.const_value.numpy()[part.makes]
-        inputs.append(_initializer(graph, unused(f"{name}.bias", taken), bias))
+        inputs.append(add_initializer(graph, unused(f"{name}.bias", taken), bias))
     attributes = dict(node.attributes) | {"group": ir.AttrInt64("group", part.groups)}
     return _add(graph, node, node.op_type, inputs, attributes, layer.result, len(part.makes), taken)
 
@@ -208,23 +197,12 @@ def _weight(graph: ir.Graph, layer: Layer, part: Part, copies: Copies, name: str
     key = (layer.weight, -1, part.origin)
     if key not in copies:
         if name:
-            copies[key] = _initializer(graph, name, part.weight)
+            copies[key] = add_initializer(graph, name, part.weight)
         else:
             layer.weight.const_value = ir.tensor(part.weight, name=layer.weight.name)
             layer.weight.shape = ir.Shape(part.weight.shape)
             copies[key] = layer.weight
     return copies[key]
-
-
-def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    value = ir.Value(
-        name=name,
-        shape=ir.Shape(array.shape),
-        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-        const_value=ir.tensor(np.ascontiguousarray(array), name=name),
-    )
-    graph.register_initializer(value)
-    return value
 
 
 def _split(graph: ir.Graph, layer: Layer, sizes: list[int], taken: set[str]) -> list[ir.Value]:
@@ -241,7 +219,8 @@ def _split(graph: ir.Graph, layer: Layer, sizes: list[int], taken: set[str]) -> 
 def _gather(
     graph: ir.Graph, source: ir.Value, indices: Labels, before: ir.Node, taken: set[str]
 ) -> ir.Value:
-    index = _initializer(graph, unused(f"{source.name}.indices", taken), indices.astype(np.int64))
+    name = unused(f"{source.name}.indices", taken)
+    index = add_initializer(graph, name, indices.astype(np.int64))
     inputs = [source, index]
     return _add(graph, before, "Gather", inputs, {"axis": 1}, source, len(indices), taken)
 

@@ -51,15 +51,8 @@ class FoldBatchNorm:
             reason = _refuse(node, before)
             if reason is None and before is not None:
                 _fold(node, before)
-                notes.append(
-                    Note(
-                        "batchnorm-folded",
-                        before.name,
-                        "taken",
-                        "normalisation folded into weights",
-                        1,
-                    )
-                )
+                what = "normalisation folded into weights"
+                notes.append(Note("batchnorm-folded", before.name, "taken", what, 1))
             else:
                 notes.append(Note("batchnorm-kept", node.name or "?", "refused", reason or "", 1))
         models.drop_unused(model.graph)

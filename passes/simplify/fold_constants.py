@@ -58,26 +58,15 @@ class FoldConstants:
             if not (folded or known or fixed):
                 break
         gone = before - sum(1 for _ in model.graph.all_nodes())
-        notes = []
-        if gone:
-            notes.append(
-                Note("nodes-folded", "graph", "taken", "nodes folded into initializers", gone)
-            )
-        if targets:
-            notes.append(
-                Note(
-                    "reshape-targets-folded",
-                    "graph",
-                    "taken",
-                    "computed reshape targets made constant",
-                    targets,
-                )
-            )
-        if lengths:
-            notes.append(
-                Note("lengths-folded", "graph", "taken", "lengths of axes that are known", lengths)
-            )
-        return PassResult(changed or gone + targets + lengths > 0, tuple(notes))
+        target = "computed reshape targets made constant"
+        length = "lengths of axes that are known"
+        notes = (
+            Note("nodes-folded", "graph", "taken", "nodes folded into initializers", gone),
+            Note("reshape-targets-folded", "graph", "taken", target, targets),
+            Note("lengths-folded", "graph", "taken", length, lengths),
+        )
+        taken = tuple(note for note in notes if note.count)
+        return PassResult(changed or bool(taken), taken)
 
 
 def _round(model: ir.Model, small: int) -> tuple[bool, int, int]:

@@ -43,20 +43,9 @@ class SimplifyGathers:
                 gone += 1
         if gone:
             common.RemoveUnusedNodesPass()(model)
-        notes = (
-            (
-                Note(
-                    "gathers-simplified",
-                    "graph",
-                    "taken",
-                    "copies through a flattened tensor",
-                    gone,
-                ),
-            )
-            if gone
-            else ()
-        )
-        return PassResult(gone > 0, notes)
+        reason = "copies through a flattened tensor"
+        note = Note("gathers-simplified", "graph", "taken", reason, gone)
+        return PassResult(gone > 0, (note,) if gone else ())
 
 
 @dataclass(frozen=True)

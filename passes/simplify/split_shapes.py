@@ -20,7 +20,7 @@ from prunedeploy.graph import model as models
 from prunedeploy.graph.shapes import infer_shapes
 from prunedeploy.passes.analysis.facts import constant_array
 from prunedeploy.passes.analysis.shape_targets import Entry, entries
-from prunedeploy.passes.names import naming, unique_name
+from prunedeploy.passes.names import add_initializer, graph_of, naming, put_before, unique_name
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,7 @@ def _parts(
     concat: ir.Node, shape: ir.Value, indices: list[int], known: list[Entry]
 ) -> Iterator[ir.Value]:
     """Constants for the runs of numbers, a Gather of the shape for each of the others."""
-    graph = concat.graph
-    assert graph is not None
+    graph = graph_of(concat)
     pairs = zip(known, indices, strict=True)
     for is_number, run in groupby(pairs, key=lambda pair: isinstance(pair[0], int)):
         numbers, positions = zip(*run, strict=True)
@@ -110,21 +109,13 @@ def _parts(
             continue
         picked = _constant(graph, f"axes.{concat.name}", positions)
         gather = ir.node("Gather", [shape, picked], {"axis": 0})
-        gather.name = unique_name(graph, f"lengths.{concat.name}")
-        graph.insert_before(concat, gather)
-        result = gather.outputs[0]
-        result.name = unique_name(graph, f"{gather.name}.result")
+        result = put_before(concat, gather, f"lengths.{concat.name}", "result")
         result.shape, result.type = ir.Shape([len(positions)]), ir.TensorType(ir.DataType.INT64)
         yield result
 
 
 def _constant(graph: ir.Graph, hint: str, numbers: Sequence[object]) -> ir.Value:
-    name = unique_name(graph, hint)
-    tensor = ir.tensor(np.array(numbers, np.int64), name=name)
-    value = ir.Value(name=name, shape=ir.Shape(tensor.shape.numpy()), const_value=tensor)
-    value.type = ir.TensorType(tensor.dtype)
-    graph.register_initializer(value)
-    return value
+    return add_initializer(graph, unique_name(graph, hint), np.array(numbers, np.int64))
 
 
 def _drop_shapes(graph: ir.Graph) -> None:

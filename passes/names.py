@@ -81,6 +81,23 @@ def put_before(node: ir.Node, new: ir.Node, name: str, result: str = "0") -> ir.
     return value
 
 
+def put_behind(node: ir.Node, operator: str, name: str, before: str) -> ir.Node:
+    """A binary node behind ``node`` that all its readers read instead, its second operand open.
+
+    The new node is named after ``node`` with ``name``, what it reads with ``before``.
+    """
+    graph, result = graph_of(node), node.outputs[0]
+    new = ir.node(operator, [result])
+    new.name = unique_name(graph, f"{node.name or result.name}.{name}")
+    value = new.outputs[0]
+    value.shape, value.type = result.shape, result.type
+    result.replace_all_uses_with(value, replace_graph_outputs=True)
+    value.name, result.name = result.name, unique_name(graph, f"{result.name}.{before}")
+    new.replace_input_with(0, result)
+    graph.insert_after(node, new)
+    return new
+
+
 def replace_value(old: ir.Value, new: ir.Value) -> None:
     """Let ``new`` be read in the place of ``old``, with its shape, type and name."""
     new.shape, new.type, name = old.shape, old.type, old.name

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from prunedeploy.core.records import Array, Note, PassResult
 from prunedeploy.graph import model as models
 from prunedeploy.graph import shapes
-from prunedeploy.passes.analysis.axes import static_size
+from prunedeploy.passes.analysis.axes import positions
 from prunedeploy.passes.analysis.liveness import layers_of
 from prunedeploy.passes.operators.layers import Layer
 
@@ -102,9 +102,5 @@ def _is_narrow(layer: Layer) -> bool:
         return False
     if node.op_type == "ConvTranspose":
         return False
-    axes = [axis for axis in range(len(shape)) if axis != layer.result_axis % len(shape)]
-    sizes = [static_size(layer.result, axis) for axis in axes]
-    if axes[0] == 0 and sizes[0] is None:
-        sizes[0] = 1  # the batch
-    known = [size for size in sizes if size is not None]
-    return len(known) == len(sizes) and int(np.prod(known)) < FEW
+    uses = positions(layer.result, layer.result_axis % len(shape))
+    return uses is not None and uses < FEW

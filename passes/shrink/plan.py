@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -60,22 +60,6 @@ class Absorption:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The cuts, the constants to fold, and the reasons why the rest stays."""
-
-    keep: Keep
-    absorptions: tuple[Absorption, ...]
-    layers: tuple[Layer, ...]
-    axes: Axes
-    weights: Weights
-    facts: Facts
-    reasons: dict[int, Reason]
-    ranges: Ranges
-    aligned: frozenset[int]  # representatives of labels that stay for the sake of alignment
-    recurrents: tuple[Recurrent, ...] = ()
-
-
-@dataclass(frozen=True)
 class Analysis:
     """The results of all analyses of a graph, before anything is decided.
 
@@ -91,6 +75,15 @@ class Analysis:
     bias_channels: dict[tuple[int, int], int]
     ranges: Ranges
     recurrents: tuple[Recurrent, ...]
+
+
+@dataclass(frozen=True)
+class Plan(Analysis):
+    """An analysis with what is concluded from it: the cuts, and the constants to fold."""
+
+    keep: Keep
+    absorptions: tuple[Absorption, ...]
+    aligned: frozenset[int]  # representatives of labels that stay for the sake of alignment
 
 
 def analyse(graph: ir.Graph, settings: Settings, split_choice: int = 0) -> Analysis:
@@ -149,18 +142,8 @@ def conclude(analysis: Analysis, stays: Mask, aligned: frozenset[int] = frozense
         for index, layer in enumerate(analysis.layers)
         for absorption in _absorptions(layer, index, analysis.bias_channels, keep, facts, weights)
     ]
-    return Plan(
-        keep,
-        tuple(absorptions),
-        analysis.layers,
-        analysis.axes,
-        weights,
-        facts,
-        analysis.kept.reasons,
-        analysis.ranges,
-        aligned,
-        analysis.recurrents,
-    )
+    known = {each.name: getattr(analysis, each.name) for each in fields(Analysis)}
+    return Plan(**known, keep=keep, absorptions=tuple(absorptions), aligned=aligned)
 
 
 def _leave_some(axes: Axes, kept: Kept, grouped: list[Layer]) -> Mask:

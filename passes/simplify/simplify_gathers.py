@@ -17,7 +17,7 @@ from onnx_ir.passes import common
 
 from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph import shapes
-from prunedeploy.passes.analysis.axes import rank
+from prunedeploy.passes.analysis.axes import rank, same_length
 from prunedeploy.passes.analysis.facts import constant_array
 
 
@@ -90,10 +90,7 @@ def _copied(gather: ir.Node) -> ir.Value | None:
 
 
 def _same_shape(one: ir.Shape, other: ir.Shape) -> bool:
-    """Two unnamed dimensions are equal as objects, and still may be any two numbers."""
-    return list(one) == list(other) and all(
-        isinstance(dim, int) or dim.value is not None for dim in one
-    )
+    return len(one) == len(other) and all(map(same_length, one, other))
 
 
 def _linear(value: ir.Value | None) -> Linear | None:
@@ -146,6 +143,3 @@ def _scaled(left: Linear, right: Linear) -> Linear | None:
             factor = int(other.offsets.item())
             return Linear(one.step * factor, one.offsets * factor, one.width)
     return None
-
-
-__all__ = ["SimplifyGathers"]

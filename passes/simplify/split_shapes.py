@@ -19,7 +19,7 @@ from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph import model as models
 from prunedeploy.graph.shapes import infer_shapes
 from prunedeploy.passes.analysis.facts import constant_array
-from prunedeploy.passes.analysis.shape_targets import Entry, entries
+from prunedeploy.passes.analysis.shape_targets import Entry, entries, selected
 from prunedeploy.passes.names import add_initializer, graph_of, naming, put_before, unique_name
 
 
@@ -78,22 +78,13 @@ def _picked(value: ir.Value | None) -> tuple[ir.Value, list[int]] | None:
     if node.op_type == "Shape":
         count = len(entries(value) or ())
         return (node.outputs[0], list(range(count))) if count else None
-    source = node.inputs[0]
-    before = _picked(source) if node.op_type in ("Gather", "Slice") else None
-    given = [constant_array(each) for each in node.inputs[1:]]
-    arrays = [array for array in given if array is not None]
-    if before is None or not arrays or len(arrays) < len(given):
+    before = _picked(node.inputs[0]) if node.op_type in ("Gather", "Slice") else None
+    first = constant_array(node.inputs[1]) if len(node.inputs) > 1 else None
+    if before is None or first is None or first.ndim != 1:
         return None
     shape, indices = before
-    numbers = [array.reshape(-1).tolist() for array in arrays]
-    if node.op_type == "Gather":
-        inside = all(-len(indices) <= i < len(indices) for i in numbers[0])
-        flat = arrays[0].ndim == 1
-        return (shape, [indices[i] for i in numbers[0]]) if inside and flat else None
-    if len(numbers) < 2 or any(len(part) != 1 for part in numbers):
-        return None
-    step = numbers[3][0] if len(numbers) > 3 else 1
-    return shape, indices[slice(numbers[0][0], numbers[1][0], step)]
+    taken = selected(node, indices)
+    return None if taken is None else (shape, taken)
 
 
 def _parts(

@@ -26,7 +26,7 @@ from prunedeploy.core.records import Array
 from prunedeploy.passes.analysis.axes import static_size
 from prunedeploy.passes.blocks.blocks import Ints
 from prunedeploy.passes.blocks.parts import Part
-from prunedeploy.passes.names import add_initializer, names, unused
+from prunedeploy.passes.names import add_initializer, names, replace_value, unused
 from prunedeploy.passes.operators.layers import Layer
 from prunedeploy.passes.shrink.reorder import reorder
 
@@ -111,10 +111,8 @@ def rewrite(graph: ir.Graph, layer: Layer, parts: list[Part], form: str, multipl
         joined = writer.add("Concat", results, axis, like=layer.result)
     if not silent:
         joined = writer.select(joined, layer.result_axis, np.argsort(order))
-    name = layer.result.name
-    layer.result.replace_all_uses_with(joined, replace_graph_outputs=True)
+    replace_value(layer.result, joined)
     graph.remove(layer.node, safe=True)
-    joined.name = name
     return silent
 
 

@@ -64,13 +64,17 @@ def couple_norm(node: ir.Node, axes: Axes) -> None:
 
 def norm_reads(node: ir.Node, facts: Facts) -> Reads:
     """Indices not known to be zero take part in the statistics, whoever reads the result."""
-    source, reads = node.inputs[0], []
-    for axis in normalised_axes(node) if source is not None else []:
-        assert source is not None
-        size = static_size(source, axis)
-        if size is not None:
-            reads.append((source, axis, ~_zero(facts.of(source, axis), size)))
-    return reads
+    return _nonzero(node.inputs[0], normalised_axes(node), facts)
+
+
+def _nonzero(source: ir.Value | None, axes: list[int], facts: Facts) -> Reads:
+    """Along these axes of known length, the indices not known to be zero."""
+    sizes = {axis: static_size(source, axis) for axis in axes} if source is not None else {}
+    return [
+        (source, axis, ~_zero(facts.of(source, axis), size))
+        for axis, size in sizes.items()
+        if source is not None and size is not None
+    ]
 
 
 def _zero(known: Constants | None, size: int) -> Mask:
@@ -177,12 +181,8 @@ def couple_lp_norm(node: ir.Node, axes: Axes) -> None:
 
 def lp_norm_reads(node: ir.Node, facts: Facts) -> Reads:
     """Along the axis of the norm, whatever is not known to be zero."""
-    source = node.inputs[0]
     axis = _along(node)
-    size = static_size(source, axis) if source is not None and axis is not None else None
-    if source is None or axis is None or size is None:
-        return []
-    return [(source, axis, ~_zero(facts.of(source, axis), size))]
+    return [] if axis is None else _nonzero(node.inputs[0], [axis], facts)
 
 
 def lp_norm_constants(node: ir.Node, facts: Facts) -> None:

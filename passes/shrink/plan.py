@@ -9,20 +9,13 @@ import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.core.records import Reason
+from prunedeploy.passes.analysis import liveness
 from prunedeploy.passes.analysis.axes import Axes, Labels, Mask
 from prunedeploy.passes.analysis.constants import channel_constants, find_constants
 from prunedeploy.passes.analysis.coupling import couple
 from prunedeploy.passes.analysis.facts import Constants, Facts, Maps
 from prunedeploy.passes.analysis.feature_maps import mapped, per_channel
-from prunedeploy.passes.analysis.liveness import (
-    Kept,
-    choose_bias_channels,
-    groups_of,
-    inner_layers_of,
-    layers_of,
-    mergeable,
-    reads_of,
-)
+from prunedeploy.passes.analysis.liveness import Kept, choose_bias_channels, mergeable
 from prunedeploy.passes.analysis.ranges import Ranges
 from prunedeploy.passes.analysis.settings import Settings
 from prunedeploy.passes.operators.layers import Layer, Weights
@@ -96,16 +89,16 @@ def analyse(graph: ir.Graph, settings: Settings, split_choice: int = 0) -> Analy
     ranges = Ranges(graph, settings.stated)
     # maps hold for the sizes of this graph; a module may be called with others
     facts = find_constants(graph, weights, settings.zero, ranges, maps=settings.limits is None)
-    layers = layers_of(graph)
+    layers = liveness.layers_of(graph)
     if settings.borders == "channel":
         layers = [replace(layer, takes_map=not mergeable(layer)) for layer in layers]
     if settings.limits is not None:
         settings.limits.pin(axes, graph)
         layers = [settings.limits.limit(layer) for layer in layers]
-    for name, reads in reads_of(graph, facts):
+    for name, reads in liveness.reads_of(graph, facts):
         for value, axis, needed in reads:
             axes.pin_labels(axes.of(value, axis)[needed], f"mixed with others by {name}")
-    inner = inner_layers_of(graph)
+    inner = liveness.inner_layers_of(graph)
     kept, bias_channels = choose_bias_channels([*layers, *inner], axes, weights, facts)
     recurrents = tuple(each for node in graph if (each := recurrent(node)) and each.results)
     return Analysis(
@@ -196,7 +189,7 @@ def _absorptions(
     # a group without a bias_channel has no live row that reads them
     return [
         Absorption(layer, inside, "channel", group, bias_channel, float(known[bias_channel]))
-        for group, inside in enumerate(groups_of(layer, going))
+        for group, inside in enumerate(liveness.groups_of(layer, going))
         if (bias_channel := bias_channels.get((index, group))) is not None
     ]
 

@@ -125,6 +125,11 @@ class Axes:
         else:
             self._labels[value, axis] = labels
 
+    def share(self, source: ir.Value, result: ir.Value) -> None:
+        """Give every axis of ``result`` the labels of the same axis of ``source``."""
+        for axis in range(rank(source) or 0):
+            self.assign(result, axis, self.of(source, axis))
+
     def is_pinned(self, labels: Labels) -> Mask:
         """True for labels that are never cut."""
         return np.isin(self.find(labels), np.fromiter(self.pinned, np.int64, len(self.pinned)))

@@ -30,8 +30,7 @@ def couple_first(node: ir.Node, axes: Axes) -> None:
     if source is None or vague or rank(result) != rank(source) or read_besides(node):
         opaque(node, axes)
         return
-    for axis in range(rank(source) or 0):
-        axes.assign(result, axis, axes.of(source, axis))
+    axes.share(source, result)
     for vector in node.inputs[1:]:
         if vector is not None and rank(vector) == 1:
             axes.assign(vector, 0, axes.of(source, 1))

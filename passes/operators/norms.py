@@ -136,8 +136,7 @@ def couple_group_norm(node: ir.Node, axes: Axes) -> None:
     by_group = channels.reshape(groups, -1)
     for labels in by_group.T[1:]:
         axes.tie(by_group[:, 0], labels)
-    for axis in range(rank(source) or 0):
-        axes.assign(result, axis, axes.of(source, axis))
+    axes.share(source, result)
     for vector in node.inputs[1:]:
         if vector is not None:
             axes.assign(vector, 0, channels)
@@ -175,8 +174,7 @@ def couple_lp_norm(node: ir.Node, axes: Axes) -> None:
     if source is None or rank(source) is None or rank(source) != rank(result):
         opaque(node, axes)
         return
-    for axis in range(rank(source) or 0):
-        axes.assign(result, axis, axes.of(source, axis))
+    axes.share(source, result)
 
 
 def lp_norm_reads(node: ir.Node, facts: Facts) -> Reads:
@@ -209,10 +207,9 @@ def couple_statistics(node: ir.Node, axes: Axes) -> None:
     mixed = [1]
     if node.op_type == "MeanVarianceNormalization":
         mixed = [axis % width for axis in node.attributes.get_ints("axes", [0, 2, 3])]
-    for axis in range(width):
-        if axis in mixed:
-            axes.pin_axis(source, axis, f"{node.op_type} ({node.name})")
-        axes.assign(result, axis, axes.of(source, axis))
+    for axis in mixed:
+        axes.pin_axis(source, axis, f"{node.op_type} ({node.name})")
+    axes.share(source, result)
 
 
 def statistics_constants(node: ir.Node, facts: Facts) -> None:

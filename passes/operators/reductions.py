@@ -94,16 +94,12 @@ def reduce_constants(node: ir.Node, facts: Facts) -> None:
 
 def needed(node: ir.Node, facts: Facts) -> Reads:
     """The axes reduced over, and which of their indices the result notices."""
-    source, reads = node.inputs[0], []
-    if source is None:
-        return []
-    for axis in reduced_axes(node) or []:
-        size = static_size(source, axis)
-        if size is not None:
-            known = facts.of(source, axis)
-            known = np.full(size, np.nan) if known is None else known
-            reads.append((source, axis, _noticed(node.op_type, known)))
-    return reads
+    source = node.inputs[0]
+    return [
+        (source, axis, _noticed(node.op_type, facts.along(source, axis)))
+        for axis in reduced_axes(node) or []
+        if source is not None and static_size(source, axis) is not None
+    ]
 
 
 def _noticed(operator: str, known: Constants) -> Mask:

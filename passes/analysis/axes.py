@@ -8,6 +8,8 @@ and outputs, and whatever an opaque operator touches.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -123,6 +125,11 @@ class Axes:
         else:
             self._labels[value, axis] = labels
 
+    def share(self, source: ir.Value, result: ir.Value) -> None:
+        """Give every axis of ``result`` the labels of the same axis of ``source``."""
+        for axis in range(rank(source) or 0):
+            self.assign(result, axis, self.of(source, axis))
+
     def is_pinned(self, labels: Labels) -> Mask:
         """True for labels that are never cut."""
         return np.isin(self.find(labels), np.fromiter(self.pinned, np.int64, len(self.pinned)))
@@ -161,6 +168,23 @@ class Axes:
 def rank(value: ir.Value) -> int | None:
     """Number of dimensions, None where the shape is not known."""
     return None if value.shape is None else len(value.shape)
+
+
+def same_length(one: int | ir.SymbolicDim, other: int | ir.SymbolicDim) -> bool:
+    """Two unnamed dimensions are equal as objects, and still may be any two numbers."""
+    return one == other and (isinstance(one, int) or one.value is not None)
+
+
+def positions(value: ir.Value, channel: int) -> int | None:
+    """Numbers in one index of the axis ``channel``, for one sample of a dynamic batch.
+
+    None where another size is open.
+    """
+    axes = [axis for axis in range(rank(value) or 0) if axis != channel]
+    sizes = [static_size(value, axis) for axis in axes]
+    if sizes and sizes[0] is None and axes[0] == 0:
+        sizes[0] = 1
+    return None if None in sizes else math.prod(size or 0 for size in sizes)
 
 
 def static_size(value: ir.Value, axis: int) -> int | None:

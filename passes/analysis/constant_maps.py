@@ -33,8 +33,7 @@ def find_constant_maps(
     known = None if sizes is None else _known(node, operator, layer, weights, facts)
     if sizes is None or known is None or len(known) != sizes[0]:
         return
-    constants = facts.of(result, 1)
-    constants = np.full(len(known), np.nan) if constants is None else constants
+    constants = facts.along(result, 1)
     fresh = known & np.isnan(constants)
     if not fresh.any():
         return

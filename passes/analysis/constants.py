@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy.passes.analysis.axes import static_size
 from prunedeploy.passes.analysis.constant_maps import find_constant_maps
 from prunedeploy.passes.analysis.facts import Constants, Facts
 from prunedeploy.passes.analysis.range_propagation import propagate_ranges
@@ -44,9 +43,8 @@ def find_constants(
 
 def channel_constants(layer: Layer, facts: Facts) -> Constants:
     """The constants of a layer's input channels; NaN where they vary or are infinite."""
-    known = facts.of(layer.source, layer.source_axis)
-    width = static_size(layer.source, layer.source_axis) or 0
-    return np.full(width, np.nan) if known is None else np.where(np.isfinite(known), known, np.nan)
+    known = facts.along(layer.source, layer.source_axis)
+    return np.where(np.isfinite(known), known, np.nan)
 
 
 def layer_constants(layer: Layer, weights: Weights, facts: Facts) -> Constants:

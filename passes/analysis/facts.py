@@ -36,6 +36,11 @@ class Facts:
             self._learn_initializer(value, axis)
         return self._known.get((value, axis))
 
+    def along(self, value: ir.Value, axis: int) -> Constants:
+        """The constants along ``axis``, NaN where they vary; empty for an axis of open length."""
+        known = self.of(value, axis)
+        return np.full(static_size(value, axis) or 0, np.nan) if known is None else known
+
     def learn(self, value: ir.Value, axis: int, constants: Constants | None) -> None:
         """Record what an operator's rule found; constants that count as zero become zero."""
         if constants is not None and not np.isnan(constants).all():

@@ -8,11 +8,7 @@ import onnx_ir as ir
 from prunedeploy.passes.analysis.axes import rank, static_size
 from prunedeploy.passes.analysis.facts import Constants, Facts
 from prunedeploy.passes.analysis.layer_ranges import layer_range
-from prunedeploy.passes.analysis.ranges import (
-    Range,
-    Ranges,
-    everywhere,
-)
+from prunedeploy.passes.analysis.ranges import Range, Ranges, everywhere
 from prunedeploy.passes.analysis.zero import Zero
 from prunedeploy.passes.operators.layers import Layer, Weights
 from prunedeploy.passes.operators.operator import Operator

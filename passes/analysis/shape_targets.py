@@ -8,14 +8,16 @@ numbers can still be rewritten where the Concat has them as constants.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.passes.analysis.axes import rank, static_size
 from prunedeploy.passes.analysis.facts import constant_array
-from prunedeploy.passes.names import replace_input, unique_name
+from prunedeploy.passes.names import graph_of, put_before, replace_input
 
+T = TypeVar("T")
 # A number, the name of a dynamic dimension, or None where nothing is known.
 Entry = int | str | None
 
@@ -45,7 +47,7 @@ def entries(value: ir.Value | None, depth: int = MAX_DEPTH) -> list[Entry] | Non
     if node.op_type in SAME:
         return before
     if node.op_type in ("Gather", "Slice"):
-        return _selected(node, before)
+        return selected(node, before)
     if node.op_type in ("Add", "Mul", "Sub"):
         return _computed(node, before, entries(node.inputs[1], depth - 1))
     return None
@@ -60,7 +62,8 @@ def _shape(node: ir.Node) -> list[Entry] | None:
     return [dim if isinstance(dim, int) else dim.value for dim in dims]
 
 
-def _selected(node: ir.Node, before: list[Entry]) -> list[Entry] | None:
+def selected(node: ir.Node, before: list[T]) -> list[T] | None:
+    """What a Gather or Slice takes of a list; None where that is not known."""
     if rank(node.inputs[0]) != 1 if node.inputs[0] is not None else True:
         return None
     given = [constant_array(value) for value in node.inputs[1:]]
@@ -142,9 +145,8 @@ def retarget(node: ir.Node, index: int, sizes: Mapping[int, int]) -> None:
 
     The entries are ``rewritable``; other readers of the shape keep the old one.
     """
-    value, graph = node.inputs[index], node.graph
+    value = node.inputs[index]
     assert value is not None
-    assert graph is not None
     array = constant_array(value)
     if array is not None:
         changed = array.astype(np.int64).copy()
@@ -155,10 +157,8 @@ def retarget(node: ir.Node, index: int, sizes: Mapping[int, int]) -> None:
     parts = _concat_parts(value)
     assert parts is not None
     concat = ir.node("Concat", [part for part, _ in parts], {"axis": 0})
-    concat.name = unique_name(graph, f"shape.{node.name or node.outputs[0].name}")
-    concat.outputs[0].shape, concat.outputs[0].type = value.shape, value.type
-    graph.insert_before(node, concat)
-    concat.outputs[0].name = unique_name(graph, f"{concat.name}.computed")
+    target = put_before(node, concat, f"shape.{node.name or node.outputs[0].name}", "computed")
+    target.shape, target.type = value.shape, value.type
     first = 0
     for position, (part, length) in enumerate(parts):
         here = {at - first: size for at, size in sizes.items() if first <= at < first + length}
@@ -167,7 +167,7 @@ def retarget(node: ir.Node, index: int, sizes: Mapping[int, int]) -> None:
             numbers = np.array(constant_array(part))
             numbers[list(here)] = list(here.values())
             replace_input(concat, position, numbers, "shape")
-    node.replace_input_with(index, concat.outputs[0])
+    node.replace_input_with(index, target)
     old = value.producer()
     if old is not None and not value.uses() and not value.is_graph_output():
-        graph.remove(old, safe=True)
+        graph_of(old).remove(old, safe=True)

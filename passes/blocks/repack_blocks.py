@@ -14,7 +14,6 @@ The sparse runtime runs blocks as they are and needs none of this.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,7 +22,7 @@ import onnx_ir as ir
 from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph import model as models
 from prunedeploy.graph import shapes
-from prunedeploy.passes.analysis.axes import static_size
+from prunedeploy.passes.analysis.axes import positions, static_size
 from prunedeploy.passes.analysis.liveness import layers_of
 from prunedeploy.passes.blocks.parts import Part, by_channels, parts_of
 from prunedeploy.passes.blocks.rewrite import REPACKED, padded_size, rewrite, window
@@ -98,22 +97,17 @@ def _has_blocks(layer: Layer, parts: list[Part]) -> bool:
 
 
 def _decide(graph: ir.Graph, layer: Layer, parts: list[Part], target: Target) -> Note:
-    positions = _positions(layer.result, layer.result_axis)
-    inputs = _positions(layer.source, layer.source_axis)
-    if positions is None or inputs is None:
+    outputs = positions(layer.result, layer.result_axis)
+    inputs = positions(layer.source, layer.source_axis)
+    if outputs is None or inputs is None:
         return Note("open-shape", layer.name, "refused", "blocks: the size of the map is open", 0)
     if not target.macs_per_second or not target.bytes_per_second:
-        return Note(
-            "no-cost-figures",
-            layer.name,
-            "refused",
-            f"blocks: no cost figures for {target.name}",
-            0,
-        )
-    dense = _computed(layer.rows().size, positions, target)
-    forms = [_channels(layer, parts, positions, inputs, target)]
+        reason = f"blocks: no cost figures for {target.name}"
+        return Note("no-cost-figures", layer.name, "refused", reason, 0)
+    dense = _computed(layer.rows().size, outputs, target)
+    forms = [_channels(layer, parts, outputs, inputs, target)]
     if _can_unroll(layer):
-        forms.append(_columns(layer, parts, positions, inputs, target))
+        forms.append(_columns(layer, parts, outputs, inputs, target))
     best = min(forms, key=lambda form: form.computed + form.moved)
     saved = dense - best.computed
     figures = f"{saved * 1e6:.0f} us less to compute, {best.moved * 1e6:.0f} us to move"
@@ -188,12 +182,3 @@ def _can_unroll(layer: Layer) -> bool:
 
 def _length(part: slice) -> int:
     return int(part.stop) - int(part.start)
-
-
-def _positions(value: ir.Value, channel: int) -> int | None:
-    """Numbers in one channel, for one sample of a dynamic batch; None where a size is open."""
-    axes = [axis for axis in range(len(value.shape or ())) if axis != channel]
-    sizes = [static_size(value, axis) for axis in axes]
-    if sizes and sizes[0] is None and axes[0] == 0:
-        sizes[0] = 1
-    return None if None in sizes else math.prod(size or 0 for size in sizes)

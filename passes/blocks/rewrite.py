@@ -26,7 +26,7 @@ from prunedeploy.core.records import Array
 from prunedeploy.passes.analysis.axes import static_size
 from prunedeploy.passes.blocks.blocks import Ints
 from prunedeploy.passes.blocks.parts import Part
-from prunedeploy.passes.names import names, unused
+from prunedeploy.passes.names import add_initializer, names, replace_value, unused
 from prunedeploy.passes.operators.layers import Layer
 from prunedeploy.passes.shrink.reorder import reorder
 
@@ -47,15 +47,7 @@ class Writer:
 
     def constant(self, array: Array, name: str) -> ir.Value:
         """A new initializer."""
-        name = unused(name, self.taken)
-        value = ir.Value(
-            name=name,
-            shape=ir.Shape(array.shape),
-            type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-            const_value=ir.tensor(np.ascontiguousarray(array), name=name),
-        )
-        self.graph.register_initializer(value)
-        return value
+        return add_initializer(self.graph, unused(name, self.taken), array)
 
     def add(
         self,
@@ -119,10 +111,8 @@ def rewrite(graph: ir.Graph, layer: Layer, parts: list[Part], form: str, multipl
         joined = writer.add("Concat", results, axis, like=layer.result)
     if not silent:
         joined = writer.select(joined, layer.result_axis, np.argsort(order))
-    name = layer.result.name
-    layer.result.replace_all_uses_with(joined, replace_graph_outputs=True)
+    replace_value(layer.result, joined)
     graph.remove(layer.node, safe=True)
-    joined.name = name
     return silent
 
 
@@ -221,10 +211,9 @@ def _im2col(writer: Writer, parts: list[Part]) -> list[ir.Value]:
         begin = [int(tap) // width * dilations[0], int(tap) % width * dilations[1]]
         end = [b + (n - 1) * s + 1 for b, n, s in zip(begin, sizes, strides, strict=True)]
         bounds = [begin, end, [2, 3], strides]
-        texts = ("starts", "ends", "axes", "steps")
         inputs = [
-            writer.constant(np.array(x, np.int64), f"{layer.name}.{text}")
-            for x, text in zip(bounds, texts, strict=True)
+            writer.constant(np.array(bound, np.int64), f"{layer.name}.{what}")
+            for bound, what in zip(bounds, ("starts", "ends", "axes", "steps"), strict=True)
         ]
         shape = {2: sizes[0], 3: sizes[1]}
         copies.append(writer.add("Slice", [source, *inputs], sizes=shape))

@@ -12,13 +12,7 @@ from prunedeploy.passes.analysis.ranges import ANYTHING, Range, Ranges, unit
 from prunedeploy.passes.analysis.value_numbers import ValueNumbers, signature
 from prunedeploy.passes.analysis.zero import SUBNORMAL, UNIT
 from prunedeploy.passes.operators import intervals
-from prunedeploy.passes.operators.operator import (
-    AxisOrder,
-    Indices,
-    Operator,
-    opaque,
-    read_besides,
-)
+from prunedeploy.passes.operators.operator import AxisOrder, Indices, Operator, opaque, read_besides
 from prunedeploy.reference.opsets import drops, scales_channels
 
 EPSILON = float(np.float32(1e-5))  # of a BatchNormalization that names none, as ONNX stores it
@@ -36,8 +30,7 @@ def couple_first(node: ir.Node, axes: Axes) -> None:
     if source is None or vague or rank(result) != rank(source) or read_besides(node):
         opaque(node, axes)
         return
-    for axis in range(rank(source) or 0):
-        axes.assign(result, axis, axes.of(source, axis))
+    axes.share(source, result)
     for vector in node.inputs[1:]:
         if vector is not None and rank(vector) == 1:
             axes.assign(vector, 0, axes.of(source, 1))

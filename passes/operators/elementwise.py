@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -15,18 +15,8 @@ from prunedeploy.passes.analysis.feature_maps import held_channels, map_sizes
 from prunedeploy.passes.analysis.ranges import Range, Ranges
 from prunedeploy.passes.analysis.value_numbers import ValueNumbers, signature
 from prunedeploy.passes.operators import intervals
-from prunedeploy.passes.operators.intervals import (
-    APPROXIMATION,
-    between,
-    monotone,
-    pointwise,
-)
-from prunedeploy.passes.operators.operator import (
-    AxisOrder,
-    Indices,
-    Operator,
-    opaque,
-)
+from prunedeploy.passes.operators.intervals import APPROXIMATION, between, monotone, pointwise
+from prunedeploy.passes.operators.operator import AxisOrder, Indices, Operator, opaque
 from prunedeploy.reference.evaluate import evaluate_node
 
 
@@ -60,6 +50,23 @@ def couple_elementwise(node: ir.Node, axes: Axes) -> None:
         axes.assign(result, axis, labels)
 
 
+def _along_axes(
+    values: list[ir.Value], result: ir.Value, facts: Facts
+) -> Iterator[tuple[int, int, list[Constants | None]]]:
+    """Each axis of the result of known length, that length, and the operands' constants there.
+
+    Nothing where a rank is not known.
+    """
+    width = rank(result)
+    if width is None or any(rank(value) is None for value in values):
+        return
+    for axis in range(width):
+        size = static_size(result, axis)
+        if size is not None:
+            aligned = (facts.aligned(v, axis - width + (rank(v) or 0), size) for v in values)
+            yield axis, size, list(aligned)
+
+
 def elementwise_constants(node: ir.Node, facts: Facts) -> None:
     """The operator itself, run on the constants.
 
@@ -68,19 +75,12 @@ def elementwise_constants(node: ir.Node, facts: Facts) -> None:
     over them): the network is taken to compute finite numbers, as everywhere here.
     """
     result = node.outputs[0]
-    width = rank(result)
     inputs = [value for value in node.inputs if value is not None]
-    if width is None or any(rank(value) is None for value in inputs):
-        return
     if result.dtype is None or not result.dtype.is_floating_point():
         return  # integers jump too
-    for axis in range(width):
-        size = static_size(result, axis)
-        if size is None:
-            continue
-        aligned = [facts.aligned(v, axis - width + (rank(v) or 0), size) for v in inputs]
+    for axis, size, aligned in _along_axes(inputs, result, facts):
         known = [np.full(size, np.nan) if f is None else f for f in aligned]
-        zero = _annihilated(node, inputs, known, axis - width)
+        zero = _annihilated(node, inputs, known, axis - (rank(result) or 0))
         if all(f is not None for f in aligned):
             constants = _run(node, known)
             facts.learn(result, axis, np.where(zero, 0.0, constants))
@@ -123,16 +123,8 @@ def _operand(value: ir.Value, known: Constants) -> Constants:
 
 def where_constants(node: ir.Node, facts: Facts) -> None:
     """The result holds a constant that both branches hold, whatever the condition."""
-    result, (_, *branches) = node.outputs[0], node.inputs
-    width = rank(result)
-    if width is None or any(v is None or rank(v) is None for v in branches):
-        return
-    for axis in range(width):
-        size = static_size(result, axis)
-        if size is None:
-            continue
-        values = [v for v in branches if v is not None]
-        aligned = [facts.aligned(v, axis - width + (rank(v) or 0), size) for v in values]
+    result, branches = node.outputs[0], [value for value in node.inputs[1:] if value is not None]
+    for axis, size, aligned in _along_axes(branches, result, facts):
         left, right = (np.full(size, np.nan) if f is None else f for f in aligned)
         facts.learn(result, axis, np.where(left == right, left, np.nan))
 

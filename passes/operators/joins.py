@@ -7,20 +7,13 @@ import onnx_ir as ir
 
 from prunedeploy.core.records import Array
 from prunedeploy.passes.analysis.axes import Axes, Mask, rank, static_size
-from prunedeploy.passes.analysis.facts import Constants, Facts, constant_array
+from prunedeploy.passes.analysis.facts import Facts, constant_array
 from prunedeploy.passes.analysis.feature_maps import held_beside_constants, held_channels
 from prunedeploy.passes.analysis.ranges import ANYTHING, Range, Ranges, everywhere
 from prunedeploy.passes.analysis.value_numbers import ValueNumbers, signature
 from prunedeploy.passes.names import replace_input
-from prunedeploy.passes.operators.intervals import (
-    kept,
-)
-from prunedeploy.passes.operators.operator import (
-    Keep,
-    Operator,
-    opaque,
-    pin_parameters,
-)
+from prunedeploy.passes.operators.intervals import kept
+from prunedeploy.passes.operators.operator import Keep, Operator, opaque, pin_parameters
 
 
 def couple_concat(node: ir.Node, axes: Axes) -> None:
@@ -47,23 +40,14 @@ def concat_constants(node: ir.Node, facts: Facts) -> None:
         return
     along = node.attributes.get_int("axis", 0) % width
     for axis in range(width):
-        known = [_constants(part, axis, facts) for part in parts]
-        if any(constants is None for constants in known):
+        if any(static_size(part, axis) is None for part in parts):
             continue
-        complete = [constants for constants in known if constants is not None]
+        complete = [facts.along(part, axis) for part in parts]
         if axis == along:
             facts.learn(result, axis, np.concatenate(complete))
         elif len({len(constants) for constants in complete}) == 1:
             same = np.all([constants == complete[0] for constants in complete], axis=0)
             facts.learn(result, axis, np.where(same, complete[0], np.nan))
-
-
-def _constants(part: ir.Value, axis: int, facts: Facts) -> Constants | None:
-    """Return the constants along an axis, NaN where unknown; None for unknown length."""
-    known, size = facts.of(part, axis), static_size(part, axis)
-    if known is None and size is not None:
-        return np.full(size, np.nan)
-    return known
 
 
 def pads(node: ir.Node) -> list[int] | None:
@@ -140,11 +124,9 @@ def pad_constants(node: ir.Node, facts: Facts) -> None:
     width, number = rank(source) or 0, padded_with(node)
     for axis in range(width):
         first, last = full[axis], full[axis + width]
-        size = static_size(source, axis)
-        if size is None:
+        if static_size(source, axis) is None:
             continue
-        known = facts.of(source, axis)
-        middle = np.full(size, np.nan) if known is None else known
+        middle = facts.along(source, axis)
         elsewhere = any(pad for i, pad in enumerate(full) if i % width != axis)
         if elsewhere and _mode(node) == "constant":
             # borders of the other axes hold the padding's number too

@@ -125,20 +125,16 @@ def readable(layer: Layer) -> bool:
 
 def _divides(layer: Layer) -> bool:
     """Whether the channels are as many as the groups and the weight say."""
-    ins, outs = (
-        static_size(layer.source, layer.source_axis),
-        static_size(layer.result, layer.result_axis),
-    )
-    in_weight, out_weight = (
-        static_size(layer.weight, layer.weight_in),
-        static_size(layer.weight, layer.weight_out),
-    )
+    ins = static_size(layer.source, layer.source_axis) or 0
+    outs = static_size(layer.result, layer.result_axis) or 0
+    in_weight = static_size(layer.weight, layer.weight_in) or 0
+    out_weight = static_size(layer.weight, layer.weight_out) or 0
     if layer.weight_out == 0:
-        in_weight = (in_weight or 0) * layer.groups
+        in_weight *= layer.groups
     else:
-        out_weight = (out_weight or 0) * layer.groups
+        out_weight *= layer.groups
     whole = ins == in_weight and outs == out_weight
-    return whole and not (ins or 0) % layer.groups and not (outs or 0) % layer.groups
+    return whole and not ins % layer.groups and not outs % layer.groups
 
 
 def _is_row(bias: ir.Value, width: int) -> bool:

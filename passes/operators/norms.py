@@ -19,13 +19,7 @@ from prunedeploy.passes.analysis.axes import Axes, Mask, rank, static_size
 from prunedeploy.passes.analysis.facts import Constants, Facts
 from prunedeploy.passes.operators.channelwise import EPSILON
 from prunedeploy.passes.operators.elementwise import couple_elementwise
-from prunedeploy.passes.operators.operator import (
-    Keep,
-    Operator,
-    Reads,
-    opaque,
-    read_besides,
-)
+from prunedeploy.passes.operators.operator import Keep, Operator, Reads, opaque, read_besides
 
 WIDTH = "prunedeploy.width"  # metadata of a norm: how many indices its statistics are taken over
 
@@ -70,13 +64,17 @@ def couple_norm(node: ir.Node, axes: Axes) -> None:
 
 def norm_reads(node: ir.Node, facts: Facts) -> Reads:
     """Indices not known to be zero take part in the statistics, whoever reads the result."""
-    source, reads = node.inputs[0], []
-    for axis in normalised_axes(node) if source is not None else []:
-        assert source is not None
-        size = static_size(source, axis)
-        if size is not None:
-            reads.append((source, axis, ~_zero(facts.of(source, axis), size)))
-    return reads
+    return _nonzero(node.inputs[0], normalised_axes(node), facts)
+
+
+def _nonzero(source: ir.Value | None, axes: list[int], facts: Facts) -> Reads:
+    """Along these axes of known length, the indices not known to be zero."""
+    sizes = {axis: static_size(source, axis) for axis in axes} if source is not None else {}
+    return [
+        (source, axis, ~_zero(facts.of(source, axis), size))
+        for axis, size in sizes.items()
+        if source is not None and size is not None
+    ]
 
 
 def _zero(known: Constants | None, size: int) -> Mask:
@@ -138,8 +136,7 @@ def couple_group_norm(node: ir.Node, axes: Axes) -> None:
     by_group = channels.reshape(groups, -1)
     for labels in by_group.T[1:]:
         axes.tie(by_group[:, 0], labels)
-    for axis in range(rank(source) or 0):
-        axes.assign(result, axis, axes.of(source, axis))
+    axes.share(source, result)
     for vector in node.inputs[1:]:
         if vector is not None:
             axes.assign(vector, 0, channels)
@@ -177,18 +174,13 @@ def couple_lp_norm(node: ir.Node, axes: Axes) -> None:
     if source is None or rank(source) is None or rank(source) != rank(result):
         opaque(node, axes)
         return
-    for axis in range(rank(source) or 0):
-        axes.assign(result, axis, axes.of(source, axis))
+    axes.share(source, result)
 
 
 def lp_norm_reads(node: ir.Node, facts: Facts) -> Reads:
     """Along the axis of the norm, whatever is not known to be zero."""
-    source = node.inputs[0]
     axis = _along(node)
-    size = static_size(source, axis) if source is not None and axis is not None else None
-    if source is None or axis is None or size is None:
-        return []
-    return [(source, axis, ~_zero(facts.of(source, axis), size))]
+    return [] if axis is None else _nonzero(node.inputs[0], [axis], facts)
 
 
 def lp_norm_constants(node: ir.Node, facts: Facts) -> None:
@@ -215,10 +207,9 @@ def couple_statistics(node: ir.Node, axes: Axes) -> None:
     mixed = [1]
     if node.op_type == "MeanVarianceNormalization":
         mixed = [axis % width for axis in node.attributes.get_ints("axes", [0, 2, 3])]
-    for axis in range(width):
-        if axis in mixed:
-            axes.pin_axis(source, axis, f"{node.op_type} ({node.name})")
-        axes.assign(result, axis, axes.of(source, axis))
+    for axis in mixed:
+        axes.pin_axis(source, axis, f"{node.op_type} ({node.name})")
+    axes.share(source, result)
 
 
 def statistics_constants(node: ir.Node, facts: Facts) -> None:

@@ -7,7 +7,7 @@ compute anything, and the result stays exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -35,6 +35,11 @@ class Keep:
     def of(self, value: ir.Value | None, axis: int) -> Mask | None:
         """True for the indices that stay; None when none goes."""
         return None if value is None else self._masks.get((value, axis))
+
+    def left(self, value: ir.Value, axes: Iterable[int]) -> dict[int, int]:
+        """How many indices stay of each of these axes that is cut."""
+        masks = {axis: self.of(value, axis) for axis in axes}
+        return {axis: int(mask.sum()) for axis, mask in masks.items() if mask is not None}
 
     def items(self) -> list[tuple[ir.Value, int, Mask]]:
         """All cut axes."""

@@ -12,10 +12,7 @@ from numpy.typing import NDArray
 from prunedeploy.passes.analysis.axes import Axes, Mask, rank, static_size
 from prunedeploy.passes.analysis.facts import Facts
 from prunedeploy.passes.analysis.feature_maps import held_beside_constants
-from prunedeploy.passes.operators.operator import (
-    Operator,
-    opaque,
-)
+from prunedeploy.passes.operators.operator import Operator, opaque
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 

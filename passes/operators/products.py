@@ -16,11 +16,7 @@ import onnx_ir as ir
 from prunedeploy.passes.analysis.axes import Axes, rank, static_size
 from prunedeploy.passes.analysis.facts import Facts
 from prunedeploy.passes.operators.layers import Layer
-from prunedeploy.passes.operators.operator import (
-    Operator,
-    Reads,
-    opaque,
-)
+from prunedeploy.passes.operators.operator import Operator, Reads, opaque
 from prunedeploy.reference.opsets import softmax_axes
 
 ELLIPSIS = "..."

@@ -6,16 +6,15 @@ is cut is the initializer of integers, with its scales and zero points.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.passes.analysis.axes import Axes, rank, static_size
 from prunedeploy.passes.analysis.facts import Constants, Facts
 from prunedeploy.passes.analysis.quantised_weights import is_whole, scale_axis
-from prunedeploy.passes.operators.operator import (
-    Operator,
-    opaque,
-)
+from prunedeploy.passes.operators.operator import Operator, opaque
 
 
 def couple_scaled(node: ir.Node, axes: Axes) -> None:
@@ -24,8 +23,7 @@ def couple_scaled(node: ir.Node, axes: Axes) -> None:
     if source is None or rank(source) is None or rank(result) != rank(source) or not is_whole(node):
         opaque(node, axes)
         return
-    for axis in range(rank(source) or 0):
-        axes.assign(result, axis, axes.of(source, axis))
+    axes.share(source, result)
     for value in node.inputs[1:]:
         if value is None or rank(value) != 1:
             continue
@@ -47,27 +45,28 @@ def _parameter(node: ir.Node, index: int, axis: int, facts: Facts) -> Constants 
     return facts.of(value, 0) if axis == scale_axis(node) and rank(value) == 1 else None
 
 
-def quantised_constants(node: ir.Node, facts: Facts) -> None:
-    """Zero becomes the zero point exactly; other constants may be rounded either way."""
+def _scaled(node: ir.Node, facts: Facts) -> Iterator[tuple[int, Constants, Constants, Constants]]:
+    """Each axis with its constants, scales and zero points, where all of them are known."""
     source = node.inputs[0]
     if source is None or not is_whole(node):
         return
     for axis in facts.axes(source):
-        known, zero = facts.of(source, axis), _parameter(node, 2, axis, facts)
-        scale = _parameter(node, 1, axis, facts)
+        known, scale = facts.of(source, axis), _parameter(node, 1, axis, facts)
+        zero = _parameter(node, 2, axis, facts)
         if known is not None and zero is not None and scale is not None:
-            facts.learn(node.outputs[0], axis, np.where((known == 0) & (scale > 0), zero, np.nan))
+            yield axis, known, scale, zero
+
+
+def quantised_constants(node: ir.Node, facts: Facts) -> None:
+    """Zero becomes the zero point exactly; other constants may be rounded either way."""
+    for axis, known, scale, zero in _scaled(node, facts):
+        facts.learn(node.outputs[0], axis, np.where((known == 0) & (scale > 0), zero, np.nan))
 
 
 def dequantised_constants(node: ir.Node, facts: Facts) -> None:
     """(q - zero point) * scale."""
-    source, dtype = node.inputs[0], node.outputs[0].dtype
-    if source is None or dtype is None or not is_whole(node):
-        return
-    for axis in facts.axes(source):
-        known, zero = facts.of(source, axis), _parameter(node, 2, axis, facts)
-        scale = _parameter(node, 1, axis, facts)
-        if known is not None and zero is not None and scale is not None:
+    if node.outputs[0].dtype is not None:
+        for axis, known, scale, zero in _scaled(node, facts):
             facts.learn(node.outputs[0], axis, (known - zero) * scale)
 
 

@@ -20,11 +20,7 @@ from prunedeploy.core.records import Array
 from prunedeploy.passes.analysis.axes import Axes, Labels, Mask, rank, static_size
 from prunedeploy.passes.analysis.facts import Facts, constant_array
 from prunedeploy.passes.operators.layers import Layer
-from prunedeploy.passes.operators.operator import (
-    Keep,
-    Operator,
-    opaque,
-)
+from prunedeploy.passes.operators.operator import Keep, Operator, opaque
 
 # the last gate proposes the new content
 GATES = {"GRU": 3, "LSTM": 4, "RNN": 1}

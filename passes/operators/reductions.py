@@ -18,19 +18,9 @@ from prunedeploy.passes.analysis.axes import Axes, Mask, rank, static_size
 from prunedeploy.passes.analysis.facts import Constants, Facts, constant_array
 from prunedeploy.passes.analysis.feature_maps import held_beside_constants
 from prunedeploy.passes.analysis.ranges import ANYTHING, Range, Ranges, everywhere
-from prunedeploy.passes.names import replace_input, unique_name
-from prunedeploy.passes.operators.intervals import (
-    element_count,
-    mean,
-)
-from prunedeploy.passes.operators.operator import (
-    AxisOrder,
-    Indices,
-    Keep,
-    Operator,
-    Reads,
-    opaque,
-)
+from prunedeploy.passes.names import put_behind, replace_input
+from prunedeploy.passes.operators.intervals import element_count, mean
+from prunedeploy.passes.operators.operator import AxisOrder, Indices, Keep, Operator, Reads, opaque
 
 KEEPS_CONSTANTS = ("ReduceMean", "ReduceMax", "ReduceMin")
 SUMMING = ("ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare")
@@ -104,16 +94,12 @@ def reduce_constants(node: ir.Node, facts: Facts) -> None:
 
 def needed(node: ir.Node, facts: Facts) -> Reads:
     """The axes reduced over, and which of their indices the result notices."""
-    source, reads = node.inputs[0], []
-    if source is None:
-        return []
-    for axis in reduced_axes(node) or []:
-        size = static_size(source, axis)
-        if size is not None:
-            known = facts.of(source, axis)
-            known = np.full(size, np.nan) if known is None else known
-            reads.append((source, axis, _noticed(node.op_type, known)))
-    return reads
+    source = node.inputs[0]
+    return [
+        (source, axis, _noticed(node.op_type, facts.along(source, axis)))
+        for axis in reduced_axes(node) or []
+        if source is not None and static_size(source, axis) is not None
+    ]
 
 
 def _noticed(operator: str, known: Constants) -> Mask:
@@ -141,17 +127,10 @@ def edit_reduce(node: ir.Node, keep: Keep) -> None:
     factor = float(np.prod([np.mean(mask) for mask in masks]))
     if not masks or _scale_reader(node, factor):
         return
-    graph, result = node.graph, node.outputs[0]
-    assert graph is not None
+    result = node.outputs[0]
     assert result.dtype is not None
-    scale = ir.node("Mul", [result])
-    scale.name = unique_name(graph, f"{node.name or result.name}.counted")
-    scaled = scale.outputs[0]
-    scaled.type, scaled.shape = result.type, _cut_shape(result, keep)
-    result.replace_all_uses_with(scaled, replace_graph_outputs=True)
-    scaled.name, result.name = result.name, unique_name(graph, f"{result.name}.uncounted")
-    scale.replace_input_with(0, result)
-    graph.insert_after(node, scale)
+    scale = put_behind(node, "Mul", "counted", "uncounted")
+    scale.outputs[0].shape = _cut_shape(result, keep)
     replace_input(scale, 1, np.array(factor, result.dtype.numpy()), "factor")
 
 
@@ -206,8 +185,8 @@ def reduce_range(node: ir.Node, ranges: Ranges) -> Range:
     times = math.inf if count is None else float(count)
     with np.errstate(invalid="ignore"):
         low, high = (
-            np.nan_to_num(bounds.low * times, nan=0.0, posinf=np.inf, neginf=-np.inf),
-            (np.nan_to_num(bounds.high * times, nan=0.0, posinf=np.inf, neginf=-np.inf)),
+            np.nan_to_num(bound * times, nan=0.0, posinf=np.inf, neginf=-np.inf)
+            for bound in (bounds.low, bounds.high)
         )
     return Range(low, high, axis)
 

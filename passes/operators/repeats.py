@@ -8,12 +8,7 @@ import onnx_ir as ir
 from prunedeploy.passes.analysis.axes import Axes, rank, static_size
 from prunedeploy.passes.analysis.facts import Constants, Facts, constant_array
 from prunedeploy.passes.analysis.shape_targets import entries, retarget, rewritable
-from prunedeploy.passes.operators.operator import (
-    Keep,
-    Operator,
-    opaque,
-    pin_parameters,
-)
+from prunedeploy.passes.operators.operator import Keep, Operator, opaque, pin_parameters
 
 
 def _entry(node: ir.Node, axis: int) -> int | None:
@@ -69,12 +64,11 @@ def expand_constants(node: ir.Node, facts: Facts) -> None:
 
 def edit_expand(node: ir.Node, keep: Keep) -> None:
     """The target shape names fewer indices; a one stands for whatever the source has."""
-    asked = entries(node.inputs[1])
-    sizes = {}
-    for axis in range(rank(node.outputs[0]) or 0):
-        mask, entry = keep.of(node.outputs[0], axis), _entry(node, axis)
-        if mask is not None and entry is not None and (asked is None or asked[entry] != 1):
-            sizes[entry] = int(mask.sum())
+    asked, sizes = entries(node.inputs[1]), {}
+    for axis, left in keep.left(node.outputs[0], range(rank(node.outputs[0]) or 0)).items():
+        entry = _entry(node, axis)
+        if entry is not None and (asked is None or asked[entry] != 1):
+            sizes[entry] = left
     if sizes:
         retarget(node, 1, sizes)
 
@@ -148,9 +142,7 @@ def filled_constants(node: ir.Node, facts: Facts) -> None:
 
 def edit_filled(node: ir.Node, keep: Keep) -> None:
     """The shape names fewer indices."""
-    masks = [keep.of(node.outputs[0], axis) for axis in range(rank(node.outputs[0]) or 0)]
-    sizes = {axis: int(mask.sum()) for axis, mask in enumerate(masks) if mask is not None}
-    if sizes:
+    if sizes := keep.left(node.outputs[0], range(rank(node.outputs[0]) or 0)):
         retarget(node, 0, sizes)
 
 

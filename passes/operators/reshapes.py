@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from prunedeploy.passes.analysis.axes import Axes, rank, static_size
+from prunedeploy.passes.analysis.axes import Axes, rank, same_length, static_size
 from prunedeploy.passes.analysis.facts import Facts, constant_array
 from prunedeploy.passes.analysis.shape_targets import entries, retarget, rewritable
 from prunedeploy.passes.analysis.value_numbers import ValueNumbers
@@ -71,7 +71,7 @@ def _pairs(node: ir.Node) -> list[tuple[list[int], list[int]]] | None:
     same = 0
     if before.count(None) > 1 and 0 not in (*before, *after):
         for one, other in zip(source.shape, result.shape, strict=False):
-            if not _equal(one, other):
+            if not same_length(one, other):
                 break
             same += 1
     runs = groups(before[same:], after[same:])
@@ -79,11 +79,6 @@ def _pairs(node: ir.Node) -> list[tuple[list[int], list[int]]] | None:
         return None
     moved = [([a + same for a in left], [b + same for b in right]) for left, right in runs]
     return [([axis], [axis]) for axis in range(same)] + moved
-
-
-def _equal(one: int | ir.SymbolicDim, other: int | ir.SymbolicDim) -> bool:
-    """Two unnamed dimensions are equal as objects, and still may be any two numbers."""
-    return one == other and (isinstance(one, int) or one.value is not None)
 
 
 def groups(before: Sizes, after: Sizes) -> list[tuple[list[int], list[int]]] | None:

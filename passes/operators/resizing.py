@@ -12,15 +12,8 @@ from prunedeploy.passes.analysis.facts import Facts, constant_array
 from prunedeploy.passes.analysis.ranges import ANYTHING, Range, Ranges, everywhere, unit, widened
 from prunedeploy.passes.analysis.shape_targets import entries, retarget, rewritable
 from prunedeploy.passes.operators.channelwise import number_channels
-from prunedeploy.passes.operators.intervals import (
-    kept,
-)
-from prunedeploy.passes.operators.operator import (
-    Keep,
-    Operator,
-    opaque,
-    pin_parameters,
-)
+from prunedeploy.passes.operators.intervals import kept
+from prunedeploy.passes.operators.operator import Keep, Operator, opaque, pin_parameters
 
 
 def couple_resize(node: ir.Node, axes: Axes) -> None:
@@ -108,11 +101,8 @@ def edit_resize(node: ir.Node, keep: Keep) -> None:
     """The sizes name fewer channels."""
     if _sizes(node) is None:
         return
-    sizes = {}
-    for axis in range(2):
-        mask, entry = keep.of(node.outputs[0], axis), _entry(node, axis)
-        if mask is not None and entry is not None:
-            sizes[entry] = int(mask.sum())
+    left = keep.left(node.outputs[0], range(2))
+    sizes = {entry: left[axis] for axis in left if (entry := _entry(node, axis)) is not None}
     if sizes:
         retarget(node, 3, sizes)
 

@@ -12,7 +12,7 @@ from prunedeploy.core.records import Array
 from prunedeploy.passes.analysis.axes import Axes, Labels, rank, static_size
 from prunedeploy.passes.analysis.facts import Facts, constant_array
 from prunedeploy.passes.analysis.value_numbers import ValueNumbers, digest
-from prunedeploy.passes.names import replace_input, unique_name
+from prunedeploy.passes.names import put_before, replace_input
 from prunedeploy.passes.operators.operator import (
     AxisOrder,
     Indices,
@@ -221,16 +221,13 @@ def _become_gather(node: ir.Node, axis: int, positions: NDArray[np.int64]) -> No
 
 def _gather_before(node: ir.Node, axis: int, positions: NDArray[np.int64]) -> None:
     """``node`` reads these positions of its first input's axis only."""
-    source, graph = node.inputs[0], node.graph
+    source = node.inputs[0]
     assert source is not None
-    assert graph is not None
     gather = ir.node("Gather", [source], {"axis": axis})
-    gather.name = unique_name(graph, f"{node.name or node.outputs[0].name}.gather")
-    gather.outputs[0].type = source.type
-    graph.insert_before(node, gather)
+    taken = put_before(node, gather, f"{node.name or node.outputs[0].name}.gather", "taken")
+    taken.type = source.type
     replace_input(gather, 1, positions, "indices")
-    gather.outputs[0].name = unique_name(graph, f"{gather.name}.taken")
-    node.replace_input_with(0, gather.outputs[0])
+    node.replace_input_with(0, taken)
 
 
 def couple_gather(node: ir.Node, axes: Axes) -> None:

@@ -6,9 +6,7 @@ import onnx_ir as ir
 
 from prunedeploy.passes.analysis.axes import Axes, rank
 from prunedeploy.passes.analysis.facts import constant_array
-from prunedeploy.passes.operators.operator import (
-    Operator,
-)
+from prunedeploy.passes.operators.operator import Operator
 from prunedeploy.passes.operators.selections import slice_bounds
 
 

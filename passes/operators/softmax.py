@@ -7,14 +7,8 @@ import math
 import onnx_ir as ir
 
 from prunedeploy.passes.analysis.axes import Axes, rank
-from prunedeploy.passes.operators.intervals import (
-    between,
-)
-from prunedeploy.passes.operators.operator import (
-    Operator,
-    opaque,
-    read_besides,
-)
+from prunedeploy.passes.operators.intervals import between
+from prunedeploy.passes.operators.operator import Operator, opaque, read_besides
 from prunedeploy.reference.opsets import softmax_axes
 
 

@@ -16,10 +16,7 @@ import onnx_ir as ir
 
 from prunedeploy.passes.analysis.axes import Axes, rank, static_size
 from prunedeploy.passes.analysis.facts import Facts, constant_array
-from prunedeploy.passes.operators.operator import (
-    Operator,
-    opaque,
-)
+from prunedeploy.passes.operators.operator import Operator, opaque
 
 # (value, axis) pairs that share their indices; the first is in the first input
 Ties = list[list[tuple[ir.Value, int]]]

@@ -7,12 +7,7 @@ import onnx_ir as ir
 from prunedeploy.passes.analysis.axes import Axes, rank
 from prunedeploy.passes.analysis.facts import Facts
 from prunedeploy.passes.analysis.value_numbers import ValueNumbers
-from prunedeploy.passes.operators.operator import (
-    AxisOrder,
-    Indices,
-    Operator,
-    opaque,
-)
+from prunedeploy.passes.operators.operator import AxisOrder, Indices, Operator, opaque
 
 
 def couple_transpose(node: ir.Node, axes: Axes) -> None:

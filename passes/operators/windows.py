@@ -13,16 +13,8 @@ from prunedeploy.passes.analysis.facts import Facts
 from prunedeploy.passes.analysis.feature_maps import held_beside_constants
 from prunedeploy.passes.analysis.ranges import Range, Ranges
 from prunedeploy.passes.operators.channelwise import number_channels, reorder_channels
-from prunedeploy.passes.operators.intervals import (
-    element_count,
-    kept,
-    mean,
-)
-from prunedeploy.passes.operators.operator import (
-    Operator,
-    opaque,
-    read_besides,
-)
+from prunedeploy.passes.operators.intervals import element_count, kept, mean
+from prunedeploy.passes.operators.operator import Operator, opaque, read_besides
 
 
 def couple_pool(node: ir.Node, axes: Axes) -> None:

@@ -63,20 +63,11 @@ class LowerOpset:
             if refused := [note for note in notes if note.status == "refused"]:
                 return PassResult(False, tuple(refused))
             _lower(model, self.opset)
-            notes.insert(
-                0,
-                Note("opset-lowered", "graph", "taken", f"opset {have} written as {self.opset}", 1),
-            )
+            reason = f"opset {have} written as {self.opset}"
+            notes.insert(0, Note("opset-lowered", "graph", "taken", reason, 1))
         if model.ir_version > wanted_ir:
-            notes.append(
-                Note(
-                    "ir-version-lowered",
-                    "graph",
-                    "taken",
-                    f"IR {model.ir_version} as {wanted_ir}",
-                    1,
-                )
-            )
+            reason = f"IR {model.ir_version} as {wanted_ir}"
+            notes.append(Note("ir-version-lowered", "graph", "taken", reason, 1))
             _older_ir(model, wanted_ir)
         return PassResult(bool(notes), tuple(notes))
 
@@ -139,11 +130,8 @@ def _lower(model: ir.Model, wanted: int) -> list[Note]:
 
 def _step(model: ir.Model, opset: int, counts: Counter[tuple[str, int]]) -> list[Note]:
     """From ``opset`` to the one before."""
-    defined = [
-        node
-        for node in model.graph.all_nodes()
-        if not node.domain and node.op_type in DEFINED.get(opset, ())
-    ]
+    operators, nodes = DEFINED.get(opset, frozenset()), model.graph.all_nodes()
+    defined = [node for node in nodes if not node.domain and node.op_type in operators]
     counts.update((node.op_type, opset) for node in defined)
     failed = insert(model, defined, opset)
     refused = [

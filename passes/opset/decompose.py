@@ -94,10 +94,8 @@ def trilu(node: ir.Node, emit: Emit) -> str | None:
 
 def layer_norm(node: ir.Node, emit: Emit) -> str | None:
     """(x - mean) / sqrt(var + epsilon) over the last axes, times scale plus bias."""
-    x, count = source(node), width(source(node))
-    if x.dtype is None or count is None:
+    if (axes := _last_axes(node)) is None:
         return UNTYPED
-    axes = list(range((node.attributes.get_int("axis", -1) or 0) % count, count))
     wide = _widen(node, emit)
     mean = emit("ReduceMean", wide, axes=axes, keepdims=1)
     centred = emit("Sub", wide, mean)
@@ -115,15 +113,21 @@ def layer_norm(node: ir.Node, emit: Emit) -> str | None:
 
 def rms_norm(node: ir.Node, emit: Emit) -> str | None:
     """x / sqrt(mean of squares + epsilon) over the last axes, times scale."""
-    x, count = source(node), width(source(node))
-    if x.dtype is None or count is None:
+    if (axes := _last_axes(node)) is None:
         return UNTYPED
-    axes = list(range((node.attributes.get_int("axis", -1) or 0) % count, count))
     wide = _widen(node, emit)
     squares = emit("ReduceMean", emit("Mul", wide, wide), emit.ints(*axes), keepdims=1)
     normal = emit("Div", wide, _root(node, emit, squares))
     emit.replace(emit("Mul", _narrow(node, emit, normal), node.inputs[1]))
     return None
+
+
+def _last_axes(node: ir.Node) -> list[int] | None:
+    """The axes that a norm goes over; None where their number, or the type, is not known."""
+    count = width(source(node))
+    if source(node).dtype is None or count is None:
+        return None
+    return list(range((node.attributes.get_int("axis", -1) or 0) % count, count))
 
 
 def group_norm(node: ir.Node, emit: Emit) -> str | None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from prunedeploy.graph.schemas import schema
+from prunedeploy.reference.defined import body_of
 
 DOMAIN = "prunedeploy.definition"  # of the functions while they are inserted
 
@@ -18,7 +16,7 @@ def insert(model: ir.Model, nodes: list[ir.Node], opset: int) -> dict[str, str]:
     refused: dict[str, str] = {}
     for index, node in enumerate(nodes):
         definition = schema(node.op_type, opset)
-        body = _body(node, definition) if definition is not None else None
+        body = body_of(definition, node, _types(node)) if definition is not None else None
         if definition is None or body is None:
             refused[node.name or node.op_type] = f"{node.op_type}: its definition needs known types"
             continue
@@ -39,28 +37,9 @@ def insert(model: ir.Model, nodes: list[ir.Node], opset: int) -> dict[str, str]:
     return refused
 
 
-def _body(node: ir.Node, definition: Any) -> onnx.FunctionProto | None:
-    """The definition of this very node; it may depend on types, attributes and absent inputs."""
-    for version in definition.function_opset_versions:
-        return _parsed(definition.get_function_with_opset_version(version))
-    types = []
-    for value in node.inputs:
-        if value is None:
-            types.append(b"")
-        elif value.type is None:
-            return None
-        else:
-            info = ir.serde.serialize_value(value)
-            types.append(info.type.SerializeToString())
-    proto = ir.serde.serialize_node(node).SerializeToString()
-    for version in definition.context_dependent_function_opset_versions:
-        return _parsed(
-            definition.get_context_dependent_function_with_opset_version(version, proto, types)
-        )
-    return None
-
-
-def _parsed(body: Any) -> onnx.FunctionProto:
-    proto = onnx.FunctionProto()
-    proto.ParseFromString(body if isinstance(body, bytes) else body.SerializeToString())
-    return proto
+def _types(node: ir.Node) -> list[bytes] | None:
+    """The types of the inputs, serialised; None where one is not known."""
+    if any(value is not None and value.type is None for value in node.inputs):
+        return None
+    infos = [None if value is None else ir.serde.serialize_value(value) for value in node.inputs]
+    return [b"" if info is None else info.type.SerializeToString() for info in infos]

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.core.records import Array
-from prunedeploy.passes.names import unused
+from prunedeploy.passes.names import add_initializer, graph_of, replace_value, unused
 
 Number = int | float
 
@@ -20,8 +20,7 @@ class Emit:
     """
 
     def __init__(self, node: ir.Node, taken: set[str]) -> None:
-        assert node.graph is not None
-        self.node, self._graph, self._taken = node, node.graph, taken
+        self.node, self._graph, self._taken = node, graph_of(node), taken
         self._stem = node.name or str(node.outputs[0].name)
 
     def __call__(
@@ -38,16 +37,7 @@ class Emit:
 
     def constant(self, array: Array, hint: str = "constant") -> ir.Value:
         """A new initializer."""
-        name = unused(f"{self._stem}/{hint}", self._taken)
-        value = ir.Value(
-            name=name,
-            shape=ir.Shape(array.shape),
-            type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-            const_value=ir.tensor(array, name=name),
-        )
-        assert isinstance(self._graph, ir.Graph)
-        self._graph.register_initializer(value)
-        return value
+        return add_initializer(self._graph, unused(f"{self._stem}/{hint}", self._taken), array)
 
     def ints(self, *numbers: int) -> ir.Value:
         """A list of int64."""
@@ -60,15 +50,10 @@ class Emit:
 
     def replace(self, *results: ir.Value | None) -> None:
         """Let ``results``, made here, be the node's outputs, under their names; remove the node."""
-        node, graph = self.node, self._graph
-        for old, new in zip(node.outputs, results, strict=False):
-            if new is None:
-                continue
-            name, new.shape, new.type = old.name, old.shape, old.type
-            old.replace_all_uses_with(new, replace_graph_outputs=True)
-            old.name = None
-            new.name = name
-        graph.remove(node, safe=True)
+        for old, new in zip(self.node.outputs, results, strict=False):
+            if new is not None:
+                replace_value(old, new)
+        self._graph.remove(self.node, safe=True)
 
 
 def constant(value: ir.Value | None) -> Array | None:

@@ -42,16 +42,21 @@ def reduction(node: ir.Node, emit: Emit) -> str | None:
     return None
 
 
+def _as_attribute(node: ir.Node, name: str, computed: str) -> str | None:
+    """The list of the second input as an attribute; ``computed`` where it is not known."""
+    value = given(node, 1)
+    known = numbers(value)
+    if value is not None and known is None:
+        return computed
+    drop_inputs(node, 1)
+    if known is not None:
+        set_ints(node, name, known)
+    return None
+
+
 def axes_attribute(node: ir.Node, emit: Emit) -> str | None:  # noqa: ARG001 - one form for all
     """Squeeze and Unsqueeze."""
-    value = given(node, 1)
-    axes = numbers(value)
-    if value is not None and axes is None:
-        return "its axes are computed"
-    drop_inputs(node, 1)
-    if axes is not None:
-        set_ints(node, "axes", axes)
-    return None
+    return _as_attribute(node, "axes", "its axes are computed")
 
 
 def split_in_parts(node: ir.Node, emit: Emit) -> str | None:
@@ -75,14 +80,7 @@ def split_in_parts(node: ir.Node, emit: Emit) -> str | None:
 
 def split_attribute(node: ir.Node, emit: Emit) -> str | None:  # noqa: ARG001 - one form for all
     """The parts' sizes from an input to an attribute."""
-    value = given(node, 1)
-    sizes = numbers(value)
-    if value is not None and sizes is None:
-        return "the sizes of its parts are computed"
-    drop_inputs(node, 1)
-    if sizes is not None:
-        set_ints(node, "split", sizes)
-    return None
+    return _as_attribute(node, "split", "the sizes of its parts are computed")
 
 
 def pad_some_axes(node: ir.Node, emit: Emit) -> str | None:

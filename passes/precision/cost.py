@@ -11,15 +11,10 @@ def narrow_cost(precision: str, difference: Difference) -> Note:
     ``difference`` is that of the narrow model's outputs from the outputs before.
     """
     changed = f"{difference.changed_predictions} of {difference.samples} predictions changed"
-    size = f"{precision} costs {difference.max_rel:.1e} of the output's range"
-    return Note(
-        "narrow-cost",
-        difference.where or "outputs",
-        "info",
-        f"{size}, {changed}",
-        difference.samples,
-        figures={
-            "max_rel": difference.max_rel,
-            "changed_predictions": difference.changed_predictions,
-        },
-    )
+    reason = f"{precision} costs {difference.max_rel:.1e} of the output's range, {changed}"
+    figures = {
+        "max_rel": difference.max_rel,
+        "changed_predictions": difference.changed_predictions,
+    }
+    where = difference.where or "outputs"
+    return Note("narrow-cost", where, "info", reason, difference.samples, figures=figures)

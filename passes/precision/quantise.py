@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from prunedeploy.core.records import Array, Difference, Note, PassResult
 from prunedeploy.graph import model as models
 from prunedeploy.graph import shapes
-from prunedeploy.passes.names import names, unused
+from prunedeploy.passes.names import add_initializer, names, unused
 from prunedeploy.passes.precision.cost import narrow_cost
 from prunedeploy.passes.precision.float16_keep import observed
 from prunedeploy.passes.precision.to_float16 import RECORD
@@ -77,10 +77,8 @@ class Quantise:
         if len(kept) == len(order):
             return PassResult(False, tuple(notes))
         _quantise(model, frozenset(order) - kept, scales)
-        notes.insert(
-            0, Note("layers-int8", "graph", "taken", "layers in int8", len(order) - len(kept))
-        )
-        return PassResult(True, (*notes, narrow_cost("int8", difference)))
+        done = Note("layers-int8", "graph", "taken", "layers in int8", len(order) - len(kept))
+        return PassResult(True, (done, *notes, narrow_cost("int8", difference)))
 
     def _within_budget(
         self,
@@ -163,13 +161,10 @@ def _scale(array: Array) -> float:
     if not largest or not np.isfinite(largest):
         return 1.0
     sample = flat[:: max(1, flat.size // SAMPLE)]
-    errors = []
-    for part in CLIPPINGS:
-        step = largest * part / LAST
-        errors.append(
-            float(np.square(np.minimum(np.rint(sample / step), LAST) * step - sample).sum())
-        )
-    return largest * CLIPPINGS[int(np.argmin(errors))] / LAST
+    steps = [largest * part / LAST for part in CLIPPINGS]
+    rounded = (np.minimum(np.rint(sample / step), LAST) * step for step in steps)
+    errors = [float(np.square(values - sample).sum()) for values in rounded]
+    return steps[int(np.argmin(errors))]
 
 
 def channel_scales(weight: Array, axis: int) -> Floats:
@@ -256,15 +251,7 @@ class _Pairs:
         return next(node for node in self._graph if node in readers)
 
     def _constant(self, name: str, array: Array) -> ir.Value:
-        name = unused(name, self._taken)
-        value = ir.Value(
-            name=name,
-            shape=ir.Shape(array.shape),
-            type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-            const_value=ir.tensor(array, name=name),
-        )
-        self._graph.register_initializer(value)
-        return value
+        return add_initializer(self._graph, unused(name, self._taken), array)
 
     def _node(
         self, op: str, value: ir.Value, inputs: list[ir.Value], before: ir.Node, **attributes: int

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from prunedeploy.core.records import Array, Note, PassResult
 from prunedeploy.graph import model as models
 from prunedeploy.graph import shapes
-from prunedeploy.passes.analysis.axes import static_size
+from prunedeploy.passes.analysis.axes import positions
 from prunedeploy.passes.analysis.liveness import layers_of
 from prunedeploy.passes.operators.layers import Layer
 
@@ -60,33 +60,25 @@ class RoundWeights:
     def _round(self, layer: Layer) -> Note | None:
         tensor = layer.weight.const_value
         if tensor is None or tensor.dtype != ir.DataType.FLOAT:
-            return Note(
-                "not-float32", layer.name, "refused", "weights are not stored as float32", 0
-            )
+            reason = "weights are not stored as float32"
+            return Note("not-float32", layer.name, "refused", reason, 0)
         if layer.scale != 1:
-            return Note(
-                "scaled-weights",
-                layer.name,
-                "refused",
-                "weights are multiplied by the operator's alpha",
-                0,
-            )
+            reason = "weights are multiplied by the operator's alpha"
+            return Note("scaled-weights", layer.name, "refused", reason, 0)
         if len(layer.weight.uses()) > 1 or layer.weight.is_graph_output():
             return Note("shared-weights", layer.name, "refused", "others read the same weights", 0)
         weight = tensor.numpy()
         rounded = to_float16(weight) if self.to == "float16" else to_bfloat16(weight)
         if not np.array_equal(np.isfinite(rounded), np.isfinite(weight)):
-            return Note(
-                "out-of-range", layer.name, "refused", f"weights beyond the range of {self.to}", 0
-            )
+            reason = f"weights beyond the range of {self.to}"
+            return Note("out-of-range", layer.name, "refused", reason, 0)
         changed = int(np.count_nonzero((rounded != weight) & ~np.isnan(weight)))
         if not changed:
             return None
         layer.weight.const_value = ir.tensor(rounded, name=tensor.name)
         models.release(tensor)
-        return Note(
-            "weights-rounded", layer.name, "taken", f"weights rounded to {self.to}", changed
-        )
+        reason = f"weights rounded to {self.to}"
+        return Note("weights-rounded", layer.name, "taken", reason, changed)
 
 
 def to_float16(weight: Array) -> Array:
@@ -110,9 +102,5 @@ def _is_narrow(layer: Layer) -> bool:
         return False
     if node.op_type == "ConvTranspose":
         return False
-    axes = [axis for axis in range(len(shape)) if axis != layer.result_axis % len(shape)]
-    sizes = [static_size(layer.result, axis) for axis in axes]
-    if axes[0] == 0 and sizes[0] is None:
-        sizes[0] = 1  # the batch
-    known = [size for size in sizes if size is not None]
-    return len(known) == len(sizes) and int(np.prod(known)) < FEW
+    uses = positions(layer.result, layer.result_axis % len(shape))
+    return uses is not None and uses < FEW

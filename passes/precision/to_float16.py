@@ -19,7 +19,7 @@ from prunedeploy.core.records import Array, Note, PassResult
 from prunedeploy.graph import model as models
 from prunedeploy.graph import shapes
 from prunedeploy.graph.schemas import schema
-from prunedeploy.passes.names import names, unused
+from prunedeploy.passes.names import add_initializer, names, unused
 from prunedeploy.passes.precision.cost import narrow_cost
 from prunedeploy.passes.precision.float16_keep import (
     FREE,
@@ -62,9 +62,8 @@ class ToFloat16:
             for output in node.outputs:
                 if output.name and output.uses() and output.type is None:
                     reason = f"the type of {output.name} is not known"
-                    return PassResult(
-                        False, (Note("unknown-type", str(node.name), "refused", reason, 1),)
-                    )
+                    note = Note("unknown-type", str(node.name), "refused", reason, 1)
+                    return PassResult(False, (note,))
         if not any(is_float32(v) for node in trial.graph for v in node.outputs):
             return PassResult(False)
         feeds = self.feeds or verify.random_feeds(models.specs(model)[0])
@@ -72,16 +71,12 @@ class ToFloat16:
         before = Evaluator(trial).run(feeds)
         _prepare(model)
         count = convert(model, frozenset(kept))
+        notes = [Note("kept-float32", name, "refused", reason, 1) for name, reason in kept.items()]
         if not count:
-            return PassResult(
-                True, tuple(Note("kept-float32", k, "refused", v, 1) for k, v in kept.items())
-            )
-        notes = [Note("nodes-float16", "graph", "taken", "nodes in float16", count)]
-        notes += [Note("kept-float32", name, "refused", reason, 1) for name, reason in kept.items()]
-        notes.append(
-            narrow_cost("float16", verify.compare(before, Evaluator(model).run(feeds), 1e-2))
-        )
-        return PassResult(True, tuple(notes))
+            return PassResult(True, tuple(notes))
+        done = Note("nodes-float16", "graph", "taken", "nodes in float16", count)
+        cost = narrow_cost("float16", verify.compare(before, Evaluator(model).run(feeds), 1e-2))
+        return PassResult(True, (done, *notes, cost))
 
 
 def _prepare(model: ir.Model) -> None:
@@ -174,7 +169,8 @@ class _Edges:
         if value not in self._other:
             tensor = value.const_value
             if tensor is not None and not value.is_graph_input():
-                self._other[value] = self._copy(value, _rounded(tensor.numpy()))
+                name = unused(f"{value.name}.float16", self._taken)
+                self._other[value] = add_initializer(self._graph, name, _rounded(tensor.numpy()))
                 models.release(tensor)
             else:
                 self._other[value] = self._cast(value, HALF)
@@ -191,17 +187,6 @@ class _Edges:
         wide = self.single(value)
         value.name, wide.name = unused(f"{value.name}.float16", self._taken), value.name
         self._graph.outputs[index] = wide
-
-    def _copy(self, value: ir.Value, array: Array) -> ir.Value:
-        name = unused(f"{value.name}.float16", self._taken)
-        copy = ir.Value(
-            name=name,
-            shape=value.shape,
-            type=ir.TensorType(HALF),
-            const_value=ir.tensor(array, name=name),
-        )
-        self._graph.register_initializer(copy)
-        return copy
 
     def _cast(self, value: ir.Value, to: ir.DataType) -> ir.Value:
         node = ir.node("Cast", [value], {"to": int(to)})

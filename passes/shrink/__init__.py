@@ -22,6 +22,7 @@ from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph import input_range
 from prunedeploy.graph import model as models
 from prunedeploy.graph.shapes import infer_shapes
+from prunedeploy.passes.analysis.axes import Mask
 from prunedeploy.passes.analysis.settings import Borders, Settings
 from prunedeploy.passes.analysis.shape_targets import name_lengths
 from prunedeploy.passes.analysis.subgraphs import own_weights, settle_names, share_opsets
@@ -88,12 +89,8 @@ class ShrinkChannels:
         """One graph, the model's own or that of a body."""
         notes: list[Note] = []
         copies = separate(graph)
-        settings = Settings(
-            Zero(self.zero_threshold),
-            input_range.of(model),
-            self.align,
-            self.borders,
-        )
+        zero, ranges = Zero(self.zero_threshold), input_range.of(model)
+        settings = Settings(zero, ranges, self.align, self.borders)
 
         def prepare() -> None:
             infer_shapes(model)
@@ -115,23 +112,20 @@ class ShrinkChannels:
         return changed, [*notes, *left]
 
 
+def _cut(code: NoteCode, where: str, what: str, stays: Mask) -> Note:
+    return Note(code, where, "taken", what, int((~stays).sum()), len(stays))
+
+
 def _taken(plan: Plan) -> list[Note]:
     notes = []
     for layer in plan.layers:
         stays = plan.keep.of(layer.result, layer.result_axis)
         if stays is not None:
-            gone = int((~stays).sum())
-            notes.append(
-                Note("channels-cut", layer.name, "taken", "output channels cut", gone, len(stays))
-            )
+            notes.append(_cut("channels-cut", layer.name, "output channels cut", stays))
     for cell in plan.recurrents:
         stays = plan.keep.of(cell.r, 2)
         if stays is not None:
-            gone = int((~stays).sum())
-            units = cell.units
-            notes.append(
-                Note("hidden-units-cut", cell.name, "taken", "hidden units cut", gone, units)
-            )
+            notes.append(_cut("hidden-units-cut", cell.name, "hidden units cut", stays))
     for absorption in plan.absorptions:
         code: NoteCode = "constants-absorbed"
         reason = f"constants of input channels went into {INTO[absorption.into]}"

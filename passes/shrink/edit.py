@@ -10,7 +10,7 @@ import onnx_ir as ir
 from prunedeploy.core.records import Array
 from prunedeploy.graph.model import drop_unused, release
 from prunedeploy.passes.analysis.borders import Border, border, map_border
-from prunedeploy.passes.names import naming, replace_input, unique_name
+from prunedeploy.passes.names import naming, put_behind, replace_input
 from prunedeploy.passes.operators.layers import Layer, bias_rows, contribution
 from prunedeploy.passes.operators.operator import Keep
 from prunedeploy.passes.operators.table import operator
@@ -44,9 +44,9 @@ def _apply(graph: ir.Graph, plan: Plan) -> None:
         _slice_initializer(value, plan.keep)
     _update_shapes(plan.keep)
     for layer, bias in biases:
-        _set_bias(graph, layer, bias)
+        _set_bias(layer, bias)
     for layer, added in maps:
-        _add_map(graph, layer, added)
+        _add_map(layer, added)
     regroup(graph, regrouped)
     drop_unused(graph)
 
@@ -106,36 +106,22 @@ def _slice_initializer(value: ir.Value, keep: Keep) -> None:
         value.shape = ir.Shape(array.shape)
 
 
-def _set_bias(graph: ir.Graph, layer: Layer, bias: Array) -> None:
+def _set_bias(layer: Layer, bias: Array) -> None:
     """A bias of the layer's own; a MatMul, which has none, is followed by an addition."""
     if layer.bias_input is None:
-        node, index = _follow(graph, layer, "bias"), 1
+        node, index = put_behind(layer.node, "Add", "bias", "before_bias"), 1
     else:
         node, index = layer.node, layer.bias_input
     replace_input(node, index, bias, f"{layer.weight.name}.bias")
 
 
-def _add_map(graph: ir.Graph, layer: Layer, added: Border) -> None:
+def _add_map(layer: Layer, added: Border) -> None:
     """The table, its rows and columns repeated, added to the layer's result."""
     dtype = layer.weight.dtype
     assert dtype is not None
-    add = _follow(graph, layer, "borders")
+    add = put_behind(layer.node, "Add", "borders", "before_borders")
     table = added.table.astype(dtype.numpy())
     feed(add, 1, table, added.repeats, f"{layer.weight.name}.borders")
-
-
-def _follow(graph: ir.Graph, layer: Layer, what: str) -> ir.Node:
-    """An addition behind the layer that all its readers read instead, its second operand open."""
-    result = layer.result
-    add = ir.node("Add", [result])
-    add.name = unique_name(graph, f"{layer.node.name or result.name}.{what}")
-    total = add.outputs[0]
-    total.shape, total.type = result.shape, result.type
-    result.replace_all_uses_with(total, replace_graph_outputs=True)
-    total.name, result.name = result.name, unique_name(graph, f"{result.name}.before_{what}")
-    add.replace_input_with(0, result)
-    graph.insert_after(layer.node, add)
-    return add
 
 
 def _update_shapes(keep: Keep) -> None:

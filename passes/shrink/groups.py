@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from prunedeploy.core.records import Array
 from prunedeploy.passes.analysis.axes import Labels, Mask, static_size
-from prunedeploy.passes.names import names, unused
+from prunedeploy.passes.names import add_initializer, names, replace_value, unused
 from prunedeploy.passes.operators.layers import Layer
 from prunedeploy.passes.operators.operator import Keep
 from prunedeploy.passes.operators.selections import set_split
@@ -72,15 +72,10 @@ def regroupings(layers: Iterable[Layer], keep: Keep) -> list[Regrouping]:
         writes = keep.of(layer.result, layer.result_axis)
         if reads is None and writes is None:
             continue
-        ins, outs = (
-            static_size(value, axis) or 0
-            for value, axis in (
-                (layer.source, layer.source_axis),
-                (layer.result, layer.result_axis),
-            )
-        )
-        reads = np.ones(ins, bool) if reads is None else reads
-        writes = np.ones(outs, bool) if writes is None else writes
+        if reads is None:
+            reads = np.ones(static_size(layer.source, layer.source_axis) or 0, bool)
+        if writes is None:
+            writes = np.ones(static_size(layer.result, layer.result_axis) or 0, bool)
         shape = (layer.groups, -1)
         plans.append(Regrouping(layer, layer.rows(), reads.reshape(shape), writes.reshape(shape)))
     return plans
@@ -121,15 +116,9 @@ def _parts(regrouping: Regrouping) -> list[Part]:
         columns = np.broadcast_to(reads[:, None], weight.shape[:3])
         weight = weight[columns].reshape(len(groups), outs, ins, taps)
         origin = b"|".join((np.array(groups).tobytes(), reads.tobytes(), writes.tobytes()))
-        parts.append(
-            Part(
-                _as_stored(regrouping.layer, weight),
-                len(groups),
-                sources[groups][reads],
-                results[groups][writes],
-                origin,
-            )
-        )
+        takes, makes = sources[groups][reads], results[groups][writes]
+        stored = _as_stored(regrouping.layer, weight)
+        parts.append(Part(stored, len(groups), takes, makes, origin))
     return parts
 
 
@@ -142,16 +131,94 @@ def _as_stored(layer: Layer, weight: Array) -> Array:
     return weight.swapaxes(1, 2).reshape(groups * ins, outs, *kernel)
 
 
+@dataclass(frozen=True)
+class _Writer:
+    """Adds nodes and weights for a layer, in front of its node; ``taken`` are the names in use.
+
+    ``copies`` are the weights that were made so far, of all layers.
+    """
+
+    graph: ir.Graph
+    layer: Layer
+    copies: Copies
+    taken: set[str]
+
+    def convolution(self, part: Part, source: ir.Value, name: str) -> ir.Value:
+        """The node of one part, its result [batch, what it makes, ...]."""
+        node, bias = self.layer.node, self.layer.bias
+        inputs = [source, self.weight(part, unused(f"{name}.weight", self.taken))]
+        if bias is not None and bias.const_value is not None:
+            rows = bias.const_value.numpy()[part.makes]
+            inputs.append(self._constant(f"{name}.bias", rows))
+        attributes = dict(node.attributes) | {"group": ir.AttrInt64("group", part.groups)}
+        return self.add(node.op_type, inputs, attributes, self.layer.result, len(part.makes))
+
+    def weight(self, part: Part, name: str) -> ir.Value:
+        """The part's weight; layers that shared one weight and were cut alike share it again.
+
+        Without a name the layer's own weight is replaced, under its name.
+        """
+        weight = self.layer.weight
+        key = (weight, -1, part.origin)
+        if key not in self.copies:
+            if name:
+                self.copies[key] = add_initializer(self.graph, name, part.weight)
+            else:
+                weight.const_value = ir.tensor(part.weight, name=weight.name)
+                weight.shape = ir.Shape(part.weight.shape)
+                self.copies[key] = weight
+        return self.copies[key]
+
+    def split(self, sizes: list[int]) -> list[ir.Value]:
+        """The source in parts of these sizes."""
+        source, name = self.layer.source, unused("split", self.taken)
+        node = ir.node("Split", [source], {"axis": 1}, num_outputs=len(sizes), name=name)
+        self.graph.insert_before(self.layer.node, node)
+        for value, size in zip(node.outputs, sizes, strict=True):
+            _describe(value, source, size, unused(f"{source.name}.part", self.taken))
+        set_split(node, sizes)
+        return list(node.outputs)
+
+    def gather(self, source: ir.Value, indices: Labels) -> ir.Value:
+        """Channels of ``source`` in another order, or some of them."""
+        index = self._constant(f"{source.name}.indices", indices.astype(np.int64))
+        return self.add("Gather", [source, index], {"axis": 1}, source, len(indices))
+
+    def add(
+        self,
+        op_type: str,
+        inputs: list[ir.Value],
+        attributes: dict[str, int] | dict[str, ir.Attr],
+        like: ir.Value,
+        width: int,
+    ) -> ir.Value:
+        """A new node; its result is as ``like`` with ``width`` channels."""
+        name = unused(f"{self.layer.node.name}.{op_type}", self.taken)
+        node = ir.node(op_type, inputs, attributes, name=name)
+        self.graph.insert_before(self.layer.node, node)
+        name = unused(f"{like.name}.{op_type.lower()}", self.taken)
+        _describe(node.outputs[0], like, width, name)
+        return node.outputs[0]
+
+    def _constant(self, name: str, array: Array) -> ir.Value:
+        return add_initializer(self.graph, unused(name, self.taken), array)
+
+
+def _describe(value: ir.Value, like: ir.Value, width: int, name: str) -> None:
+    dims = list(like.shape or ())
+    dims[1] = width
+    value.shape, value.type, value.name = ir.Shape(dims), like.type, name
+
+
 def _narrow(graph: ir.Graph, layer: Layer, part: Part, copies: Copies) -> None:
     """All groups that stay are equally wide: the convolution stays one, with fewer groups."""
-    taken, node = names(graph), layer.node
+    write, node = _Writer(graph, layer, copies, names(graph)), layer.node
     node.attributes["group"] = ir.AttrInt64("group", part.groups)
     own = len(layer.weight.uses()) == 1 and not layer.weight.is_graph_output()
-    name = "" if own else unused(f"{layer.name}.narrow.weight", taken)
-    node.replace_input_with(1, _weight(graph, layer, part, copies, name))
+    name = "" if own else unused(f"{layer.name}.narrow.weight", write.taken)
+    node.replace_input_with(1, write.weight(part, name))
     if len(part.takes) != static_size(layer.source, layer.source_axis):
-        gather = _gather(graph, layer.source, part.takes, node, taken)
-        node.replace_input_with(0, gather)
+        node.replace_input_with(0, write.gather(layer.source, part.takes))
 
 
 def _replace(graph: ir.Graph, layer: Layer, parts: list[Part], copies: Copies) -> None:
@@ -162,108 +229,17 @@ def _replace(graph: ir.Graph, layer: Layer, parts: list[Part], copies: Copies) -
     whole = len(takes) == static_size(layer.source, layer.source_axis)
     ordered = whole and reorder(graph, layer.source, 1, takes, node, copies)
     silent = reorder(graph, result, 1, makes, node, copies)
-    taken = names(graph)
+    write = _Writer(graph, layer, copies, names(graph))
     if ordered:
-        sources = _split(graph, layer, [len(part.takes) for part in parts], taken)
+        sources = write.split([len(part.takes) for part in parts])
     else:
-        sources = [_gather(graph, layer.source, part.takes, node, taken) for part in parts]
+        sources = [write.gather(layer.source, part.takes) for part in parts]
     results = [
-        _convolution(graph, layer, part, source, copies, f"{layer.name}.part{number}", taken)
+        write.convolution(part, source, f"{layer.name}.part{number}")
         for number, (part, source) in enumerate(zip(parts, sources, strict=True))
     ]
-    joined = _add(graph, node, "Concat", results, {"axis": 1}, layer.result, len(makes), taken)
+    joined = write.add("Concat", results, {"axis": 1}, result, len(makes))
     if not silent:
-        joined = _gather(graph, joined, np.argsort(makes), node, taken)
-    name = result.name
-    result.replace_all_uses_with(joined, replace_graph_outputs=True)
+        joined = write.gather(joined, np.argsort(makes))
+    replace_value(result, joined)
     graph.remove(node, safe=True)
-    joined.name = name
-
-
-def _convolution(
-    graph: ir.Graph,
-    layer: Layer,
-    part: Part,
-    source: ir.Value,
-    copies: Copies,
-    name: str,
-    taken: set[str],
-) -> ir.Value:
-    """The node of one part, its result [batch, what it makes, ...]."""
-    node = layer.node
-    weight = _weight(graph, layer, part, copies, unused(f"{name}.weight", taken))
-    inputs = [source, weight]
-    if layer.bias is not None and layer.bias.const_value is not None:
-        bias = layer.bias.const_value.numpy()[part.makes]
-        inputs.append(_initializer(graph, unused(f"{name}.bias", taken), bias))
-    attributes = dict(node.attributes) | {"group": ir.AttrInt64("group", part.groups)}
-    return _add(graph, node, node.op_type, inputs, attributes, layer.result, len(part.makes), taken)
-
-
-def _weight(graph: ir.Graph, layer: Layer, part: Part, copies: Copies, name: str) -> ir.Value:
-    """The part's weight; layers that shared one weight and were cut alike share it again.
-
-    Without a name the layer's own weight is replaced, under its name.
-    """
-    key = (layer.weight, -1, part.origin)
-    if key not in copies:
-        if name:
-            copies[key] = _initializer(graph, name, part.weight)
-        else:
-            layer.weight.const_value = ir.tensor(part.weight, name=layer.weight.name)
-            layer.weight.shape = ir.Shape(part.weight.shape)
-            copies[key] = layer.weight
-    return copies[key]
-
-
-def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    value = ir.Value(
-        name=name,
-        shape=ir.Shape(array.shape),
-        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-        const_value=ir.tensor(np.ascontiguousarray(array), name=name),
-    )
-    graph.register_initializer(value)
-    return value
-
-
-def _split(graph: ir.Graph, layer: Layer, sizes: list[int], taken: set[str]) -> list[ir.Value]:
-    node = ir.node(
-        "Split", [layer.source], {"axis": 1}, num_outputs=len(sizes), name=unused("split", taken)
-    )
-    graph.insert_before(layer.node, node)
-    for value, size in zip(node.outputs, sizes, strict=True):
-        _describe(value, layer.source, size, unused(f"{layer.source.name}.part", taken))
-    set_split(node, sizes)
-    return list(node.outputs)
-
-
-def _gather(
-    graph: ir.Graph, source: ir.Value, indices: Labels, before: ir.Node, taken: set[str]
-) -> ir.Value:
-    index = _initializer(graph, unused(f"{source.name}.indices", taken), indices.astype(np.int64))
-    inputs = [source, index]
-    return _add(graph, before, "Gather", inputs, {"axis": 1}, source, len(indices), taken)
-
-
-def _add(
-    graph: ir.Graph,
-    before: ir.Node,
-    op_type: str,
-    inputs: list[ir.Value],
-    attributes: dict[str, int] | dict[str, ir.Attr],
-    like: ir.Value,
-    width: int,
-    taken: set[str],
-) -> ir.Value:
-    """A node before another; its result is as ``like`` with ``width`` channels."""
-    node = ir.node(op_type, inputs, attributes, name=unused(f"{before.name}.{op_type}", taken))
-    graph.insert_before(before, node)
-    _describe(node.outputs[0], like, width, unused(f"{like.name}.{op_type.lower()}", taken))
-    return node.outputs[0]
-
-
-def _describe(value: ir.Value, like: ir.Value, width: int, name: str) -> None:
-    dims = list(like.shape or ())
-    dims[1] = width
-    value.shape, value.type, value.name = ir.Shape(dims), like.type, name

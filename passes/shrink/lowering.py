@@ -23,7 +23,14 @@ import onnx_ir as ir
 from prunedeploy.core.records import Note
 from prunedeploy.passes.analysis.axes import static_size
 from prunedeploy.passes.analysis.facts import constant_array
-from prunedeploy.passes.names import replace_input
+from prunedeploy.passes.names import (
+    add_initializer,
+    graph_of,
+    names,
+    replace_input,
+    replace_value,
+    unused,
+)
 from prunedeploy.passes.operators.channelwise import EPSILON
 from prunedeploy.passes.operators.norms import WIDTH, normalised_axes, old_width
 from prunedeploy.reference.opsets import opset
@@ -34,16 +41,14 @@ HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 def lower(graph: ir.Graph) -> list[Note]:
     """Write down every norm that remembers an old width; what was done, by the norm's name."""
     cut = [node for node in graph if old_width(node) is not None]
-    names = {str(node.name) for node in graph} | set(graph.initializers)
-    names |= {str(value.name) for value in graph.inputs}
-    names |= {str(value.name) for node in graph for value in node.outputs}
+    taken = names(graph) | {str(value.name) for value in graph.inputs}
     notes = []
     for node in cut:
         width, left = old_width(node) or 1, _left(node)
         if node.op_type == "RMSNormalization" and _rescalable(node):
             _rescale(node, width / left)
         else:
-            _write_out(_Writer(graph, node, names), left / width)
+            _write_out(_Writer(graph, node, taken), left / width)
         reason = f"{node.op_type}: the statistics of {left} indices count as those of {width}"
         notes.append(Note("norm-width-kept", node.name or "?", "info", reason, width - left))
     return notes
@@ -74,11 +79,11 @@ def _rescale(node: ir.Node, more: float) -> None:
 
 @dataclass(frozen=True)
 class _Writer:
-    """Adds nodes in front of ``norm``; ``names`` are taken."""
+    """Adds nodes in front of ``norm``; ``taken`` are the names in use."""
 
     graph: ir.Graph
     norm: ir.Node
-    names: set[str]
+    taken: set[str]
 
     def add(self, operator: str, *inputs: ir.Value, **attributes: int | list[int]) -> ir.Value:
         """A new node's result."""
@@ -100,25 +105,10 @@ class _Writer:
         """A new initializer: of the dtype of ``like``, or a list of integers."""
         assert like.dtype is not None
         dtype = np.dtype(np.int64) if isinstance(number, list) else like.dtype.numpy()
-        array = np.array(number, dtype)
-        name = self._name(what)
-        value = ir.Value(
-            name=name,
-            shape=ir.Shape(array.shape),
-            type=ir.TensorType(ir.DataType.from_numpy(dtype)),
-            const_value=ir.tensor(array, name=name),
-        )
-        self.graph.register_initializer(value)
-        return value
+        return add_initializer(self.graph, self._name(what), np.array(number, dtype))
 
     def _name(self, what: str) -> str:
-        base = f"{self.norm.name or self.norm.outputs[0].name}.{what}"
-        name, count = base, 1
-        while name in self.names:
-            count += 1
-            name = f"{base}.{count}"
-        self.names.add(name)
-        return name
+        return unused(f"{self.norm.name or self.norm.outputs[0].name}.{what}", self.taken)
 
 
 def _write_out(write: _Writer, r: float) -> None:
@@ -147,7 +137,8 @@ def _write_out(write: _Writer, r: float) -> None:
     y = write.add("Mul", y, scale)
     if len(norm.inputs) > 2 and norm.inputs[2] is not None:
         y = write.add("Add", y, norm.inputs[2])
-    _replace(norm, y)
+    replace_value(norm.outputs[0], y)
+    graph_of(norm).remove(norm, safe=True)
 
 
 def _mean(write: _Writer, value: ir.Value) -> ir.Value:
@@ -155,14 +146,3 @@ def _mean(write: _Writer, value: ir.Value) -> ir.Value:
     if opset(write.graph) < 18:
         return write.add("ReduceMean", value, axes=axes, keepdims=1)
     return write.add("ReduceMean", value, write.number(axes, value, "axes"), keepdims=1)
-
-
-def _replace(norm: ir.Node, new: ir.Value) -> None:
-    """``new`` in the place of the norm's result, under its name."""
-    old, graph = norm.outputs[0], norm.graph
-    assert graph is not None
-    name = old.name
-    new.shape, new.type = old.shape, old.type
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
-    graph.remove(norm, safe=True)
-    new.name = name

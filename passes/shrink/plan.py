@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.core.records import Reason
+from prunedeploy.passes.analysis import liveness
 from prunedeploy.passes.analysis.axes import Axes, Labels, Mask
 from prunedeploy.passes.analysis.constants import channel_constants, find_constants
 from prunedeploy.passes.analysis.coupling import couple
 from prunedeploy.passes.analysis.facts import Constants, Facts, Maps
 from prunedeploy.passes.analysis.feature_maps import mapped, per_channel
-from prunedeploy.passes.analysis.liveness import (
-    Kept,
-    choose_bias_channels,
-    groups_of,
-    inner_layers_of,
-    layers_of,
-    mergeable,
-    reads_of,
-)
+from prunedeploy.passes.analysis.liveness import Kept, choose_bias_channels, mergeable
 from prunedeploy.passes.analysis.ranges import Ranges
 from prunedeploy.passes.analysis.settings import Settings
 from prunedeploy.passes.operators.layers import Layer, Weights
@@ -60,22 +53,6 @@ class Absorption:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The cuts, the constants to fold, and the reasons why the rest stays."""
-
-    keep: Keep
-    absorptions: tuple[Absorption, ...]
-    layers: tuple[Layer, ...]
-    axes: Axes
-    weights: Weights
-    facts: Facts
-    reasons: dict[int, Reason]
-    ranges: Ranges
-    aligned: frozenset[int]  # representatives of labels that stay for the sake of alignment
-    recurrents: tuple[Recurrent, ...] = ()
-
-
-@dataclass(frozen=True)
 class Analysis:
     """The results of all analyses of a graph, before anything is decided.
 
@@ -93,6 +70,15 @@ class Analysis:
     recurrents: tuple[Recurrent, ...]
 
 
+@dataclass(frozen=True)
+class Plan(Analysis):
+    """An analysis with what is concluded from it: the cuts, and the constants to fold."""
+
+    keep: Keep
+    absorptions: tuple[Absorption, ...]
+    aligned: frozenset[int]  # representatives of labels that stay for the sake of alignment
+
+
 def analyse(graph: ir.Graph, settings: Settings, split_choice: int = 0) -> Analysis:
     """Constants, coupling and liveness of ``graph``.
 
@@ -103,16 +89,16 @@ def analyse(graph: ir.Graph, settings: Settings, split_choice: int = 0) -> Analy
     ranges = Ranges(graph, settings.stated)
     # maps hold for the sizes of this graph; a module may be called with others
     facts = find_constants(graph, weights, settings.zero, ranges, maps=settings.limits is None)
-    layers = layers_of(graph)
+    layers = liveness.layers_of(graph)
     if settings.borders == "channel":
         layers = [replace(layer, takes_map=not mergeable(layer)) for layer in layers]
     if settings.limits is not None:
         settings.limits.pin(axes, graph)
         layers = [settings.limits.limit(layer) for layer in layers]
-    for name, reads in reads_of(graph, facts):
+    for name, reads in liveness.reads_of(graph, facts):
         for value, axis, needed in reads:
             axes.pin_labels(axes.of(value, axis)[needed], f"mixed with others by {name}")
-    inner = inner_layers_of(graph)
+    inner = liveness.inner_layers_of(graph)
     kept, bias_channels = choose_bias_channels([*layers, *inner], axes, weights, facts)
     recurrents = tuple(each for node in graph if (each := recurrent(node)) and each.results)
     return Analysis(
@@ -149,18 +135,8 @@ def conclude(analysis: Analysis, stays: Mask, aligned: frozenset[int] = frozense
         for index, layer in enumerate(analysis.layers)
         for absorption in _absorptions(layer, index, analysis.bias_channels, keep, facts, weights)
     ]
-    return Plan(
-        keep,
-        tuple(absorptions),
-        analysis.layers,
-        analysis.axes,
-        weights,
-        facts,
-        analysis.kept.reasons,
-        analysis.ranges,
-        aligned,
-        analysis.recurrents,
-    )
+    known = {each.name: getattr(analysis, each.name) for each in fields(Analysis)}
+    return Plan(**known, keep=keep, absorptions=tuple(absorptions), aligned=aligned)
 
 
 def _leave_some(axes: Axes, kept: Kept, grouped: list[Layer]) -> Mask:
@@ -213,7 +189,7 @@ def _absorptions(
     # a group without a bias_channel has no live row that reads them
     return [
         Absorption(layer, inside, "channel", group, bias_channel, float(known[bias_channel]))
-        for group, inside in enumerate(groups_of(layer, going))
+        for group, inside in enumerate(liveness.groups_of(layer, going))
         if (bias_channel := bias_channels.get((index, group))) is not None
     ]
 

@@ -41,7 +41,7 @@ def refused(plan: Plan, graph: ir.Graph) -> list[Note]:
 
 def _reasons(plan: Plan, roots: list[int], borders: dict[int, Reason]) -> list[Reason]:
     """Why each label stays; alignment has a note of its own."""
-    reasons = [plan.reasons.get(root, JOINED) for root in roots if root not in plan.aligned]
+    reasons = [plan.kept.reasons.get(root, JOINED) for root in roots if root not in plan.aligned]
     left = [root for root in roots if root not in plan.aligned]
     return [
         borders.get(root, why) if why == JOINED else why

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.passes.analysis.axes import Labels, rank, static_size
-from prunedeploy.passes.names import replace_input
+from prunedeploy.passes.names import replace_input, unused
 from prunedeploy.passes.operators.layers import Layer
 from prunedeploy.passes.operators.operator import AxisOrder
 from prunedeploy.passes.operators.table import layer_of, operator
@@ -134,10 +134,7 @@ def _permute(value: ir.Value, target: ir.Value, axis: int, order: Labels) -> Non
 def _copy(graph: ir.Graph, value: ir.Value, axis: int, order: Labels, copies: Copies) -> ir.Value:
     key = (value, axis, order.tobytes())
     if key not in copies:
-        name, count = f"{value.name}.reordered", 1
-        while name in graph.initializers:
-            count += 1
-            name = f"{value.name}.reordered.{count}"
+        name = unused(f"{value.name}.reordered", set(graph.initializers))
         made = ir.Value(name=name, shape=value.shape, type=value.type)
         _permute(value, made, axis, order)
         graph.register_initializer(made)

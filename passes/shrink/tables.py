@@ -12,7 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from prunedeploy.core.records import Array
-from prunedeploy.passes.names import replace_input, unique_name
+from prunedeploy.passes.names import put_before, replace_input
 
 
 def tabulate(array: Array) -> tuple[Array, tuple[NDArray[np.int64], ...]]:
@@ -34,19 +34,15 @@ def feed(
 
     An axis along which the table holds one slice is left to broadcasting.
     """
-    graph = node.graph
-    assert graph is not None
     replace_input(node, index, table, hint)
     for axis, repeat in enumerate(repeats, start=2):
         if table.shape[axis] == 1:
             continue
-        gather = ir.node("Gather", [node.inputs[index]], {"axis": axis})
-        gather.name = unique_name(graph, f"{node.name}.{axis}")
-        graph.insert_before(node, gather)
-        replace_input(gather, 1, repeat, f"{hint}.{axis}")
-        repeated, source = gather.outputs[0], node.inputs[index]
-        repeated.name = unique_name(graph, f"{gather.name}.repeated")
+        source = node.inputs[index]
         assert source is not None
+        gather = ir.node("Gather", [source], {"axis": axis})
+        repeated = put_before(node, gather, f"{node.name}.{axis}", "repeated")
+        replace_input(gather, 1, repeat, f"{hint}.{axis}")
         shape = list(source.shape or ())
         repeated.shape = ir.Shape([*shape[:axis], len(repeat), *shape[axis + 1 :]])
         repeated.type = source.type

@@ -16,7 +16,7 @@ from onnx_ir.passes import common
 from prunedeploy.core.records import Note
 from prunedeploy.passes.analysis.axes import Labels, rank
 from prunedeploy.passes.analysis.facts import Constants
-from prunedeploy.passes.names import replace_input, unique_name
+from prunedeploy.passes.names import graph_of, put_before, replace_input
 from prunedeploy.passes.shrink.edit import apply
 from prunedeploy.passes.shrink.lowering import lower
 from prunedeploy.passes.shrink.plan import Analysis, conclude
@@ -136,9 +136,7 @@ def _set_inputs(node: ir.Node, values: list[ir.Value | None]) -> None:
 
 def pad_part(node: ir.Node, index: int, axis: int, known: Constants) -> str | None:
     """Replace a part that holds one number by a Pad of the part beside it; why not, or None."""
-    graph = node.graph
-    assert graph is not None
-    if opset(graph) < PAD_INPUTS:
+    if opset(graph_of(node)) < PAD_INPUTS:
         return "Pad takes no computed number before opset 11"
     if (known != known[0]).any():
         return "its channels hold different numbers, and the concatenation is needed whole"
@@ -150,14 +148,12 @@ def pad_part(node: ir.Node, index: int, axis: int, known: Constants) -> str | No
     pads = np.zeros(2 * width, np.int64)
     pads[axis + (width if index else 0)] = len(known)
     pad = ir.node("Pad", [source, None, None])
-    pad.name = unique_name(graph, f"{node.name}.constant")
-    pad.outputs[0].name = unique_name(graph, f"{pad.name}.0")
-    pad.outputs[0].type = source.type
-    graph.insert_before(node, pad)
+    padded = put_before(node, pad, f"{node.name}.constant")
+    padded.type = source.type
     replace_input(pad, 1, pads, "pads")
     replace_input(pad, 2, np.array(known[0], source.dtype.numpy()), "number")
     rest = list(node.inputs)
-    rest[neighbour] = pad.outputs[0]
+    rest[neighbour] = padded
     del rest[index]
     _set_inputs(node, rest)
     return None

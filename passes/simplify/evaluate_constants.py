@@ -14,6 +14,7 @@ import onnx_ir as ir
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Array
 from prunedeploy.graph import model as models
+from prunedeploy.passes.names import graph_of, initializer
 from prunedeploy.reference.evaluate import evaluate_node
 from prunedeploy.reference.opsets import drops
 from prunedeploy.reference.randoms import OPERATORS as RANDOM
@@ -79,9 +80,10 @@ def _replace(
     made = [by_value.get(value) for value in wanted]
     if not wanted or not all(_storable(array, largest) for array in made):
         return False
-    graph = node.graph
-    assert isinstance(graph, ir.Graph)
-    values = [_initializer(value, array) for value, array in zip(wanted, made, strict=True)]
+    graph = graph_of(node)
+    # arrays of their own, no views of operands
+    owned = [np.array(array, order="C") for array in made]
+    values = [initializer(v.name, array) for v, array in zip(wanted, owned, strict=True)]
     ir.convenience.replace_nodes_and_values(graph, node, [node], [], wanted, values)
     for value in values:
         graph.register_initializer(value)
@@ -91,14 +93,3 @@ def _replace(
 def _storable(array: object, largest: int) -> bool:
     """Numbers, and not too many; no sequence, no text."""
     return isinstance(array, np.ndarray) and array.dtype != object and array.size <= largest
-
-
-def _initializer(value: ir.Value, array: object) -> ir.Value:
-    own = np.array(array, order="C")  # not a view of an operand
-    tensor = ir.tensor(own, name=value.name)
-    return ir.Value(
-        name=value.name,
-        shape=ir.Shape(own.shape),
-        type=ir.TensorType(tensor.dtype),
-        const_value=tensor,
-    )

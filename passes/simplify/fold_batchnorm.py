@@ -20,7 +20,7 @@ from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph import model as models
 from prunedeploy.graph import shapes
 from prunedeploy.passes.analysis.facts import constant_array
-from prunedeploy.passes.names import replace_input
+from prunedeploy.passes.names import graph_of, replace_input, replace_value
 from prunedeploy.passes.operators.channelwise import EPSILON
 from prunedeploy.passes.operators.layers import Layer, bias_rows
 from prunedeploy.passes.operators.table import layer_of
@@ -51,15 +51,8 @@ class FoldBatchNorm:
             reason = _refuse(node, before)
             if reason is None and before is not None:
                 _fold(node, before)
-                notes.append(
-                    Note(
-                        "batchnorm-folded",
-                        before.name,
-                        "taken",
-                        "normalisation folded into weights",
-                        1,
-                    )
-                )
+                what = "normalisation folded into weights"
+                notes.append(Note("batchnorm-folded", before.name, "taken", what, 1))
             else:
                 notes.append(Note("batchnorm-kept", node.name or "?", "refused", reason or "", 1))
         models.drop_unused(model.graph)
@@ -106,10 +99,5 @@ def _fold(node: ir.Node, before: Layer) -> None:
     replace_input(
         before.node, before.bias_input, rows.astype(array.dtype), f"{before.weight.name}.bias"
     )
-    result, graph = node.outputs[0], node.graph
-    assert graph is not None
-    name = result.name
-    before.result.shape = result.shape
-    result.replace_all_uses_with(before.result, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
-    before.result.name = name
+    replace_value(node.outputs[0], before.result)
+    graph_of(node).remove(node, safe=True)

@@ -20,6 +20,7 @@ from onnxscript import optimizer
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph.shapes import infer_shapes
+from prunedeploy.passes.analysis.axes import same_length
 from prunedeploy.passes.analysis.facts import constant_array
 from prunedeploy.passes.analysis.shape_targets import name_lengths
 from prunedeploy.passes.names import names, replace_input
@@ -58,26 +59,15 @@ class FoldConstants:
             if not (folded or known or fixed):
                 break
         gone = before - sum(1 for _ in model.graph.all_nodes())
-        notes = []
-        if gone:
-            notes.append(
-                Note("nodes-folded", "graph", "taken", "nodes folded into initializers", gone)
-            )
-        if targets:
-            notes.append(
-                Note(
-                    "reshape-targets-folded",
-                    "graph",
-                    "taken",
-                    "computed reshape targets made constant",
-                    targets,
-                )
-            )
-        if lengths:
-            notes.append(
-                Note("lengths-folded", "graph", "taken", "lengths of axes that are known", lengths)
-            )
-        return PassResult(changed or gone + targets + lengths > 0, tuple(notes))
+        target = "computed reshape targets made constant"
+        length = "lengths of axes that are known"
+        notes = (
+            Note("nodes-folded", "graph", "taken", "nodes folded into initializers", gone),
+            Note("reshape-targets-folded", "graph", "taken", target, targets),
+            Note("lengths-folded", "graph", "taken", length, lengths),
+        )
+        taken = tuple(note for note in notes if note.count)
+        return PassResult(changed or bool(taken), taken)
 
 
 def _round(model: ir.Model, small: int) -> tuple[bool, int, int]:
@@ -95,11 +85,6 @@ def _round(model: ir.Model, small: int) -> tuple[bool, int, int]:
     common.RemoveUnusedNodesPass()(model)
     fewer = before > sum(1 for _ in model.graph.all_nodes())
     return changed or fewer, lengths, targets
-
-
-def _same(one: int | ir.SymbolicDim, other: int | ir.SymbolicDim) -> bool:
-    """Two unnamed dimensions are equal as objects, and still may be any two numbers."""
-    return one == other and (isinstance(one, int) or one.value is not None)
 
 
 def _fold(model: ir.Model, small: int) -> bool:
@@ -183,17 +168,14 @@ def _fix_length(node: ir.Node) -> bool:
 
 def _fix_target(node: ir.Node) -> bool:
     """Make the target shape of a Reshape a constant; True if it was not one and now is."""
-    if (
-        node.op_type != "Reshape"
-        or node.inputs[1] is None
-        or node.inputs[1].const_value is not None
-    ):
+    asked = node.inputs[1] if node.op_type == "Reshape" else None
+    if asked is None or asked.const_value is not None:
         return False
     shape, source = node.outputs[0].shape, node.inputs[0]
     if shape is None or source is None or source.shape is None:
         return False
     # 0 copies a dimension of the input at the same place, -1 is worked out
-    same = [_same(a, b) for a, b in zip(source.shape, shape, strict=False)] + [False] * len(shape)
+    same = [*map(same_length, source.shape, shape)] + [False] * len(shape)
     target = [
         dim if isinstance(dim, int) else (0 if copied else -1)
         for dim, copied in zip(shape, same, strict=False)

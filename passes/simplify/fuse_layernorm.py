@@ -19,7 +19,7 @@ from prunedeploy.graph import model as models
 from prunedeploy.graph import shapes
 from prunedeploy.passes.analysis.axes import rank, static_size
 from prunedeploy.passes.analysis.facts import constant_array
-from prunedeploy.passes.names import replace_input
+from prunedeploy.passes.names import graph_of, replace_input, replace_value
 from prunedeploy.passes.operators.reductions import reduced_axes
 from prunedeploy.reference.opsets import opset
 
@@ -227,16 +227,13 @@ def _closed(pattern: Pattern) -> bool:
 
 def _fuse(pattern: Pattern) -> None:
     """Replace the last node; scale and bias get the shape of the axes normalised."""
-    last, old = pattern.nodes[-1], pattern.result
-    graph, dtype = last.graph, pattern.source.dtype
-    assert graph is not None
+    last, dtype = pattern.nodes[-1], pattern.source.dtype
+    graph = graph_of(last)
     assert dtype is not None
     axes = range(pattern.axis, rank(pattern.source) or 0)
     shape = [static_size(pattern.source, axis) or 0 for axis in axes]
     attributes = {"axis": -len(shape), "epsilon": pattern.epsilon, "stash_type": 1}
     node = ir.node("LayerNormalization", [pattern.source], attributes, name=last.name)
-    new = node.outputs[0]
-    new.shape, new.type = old.shape, old.type
     graph.insert_after(last, node)
     for index, value in enumerate((pattern.scale, pattern.bias), start=1):
         if value is not None and list(value.shape or ()) == shape:
@@ -247,7 +244,5 @@ def _fuse(pattern: Pattern) -> None:
             hint = str(value.name) if value is not None else "scale"
             assert array is not None
             replace_input(node, index, array.reshape(shape), hint)
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
-    name = old.name
+    replace_value(pattern.result, node.outputs[0])
     graph.remove(dict.fromkeys(pattern.nodes), safe=True)
-    new.name = name

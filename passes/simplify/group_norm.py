@@ -39,15 +39,8 @@ class PlainGroupNorm:
             if node.op_type == "InstanceNormalization" and not node.domain:
                 back = _back(node)
                 if back is not None and (_write_shape(*back) | _unshare(node)):
-                    notes.append(
-                        Note(
-                            "group-norm-simplified",
-                            node.name or "?",
-                            "taken",
-                            "group norm made plain",
-                            1,
-                        )
-                    )
+                    where, what = node.name or "?", "group norm made plain"
+                    notes.append(Note("group-norm-simplified", where, "taken", what, 1))
         if notes:
             _drop_shapes(model.graph)
             models.drop_unused(model.graph)

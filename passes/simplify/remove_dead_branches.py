@@ -34,7 +34,7 @@ from prunedeploy.passes.analysis.facts import Constants, Facts
 from prunedeploy.passes.analysis.ranges import Ranges
 from prunedeploy.passes.analysis.settings import Settings
 from prunedeploy.passes.analysis.zero import Zero
-from prunedeploy.passes.names import replace_input, unique_name
+from prunedeploy.passes.names import become_identity, put_before, replace_input, unique_name
 from prunedeploy.passes.operators.layers import Weights
 from prunedeploy.passes.shrink.plan import analyse
 from prunedeploy.passes.simplify.concat_parts import concat_axis, drop_parts, pad_part
@@ -176,7 +176,7 @@ def _pad_parts(graph: ir.Graph, facts: Facts) -> list[Note]:
                     Note("concat-part-kept", _label(value), "refused", reason, len(known[1]))
                 )
         if len(node.inputs) == 1 and node.inputs[0] is not None:
-            _as_identity(node, node.inputs[0])
+            become_identity(node, node.inputs[0])
     return notes
 
 
@@ -218,21 +218,8 @@ def _drop_neutral(node: ir.Node, facts: Facts, extents: Extents) -> None:
             continue
         same = extents.of(other) == extents.of(result) and rank(result) is not None
         if same and other.dtype == result.dtype and facts.uniform(operand) == number:
-            _as_identity(node, other)
+            become_identity(node, other)
             return
-
-
-def _as_identity(node: ir.Node, source: ir.Value) -> None:
-    """The result is ``source``."""
-    graph, old = node.graph, node.outputs[0]
-    assert graph is not None
-    identity = ir.node("Identity", [source], name=node.name)
-    new = identity.outputs[0]
-    new.shape, new.type, name = old.shape, old.type, old.name
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
-    graph.insert_after(node, identity)
-    graph.remove(node, safe=True)
-    new.name = name
 
 
 def _fold_output(graph: ir.Graph, value: ir.Value, facts: Facts, extents: Extents) -> list[Note]:
@@ -248,15 +235,11 @@ def _fold_output(graph: ir.Graph, value: ir.Value, facts: Facts, extents: Extent
     }
     lengths = extents.of(value)
     if any(not isinstance(extent, int) and extent not in inputs for extent in lengths):
-        return [
-            Note(
-                "open-shape", _label(value), "refused", "its shape is not known from the inputs", 1
-            )
-        ]
+        reason = "its shape is not known from the inputs"
+        return [Note("open-shape", _label(value), "refused", reason, 1)]
     if opset(graph) < EXPAND:
-        return [
-            Note("opset-too-old", _label(value), "refused", "there is no Expand before opset 8", 1)
-        ]
+        reason = "there is no Expand before opset 8"
+        return [Note("opset-too-old", _label(value), "refused", reason, 1)]
     expand = ir.node("Expand", [None, None])
     expand.name = unique_name(graph, f"{_label(value)}.constant")
     new, name = expand.outputs[0], value.name
@@ -266,15 +249,8 @@ def _fold_output(graph: ir.Graph, value: ir.Value, facts: Facts, extents: Extent
     new.name, value.name = name, unique_name(graph, f"{name}.before")
     replace_input(expand, 0, _row(value, *known), _label(new))
     _set_shape(expand, lengths, inputs)
-    return [
-        Note(
-            "constant-output",
-            _label(new),
-            "taken",
-            "a result that is constant for every input",
-            len(known[1]),
-        )
-    ]
+    reason = "a result that is constant for every input"
+    return [Note("constant-output", _label(new), "taken", reason, len(known[1]))]
 
 
 def _expanded(node: ir.Node) -> bool:
@@ -291,25 +267,16 @@ def _set_shape(
     if all(isinstance(length, int) for length in lengths):
         replace_input(expand, 1, np.array(lengths, np.int64), "shape")
         return
-    parts = _before(expand, ir.node("Concat", [None] * len(lengths), {"axis": 0}), "shape")
+    parts = ir.node("Concat", [None] * len(lengths), {"axis": 0})
+    target = put_before(expand, parts, f"{expand.name}.shape")
     for position, length in enumerate(lengths):
         if isinstance(length, int):
             replace_input(parts, position, np.array([length], np.int64), "length")
             continue
         source, axis = inputs[length]
-        shape = _before(parts, ir.node("Shape", [source]), f"shape.{position}")
-        gather = ir.node("Gather", [shape.outputs[0], None], {"axis": 0})
-        gather = _before(parts, gather, f"length.{position}")
+        shape = put_before(parts, ir.node("Shape", [source]), f"{parts.name}.shape.{position}")
+        gather = ir.node("Gather", [shape, None], {"axis": 0})
+        chosen = put_before(parts, gather, f"{parts.name}.length.{position}")
         replace_input(gather, 1, np.array([axis], np.int64), "axis")
-        parts.replace_input_with(position, gather.outputs[0])
-    expand.replace_input_with(1, parts.outputs[0])
-
-
-def _before(node: ir.Node, new: ir.Node, what: str) -> ir.Node:
-    """``new``, named and put before ``node``."""
-    graph = node.graph
-    assert graph is not None
-    new.name = unique_name(graph, f"{node.name}.{what}")
-    new.outputs[0].name = unique_name(graph, f"{new.name}.0")
-    graph.insert_before(node, new)
-    return new
+        parts.replace_input_with(position, chosen)
+    expand.replace_input_with(1, target)

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from prunedeploy.core.records import Note, PassResult
+from prunedeploy.passes.names import become_identity
 from prunedeploy.reference.opsets import drops
 
 
@@ -29,17 +30,13 @@ class RemoveIdentity:
         opset = model.opset_imports.get("", 0)
         for node in list(model.graph):
             if _passes_on(node, opset):
-                _as_identity(node)
+                become_identity(node, node.inputs[0])
         for node in list(model.graph.all_nodes()):
             _eliminate(node)
         common.RemoveUnusedNodesPass()(model)
         gone = before - sum(1 for _ in model.graph.all_nodes())
-        notes = (
-            (Note("identities-removed", "graph", "taken", "nodes that change nothing", gone),)
-            if gone
-            else ()
-        )
-        return PassResult(gone > 0, notes)
+        note = Note("identities-removed", "graph", "taken", "nodes that change nothing", gone)
+        return PassResult(gone > 0, (note,) if gone else ())
 
 
 def _eliminate(node: ir.Node) -> None:
@@ -75,17 +72,3 @@ def _passes_on(node: ir.Node, opset: int) -> bool:
     if node.op_type == "Cast" and source is not None and source.dtype is not None:
         return node.attributes.get_int("to", -1) == int(source.dtype)
     return False
-
-
-def _as_identity(node: ir.Node) -> None:
-    """The node with its name and output, as an Identity."""
-    graph = node.graph
-    assert graph is not None
-    output = node.outputs[0]
-    identity = ir.node("Identity", [node.inputs[0]], name=node.name)
-    identity.outputs[0].shape, identity.outputs[0].type = output.shape, output.type
-    name = output.name
-    output.replace_all_uses_with(identity.outputs[0], replace_graph_outputs=True)
-    graph.insert_after(node, identity)
-    graph.remove(node, safe=True)
-    identity.outputs[0].name = name

@@ -19,7 +19,6 @@ Pad or Concat and was as fast as either.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,7 +28,7 @@ import onnx_ir as ir
 from prunedeploy.core.records import Array, Note, PassResult
 from prunedeploy.graph import input_range, shapes
 from prunedeploy.graph import model as models
-from prunedeploy.passes.analysis.axes import Mask, static_size
+from prunedeploy.passes.analysis.axes import Mask, positions
 from prunedeploy.passes.analysis.facts import Constants
 from prunedeploy.passes.analysis.liveness import layers_of
 from prunedeploy.passes.analysis.settings import Settings
@@ -141,8 +140,8 @@ def _ends_branch(layer: Layer) -> bool:
 def _decide(graph: ir.Graph, layer: Layer, known: Constants, target: Target) -> Note:
     dead = ~np.isnan(known)
     count, width = int(dead.sum()), len(known)
-    positions = _positions(layer)
-    if positions is None:
+    numbers = positions(layer.result, layer.result_axis)
+    if numbers is None:
         reason = "scattered or not: the size of the map is open"
         return Note("open-shape", layer.name, "refused", reason, count)
     assert layer.weight.const_value is not None
@@ -150,7 +149,7 @@ def _decide(graph: ir.Graph, layer: Layer, known: Constants, target: Target) -> 
     differ = len(np.unique(known[dead])) > 1
     macs, itemsize = layer.weight.const_value.size // width, layer.weight.dtype.itemsize
     rows = width - count + 1
-    costs = cost(target, macs, width, rows, positions, int(itemsize), differ)
+    costs = cost(target, macs, width, rows, numbers, int(itemsize), differ)
     if costs is None:
         reason = f"constant rows of a branch: no cost figures for {target.name}"
         return Note("no-cost-figures", layer.name, "refused", reason, count)
@@ -162,17 +161,6 @@ def _decide(graph: ir.Graph, layer: Layer, known: Constants, target: Target) -> 
     reason = f"branch computed narrow and scattered, predicted for {target.name}: {figures}"
     seconds = {"left_out_seconds": costs.left_out, "moved_seconds": costs.moved}
     return Note("branch-scattered", layer.name, "taken", reason, count - 1, figures=seconds)
-
-
-def _positions(layer: Layer) -> int | None:
-    """Numbers in one channel of the result for one sample of a dynamic batch."""
-    shape = layer.result.shape
-    assert shape is not None
-    axes = [axis for axis in range(len(shape)) if axis != layer.result_axis]
-    sizes = [static_size(layer.result, axis) for axis in axes]
-    if sizes and sizes[0] is None and axes[0] == 0:
-        sizes[0] = 1
-    return None if None in sizes else math.prod(size or 0 for size in sizes)
 
 
 def _scatter(graph: ir.Graph, layer: Layer, known: Constants, differ: bool) -> None:

@@ -20,7 +20,7 @@ from prunedeploy.graph import model as models
 from prunedeploy.graph.shapes import infer_shapes
 from prunedeploy.passes.analysis.axes import rank
 from prunedeploy.passes.analysis.facts import constant_array
-from prunedeploy.passes.names import replace_input, unique_name
+from prunedeploy.passes.names import graph_of, put_before, replace_input, replace_value
 from prunedeploy.passes.operators.reshapes import splits
 from prunedeploy.passes.operators.selections import along
 
@@ -149,30 +149,19 @@ def _take(stack: Stack, value: ir.Value, indices: NDArray[np.int64]) -> None:
         nodes.append(ir.node("Transpose", nodes[-1].outputs, stack.transpose.attributes))
     if not indices.ndim:
         nodes.append(ir.node("Gather", [nodes[-1].outputs[0], None], {"axis": stack.behind}))
-    graph = stack.reshape.graph
-    assert isinstance(graph, ir.Graph)
     for node in nodes:
-        node.name = unique_name(graph, f"{reader.name}.{node.op_type}")
-        graph.insert_before(reader, node)
-        node.outputs[0].name = unique_name(graph, f"{node.name}.result")
+        put_before(reader, node, f"{reader.name}.{node.op_type}", "result")
     replace_input(gather, 1, np.take(features, chosen, axis=stack.part).reshape(-1), "features")
     replace_input(nodes[1], 1, shape, "shape")
     if not indices.ndim:
         replace_input(nodes[-1], 1, np.array(0, np.int64), "index")
-    new = nodes[-1].outputs[0]
-    new.shape, new.type = value.shape, value.type
-    value.replace_all_uses_with(new, replace_graph_outputs=True)
-    new.name, value.name = value.name, new.name
+    replace_value(value, nodes[-1].outputs[0])
 
 
 def _remove(stack: Stack) -> None:
     """The nodes that nobody reads any more, readers first."""
-    graph = stack.reshape.graph
-    assert graph is not None
+    graph = graph_of(stack.reshape)
     readers = dict.fromkeys(value.producer() for value, _ in stack.taken)
     for node in (*readers, stack.transpose, stack.reshape):
         if node is not None:
             graph.remove(node, safe=True)
-
-
-__all__ = ["SelectBeforeSplit"]

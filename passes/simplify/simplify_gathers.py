@@ -17,7 +17,7 @@ from onnx_ir.passes import common
 
 from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph import shapes
-from prunedeploy.passes.analysis.axes import rank
+from prunedeploy.passes.analysis.axes import rank, same_length
 from prunedeploy.passes.analysis.facts import constant_array
 
 
@@ -43,20 +43,9 @@ class SimplifyGathers:
                 gone += 1
         if gone:
             common.RemoveUnusedNodesPass()(model)
-        notes = (
-            (
-                Note(
-                    "gathers-simplified",
-                    "graph",
-                    "taken",
-                    "copies through a flattened tensor",
-                    gone,
-                ),
-            )
-            if gone
-            else ()
-        )
-        return PassResult(gone > 0, notes)
+        reason = "copies through a flattened tensor"
+        note = Note("gathers-simplified", "graph", "taken", reason, gone)
+        return PassResult(gone > 0, (note,) if gone else ())
 
 
 @dataclass(frozen=True)
@@ -101,10 +90,7 @@ def _copied(gather: ir.Node) -> ir.Value | None:
 
 
 def _same_shape(one: ir.Shape, other: ir.Shape) -> bool:
-    """Two unnamed dimensions are equal as objects, and still may be any two numbers."""
-    return list(one) == list(other) and all(
-        isinstance(dim, int) or dim.value is not None for dim in one
-    )
+    return len(one) == len(other) and all(map(same_length, one, other))
 
 
 def _linear(value: ir.Value | None) -> Linear | None:
@@ -157,6 +143,3 @@ def _scaled(left: Linear, right: Linear) -> Linear | None:
             factor = int(other.offsets.item())
             return Linear(one.step * factor, one.offsets * factor, one.width)
     return None
-
-
-__all__ = ["SimplifyGathers"]

@@ -19,7 +19,7 @@ from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph import model as models
 from prunedeploy.graph.shapes import infer_shapes
 from prunedeploy.passes.analysis.facts import constant_array
-from prunedeploy.passes.names import replace_input
+from prunedeploy.passes.names import graph_of, replace_input, replace_value
 from prunedeploy.passes.operators.reshapes import groups
 
 Dims = list[int | ir.SymbolicDim]
@@ -135,13 +135,9 @@ def _replace(chain: Chain) -> str:
 
 def _put(chain: Chain, node: ir.Node) -> None:
     """``node`` in the place of the chain, its result under the chain's name."""
-    graph, old, new = chain.last.graph, chain.last.outputs[0], node.outputs[0]
-    assert graph is not None
+    graph = graph_of(chain.last)
     node.name = chain.middle.name
-    new.shape, new.type = old.shape, old.type
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
     graph.insert_after(chain.last, node)
-    name = old.name
+    replace_value(chain.last.outputs[0], node.outputs[0])
     for each in (chain.last, chain.middle, chain.first):
         graph.remove(each, safe=True)
-    new.name = name

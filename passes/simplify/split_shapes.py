@@ -19,8 +19,8 @@ from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph import model as models
 from prunedeploy.graph.shapes import infer_shapes
 from prunedeploy.passes.analysis.facts import constant_array
-from prunedeploy.passes.analysis.shape_targets import Entry, entries
-from prunedeploy.passes.names import naming, unique_name
+from prunedeploy.passes.analysis.shape_targets import Entry, entries, selected
+from prunedeploy.passes.names import add_initializer, graph_of, naming, put_before, unique_name
 
 
 @dataclass(frozen=True)
@@ -78,30 +78,20 @@ def _picked(value: ir.Value | None) -> tuple[ir.Value, list[int]] | None:
     if node.op_type == "Shape":
         count = len(entries(value) or ())
         return (node.outputs[0], list(range(count))) if count else None
-    source = node.inputs[0]
-    before = _picked(source) if node.op_type in ("Gather", "Slice") else None
-    given = [constant_array(each) for each in node.inputs[1:]]
-    arrays = [array for array in given if array is not None]
-    if before is None or not arrays or len(arrays) < len(given):
+    before = _picked(node.inputs[0]) if node.op_type in ("Gather", "Slice") else None
+    first = constant_array(node.inputs[1]) if len(node.inputs) > 1 else None
+    if before is None or first is None or first.ndim != 1:
         return None
     shape, indices = before
-    numbers = [array.reshape(-1).tolist() for array in arrays]
-    if node.op_type == "Gather":
-        inside = all(-len(indices) <= i < len(indices) for i in numbers[0])
-        flat = arrays[0].ndim == 1
-        return (shape, [indices[i] for i in numbers[0]]) if inside and flat else None
-    if len(numbers) < 2 or any(len(part) != 1 for part in numbers):
-        return None
-    step = numbers[3][0] if len(numbers) > 3 else 1
-    return shape, indices[slice(numbers[0][0], numbers[1][0], step)]
+    taken = selected(node, indices)
+    return None if taken is None else (shape, taken)
 
 
 def _parts(
     concat: ir.Node, shape: ir.Value, indices: list[int], known: list[Entry]
 ) -> Iterator[ir.Value]:
     """Constants for the runs of numbers, a Gather of the shape for each of the others."""
-    graph = concat.graph
-    assert graph is not None
+    graph = graph_of(concat)
     pairs = zip(known, indices, strict=True)
     for is_number, run in groupby(pairs, key=lambda pair: isinstance(pair[0], int)):
         numbers, positions = zip(*run, strict=True)
@@ -110,21 +100,13 @@ def _parts(
             continue
         picked = _constant(graph, f"axes.{concat.name}", positions)
         gather = ir.node("Gather", [shape, picked], {"axis": 0})
-        gather.name = unique_name(graph, f"lengths.{concat.name}")
-        graph.insert_before(concat, gather)
-        result = gather.outputs[0]
-        result.name = unique_name(graph, f"{gather.name}.result")
+        result = put_before(concat, gather, f"lengths.{concat.name}", "result")
         result.shape, result.type = ir.Shape([len(positions)]), ir.TensorType(ir.DataType.INT64)
         yield result
 
 
 def _constant(graph: ir.Graph, hint: str, numbers: Sequence[object]) -> ir.Value:
-    name = unique_name(graph, hint)
-    tensor = ir.tensor(np.array(numbers, np.int64), name=name)
-    value = ir.Value(name=name, shape=ir.Shape(tensor.shape.numpy()), const_value=tensor)
-    value.type = ir.TensorType(tensor.dtype)
-    graph.register_initializer(value)
-    return value
+    return add_initializer(graph, unique_name(graph, hint), np.array(numbers, np.int64))
 
 
 def _drop_shapes(graph: ir.Graph) -> None:

@@ -59,10 +59,5 @@ def _map(node: ir.Node, value: ir.Value | None) -> Array | None:
 
 def _note(value: ir.Value, array: Array, table: Array) -> Note:
     gone = int(np.subtract(array.size, table.size))
-    return Note(
-        "table-repeated",
-        str(value.name),
-        "taken",
-        f"a table of {table.size} numbers repeated",
-        gone,
-    )
+    reason = f"a table of {table.size} numbers repeated"
+    return Note("table-repeated", str(value.name), "taken", reason, gone)

@@ -21,21 +21,9 @@ SHOWN = 3  # keys in a message
 ELSEWHERE = frozenset(
     (
         *("attn", "attention", "causal", "position", "positions", "pos", "padding", "pad", "token"),
-        *(
-            "tokens",
-            "src",
-            "tgt",
-            "key",
-            "query",
-            "window",
-            "train",
-            "val",
-            "valid",
-            "test",
-            "data",
-        ),
-        *("dataset", "label", "labels", "target", "targets", "input", "output", "image", "images"),
-        *("loss", "grad", "grads", "rng", "optimizer", "optim"),
+        *("tokens", "src", "tgt", "key", "query", "window", "train", "val", "valid", "test"),
+        *("data", "dataset", "label", "labels", "target", "targets", "input", "output"),
+        *("image", "images", "loss", "grad", "grads", "rng", "optimizer", "optim"),
     )
 )
 

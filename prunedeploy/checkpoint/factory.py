@@ -14,14 +14,7 @@ from torch.nn.utils import parametrize, prune
 
 from prunedeploy import models
 from prunedeploy.checkpoint import current_folder, readings, selection
-from prunedeploy.checkpoint.network import (
-    HOW,
-    State,
-    difference,
-    filled,
-    match_kernels,
-    shapes_of,
-)
+from prunedeploy.checkpoint.network import HOW, State, difference, filled, match_kernels, shapes_of
 from prunedeploy.checkpoint.parametrized import MASKS
 from prunedeploy.checkpoint.state import Normalised
 from prunedeploy.core.errors import UserError

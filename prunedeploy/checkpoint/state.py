@@ -235,12 +235,5 @@ def _dtype(tensor: Tensor) -> str:
 
 
 Step = Callable[[State, Doubts], str | None]
-STEPS: tuple[Step, ...] = (
-    layers.weight_norm,
-    layers.nni_wrappers,
-    layers.reparametrised,
-)
-LATER: tuple[Step, ...] = (
-    layers.soft_thresholds,
-    layers.gates,
-)
+STEPS: tuple[Step, ...] = (layers.weight_norm, layers.nni_wrappers, layers.reparametrised)
+LATER: tuple[Step, ...] = (layers.soft_thresholds, layers.gates)

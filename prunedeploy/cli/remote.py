@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from prunedeploy.cli.progress import working
+from prunedeploy.cli.show import emit
 
 if TYPE_CHECKING:
     from prunedeploy.remote.record import RemoteResult
@@ -36,7 +37,6 @@ def build_there(
 ) -> None:
     """Build there, bring the engines here; exit status 1 where not all went well."""
     from prunedeploy.cli.arrays import inputs_of
-    from prunedeploy.cli.show import emit
     from prunedeploy.cli.show.machines import print_remote
     from prunedeploy.engines.bundle_record import is_bundle
     from prunedeploy.remote.device import remote_build
@@ -66,7 +66,6 @@ def bench_there(
     json: bool,
 ) -> None:
     """Measure there; exit status 1 where not all went well."""
-    from prunedeploy.cli.show import emit
     from prunedeploy.cli.show.machines import print_remote
     from prunedeploy.core.files import atomic_path, to_json
     from prunedeploy.remote.device import remote_bench

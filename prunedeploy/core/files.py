@@ -33,19 +33,31 @@ def _temporary_name(path: Path) -> Path:
 
 
 @contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    """What the system does not let be written is the user's to mend."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _refuse_folder(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder")
+
+
+@contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place if the block ends well.
 
     On any exception, Ctrl-C included, the temporary file is removed and ``path`` is untouched.
     """
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a folder")
+    _refuse_folder(path)
     temporary = _temporary_name(path)
     try:
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        with _reported(path):
+            yield temporary
+            temporary.replace(path)
     finally:
         with suppress(OSError):  # of a read-only folder: the first error says so already
             temporary.unlink(missing_ok=True)
@@ -58,15 +70,9 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     A folder already at ``path`` is replaced at one stroke, so that a reader finds the old one or
     the new one; whether it may be replaced is for the caller to decide beforehand.
     """
-    temporary = _temporary_name(path)
-    try:
-        temporary.mkdir()
+    with scratch_folder(path) as temporary:  # which then holds what was replaced
         yield temporary
         _put(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # what was replaced, once in place
 
 
 @contextmanager
@@ -74,10 +80,9 @@ def scratch_folder(path: Path) -> Iterator[Path]:
     """A fresh folder beside ``path`` for what may take its place; gone with the block."""
     folder = _temporary_name(path)
     try:
-        folder.mkdir()
-        yield folder
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        with _reported(path):
+            folder.mkdir()
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -88,18 +93,11 @@ def atomic_group(path: Path) -> Iterator[Path]:
 
     All files that the block leaves in that folder move to that of ``path``, ``path`` itself last.
     """
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a folder")
-    folder = _temporary_name(path)
-    try:
-        folder.mkdir()
+    _refuse_folder(path)
+    with scratch_folder(path) as folder:
         yield folder / path.name
         for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
             file.replace(path.parent / file.name)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _put(temporary: Path, path: Path) -> None:
@@ -143,14 +141,11 @@ def check_writable(path: Path) -> None:
     Raises:
         UserError: it could not.
     """
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a folder")
+    _refuse_folder(path)
     temporary = _temporary_name(path)
-    try:
+    with _reported(path):
         temporary.touch()
         temporary.unlink()
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def sha256(*paths: Path) -> str:

@@ -7,6 +7,7 @@ wherever they can be, and what lies in files beside the model is either one of t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -100,17 +101,10 @@ def _lift_constants(graph: Graph) -> None:
         if not attribute.HasField("t") or len(node.output) != 1 or node.output[0] in outputs:
             continue
         external = tensors.is_external(attribute.t)
-        if external or _elements(attribute.t) >= WEIGHT:
+        if external or math.prod(attribute.t.dims) >= WEIGHT:
             attribute.t.name = node.output[0]
             graph.initializer.append(attribute.t)
             del graph.node[index]
-
-
-def _elements(tensor: TensorProto) -> int:
-    count = 1
-    for dim in tensor.dims:
-        count *= dim
-    return count
 
 
 def _embed(model: onnx.ModelProto, path: Path | None) -> None:

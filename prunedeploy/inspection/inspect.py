@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from prunedeploy.inspection.block_report import LayerBlocks
     from prunedeploy.inspection.hints import Hint
-    from prunedeploy.shrinking.loading import Loaded
+    from prunedeploy.shrinking.request import CheckpointOptions
 
 DATA_BATCH = 50  # images computed together, where the model leaves it open
 
@@ -116,58 +116,43 @@ def inspect(
             do not fit.
     """
     from prunedeploy.checkpoint import kind
+    from prunedeploy.shrinking.request import CheckpointOptions
 
     path = Path(path)
-    how = _How(arch, trust, None if mask is None else Path(mask), weights)
+    options = CheckpointOptions(arch, None, trust, mask, weights)
     whole = kind(path) == "onnx"
-    inspection = _inspect_model(path) if whole else _inspect_checkpoint(path, how)
+    inspection = _inspect_model(path) if whole else _inspect_checkpoint(path, options)
     if blocks is not None:
-        inspection = replace(inspection, blocks=_blocks(path, how, Path(blocks)))
+        inspection = replace(inspection, blocks=_blocks(path, options, Path(blocks)))
     if data is None:
         return inspection
     if (mean is None) != (std is None):
         raise UserError("give both mean and std, or neither")
     given = (mean, std) if mean is not None and std is not None else None
-    return replace(inspection, hints=_hints(path, how, Path(data), given))
+    return replace(inspection, hints=_hints(path, options, Path(data), given))
 
 
-@dataclass(frozen=True)
-class _How:
-    """The options of ``checkpoint.load``."""
-
-    arch: str | None
-    trust: bool
-    mask: Path | None
-    weights: str | None
-
-    def load(self, path: Path) -> Loaded:
-        """The model."""
-        from prunedeploy.shrinking import loading
-        from prunedeploy.shrinking.request import CheckpointOptions
-
-        options = CheckpointOptions(self.arch, None, self.trust, self.mask, self.weights)
-        return loading.load(path, options)
-
-
-def _blocks(path: Path, how: _How, picture: Path) -> tuple[LayerBlocks, ...]:
+def _blocks(path: Path, options: CheckpointOptions, picture: Path) -> tuple[LayerBlocks, ...]:
     from prunedeploy.core.files import check_writable
     from prunedeploy.inspection.block_report import report
+    from prunedeploy.shrinking import loading
 
     check_writable(picture)
-    return report(how.load(path).program, picture)
+    return report(loading.load(path, options).program, picture)
 
 
 def _hints(
     path: Path,
-    how: _How,
+    options: CheckpointOptions,
     data: Path,
     normalisation: tuple[Sequence[float], Sequence[float]] | None,
 ) -> tuple[Hint, ...]:
     from prunedeploy.graph import model as models
     from prunedeploy.inspection.hints import hints
     from prunedeploy.measure import labelled
+    from prunedeploy.shrinking import loading
 
-    loaded = how.load(path)
+    loaded = loading.load(path, options)
     if normalisation is None and loaded.mean:
         normalisation = loaded.mean, loaded.std
     images = labelled.load(data, models.specs(loaded.program)[0], normalisation)
@@ -189,29 +174,23 @@ def _inspect_model(path: Path) -> Inspection:
     return _inspection(path, "model", None, prepared.notes, layers, parameters, macs)
 
 
-def _inspect_checkpoint(path: Path, how: _How) -> Inspection:
+def _inspect_checkpoint(path: Path, options: CheckpointOptions) -> Inspection:
     from prunedeploy import checkpoint
 
+    how = options.trust, options.mask, options.weights
     try:
-        loaded = checkpoint.load(path, how.arch, how.trust, how.mask, how.weights)
+        loaded = checkpoint.load(path, options.arch, *how)
     except UserError:
-        if how.arch is not None:
+        if options.arch is not None:
             raise
         # what cannot be read fails here again; an unknown network or a NaN does not
-        tensors, notes = checkpoint.weights(path, how.trust, how.mask, how.weights)
+        tensors, notes = checkpoint.weights(path, *how)
         layers = tuple(state_layers(tensors))
         return _inspection(path, "checkpoint", None, notes, layers, _parameters(tensors), None)
     macs = module_macs(loaded.module, loaded.input_shape)
     layers = tuple(module_layers(loaded.module, macs))
-    return _inspection(
-        path,
-        "checkpoint",
-        loaded.arch,
-        loaded.found,
-        layers,
-        _parameters(loaded.module.state_dict()),
-        sum(macs.values()) or None,
-    )
+    parameters, total = _parameters(loaded.module.state_dict()), sum(macs.values()) or None
+    return _inspection(path, "checkpoint", loaded.arch, loaded.found, layers, parameters, total)
 
 
 def _parameters(tensors: Mapping[str, torch.Tensor]) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from prunedeploy.graph.subgraphs import bodies
 from prunedeploy.reference.table import integer, integers, listed
 
 Arrays = Mapping[str, Any]
@@ -24,15 +25,7 @@ Builder = Callable[[ir.Node, Mapping[str, int], Make], Step]
 
 def captured(node: ir.Node) -> list[str]:
     """Names that the node's subgraphs read from the graph around them."""
-    names: list[str] = []
-    for attribute in node.attributes.values():
-        graphs = {
-            ir.AttributeType.GRAPH: lambda a: [a.as_graph()],
-            ir.AttributeType.GRAPHS: lambda a: list(a.as_graphs()),
-        }.get(attribute.type, lambda _: [])(attribute)
-        for graph in graphs:
-            names += _outer(graph)
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(name for body in bodies(node) for name in _outer(body)))
 
 
 def _outer(graph: ir.Graph) -> list[str]:

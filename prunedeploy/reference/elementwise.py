@@ -10,15 +10,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy.reference.table import (
-    Kernel,
-    Numbers,
-    Table,
-    integer,
-    number,
-    same,
-    text,
-)
+from prunedeploy.reference.table import Kernel, Numbers, Table, integer, number, same, text
 
 SELU = (1.67326319217681884765625, 1.05070102214813232421875)
 
@@ -46,10 +38,6 @@ def sigmoid(x: Numbers) -> Numbers:
 def softplus(x: Numbers) -> Numbers:
     """log(1 + exp(x)) without overflow."""
     return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
-
-
-def _sign(x: Numbers) -> Numbers:
-    return np.sign(x)
 
 
 def swish(x: Numbers, alpha: float = 1.0) -> Numbers:
@@ -177,11 +165,6 @@ def _relu(x: Numbers) -> Any:
     return np.maximum(x, x.dtype.type(0))
 
 
-def round_even(x: Numbers) -> Numbers:
-    """Halves to the even neighbour."""
-    return np.rint(x)
-
-
 TABLE: Table = {
     "Abs": same(unary(np.abs), 6, 13),
     "Acos": same(unary(np.arccos), 7, 22),
@@ -214,11 +197,11 @@ TABLE: Table = {
     "PRelu": same(_prelu, 7, 9, 16),
     "Reciprocal": same(unary(_reciprocal), 6, 13),
     "Relu": same(unary(_relu), 6, 13, 14),
-    "Round": same(unary(round_even), 11, 22),
+    "Round": same(unary(np.rint), 11, 22),  # halves to the even neighbour
     "Selu": same(_selu, 6, 22),
     "Shrink": same(_shrink, 9),
     "Sigmoid": same(unary(sigmoid), 6, 13),
-    "Sign": same(unary(_sign), 9, 13),
+    "Sign": same(unary(np.sign), 9, 13),
     "Sin": same(unary(np.sin), 7, 22),
     "Sinh": same(unary(np.sinh), 9, 22),
     "Softplus": same(unary(softplus), 1, 22),

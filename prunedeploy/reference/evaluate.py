@@ -75,12 +75,7 @@ class Evaluator:
                 values.setdefault(name, self._cast(value.const_value.numpy()))
         for index, (node, step) in enumerate(zip(self._model.graph, self._steps, strict=True)):
             arguments = [values[str(v.name)] if v is not None else None for v in node.inputs]
-            try:
-                results = step(arguments, values)
-            except (UserError, MemoryError):
-                raise
-            except Exception as error:  # torch and NumPy raise whatever they meet
-                raise _cannot_run(node, arguments, error) from error
+            results = _computed(node, step, arguments, values)
             for output, result in zip(node.outputs, results, strict=False):
                 values[str(output.name)] = cast = self._cast(result)
                 if observe is not None and isinstance(cast, np.ndarray):
@@ -101,10 +96,14 @@ def evaluate_node(node: ir.Node, imports: Mapping[str, int], inputs: Sequence[An
     Raises:
         UserError: the operator is not known in this opset, or cannot be run on these inputs.
     """
-    step = step_of(node, standard(imports))
-    arguments = list(inputs)
+    return _computed(node, step_of(node, standard(imports)), list(inputs), {})
+
+
+def _computed(
+    node: ir.Node, step: Step, arguments: list[Any], values: Mapping[str, Any]
+) -> list[Any]:
     try:
-        return step(arguments, {})
+        return step(arguments, values)
     except (UserError, MemoryError):
         raise
     except Exception as error:  # torch and NumPy raise whatever they meet

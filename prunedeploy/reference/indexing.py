@@ -11,6 +11,7 @@ from prunedeploy.reference.table import (
     Kernel,
     Numbers,
     Table,
+    along,
     has,
     integer,
     integers,
@@ -21,12 +22,7 @@ from prunedeploy.reference.table import (
     within,
 )
 
-COMBINE: dict[str, Any] = {
-    "add": np.add,
-    "mul": np.multiply,
-    "max": np.maximum,
-    "min": np.minimum,
-}
+COMBINE: dict[str, Any] = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
 
 
 def _inside(indices: Numbers, size: int) -> Numbers:
@@ -60,9 +56,7 @@ def _gather_nd(node: ir.Node, x: Numbers, indices: Numbers) -> Numbers:
     positions: list[Any] = []
     outer = indices.shape[:-1]
     for axis in range(batch):
-        shape = [1] * len(outer)
-        shape[axis] = x.shape[axis]
-        positions.append(np.arange(x.shape[axis]).reshape(shape))
+        positions.append(along(np.arange(x.shape[axis]), axis, len(outer)))
     positions += [_inside(indices[..., i], x.shape[batch + i]) for i in range(count)]
     gathered: Numbers = x[tuple(np.broadcast_arrays(*positions))] if positions else x
     return gathered
@@ -159,9 +153,7 @@ def _one_hot(negative: bool) -> Kernel:
             whole = np.where(whole < 0, whole + count, whole)
         axis = within(integer(node, "axis", -1), indices.ndim + 1)
         at = np.expand_dims(whole, axis)
-        shape = [1] * at.ndim
-        shape[axis] = count
-        return np.where(at == np.arange(count).reshape(shape), values[1], values[0])
+        return np.where(at == along(np.arange(count), axis, at.ndim), values[1], values[0])
 
     return run
 

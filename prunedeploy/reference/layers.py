@@ -10,15 +10,7 @@ import onnx_ir as ir
 from numpy.lib.stride_tricks import sliding_window_view
 
 from prunedeploy.reference.on_torch import on_torch
-from prunedeploy.reference.table import (
-    Numbers,
-    Table,
-    integer,
-    integers,
-    number,
-    same,
-    text,
-)
+from prunedeploy.reference.table import Numbers, Table, integer, integers, number, same, text
 from prunedeploy.reference.torch_kernels import (
     convolution,
     transposed_convolution,

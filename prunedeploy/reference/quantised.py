@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from prunedeploy.reference.casts import FLOAT8, cast_to, saturated
 from prunedeploy.reference.layers import convolve
-from prunedeploy.reference.table import Numbers, Table, has, integer, same, within
+from prunedeploy.reference.table import Numbers, Table, along, has, integer, same, within
 
 INTEGERS = (
     *(ir.DataType.UINT8, ir.DataType.INT8, ir.DataType.UINT16, ir.DataType.INT16),
@@ -29,9 +29,7 @@ def _broadcast(node: ir.Node, vector: Numbers, x: Numbers) -> Numbers:
         return wide.take(range(x.shape[axis]), axis)
     if vector.ndim != 1 or len(vector) != x.shape[axis]:
         raise ValueError(f"a scale of shape {list(vector.shape)} for axis {axis}")
-    shape = [1] * x.ndim
-    shape[axis] = len(vector)
-    return vector.reshape(shape)
+    return along(vector, axis, x.ndim)
 
 
 def _per_tensor(*vectors: Numbers | None) -> None:

@@ -12,13 +12,6 @@ import onnx_ir as ir
 
 from prunedeploy.reference.table import Kernel, Numbers, Table, has, integer, integers, number, same
 
-OPERATORS = frozenset(
-    {
-        *("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike"),
-        *("RandomUniform", "RandomUniformLike"),
-    }
-)
-
 
 def generator(node: ir.Node) -> np.random.Generator:
     """Fresh numbers without ``seed``."""
@@ -71,3 +64,4 @@ TABLE: Table = {
     "RandomUniform": same(_shaped(_uniform), 1, 22),
     "RandomUniformLike": same(_like(_uniform), 1, 22),
 }
+OPERATORS = frozenset(TABLE)

@@ -13,10 +13,10 @@ import onnx_ir as ir
 
 from prunedeploy.core.records import Array
 from prunedeploy.reference.elementwise import sigmoid, softplus
-from prunedeploy.reference.table import Table, same
+from prunedeploy.reference.table import Kernel, Numbers, Table, same
 
 # of one direction: inputs of one step, gates x (rows for W and R), states -> states
-Step = Callable[[Array, tuple[Any, ...]], tuple[Any, ...]]
+Step = Callable[[Any, tuple[Any, ...]], tuple[Any, ...]]
 Activation = Callable[[Any], Any]
 
 PLAIN: dict[str, Activation] = {
@@ -100,14 +100,40 @@ def _reversed(x: Array, lengths: Array) -> Array:
     return turned
 
 
+def _kernel(make: Callable[..., Step], states: int) -> Kernel:
+    """The kernel of a cell that carries so many states from step to step.
+
+    ``make`` returns the step of one direction, from the node, the direction, its W, R and biases,
+    and what inputs follow the states.
+    """
+
+    def run(
+        node: ir.Node,
+        x: Array,
+        w: Array,
+        r: Array,
+        b: Array | None = None,
+        lengths: Array | None = None,
+        *others: Array | None,
+    ) -> tuple[Array, ...]:
+        initial = [*others[:states], *[None] * states][:states]
+
+        def step_of(direction: int) -> Step:
+            biases = _halves(b, r, direction)
+            return make(node, direction, w[direction], r[direction], biases, *others[states:])
+
+        return _run(node, x, r, lengths, initial, [step_of(each) for each in range(len(w))])
+
+    return run
+
+
 def _run(
     node: ir.Node,
     x: Array,
-    w: Array,
     r: Array,
     lengths: Array | None,
     initial: list[Array | None],
-    make: Callable[[int], Step],
+    steps: list[Step],
 ) -> tuple[Array, ...]:
     """All directions: Y and the last states, in the layout that is asked for."""
     units = node.attributes.get_int("hidden_size", r.shape[2])
@@ -119,14 +145,14 @@ def _run(
         initial = [None if state is None else np.swapaxes(state, 0, 1) for state in initial]
     backward = node.attributes.get_string("direction", "forward")
     ends = np.full(x.shape[1], len(x)) if lengths is None else lengths
-    zeros = np.zeros((len(w), x.shape[1], r.shape[2]), x.dtype)
+    zeros = np.zeros((len(steps), x.shape[1], r.shape[2]), x.dtype)
     states = [zeros if state is None else state for state in initial]
     directions = []
-    for direction in range(len(w)):
+    for direction, step in enumerate(steps):
         turned = backward == "reverse" or direction == 1
         inputs = _reversed(x, ends) if turned else x
         start = tuple(state[direction] for state in states)
-        outputs, *last = _sweep(make(direction), inputs, start, ends)
+        outputs, *last = _sweep(step, inputs, start, ends)
         directions.append([_reversed(outputs, ends) if turned else outputs, *last])
     results = [
         np.stack(parts, 1 if i == 0 else 0) for i, parts in enumerate(zip(*directions, strict=True))
@@ -144,99 +170,64 @@ def _halves(b: Array | None, r: Array, direction: int) -> tuple[Any, Any]:
     return b[direction, : r.shape[1]], b[direction, r.shape[1] :]
 
 
-def lstm(
+def _lstm(
     node: ir.Node,
-    x: Array,
-    w: Array,
-    r: Array,
-    b: Array | None = None,
-    lengths: Array | None = None,
-    h: Array | None = None,
-    c: Array | None = None,
-    p: Array | None = None,
-) -> tuple[Array, ...]:
+    direction: int,
+    w: Numbers,
+    r: Numbers,
+    biases: tuple[Any, Any],
+    peepholes: Numbers | None = None,
+) -> Step:
     """Gates in the order i, o, f, c; peepholes i, o, f."""
     coupled = node.attributes.get_int("input_forget", 0)
+    bias = sum(biases)
+    peep = np.zeros(3 * r.shape[1], r.dtype) if peepholes is None else peepholes[direction]
+    pi, po, pf = np.split(peep, 3)
+    f, g, k = _activations(node, direction, ["Sigmoid", "Tanh", "Tanh"])
 
-    def make(direction: int) -> Step:
-        bias = sum(_halves(b, r, direction))
-        peep = np.zeros(3 * r.shape[2], r.dtype) if p is None else p[direction]
-        pi, po, pf = np.split(peep, 3)
-        f, g, k = _activations(node, direction, ["Sigmoid", "Tanh", "Tanh"])
+    def step(inputs: Numbers, states: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden, cell = states
+        total = inputs @ w.T + hidden @ r.T + bias
+        it, ot, ft, ct = np.split(total, 4, axis=-1)
+        enter = f(it + pi * cell)
+        forget = 1 - enter if coupled else f(ft + pf * cell)
+        cell = forget * cell + enter * g(ct)
+        return f(ot + po * cell) * k(cell), cell
 
-        def step(inputs: Array, states: tuple[Any, ...]) -> tuple[Any, ...]:
-            hidden, cell = states
-            total = inputs @ w[direction].T + hidden @ r[direction].T + bias
-            it, ot, ft, ct = np.split(total, 4, axis=-1)
-            enter = f(it + pi * cell)
-            forget = 1 - enter if coupled else f(ft + pf * cell)
-            cell = forget * cell + enter * g(ct)
-            return f(ot + po * cell) * k(cell), cell
-
-        return step
-
-    return _run(node, x, w, r, lengths, [h, c], make)
+    return step
 
 
-def gru(
-    node: ir.Node,
-    x: Array,
-    w: Array,
-    r: Array,
-    b: Array | None = None,
-    lengths: Array | None = None,
-    h: Array | None = None,
-) -> tuple[Array, ...]:
+def _gru(node: ir.Node, direction: int, w: Numbers, r: Numbers, biases: tuple[Any, Any]) -> Step:
     """Gates in the order z, r, h."""
     after = node.attributes.get_int("linear_before_reset", 0)
+    wb, rb = (np.split(half, 3) for half in biases)
+    wz, wr, wh = np.split(w, 3)
+    rz, rr, rh = np.split(r, 3)
+    f, g = _activations(node, direction, ["Sigmoid", "Tanh"])
 
-    def make(direction: int) -> Step:
-        wb, rb = (np.split(half, 3) for half in _halves(b, r, direction))
-        wz, wr, wh = np.split(w[direction], 3)
-        rz, rr, rh = np.split(r[direction], 3)
-        f, g = _activations(node, direction, ["Sigmoid", "Tanh"])
+    def step(inputs: Numbers, states: tuple[Any, ...]) -> tuple[Any, ...]:
+        (hidden,) = states
+        z = f(inputs @ wz.T + hidden @ rz.T + wb[0] + rb[0])
+        reset = f(inputs @ wr.T + hidden @ rr.T + wb[1] + rb[1])
+        inside = hidden if after else reset * hidden
+        recalled = inside @ rh.T + rb[2]
+        recalled = reset * recalled if after else recalled
+        return ((1 - z) * g(inputs @ wh.T + recalled + wb[2]) + z * hidden,)
 
-        def step(inputs: Array, states: tuple[Any, ...]) -> tuple[Any, ...]:
-            (hidden,) = states
-            z = f(inputs @ wz.T + hidden @ rz.T + wb[0] + rb[0])
-            reset = f(inputs @ wr.T + hidden @ rr.T + wb[1] + rb[1])
-            inside = hidden if after else reset * hidden
-            recalled = inside @ rh.T + rb[2]
-            recalled = reset * recalled if after else recalled
-            return ((1 - z) * g(inputs @ wh.T + recalled + wb[2]) + z * hidden,)
-
-        return step
-
-    return _run(node, x, w, r, lengths, [h], make)
+    return step
 
 
-def rnn(
-    node: ir.Node,
-    x: Array,
-    w: Array,
-    r: Array,
-    b: Array | None = None,
-    lengths: Array | None = None,
-    h: Array | None = None,
-) -> tuple[Array, ...]:
+def _rnn(node: ir.Node, direction: int, w: Numbers, r: Numbers, biases: tuple[Any, Any]) -> Step:
     """The simple recurrent layer, which has one gate."""
-
-    def make(direction: int) -> Step:
-        bias = sum(_halves(b, r, direction))
-        (f,) = _activations(node, direction, ["Tanh"])
-
-        def step(inputs: Array, states: tuple[Any, ...]) -> tuple[Any, ...]:
-            return (f(inputs @ w[direction].T + states[0] @ r[direction].T + bias),)
-
-        return step
-
-    return _run(node, x, w, r, lengths, [h], make)
+    bias = sum(biases)
+    (f,) = _activations(node, direction, ["Tanh"])
+    return lambda inputs, states: (f(inputs @ w.T + states[0] @ r.T + bias),)
 
 
 VERSIONS = (7, 14, 22)
 
 TABLE: Table = {
-    "GRU": same(gru, *VERSIONS),
-    "LSTM": same(lstm, *VERSIONS),
-    "RNN": same(rnn, *VERSIONS),
+    "GRU": same(_kernel(_gru, 1), *VERSIONS),
+    "LSTM": same(_kernel(_lstm, 2), *VERSIONS),
+    "RNN": same(_kernel(_rnn, 1), *VERSIONS),
 }

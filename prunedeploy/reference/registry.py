@@ -37,26 +37,13 @@ from prunedeploy.reference.table import Kernel, Table
 NEWEST = 28  # the opset up to which the tables are complete
 STANDARD = ("", "ai.onnx")
 
+FAMILIES = (
+    *(binary, casts, elementwise, indexing, layers, norms, quantised, randoms, recurrence),
+    *(reductions, resizing, sampling, sequences, shapes, signal, strings, windows),
+)
+
 #: operators that are functions of arrays
-KERNELS: Table = {
-    **binary.TABLE,
-    **casts.TABLE,
-    **elementwise.TABLE,
-    **indexing.TABLE,
-    **layers.TABLE,
-    **norms.TABLE,
-    **quantised.TABLE,
-    **randoms.TABLE,
-    **recurrence.TABLE,
-    **reductions.TABLE,
-    **resizing.TABLE,
-    **sampling.TABLE,
-    **sequences.TABLE,
-    **shapes.TABLE,
-    **signal.TABLE,
-    **strings.TABLE,
-    **windows.TABLE,
-}
+KERNELS: Table = {name: kernels for family in FAMILIES for name, kernels in family.TABLE.items()}
 
 #: operators that run graphs: their own, or that of their definition
 BUILDERS: dict[str, dict[int, Builder]] = {**control.TABLE, **defined.TABLE}

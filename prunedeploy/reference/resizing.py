@@ -16,6 +16,7 @@ import onnx_ir as ir
 from prunedeploy.reference.table import (
     Numbers,
     Table,
+    along,
     has,
     integer,
     integers,
@@ -173,12 +174,10 @@ def _along(x: Numbers, taps: Taps, axis: int) -> Numbers:
     index = np.clip(taps.index, 0, x.shape[axis] - 1)
     if index.shape[1] == 1:
         return x.take(index[:, 0], axis)
-    shape = [1] * x.ndim
-    shape[axis] = len(index)
     wide = np.float64 if x.dtype == np.float64 else np.float32
     total: Any = 0
     for tap in range(index.shape[1]):
-        weight = taps.weight[:, tap].astype(wide).reshape(shape)
+        weight = along(taps.weight[:, tap].astype(wide), axis, x.ndim)
         total = total + x.take(index[:, tap], axis) * weight
     return np.asarray(total)
 
@@ -247,10 +246,8 @@ def _resize(coordinates: dict[str, Callable[[Axis], Numbers]]) -> Any:
             y = _along(y, _taps(node, each, at), axis)
             if mode == "tf_crop_and_resize":
                 outside = (at < 0) | (at > each.size - 1)
-                shape = [1] * x.ndim
-                shape[axis] = len(at)
                 beyond = x.dtype.type(number(node, "extrapolation_value", 0.0))
-                y = np.where(outside.reshape(shape), beyond, y)
+                y = np.where(along(outside, axis, x.ndim), beyond, y)
         return y if picks or x.dtype.kind == "f" else _whole(y, x.dtype)
 
     return run

@@ -9,16 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.reference.resizing import cubic
-from prunedeploy.reference.table import (
-    Kernel,
-    Numbers,
-    Table,
-    integer,
-    listed,
-    number,
-    same,
-    text,
-)
+from prunedeploy.reference.table import Kernel, Numbers, Table, integer, listed, number, same, text
 
 CUBIC = -0.75  # the free coefficient of the cubic kernel
 

@@ -13,15 +13,18 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Array, CrossCheck
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
+from prunedeploy.graph import model as models
+from prunedeploy.reference import randoms, verify
+from prunedeploy.reference.evaluate import Evaluator
+from prunedeploy.reference.opsets import drops
+from prunedeploy.reference.registry import STANDARD, label
 
 FACTOR = 8.0  # ratio of the rounding of ONNX Runtime to the interpreter's, both in float32, at most
 UNSTABLE = 0.05  # rounding relative to an output's range from which no comparison is possible
@@ -123,15 +126,16 @@ def _empty_weight(model: Path | ir.Model) -> str | None:
 
     A layer without inputs is an empty sum, for which ONNX Runtime leaves its output uninitialised.
     """
-    from prunedeploy.graph import model as models
-
-    program = models.load(model) if isinstance(model, Path) else model
-    for graph in program.graphs():
+    for graph in _loaded(model).graphs():
         for name, value in graph.initializers.items():
             tensor = value.const_value
             if tensor is not None and len(tensor.shape) > 1 and tensor.size == 0:
                 return name
     return None
+
+
+def _loaded(model: Path | ir.Model) -> ir.Model:
+    return models.load(model) if isinstance(model, Path) else model
 
 
 def _session(source: bytes | str, threads: int) -> Any:
@@ -152,10 +156,6 @@ def _loadable(model: Path | ir.Model, folder: Path) -> bytes | str:
     """The model as ONNX Runtime takes it: a path, or its bytes where they fit one protobuf."""
     if isinstance(model, Path):
         return str(model)
-    import onnx_ir as ir
-
-    from prunedeploy.graph import model as models
-
     copy = model.clone()  # it shares the weights
     for node in copy.graph.all_nodes():  # ONNX Runtime ends the process over some of these
         while node.outputs and not node.outputs[-1].name:
@@ -199,10 +199,7 @@ def compare(
     Raises:
         UserError: the interpreter cannot run the model.
     """
-    from prunedeploy.graph import model as models
-    from prunedeploy.reference.evaluate import Evaluator
-
-    program = models.load(model) if isinstance(model, Path) else model
+    program = _loaded(model)
     if (random := _random(program)) is not None:
         return NotAvailable(f"{random} draws random numbers, other ones in every runtime")
     other = outputs(model, feeds, threads=threads)
@@ -223,19 +220,13 @@ def compare(
 
 def _random(model: ir.Model) -> str | None:
     """The node that makes a model's outputs random, None where there is none."""
-    from prunedeploy.reference.opsets import drops
-    from prunedeploy.reference.randoms import OPERATORS
-    from prunedeploy.reference.registry import STANDARD, label
-
     nodes = (node for node in model.graph.all_nodes() if node.domain in STANDARD)
-    drawn = next((node for node in nodes if node.op_type in OPERATORS or drops(node)), None)
+    drawn = next((node for node in nodes if node.op_type in randoms.OPERATORS or drops(node)), None)
     return None if drawn is None else label(drawn)
 
 
 def _allowed(model: ir.Model, outputs: Mapping[str, Array]) -> dict[str, float]:
     """The tolerance of each output, by its type or by the precision that the model computes in."""
-    from prunedeploy.reference import verify
-
     narrow = verify.tolerance_of(model.metadata_props.get(verify.PRECISION, ""))
     usual = {name: verify.TOLERANCE.get(array.dtype.name, 0.0) for name, array in outputs.items()}
     floor = {name: MIN_TOLERANCE if usual[name] else 0.0 for name in outputs}
@@ -244,8 +235,6 @@ def _allowed(model: ir.Model, outputs: Mapping[str, Array]) -> dict[str, float]:
 
 def _distance(one: Array, other: Array) -> float:
     """The largest difference relative to the range of ``one``; for integers, the share unequal."""
-    from prunedeploy.reference import verify
-
     if one.shape != other.shape:
         return float("inf")
     if other.dtype.kind in "fV" or one.dtype.kind in "fV":
@@ -303,10 +292,7 @@ def first_difference(
     Returns:
         The operator and the name of the node, None where none differs.
     """
-    from prunedeploy.graph import model as models
-    from prunedeploy.reference.registry import label
-
-    program = models.load(model) if isinstance(model, Path) else model
+    program = _loaded(model)
     nodes = list(program.graph)
     for start in range(0, len(nodes), CHUNK):
         part = nodes[start : start + CHUNK]
@@ -323,8 +309,6 @@ def _verdicts(
     program: ir.Model, names: Sequence[str], feeds: Mapping[str, Array], threads: int
 ) -> dict[str, Verdict]:
     """Compare the inner values of the given names."""
-    from prunedeploy.reference.evaluate import Evaluator
-
     opened = program.clone()
     known = {value.name for value in opened.graph.outputs}
     for node in opened.graph:

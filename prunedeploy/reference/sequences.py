@@ -25,10 +25,6 @@ def _construct(_: ir.Node, *values: Any) -> tuple[Any, ...]:
     return (list(values),)
 
 
-def _empty(_: ir.Node) -> tuple[Any, ...]:
-    return ([],)
-
-
 def _erase(_: ir.Node, values: list[Any], position: Numbers | None = None) -> tuple[Any, ...]:
     gone = len(values) - 1 if position is None else _index(position, len(values))
     return ([*values[:gone], *values[gone + 1 :]],)
@@ -102,7 +98,7 @@ TABLE: Table = {
     "OptionalHasElement": same(_has_element, 15, 18, 28),
     "SequenceAt": same(_at, 11),
     "SequenceConstruct": same(_construct, 11),
-    "SequenceEmpty": same(_empty, 11),
+    "SequenceEmpty": same(_construct, 11),
     "SequenceErase": same(_erase, 11),
     "SequenceInsert": same(_insert, 11),
     "SequenceLength": same(_length, 11),

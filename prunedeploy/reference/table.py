@@ -67,6 +67,11 @@ def wanted(node: ir.Node, index: int) -> bool:
     return index < len(node.outputs) and bool(node.outputs[index].name)
 
 
+def along(vector: Numbers, axis: int, rank: int) -> Numbers:
+    """A vector as an array of ``rank`` axes, of which ``axis`` alone is longer than one."""
+    return vector.reshape([-1 if each == axis else 1 for each in range(rank)])
+
+
 def within(axis: int, rank: int, what: str = "axis") -> int:
     """An axis counted from the front.
 

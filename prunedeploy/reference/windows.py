@@ -19,6 +19,7 @@ from prunedeploy.reference.table import (
     Kernel,
     Numbers,
     Table,
+    along,
     integer,
     integers,
     number,
@@ -124,9 +125,7 @@ def _indices(node: ir.Node, x: Numbers, layout: Windows, first: Numbers) -> Any:
     rank, size = len(layout.kernel), list(x.shape[2:])
     positions = []
     for axis, tap in enumerate(taps):
-        shape = [1] * x.ndim
-        shape[2 + axis] = layout.out[axis]
-        start = np.arange(layout.out[axis]).reshape(shape) * layout.strides[axis]
+        start = along(np.arange(layout.out[axis]), 2 + axis, x.ndim) * layout.strides[axis]
         positions.append(start + tap * layout.dilations[axis] - layout.begins[axis])
     order = range(rank) if integer(node, "storage_order", 0) == 0 else reversed(range(rank))
     index: Numbers = np.zeros(first.shape, np.int64)

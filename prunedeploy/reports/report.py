@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from prunedeploy.core.errors import UserError
@@ -86,16 +86,12 @@ def read(path: Path) -> Result:
     except ValueError:
         raise UserError(f"{path} is not JSON, or is cut short: write it again") from None
     kind = str(data.get("type")) if isinstance(data, dict) else ""
-    readers: dict[str, Callable[[], Result]] = {
-        "ShrinkResult": lambda: from_json(ShrinkResult, text),
-        "BenchResult": lambda: from_json(BenchResult, text),
-        "RemoteResult": lambda: from_json(RemoteResult, text),
-        "Prediction": lambda: from_json(Prediction, text),
-    }
-    if kind not in readers:
+    records: tuple[type[Result], ...] = (ShrinkResult, BenchResult, RemoteResult, Prediction)
+    record = next((each for each in records if each.__name__ == kind), None)
+    if record is None:
         raise UserError(f"{path} is not a result of shrink or bench: name one that is")
     try:
-        result = readers[kind]()
+        result = from_json(record, text)
     except UserError as error:
         raise UserError(f"cannot read {path}: {error}") from None
     if isinstance(result, BenchResult) and not _whole(result):

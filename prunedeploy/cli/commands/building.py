@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+import prunedeploy as api
+from prunedeploy.cli import show
 from prunedeploy.cli.options import Json, Output, Remote, SshOption, Timeout
 from prunedeploy.cli.parse import parse_batches
 from prunedeploy.cli.progress import working
@@ -183,8 +185,6 @@ def _is_elsewhere(target: str) -> bool:
 
 
 def _write_sources(given: BuildArguments, json: bool) -> None:
-    import prunedeploy as api
-    from prunedeploy.cli.show import emit
     from prunedeploy.cli.show.engines import print_project
 
     with working(f"reading {given.model}") as progress:
@@ -194,14 +194,12 @@ def _write_sources(given: BuildArguments, json: bool) -> None:
             threads=given.threads,
             tune=given.tune,
         )
-    emit({"type": "Project", "path": str(folder)}, print_project, json)
+    show.emit({"type": "Project", "path": str(folder)}, print_project, json)
 
 
 def _write_bundle(given: BuildArguments, json: bool) -> None:
     """Write a device bundle; exit status 1 where it lacks something that the target can have."""
-    import prunedeploy as api
     from prunedeploy.cli.arrays import inputs_of
-    from prunedeploy.cli.show import emit
     from prunedeploy.cli.show.machines import print_bundle
 
     with working(f"reading {given.model}") as progress:
@@ -212,13 +210,11 @@ def _write_bundle(given: BuildArguments, json: bool) -> None:
             inputs=inputs_of(given.model, given.inputs),
             archive=given.archive,
         )
-    emit(written, print_bundle, json)
+    show.emit(written, print_bundle, json)
     raise typer.Exit(1 if written.bundle.missing else 0)
 
 
 def _build_here(given: BuildArguments, json: bool) -> None:
-    import prunedeploy as api
-    from prunedeploy.cli.show import emit
     from prunedeploy.cli.show.engines import print_engine
 
     with working(f"reading {given.model}") as progress:
@@ -229,4 +225,4 @@ def _build_here(given: BuildArguments, json: bool) -> None:
             tune=given.tune,
             within=given.within,
         )
-    emit(engine, print_engine, json)
+    show.emit(engine, print_engine, json)

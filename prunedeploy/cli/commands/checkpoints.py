@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
+import prunedeploy as api
 from prunedeploy.cli.options import Arch, Json, Mask, Mean, Output, Std, Trust, WeightSet
 from prunedeploy.cli.parse import parse_align, parse_floats, parse_ranges, parse_shape
 from prunedeploy.cli.progress import working
+from prunedeploy.cli.show import emit
 
 Source = Annotated[
     Path, typer.Argument(metavar="CKPT|MODEL", help="A PyTorch checkpoint or an ONNX model.")
@@ -48,8 +50,6 @@ def inspect(
     Example:
       prunedeploy inspect resnet56-pruned.pt
     """
-    import prunedeploy as api
-    from prunedeploy.cli.show import emit
     from prunedeploy.cli.show.inspections import print_inspection
     from prunedeploy.inspection.next_step import after_inspect
 
@@ -132,8 +132,6 @@ def shrink(
       prunedeploy shrink net.pt --arch mypackage.nets:small --input-shape 1,3,64,64 -o small.onnx
       prunedeploy shrink net.pt --pt small.pt2 --state-dict small.pt    # back to PyTorch
     """
-    import prunedeploy as api
-    from prunedeploy.cli.show import emit
     from prunedeploy.cli.show.shrunk import print_shrinking
     from prunedeploy.inspection.next_step import after_shrink
 

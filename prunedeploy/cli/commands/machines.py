@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
+import prunedeploy as api
 from prunedeploy.cli.options import Json
 from prunedeploy.cli.progress import working
+from prunedeploy.cli.show import emit
 
 
 def serve_repo(
@@ -34,9 +36,6 @@ def serve_repo(
       prunedeploy serve-repo resnet56.host.sparse.engine -o repo/
       tritonserver --model-repository repo/
     """
-    import prunedeploy as api
-    from prunedeploy.cli.show import emit
-
     with working(f"reading {engine}"):
         path = api.serve_repo(engine, output, name=name, backend=backend, mount=mount)
     emit({"type": "Repository", "path": str(path)}, lambda x: typer.echo(x["path"]), json)
@@ -57,7 +56,6 @@ def targets(
     Example:
       prunedeploy targets
     """
-    from prunedeploy.cli.show import emit
     from prunedeploy.cli.show.machines import Targets, print_targets
     from prunedeploy.engines.self_check import self_check
     from prunedeploy.targets import targets as rows

@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+import prunedeploy as api
 from prunedeploy.cli.options import Json, Mean, Output, Remote, SshOption, Std, Threads, Timeout
 from prunedeploy.cli.parse import parse_floats
 from prunedeploy.cli.progress import working
 from prunedeploy.cli.remote import RemoteMachine, bench_there
+from prunedeploy.cli.show import emit
 
 
 def bench(
@@ -58,8 +60,6 @@ def bench(
       prunedeploy bench resnet56.host.ort --data cifar10_test1k.npz -o result.json
       prunedeploy bench resnet56.shrunk.onnx --target jetson --remote user@nano
     """
-    import prunedeploy as api
-    from prunedeploy.cli.show import emit
     from prunedeploy.cli.show.measurements import print_benchmark
     from prunedeploy.core.files import atomic_path, check_writable, to_json
 
@@ -111,9 +111,7 @@ def run(
     Example:
       prunedeploy run resnet56.host.ort images.npy -o logits.npy
     """
-    import prunedeploy as api
     from prunedeploy.cli import arrays
-    from prunedeploy.cli.show import emit
     from prunedeploy.cli.show.engines import print_outputs
 
     arrays.check_output(output)
@@ -138,9 +136,6 @@ def report(
     Example:
       prunedeploy report result.json -o report.md
     """
-    import prunedeploy as api
-    from prunedeploy.cli.show import emit
-
     with working("reading results"):
         text = api.report(results, output)
     emit({"type": "Report", "markdown": text}, lambda _: typer.echo(text, nl=False), json)

@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
+import prunedeploy as api
 from prunedeploy.cli.options import Json, Output, Threads
 from prunedeploy.cli.progress import working
+from prunedeploy.cli.show import emit
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")]
 
@@ -64,9 +66,7 @@ def lower(
       prunedeploy lower resnet56.shrunk.onnx --target t4 --precision int8 --input images.npy
       prunedeploy lower vgg16.shrunk.onnx --weights float16
     """
-    import prunedeploy as api
     from prunedeploy.cli.arrays import inputs_of
-    from prunedeploy.cli.show import emit
     from prunedeploy.cli.show.models import print_lowered
 
     with working(f"reading {model}"):
@@ -115,8 +115,6 @@ def predict(
       prunedeploy predict resnet56.shrunk.onnx --target jetson
       prunedeploy predict resnet56.shrunk.onnx --target raspberry-pi-5 --runtime sparse --layers
     """
-    import prunedeploy as api
-    from prunedeploy.cli.show import emit
     from prunedeploy.cli.show.models import Forecasts, print_forecasts
     from prunedeploy.core.files import atomic_path, check_writable, to_json
 

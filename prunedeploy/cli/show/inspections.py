@@ -23,19 +23,9 @@ def print_inspection(inspection: Inspection) -> None:
     for line in inspection.found:
         print(f"  {line}")
     layers = [x for x in inspection.layers if not is_normalisation(x) or x.pattern.dead_outputs]
-    headers = (
-        "layer",
-        "op",
-        "shape",
-        "density",
-        "dead out",
-        "dead in",
-        "2:4",
-        "in blocks",
-        "largest",
-    )
+    headers = ("layer", "op", "shape", "density", "dead out", "dead in", "2:4", "in blocks")
     print()
-    table(headers, map(_layer_row, layers), left=frozenset({0, 1, 2}))
+    table((*headers, "largest"), map(_layer_row, layers), left=frozenset({0, 1, 2}))
     print()
     _totals(inspection)
     print()
@@ -61,14 +51,7 @@ def print_inspection(inspection: Inspection) -> None:
 def _blocks(layers: Sequence[LayerBlocks]) -> None:
     from prunedeploy.inspection.block_report import outlook
 
-    headers = (
-        "layer",
-        "matrix",
-        "blocks",
-        "of non-zeros",
-        "fill",
-        "faster with blocks (predicted)",
-    )
+    headers = ("layer", "matrix", "blocks", "of non-zeros", "fill")
     rows = (
         (
             each.name,
@@ -80,7 +63,7 @@ def _blocks(layers: Sequence[LayerBlocks]) -> None:
         )
         for each in layers
     )
-    table(headers, rows, left=frozenset({0, 1}))
+    table((*headers, "faster with blocks (predicted)"), rows, left=frozenset({0, 1}))
     if text := outlook(layers):
         print()
         print(text)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from prunedeploy.cli.tables import count, share, size, table
 from prunedeploy.core.records import BenchResult, Profile
+from prunedeploy.core.statistics import summary
 from prunedeploy.prediction import text as forecasts
 
 
 def print_benchmark(done: BenchResult) -> None:
     """Print the baseline and every candidate, a line each."""
-    import numpy as np
-
     rows = []
     for i, m in enumerate((done.baseline, *done.candidates)):
-        p50, p90, p99 = np.percentile(np.array(m.samples_ns) / 1e6, (50, 90, 99))
+        times = summary(m)
         gain = done.ratios[i - 1] if i else None
         right = f"{m.accuracy.correct / m.accuracy.samples:.2%}" if m.accuracy else "-"
         changed = count(m.accuracy.changed_predictions) if m.accuracy else "-"
@@ -21,8 +20,8 @@ def print_benchmark(done: BenchResult) -> None:
             (
                 m.name if i else f"{m.name} (baseline)",
                 f"{m.runtime}/{m.provider}",
-                *(f"{ms:.3f}" for ms in (p50, p90, p99)),
-                f"{1e9 * m.batch * len(m.samples_ns) / sum(m.samples_ns):,.1f}",
+                *(f"{ms:.3f}" for ms in (times.p50, times.p90, times.p99)),
+                f"{times.throughput:,.1f}",
                 f"{gain.value:.2f}x [{gain.low:.2f}, {gain.high:.2f}]" if gain else "1",
                 size(m.peak_memory_bytes),
                 f"{m.difference.max_rel:.1e}",
@@ -44,8 +43,7 @@ def print_benchmark(done: BenchResult) -> None:
     )
     for forecast, m in zip(done.predicted, (base, *done.candidates), strict=False):
         if forecast is not None:
-            p50 = float(np.median(m.samples_ns)) / 1e6
-            off = forecasts.error(forecast, p50)
+            off = forecasts.error(forecast, summary(m).p50)
             print(f"{m.name}: {forecasts.line(forecast)}, {off} of the measured p50")
     for profile in done.profiles:
         _print_profile(profile)

@@ -282,12 +282,12 @@ def _check(network: ResNeXt) -> None:
 
 @pytest.mark.parametrize("broken", ["order forgotten", "gathered in another order"])
 def test_a_planted_bug_is_caught(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    gather = groups._gather
+    gather = groups._Writer.gather
     if broken == "order forgotten":
         monkeypatch.setattr(groups, "reorder", lambda *_: True)
     else:
         monkeypatch.setattr(groups, "reorder", lambda *_: False)
-        monkeypatch.setattr(groups, "_gather", lambda g, x, i, *rest: gather(g, x, i[::-1], *rest))
+        monkeypatch.setattr(groups._Writer, "gather", lambda w, x, i: gather(w, x, i[::-1]))
     with pytest.raises(PassError, match="changed the outputs"):
         shrink(sandwich([0, 9], [], widths=(16, 12), group=4))
 

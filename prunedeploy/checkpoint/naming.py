@@ -18,11 +18,13 @@ DECORATION = MASK | frozenset(
         *("binary", "bool", "boolean", "mma", "prune", "pruned", "pruner", "pruning"),
         *("sparse", "sparsity", "sparsifier", "dict", "state", "buffer", "ctx", "list", "by"),
         *("name", "param", "params", "layer", "layers", "element", "filter", "channel", "nm"),
-        *("score", "scores"),
+        *("score", "scores", "bit", "bits", "packed", "keep", "kept", "alive", "active", "fixed"),
     )
 )
 # Masks that mark what is taken away; those of all known tools mark what stays.
 INVERTED = frozenset(("pruned", "dropped", "drop", "removed", "remove", "zero", "zeros", "zeroed"))
+# A mask whose name has no border between its parts: bitmask, weightmask, mask24.
+INNER_MASK = re.compile(r"(?<=[a-z])(?<!^un)(?=masks?$)|(?<=^mask)(?=\d)|(?<=^masks)(?=\d)")
 # NNCF keeps masks as operations of the layer.
 OPERATION = re.compile(r"(?:^|\.)(?:pre_ops|post_ops)\.[^.]+\.op(?=\.|$)")
 NO_WEIGHT = ("running_mean", "running_var", "num_batches_tracked")
@@ -48,6 +50,7 @@ def words(name: str) -> Words:
     """
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", ".", OPERATION.sub("", name))
     parts = re.split(r"[^A-Za-z0-9]+", name.lower())
+    parts = [inner for part in parts for inner in INNER_MASK.split(part)]
     return tuple(part for part in parts if part and part != "module")
 
 

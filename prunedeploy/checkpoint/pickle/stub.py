@@ -61,16 +61,20 @@ class Stub:
         """Return the stub itself: the result of a call is one more unknown object."""
         return self
 
-    def append(self, _: Any) -> None:
-        """Ignore an element of a list-like object: weights are never there."""
+    def append(self, element: Any) -> None:
+        """Record an element of a list-like object under its position."""
+        self.entries[len(self.entries)] = element
 
-    def extend(self, _: Any) -> None:
-        """Ignore several elements, as ``append`` does."""
+    def extend(self, elements: Any) -> None:
+        """Record several elements."""
+        for element in elements if isinstance(elements, list | tuple) else ():
+            self.append(element)
 
     def fields(self) -> dict[Any, Any]:
-        """The object's attributes and, for a mapping, its entries."""
+        """The object's attributes and, by their positions, what it was made from; of a mapping or a
+        list its entries."""
         parts = self.state if isinstance(self.state, tuple) else (self.state,)
-        merged: dict[Any, Any] = dict(self.entries)
+        merged: dict[Any, Any] = {**dict(enumerate(self.args)), **self.entries}
         for part in parts:
             if isinstance(part, dict):
                 merged.update(part)
@@ -141,6 +145,11 @@ class NumpyArray:
             return _decode(dtype, data, shape, "F" if fortran else "C")
         except (TypeError, ValueError):
             return None
+
+    def objects(self) -> list[Any]:
+        """The elements of an array of objects; none of an array of numbers."""
+        data = self.state[4] if isinstance(self.state, tuple) and len(self.state) == 5 else None
+        return data if isinstance(data, list) else []
 
 
 class NumpyType:

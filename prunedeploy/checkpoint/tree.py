@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -47,7 +46,8 @@ class Weights:
     """A state_dict as it was found, under which keys, and the other sets of weights in the file.
 
     ``holder`` is what has the tensors, under the keys ``path``: a mapping, a module, or what stands
-    for one. ``others`` are by their keys.
+    for one. ``others`` are by their keys. ``left`` are tensors that ``name`` leaves out, without
+    those of other sets: they may be masks.
     """
 
     tensors: dict[str, Any]  # Tensor, or a stub that is named when it matters
@@ -55,6 +55,7 @@ class Weights:
     path: Path
     holder: Any
     others: dict[Path, Any]
+    left: dict[str, Any]
     module: nn.Module | None = None  # a trusted file's
 
 
@@ -79,18 +80,22 @@ def find_weights(tree: Any, name: str | None = None, otherwise: str = "") -> Wei
     holder = sets[path]
     tensors = tensors_of(holder)
     assert tensors is not None
+    left: dict[str, Any] = {}
     notes = [f"weights under {keys(path)}"] if path else []
     if name is not None and named is None:
-        count = len(tensors)
-        tensors = _below(f"{name}.", tensors, sets)
-        notes.append(f"weights whose names begin with {name}., {count - len(tensors)} others not")
+        whole = tensors
+        tensors = _below(f"{name}.", whole, sets)
+        count = len(whole) - len(tensors)
+        notes.append(f"weights whose names begin with {name}., {count} others not")
+        left = _masks_of(whole, name)
     if isinstance(holder, nn.Module):
         notes.append(f"whole pickled module {type(holder).__name__}")
     elif isinstance(holder, Stub) and "_modules" in holder.fields():
         notes.append(f"whole pickled module {holder.origin} read as a state_dict, no code run")
     others = {at: value for at, value in every.items() if at != path and _same(value, tensors)}
-    whole = isinstance(holder, nn.Module) and (name is None or named is not None)
-    return Weights(tensors, tuple(notes), path, holder, others, holder if whole else None)
+    is_whole = isinstance(holder, nn.Module) and (name is None or named is not None)
+    module = holder if is_whole else None
+    return Weights(tensors, tuple(notes), path, holder, others, left, module)
 
 
 def keys(path: Path) -> str:
@@ -298,6 +303,15 @@ def _below(prefix: str, tensors: dict[str, Any], sets: Mapping[Path, Any]) -> di
     return below
 
 
+def _masks_of(tensors: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What is beside the weights called ``name`` in parts that have no weights but masks alone."""
+    parts: dict[str, dict[str, Any]] = {}
+    for key, value in tensors.items():
+        parts.setdefault(key.partition(".")[0], {})[key] = value
+    masks = {k: v for part in parts.values() if _all_binary(part) for k, v in part.items()}
+    return {k: v for k, v in masks.items() if f".{name}." not in f".{k}"}
+
+
 def _same(holder: Any, tensors: Mapping[str, Any]) -> bool:
     """Whether a holder has weights under the names of ``tensors``: of the same network, then."""
     theirs = {name: value for name, value in (tensors_of(holder) or {}).items() if _counts(value)}
@@ -321,11 +335,12 @@ def _counts(value: Any) -> bool:
 def _plain(names: Iterable[str]) -> set[tuple[str, ...]]:
     """The parts of names without those of wrappers and without what all begin with."""
     split = [
-        [part for part in name.removesuffix("_orig").split(".") if part not in WRAPPING]
+        tuple(part for part in name.removesuffix("_orig").split(".") if part not in WRAPPING)
         for name in names
     ]
-    shared = os.path.commonprefix([parts[:-1] for parts in split])
-    return {tuple(parts[len(shared) :]) for parts in split}
+    while split and len({parts[:1] for parts in split}) == 1 and min(map(len, split)) > 1:
+        split = [parts[1:] for parts in split]
+    return set(split)
 
 
 def _module_tensors(module: Stub) -> Iterator[tuple[str, Any]]:

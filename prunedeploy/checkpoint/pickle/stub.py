@@ -31,6 +31,8 @@ NUMBERS = frozenset(
     and re.fullmatch(r"bool|u?int(8|16|32|64)|b?float(8_\w+|16|32|64)|complex(64|128)", name)
 )
 
+# Where a tensor has what somebody gave it besides, under names that the file chose.
+ATTRIBUTES = "attributes_of_the_file"
 NUMPY_CODES = frozenset(["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"])
 
 
@@ -74,7 +76,8 @@ class Stub:
         """The object's attributes and, by their positions, what it was made from; of a mapping or a
         list its entries."""
         parts = self.state if isinstance(self.state, tuple) else (self.state,)
-        merged: dict[Any, Any] = {**dict(enumerate(self.args)), **self.entries}
+        plain = [part for part in parts if not isinstance(part, dict)]
+        merged: dict[Any, Any] = {**dict(enumerate([*self.args, *plain])), **self.entries}
         for part in parts:
             if isinstance(part, dict):
                 merged.update(part)

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import io
 import logging
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -98,7 +99,8 @@ def _example(
     try:
         example = torch.zeros(shape, dtype=dtype)
         sample = torch.rand(shape, generator=generator).to(dtype)
-        with torch.no_grad():
+        # what the network prints is no part of the command's output
+        with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
             runs = [_tensors(module(sample)) for _ in range(2)]
     except Exception as error:  # the network's own code may raise anything
         lines = str(error).strip().splitlines()

@@ -347,9 +347,8 @@ def _made(arch: str) -> Any:
     try:
         return factory()
     except (Exception, SystemExit) as error:
-        raise UserError(
-            f"--arch {arch}: calling it failed ({_reason(error)}): it must work without arguments"
-        ) from error
+        how = ": it must work without arguments" if isinstance(error, TypeError) else ""
+        raise UserError(f"--arch {arch}: calling it failed ({_reason(error)}){how}") from error
 
 
 def _reason(error: BaseException) -> str:

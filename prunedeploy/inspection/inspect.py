@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from prunedeploy.inspection.block_report import LayerBlocks
     from prunedeploy.inspection.hints import Hint
     from prunedeploy.shrinking.loading import Loaded
+    from prunedeploy.shrinking.request import CheckpointOptions
 
 DATA_BATCH = 50  # images computed together, where the model leaves it open
 
@@ -120,6 +121,8 @@ def inspect(
     path = Path(path)
     how = _How(arch, trust, None if mask is None else Path(mask), weights)
     whole = kind(path) == "onnx"
+    if whole:
+        how.options.refuse_for_onnx()
     inspection = _inspect_model(path) if whole else _inspect_checkpoint(path, how)
     if blocks is not None:
         inspection = replace(inspection, blocks=_blocks(path, how, Path(blocks)))
@@ -140,13 +143,18 @@ class _How:
     mask: Path | None
     weights: str | None
 
+    @property
+    def options(self) -> CheckpointOptions:
+        """The same for ``shrinking``."""
+        from prunedeploy.shrinking.request import CheckpointOptions
+
+        return CheckpointOptions(self.arch, None, self.trust, self.mask, self.weights)
+
     def load(self, path: Path) -> Loaded:
         """The model."""
         from prunedeploy.shrinking import loading
-        from prunedeploy.shrinking.request import CheckpointOptions
 
-        options = CheckpointOptions(self.arch, None, self.trust, self.mask, self.weights)
-        return loading.load(path, options)
+        return loading.load(path, self.options)
 
 
 def _blocks(path: Path, how: _How, picture: Path) -> tuple[LayerBlocks, ...]:

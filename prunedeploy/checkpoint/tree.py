@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunedeploy.checkpoint.masks import binary
+from prunedeploy.checkpoint.masks import binary, mixed
 from prunedeploy.checkpoint.naming import is_mask_key
 from prunedeploy.checkpoint.pickle.stub import NumpyArray, Quantised, SparseTensor, Stub
 from prunedeploy.core.errors import UserError
@@ -46,8 +46,7 @@ class Weights:
     """A state_dict as it was found, under which keys, and the other sets of weights in the file.
 
     ``holder`` is what has the tensors, under the keys ``path``: a mapping, a module, or what stands
-    for one. ``others`` are by their keys. ``left`` are tensors that ``name`` leaves out, without
-    those of other sets: they may be masks.
+    for one. ``others`` are by their keys.
     """
 
     tensors: dict[str, Any]  # Tensor, or a stub that is named when it matters
@@ -55,7 +54,6 @@ class Weights:
     path: Path
     holder: Any
     others: dict[Path, Any]
-    left: dict[str, Any]
     module: nn.Module | None = None  # a trusted file's
 
 
@@ -80,14 +78,11 @@ def find_weights(tree: Any, name: str | None = None, otherwise: str = "") -> Wei
     holder = sets[path]
     tensors = tensors_of(holder)
     assert tensors is not None
-    left: dict[str, Any] = {}
     notes = [f"weights under {keys(path)}"] if path else []
     if name is not None and named is None:
-        whole = tensors
-        tensors = _below(f"{name}.", whole, sets)
-        count = len(whole) - len(tensors)
-        notes.append(f"weights whose names begin with {name}., {count} others not")
-        left = _masks_of(whole, name)
+        count, masks = len(tensors), _masks_of(tensors, name)
+        tensors = {**_below(f"{name}.", tensors, sets), **masks}
+        notes.append(f"weights whose names begin with {name}., {count - len(tensors)} others not")
     if isinstance(holder, nn.Module):
         notes.append(f"whole pickled module {type(holder).__name__}")
     elif isinstance(holder, Stub) and "_modules" in holder.fields():
@@ -95,7 +90,7 @@ def find_weights(tree: Any, name: str | None = None, otherwise: str = "") -> Wei
     others = {at: value for at, value in every.items() if at != path and _same(value, tensors)}
     is_whole = isinstance(holder, nn.Module) and (name is None or named is not None)
     module = holder if is_whole else None
-    return Weights(tensors, tuple(notes), path, holder, others, left, module)
+    return Weights(tensors, tuple(notes), path, holder, others, module)
 
 
 def keys(path: Path) -> str:
@@ -307,9 +302,12 @@ def _masks_of(tensors: Mapping[str, Any], name: str) -> dict[str, Any]:
     """What is beside the weights called ``name`` in parts that have no weights but masks alone."""
     parts: dict[str, dict[str, Any]] = {}
     for key, value in tensors.items():
-        parts.setdefault(key.partition(".")[0], {})[key] = value
-    masks = {k: v for part in parts.values() if _all_binary(part) for k, v in part.items()}
-    return {k: v for k, v in masks.items() if f".{name}." not in f".{k}"}
+        if f".{name}." not in f".{key}" and isinstance(value, Tensor) and value.dim():
+            parts.setdefault(key.partition(".")[0], {})[key] = value
+    masks = [
+        part for part in parts.values() if _all_binary(part) and any(map(mixed, part.values()))
+    ]
+    return {key: value for part in masks for key, value in part.items()}
 
 
 def _same(holder: Any, tensors: Mapping[str, Any]) -> bool:

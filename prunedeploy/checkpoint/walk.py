@@ -78,10 +78,9 @@ def collect(tree: Any, weights: Weights | None = None, own: bool = True) -> list
     if weights is None:
         return list(_Walk(None, set(), own).tensors(tree))
     walk = _Walk(weights.holder, {id(value) for value in weights.others.values()}, own)
-    candidates = [*walk.tensors(tree), *_Walk(None, set(), own).tensors(weights.left)]
     return [
         each
-        for each in candidates
+        for each in walk.tensors(tree)
         if all(_shared(each.path, x) <= _shared(each.path, weights.path) for x in weights.others)
     ]
 

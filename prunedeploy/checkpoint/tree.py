@@ -167,7 +167,7 @@ def _modules_of(module: Any, prefix: str, above: int) -> Iterator[tuple[str, Any
         fields = module.fields()
         children = as_mapping(fields.get("_modules", fields)) or {}
     for key, child in children.items():
-        if is_module(child):
+        if is_module(child) and isinstance(key, str):
             yield from _modules_of(child, f"{prefix}{key}.", above - 1)
 
 
@@ -346,7 +346,8 @@ def _module_tensors(module: Stub) -> Iterator[tuple[str, Any]]:
     for path, part in modules_of(module):
         fields = part.fields()
         if "_modules" not in fields:  # TorchScript keeps all in one
-            yield from ((f"{path}{k}", v) for k, v in fields.items() if isinstance(v, Tensor))
+            named = ((k, v) for k, v in fields.items() if isinstance(k, str))
+            yield from ((f"{path}{k}", v) for k, v in named if isinstance(v, Tensor))
             continue
         names = fields.get("_non_persistent_buffers_set")
         hidden = names if isinstance(names, set) else ()

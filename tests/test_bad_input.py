@@ -220,6 +220,13 @@ def test_external_weights_that_are_gone(folder: Folder) -> None:
     assert "net.onnx" in folder.refused("shrink", path)
 
 
+@pytest.mark.parametrize("name", ["shrink", "inspect"])
+@pytest.mark.parametrize("option", ["--arch", "--mask", "--weights"])
+def test_options_of_checkpoints_with_a_model(folder: Folder, name: str, option: str) -> None:
+    small_model(Path("net.onnx"))
+    assert f"{option} is for checkpoints" in folder.refused(name, "net.onnx", option, "ema")
+
+
 def test_nothing_to_build(folder: Folder) -> None:
     assert "prunedeploy shrink" in folder.refused("build")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ ELSEWHERE = frozenset(
         *("attn", "attention", "causal", "position", "positions", "pos", "padding", "pad", "token"),
         *("tokens", "src", "tgt", "key", "query", "window", "train", "val", "valid", "test"),
         *("data", "dataset", "label", "labels", "target", "targets", "input", "output"),
-        *("image", "images", "loss", "grad", "grads", "rng", "optimizer", "optim"),
+        *("image", "images", "loss", "grad", "grads", "rng"),
     )
 )
 
@@ -52,12 +52,13 @@ def apply(state: State, candidates: list[MaskCandidate]) -> Applied:
     pairs: list[tuple[MaskCandidate, Target]] = []
     lists: dict[Path, list[MaskCandidate]] = {}
     left: list[MaskCandidate] = []
+    _refuse_lists_of_channels(candidates, shapes)
     for each in candidates:
         target = _target(each, index)
         if target is None and each.named and each.listed is not None:
             lists.setdefault(each.listed, []).append(each)
         elif target is None:
-            if _looks_lost(each, shapes):
+            if _looks_lost(each, shapes, [state[x] for x in index.mentioned(".".join(each.path))]):
                 raise UserError(
                     f"{each.where} looks like a mask of a weight, and its name does not say of"
                     " which: save the weights alone, and give the masks by the names of the weights"
@@ -68,11 +69,13 @@ def apply(state: State, candidates: list[MaskCandidate]) -> Applied:
         elif each.named:
             if target.explicit or _in_masks(each) or not is_plain_pattern(each.tensor):
                 pairs.append((each, target))
-        elif _looks_meant(each, state[target.name]):
+        elif _looks_meant(each, state[target.name], target.explicit):
             raise UserError(
-                f"{each.where} holds zeros and ones in the shape of {target.name}, and does not say"
-                " that it is a mask: save the weights with it multiplied in, or without it"
+                f"{each.where} holds zeros and ones that go with {target.name}, and does not say"
+                f" that it is a mask: save it as {target.name}_mask if it is one, and without it if"
+                " it is not"
             )
+    _refuse_parts([each for each in candidates if each.named], {x.name for _, x in pairs}, index)
     settled = [_settled(state, pairs)]
     notes = [f"{len(pairs)} masks in the same file{_under(x for x, _ in pairs)}"] if pairs else []
     for path, elements in lists.items():
@@ -101,7 +104,7 @@ def apply_file(state: State, tree: Any, where: str) -> Applied:
         each for each in candidates if not any(key.startswith(NOT_WEIGHTS) for key in each.path)
     ]
     lists = {each.listed for each in candidates}
-    if len(lists) == 1 and None not in lists:
+    if len(lists) == 1 and None not in lists and all(each.is_element for each in candidates):
         listed = masks.apply_list(state, [each.tensor for each in candidates], where)
         return _applied([listed], [f"{len(listed.applied)} masks {where}"])
     index = Index(state)
@@ -146,13 +149,51 @@ def _settled(state: State, matched: list[tuple[MaskCandidate, Target]], file: st
 
 def _target(each: MaskCandidate, index: Index, prefixes: bool = False) -> Target | None:
     """The weight that the keys name, by as many of them as there have to be."""
-    if each.listed is not None:
+    if each.is_element:
         return None
+    last = max(each.positions, default=-1)
     for ignoring in (False, True) if prefixes or each.named else (False,):
         for begin in range(len(each.path)):
-            if target := index.find(".".join(each.path[begin:]), ignoring):
+            target = index.find(".".join(each.path[begin:]), ignoring and begin > last)
+            # the element of a list is not the layer of that number
+            if target and (begin > last or not target.numbered):
                 return target
     return None
+
+
+def _refuse_lists_of_channels(
+    candidates: list[MaskCandidate], shapes: set[tuple[int, ...]]
+) -> None:
+    """Refuse lists that look like masks with one value a channel, and are not called masks."""
+    lists: dict[Path, list[MaskCandidate]] = {}
+    for each in candidates:
+        if not each.named and each.is_element and each.listed is not None:
+            lists.setdefault(each.listed, []).append(each)
+    for path, elements in lists.items():
+        fitting = [x for x in elements if masks.binary(x.tensor) and _fits_channels(x, shapes)]
+        if len(fitting) == len(elements) > 1 and any(map(_is_mask_of_nothing, elements)):
+            raise UserError(
+                f"{keys(path)} looks like a list of masks, and does not say so: save them by the"
+                " names of the weights, or the weights without them"
+            )
+
+
+def _fits_channels(each: MaskCandidate, shapes: set[tuple[int, ...]]) -> bool:
+    have = tuple(each.tensor.shape)
+    return len(have) == 1 and any(have[0] in shape[:2] for shape in shapes)
+
+
+def _refuse_parts(named: list[MaskCandidate], masked: set[str], index: Index) -> None:
+    """Refuse masks in forms that are not known: several entries for each, indices, bits."""
+    for each in named:
+        if not _in_masks(each) or each.is_element or _target(each, index) is not None:
+            continue
+        target = _target(replace(each, path=each.path[:-1]), index)
+        if target is not None and target.name not in masked and _in_masks(each, 2):
+            raise UserError(
+                f"{each.where} is a part of a mask of {target.name} in a form that is not known:"
+                " save masks as tensors of zeros and ones in the shape of the weight"
+            )
 
 
 def _under(entries: Iterable[MaskCandidate]) -> str:
@@ -171,31 +212,38 @@ def _container(each: MaskCandidate) -> Path:
     return each.path[:-1][:1]
 
 
-def _in_masks(each: MaskCandidate) -> bool:
+def _in_masks(each: MaskCandidate, above: int = 1) -> bool:
     """Whether it lies among masks, and is not only called one itself, as those of attention are."""
-    return any(map(is_mask_key, each.path[:-1]))
+    return any(map(is_mask_key, each.path[:-above]))
 
 
-def _looks_meant(each: MaskCandidate, weight: Tensor) -> bool:
+def _looks_meant(each: MaskCandidate, weight: Tensor, explicit: bool) -> bool:
     """Whether it would change the weight that its name leads to, were it the mask that it looks."""
-    if each.path[0].startswith(NOT_WEIGHTS) or ELSEWHERE & set(words(each.path[0])):
+    elsewhere = not explicit and ELSEWHERE & set(words(each.path[0]))
+    if each.path[0].startswith(NOT_WEIGHTS) or elsewhere or weight.dim() < 2:
         return False
-    same = each.tensor.shape == weight.shape and weight.dim() > 1
-    if not same or not masks.mixed(each.tensor) or is_plain_pattern(each.tensor):
+    if masks.is_packed(each.tensor, weight):
+        return True
+    fitted = masks.fit(each.tensor, weight)
+    if fitted is None or not masks.two_valued(each.tensor) or is_plain_pattern(each.tensor):
         return False
-    return bool(((each.tensor == 0) & (weight != 0)).any())
+    return bool(((fitted.view == 0) & (weight != 0)).any())
 
 
-def _looks_lost(each: MaskCandidate, shapes: set[tuple[int, ...]]) -> bool:
+def _looks_lost(each: MaskCandidate, shapes: set[tuple[int, ...]], mentioned: list[Tensor]) -> bool:
     """Whether it looks like the mask of a weight, and no name says of which."""
-    return _fits_some(each, shapes) and _is_mask_of_nothing(each)
+    if not _is_mask_of_nothing(each):
+        return False
+    return _fits_some(each, shapes) or (
+        not each.named and any(masks.fit(each.tensor, weight) for weight in mentioned)
+    )
 
 
 def _is_mask_of_nothing(each: MaskCandidate) -> bool:
     """Whether it looks like a mask, and its keys do not say that it is one of something else."""
     if ELSEWHERE & {word for key in each.path for word in words(key)}:
         return False
-    if any(key.startswith(NOT_WEIGHTS) for key in each.path):
+    if any(key.startswith(NOT_WEIGHTS) for key in each.path) and not each.named:
         return False
     if is_plain_pattern(each.tensor):
         return False
@@ -209,10 +257,9 @@ def _fits_some(each: MaskCandidate, shapes: set[tuple[int, ...]]) -> bool:
     have = tuple(each.tensor.shape)
     if have in shapes:
         return True
-    return each.named and any(
-        (len(have) == 1 and have[0] in shape[:2])
-        or masks.fit(each.tensor, torch.empty(shape, device="meta")) is not None
-        for shape in shapes
+    return each.named and (
+        _fits_channels(each, shapes)
+        or any(masks.fit(each.tensor, torch.empty(x, device="meta")) is not None for x in shapes)
     )
 
 

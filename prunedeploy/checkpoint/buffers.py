@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from prunedeploy.checkpoint import masks
-from prunedeploy.checkpoint.beside import is_plain_pattern
+from prunedeploy.checkpoint.beside import ELSEWHERE, is_plain_pattern
 from prunedeploy.checkpoint.masks import Doubts, Pair, State
 from prunedeploy.checkpoint.naming import MASK, OPERATION, Index, is_mask_key, words
 
@@ -39,14 +39,14 @@ def apply(state: State) -> OwnMasks:
     ``L.weight``, ``__weight_mma_mask`` (apex's ASP), ``pre_ops.0.op._binary_mask`` (NNCF), and
     whatever else has the name of a mask, the shape of a weight and no other values than 0 and 1.
     """
-    index = Index(state)
+    called = {name for name, tensor in state.items() if _is_called_mask(name, tensor)}
+    index = Index({name: tensor for name, tensor in state.items() if name not in called})
     pairs: list[Pair] = []
     doubts: Doubts = {}
     for name in list(state):
-        if _is_called_mask(name, state[name]):
-            if (pair := _pair(name, state, index)) is not None:
-                pairs.append(pair)
-        elif (why := _looks_like_one(name, state)) is not None:
+        if name in called and (pair := _pair(name, state, index)) is not None:
+            pairs.append(pair)
+        elif (why := _looks_like_one(name, state, index)) is not None:
             doubts[name] = why
     settled = masks.settle(state, [x for x in pairs if not _is_soft_of(x.where, pairs)])
     kept = {pair.where: state.pop(pair.where) for pair in settled.applied}
@@ -65,39 +65,55 @@ def _is_called_mask(name: str, tensor: Tensor) -> bool:
     if not tensor.dim():
         return False
     *above, last = name.split(".")
-    return bool(MASK & set(words(last))) or (any(map(is_mask_key, above)) and masks.mixed(tensor))
+    if MASK & set(words(last)):
+        return True
+    return (any(map(is_mask_key, above)) and masks.binary(tensor)) or (
+        bool(MASK & set(words(name))) and masks.mixed(tensor)
+    )
 
 
 def _pair(name: str, state: State, index: Index) -> Pair | None:
     """The mask and its weight, or None where it is a mask of something else."""
-    target = index.find(name, among=True)
+    target = index.find(name, prefixes=True, among=True)
     if target is None:
         return None
     tensor = state[name]
     ends_as_mask = words(name)[-1] in SOFT
     if not masks.binary(tensor) and not ends_as_mask:
         return None
-    if not target.explicit and (
+    if (target.prefix or not target.explicit) and (
         masks.fit(tensor, state[target.name]) is None or is_plain_pattern(tensor)
     ):
         return None  # of another size than the layer's weight, or a triangle: one of attention
     return Pair(name, tensor, target)
 
 
-def _looks_like_one(name: str, state: State) -> str | None:
-    """Why an entry that is not called a mask looks like one, where it does."""
-    tensor, target = state[name], f"{name.rpartition('.')[0]}.weight".removeprefix(".")
-    weight = state.get(target)
-    if weight is None or name == target or tensor.dim() < 2 or tensor.shape != weight.shape:
+def _looks_like_one(name: str, state: State, index: Index) -> str | None:
+    """Why an entry whose name is not that of a mask of a weight looks like one, where it does."""
+    tensor = state[name]
+    if not masks.mixed(tensor) or is_plain_pattern(tensor) or ELSEWHERE & set(words(name)):
         return None
-    if not masks.mixed(tensor) or is_plain_pattern(tensor):
-        return None
-    if not bool(((tensor == 0) & (weight != 0)).any()):
+    target = index.find(name, prefixes=True, among=True)
+    names = [f"{name.rpartition('.')[0]}.weight".removeprefix("."), *index.mentioned(name)]
+    for weight in dict.fromkeys([target.name, *names] if target else names):
+        if weight != name and weight in state and _takes_away(tensor, state[weight]):
+            return (
+                f"{name} holds zeros and ones that go with {weight}, and does not say that it is"
+                f" its mask: save it as {weight}_mask if it is one, and without it if it is not"
+            )
+    shapes = {tuple(weight.shape) for other, weight in state.items() if other != name}
+    if name.endswith("weight") or tensor.dim() < 2 or tuple(tensor.shape) not in shapes:
         return None
     return (
-        f"{name} holds zeros and ones in the shape of {target}, and does not say that it is a mask:"
-        f" save it as {target}_mask if it is one, and without it if it is not"
+        f"{name} looks like a mask of a weight, and its name does not say of which: save masks"
+        " under the names of the weights, as conv.weight_mask"
     )
+
+
+def _takes_away(mask: Tensor, weight: Tensor) -> bool:
+    """Whether it would change a layer's weight, were it the mask that it looks."""
+    fitted = masks.fit(mask, weight) if weight.dim() > 1 else None
+    return fitted is not None and bool(((fitted.view == 0) & (weight != 0)).any())
 
 
 def _is_soft_of(name: str, pairs: list[Pair]) -> bool:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import sys
 from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,20 +37,24 @@ def from_factory(arch: str, read: Normalised) -> tuple[nn.Module, list[str]]:
         UserError: the factory cannot be had, its network has other parameters, or there is a doubt
             about the weights that it does not settle.
     """
-    module = plain_module(_call(arch)).eval()
-    names = set(module.state_dict())
+    module, taken = _call(arch)
+    module = plain_module(module)
+    inference(module)
+    names = set(nn.Module.state_dict(module))
     note = None
     if not any(name.rpartition(".")[2] == "indexes" for name in names):
         note = selection.expand(read.state)
-    reading = readings.for_names(read.state, names)
+    reading, prefix = _reading(read.state, names)
     aliases = reading.aliases([*read.state, *read.masks, *read.bare.values()])
+    aliases = {name: f"{prefix}{alias}" for name, alias in aliases.items()}
     state = {aliases[name]: tensor for name, tensor in read.state.items() if name in aliases}
     bare = {aliases[name]: name for name in read.bare.values() if name in aliases}
     settled = _compute_parametrized(module, state, bare)
     make_plain(module)
     _materialise(module, state, arch)
     _grant_biases(module, state)
-    wanted = shapes_of(module.state_dict())
+    _tie(module, state)
+    wanted = shapes_of(nn.Module.state_dict(module))
     for name, why in read.doubts.items():
         alias = aliases.get(name)
         if alias is not None and alias not in settled and alias not in wanted:
@@ -66,19 +74,54 @@ def from_factory(arch: str, read: Normalised) -> tuple[nn.Module, list[str]]:
     _refuse_transposed(module, {aliases[name] for name in read.filters if name in aliases})
     match_kernels(state, wanted)
     models.fit(module, shapes_of(state))
-    return filled(module, state), [line for line in (note, reading.note(read.state)) if line]
+    lines = (taken, note, reading.note(read.state))
+    return filled(module, state), [line for line in lines if line]
 
 
 def from_pickle(module: nn.Module) -> nn.Module:
     """A trusted file's own module, its pruned layers made plain."""
-    module = plain_module(module).eval()
+    module = plain_module(module)
+    inference(module)
     make_plain(module)
     return module.float().requires_grad_(False)
 
 
+def _reading(state: State, names: set[str]) -> tuple[readings.Reading, str]:
+    """How to read the file's names for a network with the names ``names``, and what that network
+    alone has in front of them."""
+    for own in readings.of_all(names):
+        wanted = set(own.aliases(names).values())
+        chosen = readings.choose(state, readings.whole_for(state, wanted))
+        if chosen is not None and not own.inside:
+            return chosen, own.prefix
+    return readings.for_names(state, names), ""
+
+
+def _tie(module: nn.Module, state: State) -> None:
+    """Give each name of a tensor that the network has under several names the file's values: the
+    file may have it once, as safetensors does."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in nn.Module.state_dict(module, keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)
+    for same in names.values():
+        stored = next((state[name] for name in same if name in state), None)
+        if stored is not None:
+            state.update({name: stored for name in same if name not in state})
+
+
 def plain_module(module: nn.Module) -> nn.Module:
     """The network without what trains it on several devices or compiles it, itself and its parts:
-    DataParallel, torch.compile, weight averaging."""
+    DataParallel, torch.compile, weight averaging.
+
+    Raises:
+        UserError: a TorchScript program, or attributes in the place of methods.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UserError(
+            "the network is a TorchScript program, which takes no other weights: give the network"
+            " itself, as it is before torch.jit"
+        )
+    _restore_methods(module)
     for part in list(module.modules()):
         if part._compiled_call_impl is not None:  # module.compile()
             part._compiled_call_impl = None
@@ -86,6 +129,44 @@ def plain_module(module: nn.Module) -> nn.Module:
             if child is not None and (inner := _inside(child)) is not child:
                 part._modules[key] = inner
     return _inside(module)
+
+
+def _restore_methods(module: nn.Module) -> None:
+    """Make attributes that hide methods of ``nn.Module`` (``self.modules = [...]``) callable, as
+    those methods: the network's code reads the attribute, and torch calls the method.
+
+    Raises:
+        UserError: an attribute of a type that cannot be called, either.
+    """
+    waiting = [module]
+    seen: set[int] = set()
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        waiting += [child for child in part._modules.values() if child is not None]
+        for key, value in list(vars(part).items()):
+            method = getattr(nn.Module, key, None)
+            if key.startswith("_") or not callable(method) or callable(value):
+                continue
+            kind = type(value)
+            if kind not in (list, tuple, dict, str, int, float):
+                raise UserError(
+                    f"the network's {type(part).__name__} has an attribute {key} in the place of"
+                    " the method of nn.Module: give it another name"
+                )
+            call = partial(method, part)
+            body = {"__call__": lambda _, *args, call=call, **options: call(*args, **options)}
+            setattr(part, key, type(kind.__name__, (kind,), body)(value))
+
+
+def inference(module: nn.Module) -> None:
+    """Set a network to eval mode, whatever it has made of ``train``."""
+    with contextlib.suppress(Exception):  # the user's code may raise anything
+        module.eval()
+    for part in nn.Module.modules(module):
+        part.training = False
 
 
 def _inside(module: nn.Module) -> nn.Module:
@@ -213,9 +294,32 @@ def _refuse_transposed(module: nn.Module, filters: Iterable[str]) -> None:
             )
 
 
-def _call(arch: str) -> nn.Module:
-    """Import and call what ``--arch pkg.module:factory`` names: naming it is the user's consent."""
+def _call(arch: str) -> tuple[nn.Module, str | None]:
+    """Import and call what ``--arch pkg.module:factory`` names: naming it is the user's consent.
+
+    What it prints is no part of the command's output. Returns the network, and a note where it was
+    one of several things.
+    """
+    with contextlib.redirect_stdout(sys.stderr):
+        made = _made(arch)
+    parts = [*made.values()] if isinstance(made, dict) else made
+    several = parts if isinstance(parts, list | tuple) else [parts]
+    networks = [part for part in several if isinstance(part, nn.Module)]
+    if len(networks) == 1:
+        what = type(made).__name__
+        return networks[0], None if networks[0] is made else f"the one network in the {what} taken"
+    if networks:
+        raise UserError(
+            f"--arch {arch}: it gave {len(networks)} networks: write one that gives one"
+        )
+    raise UserError(f"--arch {arch}: it gave a {type(made).__name__}, not a torch nn.Module")
+
+
+def _made(arch: str) -> Any:
+    """What the factory gives."""
     where, _, name = arch.partition(":")
+    if where.endswith(".py"):
+        raise UserError(f"--arch {arch}: write the module without .py, as pkg.module:factory")
     if not where.replace(".", "").isidentifier() or not name.replace(".", "").isidentifier():
         raise UserError(f"--arch {arch}: write it as pkg.module:factory")
     try:
@@ -227,19 +331,20 @@ def _call(arch: str) -> nn.Module:
         raise UserError(f"--arch {arch}: cannot import {where} ({error})") from None
     except AttributeError:
         raise UserError(f"--arch {arch}: {where} has no {name}") from None
-    except Exception as error:  # the user's code may raise anything
-        raise UserError(
-            f"--arch {arch}: importing {where} failed ({type(error).__name__}: {error})"
-        ) from error
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
+        raise UserError(f"--arch {arch}: importing {where} failed ({_reason(error)})") from error
+    if isinstance(factory, nn.Module):
+        return factory
     if not callable(factory):
         raise UserError(f"--arch {arch}: {name} is not a function or class that makes a network")
     try:
-        module = factory()
-    except Exception as error:
-        raise UserError(
-            f"--arch {arch}: calling it failed ({type(error).__name__}: {error}):"
-            " it must work without arguments"
-        ) from error
-    if not isinstance(module, nn.Module):
-        raise UserError(f"--arch {arch}: it gave a {type(module).__name__}, not a torch nn.Module")
-    return module
+        return factory()
+    except (Exception, SystemExit) as error:
+        how = ": it must work without arguments" if isinstance(error, TypeError) else ""
+        raise UserError(f"--arch {arch}: calling it failed ({_reason(error)}){how}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """An error in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

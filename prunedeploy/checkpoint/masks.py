@@ -63,6 +63,22 @@ def mixed(tensor: Tensor) -> bool:
     return binary(tensor) and bool((tensor != 0).any()) and bool((tensor == 0).any())
 
 
+def two_valued(tensor: Tensor) -> bool:
+    """Whether it holds zeros and one other value, both of them."""
+    if tensor.is_complex() or tensor.is_quantized:
+        return False
+    plain = tensor if tensor.dtype == torch.bool else tensor.double()
+    other = plain[plain != 0]
+    return 0 < len(other) < plain.numel() and bool((other == other[0]).all())
+
+
+def is_packed(mask: Tensor, weight: Tensor) -> bool:
+    """Whether it has the bytes of one bit a weight, of all weights or of those of each output."""
+    row = weight[0].numel() if weight.dim() else 0
+    sizes = (-(-weight.numel() // 8), len(weight) * -(-row // 8)) if row else ()
+    return mask.dtype == torch.uint8 and mask.numel() in sizes and not binary(mask)
+
+
 def masked(weight: Tensor, mask: Tensor, name: str) -> Tensor:
     """``weight * mask``, the mask of the same shape or one that broadcasts to it."""
     if not _broadcasts(mask, weight):
@@ -160,6 +176,11 @@ def _meaning(state: State, pair: Pair) -> Fit | str:
     """The mask as it is to be applied, or why that is not certain."""
     weight, mask, name = state[pair.target.name], pair.mask, pair.target.name
     fitted = fit(mask, weight)
+    if is_packed(mask, weight):
+        return (
+            f"{pair.where} looks like a mask of {name} of one bit a weight: unpack it before saving"
+            " (numpy.unpackbits)"
+        )
     if fitted is None:
         if mask.dim() == 1 and tuple(weight.shape) == (len(mask), len(mask)):
             return (
@@ -226,6 +247,8 @@ def apply_list(state: State, masks: Sequence[Any], where: str) -> Settled:
         UserError: the masks fit no weights in their order, or fit in several ways.
     """
     tensors = [mask for mask in masks if isinstance(mask, Tensor)]
+    # those of biases take nothing away, as a rule
+    tensors = [mask for mask in tensors if mask.dim() > 1 or not bool((mask == 1).all())]
     weights = [(name, tensor) for name, tensor in state.items() if tensor.dim() > 1]
     pairs = pairings([t.shape for t in tensors], [w.shape for _, w in weights])
     if not tensors or pairs is None:

@@ -18,11 +18,25 @@ DECORATION = MASK | frozenset(
         *("binary", "bool", "boolean", "mma", "prune", "pruned", "pruner", "pruning"),
         *("sparse", "sparsity", "sparsifier", "dict", "state", "buffer", "ctx", "list", "by"),
         *("name", "param", "params", "layer", "layers", "element", "filter", "channel", "nm"),
-        *("score", "scores"),
+        *(
+            "score",
+            "scores",
+            "hook",
+            "bit",
+            "bits",
+            "packed",
+            "keep",
+            "kept",
+            "alive",
+            "active",
+            "fixed",
+        ),
     )
 )
 # Masks that mark what is taken away; those of all known tools mark what stays.
 INVERTED = frozenset(("pruned", "dropped", "drop", "removed", "remove", "zero", "zeros", "zeroed"))
+# A mask whose name has no border between its parts: bitmask, weightmask, mask24.
+INNER_MASK = re.compile(r"(?<=[a-z])(?<!^un)(?=masks?$)|(?<=^mask)(?=\d)|(?<=^masks)(?=\d)")
 # NNCF keeps masks as operations of the layer.
 OPERATION = re.compile(r"(?:^|\.)(?:pre_ops|post_ops)\.[^.]+\.op(?=\.|$)")
 NO_WEIGHT = ("running_mean", "running_var", "num_batches_tracked")
@@ -40,6 +54,11 @@ class Target:
     explicit: bool
     prefix: Words = ()
 
+    @property
+    def numbered(self) -> bool:
+        """Whether the layer has a number alone for its name."""
+        return all(part.isdecimal() for part in words(self.name)[:-1])
+
 
 def words(name: str) -> Words:
     """The parts of a name in lower case: at dots, underscores and inner capitals.
@@ -48,6 +67,7 @@ def words(name: str) -> Words:
     """
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", ".", OPERATION.sub("", name))
     parts = re.split(r"[^A-Za-z0-9]+", name.lower())
+    parts = [inner for part in parts for inner in INNER_MASK.split(part)]
     return tuple(part for part in parts if part and part != "module")
 
 
@@ -75,6 +95,14 @@ class Index:
             self._exact.setdefault(key, []).append(name)
             self._ends.setdefault(key[-2:], []).append((key, name))
 
+    def mentioned(self, name: str) -> Iterator[str]:
+        """The weights whose layer's name is in ``name``."""
+        spelled = f".{'.'.join(words(name))}."
+        for (*layer, last), names in self._exact.items():
+            inside = f".{'.'.join(layer)}." in spelled
+            if last == "weight" and layer and not layer[-1].isdecimal() and inside:
+                yield from names
+
     def find(self, name: str, prefixes: bool = False, among: bool = False) -> Target | None:
         """The weight that a mask called ``name`` belongs to, or None when there is no telling.
 
@@ -88,7 +116,7 @@ class Index:
             if names := [x for x in self._exact.get(form, ()) if not among or x != name]:
                 return Target(names[0], explicit) if len(names) == 1 else None
         for form, explicit in forms if prefixes else ():
-            ends = self._ends.get(form[-2:], ())
+            ends = [x for x in self._ends.get(form[-2:], ()) if not among or x[1] != name]
             # the weight has the prefix, or the mask has: then the longest weight is meant
             longer = [(key, weight) for key, weight in ends if key[-len(form) :] == form]
             shorter = [(key, weight) for key, weight in ends if form[-len(key) :] == key]

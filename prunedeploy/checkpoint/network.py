@@ -141,11 +141,14 @@ def filled(module: nn.Module, state: State) -> nn.Module:
     """``module`` with the tensors of ``state`` themselves, in eval mode, without gradients."""
     dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
     try:
-        module.load_state_dict(state, strict=False, assign=True)
-    except RuntimeError as error:
+        nn.Module.load_state_dict(module, state, strict=False, assign=True)
+    except Exception as error:  # hooks of the user's network may raise anything
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise UserError(f"the weights do not fit the network ({lines[-1]}): {HOW}") from None
-    return module.to(dtype).eval().requires_grad_(False)
+        reason = lines[-1] if lines else type(error).__name__
+        raise UserError(f"the weights do not fit the network ({reason}): {HOW}") from None
+    for part in nn.Module.modules(module):
+        part.training = False
+    return module.to(dtype).requires_grad_(False)
 
 
 def difference(missing: list[str] | tuple[str, ...], more: list[str] | tuple[str, ...]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunedeploy.checkpoint.masks import binary
+from prunedeploy.checkpoint.masks import binary, mixed
 from prunedeploy.checkpoint.naming import is_mask_key
 from prunedeploy.checkpoint.pickle.stub import NumpyArray, Quantised, SparseTensor, Stub
 from prunedeploy.core.errors import UserError
@@ -34,6 +35,7 @@ WRAPPERS = (
 )
 MAX_DEPTH = 4
 MAX_MODULES = 100_000
+WRAPPING = ("module", "_orig_mod")  # parts of names
 NOT_WEIGHTS = ("optim", "sched")  # how keys begin under which training keeps other things
 
 Path = tuple[str, ...]
@@ -67,7 +69,8 @@ def find_weights(tree: Any, name: str | None = None, otherwise: str = "") -> Wei
     Raises:
         UserError: none, or several and no way to tell which; the message has no file name.
     """
-    sets = _without_masks(_sets(tree))
+    every = _without_masks(_sets(tree, lists=True))
+    sets = _without_masks(_sets(tree)) or every
     if not sets:
         raise UserError(f"holds no weights that can be told{_contents(tree)}{otherwise}")
     named = _named(name, sets) if name is not None else None
@@ -77,16 +80,17 @@ def find_weights(tree: Any, name: str | None = None, otherwise: str = "") -> Wei
     assert tensors is not None
     notes = [f"weights under {keys(path)}"] if path else []
     if name is not None and named is None:
-        count = len(tensors)
-        tensors = _below(f"{name}.", tensors, sets)
+        count, masks = len(tensors), _masks_of(tensors, name)
+        tensors = {**_below(f"{name}.", tensors, sets), **masks}
         notes.append(f"weights whose names begin with {name}., {count - len(tensors)} others not")
     if isinstance(holder, nn.Module):
         notes.append(f"whole pickled module {type(holder).__name__}")
     elif isinstance(holder, Stub) and "_modules" in holder.fields():
         notes.append(f"whole pickled module {holder.origin} read as a state_dict, no code run")
-    others = {at: value for at, value in sets.items() if at != path and _same(value, tensors)}
-    whole = isinstance(holder, nn.Module) and (name is None or named is not None)
-    return Weights(tensors, tuple(notes), path, holder, others, holder if whole else None)
+    others = {at: value for at, value in every.items() if at != path and _same(value, tensors)}
+    is_whole = isinstance(holder, nn.Module) and (name is None or named is not None)
+    module = holder if is_whole else None
+    return Weights(tensors, tuple(notes), path, holder, others, module)
 
 
 def keys(path: Path) -> str:
@@ -109,6 +113,15 @@ def as_mapping(value: Any) -> Mapping[Any, Any] | None:
     if isinstance(value, Mapping):
         return value
     return value.fields() if isinstance(value, Stub) else None
+
+
+def elements_of(value: Any) -> list[Any]:
+    """The elements of a list or of what is like one; of anything else none."""
+    if isinstance(value, NumpyArray):
+        return value.objects()
+    if isinstance(value, np.ndarray):
+        return [*value.flat] if value.dtype.kind == "O" else []
+    return [*value] if isinstance(value, list | tuple | set | frozenset | deque) else []
 
 
 def tensors_of(holder: Any) -> dict[str, Any] | None:
@@ -154,7 +167,7 @@ def _modules_of(module: Any, prefix: str, above: int) -> Iterator[tuple[str, Any
         fields = module.fields()
         children = as_mapping(fields.get("_modules", fields)) or {}
     for key, child in children.items():
-        if is_module(child):
+        if is_module(child) and isinstance(key, str):
             yield from _modules_of(child, f"{prefix}{key}.", above - 1)
 
 
@@ -168,8 +181,11 @@ def origins_of(holder: Any) -> dict[str, str]:
 # -- the sets --------------------------------------------------------------------------------------
 
 
-def _sets(tree: Any) -> dict[Path, Any]:
-    """Every holder of weights by the keys that lead to it first; masks hold none."""
+def _sets(tree: Any, lists: bool = False) -> dict[Path, Any]:
+    """Every holder of weights by the keys that lead to it first; masks hold none.
+
+    With ``lists`` those in lists, too, and lists of weights that have no names.
+    """
     sets: dict[Path, Any] = {}
     waiting: list[tuple[Path, Any]] = [((), tree)]
     seen: set[int] = set()
@@ -182,25 +198,31 @@ def _sets(tree: Any) -> dict[Path, Any]:
             if tensors_of(value):
                 sets[path] = value
             continue
-        mapping = as_mapping(value)
-        if mapping is None:
-            continue
-        if _has_weights(mapping):
-            sets[path] = value
+        entries = _entries(value, lists)
+        if _has_weights(entries):
+            sets[path] = value if as_mapping(value) is not None else entries
         below = [
             ((*path, key), inside)
-            for key, inside in mapping.items()
-            if isinstance(key, str) and not key.startswith(NOT_WEIGHTS) and not is_mask_key(key)
+            for key, inside in entries.items()
+            if not key.startswith(NOT_WEIGHTS) and not is_mask_key(key)
         ]
         waiting += reversed(below) if len(path) < MAX_DEPTH else []
     return sets
 
 
-def _has_weights(mapping: Mapping[Any, Any]) -> bool:
+def _entries(value: Any, lists: bool) -> Mapping[str, Any]:
+    """What a container holds under names; with ``lists`` also the elements of a list or of what is
+    like one, by their positions."""
+    mapping = as_mapping(value)
+    if mapping is None:
+        return {str(at): item for at, item in enumerate(elements_of(value))} if lists else {}
+    positions = lists and not isinstance(value, Mapping)
+    return {str(k): v for k, v in mapping.items() if isinstance(k, str) or positions}
+
+
+def _has_weights(mapping: Mapping[str, Any]) -> bool:
     """Whether a mapping has tensors of its own; sparse ones are not looked into."""
-    for key, value in mapping.items():
-        if not isinstance(key, str):
-            continue
+    for value in mapping.values():
         if isinstance(value, Quantised | SparseTensor):
             return True
         tensor = as_tensor(value)
@@ -246,9 +268,7 @@ def _preferred(tree: Any, sets: Mapping[Path, Any]) -> Path:
                     " --weights"
                 )
             (known,) = first
-        mapping = as_mapping(tree)
-        assert mapping is not None
-        tree, path = mapping[known], (*path, known)
+        tree, path = _entries(tree, lists=True)[known], (*path, known)
     return path
 
 
@@ -278,19 +298,47 @@ def _below(prefix: str, tensors: dict[str, Any], sets: Mapping[Path, Any]) -> di
     return below
 
 
+def _masks_of(tensors: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What is beside the weights called ``name`` in parts that have no weights but masks alone."""
+    parts: dict[str, dict[str, Any]] = {}
+    for key, value in tensors.items():
+        if f".{name}." not in f".{key}" and isinstance(value, Tensor) and value.dim():
+            parts.setdefault(key.partition(".")[0], {})[key] = value
+    masks = [
+        part for part in parts.values() if _all_binary(part) and any(map(mixed, part.values()))
+    ]
+    return {key: value for part in masks for key, value in part.items()}
+
+
 def _same(holder: Any, tensors: Mapping[str, Any]) -> bool:
     """Whether a holder has weights under the names of ``tensors``: of the same network, then."""
-    plain = {_plain(name) for name in tensors}
-    names = {_plain(name) for name, value in (tensors_of(holder) or {}).items() if _counts(value)}
-    return bool(names) and 2 * len(names & plain) >= len(names)
+    theirs = {name: value for name, value in (tensors_of(holder) or {}).items() if _counts(value)}
+    ours = {name: value for name, value in tensors.items() if _counts(value)}
+    if all(name.isdecimal() for name in theirs):  # a list
+        return bool(theirs) and _shapes(theirs) == _shapes(ours) and not _all_binary(theirs)
+    names = _plain(theirs)
+    return 2 * len(names & _plain(ours)) >= len(names)
+
+
+def _shapes(tensors: Mapping[str, Any]) -> list[tuple[int, ...]]:
+    return sorted(tuple(x.shape) for x in tensors.values() if isinstance(x, Tensor) and x.dim() > 1)
 
 
 def _counts(value: Any) -> bool:
-    return isinstance(value, Quantised) or (isinstance(value, Tensor) and value.is_floating_point())
+    return isinstance(value, Quantised) or (
+        isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0
+    )
 
 
-def _plain(name: str) -> str:
-    return name.removeprefix("module.").removesuffix("_orig")
+def _plain(names: Iterable[str]) -> set[tuple[str, ...]]:
+    """The parts of names without those of wrappers and without what all begin with."""
+    split = [
+        tuple(part for part in name.removesuffix("_orig").split(".") if part not in WRAPPING)
+        for name in names
+    ]
+    while split and len({parts[:1] for parts in split}) == 1 and min(map(len, split)) > 1:
+        split = [parts[1:] for parts in split]
+    return set(split)
 
 
 def _module_tensors(module: Stub) -> Iterator[tuple[str, Any]]:
@@ -298,7 +346,8 @@ def _module_tensors(module: Stub) -> Iterator[tuple[str, Any]]:
     for path, part in modules_of(module):
         fields = part.fields()
         if "_modules" not in fields:  # TorchScript keeps all in one
-            yield from ((f"{path}{k}", v) for k, v in fields.items() if isinstance(v, Tensor))
+            named = ((k, v) for k, v in fields.items() if isinstance(k, str))
+            yield from ((f"{path}{k}", v) for k, v in named if isinstance(v, Tensor))
             continue
         names = fields.get("_non_persistent_buffers_set")
         hidden = names if isinstance(names, set) else ()

@@ -77,7 +77,7 @@ def refuse_bundle(path: Path) -> None:
 
 def _read_manifest(folder: Path) -> Manifest:
     try:
-        text = (folder / MANIFEST).read_text()
+        text = (folder / MANIFEST).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
         refuse_bundle(folder)
         raise UserError(f"{folder} is not an engine: it has no readable {MANIFEST}") from None

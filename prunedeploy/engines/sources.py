@@ -134,6 +134,6 @@ def _refuse_checkpoint(path: Path) -> Path:
 def _read_record(path: Path) -> ShrinkResult | None:
     """The result of shrink in a JSON file; None when it is missing or something else."""
     try:
-        return from_json(ShrinkResult, path.read_text())
+        return from_json(ShrinkResult, path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, UserError):
         return None

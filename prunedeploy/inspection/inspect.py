@@ -121,6 +121,8 @@ def inspect(
     path = Path(path)
     options = CheckpointOptions(arch, None, trust, mask, weights)
     whole = kind(path) == "onnx"
+    if whole:
+        options.refuse_for_onnx()
     inspection = _inspect_model(path) if whole else _inspect_checkpoint(path, options)
     if blocks is not None:
         inspection = replace(inspection, blocks=_blocks(path, options, Path(blocks)))

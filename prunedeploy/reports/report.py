@@ -77,7 +77,7 @@ def read(path: Path) -> Result:
         UserError: missing, unreadable, or neither a shrink nor a bench result.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise UserError(f"cannot read {path}: {reason}") from None

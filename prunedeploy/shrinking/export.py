@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import io
 import logging
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -57,16 +58,21 @@ def to_model(
 
     dtype = next(module.parameters(), torch.zeros(0)).dtype
     # two samples: torch takes a batch of one for a constant, and a batch must not be
-    example = _example(module, (2, *input_shape[1:]), dtype)
+    batch, single = (2, *input_shape[1:]), tuple(input_shape)
+    # perhaps a network of one fixed batch, as torch.export makes them, or one of tokens
+    tries = [(shape, kind) for kind in (dtype, torch.int64) for shape in (batch, single)]
+    reasons = []
+    for shape, kind in tries:
+        example = _example(module, shape, kind)
+        if not isinstance(example, str):
+            break
+        reasons.append(example)
     if isinstance(example, str):
-        # perhaps a network of one fixed batch, as torch.export makes them
-        example = _example(module, tuple(input_shape), dtype)
-        if isinstance(example, str):
-            shape = ",".join(map(str, input_shape))
-            raise UserError(
-                f"the network does not run on an input of shape {shape} ({example}): "
-                f"{_inputs(module) or 'give its shape with --input-shape'}"
-            )
+        raise UserError(
+            f"the network does not run on an input of shape {','.join(map(str, input_shape))}"
+            f" ({reasons[1]}): {_inputs(module) or 'give its shape with --input-shape'}"
+        )
+    if example.shape != batch:
         return _export(module, example, None, optimize)
     if isinstance(module, torch.jit.ScriptModule):
         return _export_script(module, example)
@@ -79,7 +85,7 @@ def to_model(
     except torch.onnx.OnnxExporterError:
         pass
     # the batch size is part of the network's code, so it is the one that was asked for
-    return _export(module, torch.zeros(tuple(input_shape), dtype=dtype), None, optimize)
+    return _export(module, torch.zeros(single, dtype=example.dtype), None, optimize)
 
 
 def _example(
@@ -97,8 +103,10 @@ def _example(
     generator = torch.Generator().manual_seed(0)
     try:
         example = torch.zeros(shape, dtype=dtype)
-        sample = torch.rand(shape, generator=generator).to(dtype)
-        with torch.no_grad():
+        sample = torch.rand(shape, generator=generator)
+        sample = sample.to(dtype) if dtype.is_floating_point else (2 * sample).to(dtype)
+        # what the network prints is no part of the command's output
+        with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
             runs = [_tensors(module(sample)) for _ in range(2)]
     except Exception as error:  # the network's own code may raise anything
         lines = str(error).strip().splitlines()

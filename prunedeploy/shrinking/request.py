@@ -36,6 +36,16 @@ class CheckpointOptions:
     mask: str | Path | None = None
     weights: str | None = None
 
+    def refuse_for_onnx(self) -> None:
+        """Refuse what an ONNX model has no use for.
+
+        Raises:
+            UserError: an option for checkpoints alone was given.
+        """
+        for name in ("arch", "mask", "weights"):
+            if getattr(self, name) is not None:
+                raise UserError(f"--{name} is for checkpoints, this is an ONNX model: leave it out")
+
 
 @dataclass(frozen=True)
 class ShrinkRequest:
@@ -83,8 +93,12 @@ def check_request(
         raise UserError(f"channels cannot be aligned to {align!r}: give a number from 1, or auto")
     machine = targets.by_name(target)
     path = _output(source, output)
-    if state_dict is not None and (source == IN_MEMORY or is_onnx(source)):
-        raise UserError("a state_dict needs a torch checkpoint, this is an ONNX model: take --pt")
+    if source == IN_MEMORY or is_onnx(source):
+        options.refuse_for_onnx()
+        if state_dict is not None:
+            raise UserError(
+                "a state_dict needs a torch checkpoint, this is an ONNX model: take --pt"
+            )
     taken = (source, path, path.with_suffix(".json"), path.with_suffix(".dense.onnx"))
     return ShrinkRequest(
         model=model,
@@ -122,7 +136,7 @@ def _refuse_foreign(record: Path) -> None:
     if not record.exists():
         return
     try:
-        files.from_json(ShrinkResult, record.read_text())
+        files.from_json(ShrinkResult, record.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, UserError):
         raise UserError(
             f"{record} would be replaced, and is not a record of shrink: name another output"

@@ -77,7 +77,7 @@ def read(path: Path) -> tuple[Target, ...]:
         UserError: it cannot be read, is not TOML, or a target makes no sense.
     """
     try:
-        tables = tomllib.loads(path.read_text())
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(f"cannot read targets from {path}: {reason}") from None

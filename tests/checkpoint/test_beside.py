@@ -178,7 +178,7 @@ REFUSED: dict[str, tuple[Callable[[Masks], dict[str, Any]], str]] = {
     ),
     "under no name of a mask": (
         lambda m: {"kept": m},
-        r"'kept'\.'conv1\.weight' holds zeros and ones in the shape of conv1\.weight",
+        r"'kept'\.'conv1\.weight' holds zeros and ones that go with conv1\.weight",
     ),
     "under no name of a weight": (
         lambda m: {"masks": {f"layer {at}": x for at, x in enumerate(m.values())}},

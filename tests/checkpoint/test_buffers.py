@@ -150,7 +150,7 @@ REFUSED: dict[str, tuple[Callable[[nn.Module], State], str]] = {
     ),
     "no name of a mask": (
         lambda net: {"fc.active": (torch.arange(40).view(5, 8) % 3 > 0).float()},
-        r"fc\.active holds zeros and ones in the shape of fc\.weight",
+        r"fc\.active holds zeros and ones that go with fc\.weight",
     ),
     "channels of a convolution with a bias": (
         lambda net: {"conv1.mask": torch.tensor([1.0, 0, 1, 1, 1, 1])},

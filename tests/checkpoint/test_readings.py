@@ -243,3 +243,30 @@ def test_layers_that_are_alike_are_no_sets() -> None:
     assert choose(names, fits(set(names))) == Reading()
     with pytest.raises(UserError, match="several sets"):
         choose(names, fits({"weight", "bias"}))
+
+
+SAME = {
+    "compiled": lambda net: under("_orig_mod.", net),
+    "another prefix": lambda net: under("ema_model.net.", net),
+    "parameters without names": lambda net: {"decay": 0.9, "shadow_params": [*net.parameters()]},
+    "a list of snapshots": lambda net: [net.state_dict()],
+}
+
+
+@pytest.mark.parametrize("what", SAME)
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_another_set_whatever_its_names(
+    net, other, same, what: str, prefix: str, tmp_path: Path
+) -> None:
+    torch.save({"state_dict": under(prefix, net), "ema": SAME[what](other)}, tmp_path / "net")
+    found = same(tmp_path / "net", net).found
+    assert any(line.startswith("another set of weights left out (under 'ema'") for line in found)
+
+
+def test_weights_in_lists(net, other, same, tmp_path: Path) -> None:
+    torch.save((net.state_dict(), {"epoch": 3}), tmp_path / "net")
+    assert "weights under '0'" in same(tmp_path / "net", net).found
+    torch.save([net.state_dict(), other.state_dict()], tmp_path / "net")
+    with pytest.raises(UserError, match=r"several sets of weights \(0, 1\)"):
+        load(tmp_path / "net", arch=ARCH)
+    same(tmp_path / "net", other, weights="1")

@@ -96,3 +96,22 @@ def test_whatever_the_network_raises_is_one_line(tmp_path: Path) -> None:
         export(Picky().eval(), (2, 3, 8, 8), tmp_path / "a.onnx")
     with pytest.raises(UserError, match="does not run on an input of shape 1,3,999999,999999"):
         export(Small().eval(), (1, 3, 999999, 999999), tmp_path / "a.onnx")
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(20, 8)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        print("computing")
+        return self.embedding(tokens).mean(1)
+
+
+def test_a_network_of_tokens(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    module = Tokens().eval()
+    evaluator = Evaluator(export(module, (1, 7), tmp_path / "a.onnx"))
+    assert "computing" not in capfd.readouterr().out
+    tokens = torch.randint(20, (3, 7))
+    found = evaluator.run({"input": tokens.numpy()})["output"]
+    assert np.abs(found - module(tokens).detach().numpy()).max() < 1e-5

@@ -100,3 +100,8 @@ def test_nonsense_in_one_line(folder: Path, text: str, reason: str) -> None:
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "prunedeploy.targets.toml" in str(caught.value)
+
+
+def test_a_file_that_begins_with_a_byte_order_mark(folder: Path) -> None:
+    (folder / "prunedeploy.targets.toml").write_bytes(b"\xef\xbb\xbf" + CAMERA.encode())
+    assert targets.by_name("cam").name == "camera"

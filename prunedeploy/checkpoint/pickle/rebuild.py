@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from prunedeploy.checkpoint.pickle.stub import (
+    ATTRIBUTES,
     MAX_ELEMENTS,
     NumpyArray,
     NumpyType,
@@ -94,11 +95,19 @@ def _first(value: Any, *_: Any) -> Any:
     return value
 
 
-def _from_type(function: Any, _: Any, args: Any, *__: Any) -> Any:
-    """A tensor with attributes of its own, or of a subclass: the tensor alone."""
+def _from_type(function: Any, _: Any, args: Any, state: Any = None, *__: Any) -> Any:
+    """A tensor with attributes of its own, or of a subclass: a plain tensor with them."""
     if not isinstance(function, Function | type(Stub)):
         raise pickle.UnpicklingError("a tensor that is made by an unknown function")
-    return function(*args)
+    return _with_attributes(function(*args), None, None, state)
+
+
+def _with_attributes(value: Any, _: Any, __: Any, state: Any = None, *___: Any) -> Any:
+    """The tensor, its attributes in one that is ours: no name of theirs becomes one of its own."""
+    if isinstance(value, Tensor):
+        value = value.detach()
+        setattr(value, ATTRIBUTES, state[0] if isinstance(state, tuple) and state else state)
+    return value
 
 
 def _ordered(items: Any = (), *_: Any) -> OrderedDict[Any, Any]:
@@ -143,7 +152,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor_v3,
     "torch._utils._rebuild_parameter": _first,
-    "torch._utils._rebuild_parameter_with_state": _first,
+    "torch._utils._rebuild_parameter_with_state": _with_attributes,
     "torch._utils._rebuild_sparse_tensor": SparseTensor,
     "torch._utils._rebuild_qtensor": Quantised,
     "torch._utils._rebuild_xla_tensor": _from_numpy,

@@ -31,6 +31,8 @@ NUMBERS = frozenset(
     and re.fullmatch(r"bool|u?int(8|16|32|64)|b?float(8_\w+|16|32|64)|complex(64|128)", name)
 )
 
+# Where a tensor has what somebody gave it besides, under names that the file chose.
+ATTRIBUTES = "attributes_of_the_file"
 NUMPY_CODES = frozenset(["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"])
 
 
@@ -61,16 +63,21 @@ class Stub:
         """Return the stub itself: the result of a call is one more unknown object."""
         return self
 
-    def append(self, _: Any) -> None:
-        """Ignore an element of a list-like object: weights are never there."""
+    def append(self, element: Any) -> None:
+        """Record an element of a list-like object under its position."""
+        self.entries[len(self.entries)] = element
 
-    def extend(self, _: Any) -> None:
-        """Ignore several elements, as ``append`` does."""
+    def extend(self, elements: Any) -> None:
+        """Record several elements."""
+        for element in elements if isinstance(elements, list | tuple) else ():
+            self.append(element)
 
     def fields(self) -> dict[Any, Any]:
-        """The object's attributes and, for a mapping, its entries."""
+        """The object's attributes and, by their positions, what it was made from; of a mapping or a
+        list its entries."""
         parts = self.state if isinstance(self.state, tuple) else (self.state,)
-        merged: dict[Any, Any] = dict(self.entries)
+        plain = [part for part in parts if not isinstance(part, dict)]
+        merged: dict[Any, Any] = {**dict(enumerate([*self.args, *plain])), **self.entries}
         for part in parts:
             if isinstance(part, dict):
                 merged.update(part)
@@ -141,6 +148,11 @@ class NumpyArray:
             return _decode(dtype, data, shape, "F" if fortran else "C")
         except (TypeError, ValueError):
             return None
+
+    def objects(self) -> list[Any]:
+        """The elements of an array of objects; none of an array of numbers."""
+        data = self.state[4] if isinstance(self.state, tuple) and len(self.state) == 5 else None
+        return data if isinstance(data, list) else []
 
 
 class NumpyType:

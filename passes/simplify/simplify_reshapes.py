@@ -52,10 +52,12 @@ class SimplifyReshapes:
         notes = []
         with naming(model.graph):
             for node in reversed(list(model.graph)):
-                chain = _chain(node) if node.graph is model.graph else None
-                if chain is not None and (what := _replace(chain)):
-                    name = chain.nodes[0].name or "?"
-                    notes.append(Note("reshapes-simplified", name, "taken", what, 1))
+                chains = _chains(node) if node.graph is model.graph else []
+                for chain in chains:
+                    if what := _replace(chain):
+                        name = chain.nodes[0].name or "?"
+                        notes.append(Note("reshapes-simplified", name, "taken", what, 1))
+                        break
         models.drop_unused(model.graph)
         return PassResult(bool(notes), tuple(reversed(notes)))
 
@@ -74,20 +76,24 @@ class Chain:
         return self.nodes[-1].outputs[0]
 
 
-def _chain(last: ir.Node) -> Chain | None:
-    """The longest chain that ends in ``last``, where it is two nodes at least."""
-    if not moves_only(last) or _only_reader(last.outputs[0]) is not None:
-        return None
-    nodes = [last]
-    while (source := nodes[0].inputs[0]) is not None:
+def _chains(last: ir.Node) -> list[Chain]:
+    """The chains of two nodes and more that end in ``last``, longest first."""
+    nodes = [last] if moves_only(last) else []
+    while nodes and (source := nodes[0].inputs[0]) is not None:
         before = source.producer()
         if before is None or not moves_only(before) or _only_reader(source) is not nodes[0]:
             break
         nodes.insert(0, before)
+    found = (_chain(nodes[first:]) for first in range(len(nodes) - 1))
+    return [chain for chain in found if chain is not None]
+
+
+def _chain(nodes: list[ir.Node]) -> Chain | None:
+    source = nodes[0].inputs[0]
     layout = Layout.of(source) if source is not None else None
-    if source is None or layout is None or len(nodes) < 2:
+    if source is None or layout is None or not all(map(layout.follow, nodes)):
         return None
-    return Chain(nodes, source, layout) if all(map(layout.follow, nodes)) else None
+    return Chain(nodes, source, layout)
 
 
 def _only_reader(value: ir.Value) -> ir.Node | None:
@@ -206,22 +212,21 @@ def _taken(value: ir.Value) -> tuple[int, list[tuple[ir.Node, int]]] | None:
 
 
 def _parts(chain: Chain) -> str:
-    """A Reshape that splits axes and a Transpose, in the place of three nodes or more."""
+    """A Reshape that splits axes and a Transpose, in the place of three nodes or more.
+
+    Axes of length one are left as they are made: copies along them are known by it.
+    """
     blocks, result = chain.layout.blocks(), chain.layout.result
     where = {block[0]: number for number, block in enumerate(blocks)}
-    if len(chain.nodes) < 3 or any(sum(each in where for each in axis) > 1 for axis in result):
-        return ""
-    # axes of length one, which have no factors, are made by the Reshape, behind the others
-    ones = [axis for axis, factors in enumerate(result) if not factors]
-    order = [
-        where[factors[0]] if factors else len(blocks) + ones.index(axis)
-        for axis, factors in enumerate(result)
-    ]
+    alone = all(sum(each in where for each in axis) == 1 for axis in result)
     target = _target(chain.layout.source, blocks)
-    if target is None or order == sorted(order):
+    if len(chain.nodes) < 3 or not alone or target is None:
+        return ""
+    order = [where[factors[0]] for factors in result]
+    if order == sorted(order):
         return ""
     write = _Writer(chain)
-    value = write.node("Reshape", chain.source, np.array([*target, *[1] * len(ones)], np.int64))
+    value = write.node("Reshape", chain.source, np.array(target, np.int64))
     write.end(write.node("Transpose", value, perm=order))
     return "axes split and moved: one Reshape, one Transpose"
 

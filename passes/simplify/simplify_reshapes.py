@@ -84,8 +84,8 @@ def _chains(last: ir.Node) -> list[Chain]:
         if before is None or not moves_only(before) or _only_reader(source) is not nodes[0]:
             break
         nodes.insert(0, before)
-    found = (_chain(nodes[first:]) for first in range(len(nodes) - 1))
-    return [chain for chain in found if chain is not None]
+    chains = (_chain(nodes[first:]) for first in range(len(nodes) - 1))
+    return [chain for chain in chains if chain is not None]
 
 
 def _chain(nodes: list[ir.Node]) -> Chain | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx_ir as ir
 
 from prunedeploy.passes.analysis.axes import INTERFACE, Axes, Labels, rank, static_size
@@ -11,10 +13,16 @@ from prunedeploy.passes.operators.operator import opaque
 from prunedeploy.passes.operators.table import layer_of, operator
 
 
-def couple(graph: ir.Graph, split_choice: int = 0, equal_groups: bool = False) -> Axes:
+def couple(
+    graph: ir.Graph,
+    split_choice: int = 0,
+    equal_groups: bool = False,
+    apart: frozenset[ir.Node] = frozenset(),
+) -> Axes:
     """The labels of all axes of ``graph``, nodes in topological order; see ``Axes.split_choice``.
 
-    ``equal_groups`` says that all groups of a convolution are to lose the same channels.
+    ``equal_groups`` says that all groups of a convolution are to lose the same channels, ``apart``
+    which depthwise convolutions may go on writing a channel that they do not read.
     """
     axes = Axes(split_choice)
     for value in graph.inputs:
@@ -25,7 +33,7 @@ def couple(graph: ir.Graph, split_choice: int = 0, equal_groups: bool = False) -
         axes.at = f"{node.op_type} ({node.name})"
         layer = layer_of(node)
         if layer is not None:
-            couple_layer(layer, axes, equal_groups)
+            couple_layer(replace(layer, apart=node in apart), axes, equal_groups)
         else:
             (operator(node).couple or opaque)(node, axes)
         _pin_unasked(node, axes)

@@ -49,7 +49,7 @@ class Settings:
     ``zero`` is what counts as zero; ``stated`` what the inputs lie within, by name; ``align`` the
     multiple that output channels are to be, where keeping dead ones can make them so; ``borders``
     what takes over constants that meet zero padding, where there is a choice; ``limits`` what
-    cannot be done.
+    cannot be done; ``apart`` the depthwise convolutions whose groups are cut apart.
     """
 
     zero: Zero = field(default_factory=Zero)
@@ -57,3 +57,4 @@ class Settings:
     align: int = 1
     borders: Borders = "map"
     limits: Limits | None = None
+    apart: frozenset[ir.Node] = frozenset()

@@ -15,10 +15,11 @@ import onnx_ir as ir
 
 from prunedeploy.passes.analysis.axes import rank, static_size
 from prunedeploy.passes.analysis.facts import constant_array
+from prunedeploy.passes.analysis.lengths import Length, lengths_of, solved
 from prunedeploy.passes.names import graph_of, put_before, replace_input
 
 T = TypeVar("T")
-# A number, the name of a dynamic dimension, or None where nothing is known.
+# A number, the name of a dynamic dimension or a product of such, or None where nothing is known.
 Entry = int | str | None
 
 SAME = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
@@ -48,7 +49,7 @@ def entries(value: ir.Value | None, depth: int = MAX_DEPTH) -> list[Entry] | Non
         return before
     if node.op_type in ("Gather", "Slice"):
         return selected(node, before)
-    if node.op_type in ("Add", "Mul", "Sub"):
+    if node.op_type in ("Add", "Div", "Mul", "Sub"):
         return _computed(node, before, entries(node.inputs[1], depth - 1))
     return None
 
@@ -82,11 +83,19 @@ def selected(node: ir.Node, before: list[T]) -> list[T] | None:
 def _computed(node: ir.Node, left: list[Entry], right: list[Entry] | None) -> list[Entry] | None:
     if right is None or len(left) != len(right):
         return None
-    run = {"Add": int.__add__, "Mul": int.__mul__, "Sub": int.__sub__}[node.op_type]
-    return [
-        run(a, b) if isinstance(a, int) and isinstance(b, int) else None
-        for a, b in zip(left, right, strict=True)
-    ]
+    return [_combined(node.op_type, a, b) for a, b in zip(left, right, strict=True)]
+
+
+def _combined(operator: str, left: Entry, right: Entry) -> Entry:
+    if left is None or right is None:
+        return None
+    if operator in ("Div", "Mul"):
+        one, other = Length.of(left), Length.of(right)
+        result = one * other if operator == "Mul" else one.over(other)
+        return None if result is None else result.dim
+    if isinstance(left, str) or isinstance(right, str):
+        return None
+    return left + right if operator == "Add" else left - right
 
 
 def name_lengths(graph: ir.Graph) -> None:
@@ -94,27 +103,43 @@ def name_lengths(graph: ir.Graph) -> None:
 
     Shape inference makes up a new name for each: ``unk__`` and a number.
     """
-    names: dict[str, str] = {}
+    names: dict[str, int | str] = {}
     for node in graph:
         for value in node.outputs:
             if value.shape is not None and not value.shape.is_static():
                 value.shape = ir.Shape([_renamed(dim, names) for dim in value.shape])
-        target = node.inputs[1] if node.op_type == "Reshape" and len(node.inputs) > 1 else None
-        shape, asked = node.outputs[0].shape if node.outputs else None, entries(target)
-        if shape is None or asked is None or len(asked) != len(shape):
+        known = reshaped(node) if node.op_type == "Reshape" and node.outputs[0].shape else None
+        if known is None:
             continue
-        for dim, entry in zip(shape, asked, strict=True):
-            if isinstance(dim, ir.SymbolicDim) and isinstance(entry, str):
-                made_up = str(dim.value or "")
-                if made_up.startswith("unk__") and made_up != entry:
-                    names[made_up] = entry
-        node.outputs[0].shape = ir.Shape([_renamed(dim, names) for dim in shape])
+        for dim, length in zip(node.outputs[0].shape or (), known, strict=True):
+            if isinstance(dim, ir.SymbolicDim) and str(dim.value or "").startswith("unk__"):
+                names[str(dim.value)] = length.dim
+        node.outputs[0].shape = ir.Shape(
+            [_renamed(dim, names) for dim in node.outputs[0].shape or ()]
+        )
 
 
-def _renamed(dim: int | ir.SymbolicDim, names: Mapping[str, str]) -> int | ir.SymbolicDim:
+def reshaped(node: ir.Node) -> list[Length] | None:
+    """The lengths of a Reshape's result, by its target and by how many elements there are."""
+    source, result = node.inputs[0], node.outputs[0]
+    before = lengths_of(source) if source is not None else None
+    after, asked = lengths_of(result), entries(node.inputs[1] if len(node.inputs) > 1 else None)
+    if before is None or after is None or asked is None or len(asked) != len(after):
+        return None
+    for axis, entry in enumerate(asked):
+        if isinstance(entry, str):
+            after[axis] = Length.of(entry)
+        elif entry == 0 and not node.attributes.get_int("allowzero", 0) and axis < len(before):
+            after[axis] = before[axis]
+    both = solved(before, after)
+    return None if both is None else both[1]
+
+
+def _renamed(dim: int | ir.SymbolicDim, names: Mapping[str, int | str]) -> int | ir.SymbolicDim:
     if isinstance(dim, int) or dim.value not in names:
         return dim
-    return ir.SymbolicDim(names[str(dim.value)])
+    known = names[str(dim.value)]
+    return known if isinstance(known, int) else ir.SymbolicDim(known)
 
 
 def rewritable(value: ir.Value | None) -> list[bool]:

@@ -46,6 +46,7 @@ class Layer:
     takes_bias: bool = True  # constants may go into the bias
     takes_map: bool = True  # constants under padding may be added to the result as a map
     equal_groups: bool = False  # all groups lose the same channels
+    apart: bool = False  # groups of one channel are cut apart too, as wider ones are
 
     @property
     def name(self) -> str:
@@ -74,10 +75,12 @@ class Layer:
 
     @property
     def depthwise(self) -> bool:
-        """Whether every group reads one channel and writes one: the two are cut together."""
-        return self.groups > 1 and self.groups == static_size(
-            self.source, self.source_axis
-        ) == static_size(self.result, self.result_axis)
+        """Whether every group reads one channel and writes one, and the two are cut together."""
+        widths = (
+            static_size(self.source, self.source_axis),
+            static_size(self.result, self.result_axis),
+        )
+        return self.groups > 1 and not self.apart and widths == (self.groups, self.groups)
 
     @property
     def grouped(self) -> bool:

@@ -125,6 +125,10 @@ def recurrent_constants(node: ir.Node, facts: Facts) -> None:
     hidden one of a GRU, the only one of an RNN) meet nothing but zeros: its state then is a share
     of what it was, zero from the start. Units that rest on one another are assumed to be zero and
     struck off until those left bear each other out.
+
+    An LSTM's cell is ``f * c + i * tanh(0) = f * c`` and its output ``o * tanh(c)``; a GRU's state
+    is ``(1 - z) * tanh(0) + z * h = z * h``: zero as long as they begin with zero, whatever the
+    gates are. So an initial state that is fed, or is not known to be zero, keeps the unit.
     """
     cell = recurrent(node)
     if cell is None or not _usual(cell):

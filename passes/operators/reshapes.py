@@ -10,9 +10,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from prunedeploy.passes.analysis.axes import Axes, rank, same_length, static_size
+from prunedeploy.passes.analysis.axes import Axes, rank, static_size
 from prunedeploy.passes.analysis.facts import Facts, constant_array
-from prunedeploy.passes.analysis.shape_targets import entries, retarget, rewritable
+from prunedeploy.passes.analysis.lengths import Run, groups, lengths_of
+from prunedeploy.passes.analysis.shape_targets import entries, reshaped, retarget, rewritable
 from prunedeploy.passes.analysis.value_numbers import ValueNumbers
 from prunedeploy.passes.operators.operator import (
     AxisOrder,
@@ -60,80 +61,13 @@ def moves(node: ir.Node) -> Moves | None:
     return passing
 
 
-def _pairs(node: ir.Node) -> list[tuple[list[int], list[int]]] | None:
-    """The groups of a reshape; several dynamic dimensions must be the same ones, in front."""
+def _pairs(node: ir.Node) -> list[Run] | None:
+    """The groups of axes, before and after, that hold the same elements."""
     source, result = node.inputs[0], node.outputs[0]
-    before, after = _sizes(source), _sizes(result)
-    if source is None or source.shape is None or result.shape is None:
-        return None
-    if before is None or after is None:
-        return None
-    same = 0
-    if before.count(None) > 1 and 0 not in (*before, *after):
-        for one, other in zip(source.shape, result.shape, strict=False):
-            if not same_length(one, other):
-                break
-            same += 1
-    runs = groups(before[same:], after[same:])
-    if runs is None:
-        return None
-    moved = [([a + same for a in left], [b + same for b in right]) for left, right in runs]
-    return [([axis], [axis]) for axis in range(same)] + moved
-
-
-def groups(before: Sizes, after: Sizes) -> list[tuple[list[int], list[int]]] | None:
-    """Runs of axes, before and after a reshape, that hold the same elements; None: not known.
-
-    With one dynamic dimension on each side, the batch, the two are the same where all others agree
-    in number of elements: then they must be. Where they do not agree (the batch is merged with the
-    heads), axes of equal length at the end pair up, and what is left is one run.
-    """
-    if before.count(None) > 1 or before.count(None) != after.count(None):
-        return None
-    if _static(before) == _static(after):
-        return _runs(before, after)
-    same = 0
-    while same < min(len(before), len(after)) and before[-1 - same] == after[-1 - same] is not None:
-        same += 1
-    left, right = len(before) - same, len(after) - same
-    if None not in before or _static(before[:left]) == _static(after[:right]) or not same:
-        return None
-    ends = [([left + i], [right + i]) for i in range(same)]
-    return [(list(range(left)), list(range(right))), *ends]
-
-
-def _static(sizes: Sizes) -> int:
-    return math.prod(size for size in sizes if size is not None)
-
-
-def _runs(before: Sizes, after: Sizes) -> list[tuple[list[int], list[int]]]:
-    """Shortest runs with the same number of elements, from the front."""
-    runs = []
-    i = j = 0
-    while i < len(before) or j < len(after):
-        left, right = [i] if i < len(before) else [], [j] if j < len(after) else []
-        i, j = i + 1, j + 1
-        while left and right and _count(before, left) != _count(after, right):
-            if _count(before, left) < _count(after, right) and i < len(before):
-                left, i = [*left, i], i + 1
-            elif j < len(after):
-                right, j = [*right, j], j + 1
-            elif i < len(before):
-                left, i = [*left, i], i + 1
-            else:
-                break
-        runs.append((left, right))
-    return runs
-
-
-def _count(sizes: Sizes, axes: list[int]) -> tuple[int, int]:
-    """The number of elements of a run: how many dynamic factors it has, and the other factor.
-
-    A run without the dynamic size is the smaller one, as it needs that to become equal. A run
-    without elements has no factors.
-    """
-    known = _static([sizes[axis] for axis in axes])
-    return (sum(sizes[axis] is None for axis in axes) if known else 0, known)
+    before = lengths_of(source) if source is not None else None
+    after = reshaped(node) if node.op_type == "Reshape" else None
+    after = after or lengths_of(result)
+    return groups(before, after) if before is not None and after is not None else None
 
 
 def splits(node: ir.Node) -> list[tuple[int, list[int]]]:
@@ -187,8 +121,7 @@ def blocks(node: ir.Node) -> list[tuple[int, int]]:
     Channels and maps become groups of channels and whatever fills a group, and back again: what
     GroupNormalization is written with.
     """
-    before, after = _sizes(node.inputs[0]), _sizes(node.outputs[0])
-    pairs = groups(before, after) if before is not None and after is not None else None
+    before, after, pairs = _sizes(node.inputs[0]), _sizes(node.outputs[0]), _pairs(node)
     if before is None or after is None or pairs is None:
         return []
     starts = []

@@ -34,7 +34,7 @@ from prunedeploy.passes.shrink.fixed_point import cut_to_fixed_point
 from prunedeploy.passes.shrink.lowering import lower
 from prunedeploy.passes.shrink.plan import Plan
 from prunedeploy.passes.shrink.refusals import refused
-from prunedeploy.passes.shrink.sharing import join, separate
+from prunedeploy.passes.shrink.sharing import join, join_bodies, separate, separate_bodies
 
 INTO = {
     "bias": "the bias",
@@ -79,10 +79,12 @@ class ShrinkChannels:
         infer_shapes(model)
         changed |= drop_zero_states(model) | own_weights(model)
         notes: list[Note] = []
+        copies = separate_bodies(model)
         for graph in list(model.graphs()):
             cut, graph_notes = self._shrink(model, graph)
             changed |= cut
             notes += graph_notes
+        join_bodies(model, copies)
         return PassResult(changed, tuple(notes))
 
     def _shrink(self, model: ir.Model, graph: ir.Graph) -> tuple[bool, list[Note]]:
@@ -104,7 +106,7 @@ class ShrinkChannels:
 
         plan, changed = cut_to_fixed_point(graph, settings, prepare, carry_out)
         left = [*_aligned(plan, self.align), *refused(plan, graph)]
-        join(graph, copies)
+        join(copies)
         if lowered := lower(graph):
             notes += lowered
             models.drop_unused(graph)

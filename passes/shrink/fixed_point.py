@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.passes.analysis.settings import Settings
@@ -37,6 +39,24 @@ def cut_to_fixed_point(
             continue
         idle += 1
         if idle >= plan.axes.split_choices:
-            return plan, changed
+            starved = _starved(plan) if settings.limits is None else frozenset()
+            if starved <= settings.apart:
+                return plan, changed
+            settings, idle = replace(settings, apart=settings.apart | starved), 0
         choice = (choice + 1) % plan.axes.split_choices
         plan.weights.forget()
+
+
+def _starved(plan: Plan) -> frozenset[ir.Node]:
+    """Depthwise convolutions that read a constant channel, which stays: what they write is live.
+
+    Their groups are cut apart from then on. Not before, as most lose the same channels on both
+    sides and need no Gather in front.
+    """
+    nodes = []
+    for layer in plan.layers:
+        known = plan.facts.of(layer.source, layer.source_axis)
+        whole = layer.depthwise and not layer.equal_groups
+        if whole and known is not None and not np.isnan(known).all():
+            nodes.append(layer.node)
+    return frozenset(nodes)

@@ -3,7 +3,8 @@
 Each group is cut as a convolution of its own would be. What is left of the groups is put together
 again: those with as many input and as many output channels as one another are one grouped
 convolution, and there are as many convolutions, side by side between a Split and a Concat, as
-there are pairs of widths. A group that lost its outputs is gone. The convolutions need their
+there are pairs of widths. A group that lost its outputs is gone; one that lost its inputs alone
+holds what its bias says, and reads some channel through zeros. The convolutions need their
 channels in an order of their own: ``reorder`` moves it into the weights before and behind, and a
 Gather does where that cannot be.
 """
@@ -41,7 +42,8 @@ class Regrouping:
     def classes(self) -> dict[tuple[int, int], list[int]]:
         """The groups that stay, by how many channels they read and write."""
         by_width: dict[tuple[int, int], list[int]] = {}
-        widths = zip(self.reads.sum(axis=1).tolist(), self.writes.sum(axis=1).tolist(), strict=True)
+        reads = self.reads.sum(axis=1).clip(min=1)
+        widths = zip(reads.tolist(), self.writes.sum(axis=1).tolist(), strict=True)
         for group, (ins, outs) in enumerate(widths):
             if outs:
                 by_width.setdefault((ins, outs), []).append(group)
@@ -108,9 +110,13 @@ def _parts(regrouping: Regrouping) -> list[Part]:
         (np.cumsum(mask) - 1).reshape(mask.shape) for mask in (regrouping.reads, regrouping.writes)
     )
     rows = regrouping.rows.reshape(*regrouping.writes.shape, *regrouping.rows.shape[1:])
+    every, idle = regrouping.reads.copy(), ~regrouping.reads.any(axis=1)
+    if idle.any():  # a weight of zeros for a channel that is there anyway
+        every[idle, 0], sources[idle], rows = True, 0, rows.copy()
+        rows[idle] = 0
     parts = []
     for (ins, outs), groups in regrouping.classes().items():
-        reads, writes = regrouping.reads[groups], regrouping.writes[groups]
+        reads, writes = every[groups], regrouping.writes[groups]
         taps = rows.shape[-1]
         weight = rows[groups][writes].reshape(len(groups), outs, -1, taps)
         columns = np.broadcast_to(reads[:, None], weight.shape[:3])
@@ -217,7 +223,7 @@ def _narrow(graph: ir.Graph, layer: Layer, part: Part, copies: Copies) -> None:
     own = len(layer.weight.uses()) == 1 and not layer.weight.is_graph_output()
     name = "" if own else unused(f"{layer.name}.narrow.weight", write.taken)
     node.replace_input_with(1, write.weight(part, name))
-    if len(part.takes) != static_size(layer.source, layer.source_axis):
+    if not np.array_equal(part.takes, np.arange(static_size(layer.source, layer.source_axis) or 0)):
         node.replace_input_with(0, write.gather(layer.source, part.takes))
 
 
@@ -226,7 +232,8 @@ def _replace(graph: ir.Graph, layer: Layer, parts: list[Part], copies: Copies) -
     node, result = layer.node, layer.result
     takes = np.concatenate([part.takes for part in parts])
     makes = np.concatenate([part.makes for part in parts])
-    whole = len(takes) == static_size(layer.source, layer.source_axis)
+    width = static_size(layer.source, layer.source_axis) or 0
+    whole = np.array_equal(np.sort(takes), np.arange(width))
     ordered = whole and reorder(graph, layer.source, 1, takes, node, copies)
     silent = reorder(graph, result, 1, makes, node, copies)
     write = _Writer(graph, layer, copies, names(graph))

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from prunedeploy.core.records import Reason
 from prunedeploy.passes.analysis import liveness
-from prunedeploy.passes.analysis.axes import Axes, Labels, Mask
+from prunedeploy.passes.analysis.axes import Axes, Mask
 from prunedeploy.passes.analysis.constants import channel_constants, find_constants
 from prunedeploy.passes.analysis.coupling import couple
 from prunedeploy.passes.analysis.facts import Constants, Facts, Maps
@@ -24,7 +24,6 @@ from prunedeploy.passes.operators.recurrent import Recurrent, recurrent
 from prunedeploy.passes.shrink.align import padding, reason
 
 ALONE = Reason("last-channel", "a tensor cannot have no channel at all")
-FEEDS = Reason("group-reads-nothing", "a group of a convolution cannot read no channel at all")
 
 
 @dataclass(frozen=True)
@@ -85,11 +84,13 @@ def analyse(graph: ir.Graph, settings: Settings, split_choice: int = 0) -> Analy
     ``split_choice`` is the part that carries labels where an axis is split (see ``Axes``).
     """
     weights = Weights(settings.zero)
-    axes = couple(graph, split_choice, equal_groups=settings.limits is not None)
+    axes = couple(graph, split_choice, settings.limits is not None, settings.apart)
     ranges = Ranges(graph, settings.stated)
     # maps hold for the sizes of this graph; a module may be called with others
     facts = find_constants(graph, weights, settings.zero, ranges, maps=settings.limits is None)
-    layers = liveness.layers_of(graph)
+    layers = [
+        replace(layer, apart=layer.node in settings.apart) for layer in liveness.layers_of(graph)
+    ]
     if settings.borders == "channel":
         layers = [replace(layer, takes_map=not mergeable(layer)) for layer in layers]
     if settings.limits is not None:
@@ -110,8 +111,7 @@ def make_plan(graph: ir.Graph, settings: Settings, split_choice: int = 0) -> Pla
     """Plan to cut whatever is not live in ``graph``, as far as tensors keep a channel."""
     analysis = analyse(graph, settings, split_choice)
     axes, weights, layers = analysis.axes, analysis.weights, list(analysis.layers)
-    grouped = [layer for layer in layers if layer.grouped]
-    stays = _leave_some(axes, analysis.kept, grouped)
+    stays = _leave_some(axes, analysis.kept)
     aligned: set[int] = set()
     while settings.align > 1 and (more := padding(layers, axes, weights, stays, settings.align)):
         aligned |= more
@@ -121,7 +121,7 @@ def make_plan(graph: ir.Graph, settings: Settings, split_choice: int = 0) -> Pla
             [*layers, *analysis.inner], axes, weights, analysis.facts
         )
         analysis = replace(analysis, kept=kept, bias_channels=bias_channels)
-        stays = _leave_some(axes, kept, grouped)
+        stays = _leave_some(axes, kept)
     return conclude(analysis, stays, frozenset(aligned))
 
 
@@ -139,31 +139,18 @@ def conclude(analysis: Analysis, stays: Mask, aligned: frozenset[int] = frozense
     return Plan(**known, keep=keep, absorptions=tuple(absorptions), aligned=aligned)
 
 
-def _leave_some(axes: Axes, kept: Kept, grouped: list[Layer]) -> Mask:
-    """Return the live labels, and more where a tensor or a group would be left empty."""
+def _leave_some(axes: Axes, kept: Kept) -> Mask:
+    """Return the live labels, and more where a tensor would be left empty, the first ones."""
     stays = kept.live.copy()
     axis_roots = [roots for _, _, roots in axes.items() if len(roots)]
     before = -1
     while (count := int(stays.sum())) != before:
         before = count
         for roots in axis_roots:
-            _leave(1, roots, stays, kept, ALONE)
-        for layer in grouped:
-            sources = axes.roots(layer.source, layer.source_axis).reshape(layer.groups, -1)
-            results = axes.roots(layer.result, layer.result_axis).reshape(layer.groups, -1)
-            for group in np.flatnonzero(stays[results].any(axis=1)):
-                _leave(1, sources[group], stays, kept, FEEDS)
+            if not stays[roots].any():
+                stays[roots[0]] = True
+                kept.reasons.setdefault(int(roots[0]), ALONE)
     return stays
-
-
-def _leave(minimum: int, roots: Labels, stays: Mask, kept: Kept, why: Reason) -> None:
-    """Keep at least ``minimum`` of these, the first ones, with all that is tied to them."""
-    for root in roots.tolist():
-        if stays[roots].sum() >= minimum:
-            return
-        if not stays[root]:
-            stays[root] = True
-            kept.reasons.setdefault(root, why)
 
 
 def _absorptions(

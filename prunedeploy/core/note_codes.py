@@ -27,7 +27,6 @@ NoteCode = Literal[
     "duplicate-inputs-merged",  # columns of equal input channels were added up
     "gathers-simplified",  # copies through a flattened tensor were removed
     "group-norm-simplified",  # a group norm no longer computes its shapes
-    "group-reads-nothing",  # a dead channel stays, as a group of a convolution must read one
     "hidden-units-cut",  # hidden units of a recurrent layer were cut
     "identities-removed",  # nodes that change nothing were removed
     "ir-version-lowered",  # the model was written in an older IR version

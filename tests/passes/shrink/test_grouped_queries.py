@@ -171,11 +171,3 @@ def test_a_cut_of_the_wrong_copies_would_be_noticed(monkeypatch: pytest.MonkeyPa
     kill(module, "v", [0])
     with pytest.raises(passes.PassError, match="changed the outputs"):
         widths(module)
-
-
-def test_a_dynamic_size_is_a_factor_that_equals_nothing_but_itself() -> None:
-    """30 is never the batch, whatever it is times; the same factors in another order are equal."""
-    assert reshapes.groups([None, 42], [None, 6, 7]) == [([0], [0]), ([1], [1, 2])]
-    assert reshapes.groups([None, 30], [5, None, 6]) == [([0, 1], [0, 1, 2])]
-    found = reshapes.groups([None, 5, 42, 2], [30, None, 7, 2])
-    assert found == [([0, 1, 2], [0, 1, 2]), ([3], [3])]

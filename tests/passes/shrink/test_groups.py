@@ -81,13 +81,13 @@ def test_groups_of_one_width_need_not_be_neighbours() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bias", "size", "left"), [(0.6, 7, 9), (0.6, "side", 12), (-0.6, 7, 9), (-0.6, "side", 10)]
+    ("bias", "size", "left"), [(0.6, 7, 9), (0.6, "side", 12), (-0.6, 7, 9), (-0.6, "side", 9)]
 )
 def test_constants_into_groups(bias: float, size: int | str, left: int) -> None:
     """Where maps have a fixed size they take them, else one channel in each of three groups.
 
-    The last group reads constants only. Where the size is known it goes, whatever they are; else it
-    stays with one input, to carry its own constants to the next convolution.
+    The last group reads constants only. Where the size is known, or they are zero, it reads nothing
+    any more; else it stays with one input, to carry its own constants to the next convolution.
     """
     dead = [0, 1, 9, 12, 13, 14, 15]
     found = shrink(sandwich(dead, [], widths=(16, 8), group=4, size=size, bias=bias))
@@ -305,3 +305,41 @@ def test_a_shared_weight_reordered_along_both_axes() -> None:
     other = net.node("Relu", net.node("Conv", other, shared))
     found = shrink(net.model(net.conv(x, (6, 3)), net.conv(other, (6, 3))))
     assert {"Split", "Concat"} <= set(operators(found))
+
+
+def starved(multiplier: int, size: int | str, bias: float, pad: int = 1) -> ir.Model:
+    """A depthwise layer with three dead inputs, whose outputs join live channels."""
+    net = Net(size=size)
+    a = net.conv("input", (5, 8), dead=[0, 1, 5], dead_bias=bias, name="a")
+    wide = 8 * multiplier
+    d = net.conv(net.node("Relu", a), (8, wide), group=8, pad=pad, name="d")
+    live = net.conv("input", (5, wide), pad=pad, name="live")
+    return net.model(net.conv(net.node("Add", d, live), (wide, 3), kernel=1, name="b"))
+
+
+@pytest.mark.parametrize(
+    ("multiplier", "size", "bias", "pad"),
+    [(1, "side", 0.0, 1), (1, 7, 0.7, 1), (1, "side", 0.7, 0), (2, "side", 0.0, 1), (2, 7, 0.7, 1)],
+)
+def test_a_dead_input_of_a_depthwise_layer_goes_though_its_output_is_joined(
+    multiplier: int, size: int | str, bias: float, pad: int
+) -> None:
+    found = shrink(starved(multiplier, size, bias, pad))
+    assert found.widths["a.weight"] == 5
+    assert found.widths["live.weight"] == 8 * multiplier
+
+
+def test_a_constant_under_padding_of_a_map_of_any_size_stays() -> None:
+    """Neither a bias nor a map can stand for it, and there is no other channel in its group."""
+    found = shrink(starved(1, "side", 0.7))
+    assert found.widths["a.weight"] == 8
+    assert [note.code for note in found.result.notes] == ["carries-constants"]
+
+
+def test_a_planted_bug_in_what_idle_groups_read_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    gather = groups._gather
+    monkeypatch.setattr(
+        groups, "_gather", lambda graph, source, at, *rest: gather(graph, source, at[::-1], *rest)
+    )
+    with pytest.raises(PassError, match="changed the outputs"):
+        shrink(starved(1, 7, 0.7))

@@ -98,10 +98,10 @@ def test_weights_that_one_branch_reads() -> None:
     assert not [name for name in model.graph.initializers if name.startswith("one")]
 
 
-def test_weights_that_both_branches_read_stay() -> None:
+def test_weights_that_both_branches_read_are_cut_and_stored_once() -> None:
     node = choice(block("input", "t"), block("input", "o"))
     model = verified(network([node], weights(), (info("flag", [], BOOL),)), *CHOICES)
-    assert rows(model) == [WIDTH]
+    assert rows(model) == [WIDTH - 3]
 
 
 def test_what_a_branch_reads_is_kept_outside() -> None:

@@ -39,14 +39,15 @@ class InputSample:
     """How random inputs are drawn for a network, where its shapes and types do not say enough.
 
     Attributes:
-        sizes: one an axis, for what the shape leaves open; 0 where that is the batch.
+        sizes: one an axis, for what the shape leaves open; 0 where that is the batch. Several,
+            where the values that inputs take in turn need different ones.
         values: numbers that the network compares the input with, and their neighbours.
         count: the input's numbers are indices below this; 0 where they are none.
         floats: "normal" for N(0, 1); "positive" for its absolute values; "coarse" for numbers that
             four neighbours on each of the last two axes share, as in images.
     """
 
-    sizes: tuple[int, ...] = ()
+    sizes: tuple[tuple[int, ...], ...] = ()
     values: tuple[float, ...] = ()
     count: int = 0
     floats: Literal["normal", "positive", "coarse"] = "normal"

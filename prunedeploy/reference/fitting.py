@@ -43,7 +43,7 @@ THROUGH = frozenset(
 COMPARISONS = frozenset(("Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual"))
 MAX_VALUES = 12  # that one input is compared with
 
-Sizes = tuple[tuple[int, ...], ...]  # for each input, as in ``InputSample.sizes``
+Sizes = tuple[tuple[int, ...], ...]  # for each input, one an axis; 0: given, or the batch
 Score = tuple[bool, float]  # whether the outputs are finite, and how far they vary
 
 
@@ -79,10 +79,44 @@ def _fit(program: ir.Model, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec,
     values = {value.name: value for value in program.graph.inputs}
     inputs = tuple(replace(each, sample=_use(values[each.name], each)) for each in inputs)
     run = _runner(program, inputs)
-    best, found, runs = inputs, (False, -1.0), 0
+    first = _search(run, inputs, 0)
+    turns = verify.turns(first or inputs)
+    found = [first, *(_search(run, inputs, turn, first) for turn in range(1, turns))]
+    runs = [trial for trial in found if trial is not None]
+    if not runs:
+        return inputs
+    ran = [turn for turn, trial in enumerate(found) if trial is not None]
+    return tuple(_in_turn(specs, ran, turns) for specs in zip(*runs, strict=True))
+
+
+def _in_turn(trials: Sequence[TensorSpec], ran: Sequence[int], turns: int) -> TensorSpec:
+    """One input as it was in each of the turns in which the network ran."""
+    sample = trials[0].sample
+    given = (0,) * len(trials[0].shape)
+    sizes = tuple((*trial.sample.sizes, given)[0] for trial in trials)
+    if len(set(sizes)) > 1:
+        sample = replace(sample, sizes=sizes)
+    if len(sample.values) == turns:  # values that the network refuses are left out
+        sample = replace(sample, values=tuple(sample.values[turn] for turn in ran))
+    return replace(trials[0], sample=sample)
+
+
+def _search(
+    run: Run,
+    inputs: tuple[TensorSpec, ...],
+    turn: int,
+    first: tuple[TensorSpec, ...] | None = None,
+) -> tuple[TensorSpec, ...] | None:
+    """The inputs with the sizes and distribution that fit best in one turn; None if nothing runs.
+
+    ``first`` are those of the first turn, which are kept where they run.
+    """
+    if first is not None and _score(run, first, turn) is not None:
+        return first
+    best, found, runs = None, (False, -1.0), 0
     for sizes in _sizes(inputs):
         for trial in _distributions(_with_sizes(inputs, sizes)):
-            score = _score(run, trial)
+            score = _score(run, trial, turn)
             if score is None:
                 break
             if score > found:
@@ -123,16 +157,13 @@ def _runner(program: ir.Model, inputs: Sequence[TensorSpec]) -> Run:
     return run
 
 
-def _score(run: Run, inputs: tuple[TensorSpec, ...]) -> Score | None:
+def _score(run: Run, inputs: tuple[TensorSpec, ...], turn: int) -> Score | None:
     """How well the network can be compared on such inputs; None where it does not run on them."""
-    scores = []
-    for turn in range(verify.turns(inputs)):
-        outputs = run(verify.random_feeds(inputs, seed=turn))
-        if isinstance(outputs, NotAvailable):
-            return None
-        spans = [np.ptp(x[np.isfinite(x)]) for x in _floats(outputs) if np.isfinite(x).any()]
-        scores.append((comparable(outputs), min([TELLING, *map(float, spans)])))
-    return min(scores)
+    outputs = run(verify.random_feeds(inputs, seed=turn))
+    if isinstance(outputs, NotAvailable):
+        return None
+    spans = [np.ptp(x[np.isfinite(x)]) for x in _floats(outputs) if np.isfinite(x).any()]
+    return comparable(outputs), min([TELLING, *map(float, spans)])
 
 
 def _floats(outputs: Mapping[str, Any]) -> Iterator[Array]:
@@ -149,7 +180,7 @@ def _distributions(inputs: tuple[TensorSpec, ...]) -> Iterator[tuple[TensorSpec,
 
 def _with_sizes(inputs: tuple[TensorSpec, ...], sizes: Sizes) -> tuple[TensorSpec, ...]:
     return tuple(
-        replace(each, sample=replace(each.sample, sizes=own if any(own) else ()))
+        replace(each, sample=replace(each.sample, sizes=(own,) if any(own) else ()))
         for each, own in zip(inputs, sizes, strict=True)
     )
 

@@ -30,7 +30,7 @@ NARROW = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 AS_THEY_ARE = ("BitCast", "Clip")
 HALF_ULP = 2.0**-24  # of a float32, relative to it
 UP_TO_1 = ("Sigmoid", "Tanh", "Erf")  # runtimes approximate these to an error relative to 1
-SUMS = ("ReduceMean", "ReduceSum", "GlobalAveragePool")
+SUMMING = ("ReduceMean", "ReduceSum", "GlobalAveragePool")
 
 # A node's results, from its inputs and all values by name.
 Step = Callable[[list[Any], Mapping[str, Any]], list[Any]]
@@ -196,7 +196,7 @@ def _rounded_at_random(value: Any, node: ir.Node, first: Any, random: np.random.
     size = np.maximum(np.abs(value), 1) if node.op_type in UP_TO_1 else value
     if node.op_type == "Softmax":
         size = size * math.sqrt(value.shape[node.attributes.get_int("axis", -1)])
-    elif node.op_type in SUMS:
+    elif node.op_type in SUMMING:
         size = size * math.sqrt(max(first.size / value.size, 1))
     moved = value + size * HALF_ULP * random.uniform(-1, 1, value.shape)
     return np.where(value == np.rint(value), value, moved)

@@ -81,11 +81,11 @@ def _fit(program: ir.Model, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec,
     run = _runner(program, inputs)
     first = _search(run, inputs, 0)
     turns = verify.turns(first or inputs)
-    found = [first, *(_search(run, inputs, turn, first) for turn in range(1, turns))]
-    runs = [trial for trial in found if trial is not None]
+    trials = [first, *(_search(run, inputs, turn, first) for turn in range(1, turns))]
+    runs = [trial for trial in trials if trial is not None]
     if not runs:
         return inputs
-    ran = [turn for turn, trial in enumerate(found) if trial is not None]
+    ran = [turn for turn, trial in enumerate(trials) if trial is not None]
     return tuple(_in_turn(specs, ran, turns) for specs in zip(*runs, strict=True))
 
 
@@ -113,14 +113,14 @@ def _search(
     """
     if first is not None and _score(run, first, turn) is not None:
         return first
-    best, found, runs = None, (False, -1.0), 0
+    best, highest, runs = None, (False, -1.0), 0
     for sizes in _sizes(inputs):
         for trial in _distributions(_with_sizes(inputs, sizes)):
             score = _score(run, trial, turn)
             if score is None:
                 break
-            if score > found:
-                best, found = trial, score
+            if score > highest:
+                best, highest = trial, score
             if score >= (True, TELLING):
                 return best
         else:
@@ -221,10 +221,11 @@ def _choices(count: int, batch: int) -> Iterator[tuple[int, ...]]:
         yield ()
         return
     yield from ((size,) * count for size in LADDER)
-    if 1 < count <= MAX_MIXED:
+    if count <= MAX_MIXED:
         for pattern in product((0, batch, 1), repeat=count):
-            if any(pattern) and len(set(pattern)) > 1:
-                yield from (tuple(x or size for x in pattern) for size in SHORT_LADDER)
+            if any(pattern):
+                sizes = SHORT_LADDER if 0 in pattern else (0,)
+                yield from (tuple(x or size for x in pattern) for size in sizes)
 
 
 def _applied(inputs: tuple[TensorSpec, ...], known: Mapping[Label, int], batch: int) -> Sizes:

@@ -30,6 +30,7 @@ from prunedeploy.passes.precision.float16_keep import (
 )
 from prunedeploy.reference import verify
 from prunedeploy.reference.evaluate import Evaluator
+from prunedeploy.reference.fitting import fitted
 from prunedeploy.reference.opsets import opset
 
 HALF, SINGLE = ir.DataType.FLOAT16, ir.DataType.FLOAT
@@ -66,7 +67,7 @@ class ToFloat16:
                     return PassResult(False, (note,))
         if not any(is_float32(v) for node in trial.graph for v in node.outputs):
             return PassResult(False)
-        feeds = self.feeds or verify.random_feeds(models.specs(model)[0])
+        feeds = self.feeds or verify.random_feeds(fitted(model))
         kept = to_keep(trial, feeds, self.keep, convert)
         before = Evaluator(trial).run(feeds)
         _prepare(model)

@@ -24,6 +24,10 @@ class UnsupportedModelError(UserError):
         self.reason = f"it cannot compute {reason}"
 
 
+class UnknownOperatorError(UserError):
+    """An operator, or a version of one, that the reference interpreter does not know."""
+
+
 class CompilerError(UserError):
     """A C compiler that is there, or was named, does not do its work."""
 

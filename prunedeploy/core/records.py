@@ -35,17 +35,38 @@ class InputRange:
 
 
 @dataclass(frozen=True)
+class InputSample:
+    """How random inputs are drawn for a network, where its shapes and types do not say enough.
+
+    Attributes:
+        sizes: one an axis, for what the shape leaves open; 0 where that is the batch. Several,
+            where the values that inputs take in turn need different ones.
+        values: numbers that the network compares the input with, and their neighbours.
+        count: the input's numbers are indices below this; 0 where they are none.
+        floats: "normal" for N(0, 1); "positive" for its absolute values; "coarse" for numbers that
+            four neighbours on each of the last two axes share, as in images.
+    """
+
+    sizes: tuple[tuple[int, ...], ...] = ()
+    values: tuple[float, ...] = ()
+    count: int = 0
+    floats: Literal["normal", "positive", "coarse"] = "normal"
+
+
+@dataclass(frozen=True)
 class TensorSpec:
     """Name, NumPy dtype name and shape of one input or output of a model.
 
     ``range`` is what an input was stated to lie within when the model was shrunk: outside it the
-    model is not known to compute what the original does.
+    model is not known to compute what the original does. ``sample`` says how random inputs for it
+    are drawn (see ``prunedeploy.reference.fitting``).
     """
 
     name: str
     dtype: str
     shape: tuple[Dim, ...]
     range: InputRange | None = None
+    sample: InputSample = InputSample()
 
 
 @dataclass(frozen=True)

@@ -134,5 +134,7 @@ def _move(built: Path, output: Path, manifest: records.Manifest) -> Engine:
 
 def _specs(source: Path) -> tuple[tuple[records.TensorSpec, ...], tuple[records.TensorSpec, ...]]:
     from prunedeploy.graph import model as models
+    from prunedeploy.reference.fitting import fitted
 
-    return models.specs(models.load(source))
+    program = models.load(source)
+    return fitted(program), models.specs(program)[1]

@@ -19,6 +19,7 @@ from prunedeploy.passes.opset import OLDEST, LowerOpset
 from prunedeploy.passes.opset.widened import NEWEST
 from prunedeploy.reference import verify
 from prunedeploy.reference.evaluate import Evaluator
+from prunedeploy.reference.fitting import fitted
 from prunedeploy.reference.source_model import SourceModel, check_source
 from prunedeploy.runtimes.api import native
 
@@ -174,7 +175,7 @@ def _passes(
 ) -> tuple[list[passes.Pass], dict[str, Array]]:
     """The passes that lead to the form, and the inputs to calibrate and to verify with."""
     given = {name: native(array, f"input {name!r}") for name, array in (feeds or {}).items()}
-    given = given or verify.random_feeds(models.specs(program)[0])
+    given = given or verify.random_feeds(fitted(program))
     steps: list[passes.Pass] = []
     if request.precision == "float16":
         steps.append(passes.ToFloat16(given, request.keep))

@@ -113,7 +113,12 @@ def _from_proto(proto: onnx.ModelProto, path: Path | None) -> Prepared:
     try:
         program = ir.from_proto(proto)
     except Exception as error:  # onnx_ir raises what it meets; the first cause names it
-        raise InvalidError(_first_cause(error)) from None
+        if "Map types" in (cause := _first_cause(error)):
+            raise UserError(
+                f"{path or 'the model'} has maps among its values, which nothing here computes: "
+                "convert the network without them (skl2onnx: options={'zipmap': False})"
+            ) from None
+        raise InvalidError(cause) from None
     _map_weights(program, proto, path)
     _sort(program)
     _inline(program)

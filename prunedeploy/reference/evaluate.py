@@ -8,6 +8,7 @@ computes in float32 and rounds its result once. In float64 it also serves as the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ from prunedeploy.reference.registry import BUILDERS, STANDARD, kernel_of, label,
 NARROW = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 # Operators that round nothing, and ask for the very type of an element: its bits, its limits.
 AS_THEY_ARE = ("BitCast", "Clip")
+HALF_ULP = 2.0**-24  # of a float32, relative to it
+UP_TO_1 = ("Sigmoid", "Tanh", "Erf")  # runtimes approximate these to an error relative to 1
+SUMMING = ("ReduceMean", "ReduceSum", "GlobalAveragePool")
 
 # A node's results, from its inputs and all values by name.
 Step = Callable[[list[Any], Mapping[str, Any]], list[Any]]
@@ -39,15 +43,19 @@ class Evaluator:
         model: an ONNX file or a model in memory; it is not changed.
         float64: compute in float64 whatever the model's own precision, so that two models
             can be compared without rounding in the way.
+        moved: move the result of every node at random by as much as float32 rounds it, which shows
+            how far rounding moves the outputs. The same inputs give the same outputs.
 
     Raises:
         UserError: an operator that is not known in the model's opset, by name; a value that is
             read and never computed.
     """
 
-    def __init__(self, model: Path | ir.Model, *, float64: bool = False) -> None:
+    def __init__(
+        self, model: Path | ir.Model, *, float64: bool = False, moved: bool = False
+    ) -> None:
         self._model = models.load(model) if isinstance(model, Path) else model
-        self._float64 = float64
+        self._float64, self._moved = float64, moved
         if self._model.functions:
             raise UserError("model-local functions must be inlined before the model is evaluated")
         self.inputs, self.outputs = models.specs(self._model)
@@ -73,11 +81,15 @@ class Evaluator:
         for name, value in self._model.graph.initializers.items():
             if value.const_value is not None:
                 values.setdefault(name, self._cast(value.const_value.numpy()))
+        random, data = np.random.default_rng(0), _data(self._model.graph) if self._moved else ()
         for index, (node, step) in enumerate(zip(self._model.graph, self._steps, strict=True)):
             arguments = [values[str(v.name)] if v is not None else None for v in node.inputs]
             results = _computed(node, step, arguments, values)
             for output, result in zip(node.outputs, results, strict=False):
-                values[str(output.name)] = cast = self._cast(result)
+                cast = self._cast(result)
+                if node in data:
+                    cast = _rounded_at_random(cast, node, arguments[0], random)
+                values[str(output.name)] = cast
                 if observe is not None and isinstance(cast, np.ndarray):
                     observe(str(output.name), cast)
             for read in filter(None, node.inputs):
@@ -171,6 +183,34 @@ def _wide(value: Any) -> Any:
     if getattr(value, "dtype", None) in (np.float32, *NARROW):
         return value.astype(np.float64)
     return value
+
+
+def _rounded_at_random(value: Any, node: ir.Node, first: Any, random: np.random.Generator) -> Any:
+    """``value`` moved by up to half a unit in the last place of float32; whole numbers stay.
+
+    By sqrt(n) times as much for sums of n terms; ``first`` is the node's first input.
+    """
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or not value.size:
+        return value
+    size = np.maximum(np.abs(value), 1) if node.op_type in UP_TO_1 else value
+    if node.op_type == "Softmax":
+        size = size * math.sqrt(value.shape[node.attributes.get_int("axis", -1)])
+    elif node.op_type in SUMMING:
+        size = size * math.sqrt(max(first.size / value.size, 1))
+    moved = value + size * HALF_ULP * random.uniform(-1, 1, value.shape)
+    return np.where(value == np.rint(value), value, moved)
+
+
+def _data(graph: ir.Graph) -> set[ir.Node]:
+    """The nodes whose results depend on the numbers of an input, not on its sizes alone."""
+    reached = {value.name for value in graph.inputs if not value.is_initializer()}
+    nodes = set()
+    for node in graph:
+        read = [value.name for value in node.inputs if value is not None] + captured(node)
+        if node.op_type not in ("Shape", "Size") and not reached.isdisjoint(read):
+            nodes.add(node)
+            reached |= {value.name for value in node.outputs}
+    return nodes
 
 
 def _cannot_run(node: ir.Node, arguments: Sequence[Any], error: Exception) -> UserError:

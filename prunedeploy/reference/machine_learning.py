@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from prunedeploy.core.errors import UserError
+from prunedeploy.core.errors import UnknownOperatorError
 from prunedeploy.graph.schemas import schema
 from prunedeploy.reference.registry import label
 
@@ -36,7 +36,7 @@ def step_of(
     """How a node outside of the standard domain is computed.
 
     Raises:
-        UserError: it is of another domain, or not known in this opset of its own.
+        UnknownOperatorError: it is of another domain, or not known in this opset of its own.
     """
     version = opsets.get(node.domain, 0)
     known = VERSIONS.get(node.op_type, ()) if node.domain == DOMAIN else ()
@@ -66,7 +66,13 @@ def step_of(
     return step
 
 
-def _unknown(node: ir.Node, what: str) -> UserError:
-    return UserError(
-        f"{label(node)}{what} is unknown, so what the model computes cannot be checked"
+def _unknown(node: ir.Node, what: str) -> UnknownOperatorError:
+    advice = (
+        ": take the network as it was before ONNX Runtime optimised or quantised it, or build with "
+        "--runtime ort"
+        if node.domain.startswith("com.microsoft")
+        else ""
+    )
+    return UnknownOperatorError(
+        f"{label(node)}{what} is unknown, so what the model computes cannot be checked{advice}"
     )

@@ -13,9 +13,9 @@ import onnx_ir as ir
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Array
-from prunedeploy.graph import model as models
 from prunedeploy.graph.random_nodes import draws, touched_by
 from prunedeploy.reference import verify
+from prunedeploy.reference.fitting import fitted
 
 MAX_NAMED = 3  # nodes in a message
 RUNS = 12  # that have to agree: a draw among few numbers may well give the same one twice
@@ -37,7 +37,7 @@ def refuse_random(program: ir.Model, feeds: Mapping[str, Array] | None = None) -
     drawing = [node for node in drawing if touched_by(program.graph, {node})[1]]
     if not drawing:
         return
-    given = dict(feeds) if feeds else verify.random_feeds(models.specs(program)[0])
+    given = dict(feeds) if feeds else verify.random_feeds(fitted(program))
     if not any(_differs(program, each) for each in _switched(given)):
         return
     named = [f"{node.op_type} ({node.name})" for node in drawing[:MAX_NAMED]]

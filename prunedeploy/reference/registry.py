@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from prunedeploy.core.errors import UserError
+from prunedeploy.core.errors import UnknownOperatorError
 from prunedeploy.graph.schemas import schema
 from prunedeploy.reference import (
     binary,
@@ -67,7 +67,7 @@ def kernel_of(node: ir.Node, opsets: Mapping[str, int]) -> Kernel | Builder:
     """The function of ``KERNELS`` or ``BUILDERS`` for a node of the standard domain.
 
     Raises:
-        UserError: there is no such operator in the model's opset, or it is not known here.
+        UnknownOperatorError: the model's opset has no such operator, or it is not known here.
     """
     opset = opsets.get("", opsets.get("ai.onnx", 0))
     versions: Mapping[int, Any] | None = KERNELS.get(node.op_type) or BUILDERS.get(node.op_type)
@@ -85,8 +85,10 @@ def kernel_of(node: ir.Node, opsets: Mapping[str, int]) -> Kernel | Builder:
     return entry
 
 
-def _unknown(node: ir.Node, what: str) -> UserError:
-    return UserError(f"{label(node)}{what}, so what the model computes cannot be checked")
+def _unknown(node: ir.Node, what: str) -> UnknownOperatorError:
+    return UnknownOperatorError(
+        f"{label(node)}{what}, so what the model computes cannot be checked"
+    )
 
 
 def _newer(operator: str, opset: int) -> int | None:

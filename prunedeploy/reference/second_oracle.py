@@ -10,7 +10,7 @@ the same mistake. ``compare`` explains how a mistake is distinguished from round
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,6 @@ from prunedeploy.reference.evaluate import Evaluator
 from prunedeploy.reference.opsets import drops
 from prunedeploy.reference.registry import STANDARD, label
 
-FACTOR = 8.0  # ratio of the rounding of ONNX Runtime to the interpreter's, both in float32, at most
-UNSTABLE = 0.05  # rounding relative to an output's range from which no comparison is possible
 # Also allowed of float64 outputs: ONNX Runtime keeps some constants of float64 kernels in float32.
 MIN_TOLERANCE = 1e-5
 CHUNK = 64  # nodes whose results are compared in one run, in the search for the first difference
@@ -74,6 +72,7 @@ class Disagreement:
 
 
 Verdict = Agreement | Disagreement | NotAvailable
+Run = Callable[[Mapping[str, Array]], "dict[str, Any] | NotAvailable"]
 
 
 class OracleError(UserError):
@@ -105,6 +104,12 @@ def outputs(
         are none: ONNX Runtime is not installed, or cannot load or run the model (an operator, type
         or opset that it does not have).
     """
+    run = opened(model, threads=threads)
+    return run if isinstance(run, NotAvailable) else run(feeds)
+
+
+def opened(model: Path | ir.Model, *, threads: int = 1) -> Run | NotAvailable:
+    """The same for several inputs: a function from them to the outputs, or why there is none."""
     if oracle() is None:
         return NotAvailable("onnxruntime is not installed: pip install 'prunedeploy[cpu]'")
     if (empty := _empty_weight(model)) is not None:
@@ -112,13 +117,24 @@ def outputs(
     try:
         with tempfile.TemporaryDirectory() as folder:
             session = _session(_loadable(model, Path(folder)), threads)
-            names = [value.name for value in session.get_outputs()]
-            wanted = {value.name for value in session.get_inputs()}
-            given = {name: _native(x) for name, x in feeds.items() if name in wanted}
-            return dict(zip(names, session.run(names, given), strict=True))
     except Exception as error:  # ONNX Runtime's errors have no common base
-        lines = str(error).strip().splitlines()
-        return NotAvailable(f"{oracle()} cannot run it: {lines[0] if lines else error!r:.300}")
+        return _refused(error)
+    names = [value.name for value in session.get_outputs()]
+    wanted = {value.name for value in session.get_inputs()}
+
+    def run(feeds: Mapping[str, Array]) -> dict[str, Any] | NotAvailable:
+        given = {name: _native(x) for name, x in feeds.items() if name in wanted}
+        try:
+            return dict(zip(names, session.run(names, given), strict=True))
+        except Exception as error:
+            return _refused(error)
+
+    return run
+
+
+def _refused(error: Exception) -> NotAvailable:
+    lines = str(error).strip().splitlines()
+    return NotAvailable(f"{oracle()} cannot run it: {lines[0] if lines else error!r:.300}")
 
 
 def _empty_weight(model: Path | ir.Model) -> str | None:
@@ -179,15 +195,11 @@ def compare(
     """Compare the interpreter's outputs with those of ONNX Runtime.
 
     The outputs agree where they differ by no more than the tolerance of ``verify``. Where they
-    differ by more, that may still be rounding: two correct float32 implementations add in different
-    orders, and a deep network may amplify the difference. So both are compared with the interpreter
-    in float64, which reads the operators in the same way and hardly rounds. The distance of the
-    interpreter in float32 from it is the rounding of this network on these inputs, and ONNX Runtime
-    may be ``FACTOR`` times as far away, because it adds in another order. A mistake about an
-    operator does not shrink with the rounding, so it exceeds that limit unless the network
-    amplifies the last bits of a float32 by a factor of thousands. Where rounding alone changes an
-    output by ``UNSTABLE`` of its range (a comparison or a rounding decides the result), the outputs
-    cannot be compared.
+    differ by more, that may still be rounding, so both are compared with the interpreter in
+    float64, as ``verify.against_noise`` does it. A mistake about an operator does not shrink with
+    the rounding, so it exceeds that limit unless the network amplifies the last bits of a float32
+    by a factor of thousands. Where rounding alone changes an output by ``verify.UNSTABLE`` of its
+    range (a comparison or a rounding decides the result), the outputs cannot be compared.
 
     Args:
         model: an ONNX file or a model in memory.
@@ -212,10 +224,10 @@ def compare(
     worst = {name: _distance(ours[name], other[name]) for name in ours}
     if all(worst[name] <= allowed[name] for name in ours):
         return Agreement(str(oracle()), max(worst.values(), default=0.0))
-    exact = Evaluator(program, float64=True).run(feeds)
     if any(ours[name].dtype != other[name].dtype for name in ours):  # it was given in float64
         ours = Evaluator(program).run(feeds)
-    return _judged(ours, other, exact, allowed)
+    exact, moved = verify.exact_and_moved(program, feeds)
+    return _judged(ours, other, exact, moved, allowed)
 
 
 def _random(model: ir.Model) -> str | None:
@@ -246,15 +258,18 @@ def _judged(
     ours: Mapping[str, Array],
     other: Mapping[str, Array],
     exact: Mapping[str, Array],
+    moved: Mapping[str, Array],
     allowed: Mapping[str, float],
 ) -> Verdict:
     """Compare both with the outputs in float64, output by output; see ``compare``."""
+    from prunedeploy.reference import verify
+
     largest = 0.0
     for name, tolerance in allowed.items():
-        rounding = _distance(exact[name], ours[name])
+        rounding = max(_distance(exact[name], each[name]) for each in (ours, moved))
         apart = min(_distance(exact[name], other[name]), _distance(ours[name], other[name]))
-        limit = max(tolerance, FACTOR * rounding)
-        if rounding > UNSTABLE:
+        limit = max(tolerance, verify.NOISE_FACTOR * rounding)
+        if rounding > verify.UNSTABLE:
             return NotAvailable(
                 f"rounding alone changes output {name} by {rounding:.2g} of its range"
             )
@@ -309,27 +324,28 @@ def _verdicts(
     program: ir.Model, names: Sequence[str], feeds: Mapping[str, Array], threads: int
 ) -> dict[str, Verdict]:
     """Compare the inner values of the given names."""
-    opened = program.clone()
-    known = {value.name for value in opened.graph.outputs}
-    for node in opened.graph:
-        opened.graph.outputs.extend(
+    widened = program.clone()
+    known = {value.name for value in widened.graph.outputs}
+    for node in widened.graph:
+        widened.graph.outputs.extend(
             v for v in node.outputs if v.name in names and v.name not in known
         )
-    other = outputs(opened, feeds, threads=threads)
+    other = outputs(widened, feeds, threads=threads)
     if isinstance(other, NotAvailable):
         return {}
-    seen: list[dict[str, Array]] = [{}, {}]
-    for values, float64 in zip(seen, (False, True), strict=True):
+    seen: list[dict[str, Array]] = [{}, {}, {}]
+    forms: tuple[dict[str, bool], ...] = ({}, {"float64": True}, {"float64": True, "moved": True})
+    for values, form in zip(seen, forms, strict=True):
 
         def keep(name: str, array: Array, into: dict[str, Array] = values) -> None:
             if name in names:
                 into[name] = array
 
-        Evaluator(program, float64=float64).run(feeds, keep)
-    ours, exact = seen
+        Evaluator(program, **form).run(feeds, keep)
+    ours, exact, moved = seen
     shared = [n for n in names if n in ours and n in exact and isinstance(other.get(n), np.ndarray)]
     allowed = _allowed(program, {name: other[name] for name in shared})
-    return {n: _judged(ours, other, exact, {n: allowed[n]}) for n in shared}
+    return {n: _judged(ours, other, exact, moved, {n: allowed[n]}) for n in shared}
 
 
 def check(
@@ -359,7 +375,7 @@ def check(
 
 def check_all(
     model: Path | ir.Model,
-    runs: Iterator[tuple[Mapping[str, Array], Mapping[str, Array]]],
+    runs: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]],
     what: str,
 ) -> CrossCheck:
     """Run ``check`` on several inputs; return the first that was not possible, or the largest.

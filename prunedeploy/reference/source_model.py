@@ -16,6 +16,7 @@ import onnx_ir as ir
 from prunedeploy.core.records import Array, TensorSpec
 from prunedeploy.graph import model as models
 from prunedeploy.graph import preparation
+from prunedeploy.reference.fitting import fitted
 from prunedeploy.reference.randomness import refuse_random
 from prunedeploy.reference.verify import Tolerance, tolerances_of
 
@@ -58,5 +59,5 @@ def check_source(
         UserError: its outputs are random.
     """
     refuse_random(program, feeds)
-    inputs, outputs = models.specs(program)
-    return SourceModel(program, inputs, outputs, notes, tolerances_of(program))
+    _, outputs = models.specs(program)
+    return SourceModel(program, fitted(program), outputs, notes, tolerances_of(program))

@@ -14,7 +14,8 @@ where the rounding of float32 is gone and only a real difference is left.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,6 +68,17 @@ ROUNDING: dict[str, float] = {
 }
 
 
+# A network may amplify the rounding of float32 beyond these tolerances, in whichever order it is
+# computed. How far rounding moves its outputs on given inputs is then found by two computations
+# that round (``noise``). Another correct one, which adds in another order and approximates
+# functions by other polynomials, may be this many times as far from the exact outputs.
+NOISE_FACTOR = 8.0
+UNSTABLE = 0.05  # rounding relative to an output's range from which no comparison is possible
+
+COARSE = 4  # neighbours of one value on an axis, in inputs that have structure as images have
+MAX_TURNS = 8  # runs on other values of single numbers
+
+
 def tolerance_of(precision: str) -> float | None:
     """The tolerance of a network that computes in ``precision``; None if that is its dtype."""
     return NARROW_TOLERANCE.get(precision)
@@ -86,6 +98,16 @@ def tolerances_of(model: ir.Model) -> Tolerance:
         return tolerance_of(converted)
     tolerances = {name: NARROW_TOLERANCE[kind] for name, kind in computed_in(model).items() if kind}
     return tolerances or None
+
+
+def own_tolerance(model: ir.Model) -> Tolerance:
+    """The tolerance between two forms of ONNX Runtime, for a model that nothing else computes.
+
+    Operators on 8-bit integers round to their steps where they are fused, or not.
+    """
+    tensors = [v.const_value for graph in model.graphs() for v in graph.initializers.values()]
+    kinds = {tensor.dtype.name for tensor in tensors if tensor is not None}
+    return NARROW_TOLERANCE["int8"] if kinds & {"INT8", "UINT8"} else None
 
 
 def precision_of(model: ir.Model) -> str:
@@ -150,7 +172,9 @@ def random_feeds(
     """Draw random inputs for a model.
 
     Floating-point inputs are drawn from N(0, 1), 8-bit integers from all their values, other
-    integers from {0, 1}; inputs with a stated range are drawn evenly from it.
+    integers from {0, 1}, unless the input's ``sample`` says otherwise; inputs with a stated range
+    are drawn evenly from it. A single number that the network compares with others takes one of
+    the values that matter, the next one for the next seed: ``turns`` seeds try all of them.
 
     Args:
         inputs: the model's inputs. The first dimension is ``batch`` where it is dynamic, every
@@ -163,20 +187,62 @@ def random_feeds(
     """
     random = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
-    shapes = resolve(inputs, batch, size, known)
+    shapes = resolve([_sized(spec, seed) for spec in inputs], batch, size, known)
+    turn = seed
     for spec in inputs:
         shape = list(shapes[spec.name])
-        kind = np.dtype(spec.dtype)
-        if spec.range is not None and kind.kind != "b":
-            feeds[spec.name] = _within(spec.range, shape, kind, random)
-        elif _is_floating(kind):
-            feeds[spec.name] = random.standard_normal(shape).astype(kind)
+        if _takes_turns(spec):
+            turn, index = divmod(turn, len(spec.sample.values))
+            feeds[spec.name] = np.full(shape, spec.sample.values[index]).astype(spec.dtype)
         else:
-            # bytes are data, pixels say; wider integers are indices, which must exist
-            few = kind not in (np.uint8, np.int8)
-            low, high = (0, 1) if few else (np.iinfo(kind).min, np.iinfo(kind).max)
-            feeds[spec.name] = random.integers(low, high + 1, shape).astype(kind)
+            feeds[spec.name] = _drawn(spec, shape, random)
     return feeds
+
+
+def turns(inputs: Iterable[TensorSpec]) -> int:
+    """How many seeds of ``random_feeds`` run every branch that a single number decides on."""
+    counts = [len(spec.sample.values) for spec in inputs if _takes_turns(spec)]
+    return min(math.prod(counts), MAX_TURNS)
+
+
+def _takes_turns(spec: TensorSpec) -> bool:
+    single = all(dim == 1 for dim in _sized(spec, 0).shape)
+    return single and bool(spec.sample.values) and spec.range is None
+
+
+def _sized(spec: TensorSpec, turn: int) -> TensorSpec:
+    """``spec`` with the sizes of its sample."""
+    if not spec.sample.sizes:
+        return spec
+    sizes = spec.sample.sizes[turn % len(spec.sample.sizes)]
+    return replace(spec, shape=tuple(x or dim for x, dim in zip(sizes, spec.shape, strict=True)))
+
+
+def _drawn(spec: TensorSpec, shape: list[int], random: np.random.Generator) -> Array:
+    kind, sample = np.dtype(spec.dtype), spec.sample
+    if spec.range is not None and kind.kind != "b":
+        return _within(spec.range, shape, kind, random)
+    if _is_floating(kind):
+        return _floats(sample.floats, shape, random).astype(kind)
+    if sample.count or sample.values:
+        few = random.integers(0, sample.count or 2, shape)
+        named = [x for x in sample.values if 0 <= x < (sample.count or math.inf)]
+        if named:  # a quarter, so that each of them occurs
+            few = np.where(random.random(shape) < 0.25, random.choice(named, shape), few)
+        return few.astype(kind)
+    # bytes are data, pixels say; wider integers are indices, which must exist
+    data = kind in (np.uint8, np.int8)
+    low, high = (np.iinfo(kind).min, np.iinfo(kind).max) if data else (0, 1)
+    return random.integers(low, high + 1, shape).astype(kind)
+
+
+def _floats(how: str, shape: list[int], random: np.random.Generator) -> Array:
+    if how != "coarse" or len(shape) < 3:
+        values: Array = random.standard_normal(shape)
+        return np.abs(values) if how == "positive" else values
+    height, width = shape[-2:]
+    few = random.standard_normal((*shape[:-2], -(-height // COARSE), -(-width // COARSE)))
+    return few.repeat(COARSE, -2).repeat(COARSE, -1)[..., :height, :width]
 
 
 def _within(
@@ -277,6 +343,50 @@ def _changed_predictions(expected: Array, candidate: Array) -> int:
     if expected.ndim != 2 or expected.shape[1] < 2:
         return 0
     return int(np.count_nonzero(expected.argmax(1) != candidate.argmax(1)))
+
+
+def worst(differences: Sequence[Difference]) -> Difference:
+    """The largest of the differences of several runs, over the samples of all of them."""
+    largest = max(differences, key=lambda x: (x.max_rel != x.max_rel, x.share))  # NaN is the worst
+    return replace(
+        largest,
+        samples=sum(x.samples for x in differences),
+        changed_predictions=sum(x.changed_predictions for x in differences),
+    )
+
+
+def exact_and_moved(
+    model: Path | ir.Model, feeds: Mapping[str, Array]
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The outputs of ``model`` in float64, and the same with every result moved by rounding."""
+    from prunedeploy.reference.evaluate import Evaluator
+
+    exact, moved = (Evaluator(model, float64=True, moved=how).run(feeds) for how in (False, True))
+    return exact, moved
+
+
+def against_noise(
+    model: Path | ir.Model,
+    feeds: Mapping[str, Array],
+    reference: Mapping[str, Array],
+    outputs: Mapping[str, Array],
+    tolerance: Tolerance,
+) -> Difference:
+    """Compare outputs with the model in float64, by how far rounding moves it on these inputs.
+
+    Two computations tell how far that is: ``reference``, in float32, and one in float64 in which
+    the result of every operator is moved at random by as much as float32 rounds it. ``outputs``
+    may be ``NOISE_FACTOR`` times as far from float64, or within ``tolerance``. A fault of an engine
+    does not shrink with the rounding, so one that is larger than it is still found.
+    """
+    exact, moved = exact_and_moved(model, feeds)
+    allowed = _allowed(reference, tolerance)
+    exact = {name: array.astype(reference[name].dtype) for name, array in exact.items()}
+    for name, array in exact.items():
+        rounding = (_output_difference(array, each[name])[1] for each in (reference, moved))
+        allowed[name] = max(allowed[name], *(NOISE_FACTOR * each for each in rounding))
+    difference = compare(exact, outputs, allowed)
+    return replace(difference, where=f"{difference.where} (from float64)")
 
 
 def exactly(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.core.errors import UserError
@@ -13,18 +12,26 @@ from prunedeploy.core.records import Array, CrossCheck
 from prunedeploy.graph import model as models
 from prunedeploy.reference import second_oracle, verify
 from prunedeploy.reference.evaluate import Evaluator
+from prunedeploy.reference.fitting import fitted, refuse_incomparable
 from prunedeploy.reference.source_model import check_source
 from prunedeploy.reference.verify import Tolerance
 
 
 @dataclass(frozen=True)
 class Expected:
-    """Random inputs by name, the model's outputs for them, and how far others may be from these."""
+    """Random inputs with the model's outputs for them, and how far others may be from these.
 
-    feeds: dict[str, Array]
-    outputs: dict[str, Array]
+    ``runs`` are more than one where a number among the inputs decides on a branch.
+    """
+
+    runs: tuple[tuple[dict[str, Array], dict[str, Array]], ...]
     tolerance: Tolerance
     cross_check: CrossCheck
+
+    @property
+    def feeds(self) -> dict[str, Array]:
+        """The inputs of the first run."""
+        return self.runs[0][0]
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -40,34 +47,31 @@ def expected_of(program: ir.Model, shape: Sequence[int] | None) -> Expected:
         shape: of one batch of the first input, where the model leaves it open.
 
     Raises:
-        UserError: the outputs are random, or one holds no finite number whatever the sign of the
-            inputs: nothing could be compared.
+        UserError: the outputs are random, or one holds no finite number: nothing could be compared.
     """
-    feeds = random_feeds(program, shape)
-    source = check_source(program, feeds)
-    outputs = run(program, feeds)
-    if not _comparable(outputs):
-        stated = {spec.name for spec in source.inputs if spec.range is not None}
-        feeds = {k: array if k in stated else np.abs(array) for k, array in feeds.items()}
-        outputs = run(program, feeds)
-    if not _comparable(outputs):
-        raise UserError("the model's outputs are not finite on random inputs: nothing to verify")
-    check = second_oracle.check(program, feeds, outputs, "the model as it is")
-    return Expected(feeds, outputs, source.tolerance, check)
+    turns = verify.turns(fitted(program))
+    feeds = [random_feeds(program, shape, seed=turn) for turn in range(turns)]
+    source = check_source(program, feeds[0])
+    runs = tuple((each, run(program, each)) for each in feeds)
+    for _, outputs in runs:
+        refuse_incomparable(outputs)
+    check = second_oracle.check_all(program, runs, "the model as it is")
+    return Expected(runs, source.tolerance, check)
 
 
 def random_feeds(
-    program: ir.Model, shape: Sequence[int] | None, batch: int = 2
+    program: ir.Model, shape: Sequence[int] | None, batch: int = 2, seed: int = 0
 ) -> dict[str, Array]:
     """Random inputs of ``program``; ``shape`` is that of the first one where it is open."""
-    inputs, _ = models.specs(program)
+    inputs = fitted(program)
     known: dict[str, int] = {}
     if shape is not None and inputs:
+        inputs = tuple(replace(each, sample=replace(each.sample, sizes=())) for each in inputs)
         wanted = tuple(inputs[0].shape[:1]) + tuple(shape[1:])
         named = zip(inputs[0].shape[1:], shape[1:], strict=False)
         known = {dim: size for dim, size in named if isinstance(dim, str) and dim != "?"}
         inputs = (replace(inputs[0], shape=wanted), *inputs[1:])
-    return verify.random_feeds(inputs, batch, known=known)
+    return verify.random_feeds(inputs, batch, seed, known=known)
 
 
 def run(program: ir.Model, feeds: dict[str, Array]) -> dict[str, Array]:
@@ -85,8 +89,3 @@ def run(program: ir.Model, feeds: dict[str, Array]) -> dict[str, Array]:
             raise
         shapes = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
         raise UserError(f"{error}; it was given {shapes}: see --input-shape") from error
-
-
-def _comparable(outputs: Mapping[str, Array]) -> bool:
-    floats = [array for array in outputs.values() if array.dtype.kind == "f" and array.size]
-    return all(np.isfinite(array).any() for array in floats)

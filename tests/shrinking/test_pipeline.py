@@ -177,7 +177,7 @@ def test_outputs_that_are_never_finite_are_not_called_the_same(folder: Path) -> 
     y = net.node("Sqrt", net.node("Sub", net.node("Neg", net.node("Abs", "input")), "one"))
     net.weight(np.array(1.0), "one")
     onnx_models.save(net.model(y), folder / "b.onnx")
-    with pytest.raises(UserError, match="nothing to verify"):
+    with pytest.raises(UserError, match=r"nothing can be compared.*--input-range"):
         pipeline.shrink("b.onnx")
 
 

@@ -61,6 +61,6 @@ class Budget:
         """
         if needed > allowed:
             raise OverBudgetError(
-                f"{what} takes {needed:,} {unit}, more than the {allowed:,} that a file of"
+                f"{what} would take {needed:,} {unit}, more than the {allowed:,} that a file of"
                 f" {self.size:,} bytes has reason to: it is damaged or made to exhaust memory"
             )

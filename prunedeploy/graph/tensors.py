@@ -13,11 +13,11 @@ from onnx import TensorProto, numpy_helper
 from prunedeploy.core.budget import Budget
 from prunedeploy.graph import external_data, protos
 from prunedeploy.graph.protos import InvalidError
+from prunedeploy.graph.shapes import MAX_AXES
 
 # Above this onnx_ir's checks set an external tensor aside instead of reading it; see
 # ``onnx_ir.passes.common._c_api_utils``, which has 1000.
 SMALL = 1024  # bytes
-MAX_AXES = 64  # of an array of NumPy
 
 # In which field of TensorProto a type is stored where raw_data is not used, and how many entries
 # an element takes there (onnx.proto, TensorProto). All other types are in ``int32_data``, those of
@@ -144,7 +144,7 @@ def check_dense(model: onnx.ModelProto) -> None:
     bits = sum(math.prod(x.dims) * ir.DataType(x.values.data_type).bitwidth for x in sparse)
     if sparse:
         budget = Budget(model.ByteSize())
-        budget.check("a model's sparse tensors made dense", bits // 8, budget.unpacked, "bytes")
+        budget.check("its sparse tensors, made dense,", bits // 8, budget.unpacked, "bytes")
 
 
 def dense(sparse: onnx.SparseTensorProto) -> TensorProto:

@@ -11,8 +11,7 @@ import onnx_ir as ir
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.graph.protos import InvalidError
-from prunedeploy.graph.shapes import skeleton
-from prunedeploy.graph.tensors import MAX_AXES
+from prunedeploy.graph.shapes import MAX_AXES, skeleton
 
 WITH_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 NODE = r"\(op_type: ?([^,)]+)(?:, node name: ([^)]+))?\)"  # as onnx names one

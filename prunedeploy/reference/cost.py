@@ -78,7 +78,7 @@ class Meter:
         """
         self._steps += max(1, nodes)
         allowed = self._budget.steps(self._nodes, self._fed)
-        self._budget.check("a loop of the model", self._steps, allowed, "steps")
+        self._budget.check("a loop", self._steps, allowed, "steps")
 
 
 def elements(value: Any) -> int:

@@ -32,6 +32,8 @@ from prunedeploy.targets.target import ISA_FLAGS, PRECISIONS, Peak, Target, Tool
 VARIABLE = "PRUNEDEPLOY_TARGETS"
 FILE = Path("prunedeploy.targets.toml")
 
+PLAIN = r"[A-Za-z0-9._+-]*"  # what a Makefile and a shell take as it is
+
 TEXT, COUNT, NUMBER, TEXTS = "a text", "a whole number", "a number", "a list of texts"
 TARGET_KEYS = {
     "what": TEXT,
@@ -134,6 +136,10 @@ def _check_target(where: str, target: Target) -> None:
         raise UserError(
             f'{where}: compute-capability {target.compute_capability!r}: write it as "8.7"'
         )
+    tools = target.toolchain
+    words = (target.arch, target.cpu, *((tools.python, tools.glibc) if tools else ()))
+    if bad := next((word for word in words if not re.fullmatch(PLAIN, word or "")), None):
+        raise UserError(f"{where}: {bad!r} would reach a compiler's command: give a plain word")
     figures = (
         target.cores,
         target.macs_per_second,

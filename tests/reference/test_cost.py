@@ -49,7 +49,10 @@ BOMBS = {
     "Expand": (node("Expand", "a", "s"), {"a": np.float32(1), "s": SIDE}),
     "Expand of the input": (node("Expand", "x", "s"), {"s": np.array([1 << 30, 1, 1])}),
     "Tile": (node("Tile", "a", "s"), {"a": ONES, "s": SIDE}),
-    "Range": (node("Range", "a", "b", "d"), {"a": 0.0, "b": 1e11, "d": 1.0}),
+    "Range": (
+        node("Range", "a", "b", "d"),
+        dict(zip("abd", np.float32([0, 1e11, 1]), strict=True)),
+    ),
     "Resize": (node("Resize", "a", "", "s"), {"a": PIXELS, "s": np.float32([1, 1, 1e5, 1e5])}),
     "Pad": (node("Pad", "a", "s"), {"a": ONES, "s": np.array([0, 0, *SIDE])}),
     "OneHot": (

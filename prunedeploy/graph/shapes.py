@@ -9,7 +9,7 @@ from prunedeploy.graph import protos
 
 SMALL = 1024  # bytes of a weight that onnx's checks are shown
 MAX_AXES = 64  # of an array of NumPy
-MAX_FOLLOWED = 1 << 16  # elements of a list that stands for a shape: far more than it has axes
+MAX_FOLLOWED = 1 << 18  # elements of a list that stands for a shape: far more than it has axes
 SEQUENCES = ("Sequence", "SplitToSequence", "ConcatFromSequence", "Optional")  # operators
 
 
@@ -31,18 +31,22 @@ def _follows_values(model: ir.Model) -> bool:
     them, and a chain of a few dozen that double their operand takes all memory there is."""
     sizes: dict[ir.Value | None, int] = {}  # of lists that may be followed
     for graph in model.graphs():
-        for value in graph.initializers.values():
-            tensor = value.const_value
-            if tensor is not None and len(tensor.shape) < 2 and tensor.nbytes <= SMALL:
-                sizes[value] = tensor.size
+        for value in (*graph.inputs, *graph.initializers.values()):
+            sizes[value] = _length(value)
     for node in model.graph.all_nodes():
         given = [sizes.get(value, 0) for value in node.inputs] or [SMALL]
         made = sum(given) if node.op_type == "Concat" else max(given)
         made = MAX_AXES if node.op_type == "Shape" else made
-        if made > MAX_FOLLOWED:
+        if node.op_type == "Concat" and made > MAX_FOLLOWED:
             return False
-        sizes |= dict.fromkeys(node.outputs, made)
+        sizes |= {value: max(made, _length(value)) for value in node.outputs}
     return True
+
+
+def _length(value: ir.Value) -> int:
+    """The elements of a list; 0 for what is none, or of a length that is not known."""
+    shape = value.const_value.shape if value.const_value is not None else value.shape
+    return shape[0] if shape is not None and len(shape) == 1 and isinstance(shape[0], int) else 0
 
 
 def _set_sequences(model: ir.Model, follow: bool) -> None:

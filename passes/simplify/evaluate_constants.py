@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
+from prunedeploy.core.budget import Budget
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Array
 from prunedeploy.graph import model as models
@@ -38,11 +39,12 @@ def evaluate_constants(
         Whether any node was replaced.
     """
     changed = False
+    budget = Budget(models.weight_bytes(model))
     for graph in list(model.graphs()):
         for node in list(graph):
             arrays = _known(node, worth, largest)
             if arrays is not None:
-                changed |= _replace(node, arrays, model.opset_imports, largest)
+                changed |= _replace(node, arrays, model.opset_imports, budget)
     if changed:
         models.drop_unused(model.graph)
     return changed
@@ -69,16 +71,16 @@ def _known(
 
 
 def _replace(
-    node: ir.Node, arrays: list[Array | None], imports: dict[str, int], largest: int
+    node: ir.Node, arrays: list[Array | None], imports: dict[str, int], budget: Budget
 ) -> bool:
     try:
-        results = evaluate_node(node, imports, arrays)
+        results = evaluate_node(node, imports, arrays, budget)
     except UserError:  # whoever runs the model says so
         return False
     wanted = [value for value in node.outputs if value.uses() or value.is_graph_output()]
     by_value = dict(zip(node.outputs, results, strict=False))
     made = [by_value.get(value) for value in wanted]
-    if not wanted or not all(_storable(array, largest) for array in made):
+    if not wanted or not all(_storable(array, budget.constants) for array in made):
         return False
     graph = graph_of(node)
     # arrays of their own, no views of operands

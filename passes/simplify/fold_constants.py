@@ -125,7 +125,7 @@ def _worth_it(small: int, node: ir.Node) -> bool | None:
     if any(len(value.uses()) > 1 or value.is_graph_output() for value in large):
         return False
     if made is not None and made > small and result.dtype is not None:
-        read = sum((_elements(v) or 0) * v.dtype.itemsize for v in given if v.dtype is not None)
+        read = sum((_elements(v) or 0) * v.dtype.itemsize for v in set(given) if v.dtype)
         return None if made * result.dtype.itemsize <= read else False
     return None
 

@@ -17,9 +17,16 @@ from torch import Tensor
 from prunedeploy.checkpoint import current_folder
 from prunedeploy.checkpoint.pickle.rebuild import view
 from prunedeploy.checkpoint.pickle.stub import Storage
-from prunedeploy.checkpoint.pickle.torchfile import read_legacy, read_pickle, read_zip, storage_of
+from prunedeploy.checkpoint.pickle.torchfile import (
+    check_claims,
+    read_legacy,
+    read_pickle,
+    read_zip,
+    storage_of,
+)
 from prunedeploy.checkpoint.pickle.unpickle import CodeRefused
 from prunedeploy.checkpoint.sniff import Kind
+from prunedeploy.core.budget import OverBudgetError
 from prunedeploy.core.errors import MissingExtra, UserError
 
 DESCRIPTIONS: dict[Kind, str] = {
@@ -87,6 +94,8 @@ def readable(path: Path) -> Iterator[None]:
     """Word whatever a parser makes of arbitrary bytes as one line about ``path``."""
     try:
         yield
+    except OverBudgetError as error:
+        raise OverBudgetError(f"{path} cannot be read: {error}") from None
     except UserError:
         raise
     except CodeRefused as refused:
@@ -139,6 +148,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_npz(path: Path) -> dict[str, Tensor]:
     import numpy as np
 
+    with zipfile.ZipFile(path) as members:
+        check_claims(members)
     with np.load(path, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
     native = {name: array.astype(array.dtype.newbyteorder("=")) for name, array in arrays.items()}
@@ -157,6 +168,7 @@ def constants(path: Path, kind: Kind) -> Any:
             return read_zip(path, "constants")
         if kind == "pt2":
             with zipfile.ZipFile(path) as archive:
+                check_claims(archive)
                 return _pt2_tensors(archive, "_constants_config.json")
     return None
 
@@ -164,6 +176,7 @@ def constants(path: Path, kind: Kind) -> Any:
 def _read_pt2_weights(path: Path) -> dict[str, Tensor]:
     """Parameters and buffers alone: the program is left untouched (see ``program.py``)."""
     with zipfile.ZipFile(path) as archive:
+        check_claims(archive)
         tensors = _pt2_tensors(archive, "_weights_config.json")
     if tensors is None:
         raise UserError(

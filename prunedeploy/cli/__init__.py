@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prunedeploy.core.errors import UserError
+from prunedeploy.core.text import printable
 
 # What the machine lacks, whichever file it was noticed at.
 _ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE)
@@ -103,7 +104,7 @@ def _run(arguments: list[str]) -> int:
 
 def _fail(message: str, status: int) -> int:
     """One line on stderr, whatever the message holds."""
-    print(f"prunedeploy: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"prunedeploy: error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return status
 
 

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 
+from prunedeploy.core.text import printable
+
 _QUIET_S = 1.0  # what is over sooner is not announced
 
 
@@ -34,11 +36,11 @@ class _Ticker(threading.Thread):
 
     def __init__(self, stage: str) -> None:
         super().__init__(daemon=True)
-        self.stage = stage
+        self.stage = printable(stage)
         self.done = threading.Event()
 
     def announce(self, stage: str) -> None:
-        self.stage = stage
+        self.stage = printable(stage)
 
     def run(self) -> None:
         begin, shown, terminal = time.monotonic(), "", sys.stderr.isatty()

@@ -6,11 +6,18 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 
+from prunedeploy.core.text import printable
+
 Row = Sequence[str]
 
 _GAP = "  "
 _NAME = 16  # characters of a name that are left at least on a narrow terminal
 _BOLD, _COLOURS, _PLAIN = "\x1b[1m", {"PASS": "\x1b[32m", "FAIL": "\x1b[31m"}, "\x1b[0m"
+
+
+def say(*lines: str) -> None:
+    """Print ``lines``, none of which a name can end or colour."""
+    print("\n".join(map(printable, lines)))
 
 
 def table(headers: Row, rows: Iterable[Row], left: frozenset[int] = frozenset({0})) -> None:
@@ -20,7 +27,7 @@ def table(headers: Row, rows: Iterable[Row], left: frozenset[int] = frozenset({0
     names in the first column lose their beginning, which their neighbours share.
     """
     terminal = sys.stdout.isatty()
-    lines = [tuple(headers), *map(tuple, rows)]
+    lines = [tuple(map(printable, row)) for row in (headers, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     if terminal and len(headers) - 1 not in left:
         excess = sum(widths) + len(_GAP) * (len(widths) - 1) - shutil.get_terminal_size().columns

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from prunedeploy.core.text import printable
+
 Row = tuple[str, ...]
 
 
@@ -15,4 +17,4 @@ def markdown(headers: Row, rows: Sequence[Row]) -> str:
 
 def cell(text: str) -> str:
     """Names come from files: they must not end a cell or a line."""
-    return " ".join(text.split()).replace("|", "\\|")
+    return printable(" ".join(text.split())).replace("|", "\\|")

@@ -55,11 +55,16 @@ def attribute_tensors(node: Node) -> Iterator[onnx.TensorProto]:
         if attribute.HasField("t"):
             yield attribute.t
         yield from attribute.tensors
-        sparse = list(attribute.sparse_tensors)
+    for each in sparse_attributes(node):
+        yield from (each.values, each.indices)
+
+
+def sparse_attributes(node: Node) -> Iterator[onnx.SparseTensorProto]:
+    """The sparse tensors among a node's own attributes."""
+    for attribute in node.attribute:
+        yield from attribute.sparse_tensors
         if attribute.HasField("sparse_tensor"):
-            sparse.append(attribute.sparse_tensor)
-        for each in sparse:
-            yield from (each.values, each.indices)
+            yield attribute.sparse_tensor
 
 
 def graph_tensors(graph: Graph) -> Iterator[onnx.TensorProto]:

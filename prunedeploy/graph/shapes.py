@@ -8,6 +8,8 @@ import onnx_ir as ir
 from prunedeploy.graph import protos
 
 SMALL = 1024  # bytes of a weight that onnx's checks are shown
+MAX_AXES = 64  # of an array of NumPy
+MAX_FOLLOWED = 1 << 18  # elements of a list that stands for a shape: far more than it has axes
 SEQUENCES = ("Sequence", "SplitToSequence", "ConcatFromSequence", "Optional")  # operators
 
 
@@ -15,20 +17,44 @@ def infer_shapes(model: ir.Model) -> None:
     """Fill in the shapes of all values, in place, without copying the weights."""
     from onnx_ir.passes.common import ShapeInferencePass
 
-    infer = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
+    follow = _follows_values(model)
+    infer = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=follow)
     infer(model)
     while _pass_shapes_on(model.graph):
         infer(model)
     if any(node.op_type.startswith(SEQUENCES) for node in model.graph.all_nodes()):
-        _set_sequences(model)
+        _set_sequences(model, follow)
 
 
-def _set_sequences(model: ir.Model) -> None:
+def _follows_values(model: ir.Model) -> bool:
+    """Whether onnx may follow the values of shapes: it writes out whatever lists Concat makes of
+    them, and a chain of a few dozen that double their operand takes all memory there is."""
+    sizes: dict[ir.Value | None, int] = {}  # of lists that may be followed
+    for graph in model.graphs():
+        for value in (*graph.inputs, *graph.initializers.values()):
+            sizes[value] = _length(value)
+    for node in model.graph.all_nodes():
+        given = [sizes.get(value, 0) for value in node.inputs] or [SMALL]
+        made = sum(given) if node.op_type == "Concat" else max(given)
+        made = MAX_AXES if node.op_type == "Shape" else made
+        if node.op_type == "Concat" and made > MAX_FOLLOWED:
+            return False
+        sizes |= {value: max(made, _length(value)) for value in node.outputs}
+    return True
+
+
+def _length(value: ir.Value) -> int:
+    """The elements of a list; 0 for what is none, or of a length that is not known."""
+    shape = value.const_value.shape if value.const_value is not None else value.shape
+    return shape[0] if shape is not None and len(shape) == 1 and isinstance(shape[0], int) else 0
+
+
+def _set_sequences(model: ir.Model, follow: bool) -> None:
     """Types of values that are no tensors: onnx_ir takes those that were inferred for tensors."""
     proto = skeleton(model)
     for each in protos.graphs(proto.graph):
         del each.value_info[:]
-    inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    inferred = onnx.shape_inference.infer_shapes(proto, data_prop=follow)
     for graph, inferred_graph in zip(model.graphs(), protos.graphs(inferred.graph), strict=False):
         types = {x.name: x.type for x in (*inferred_graph.value_info, *inferred_graph.output)}
         for value in (value for node in graph for value in node.outputs):

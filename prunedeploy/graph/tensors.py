@@ -10,13 +10,14 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, numpy_helper
 
+from prunedeploy.core.budget import Budget
 from prunedeploy.graph import external_data, protos
 from prunedeploy.graph.protos import InvalidError
+from prunedeploy.graph.shapes import MAX_AXES
 
 # Above this onnx_ir's checks set an external tensor aside instead of reading it; see
 # ``onnx_ir.passes.common._c_api_utils``, which has 1000.
 SMALL = 1024  # bytes
-MAX_DENSE = 1 << 31  # bytes of a sparse tensor once it is dense: what one protobuf may hold
 
 # In which field of TensorProto a type is stored where raw_data is not used, and how many entries
 # an element takes there (onnx.proto, TensorProto). All other types are in ``int32_data``, those of
@@ -52,6 +53,8 @@ def check(tensor: TensorProto, path: Path | None) -> None:
     name = f"tensor {tensor.name!r}"
     if any(dim < 0 for dim in tensor.dims):
         raise InvalidError(f"{name} has the shape {list(tensor.dims)}")
+    if len(tensor.dims) > MAX_AXES:
+        raise InvalidError(f"{name} has {len(tensor.dims):,} axes")
     if tensor.data_type not in TensorProto.DataType.values() or not tensor.data_type:
         raise InvalidError(f"{name} has no element type that ONNX knows: {tensor.data_type}")
     if is_external(tensor):
@@ -130,6 +133,20 @@ def embed(tensor: TensorProto, path: Path) -> None:
     del tensor.external_data[:]
 
 
+def check_dense(model: onnx.ModelProto) -> None:
+    """Check that the model's sparse tensors, once dense, are in proportion to it.
+
+    Raises:
+        OverBudgetError: they would take too much memory.
+    """
+    sparse = [each for graph in protos.all_graphs(model) for each in graph.sparse_initializer]
+    sparse += [each for node in protos.all_nodes(model) for each in protos.sparse_attributes(node)]
+    bits = sum(math.prod(x.dims) * ir.DataType(x.values.data_type).bitwidth for x in sparse)
+    if sparse:
+        budget = Budget(model.ByteSize())
+        budget.check("its sparse tensors, made dense,", bits // 8, budget.unpacked, "bytes")
+
+
 def dense(sparse: onnx.SparseTensorProto) -> TensorProto:
     """A sparse tensor (COO, onnx.proto SparseTensorProto) with its zeros.
 
@@ -138,12 +155,12 @@ def dense(sparse: onnx.SparseTensorProto) -> TensorProto:
             or [nnz, rank].
 
     Raises:
-        InvalidError: an index is out of bounds or twice there, or it would take too much memory.
+        InvalidError: an index is out of bounds or twice there.
     """
     name = sparse.values.name
-    dims, dtype = list(sparse.dims), ir.DataType(sparse.values.data_type)
-    if any(dim < 0 for dim in dims) or math.prod(dims) * dtype.bitwidth / 8 > MAX_DENSE:
-        raise InvalidError(f"sparse tensor {name!r} has the shape {dims}: too large to be dense")
+    dims = list(sparse.dims)
+    if any(dim < 0 for dim in dims):
+        raise InvalidError(f"sparse tensor {name!r} has the shape {dims}")
     values, indices = (numpy_helper.to_array(part) for part in (sparse.values, sparse.indices))
     if indices.ndim == 2 and indices.shape[1] == len(dims):
         inside = ((indices >= 0) & (indices < np.array(dims))).all()
@@ -166,7 +183,8 @@ def check_all(model: onnx.ModelProto, path: Path | None) -> None:
 
     Raises:
         InvalidError: the data of one are not what its shape asks for.
-        UserError: one is said to lie where the model may not read.
+        UserError: one is said to lie where the model may not read, or sparse ones are too large.
     """
     for tensor in protos.all_tensors(model):
         check(tensor, path)
+    check_dense(model)

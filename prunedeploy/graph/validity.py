@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.graph.protos import InvalidError
-from prunedeploy.graph.shapes import skeleton
+from prunedeploy.graph.shapes import MAX_AXES, skeleton
 
 WITH_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 NODE = r"\(op_type: ?([^,)]+)(?:, node name: ([^)]+))?\)"  # as onnx names one
@@ -39,6 +39,8 @@ def check(program: ir.Model) -> tuple[str, ...]:
             raise InvalidError(f"input {value.name!r} has no type")
         if value.shape is None and isinstance(value.type, ir.TensorType):
             raise InvalidError(f"input {value.name!r} has no shape")
+        if value.shape is not None and len(value.shape) > MAX_AXES:
+            raise InvalidError(f"input {value.name!r} has {len(value.shape):,} axes")
     _check_opset(program)
     with _named(program):
         proto = skeleton(program)

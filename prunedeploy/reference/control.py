@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
 from prunedeploy.graph.subgraphs import bodies
+from prunedeploy.reference.cost import Meter, elements
 from prunedeploy.reference.table import integer, integers, listed
 
 Arrays = Mapping[str, Any]
 # A body's results by name, from values for its inputs and all that it reads from around it.
 Run = Callable[[Arrays], Arrays]
-# What the interpreter makes of a body; values are computed as in the graph around it.
-Make = Callable[[ir.Model], Run]
+
+
+class Make(Protocol):
+    """What the interpreter makes of a body; values are computed as in the graph around it."""
+
+    @property
+    def meter(self) -> Meter:
+        """Counts what the bodies keep."""
+        ...
+
+    def __call__(self, model: ir.Model) -> Run:
+        """What runs it."""
+        ...
+
+
 # A node's results, from its inputs and all values around it by name.
 Step = Callable[[Sequence[Any], Arrays], tuple[Any, ...]]
 # A step of a node whose model has these opsets.
@@ -44,6 +58,7 @@ class _Body:
         self, node: ir.Node, attribute: str, opsets: Mapping[str, int], make: Make
     ) -> None:
         self.graph = node.attributes[attribute].as_graph()
+        self._meter, self._node = make.meter, f"{node.op_type} ({node.name})"
         self._inputs = [str(value.name) for value in self.graph.inputs]
         self._outputs = [str(value.name) for value in self.graph.outputs]
         self._captured = list(dict.fromkeys(_outer(self.graph)))
@@ -60,6 +75,20 @@ class _Body:
         feeds |= dict(zip(self._inputs, given, strict=True))
         values = self._run(feeds)
         return [values[name] for name in self._outputs]
+
+    def keep(self, results: list[Any]) -> list[Any]:
+        """Count results that stay until all steps are done."""
+        self._meter.hold(self._node, elements(results), self._meter.fed)
+        return results
+
+    def stack(self, steps: list[list[Any]]) -> list[Any]:
+        """What was kept of every step, a step an index of a new first axis."""
+        self.let_go(steps)
+        return [np.stack(each) for each in zip(*steps, strict=True)]
+
+    def let_go(self, steps: list[list[Any]]) -> None:
+        """What was kept is somebody else's now."""
+        self._meter.hold(self._node, -elements(steps), self._meter.fed)
 
     def nothing(self, index: int) -> Any:
         """Output ``index`` of a body that never ran: an array with an empty axis."""
@@ -96,11 +125,11 @@ def _loop(node: ir.Node, opsets: Mapping[str, int], make: Make) -> Step:
             going_on, *results = body([index, np.array(True), *states], around)
             going = bool(np.all(going_on))
             states = results[:count]
-            steps.append(results[count:])
+            steps.append(body.keep(results[count:]))
         scanned = range(len(body.graph.outputs) - 1 - count)
         if not steps:
             return *states, *(body.nothing(1 + count + i) for i in scanned)
-        return *states, *(np.stack([each[i] for each in steps]) for i in scanned)
+        return *states, *body.stack(steps)
 
     return step
 
@@ -137,11 +166,11 @@ def _scanned(
     for given in zip(*rows, strict=True):
         results = body([*states, *given], around)
         states = results[:kept]
-        steps.append(results[kept:])
+        steps.append(body.keep(results[kept:]))
     made = range(len(body.graph.outputs) - kept)
     if not steps:
         return states, [body.nothing(kept + i) for i in made]
-    return states, [np.stack([each[i] for each in steps]) for i in made]
+    return states, body.stack(steps)
 
 
 def _scan_8(node: ir.Node, opsets: Mapping[str, int], make: Make) -> Step:
@@ -180,7 +209,8 @@ def _sequence_map(node: ir.Node, opsets: Mapping[str, int], make: Make) -> Step:
         stacked = []
         for index in range(len(inputs[0])):
             given = [x[index] if isinstance(x, list) else x for x in inputs]
-            stacked.append(body(given, around))
+            stacked.append(body.keep(body(given, around)))
+        body.let_go(stacked)
         return tuple([each[i] for each in stacked] for i in range(len(body.graph.outputs)))
 
     return step

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from prunedeploy.core.budget import Budget
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Array
 from prunedeploy.graph import model as models
 from prunedeploy.graph.schemas import schema
 from prunedeploy.reference import defined, machine_learning
 from prunedeploy.reference.control import captured
+from prunedeploy.reference.cost import Meter, elements, foreseen
 from prunedeploy.reference.registry import BUILDERS, STANDARD, kernel_of, label, standard
 
 NARROW = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
@@ -31,6 +34,8 @@ AS_THEY_ARE = ("BitCast", "Clip")
 HALF_ULP = 2.0**-24  # of a float32, relative to it
 UP_TO_1 = ("Sigmoid", "Tanh", "Erf")  # runtimes approximate these to an error relative to 1
 SUMMING = ("ReduceMean", "ReduceSum", "GlobalAveragePool")
+
+SMALLEST = Budget(0)  # of whatever is computed apart from its model
 
 # A node's results, from its inputs and all values by name.
 Step = Callable[[list[Any], Mapping[str, Any]], list[Any]]
@@ -45,6 +50,7 @@ class Evaluator:
             can be compared without rounding in the way.
         moved: move the result of every node at random by as much as float32 rounds it, which shows
             how far rounding moves the outputs. The same inputs give the same outputs.
+        within: of the model that this one is a body of.
 
     Raises:
         UserError: an operator that is not known in the model's opset, by name; a value that is
@@ -52,7 +58,12 @@ class Evaluator:
     """
 
     def __init__(
-        self, model: Path | ir.Model, *, float64: bool = False, moved: bool = False
+        self,
+        model: Path | ir.Model,
+        *,
+        float64: bool = False,
+        moved: bool = False,
+        within: Meter | None = None,
     ) -> None:
         self._model = models.load(model) if isinstance(model, Path) else model
         self._float64, self._moved = float64, moved
@@ -62,7 +73,12 @@ class Evaluator:
         _check_reads(self._model.graph)
         self._last_use = _last_uses(self._model.graph)
         self._opsets = standard(self._model.opset_imports)
-        self._steps = [step_of(node, self._opsets, float64=float64) for node in self._model.graph]
+        self._inner = within is not None
+        self._meter = within or _meter(self._model)
+        self._fed = _fed(self._model.graph)
+        self._steps = [
+            step_of(node, self._opsets, self._meter, float64=float64) for node in self._model.graph
+        ]
 
     def run(
         self,
@@ -73,6 +89,7 @@ class Evaluator:
 
         Raises:
             UserError: an input is not fed, or a node cannot be run on what reaches it.
+            OverBudgetError: it takes more memory or steps than a model of its size has reason to.
         """
         missing = [spec.name for spec in self.inputs if spec.name not in feeds]
         if missing:
@@ -82,38 +99,57 @@ class Evaluator:
             if value.const_value is not None:
                 values.setdefault(name, self._cast(value.const_value.numpy()))
         random, data = np.random.default_rng(0), _data(self._model.graph) if self._moved else ()
+        held: dict[str, bool] = {}  # results that are there, and whether they depend on the feeds
+        if self._inner:
+            self._meter.step(len(self._steps))
+        else:
+            self._meter.begin(feeds.values())
+        outer = self._meter.fed
         for index, (node, step) in enumerate(zip(self._model.graph, self._steps, strict=True)):
             arguments = [values[str(v.name)] if v is not None else None for v in node.inputs]
-            results = _computed(node, step, arguments, values)
+            self._meter.fed = fed = outer and node in self._fed
+            self._meter.foresee(label(node), foreseen(node, self._opsets, arguments), fed)
+            results = _run(node, step, arguments, values)
+            self._meter.fed = outer
             for output, result in zip(node.outputs, results, strict=False):
                 cast = self._cast(result)
                 if node in data:
                     cast = _rounded_at_random(cast, node, arguments[0], random)
                 values[str(output.name)] = cast
+                self._meter.hold(label(node), elements(cast), fed)
+                held[str(output.name)] = fed
                 if observe is not None and isinstance(cast, np.ndarray):
                     observe(str(output.name), cast)
             for read in filter(None, node.inputs):
                 models.release(read.const_value)
             for name in self._last_use[index]:
-                values.pop(name, None)  # optional outputs that nothing reads may be absent
+                gone = values.pop(name, None)  # optional outputs that nothing reads may be absent
+                if name in held:
+                    self._meter.hold(name, -elements(gone), held.pop(name))
+        for name, fed in held.items():  # the outputs are the caller's
+            self._meter.hold(name, -elements(values[name]), fed)
         return {str(v.name): _value(values[str(v.name)]) for v in self._model.graph.outputs}
 
     def _cast(self, value: Any) -> Any:
         return _wide(value) if self._float64 else value
 
 
-def evaluate_node(node: ir.Node, imports: Mapping[str, int], inputs: Sequence[Any]) -> list[Any]:
+def evaluate_node(
+    node: ir.Node, imports: Mapping[str, int], inputs: Sequence[Any], budget: Budget = SMALLEST
+) -> list[Any]:
     """Compute one node without subgraphs from arrays; None for an input that is left out.
 
     Raises:
         UserError: the operator is not known in this opset, or cannot be run on these inputs.
+        OverBudgetError: its results take more than the budget of the model has for constants.
     """
-    return _computed(node, step_of(node, standard(imports)), list(inputs), {})
+    opsets, meter = standard(imports), Meter(budget, 1)
+    step = step_of(node, opsets, meter)
+    meter.foresee(label(node), foreseen(node, opsets, inputs), fed=False)
+    return _run(node, step, list(inputs), {})
 
 
-def _computed(
-    node: ir.Node, step: Step, arguments: list[Any], values: Mapping[str, Any]
-) -> list[Any]:
+def _run(node: ir.Node, step: Step, arguments: list[Any], values: Mapping[str, Any]) -> list[Any]:
     try:
         return step(arguments, values)
     except (UserError, MemoryError):
@@ -122,8 +158,37 @@ def _computed(
         raise _cannot_run(node, arguments, error) from error
 
 
-def step_of(node: ir.Node, opsets: Mapping[str, int], *, float64: bool = False) -> Step:
-    """How a node is computed in a model of these opsets.
+def _meter(model: ir.Model) -> Meter:
+    return Meter(Budget(models.weight_bytes(model)), sum(1 for _ in model.graph.all_nodes()))
+
+
+def _fed(graph: ir.Graph) -> set[ir.Node]:
+    """The nodes whose results depend on what the graph is fed."""
+    fed = {value.name for value in graph.inputs if value.name not in graph.initializers}
+    nodes = set()
+    for node in graph:
+        reads = {value.name for value in node.inputs if value is not None}
+        if not fed.isdisjoint(reads) or not fed.isdisjoint(captured(node)):
+            nodes.add(node)
+            fed |= {value.name for value in node.outputs}
+    return nodes
+
+
+@dataclass(frozen=True)
+class _Bodies:
+    """Makes what runs the bodies of nodes, with values computed as in the graph around them."""
+
+    meter: Meter
+    float64: bool
+
+    def __call__(self, model: ir.Model) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+        return Evaluator(model, float64=self.float64, within=self.meter).run
+
+
+def step_of(
+    node: ir.Node, opsets: Mapping[str, int], meter: Meter, *, float64: bool = False
+) -> Step:
+    """How a node is computed in a model of these opsets; ``meter`` counts what its bodies do.
 
     Raises:
         UserError: the operator is not known in this opset.
@@ -132,11 +197,7 @@ def step_of(node: ir.Node, opsets: Mapping[str, int], *, float64: bool = False) 
         return machine_learning.step_of(node, opsets)
     kernel: Any = kernel_of(node, opsets)
     if node.op_type in BUILDERS:
-
-        def make(model: ir.Model) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
-            return Evaluator(model, float64=float64).run
-
-        compute = kernel(node, opsets, make)
+        compute = kernel(node, opsets, _Bodies(meter, float64))
     else:
         compute = _function(node, kernel)
     same_type = _types(node, opsets)

@@ -334,14 +334,14 @@ def _verdicts(
     if isinstance(other, NotAvailable):
         return {}
     seen: list[dict[str, Array]] = [{}, {}, {}]
-    forms: tuple[dict[str, bool], ...] = ({}, {"float64": True}, {"float64": True, "moved": True})
-    for values, form in zip(seen, forms, strict=True):
+    forms = ((False, False), (True, False), (True, True))
+    for values, (float64, moves) in zip(seen, forms, strict=True):
 
         def keep(name: str, array: Array, into: dict[str, Array] = values) -> None:
             if name in names:
                 into[name] = array
 
-        Evaluator(program, **form).run(feeds, keep)
+        Evaluator(program, float64=float64, moved=moves).run(feeds, keep)
     ours, exact, moved = seen
     shared = [n for n in names if n in ours and n in exact and isinstance(other.get(n), np.ndarray)]
     allowed = _allowed(program, {name: other[name] for name in shared})

@@ -55,6 +55,8 @@ TOLERANCE: dict[str, float] = {
 NARROW_TOLERANCE: dict[str, float] = {"float16": 1e-2, "bfloat16": 5e-2, "int8": 1e-1}
 PRECISION = "prunedeploy.precision"  # in the metadata of a model that was converted
 
+MAX_FED = 1 << 28  # elements of all inputs of a model
+
 # One number for all outputs; numbers for some outputs by name; None for ``TOLERANCE`` by dtype.
 Tolerance = float | Mapping[str, float] | None
 
@@ -184,10 +186,18 @@ def random_feeds(
         seed: the same seed gives the same arrays.
         size: length of dynamic dimensions other than the first.
         known: sizes of dynamic dimensions by name, where they are given.
+
+    Raises:
+        UserError: the inputs are larger than any that could be computed with.
     """
     random = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
     shapes = resolve([_sized(spec, seed) for spec in inputs], batch, size, known)
+    if (total := sum(math.prod(shape) for shape in shapes.values())) > MAX_FED:
+        raise UserError(
+            f"the inputs have {total:,} elements: export the network with sizes of less than"
+            f" {MAX_FED:,} in all"
+        )
     turn = seed
     for spec in inputs:
         shape = list(shapes[spec.name])

@@ -32,6 +32,8 @@ from prunedeploy.targets.target import ISA_FLAGS, PRECISIONS, Peak, Target, Tool
 VARIABLE = "PRUNEDEPLOY_TARGETS"
 FILE = Path("prunedeploy.targets.toml")
 
+PLAIN = r"[A-Za-z0-9._+-]*"  # what a Makefile and a shell take as it is
+
 TEXT, COUNT, NUMBER, TEXTS = "a text", "a whole number", "a number", "a list of texts"
 FLAG, TABLE, NUMBERS = "true or false", "a table", "a table of numbers"
 KINDS = {  # by the type of a field
@@ -127,6 +129,10 @@ def _check_target(where: str, target: Target) -> None:
         raise UserError(
             f'{where}: compute-capability {target.compute_capability!r}: write it as "8.7"'
         )
+    tools = target.toolchain
+    words = (target.arch, target.cpu, *((tools.python, tools.glibc) if tools else ()))
+    if bad := next((word for word in words if not re.fullmatch(PLAIN, word or "")), None):
+        raise UserError(f"{where}: {bad!r} would reach a compiler's command: give a plain word")
     figures = [target.macs_per_second, target.bytes_per_second, target.hz, target.cache_bytes]
     if target.multiple < 1 or min(target.cores, *figures) < 0:
         raise UserError(f"{where}: multiple begins at 1, and no other number is negative")

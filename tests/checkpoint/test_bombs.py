@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -162,6 +163,13 @@ def nested(step: bytes, end: bytes, begin: bytes = b"N") -> bytes:
     return b"\x80\x02" + begin + step * 300_000 + end + b"."
 
 
+def zeros() -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, **{"w.weight": np.zeros((1 << 14, 1 << 13), np.float32)})
+    return file.getvalue()
+
+
+INERT = glob("x", "y") + b"q\x00Nq\x010"
 ODD = "FloatStorage", "0", 4
 FILES: dict[str, Callable[[], bytes]] = {
     "an empty storage seen as many": lambda: archive(
@@ -189,6 +197,15 @@ FILES: dict[str, Callable[[], bytes]] = {
     "a pickle of a gigabyte": lambda: archive(
         b"}X" + struct.pack("<I", 1 << 29) + bytes(1 << 29) + b"K\x01s", {}, zipfile.ZIP_DEFLATED
     ),
+    "compressed zeros": lambda: archive(
+        state(("w.weight", tensor("FloatStorage", "0", 1 << 28, (1 << 14, 1 << 14), (1 << 14, 1)))),
+        {"0": bytes(1 << 30)},
+        zipfile.ZIP_DEFLATED,
+    ),
+    "a compressed array of zeros": zeros,
+    "lists in lists": lambda: b"\x80\x02" + b"]" * 300_000 + b"a" * 299_999 + b".",
+    "states of states": lambda: nested(b"h\x00)\x81h\x01bq\x010", b"h\x01", INERT),
+    "writes to the memo": lambda: nested(b"r\0\0\0\0" * 2, b""),
     "an array of an integer": numpy_of_an_integer,
     "many storages": lambda: storages(3000, 2_000_000),
     "a module of 2^40 paths": module_graph,

@@ -11,6 +11,7 @@ import pytest
 from lowered import single
 from net import Net
 
+from prunedeploy.core.budget import Budget
 from prunedeploy.core.errors import UserError
 from prunedeploy.reference.evaluate import Evaluator, evaluate_node
 from prunedeploy.reference.registry import BUILDERS, KERNELS, NEWEST, NOT_EVALUATED
@@ -23,7 +24,7 @@ def run(op: str, opset: int, *inputs: Any, domain: str = "", outputs: int = 1, *
     """The first result of one node on arrays."""
     values = [None if x is None else ir.Value(name=f"x{i}") for i, x in enumerate(inputs)]
     node = ir.node(op, values, how, domain=domain, num_outputs=outputs, name="it")
-    return evaluate_node(node, {domain: opset, "": opset}, list(inputs))[0]
+    return evaluate_node(node, {domain: opset, "": opset}, list(inputs), Budget(0))[0]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import torch
 
 from prunedeploy.checkpoint.pickle.stub import Storage
 from prunedeploy.checkpoint.pickle.unpickle import load_pickle
+from prunedeploy.core.budget import Budget
 
 CHUNK = 1 << 22
 MAX_DEFLATE_RATIO = 1040  # the most that deflate can compress
@@ -57,7 +58,7 @@ def read_zip(source: Path | BinaryIO, record: str = "data") -> Any:
     """
     with zipfile.ZipFile(source) as archive:
         _drop_absent_checksums(archive)
-        _check_claims(archive)
+        check_claims(archive)
         root = _root(archive)
         if record != "data" and f"{root}{record}.pkl" not in archive.namelist():
             return None
@@ -81,12 +82,21 @@ def read_zip(source: Path | BinaryIO, record: str = "data") -> Any:
         return read_pickle(io.BytesIO(archive.read(info)), storage)
 
 
-def _check_claims(archive: zipfile.ZipFile) -> None:
-    """Refuse sizes that the archive does not have: memory is taken before they are read."""
-    for info in archive.infolist():
+def check_claims(archive: zipfile.ZipFile) -> None:
+    """Refuse sizes that the archive does not have, or has no reason to: memory is taken before they
+    are read.
+
+    Raises:
+        EOFError: a member claims more than the file has.
+        OverBudgetError: all of it would be too large once unpacked.
+    """
+    budget, members = Budget(_size(archive)), archive.infolist()
+    for info in members:
         ratio = 1 if info.compress_type == zipfile.ZIP_STORED else MAX_DEFLATE_RATIO
-        if info.file_size > ratio * info.compress_size or info.compress_size > _size(archive):
+        if info.file_size > ratio * info.compress_size or info.compress_size > budget.size:
             raise EOFError(f"{info.filename} is cut short")
+    whole = sum(info.file_size for info in members)
+    budget.check("what it holds", whole, budget.unpacked, "bytes")
 
 
 def _size(archive: zipfile.ZipFile) -> int:

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from prunedeploy.checkpoint.pickle.rebuild import DTYPES, FUNCTIONS, STORAGES, Function
 from prunedeploy.checkpoint.pickle.stub import StorageType, Stub, text
+from prunedeploy.core.budget import Budget
 
 # Modules that nothing beside weights has a reason to name. Any other is harmless as a stub;
 # these say that somebody meant code to run, and that is worth telling.
@@ -78,12 +79,14 @@ def _check_sizes(file: BinaryIO) -> None:
     Lengths, and indices of its memo, that no pickle of this size has: it allocates and fills memory
     for them (a single byte amiss, and it is 64 GB). Tuples in tuples without end: what computes the
     hash of a key goes down into each. Many integers beyond 64 bits, which may all have one hash.
+    More steps than a checkpoint of this size takes.
     """
     begin = file.tell()
     size = file.seek(0, io.SEEK_END) - begin
     file.seek(begin)
-    depths, long = _Depths(), 0
-    for opcode, argument, _ in pickletools.genops(file):
+    depths, long, budget = _Depths(), 0, Budget(size)
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        budget.check("a pickle", count, budget.opcodes, "steps")
         if opcode.name in SIZED and (argument or 0) > size:
             raise pickle.UnpicklingError(f"{opcode.name} of {argument}")
         if (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from prunedeploy.cli.show.next_steps import print_choice
 from prunedeploy.cli.show.verdicts import cross_checks, difference
+from prunedeploy.cli.tables import say
 from prunedeploy.core.records import Engine
 
 if TYPE_CHECKING:
@@ -17,33 +18,33 @@ if TYPE_CHECKING:
 def print_engine(built: Engine) -> None:
     """Print where the engine is, what is in it, and how far it is from its model."""
     manifest = built.manifest
-    print(f"{built.path}: {manifest.runtime} engine for {manifest.target}")
+    say(f"{built.path}: {manifest.runtime} engine for {manifest.target}")
     versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
-    print(f"  made with {versions}")
+    say(f"  made with {versions}")
     for line in manifest.found:
-        print(f"  {line}")
+        say(f"  {line}")
     for spec in manifest.inputs:
-        print(f"  takes {spec.name}: {spec.dtype} {_shape(spec.shape)}")
+        say(f"  takes {spec.name}: {spec.dtype} {_shape(spec.shape)}")
     for spec in manifest.outputs:
-        print(f"  gives {spec.name}: {spec.dtype} {_shape(spec.shape)}")
+        say(f"  gives {spec.name}: {spec.dtype} {_shape(spec.shape)}")
     if manifest.batches:
         sizes = ", ".join(map(str, manifest.batches))
-        print(f"  for batches of {sizes}, {manifest.threads} threads, {manifest.isa}")
+        say(f"  for batches of {sizes}, {manifest.threads} threads, {manifest.isa}")
     if manifest.difference is None:
-        print("  never compared with its model, so never to be timed")
+        say("  never compared with its model, so never to be timed")
     else:
-        print(f"  largest difference from its model: {difference(manifest.difference)}")
+        say(f"  largest difference from its model: {difference(manifest.difference)}")
         checks = () if manifest.cross_check is None else (manifest.cross_check,)
-        print(f"  the reference {cross_checks(checks)}")
+        say(f"  the reference {cross_checks(checks)}")
     print_choice(manifest.choice)
     if manifest.baseline is not None and manifest.difference is not None:
-        print()
-        print(f"next: prunedeploy bench {shlex.quote(str(built.path))} -o result.json")
+        say()
+        say(f"next: prunedeploy bench {shlex.quote(str(built.path))} -o result.json")
 
 
 def print_project(project: dict[str, str]) -> None:
     """Print where the C project is, and how to build it."""
-    print(f"{project['path']}: C sources; build them with: make -C {project['path']}")
+    say(f"{project['path']}: C sources; build them with: make -C {project['path']}")
 
 
 def _shape(dims: Iterable[int | str]) -> str:
@@ -53,4 +54,4 @@ def _shape(dims: Iterable[int | str]) -> str:
 def print_outputs(done: RunResult) -> None:
     """Print the file, and every output in it."""
     for spec in done.outputs:
-        print(f"{done.output}: {spec.name} {spec.dtype} {_shape(spec.shape)}")
+        say(f"{done.output}: {spec.name} {spec.dtype} {_shape(spec.shape)}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from prunedeploy.cli.show.next_steps import print_next_step
-from prunedeploy.cli.tables import count, share, table
+from prunedeploy.cli.tables import count, say, share, table
 
 if TYPE_CHECKING:
     from prunedeploy.graph.layers import Layer
@@ -19,32 +19,32 @@ def print_inspection(inspection: Inspection) -> None:
     from prunedeploy.graph.layers import is_normalisation
 
     arch = f", {inspection.arch}" if inspection.arch else ""
-    print(f"{inspection.source}: {inspection.kind}{arch}")
+    say(f"{inspection.source}: {inspection.kind}{arch}")
     for line in inspection.found:
-        print(f"  {line}")
+        say(f"  {line}")
     layers = [x for x in inspection.layers if not is_normalisation(x) or x.pattern.dead_outputs]
     headers = ("layer", "op", "shape", "density", "dead out", "dead in", "2:4", "in blocks")
-    print()
+    say()
     table((*headers, "largest"), map(_layer_row, layers), left=frozenset({0, 1, 2}))
-    print()
+    say()
     _totals(inspection)
-    print()
+    say()
     table(
         ("for", "what the zeros are worth (from counts, not measured)"),
         ((x.engine, x.gain) for x in inspection.outlook),
         left=frozenset({0, 1}),
     )
     if inspection.blocks:
-        print()
+        say()
         _blocks(inspection.blocks)
     if inspection.hints:
-        print()
-        print(
+        say()
+        say(
             f"constant on these {inspection.hints[0].samples:,} samples, "
             "though not proved for others:"
         )
         for hint in inspection.hints:
-            print(f"  {len(hint.channels)} of {hint.of} channels that {hint.reader} reads")
+            say(f"  {len(hint.channels)} of {hint.of} channels that {hint.reader} reads")
     print_next_step(inspection.next_step)
 
 
@@ -65,8 +65,8 @@ def _blocks(layers: Sequence[LayerBlocks]) -> None:
     )
     table((*headers, "faster with blocks (predicted)"), rows, left=frozenset({0, 1}))
     if text := outlook(layers):
-        print()
-        print(text)
+        say()
+        say(text)
 
 
 def _layer_row(layer: Layer) -> tuple[str, ...]:

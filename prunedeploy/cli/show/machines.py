@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunedeploy.cli.show.verdicts import difference
-from prunedeploy.cli.tables import size, table
+from prunedeploy.cli.tables import say, size, table
 from prunedeploy.prediction import text as forecasts
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def print_targets(listing: Targets) -> None:
     ]
     headers = ("target", "machine", "arch", "isa", "compute", "runtimes, best first")
     table(headers, rows, left=frozenset(range(6)))
-    print()
+    say()
     checks = [(x.target, x.runtime, x.status, x.reason) for x in listing.checks]
     table(("target", "runtime", "check", "reason"), checks, left=frozenset(range(4)))
 
@@ -47,22 +47,22 @@ def print_targets(listing: Targets) -> None:
 def print_bundle(written: Written) -> None:
     """Print what is in a device bundle, and that it is no engine."""
     bundle = written.bundle
-    print(f"{written.path}: device bundle for {bundle.target}, not an engine: nothing is measured")
+    say(f"{written.path}: device bundle for {bundle.target}, not an engine: nothing is measured")
     if written.path.is_file():
-        print(f"  {size(written.path.stat().st_size)}, unpack it with tar xzf {written.path}")
+        say(f"  {size(written.path.stat().st_size)}, unpack it with tar xzf {written.path}")
     for each in bundle.models:
-        print(f"  {each.file}: opset {each.opset}, {difference(each.difference)}")
+        say(f"  {each.file}: opset {each.opset}, {difference(each.difference)}")
     if sparse := bundle.sparse:
         how = f"compiled with {sparse.compiler}" if sparse.compiled else "as C sources"
         needs = f", needs glibc {sparse.glibc}" if sparse.glibc else ""
-        print(f"  sparse engine for {bundle.arch} ({sparse.isa}), {how}{needs}")
+        say(f"  sparse engine for {bundle.arch} ({sparse.isa}), {how}{needs}")
     for part in bundle.missing:
-        print(f"  NOT complete: there is no {part}")
+        say(f"  NOT complete: there is no {part}")
     for note in bundle.notes:
-        print(f"  {note}")
+        say(f"  {note}")
     for forecast in sorted(bundle.predicted, key=lambda forecast: forecast.seconds):
-        print(f"  {forecasts.line(forecast)}")
-    print("  on the device: sh build.sh && python3 bench.py, or here: --remote user@host")
+        say(f"  {forecasts.line(forecast)}")
+    say("  on the device: sh build.sh && python3 bench.py, or here: --remote user@host")
 
 
 def print_remote(result: RemoteResult) -> None:
@@ -70,11 +70,11 @@ def print_remote(result: RemoteResult) -> None:
     import numpy as np
 
     named = [str(result.identity.get(x, "")) for x in ("board", "processor", "l4t", "system")]
-    print(f"{result.host} ({result.target}): {', '.join(x for x in named if x) or 'says nothing'}")
+    say(f"{result.host} ({result.target}): {', '.join(x for x in named if x) or 'says nothing'}")
     if result.problem:
-        print(f"  NOT complete: {result.problem}")
+        say(f"  NOT complete: {result.problem}")
     for text in result.missing:
-        print(f"  missing: {text}")
+        say(f"  missing: {text}")
     rows = []
     for run in result.runs:
         figures: tuple[str, ...] = ("-", "-", "-")
@@ -89,8 +89,8 @@ def print_remote(result: RemoteResult) -> None:
         headers = ("engine", "runtime", "batch", "p50 ms", "p90 ms", "p99 ms", "faster [95 %]")
         table((*headers, "difference"), rows, left=frozenset({0, 1, 7}))
     for name in result.engines:
-        print(f"{result.output}/{name}: an engine, built there and verified here")
-    print(f"measured there: {_conditions(result)}")
+        say(f"{result.output}/{name}: an engine, built there and verified here")
+    say(f"measured there: {_conditions(result)}")
 
 
 def _conditions(result: RemoteResult) -> str:

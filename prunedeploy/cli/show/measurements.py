@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prunedeploy.cli.tables import count, share, size, table
+from prunedeploy.cli.tables import count, say, share, size, table
 from prunedeploy.core.records import BenchResult, Profile
 from prunedeploy.core.statistics import summary
 from prunedeploy.prediction import text as forecasts
@@ -36,15 +36,15 @@ def print_benchmark(done: BenchResult) -> None:
         left=frozenset({0, 1}),
     )
     base = done.baseline
-    print()
-    print(
+    say()
+    say(
         f"{done.kind}: batch {base.batch}, threads {base.threads or 'left to the runtime'}, "
         f"{len(base.samples_ns)} runs of each in turn"
     )
     for forecast, m in zip(done.predicted, (base, *done.candidates), strict=False):
         if forecast is not None:
             off = forecasts.error(forecast, summary(m).p50)
-            print(f"{m.name}: {forecasts.line(forecast)}, {off} of the measured p50")
+            say(f"{m.name}: {forecasts.line(forecast)}, {off} of the measured p50")
     for profile in done.profiles:
         _print_profile(profile)
 
@@ -64,14 +64,14 @@ def _print_profile(profile: Profile) -> None:
         )
         for step in profile.steps
     ]
-    print()
+    say()
     table(
         ("step", "computed as", "ms", "share", "GFLOP/s", "GB/s", "non-zero"),
         rows,
         left=frozenset({0, 1}),
     )
-    print()
-    print(
+    say()
+    say(
         f"{profile.name}: batch {profile.batch}, threads {profile.threads}, "
         f"{1e3 * total:.3f} ms in {len(profile.steps)} steps, medians of {profile.rounds} runs; "
         "GFLOP/s are of weights that are not zero"

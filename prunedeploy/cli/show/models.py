@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunedeploy.cli.show.verdicts import difference
-from prunedeploy.cli.tables import share, table
+from prunedeploy.cli.tables import say, share, table
 from prunedeploy.passes import RoundWeights
 from prunedeploy.prediction import text
 from prunedeploy.prediction.record import Prediction
@@ -25,28 +25,26 @@ class Forecasts:
 
 def print_lowered(result: LowerResult) -> None:
     """Print what was written, how far it is from the source, and what each pass did and refused."""
-    print(
-        f"{result.model}: opset {result.opset}, IR version {result.ir_version}, {result.precision}"
-    )
-    print(f"  from {result.source}: {difference(result.difference)}")
+    say(f"{result.model}: opset {result.opset}, IR version {result.ir_version}, {result.precision}")
+    say(f"  from {result.source}: {difference(result.difference)}")
     for line in result.found:
-        print(f"  {line}")
+        say(f"  {line}")
     for report in result.passes:
         taken = [note for note in report.result.notes if note.status == "taken"]
         if report.name == RoundWeights.name and taken:
             count = sum(note.count for note in taken)
-            print(f"  {count:,} weights rounded to {result.weights}, in layers: {len(taken)}")
+            say(f"  {count:,} weights rounded to {result.weights}, in layers: {len(taken)}")
         for note in report.result.notes:
             if note.status != "taken":
-                print(f"  {report.name}: {note.where}: {note.reason}")
+                say(f"  {report.name}: {note.where}: {note.reason}")
 
 
 def print_forecasts(forecasts: Forecasts, layers: bool) -> None:
     """Print a line a forecast, and with ``layers`` a table of the layers."""
     for each in forecasts.predictions:
-        print(f"{each.model} on {each.target}: {text.line(each.forecast)}")
+        say(f"{each.model} on {each.target}: {text.line(each.forecast)}")
         for note in each.notes:
-            print(f"  {note}")
+            say(f"  {note}")
         if layers:
             whole = each.forecast.seconds
             rows = [
@@ -55,6 +53,6 @@ def print_forecasts(forecasts: Forecasts, layers: bool) -> None:
             ]
             table(("layer", "kernel", "ms", "share", "bound by"), rows, left=frozenset({0, 1, 4}))
     for basis in dict.fromkeys(each.basis for each in forecasts.predictions):
-        print(f"  from {basis}")
+        say(f"  from {basis}")
     for why in forecasts.refused:
-        print(f"  not predicted: {why}")
+        say(f"  not predicted: {why}")

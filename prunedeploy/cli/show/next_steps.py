@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prunedeploy.cli.tables import share, table
+from prunedeploy.cli.tables import say, share, table
 from prunedeploy.core.records import NextStep, RuntimeChoice
 
 NAMES = {"ort": "ONNX Runtime", "sparse": "the sparse runtime"}
@@ -12,25 +12,26 @@ def print_next_step(step: NextStep | None) -> None:
     """Print the command, and its predicted gain."""
     if step is None:
         return
-    print()
-    print(f"next: {step.command}")
+    say()
+    say(f"next: {step.command}")
     where = "this machine" if step.target == "host" else step.target
     if not step.runtime:
         if step.why:
-            print(f"  no prediction: {step.why}")
+            say(f"  no prediction: {step.why}")
         return
     name = NAMES.get(step.runtime, step.runtime)
     if step.seconds:
         threads = f"{step.threads} thread{'s' * (step.threads != 1)}"
-        print(
+        say(
             f"  predicted for {where}, {threads}: {1e3 * step.seconds:.3g} ms in {name}, "
-            f"{step.low:.2f}x the\n  speed of ONNX Runtime on the dense network"
+            f"{step.low:.2f}x the",
+            "  speed of ONNX Runtime on the dense network",
         )
         return
-    print(
+    say(
         f"  {share(step.share)} of the work is left; then `prunedeploy build` should give "
-        f"{step.low:.1f}x to {step.high:.1f}x\n  the speed of ONNX Runtime on {where}, in {name} "
-        "(estimated)"
+        f"{step.low:.1f}x to {step.high:.1f}x",
+        f"  the speed of ONNX Runtime on {where}, in {name} (estimated)",
     )
 
 
@@ -54,8 +55,8 @@ def print_choice(choice: RuntimeChoice | None) -> None:
             ]
             taken = " (taken)" if name == choice.runtime else ""
             rows.append((f"{name}{taken}", *cells, f"{base / by_runtime[name]:.2f}x"))
-        print()
+        say()
         heads = (f"ms, {n} thread{'s' * (n != 1)}" for n in threads)
         table((f"runtime, batch {batch}, {how}", *heads, "speed"), rows)
     for each in choice.refused:
-        print(f"  not {each.runtime}: {each.reason}")
+        say(f"  not {each.runtime}: {each.reason}")

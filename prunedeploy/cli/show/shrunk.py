@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from prunedeploy.cli.show.next_steps import print_next_step
 from prunedeploy.cli.show.verdicts import cross_checks, difference
-from prunedeploy.cli.tables import count, ratio, size, table
+from prunedeploy.cli.tables import count, ratio, say, size, table
 from prunedeploy.core.records import Note, PassReport, ShrinkResult
 from prunedeploy.graph.input_range import claim
 
@@ -17,12 +17,12 @@ MAX_REASONS = 5  # of each kind, shown without --verbose
 def print_shrinking(done: ShrinkResult, verbose: bool) -> None:
     """Print sizes before and after, the difference, and what each pass took and refused."""
     arch = f" ({done.arch})" if done.arch else ""
-    print(f"{done.source}{arch} -> {done.model} in {done.seconds:.1f} s")
+    say(f"{done.source}{arch} -> {done.model} in {done.seconds:.1f} s")
     for line in done.found:
-        print(f"  {line}")
+        say(f"  {line}")
     for what, path in (("torch program", done.pt), ("state_dict and plan", done.state_dict)):
         if path is not None:
-            print(f"  {what} -> {path}")
+            say(f"  {what} -> {path}")
     before, after = done.before, done.after
     rows = [
         _change("parameters", before.parameters, after.parameters),
@@ -35,15 +35,15 @@ def print_shrinking(done: ShrinkResult, verbose: bool) -> None:
             ratio(before.file_bytes, after.file_bytes),
         ),
     ]
-    print()
+    say()
     table(("", "before", "after", "ratio"), rows)
-    print()
-    print(f"largest difference from {done.dense}:")
-    print(f"  {difference(done.difference)}")
-    print(f"the reference {cross_checks(done.cross_checks)}")
+    say()
+    say(f"largest difference from {done.dense}:")
+    say(f"  {difference(done.difference)}")
+    say(f"the reference {cross_checks(done.cross_checks)}")
     if done.input_ranges:
-        print(f"the same network {claim(done.input_ranges)}")
-    print()
+        say(f"the same network {claim(done.input_ranges)}")
+    say()
     rows = [(x.name, _outcome(x), f"{x.seconds:.2f} s") for x in done.passes]
     table(("pass", "", "time"), rows, left=frozenset({0, 1}))
     for status, title in (("taken", "taken"), ("refused", "refused"), ("info", "notes")):
@@ -67,19 +67,19 @@ def _print_notes(title: str, notes: list[Note], verbose: bool) -> None:
     """Print the reasons with the most channels; every single place with ``verbose``."""
     if not notes:
         return
-    print()
-    print(f"{title}:")
+    say()
+    say(f"{title}:")
     if verbose:
         for note in notes:
             part = f" of {note.of:,}" if note.of else ""
             amount = f" ({note.count:,}{part})" if note.count else ""
-            print(f"  {note.where}: {note.reason}{amount}")
+            say(f"  {note.where}: {note.reason}{amount}")
         return
     reasons = _by_reason(notes)
     for reason in reasons[:MAX_REASONS]:
-        print(f"  {reason}")
+        say(f"  {reason}")
     if len(reasons) > MAX_REASONS:
-        print(f"  and {len(reasons) - MAX_REASONS} more: see --verbose")
+        say(f"  and {len(reasons) - MAX_REASONS} more: see --verbose")
 
 
 def _by_reason(notes: Iterable[Note]) -> list[str]:

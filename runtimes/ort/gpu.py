@@ -34,11 +34,11 @@ class OrtGpuSession(OrtSession):
         if gpus() and hasattr(library(), "preload_dlls"):
             library().preload_dlls()  # CUDA's libraries, where they came as Python packages
         providers = [(name, dict(OPTIONS.get(name, {}))) for name in wanted]
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), payload(engine) as path:
             warnings.simplefilter("ignore")  # it warns of what is an error below
             manifest = engine.manifest
             super().__init__(
-                payload(engine),
+                path,
                 manifest.inputs,
                 manifest.outputs,
                 options,

@@ -177,13 +177,14 @@ def _load(path: Path, expected: str) -> ctypes.CDLL:
             return loaded.library
         copy = held_copy(path, expected)
         steps = f"{next(_numbers):b}".replace("1", "./").replace("0", "/")
-        name = f"/proc/self/fd/{steps}{copy}"
+        plain, name = f"/proc/self/fd/{copy}", f"/proc/self/fd/{steps}{copy}"
         try:
-            elf.check_whole(Path(name))
+            elf.check_whole(Path(plain))
             library = ctypes.CDLL(name)
             _declare(library)
         except (OSError, AttributeError, UserError) as error:
-            raise UserError(str(error).replace(name, str(path))) from None
+            reason = str(error).replace(plain, str(path)).replace(name, str(path))
+            raise UserError(reason) from None
         finally:
             os.close(copy)
         _loaded[expected] = _Loaded(library)

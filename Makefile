@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 PROJECT := pyproject.toml constraints.txt
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-gpu lint checkpoint clean
+.PHONY: help demo test test-gpu fuzz lint checkpoint clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo        shrink, build and measure the sparse checkpoint in examples/"
 	@echo "make test        run the tests (PYTEST='-m \"not slow\"' leaves out the slow ones)"
 	@echo "make test-gpu    only those that need a CUDA GPU, with the libraries for one"
+	@echo "make fuzz        mutated inputs through every command, for MINUTES=30 (FUZZ=TARGETS for some)"
 	@echo "make lint        ruff, mypy and the layers that imports go down"
 	@echo "make checkpoint  train the checkpoint in examples/ again"
 	@echo "make clean       remove $(VENV) and everything made"
@@ -28,6 +29,12 @@ test: $(VENV)/.test
 test-gpu:
 	@$(MAKE) --no-print-directory VENV=.venv-gpu .venv-gpu/.testgpu
 	@.venv-gpu/bin/pytest -m gpu $(PYTEST)
+
+MINUTES ?= 10
+
+# What it finds is in fuzz-findings/, with the command that runs it again. The seed is the day's.
+fuzz: $(VENV)/.test
+	@$(BIN)/python tests/fuzz/fuzz.py --minutes $(MINUTES) --seed "$$(date +%Y%m%d)" $(FUZZ)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

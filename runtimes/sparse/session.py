@@ -340,7 +340,7 @@ class SparseSession(Closing):
 
     def _batch(self, arrays: Sequence[Array]) -> int:
         for tensor, array in zip(self._library.inputs, arrays, strict=True):
-            if array.shape != tensor.sized(len(array) if tensor.batched else 1):
+            if array.shape != tensor.sized(array.shape[0] if array.ndim else 0):
                 wanted = " x ".join("batch" if dim == -1 else str(dim) for dim in tensor.shape)
                 shape = " x ".join(map(str, array.shape))
                 raise UserError(f"input {tensor.name!r} takes {wanted}, found {shape}")

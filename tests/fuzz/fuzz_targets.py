@@ -123,10 +123,22 @@ def _predict(fixed: Path) -> None:
 
 
 def _engine(fixed: Path) -> None:
-    if _one_of(4, "engine/manifest.json"):
-        command("run", "engine", fixed / "x.npy", "-o", "y.npy")
-    else:
-        command("bench", "engine", "--baseline", fixed / "net.onnx", "--rounds", 2, "--profile")
+    """What run reads, and bench besides."""
+    from prunedeploy.core.arrays import read_arrays
+    from prunedeploy.core.errors import UserError
+    from prunedeploy.engines.engine_folder import read_engine
+    from prunedeploy.engines.opening import open as open_engine
+    from prunedeploy.measure.profiling import profiles_of
+    from prunedeploy.prediction.engines import forecast_of
+
+    command("run", "engine", fixed / "x.npy", "-o", "y.npy")
+    with contextlib.suppress(UserError):
+        engine = read_engine("engine")
+        forecast_of(engine, 1, 1)
+        with open_engine(engine, 1) as session:
+            names = [spec.name for spec in engine.manifest.inputs]
+            feeds = dict.fromkeys(names, read_arrays(fixed / "x.npy"))
+            profiles_of([engine], [session], feeds, 2, 1, 2)
 
 
 def rehash(case: Case, random: Random) -> None:
@@ -142,13 +154,17 @@ def rehash(case: Case, random: Random) -> None:
 
 
 def _arrays(fixed: Path) -> None:
-    engine = fixed / "ort.engine"
+    from prunedeploy.core.errors import UserError
+    from prunedeploy.engines.engine_folder import read_engine
+    from prunedeploy.measure import labelled
+
     (path,) = Path().iterdir()
-    if path.name == "data.npz":
-        base = ("--baseline", fixed / "net.onnx", "--rounds", 2)
-        command("bench", engine, *base, "--data", path)
-    else:
-        command("run", engine, path, "-o", "y.npz")
+    if path.name == "data.npz":  # what bench --data reads
+        inputs = read_engine(fixed / "ort.engine").manifest.inputs
+        with contextlib.suppress(UserError):
+            list(labelled.load(path, inputs, ((0.5,), (0.5,))).batches(3))
+        return
+    command("run", fixed / "ort.engine", path, "-o", "y.npz")
 
 
 def _report(fixed: Path) -> None:

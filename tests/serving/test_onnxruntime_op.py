@@ -240,7 +240,7 @@ def test_a_c_program_runs_an_engine_on_eight_threads(library, engine, tmp_path):
 )
 def test_numbers_that_cannot_be(library, engine, tmp_path, numbers):
     """Refused where the model is written, and where somebody else wrote it."""
-    with pytest.raises(UserError, match="cannot (compute|have)"):
+    with pytest.raises(UserError, match=r"cannot (compute|have)"):
         prunedeploy.onnxruntime_model(engine, tmp_path / "one.onnx", **numbers)
     written = damaged(engine, lambda data: {"engine": data, **numbers})
     with pytest.raises(Exception, match=r"cannot have -?\d+ threads and \d+ sessions"):

@@ -164,9 +164,9 @@ def replaced(engines: tuple[Path, Path], folder: Path, seconds: float) -> Counts
     return counts
 
 
-def close(found: Array, wanted: Array) -> bool:
+def close(output: Array, wanted: Array) -> bool:
     """Whether outputs are the same but for the order of sums, which threads change."""
-    return bool(np.allclose(found, wanted, rtol=1e-4, atol=1e-4))
+    return bool(np.allclose(output, wanted, rtol=1e-4, atol=1e-4))
 
 
 Case = Callable[[tuple[Path, Path], Path, float], Counts]

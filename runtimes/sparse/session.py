@@ -267,11 +267,11 @@ class SparseSession(Closing):
         self._checked()  # in a child process the lock may be held by nobody who is there
         with self._turn:
             session = self._checked()
-            self._run_pieces(session, pieces, arrays, results)
+            self._run_cut(session, pieces, arrays, results)
         computed = {t.name: array for t, array in zip(self._library.outputs, results, strict=True)}
         return {spec.name: computed[spec.name] for spec in self.outputs}
 
-    def _run_pieces(
+    def _run_cut(
         self,
         session: ctypes.c_void_p,
         pieces: Sequence[int],
@@ -300,11 +300,11 @@ class SparseSession(Closing):
         self._checked()
         with self._turn:
             session = self._checked()
-            self._run_pieces(session, pieces, arrays, results)
+            self._run_cut(session, pieces, arrays, results)
             self._library.profiling(session, True)
             try:
                 for _ in range(rounds):
-                    self._run_pieces(session, pieces, arrays, results)
+                    self._run_cut(session, pieces, arrays, results)
                     for size, samples in seconds.items():
                         samples.append(self._library.times(session, size))
             finally:

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROJECT := pyproject.toml constraints.txt
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-slow test-gpu lint checkpoint clean
+.PHONY: help demo test test-slow test-gpu fuzz lint checkpoint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make test        run the tests but the slow ones (PYTEST='tests/passes -x' says which)"
 	@echo "make test-slow   run the slow ones (PYTEST='--minutes 8' starts none after 8 minutes)"
 	@echo "make test-gpu    only those that need a CUDA GPU, with the libraries for one"
+	@echo "make fuzz        mutated inputs through every command, for MINUTES=30 (FUZZ=TARGETS for some)"
 	@echo "make lint        ruff, mypy and the layers that imports go down"
 	@echo "make checkpoint  train the checkpoint in examples/ again"
 	@echo "make clean       remove $(VENV) and everything made"
@@ -32,6 +33,12 @@ test-slow: $(VENV)/.test
 test-gpu:
 	@$(MAKE) --no-print-directory VENV=.venv-gpu .venv-gpu/.testgpu
 	@.venv-gpu/bin/pytest -m gpu $(PYTEST)
+
+MINUTES ?= 10
+
+# What it finds is in fuzz-findings/, with the command that runs it again. The seed is the day's.
+fuzz: $(VENV)/.test
+	@$(BIN)/python tests/fuzz/fuzz.py --minutes $(MINUTES) --seed "$$(date +%Y%m%d)" $(FUZZ)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

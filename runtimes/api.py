@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -141,6 +142,40 @@ class Runtime(Protocol):
             UserError: the engine does not run here, or is damaged.
         """
         ...
+
+
+def listed_hash(engine: Engine, name: str) -> str:
+    """The SHA-256 that an engine's manifest has of its file ``name``.
+
+    Raises:
+        UserError: it has none: nothing says what the file should be.
+    """
+    if name not in engine.manifest.files:
+        raise UserError(f"{engine.path} is not an engine: its manifest has no hash of {name}")
+    return engine.manifest.files[name]
+
+
+def listed_bytes(engine: Engine, name: str) -> bytes:
+    """The bytes of an engine's file ``name``, which are those that its manifest has the hash of.
+
+    Raises:
+        UserError: they are others, or the manifest has no hash of them.
+    """
+    path, expected = engine.path / name, listed_hash(engine, name)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; build it again") from None
+    if hashlib.sha256(data).hexdigest() != expected:
+        raise UserError(f"{path} is not what was built: its hash differs; build it again")
+    return data
+
+
+def forked_error() -> UserError:
+    """The error that running the session of a parent process raises: its threads are not here."""
+    return UserError(
+        "the session was opened before this process was forked: open the engine in here"
+    )
 
 
 def closed_error() -> UserError:

@@ -316,7 +316,7 @@ def test_engine_that_was_changed(folder: Folder, engine: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"type": "Recipe"}', '{"type": "BenchResult"}']
+    "content", ["", "{", "[" * 100_000, '{"type": "Recipe"}', '{"type": "BenchResult"}']
 )
 def test_foreign_json_for_a_result(folder: Folder, content: str) -> None:
     Path("result.json").write_text(content)

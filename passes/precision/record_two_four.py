@@ -51,5 +51,8 @@ class RecordTwoFour:
 
 
 def two_four(model: ir.Model) -> tuple[str, ...]:
-    """The layers that are on record."""
-    return tuple(json.loads(model.metadata_props.get(KEY, "[]")))
+    """The layers that are on record; none where a stranger wrote something else there."""
+    try:
+        return tuple(map(str, json.loads(model.metadata_props.get(KEY, "[]"))))
+    except (ValueError, TypeError, RecursionError):
+        return ()

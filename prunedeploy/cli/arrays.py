@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from prunedeploy.core.arrays import read_arrays
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_path
 from prunedeploy.core.records import Array, TensorSpec
@@ -28,16 +28,10 @@ def read(path: Path, inputs: tuple[TensorSpec, ...]) -> dict[str, Array]:
     Raises:
         UserError: no such file, not a NumPy file, or one array where several are needed.
     """
-    try:
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return {_only(path, inputs): _native(content)}
-        with content:
-            return {name: _native(content[name]) for name in content.files}
-    except FileNotFoundError:
-        raise UserError(f"no such input: {path}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"cannot read {path} as .npy or .npz: {error}") from None
+    content = read_arrays(path)
+    if isinstance(content, np.ndarray):
+        return {_only(path, inputs): _native(content)}
+    return {name: _native(array) for name, array in content.items()}
 
 
 def _native(array: Array) -> Array:

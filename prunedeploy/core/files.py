@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -156,6 +157,47 @@ def sha256(*paths: Path) -> str:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()
+
+
+def held_copy(path: Path, expected: str) -> int:
+    """A descriptor of a copy of a file that no name leads to, once it has the hash ``expected``.
+
+    What is loaded from the copy is what was hashed, whoever writes into the file later.
+
+    Raises:
+        UserError: another hash.
+        OSError: it cannot be read or copied.
+    """
+    with path.open("rb") as file, _unnamed() as copy:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+            copy.write(chunk)
+        copy.flush()
+        if digest.hexdigest() != expected:
+            raise UserError(f"{path} is not what was built: its hash differs; build it again")
+        return os.dup(copy.fileno())
+
+
+def _unnamed() -> typing.IO[bytes]:
+    """A file in memory; on disk where the system has no such files."""
+    try:
+        return os.fdopen(os.memfd_create("prunedeploy"), "w+b")
+    except (AttributeError, OSError):
+        return tempfile.TemporaryFile()
+
+
+def cache_folder() -> Path:
+    """The folder of what may be made again: in ``$XDG_CACHE_HOME``, or in ``~/.cache``.
+
+    Where neither can be had it is one that cannot be written. A relative path would depend on the
+    current folder, whose files are not the user's own; the variable's specification ignores it too.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        return (base if base.is_absolute() else Path.home() / ".cache") / "prunedeploy"
+    except RuntimeError:  # no home
+        return Path(os.devnull) / "prunedeploy"
 
 
 def to_json(record: Any) -> str:

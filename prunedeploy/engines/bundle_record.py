@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tarfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -15,6 +16,8 @@ from prunedeploy.core.records import Difference, Dim, Forecast
 MANIFEST = "bundle.json"
 MAX_MANIFEST_BYTES = 64 << 20
 ARCHIVE = ".tar.gz"
+#: what reading an archive that is none raises; ValueError for text that is none as well
+UNREADABLE = (OSError, KeyError, tarfile.TarError, EOFError, zlib.error, ValueError, OverflowError)
 FOLDER = ".bundle"
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 NOT_AN_ENGINE = (
@@ -123,7 +126,7 @@ def is_bundle(path: Path) -> bool:
         return False
     try:
         return bool(_from_archive(path))
-    except (OSError, KeyError, tarfile.TarError, EOFError):
+    except UNREADABLE:
         return False
 
 
@@ -145,7 +148,7 @@ def read(path: Path) -> Written:
     try:
         text = _from_archive(path) if path.is_file() else (path / MANIFEST).read_bytes()
         bundle = from_json(Bundle, text.decode())
-    except (OSError, UnicodeDecodeError, KeyError, tarfile.TarError, EOFError):
+    except UNREADABLE:
         raise UserError(f"{path} is not a device bundle: it has no readable {MANIFEST}") from None
     except UserError as error:
         raise UserError(f"{path} is not a device bundle: {MANIFEST} is {error}") from None

@@ -90,6 +90,6 @@ def _read_manifest(folder: Path) -> Manifest:
 def _plain(name: str, folder: Path) -> str:
     # a manifest is data from strangers: it must not name files outside its folder
     parts = PurePosixPath(name)
-    if parts.is_absolute() or ".." in parts.parts:
-        raise UserError(f"{folder} is not an engine: its manifest names {name}")
+    if parts.is_absolute() or ".." in parts.parts or "\0" in name:
+        raise UserError(f"{folder} is not an engine: its manifest names {name!a:.99}")
     return name

@@ -164,7 +164,7 @@ def of(model: ir.Model) -> dict[str, InputRange]:
         ranges = {name: _range(name, (v["low"], v["high"])) for name, v in json.loads(text).items()}
         for name, each in ranges.items():
             _check(TensorSpec(name, "float32", (1, len(each.low))), each)
-    except (ValueError, TypeError, KeyError, AttributeError, UserError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, UserError):
         raise UserError(f"the model's metadata {KEY} is not a range for each input") from None
     return ranges
 

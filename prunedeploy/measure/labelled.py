@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from prunedeploy.core.arrays import read_arrays
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Array, Engine, TensorSpec
 
@@ -67,10 +67,15 @@ def load(
     if len(inputs) != 1:
         raise UserError(f"{path} has one array of images, the network takes {len(inputs)} inputs")
     spec = inputs[0]
-    if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) != len(images):
+    if (
+        not images.ndim
+        or labels.ndim != 1
+        or labels.dtype.kind not in "iu"
+        or len(labels) != len(images)
+    ):
         raise UserError(
             f"{path}: labels must be one integer an image, found {labels.dtype} {labels.shape} "
-            f"for {len(images)} images"
+            f"for images {images.shape}"
         )
     if not len(labels):
         raise UserError(f"{path} holds no images")
@@ -104,16 +109,12 @@ def normalisation_of(engine: Engine) -> tuple[Sequence[float], Sequence[float]] 
 
 
 def _read(path: Path) -> tuple[Array, Array]:
-    if not path.is_file():
-        raise UserError(f"no such file: {path}")
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            missing = [name for name in ("images", "labels") if name not in data]
-            if missing:
-                raise UserError(f"{path} has no array {missing[0]!r}: it needs images and labels")
-            return data["images"], data["labels"]
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, TypeError):
-        raise UserError(f"cannot read {path}: it must be an .npz file of plain arrays") from None
+    data = read_arrays(path)
+    if isinstance(data, np.ndarray):
+        raise UserError(f"cannot read {path}: it must be an .npz file of plain arrays")
+    if missing := [name for name in ("images", "labels") if name not in data]:
+        raise UserError(f"{path} has no array {missing[0]!r}: it needs images and labels")
+    return data["images"], data["labels"]
 
 
 def _arrange(images: Array, spec: TensorSpec) -> Array | None:

@@ -62,7 +62,11 @@ def _steps(
     steps = []
     for size, samples in session.profile(feeds, rounds).items():
         often = session.pieces(batch).count(size)
-        for layer, seconds in zip(session.layers(size), np.median(samples, 0), strict=True):
-            more = {key: often * layer[key] for key in ("flops", "bytes")}
-            steps.append(StepTime(**{**layer, **more}, seconds=often * float(seconds)))
+        layers = session.layers(size)
+        try:
+            for layer, seconds in zip(layers, np.median(samples, 0), strict=True):
+                more = {key: often * layer[key] for key in ("flops", "bytes")}
+                steps.append(StepTime(**{**layer, **more}, seconds=often * float(seconds)))
+        except (LookupError, TypeError, ValueError):
+            raise UserError("the engine's layers are not its steps: build it again") from None
     return tuple(steps)

@@ -22,8 +22,9 @@ def forecast_of(engine: Engine, batch: int, threads: int) -> Forecast | None:
             return predict(file, "host", "ort", batch=batch, threads=threads).forecast
         if engine.manifest.runtime == "sparse":
             return _of_sparse(engine, batch, threads)
-    except UserError:
-        return None  # an aside, for which no measurement is refused
+    except (UserError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError):
+        # an aside, for which no measurement is refused; layers are out of the engine's files
+        return None
     return None
 
 

@@ -83,7 +83,7 @@ def read(path: Path) -> Result:
         raise UserError(f"cannot read {path}: {reason}") from None
     try:
         data = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"{path} is not JSON, or is cut short: write it again") from None
     kind = str(data.get("type")) if isinstance(data, dict) else ""
     records: tuple[type[Result], ...] = (ShrinkResult, BenchResult, RemoteResult, Prediction)

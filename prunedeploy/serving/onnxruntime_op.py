@@ -8,17 +8,19 @@ It needs the C library alone; it finds ONNX Runtime through the pointers that it
 from __future__ import annotations
 
 import hashlib
-import os
 import shlex
 import subprocess
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunedeploy import targets
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.files import atomic_path
+from prunedeploy.core.files import atomic_path, cache_folder, sha256
 from prunedeploy.core.records import Engine, TensorSpec
 from prunedeploy.engines import engine_folder
+from prunedeploy.engines.request import check_threads
+from prunedeploy.runtimes.api import listed_bytes
 from prunedeploy.runtimes.sparse.codegen.project import SOURCES as ENGINE_SOURCES
 from prunedeploy.runtimes.sparse.codegen.project import c_file
 from prunedeploy.runtimes.sparse.payload import LIBRARY
@@ -37,6 +39,7 @@ FLAGS = (
     *("-Wl,-soname,prunedeploy_ort.so", "-Wl,-z,nodelete", "-Wl,--build-id=none", "-s"),
 )
 TIMEOUT = 300.0  # seconds
+MAX_SESSIONS = 4096  # of engine_op.c
 MAX_ENGINE_BYTES = 2_000_000_000  # of one protobuf's 2 GiB, with room for the rest
 IR_VERSION, OPSET = 8, 17  # what every ONNX Runtime that the library takes reads
 
@@ -60,8 +63,9 @@ def onnxruntime_library(target: str = "host") -> Path:
     texts[ENGINE_HEADER] = c_file(ENGINE_HEADER)
     hashed = [*tools.command, tools.version, *FLAGS, *(x for item in texts.items() for x in item)]
     digest = hashlib.sha256("\0".join(hashed).encode()).hexdigest()[:16]
-    path = _cache() / f"onnxruntime-{machine.arch}-{digest}.so"
-    if not path.is_file():
+    path = cache_folder() / f"onnxruntime-{machine.arch}-{digest}.so"
+    record = path.with_suffix(".sha256")
+    if not _is_whole(path, record):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -70,6 +74,9 @@ def onnxruntime_library(target: str = "host") -> Path:
             ) from None
         with atomic_path(path) as file:
             _compile(tools, file)
+            made = sha256(file)
+        with atomic_path(record) as file:
+            file.write_text(made)
     return path
 
 
@@ -94,10 +101,14 @@ def onnxruntime_model(
         sessions: runs that may go on at once, others wait; 0: what keeps the processors busy.
 
     Raises:
-        UserError: not a sparse engine, too large to embed, or ``output`` cannot be written.
+        UserError: not a sparse engine, too large to embed, numbers that cannot be, or ``output``
+            cannot be written.
     """
     import onnx
 
+    check_threads(threads)
+    if not 0 <= sessions < MAX_SESSIONS:
+        raise UserError(f"cannot have {sessions} sessions: give 1 to {MAX_SESSIONS - 1}, or 0")
     known = engine if isinstance(engine, Engine) else engine_folder.read_engine(engine)
     if known.manifest.runtime != "sparse":
         raise UserError(
@@ -110,7 +121,7 @@ def onnxruntime_model(
     path = Path(output)
     where: dict[str, Any] = {"path": str(known.path.resolve())}
     if embed:
-        where = {"engine": library.read_bytes()}
+        where = {"engine": listed_bytes(known, LIBRARY)}
     inputs = [_value(spec) for spec in known.manifest.inputs]
     outputs = [_value(spec) for spec in known.manifest.outputs]
     names = [[value.name for value in values] for values in (inputs, outputs)]
@@ -135,8 +146,18 @@ def _value(spec: TensorSpec) -> onnx.ValueInfoProto:
     return onnx.helper.make_tensor_value_info(spec.name, kind, list(spec.shape))
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prunedeploy"
+def _is_whole(path: Path, record: Path) -> bool:
+    """Whether the library in the cache is what was compiled: its hash is in a file beside it.
+
+    Where it is another one, a warning says so.
+    """
+    try:
+        if sha256(path) == record.read_text():
+            return True
+        warnings.warn(f"{path} is damaged: compiling it again", stacklevel=3)
+    except (OSError, UnicodeDecodeError):
+        pass  # none yet, or not completely written
+    return False
 
 
 def _compile(tools: compiling.Toolchain, output: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from prunedeploy.core.errors import MissingExtra, UserError
+from prunedeploy.core.files import held_copy
 from prunedeploy.core.records import Array, Engine, TensorSpec
 from prunedeploy.graph.external_data import check_listed
 from prunedeploy.runtimes import api
@@ -16,6 +19,7 @@ from prunedeploy.targets import Target, why_not_here
 
 PAYLOAD = "model.onnx"
 NO_ENTRIES: Mapping[str, str] = {}
+_inherited: list[Any] = []  # sessions of a parent process, which are never ended here
 ERRORS_ONLY = 3  # severity from which onnxruntime writes to the terminal
 
 
@@ -47,18 +51,25 @@ def _first_line(error: Exception) -> str:
     return re.sub(r"\S*/onnxruntime_src/.*\) (?=[A-Z])", "", line)
 
 
-def payload(engine: Engine) -> Path:
+@contextmanager
+def payload(engine: Engine) -> Iterator[Path]:
     """The model inside an engine, once it is known to read no files but the engine's own.
 
+    It is a copy of the bytes that were hashed; the file itself where its weights lie beside it.
+
     Raises:
-        UserError: it reads another file, or is no model.
+        UserError: it reads another file, is another than was built, or is no model.
     """
-    path = engine.path / PAYLOAD
+    path, expected = engine.path / PAYLOAD, api.listed_hash(engine, PAYLOAD)
     try:
         check_listed(path, engine.manifest.files)
-    except ValueError as error:
+        copy = held_copy(path, expected)
+    except (OSError, ValueError) as error:
         raise UserError(f"onnxruntime cannot open the model: {_first_line(error)}") from None
-    return path
+    try:
+        yield path if len(engine.manifest.files) > 1 else Path(f"/proc/self/fd/{copy}")
+    finally:
+        os.close(copy)
 
 
 class OrtSession(api.Closing):
@@ -97,11 +108,14 @@ class OrtSession(api.Closing):
         self.inputs, self.outputs = inputs, outputs
         self.provider = ", ".join(self._inner.get_providers())
         self._names = [spec.name for spec in self.outputs]
+        self._process = os.getpid()
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Every output by name."""
         if self._inner is None:
             raise api.closed_error()
+        if self._process != os.getpid():  # its threads are not in here: a run would wait for ever
+            raise api.forked_error()
         arrays = api.check_feeds(self.inputs, feeds)
         try:
             results = self._inner.run(self._names, arrays)
@@ -111,6 +125,8 @@ class OrtSession(api.Closing):
 
     def close(self) -> None:
         """Let go of memory and threads, whoever still holds this object."""
+        if self._inner is not None and self._process != os.getpid():
+            _inherited.append(self._inner)  # it would wait for its threads, which are not in here
         self._inner = None
 
 
@@ -155,4 +171,5 @@ class Ort:
     def open(self, engine: Engine, options: api.OpenOptions) -> api.Session:
         """A session on the CPU."""
         manifest = engine.manifest
-        return OrtSession(payload(engine), manifest.inputs, manifest.outputs, options)
+        with payload(engine) as path:
+            return OrtSession(path, manifest.inputs, manifest.outputs, options)

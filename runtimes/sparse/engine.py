@@ -14,7 +14,13 @@ from typing import Any
 from prunedeploy import targets
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Engine
-from prunedeploy.runtimes.api import BuildOptions, OpenOptions, Payload
+from prunedeploy.runtimes.api import (
+    BuildOptions,
+    OpenOptions,
+    Payload,
+    listed_bytes,
+    listed_hash,
+)
 from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.payload import LAYERS, LIBRARY
 from prunedeploy.runtimes.sparse.session import Library, SparseSession
@@ -58,7 +64,7 @@ class Sparse:
         manifest = engine.manifest
         if reason := why_not_here(manifest.arch, manifest.isa):
             raise UserError(f"{engine.path} {reason}: build it here, or for this machine")
-        library = Library(engine.path / LIBRARY)
+        library = Library(engine.path / LIBRARY, listed_hash(engine, LIBRARY))
         try:
             _check_interface(engine, library)
             threads = options.threads or min(manifest.threads, targets.cores()) or 1
@@ -80,10 +86,17 @@ def why_not_here(arch: str, isa: str) -> str | None:
 
 
 def read_layers(engine: Engine, batch: int) -> list[dict[str, Any]]:
-    """The steps of ``batch`` as ``build`` wrote them."""
-    layers: list[dict[str, Any]] = json.loads((engine.path / LAYERS).read_text())["layers"][
-        str(batch)
-    ]
+    """The steps of ``batch`` as ``build`` wrote them.
+
+    Raises:
+        UserError: they are not what was built.
+    """
+    try:
+        layers: list[dict[str, Any]] = json.loads(listed_bytes(engine, LAYERS))["layers"][
+            str(batch)
+        ]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        raise UserError(f"{engine.path / LAYERS} is not what was built: build it again") from None
     return layers
 
 

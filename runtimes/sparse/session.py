@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _ctypes
 import ctypes
+import itertools
 import os
 import threading
 import weakref
@@ -16,12 +17,33 @@ import numpy as np
 
 from prunedeploy.core import elf
 from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import held_copy
 from prunedeploy.core.records import Array, TensorSpec
-from prunedeploy.runtimes.api import Closing, check_feeds, closed_error, split
+from prunedeploy.runtimes.api import Closing, check_feeds, closed_error, forked_error, split
 
 ABI = 1  # PD_ABI of c/pd_engine.h
 
-_seen: dict[str, list[tuple[int, ...]]] = {}  # files that were loaded under a path
+
+@dataclass
+class _Loaded:
+    """A library in this process, and how many use it."""
+
+    library: ctypes.CDLL
+    users: int = 1
+
+
+_loaded: dict[str, _Loaded] = {}  # by SHA-256
+_numbers = itertools.count(1)
+_lock = threading.Lock()  # of both
+
+
+def _renew_lock() -> None:
+    """In a child process, where a thread that held the lock may be missing."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 class _Tensor(ctypes.Structure):
@@ -75,13 +97,13 @@ class Library:
         UserError: it cannot be loaded here, or is of another version.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, expected: str) -> None:
+        """Load the file at ``path``, which has the SHA-256 ``expected``."""
+        self._sha256 = expected
         try:
-            elf.check_whole(path)
-            self._lib = ctypes.CDLL(_spelling(path))
-            self._functions()
+            self._lib = _load(path, expected)
         except (OSError, AttributeError, UserError) as error:
-            reason = str(error).splitlines()[0].replace("/./", "/")
+            reason = str(error).splitlines()[0]
             raise UserError(f"cannot load the engine: {reason}; build it again here") from None
         model = self._lib.pd_info().contents
         if model.abi != ABI:
@@ -93,21 +115,6 @@ class Library:
         self.inputs = _tensors(model.input, model.inputs)
         self.outputs = _tensors(model.output, model.outputs)
         self.batches = tuple(model.batch[: model.batches])
-
-    def _functions(self) -> None:
-        lib, p, i = self._lib, ctypes.c_void_p, ctypes.c_int
-        lib.pd_info.restype = ctypes.POINTER(_Model)
-        lib.pd_create.argtypes = [ctypes.POINTER(p), i]
-        lib.pd_run.argtypes = [p, i, ctypes.POINTER(p), ctypes.POINTER(p)]
-        lib.pd_destroy.argtypes = [p]
-        lib.pd_destroy.restype = None
-        lib.pd_error.argtypes = [i]
-        lib.pd_error.restype = ctypes.c_char_p
-        lib.pd_threads_used.argtypes = [p]
-        lib.pd_steps.argtypes = [i, ctypes.POINTER(i)]
-        lib.pd_steps.restype = ctypes.POINTER(ctypes.c_char_p)
-        lib.pd_set_profiling.argtypes = [p, i]
-        lib.pd_profile.argtypes = [p, i, ctypes.POINTER(ctypes.c_double), i]
 
     def create(self, threads: int) -> ctypes.c_void_p:
         """A session of the library."""
@@ -149,22 +156,56 @@ class Library:
         self._lib.pd_destroy(session)
 
     def close(self) -> None:
-        """Unload it, once for every time it was loaded."""
-        _ctypes.dlclose(self._lib._handle)
+        """Unload it, where nobody else has it loaded."""
+        with _lock:
+            loaded = _loaded[self._sha256]
+            loaded.users -= 1
+            if not loaded.users:
+                _ctypes.dlclose(self._lib._handle)
+                del _loaded[self._sha256]
 
 
-def _spelling(path: Path) -> str:
-    """``path`` so written that the loader opens what is there now.
+def _load(path: Path, expected: str) -> ctypes.CDLL:
+    """The library of that hash: loaded once, from a copy of the very bytes that were hashed.
 
-    It returns a library that is open already for the same name, even where another file has taken
-    that name since; it only compares files where the names differ.
+    The loader takes a name that it knows for the library it knows by it, so each load has a name of
+    its own: empty steps in the path to the copy, which spell a number in binary.
     """
-    status = path.stat()
-    files = _seen.setdefault(str(path), [])
-    key = (status.st_dev, status.st_ino, status.st_mtime_ns)
-    if key not in files:
-        files.append(key)
-    return str(path.parent.absolute()) + "/." * files.index(key) + f"/{path.name}"
+    with _lock:
+        if loaded := _loaded.get(expected):
+            loaded.users += 1
+            return loaded.library
+        copy = held_copy(path, expected)
+        steps = f"{next(_numbers):b}".replace("1", "./").replace("0", "/")
+        plain, name = f"/proc/self/fd/{copy}", f"/proc/self/fd/{steps}{copy}"
+        try:
+            elf.check_whole(Path(plain))
+            library = ctypes.CDLL(name)
+            _declare(library)
+        except (OSError, AttributeError, UserError) as error:
+            reason = str(error).replace(plain, str(path)).replace(name, str(path))
+            raise UserError(reason) from None
+        finally:
+            os.close(copy)
+        _loaded[expected] = _Loaded(library)
+        return library
+
+
+def _declare(lib: ctypes.CDLL) -> None:
+    """Give a library's functions their types."""
+    p, i = ctypes.c_void_p, ctypes.c_int
+    lib.pd_info.restype = ctypes.POINTER(_Model)
+    lib.pd_create.argtypes = [ctypes.POINTER(p), i]
+    lib.pd_run.argtypes = [p, i, ctypes.POINTER(p), ctypes.POINTER(p)]
+    lib.pd_destroy.argtypes = [p]
+    lib.pd_destroy.restype = None
+    lib.pd_error.argtypes = [i]
+    lib.pd_error.restype = ctypes.c_char_p
+    lib.pd_threads_used.argtypes = [p]
+    lib.pd_steps.argtypes = [i, ctypes.POINTER(i)]
+    lib.pd_steps.restype = ctypes.POINTER(ctypes.c_char_p)
+    lib.pd_set_profiling.argtypes = [p, i]
+    lib.pd_profile.argtypes = [p, i, ctypes.POINTER(ctypes.c_double), i]
 
 
 def _tensors(first: Any, count: int) -> tuple[Tensor, ...]:
@@ -226,14 +267,24 @@ class SparseSession(Closing):
         self._checked()  # in a child process the lock may be held by nobody who is there
         with self._turn:
             session = self._checked()
-            begin = 0
-            for size in pieces:
-                inputs = _addresses(self._library.inputs, arrays, begin)
-                outputs = _addresses(self._library.outputs, results, begin)
-                self._library.run(session, size, inputs, outputs)
-                begin += size
+            self._run_cut(session, pieces, arrays, results)
         computed = {t.name: array for t, array in zip(self._library.outputs, results, strict=True)}
         return {spec.name: computed[spec.name] for spec in self.outputs}
+
+    def _run_cut(
+        self,
+        session: ctypes.c_void_p,
+        pieces: Sequence[int],
+        arrays: Sequence[Array],
+        results: Sequence[Array],
+    ) -> None:
+        """One batch in its pieces; for who has the turn."""
+        begin = 0
+        for size in pieces:
+            inputs = _addresses(self._library.inputs, arrays, begin)
+            outputs = _addresses(self._library.outputs, results, begin)
+            self._library.run(session, size, inputs, outputs)
+            begin += size
 
     def profile(self, feeds: Mapping[str, Array], rounds: int = 20) -> dict[int, list[list[float]]]:
         """Seconds of every step in ``rounds`` runs, by the batch it is cut into.
@@ -241,20 +292,23 @@ class SparseSession(Closing):
         Raises:
             UserError: as ``run``.
         """
-        feeds = check_feeds(self.inputs, feeds)
-        arrays = [feeds[tensor.name] for tensor in self._library.inputs]
+        given = check_feeds(self.inputs, feeds)
+        arrays = [given[tensor.name] for tensor in self._library.inputs]
         pieces = self.pieces(self._batch(arrays))
         seconds: dict[int, list[list[float]]] = {size: [] for size in pieces}
-        self.run(feeds)
-        self._library.profiling(self._checked(), True)
-        try:
-            for _ in range(rounds):
-                self.run(feeds)
-                with self._turn:
+        results = self._results(sum(pieces), {}, arrays)
+        self._checked()
+        with self._turn:
+            session = self._checked()
+            self._run_cut(session, pieces, arrays, results)
+            self._library.profiling(session, True)
+            try:
+                for _ in range(rounds):
+                    self._run_cut(session, pieces, arrays, results)
                     for size, samples in seconds.items():
-                        samples.append(self._library.times(self._checked(), size))
-        finally:
-            self._library.profiling(self._checked(), False)
+                        samples.append(self._library.times(session, size))
+            finally:
+                self._library.profiling(session, False)
         return seconds
 
     @property
@@ -262,6 +316,7 @@ class SparseSession(Closing):
         """How many threads the last run computed with: a session takes fewer than it was opened
         with where it measures that they are faster. 0 before the first run.
         """
+        self._checked()
         with self._turn:
             return self._library.threads_used(self._checked())
 
@@ -280,14 +335,12 @@ class SparseSession(Closing):
         if self._session is None:
             raise closed_error()
         if self._process != os.getpid():
-            raise UserError(
-                "the session was opened before this process was forked: open the engine in here"
-            )
+            raise forked_error()
         return self._session
 
     def _batch(self, arrays: Sequence[Array]) -> int:
         for tensor, array in zip(self._library.inputs, arrays, strict=True):
-            if array.shape != tensor.sized(len(array) if tensor.batched else 1):
+            if array.shape != tensor.sized(array.shape[0] if array.ndim else 0):
                 wanted = " x ".join("batch" if dim == -1 else str(dim) for dim in tensor.shape)
                 shape = " x ".join(map(str, array.shape))
                 raise UserError(f"input {tensor.name!r} takes {wanted}, found {shape}")

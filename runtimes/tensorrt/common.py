@@ -19,7 +19,7 @@ import numpy as np
 
 from prunedeploy.core.errors import MissingExtra, UserError
 from prunedeploy.core.records import Array, Engine
-from prunedeploy.runtimes.api import Closing, check_feeds, closed_error, split
+from prunedeploy.runtimes.api import Closing, check_feeds, closed_error, listed_bytes, split
 from prunedeploy.runtimes.cuda import Device
 from prunedeploy.runtimes.tensorrt.dialects import network_flag
 from prunedeploy.targets.tensorrt import Dialect
@@ -140,12 +140,13 @@ class TrtSession(Closing):
     """An engine on the GPU: own stream, own buffers, given back on closing."""
 
     def __init__(self, trt: Trt, engine: Engine) -> None:
+        plan = listed_bytes(engine, PLAN)
         self.inputs, self.outputs = engine.manifest.inputs, engine.manifest.outputs
         self._batches = engine.manifest.batches
         self._device = Device(trt.extra)
         self._trt = trt
         self._runtime = trt.library.Runtime(trt.logger)
-        self._engine = self._runtime.deserialize_cuda_engine((engine.path / PLAN).read_bytes())
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             self._device.close()
             raise UserError(f"{trt.name} cannot open the engine: {trt.reason()}; build it again")

@@ -84,7 +84,7 @@ def read_layers(text: str, profile: str = "") -> tuple[TrtLayer, ...]:
 def _json(text: str, what: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"TensorRT's {what} are no JSON: {error}") from None
 
 

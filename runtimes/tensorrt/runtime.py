@@ -7,13 +7,12 @@ tensor cores; timings of kernels are kept between builds.
 from __future__ import annotations
 
 import importlib.util
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from prunedeploy.core.errors import MissingExtra, UserError
-from prunedeploy.core.files import atomic_path
+from prunedeploy.core.files import atomic_path, cache_folder
 from prunedeploy.core.records import Engine
 from prunedeploy.runtimes.api import BuildOptions, OpenOptions, Payload, Session
 from prunedeploy.runtimes.tensorrt.common import Trt, TrtSession, load, write
@@ -122,8 +121,7 @@ def set_flags(library: Any, config: Any, names: tuple[str, ...]) -> None:
 
 def _cache_file(version: str, capability: str) -> Path:
     """Timings are of one version on one kind of GPU."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "prunedeploy" / f"tensorrt-{version}-sm{capability}.timings"
+    return cache_folder() / f"tensorrt-{version}-sm{capability}.timings"
 
 
 def use_timing_cache(config: Any, file: Path) -> Any:

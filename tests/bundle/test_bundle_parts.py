@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import stat
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 from prunedeploy.bundle.write import write_bundle
 from prunedeploy.cli.commands import app
-from prunedeploy.core.errors import CompilerError
+from prunedeploy.core.errors import CompilerError, UserError
 from prunedeploy.engines import bundle_record as record
 from prunedeploy.graph import model as models
 
@@ -54,3 +55,15 @@ def test_a_model_that_the_sparse_runtime_cannot_compute(tmp_path, monkeypatch):
     assert "no sparse engine: it cannot compute" in done.output
     found = record.check(tmp_path / "net.jetson-nano.bundle").bundle
     assert found.missing == ("sparse engine",)
+
+
+@pytest.mark.parametrize("at", [12, 40, 200])
+def test_an_archive_whose_compression_is_broken(tmp_path: Path, at: int) -> None:
+    """zlib has errors of its own, which reach whoever asks whether this is a bundle."""
+    data = bytearray(gzip.compress(bytes(range(256)) * 40, mtime=0))
+    data[at : at + 8] = b"\xff" * 8
+    path = tmp_path / "net.bundle.tar.gz"
+    path.write_bytes(data)
+    assert not record.is_bundle(path)
+    with pytest.raises(UserError, match="is not a device bundle"):
+        record.read(path)

@@ -60,7 +60,9 @@ def test_grey_images_get_their_channel(tmp_path):
         ({"images": PIXELS, "labels": LABELS / 2}, "one integer an image"),
         ({"images": PIXELS[:0], "labels": LABELS[:0]}, "no images"),
         ({"images": PIXELS[:, :3], "labels": LABELS}, "takes batch x 3 x 4 x 5"),
-        ({"images": np.array([{}] * 7), "labels": LABELS}, "plain arrays"),
+        ({"images": np.array([{}] * 7), "labels": LABELS}, r"cannot read .*\.npz: Object arrays"),
+        ({"images": np.float32(1), "labels": LABELS}, r"one integer an image, .* images \(\)"),
+        ({"images": PIXELS, "labels": np.int64(1)}, "one integer an image"),
     ],
 )
 def test_files_that_do_not_fit(tmp_path, arrays, message):

@@ -16,6 +16,7 @@ import pytest
 
 import prunedeploy
 from prunedeploy.core.errors import UserError
+from prunedeploy.serving import onnxruntime_op
 from prunedeploy.serving.onnxruntime_op import DOMAIN, OP, SOURCES
 
 ort = pytest.importorskip("onnxruntime")
@@ -232,3 +233,37 @@ def test_a_c_program_runs_an_engine_on_eight_threads(library, engine, tmp_path):
     )
     assert said.returncode == 1
     assert "built for batches of 3, 5, found 4" in said.stderr
+
+
+@pytest.mark.parametrize(
+    "numbers", [{"threads": 1 << 32}, {"threads": -1}, {"threads": 5000}, {"sessions": 1 << 40}]
+)
+def test_numbers_that_cannot_be(library, engine, tmp_path, numbers):
+    """Refused where the model is written, and where somebody else wrote it."""
+    with pytest.raises(UserError, match=r"cannot (compute|have)"):
+        prunedeploy.onnxruntime_model(engine, tmp_path / "one.onnx", **numbers)
+    written = damaged(engine, lambda data: {"engine": data, **numbers})
+    with pytest.raises(Exception, match=r"cannot have -?\d+ threads and \d+ sessions"):
+        open_model(library, written)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x7fELF", None])
+def test_a_damaged_library_in_the_cache_is_compiled_again(tmp_path, monkeypatch, content):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(
+        onnxruntime_op, "_compile", lambda tools, output: output.write_bytes(b"compiled")
+    )
+    path = prunedeploy.onnxruntime_library()
+    assert path.read_bytes() == b"compiled"
+    monkeypatch.setattr(
+        onnxruntime_op, "_compile", lambda tools, output: output.write_bytes(b"again")
+    )
+    assert prunedeploy.onnxruntime_library().read_bytes() == b"compiled"
+    if content is None:  # the process ended before the hash was written
+        path.with_suffix(".sha256").unlink()
+        assert prunedeploy.onnxruntime_library().read_bytes() == b"again"
+        return
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match="is damaged: compiling it again"):
+        assert prunedeploy.onnxruntime_library().read_bytes() == b"again"
+    assert prunedeploy.onnxruntime_library().read_bytes() == b"again"

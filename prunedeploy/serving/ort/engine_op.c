@@ -7,6 +7,8 @@
 #include "engine_file.h"
 
 #define DOMAIN "prunedeploy"
+#define MAX_THREADS 1024 /* PD_MAX_THREADS of an engine */
+#define MAX_SESSIONS 4096
 #define OLDEST 17 /* ONNX Runtime 1.17: the first whose OrtCustomOp has all that is filled here */
 #define PD_API __attribute__((visibility("default")))
 
@@ -86,8 +88,14 @@ static OrtStatusPtr create(const OrtCustomOp *op, const OrtApi *api, const OrtKe
     const int processors = processors_here();
     const int64_t threads = number(api, info, "threads"), maximum = number(api, info, "sessions");
     const int cut = k->engine.model->threads;
+    if (threads < 0 || threads > MAX_THREADS || maximum < 0 || maximum >= MAX_SESSIONS) {
+        end(k);
+        return failure(api, ORT_INVALID_ARGUMENT,
+                       "cannot have %lld threads and %lld sessions: at most %d and %d",
+                       (long long)threads, (long long)maximum, MAX_THREADS, MAX_SESSIONS - 1);
+    }
     k->threads = threads > 0 ? (int)threads : cut > 0 && cut < processors ? cut : processors;
-    k->maximum = maximum > 0 && maximum < 4096 ? (int)maximum : processors / k->threads;
+    k->maximum = maximum > 0 ? (int)maximum : processors / k->threads;
     if (k->maximum < 1) k->maximum = 1;
     k->waiting = calloc((size_t)k->maximum, sizeof *k->waiting);
     const int code = k->waiting ? k->engine.create(k->waiting, k->threads) : PD_NO_MEMORY;

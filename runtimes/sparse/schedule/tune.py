@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -19,11 +19,11 @@ from typing import Any, Literal
 import numpy as np
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.files import atomic_path
+from prunedeploy.core.files import atomic_path, cache_folder
+from prunedeploy.runtimes.api import silent
 from prunedeploy.runtimes.sparse.codegen.project import closure
-from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
-from prunedeploy.runtimes.sparse.kernels.shapes import INTERLEAVED, density
+from prunedeploy.runtimes.sparse.kernels.shapes import density
 from prunedeploy.runtimes.sparse.kernels.table import KERNELS, special
 from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
@@ -111,23 +111,29 @@ def tune(
     isa = tools.isa
     if effort == "none":
         return Tuned({step.name: choose.schedule(step, isa, threads, blocks) for step in steps}, 0)
-    store = _Store(cache or _cache_folder(), isa, threads, blocks)
+    progress = progress or silent
+    store = _Store(cache or cache_folder(), isa, threads, blocks)
     cases: dict[str, list[Conv]] = {}
     for step in steps:
         cases.setdefault(store.key(step, effort), []).append(step)
-    unknown = {key: group[0] for key, group in cases.items() if store.get(key) is None}
+    choices = {key: store.get(group[0], key) for key, group in cases.items()}
+    known = {key: choice for key, choice in choices.items() if choice is not None}
+    unknown = {key: group[0] for key, group in cases.items() if key not in known}
+    if store.damage:
+        progress(f"{store.damage}: measuring again")
     if unknown:
-        (progress or (lambda _: None))(f"measuring {len(unknown)} kinds of layers")
-        store.update(_measure(unknown, _far(steps), tools, threads, effort, blocks))
-    choices = [(step.name, store.get(key)) for key, group in cases.items() for step in group]
-    known = {name: choice for name, choice in choices if choice is not None}
+        progress(f"measuring {len(unknown)} kinds of layers")
+        measured = _measure(unknown, _far(steps), tools, threads, effort, blocks)
+        store.update(measured)
+        known |= measured
+    chosen = {step.name: known[key] for key, group in cases.items() for step in group}
     tuned = Tuned(
-        {name: choice.schedule if use_blocks else choice.plain for name, choice in known.items()},
+        {name: choice.schedule if use_blocks else choice.plain for name, choice in chosen.items()},
         len(unknown),
-        sum(choice.seconds if use_blocks else choice.without for choice in known.values()),
-        sum(choice.without for choice in known.values()),
+        sum(choice.seconds if use_blocks else choice.without for choice in chosen.values()),
+        sum(choice.without for choice in chosen.values()),
     )
-    if progress is not None and str(tuned):
+    if str(tuned):
         progress(str(tuned))
     return tuned
 
@@ -140,11 +146,6 @@ def is_tiled(step: Conv) -> bool:
 # -- what was measured before ----------------------------------------------------------------------
 
 
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "prunedeploy"
-
-
 class _Store:
     """Schedules by case, in one JSON file a machine, instruction set and set of kernels."""
 
@@ -155,9 +156,13 @@ class _Store:
         self._block_cache = blocks or BlockCache()
         self._path = folder / f"schedules-{_machine(isa)}.json"
         self._known: dict[str, Any] = {}
-        with suppress(OSError, ValueError):  # none yet, or not ours any more
-            stored = json.loads(self._path.read_text())
-            self._known = stored if isinstance(stored, dict) else {}
+        self.damage = ""  # why what is stored cannot be taken
+        try:
+            self._known = dict(json.loads(self._path.read_bytes()))
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # none yet
+        except (OSError, ValueError, TypeError, RecursionError):
+            self.damage = f"{self._path} is damaged"
 
     def key(self, step: Conv, effort: Effort) -> str:
         """All that speed depends on, but for the values of the weights."""
@@ -178,18 +183,25 @@ class _Store:
         blocked = blocks.find(step, price)
         return round(blocks.share(step, price), 2), round(blocked.inside / max(blocked.cells, 1), 1)
 
-    def get(self, key: str) -> Choice | None:
-        """The measurement of ``key``; None where there is none, or where it makes no sense."""
-        try:
-            known = dict(self._known[key])
-            schedules: Any = {name: Schedule(**known.pop(name)) for name in ("schedule", "plain")}
-            choice = Choice(**schedules, **known)
-        except (KeyError, TypeError, ValueError):
+    def get(self, step: Conv, key: str) -> Choice | None:
+        """The measurement of ``step``, whose key is ``key``; None where there is none.
+
+        What is stored is data out of a file: only schedules that would be measured today count.
+        """
+        if key not in self._known:
             return None
-        times = (choice.seconds, choice.without)
-        sound = all(_is_sound(schedule, self._isa) for schedule in schedules.values())
-        sound = sound and all(type(seconds) is float for seconds in times)
-        return choice if sound else None
+        possible = choose.candidates(step, self._isa, self._threads, self._block_cache)
+        known = {schedule: schedule for schedule in possible}
+        try:
+            stored = dict(self._known[key])
+            schedule, plain = (known[Schedule(**stored.pop(x))] for x in ("schedule", "plain"))
+            choice = Choice(schedule, plain, **stored)
+            if all(type(x) is float and 0 < x < math.inf for x in (choice.seconds, choice.without)):
+                return choice
+        except (TypeError, ValueError, KeyError):
+            pass
+        self.damage = f"{self._path} has a schedule that cannot be"
+        return None
 
     def update(self, measured: Mapping[str, Choice]) -> None:
         """Remember what was measured."""
@@ -198,21 +210,6 @@ class _Store:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(self._path) as file:
                 file.write_text(json.dumps(self._known, indent=0, sort_keys=True))
-
-
-def _is_sound(schedule: Schedule, isa: str) -> bool:
-    """Whether fields are of their type and range: they come out of a file."""
-    kernel = KERNELS.get(schedule.kernel)
-    return (
-        kernel is not None
-        and all(type(count) is int and count > 0 for count in COUNTS(schedule))
-        and kernel.suits_isa(ISAS[isa])
-        and schedule.rows <= kernel.max_rows
-        and schedule.packing in kernel.packings
-        and schedule.interleaved in (0, *INTERLEAVED)
-        and type(schedule.fill) is float
-        and 0 < schedule.fill <= 1
-    )
 
 
 def _machine(isa: str) -> str:

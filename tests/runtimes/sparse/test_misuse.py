@@ -29,8 +29,7 @@ from prunedeploy.runtimes.sparse.plan.layout import LayoutAssigner
 from prunedeploy.runtimes.sparse.plan.lower import Refusal, lower
 from prunedeploy.runtimes.sparse.plan.steps import GUARD, MAX_ELEMENTS, Conv, planar, plane_stride
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
-from prunedeploy.runtimes.sparse.schedule import tune as tuning
-from prunedeploy.runtimes.sparse.schedule.schedule import Schedule, geometry
+from prunedeploy.runtimes.sparse.schedule.schedule import geometry
 from prunedeploy.runtimes.sparse.toolchain import compile as compiling
 from prunedeploy.runtimes.sparse.toolchain.compile import build_library, toolchain
 from prunedeploy.targets import by_name
@@ -197,21 +196,6 @@ def test_nothing_is_left_of_a_compiler_that_is_stopped(monkeypatch, tmp_path):
             return
         time.sleep(0.05)
     pytest.fail("what the compiler started runs on")
-
-
-@pytest.mark.parametrize("what", ["a list", "a folder"])
-def test_a_cache_that_is_none(tmp_path, what):
-    path = tuning._Store(tmp_path, "generic", 1)._path
-    if what == "a folder":
-        path.mkdir()
-    else:
-        path.write_text(json.dumps(["not", "ours"]))
-    store = tuning._Store(tmp_path, "generic", 1)
-    assert store.get("case") is None
-    schedule = Schedule("rows", 1, 1, 1)
-    choice = tuning.Choice(schedule, schedule, 1.0, 1.0)
-    store.update({"case": choice})
-    assert store.get("case") == choice
 
 
 # -- sessions --------------------------------------------------------------------------------------

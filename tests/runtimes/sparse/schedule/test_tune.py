@@ -14,6 +14,7 @@ from convs import Layer
 from engines import network
 from lowered import Small
 
+from prunedeploy.core.files import cache_folder
 from prunedeploy.engines import building
 from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
 from prunedeploy.runtimes.sparse.plan.lower import lower
@@ -132,9 +133,22 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
             for key, choice in json.loads(data).items()
         }
     ).encode(),
+    "rows that nobody would try": lambda data: json.dumps(
+        {key: _changed(choice, kernel="rows", rows=3) for key, choice in json.loads(data).items()}
+    ).encode(),
+    "a whole number as a fraction": lambda data: json.dumps(
+        {key: _changed(choice, groups=1.5) for key, choice in json.loads(data).items()}
+    ).encode(),
+    "a list for a kernel": lambda data: json.dumps(
+        {key: _changed(choice, kernel=[]) for key, choice in json.loads(data).items()}
+    ).encode(),
     "no time": lambda data: json.dumps(
         {key: {**choice, "seconds": "soon"} for key, choice in json.loads(data).items()}
     ).encode(),
+    "no number for a time": lambda data: json.dumps(
+        {key: {**choice, "seconds": float("nan")} for key, choice in json.loads(data).items()}
+    ).encode(),
+    "depths": lambda _: b"[" * 100_000,
 }
 
 
@@ -181,11 +195,34 @@ def test_a_damaged_cache_is_ignored(
         }
 
     monkeypatch.setattr(tune, "_measure", measured)
-    found = tune.tune(plan, tools, 2, "quick", tmp_path)
+    said: list[str] = []
+    found = tune.tune(plan, tools, 2, "quick", tmp_path, said.append)
     assert len(asked) == found.measured == 1
+    assert name in said[0]
     for step in _tiled(plan):
         geometry(step, found.schedules[step.name])
     assert tune.tune(plan, tools, 2, "quick", tmp_path) == dataclasses.replace(found, measured=0)
+
+
+def test_a_folder_for_a_cache(plan: Plan, tools: Toolchain, tmp_path: Path) -> None:
+    path = tune._Store(tmp_path, tools.isa, 2)._path
+    path.mkdir()
+    said: list[str] = []
+    found = tune.tune(plan, _quick(tools), 2, "quick", tmp_path, said.append)
+    assert found.measured == 1
+    assert path.name in said[0]
+
+
+def test_numbers_are_of_their_type_though_json_has_others(plan: Plan, tmp_path: Path) -> None:
+    """1.0 is 1 for Python; what is taken is the candidate."""
+    step = _tiled(plan)[0]
+    schedule = choose.schedule(step, "avx512", 2)
+    store = tune._Store(tmp_path, "avx512", 2)
+    odd = dataclasses.replace(schedule, groups=float(schedule.groups))  # type: ignore[arg-type]
+    store.update({"key": tune.Choice(odd, odd, 1.0, 1.0)})
+    found = tune._Store(tmp_path, "avx512", 2).get(step, "key")
+    assert found == tune.Choice(schedule, schedule, 1.0, 1.0)
+    assert type(found.schedule.groups) is int
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(
@@ -205,7 +242,7 @@ def test_the_users_cache_is_where_xdg_says(
     assert [f.name[:10] for f in (tmp_path / "prunedeploy").iterdir()] == ["schedules-"]
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert tune._cache_folder() == tmp_path / "home" / ".cache" / "prunedeploy"
+    assert cache_folder() == tmp_path / "home" / ".cache" / "prunedeploy"
 
 
 def test_kernels_of_other_layers_are_other_cases(plan: Plan, tmp_path: Path) -> None:

@@ -1,0 +1,107 @@
+"""Manifests that say what cannot be: one line, or the right outputs, from the real command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from engines import network
+from refused import PROGRESS
+
+import prunedeploy
+from prunedeploy.cli import main
+
+ODD: dict[str, dict[str, Any]] = {
+    "threads below zero": {"threads": -5},
+    "threads without end": {"threads": 10**30},
+    "a batch of none": {"batches": [0]},
+    "a batch below zero": {"batches": [-1]},
+    "a huge batch": {"batches": [10**12]},
+    "no batches": {"batches": []},
+    "another instruction set": {"isa": "generic"},
+    "no instruction set": {"isa": ""},
+    "instructions nobody has": {"isa": "sve9"},
+    "another architecture": {"arch": "aarch64"},
+    "another runtime": {"runtime": "ort"},
+    "no computing runtime": {"runtime": "null"},
+    "a runtime that is not here": {"runtime": "tensorrt"},
+    "a path for a runtime": {"runtime": "../x"},
+    "no files": {"files": {}},
+    "a folder for a file": {"files": {".": "0" * 64}},
+    "a name that ends": {"files": {"model.so\0": "0" * 64}},
+    "a hash of nothing": {"files": {"model.so": ""}},
+}
+SHAPES: tuple[list[Any], ...] = (
+    [],
+    ["batch"],
+    ["batch", 5, 9, 9, 1],
+    [2, 5, 9, 9],
+    ["batch", "batch", 9, 9],
+    ["a", "b", "c", "d"],
+    ["batch", 5, 9, -9],
+    ["batch", 5, 9, 10**30],
+    ["batch", 5, 9, True],
+)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("built")
+    model = network(folder / "net.onnx")
+    options: dict[str, Any] = {"batch": (1, 2), "tune": "none", "threads": 1}
+    return prunedeploy.build(model, runtime="sparse", output=folder / "e", **options).path
+
+
+Attempt = Callable[[dict[str, Any], np.ndarray], np.ndarray | None]
+
+
+@pytest.fixture
+def attempt(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Attempt:
+    """The output of ``run`` with parts of the manifest changed; None where it is refused."""
+
+    def run(changes: dict[str, Any], images: np.ndarray) -> np.ndarray | None:
+        folder = tmp_path / "e"
+        shutil.copytree(built, folder, dirs_exist_ok=True)
+        manifest = json.loads((built / "manifest.json").read_text())
+        (folder / "manifest.json").write_text(json.dumps(manifest | changes))
+        np.save(tmp_path / "x.npy", images)
+        status = main(["run", str(folder), str(tmp_path / "x.npy"), "-o", str(tmp_path / "y.npy")])
+        said = [x for x in capsys.readouterr().err.split("\n") if x and not PROGRESS.match(x)]
+        if status == 0:
+            return np.load(tmp_path / "y.npy")
+        assert status == 2
+        assert len(said) == 1
+        assert said[0].isprintable()
+        return None
+
+    return run
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_values_that_cannot_be(attempt: Attempt, what: str) -> None:
+    images = np.random.default_rng(0).standard_normal((2, 5, 9, 9)).astype(np.float32)
+    wanted = attempt({}, images)
+    found = attempt(ODD[what], images)
+    if what == "no computing runtime":  # which says that it computes nothing
+        return
+    if found is not None:
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_shapes_that_are_not_the_librarys(attempt: Attempt, built: Path, shape: list[Any]) -> None:
+    """The library says what it reads; whatever the manifest lets through is checked again."""
+    (spec,) = json.loads((built / "manifest.json").read_text())["inputs"]
+    for images in (
+        np.ones((2, 5, 9, 9), np.float32),
+        np.ones((2, 2, 9, 9), np.float32),
+        np.ones(2, np.float32),
+        np.float32(1),
+    ):
+        found = attempt({"inputs": [{**spec, "shape": shape}]}, images)
+        assert found is None or (images.shape == (2, 5, 9, 9) and found.shape == (2, 10))

@@ -39,15 +39,22 @@ class Evaluator:
         model: an ONNX file or a model in memory; it is not changed.
         float64: compute in float64 whatever the model's own precision, so that two models
             can be compared without rounding in the way.
+        change: what becomes of every array that a node computes; nothing by default.
 
     Raises:
         UserError: an operator that is not known in the model's opset, by name; a value that is
             read and never computed.
     """
 
-    def __init__(self, model: Path | ir.Model, *, float64: bool = False) -> None:
+    def __init__(
+        self,
+        model: Path | ir.Model,
+        *,
+        float64: bool = False,
+        change: Callable[[Array], Array] = lambda array: array,
+    ) -> None:
         self._model = models.load(model) if isinstance(model, Path) else model
-        self._float64 = float64
+        self._float64, self._change = float64, change
         if self._model.functions:
             raise UserError("model-local functions must be inlined before the model is evaluated")
         self.inputs, self.outputs = models.specs(self._model)
@@ -82,7 +89,10 @@ class Evaluator:
             except Exception as error:  # torch and NumPy raise whatever they meet
                 raise _cannot_run(node, arguments, error) from error
             for output, result in zip(node.outputs, results, strict=False):
-                values[str(output.name)] = cast = self._cast(result)
+                cast = self._cast(result)
+                if isinstance(cast, np.ndarray):
+                    cast = self._change(cast)
+                values[str(output.name)] = cast
                 if observe is not None and isinstance(cast, np.ndarray):
                     observe(str(output.name), cast)
             for read in filter(None, node.inputs):

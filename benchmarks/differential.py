@@ -2,12 +2,13 @@
 
     python benchmarks/differential.py [--operators Conv,Softmax] [--seed 0] [--rows]
 
-The forms are those of tests/support/forms, for every version of every operator since opset 7: types,
-ranks, each attribute set and left out, inputs and outputs left out; the same in the types that no
-table lists, and with the attributes of two. ONNX Runtime runs them with its optimisations off. What
-it cannot run is compared with the operator's definition in ONNX, with onnx's own code, or with ONNX
-Runtime in float32 or in an earlier version. *By reason*: the two differ, or we refuse, and
-tests/support/forms/known.py says who is right and why. Exits with 1 where a form differs otherwise.
+The forms are those of tests/support/forms, for every version of every operator since opset 7:
+types, ranks, each attribute set and left out, inputs and outputs left out; the same in the types
+that no table lists, and with the attributes of two. ONNX Runtime runs them with its optimisations
+off. What it cannot run is compared with the operator's definition in ONNX, with onnx's own code, or
+with ONNX Runtime in float32 or in an earlier version. *By reason*: the two differ, or we refuse,
+and tests/support/forms/known.py says who is right and why. Exits with 1 where a form differs
+otherwise.
 """
 
 from __future__ import annotations

@@ -38,13 +38,13 @@ def counted(schema: base.Schema) -> Counter[str]:
     """What became of all forms of an operator's version; prints those that differ."""
     counts: Counter[str] = Counter()
     for form in (*base.forms(schema), *derived(schema)):
-        found = compare.outcome(schema, form)
-        if known.known(schema.name, found.status, form.label):
-            found = compare.Outcome("by reason")
-        elif found.status in ("differ", "refused"):
+        outcome = compare.outcome(schema, form)
+        if known.known(schema.name, outcome.status, form.label):
+            outcome = compare.Outcome("by reason")
+        elif outcome.status in ("differ", "refused"):
             where = f"{schema.name}-{schema.since_version} ({form.label})"
-            print(f"{found.status}: {where}: {found.reason}", file=sys.stderr)
-        counts[found.status] += 1
+            print(f"{outcome.status}: {where}: {outcome.reason}", file=sys.stderr)
+        counts[outcome.status] += 1
     return counts
 
 

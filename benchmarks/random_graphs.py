@@ -27,15 +27,17 @@ HEADER = (
 )
 
 
-def row(name: str, found: list[Outcome]) -> str:
+def row(name: str, outcomes: list[Outcome]) -> str:
     """One line of the table."""
-    before, after = sum(o.before for o in found), sum(o.after for o in found)
-    counts = [sum(o.status == s for o in found) for s in ("same", "rounding", "refused", "differs")]
+    before, after = sum(o.before for o in outcomes), sum(o.after for o in outcomes)
+    counts = [
+        sum(o.status == s for o in outcomes) for s in ("same", "rounding", "refused", "differs")
+    ]
     cells = (
-        *(name, len(found), sum(o.after < o.before for o in found)),
+        *(name, len(outcomes), sum(o.after < o.before for o in outcomes)),
         f"{after / max(before, 1):.1%}",
         *counts,
-        f"{max((o.difference for o in found if o.status == 'same'), default=0):.1e}",
+        f"{max((o.difference for o in outcomes if o.status == 'same'), default=0):.1e}",
     )
     return f"| {' | '.join(map(str, cells))} |"
 
@@ -46,19 +48,19 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--first", type=int, default=0, help="of the networks, by number")
     given = parser.parse_args()
-    found: dict[int, list[Outcome]] = defaultdict(list)
+    by_opset: dict[int, list[Outcome]] = defaultdict(list)
     with contextlib.suppress(KeyboardInterrupt):
         for number in range(given.first, given.first + given.count):
             opset, seed = OPSETS[number % len(OPSETS)], number // len(OPSETS)
             with tempfile.TemporaryDirectory() as folder:
                 each = outcome(opset, seed, Path(folder))
-            found[opset].append(each)
+            by_opset[opset].append(each)
             if each.status != "same":
                 print(f"opset {opset} seed {seed}: {each}", flush=True)
     print(HEADER)
-    for opset, some in sorted(found.items()):
+    for opset, some in sorted(by_opset.items()):
         print(row(str(opset), some))
-    everything = [o for some in found.values() for o in some]
+    everything = [o for some in by_opset.values() for o in some]
     print(row("all", everything))
     sys.exit(any(o.status == "differs" for o in everything))
 

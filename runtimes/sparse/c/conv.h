@@ -128,10 +128,10 @@ PD_INLINE int pd_has_nan(pd_vec v, int count) {
     return _mm256_movemask_ps(_mm256_cmp_ps((__m256)v, (__m256)v, _CMP_UNORD_Q)) & ((1 << size) - 1);
 #else
     float all[PD_LANES];
-    int found = 0;
+    int any = 0;
     pd_storeu(all, v);
-    for (int i = 0; i < size; i++) found |= all[i] != all[i];
-    return found;
+    for (int i = 0; i < size; i++) any |= all[i] != all[i];
+    return any;
 #endif
 }
 

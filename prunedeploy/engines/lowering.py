@@ -17,7 +17,7 @@ from prunedeploy.graph import model as models
 from prunedeploy.graph import preparation
 from prunedeploy.passes.opset import OLDEST, LowerOpset
 from prunedeploy.passes.opset.widened import NEWEST
-from prunedeploy.reference import verify
+from prunedeploy.reference import second_oracle, verify
 from prunedeploy.reference.evaluate import Evaluator
 from prunedeploy.reference.fitting import fitted
 from prunedeploy.reference.source_model import SourceModel, check_source
@@ -74,6 +74,7 @@ def lower(
 
     Raises:
         UserError: the target cannot compute so, or a node has no such form; it is named.
+        OracleError: ONNX Runtime computes something else than the reference.
     """
     request = _check_request(
         *(Path(model), targets.by_name(target), output, precision, weights),
@@ -85,6 +86,7 @@ def lower(
     steps, given = _passes(request, versions, prepared.model, feeds)
     source = check_source(prepared.model, given, prepared.notes)
     before = Evaluator(source.program).run(given)
+    second_oracle.check(source.program, given, before, str(request.source))
     reports = passes.run(source.program, steps, given)
     _refuse_undone(reports, request.form, versions.opset)
     difference = _difference(request, source, given, before)
@@ -206,6 +208,7 @@ def _difference(
     after = Evaluator(source.program).run(feeds)
     difference = verify.compare(before, after, allowed)
     if request.precision == request.weights == "float32":
+        second_oracle.check(source.program, feeds, after, "the lowered model")
         difference = verify.exactly(difference, request.source, source.program, feeds)
     if not difference.passed:
         raise UserError(

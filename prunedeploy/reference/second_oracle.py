@@ -262,8 +262,6 @@ def _judged(
     allowed: Mapping[str, float],
 ) -> Verdict:
     """Compare both with the outputs in float64, output by output; see ``compare``."""
-    from prunedeploy.reference import verify
-
     largest = 0.0
     for name, tolerance in allowed.items():
         rounding = max(_distance(exact[name], each[name]) for each in (ours, moved))

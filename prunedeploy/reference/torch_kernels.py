@@ -76,7 +76,13 @@ def transposed_convolution(
 def transposed_pads(
     node: ir.Node, size: list[int], whole: list[int], strides: list[int]
 ) -> list[int]:
-    """The elements cut off the full result at begin and end, as the ONNX operator defines it."""
+    """The elements cut off the full result at begin and end, as the ONNX operator defines it.
+
+    What ``output_shape`` has beyond the full result is zeros at the end, as with output_padding.
+
+    Raises:
+        ValueError: that is a stride or more, where engines refuse the model.
+    """
     rank = len(size)
     auto = node.attributes.get_string("auto_pad", "NOTSET")
     target = list(node.attributes.get_ints("output_shape", []))[-rank:]
@@ -85,9 +91,10 @@ def transposed_pads(
     if not target:
         return list(node.attributes.get_ints("pads", [0] * 2 * rank))
     total = [w - t for w, t in zip(whole, target, strict=True)]
-    less = [t // 2 for t in total]
-    more = [t - h for t, h in zip(total, less, strict=True)]
-    return less + more if auto == "SAME_UPPER" else more + less
+    if any(t <= -s for t, s in zip(total, strides, strict=True)):
+        raise ValueError(f"output_shape {target} is larger than what it computes, {whole}")
+    front = [max(t, 0) // 2 if auto == "SAME_UPPER" else (max(t, 0) + 1) // 2 for t in total]
+    return front + [t - f for t, f in zip(total, front, strict=True)]
 
 
 def max_pool(node: ir.Node, x: torch.Tensor) -> torch.Tensor | None:

@@ -178,6 +178,18 @@ def test_rounding_that_the_network_blows_up_is_no_disagreement() -> None:
     assert isinstance(second_oracle.compare(model, feeds, exact), Agreement)
 
 
+def test_a_sigmoid_exact_to_a_part_of_its_range_is_no_disagreement() -> None:
+    """ONNX Runtime's has few digits near zero, which a division shows."""
+    net = Net(channels=3, size=8, dtype=np.float32, batch=2)
+    wide = net.node("Mul", "input", net.weight(np.full(1, 3.0)))
+    model = net.model(str(net.node("Reciprocal", net.node("Sigmoid", wide))))
+    feeds = feeds_of(model)
+    other = second_oracle.outputs(model, feeds)
+    assert isinstance(other, dict)
+    assert verify.compare(Evaluator(model).run(feeds), other).max_rel > 1e-5
+    assert isinstance(second_oracle.compare(model, feeds), Agreement)
+
+
 def test_where_rounding_decides_nothing_is_said() -> None:
     model = cancelling(size=24, then="Sign")
     verdict = second_oracle.compare(model, feeds_of(model))
@@ -257,6 +269,17 @@ def test_build_writes_nothing_on_a_disagreement_and_exits_with_2(
     models.save(softmax_net(), tmp_path / "net.onnx")
     assert main(["build", "net.onnx", "--runtime", "ort"]) == 2
     assert "first differ at operator Softmax" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+@pytest.mark.usefixtures("mistaken")
+def test_lower_writes_nothing_on_a_disagreement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    models.save(softmax_net(12), tmp_path / "net.onnx")
+    with pytest.raises(OracleError, match=r"disagree about net.onnx: output .*Softmax"):
+        prunedeploy.lower("net.onnx", "low.onnx", opset=11)
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
 
 

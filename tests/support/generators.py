@@ -14,7 +14,9 @@ import grow_moves
 import grow_pointwise
 import grow_shapes
 import grow_windows
+import numpy as np
 import onnx_ir as ir
+from old_forms import NotThereError, available
 from random_graph import RandomGraph
 
 Generator = Callable[[RandomGraph, str], object]
@@ -78,17 +80,26 @@ GENERATORS: dict[str, Generator] = {
 }
 
 OPSET = {"Upsample": 9, "GroupNormalization": 21, "RMSNormalization": 23, "Swish": 24}
-OLD = ("Add", "BatchNormalization", "Concat", "Conv", "Relu", "Sigmoid")  # alike in opset 9
-COMMON = tuple(op for op in GENERATORS if op not in OPSET)
 
 
-def grow(choose: random.Random, focus: str | None = None) -> ir.Model:
+def grow(
+    choose: random.Random,
+    focus: str | None = None,
+    opset: int | None = None,
+    dtype: type = np.float64,
+) -> ir.Model:
     """A random network of two to six operators; ``focus`` is among them where it is given."""
-    opset = OPSET.get(focus or "", 20)
-    others = OLD if opset < 13 else COMMON
+    opset = opset or OPSET.get(focus or "", 20)
+    others = [op for op in GENERATORS if available(op, opset)]
     chosen = [choose.choice(others) for _ in range(choose.randint(1, 5))]
     chosen.insert(choose.randrange(len(chosen) + 1), focus or choose.choice(others))
-    net = RandomGraph(choose, opset, fixed=focus == "GatherND")
+    net = RandomGraph(choose, opset, fixed=focus == "GatherND", dtype=dtype)
     for op in chosen:
-        GENERATORS[op](net, op)
+        values, nodes = len(net.values), len(net.net.nodes)
+        try:
+            GENERATORS[op](net, op)
+        except NotThereError:  # a form that came later; without what was grown for it
+            del net.values[values:], net.net.nodes[nodes:]
+    if len(net.values) == 1:
+        net.layered()
     return net.model()

@@ -36,7 +36,7 @@ def expand(net: RandomGraph, op: str) -> Value:
     one = net.layered(4, width=1, like=source)
     wide = net.one(op, one, net.ints(1, channels, 1, 1))
     if net.choose.random() < 0.5:
-        batches = net.one("Shape", source, end=1)
+        batches = net.batches(source)
         target = net.one("Concat", batches, net.ints(channels, height, width), axis=0)
         spread = net.one(op, net.const(row), target)
     total = net.one("Add", net.one("Mul", source, spread), wide)
@@ -45,7 +45,7 @@ def expand(net: RandomGraph, op: str) -> Value:
 
 def filled(net: RandomGraph, op: str) -> Value:
     source = net.layered(4)
-    batches = net.one("Shape", source, end=1)
+    batches = net.batches(source)
     target = net.one("Concat", batches, net.ints(*source.shape[1:]), axis=0)
     name = net.one("Cast", net.one(op, target), to=11)
     if net.choose.random() < 0.5:

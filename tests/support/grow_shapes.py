@@ -33,7 +33,7 @@ def reshape(net: RandomGraph, op: str) -> Value:
 
 def squeeze(net: RandomGraph, op: str) -> Value:
     pooled = global_pool(net, "GlobalAveragePool")
-    flat = net.one("Squeeze", pooled, net.ints(2, -1))
+    flat = net.one("Squeeze", pooled, net.ints(2, net.axis(pooled, -1)))
     if op == "Squeeze":
         return net.add(flat, pooled.shape[:2])
     return net.add(net.one("Unsqueeze", flat, net.ints(2, 3)), pooled.shape)
@@ -117,7 +117,8 @@ def gather(net: RandomGraph, op: str) -> Value:
         name = net.one("Unsqueeze", one, net.ints(source.axis))
         return net.add(name, _resized(source, 1))
     count = net.choose.randint(1, 2 * source.channels)
-    indices = [net.choose.randrange(-source.channels, source.channels) for _ in range(count)]
+    lowest = 0 if net.opset < 11 else -source.channels
+    indices = [net.choose.randrange(lowest, source.channels) for _ in range(count)]
     name = net.one(op, source, net.ints(*indices), axis=source.axis)
     return net.add(name, _resized(source, count))
 

@@ -61,7 +61,7 @@ def lp_norm(net: RandomGraph, op: str) -> Value:
     source = net.add(net.one("Concat", source, source, axis=source.axis), _twice(source))
     offset = net.one("Add", source, net.const(np.array(net.choose.choice([0.0, 3.0]))))
     axis, order = net.choose.choice([source.axis, -1, 0]), net.choose.choice([1, 2])
-    return net.add(net.one(op, offset, axis=axis, p=order), source.shape)
+    return net.add(net.one(op, offset, axis=net.axis(source, axis), p=order), source.shape)
 
 
 def _twice(value: Value) -> tuple[int, ...]:
@@ -71,7 +71,7 @@ def _twice(value: Value) -> tuple[int, ...]:
 def softmax(net: RandomGraph, op: str) -> Value:
     source = any_rank(net)
     axis = net.choose.choice([-1, 1, len(source.shape) - 1])
-    return net.add(net.one(op, source, axis=axis), source.shape)
+    return net.add(net.one(op, source, axis=net.axis(source, axis)), source.shape)
 
 
 def pool(net: RandomGraph, op: str) -> Value:
@@ -97,6 +97,7 @@ def reduction(net: RandomGraph, op: str) -> Value:
         parts = [net.one(step, source) for step in ("Relu", "Sigmoid")]
         name = net.one("Concat", *parts, axis=source.axis)
         source, axes = Value(name, _twice(source)), [source.axis]
+    axes = [net.axis(source, axis) for axis in axes]
     name = net.one(op, source, net.ints(*axes), keepdims=1)
     shape = [1 if axis in [a % rank for a in axes] else s for axis, s in enumerate(source.shape)]
     found = net.add(name, shape)

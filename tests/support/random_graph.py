@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 from net import Net
+from old_forms import rewrite
 
 BATCH = 2  # what the symbolic batch stands for
 
@@ -37,7 +38,13 @@ class Value:
 class RandomGraph:
     """A network that grows. ``choose`` makes every decision of structure."""
 
-    def __init__(self, choose: random.Random, opset: int = 20, fixed: bool = False) -> None:
+    def __init__(
+        self,
+        choose: random.Random,
+        opset: int = 20,
+        fixed: bool = False,
+        dtype: type = np.float64,
+    ) -> None:
         self.choose = choose
         self.fixed = fixed or choose.random() < 0.3
         width, side = choose.randint(1, 4), choose.randint(2, 5)
@@ -45,6 +52,7 @@ class RandomGraph:
             channels=width,
             size=side,
             seed=choose.randrange(1 << 30),
+            dtype=dtype,
             opset=opset,
             batch=BATCH if self.fixed else "batch",
         )
@@ -57,8 +65,9 @@ class RandomGraph:
         return self.net.random
 
     def node(self, op: str, *inputs: str | Value, outputs: int = 1, **attributes: object) -> list:
-        """Any operator; the names of its outputs."""
+        """Any operator, in the form that the opset has; the names of its outputs."""
         names = [value.name if isinstance(value, Value) else value for value in inputs]
+        rewrite(self.net, op, names, attributes)
         found = self.net.node(op, *names, outputs=outputs, **attributes)
         return found if isinstance(found, list) else [found]
 
@@ -76,6 +85,16 @@ class RandomGraph:
 
     def ints(self, *numbers: int) -> str:
         return self.const(np.array(numbers, np.int64))
+
+    def axis(self, value: Value, axis: int) -> int:
+        """``axis``, from the front where the opset does not count from the back."""
+        return axis % len(value.shape) if self.opset < 11 else axis
+
+    def batches(self, value: Value) -> str:
+        """The length of the first axis, which the network computes."""
+        if self.opset >= 15:
+            return self.one("Shape", value, end=1)
+        return self.one("Slice", self.one("Shape", value), *map(self.ints, (0, 1, 0)))
 
     def subset(self, size: int, chance: float = 0.4) -> list[int]:
         """Some of ``size`` indices: often none, sometimes all."""

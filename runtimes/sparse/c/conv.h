@@ -60,6 +60,17 @@ typedef struct {
     float low, high;          /* of the activation */
 } pd_conv;
 
+/* How Winograd's kernels keep inputs near the end of float32 in range. Their transforms add and subtract
+ * pixels, and so overflow where a direct sum does not. A row with a result that is not finite is not
+ * stored; the tile is computed again from that row on, its input times a power of two. */
+typedef struct {
+    float scale, back;    /* of the input; of the results */
+    int32_t done, failed; /* rows before `done` are stored, the row `done` is not finite */
+} pd_range;
+
+#define PD_DOWN 0x1p-64f /* what is lost by it is 1e-26 or less, beside what does not fit */
+#define PD_UP 0x1p64f
+
 /* Where a kernel writes: row r of the layer at y + r * y_stride, in pieces. */
 typedef struct {
     const float *bias;
@@ -70,6 +81,7 @@ typedef struct {
     int32_t tile_rows, width, pitch; /* pixels of a piece, and from one piece to the next */
     int32_t spill;                /* a vector may reach into the next piece */
     float low, high;
+    pd_range *range;              /* of Winograd's kernel */
 } pd_store_to;
 
 typedef void (*pd_kernel)(const pd_row_segment *segments, uint32_t count, uint32_t first,
@@ -106,6 +118,22 @@ PD_INLINE pd_vec pd_four(const float *p) {
 #else
 #define pd_lower(v) (v)
 #endif
+
+/* Whether one of the first `count` elements is NaN; `count` may be more than a vector has. */
+PD_INLINE int pd_has_nan(pd_vec v, int count) {
+    const int size = count < PD_LANES ? count : PD_LANES;
+#if PD_LANES == 16
+    return _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q) & ((1 << size) - 1);
+#elif PD_LANES == 8
+    return _mm256_movemask_ps(_mm256_cmp_ps((__m256)v, (__m256)v, _CMP_UNORD_Q)) & ((1 << size) - 1);
+#else
+    float all[PD_LANES];
+    int any = 0;
+    pd_storeu(all, v);
+    for (int i = 0; i < size; i++) any |= all[i] != all[i];
+    return any;
+#endif
+}
 
 /* `count` elements (at most a vector), exactly. */
 PD_INLINE void pd_store_part(float *to, pd_vec v, int count) {
@@ -185,31 +213,43 @@ static void pd_set_output(pd_store_to *to, const pd_conv *c, float *y, const flo
     to->residual = residual ? residual + begin : 0;
 }
 
+/* Groups [group, last) of rows of one tile, panel by panel, until a row fails. */
+static void pd_conv_tile(const pd_work *w, const pd_conv *c, const float *x, pd_kernel kernel,
+                         uint64_t accumulators, int tile, int group, int last, const pd_store_to *to) {
+    const pd_panel *panels = (const pd_panel *)(w->weights + c->panel);
+    const pd_part *parts = (const pd_part *)(w->weights + c->part);
+    for (int p = 0; p < c->panels; p++) {
+        const float *from = x + (uint64_t)panels[p].begin * c->x_stride + tile * c->tile;
+        if (c->packed) {
+            pd_pack(w->scratch, w, c, x, panels[p], tile, to->range->scale);
+            from = w->scratch;
+        }
+        for (int g = group; g < last && !to->range->failed; g++) {
+            const pd_part *part = &parts[g * c->panels + p];
+            kernel((const pd_row_segment *)(w->weights + part->segment), part->segments,
+                   parts[group * c->panels].first, w->weights + part->offset,
+                   (const float *)(w->weights + part->weight), from, w->scratch + accumulators, to);
+        }
+    }
+}
+
 /* This thread's share of a layer. Scratch: the packed panel, then the sums of unfinished rows. */
 static void pd_conv_run(const pd_work *w, const pd_conv *c, const float *x, float *y,
                         const float *residual, pd_kernel kernel, uint64_t accumulators) {
-    const pd_panel *panels = (const pd_panel *)(w->weights + c->panel);
-    const pd_part *parts = (const pd_part *)(w->weights + c->part);
+    pd_range range;
     pd_store_to to = {(const float *)(w->weights + c->bias), 0, 0, c->y_stride,
-                      c->residual_stride, c->rows, 0, 0, 0, 0, c->low, c->high};
+                      c->residual_stride, c->rows, 0, 0, 0, 0, c->low, c->high, &range};
     int begin, end;
     pd_share(w, c->tiles * c->groups, &begin, &end);
     while (begin < end) {
         int tile = begin / c->groups, group = begin % c->groups;
         int last = end - tile * c->groups < c->groups ? end - tile * c->groups : c->groups;
         pd_set_output(&to, c, y, residual, tile);
-        for (int p = 0; p < c->panels; p++) {
-            const float *from = x + (uint64_t)panels[p].begin * c->x_stride + tile * c->tile;
-            if (c->packed) {
-                pd_pack(w->scratch, w, c, x, panels[p], tile);
-                from = w->scratch;
-            }
-            for (int g = group; g < last; g++) {
-                const pd_part *part = &parts[g * c->panels + p];
-                kernel((const pd_row_segment *)(w->weights + part->segment), part->segments,
-                       parts[group * c->panels].first, w->weights + part->offset,
-                       (const float *)(w->weights + part->weight), from, w->scratch + accumulators, &to);
-            }
+        range = (pd_range){1, 1, 0, 0};
+        pd_conv_tile(w, c, x, kernel, accumulators, tile, group, last, &to);
+        if (range.failed) {
+            range = (pd_range){PD_DOWN, PD_UP, range.done, 0};
+            pd_conv_tile(w, c, x, kernel, accumulators, tile, group, last, &to);
         }
         begin = tile * c->groups + last;
     }

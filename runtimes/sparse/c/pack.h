@@ -181,11 +181,11 @@ static void pd_pack_phase(float *to, const float *plane, const pd_phase *f, int 
 
 enum { PD_MAX_ROWS = 7 }; /* of a phase: F(4, 4) */
 
-/* The rows of a phase times the matrix `by` [rows, rows], in place (winograd_1d.py). */
-static void pd_winograd_rows(float *x, const float *by, int rows, int pitch) {
+/* The rows of a phase times the matrix `by` [rows, rows] and `scale`, in place (winograd_1d.py). */
+static void pd_winograd_rows(float *x, const float *by, int rows, int pitch, float scale) {
     for (int j = 0; j < pitch; j += PD_LANES, x += PD_LANES) {
         pd_vec from[PD_MAX_ROWS];
-        for (int i = 0; i < rows; i++) from[i] = pd_load(x + i * pitch);
+        for (int i = 0; i < rows; i++) from[i] = scale * pd_load(x + i * pitch);
         const float *factor = by;
         for (int i = 0; i < rows; i++, factor += rows) {
             pd_vec sum = factor[0] * from[0];
@@ -244,9 +244,9 @@ static void pd_pack_strided(float *to, const pd_conv *c, const float *x, pd_pane
     }
 }
 
-/* The panel's channels of one tile, into the thread's scratch. */
+/* The panel's channels of one tile, into the thread's scratch; `scale` is Winograd's. */
 static void pd_pack(float *to, const pd_work *w, const pd_conv *c, const float *x, pd_panel p,
-                    int tile) {
+                    int tile, float scale) {
     if (!c->phases) {
         int begin = tile * c->tile;
         int size = c->pixels - begin < c->tile ? c->pixels - begin : c->tile;
@@ -283,7 +283,8 @@ static void pd_pack(float *to, const pd_work *w, const pd_conv *c, const float *
             pd_pack_phase(to + phases[f].position, plane, &phases[f], at.row * c->row_step,
                           at.column * c->column_step, c->height, c->width, c->block);
             if (!c->winograd) continue;
-            pd_winograd_rows(to + phases[f].position, by, phases[f].rows, phases[f].width);
+            pd_winograd_rows(to + phases[f].position, by, phases[f].rows, phases[f].width,
+                             scale);
             by += phases[f].rows * phases[f].rows;
         }
     }

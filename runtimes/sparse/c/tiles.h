@@ -43,7 +43,7 @@ typedef struct {
 
 typedef void (*pd_tiles_kernel)(const pd_tiles *c, const pd_strip *strips, int count, int first,
                                 const float *weights, const float *bias, float *scratch, float *y,
-                                const float *residual);
+                                const float *residual, pd_range *range);
 
 /* The strips of a group of tiles. */
 static int pd_strips(const pd_tiles *c, int group, pd_strip *strips) {
@@ -271,8 +271,11 @@ PD_INLINE void pd_turn(const pd_tiles *c, const float *patch, int size, float *t
 #define PD_TURNED(name, outputs, size)                                                          \
     static __attribute__((noinline)) void name(const pd_tiles *c, const pd_strip *strips,       \
                                                int count, const float *plane, int down,         \
-                                               int across, float *patch, float *to) {           \
+                                               int across, float *patch, float *to,             \
+                                               float scale) {                                   \
         pd_patches(c, strips, count, plane, down, across, outputs, size, patch);                \
+        if (scale < 1)                                                                          \
+            for (int i = 0; i < size * size * (c->lanes + PD_STRIP); i++) patch[i] *= scale;    \
         pd_turn(c, patch, size, to);                                                            \
     }
 PD_TURNED(pd_turned_two_four, 2, 4)
@@ -282,17 +285,17 @@ PD_TURNED(pd_turned_four_six, 4, 6)
 
 /* All channels, and of each all phases: `step` squared of them. */
 static void pd_transform_all(const pd_tiles *c, const pd_strip *strips, int count, const float *x,
-                        float *scratch) {
+                             float *scratch, float scale) {
     float *to = scratch, *patch = scratch + c->patch;
     for (int k = 0; k < c->inputs; k++, x += c->x_stride)
         for (int down = 0; down < c->step; down++)
             for (int across = 0; across < c->step; across++, to += c->lanes) {
-                if (c->size == 4) pd_turned_two_four(c, strips, count, x, down, across, patch, to);
+                if (c->size == 4) pd_turned_two_four(c, strips, count, x, down, across, patch, to, scale);
                 else if (c->size == 5)
-                    pd_turned_two_five(c, strips, count, x, down, across, patch, to);
+                    pd_turned_two_five(c, strips, count, x, down, across, patch, to, scale);
                 else if (c->outputs == 3)
-                    pd_turned_three_six(c, strips, count, x, down, across, patch, to);
-                else pd_turned_four_six(c, strips, count, x, down, across, patch, to);
+                    pd_turned_three_six(c, strips, count, x, down, across, patch, to, scale);
+                else pd_turned_four_six(c, strips, count, x, down, across, patch, to, scale);
             }
 }
 
@@ -309,9 +312,16 @@ static void pd_tiles_run(const pd_work *w, const pd_tiles *c, const float *x, fl
         const int tile = begin / c->groups, group = begin % c->groups;
         const int last = end - tile * c->groups < c->groups ? end - tile * c->groups : c->groups;
         const int count = pd_strips(c, tile, strips);
-        pd_transform_all(c, strips, count, x, w->scratch);
-        for (int b = c->blocks * group / c->groups; b < c->blocks * last / c->groups; b++)
-            kernel(c, strips, count, b * rows, weights + b * c->block, bias, w->scratch, y, residual);
+        pd_range range = {1, 1, 0, 0};
+        pd_transform_all(c, strips, count, x, w->scratch, 1);
+        for (int b = c->blocks * group / c->groups; b < c->blocks * last / c->groups; b++) {
+            kernel(c, strips, count, b * rows, weights + b * c->block, bias, w->scratch, y, residual,
+                   &range);
+            if (!range.failed) continue;
+            range = (pd_range){PD_DOWN, PD_UP, range.done, 0};
+            pd_transform_all(c, strips, count, x, w->scratch, PD_DOWN);
+            b--; /* once more, from row `done` on */
+        }
         begin = tile * c->groups + last;
     }
 }

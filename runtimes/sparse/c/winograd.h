@@ -24,7 +24,8 @@ static __attribute__((noinline)) void PD_NAME(
         pd_vec all[PD_ROWS][PD_TILE_ROWS][PD_FULL + 1];
         pd_half half[PD_ROWS][PD_TILE_ROWS];
         for (int m = 0; m < PD_ROWS; m++) {
-            const float bias = flags & PD_FIRST && m < rows ? to->bias[begin + m] : 0;
+            const float bias =
+                flags & PD_FIRST && m < rows ? to->bias[begin + m] * to->range->scale : 0;
 #pragma GCC unroll 32
             for (int r = 0; r < PD_TILE_ROWS; r++) {
 #pragma GCC unroll 32
@@ -82,6 +83,8 @@ static __attribute__((noinline)) void PD_NAME(
             }
             if (flags & PD_LAST) {
                 if (m >= rows) break;
+                if ((int)row < to->range->done) continue;
+#include "range.inc"
 #include "epilogue.inc"
             } else {
 #include "spill.inc"

@@ -23,7 +23,9 @@ _Static_assert(PD_GROUP % (PD_SETS * PD_CHUNK) == 0 || PD_CHUNK % PD_GROUP == 0,
 
 static __attribute__((noinline)) void PD_NAME(
     const pd_tiles *c, const pd_strip *strips, int count, int first, const float *weights,
-    const float *bias, float *scratch, float *y, const float *residual) {
+    const float *bias, float *scratch, float *y, const float *residual, pd_range *range) {
+    const int last = count - 1;
+    const int lanes = strips[last].lane + strips[last].count * c->batch_innermost; /* in use */
     const uint64_t point = c->point;
     float *const products = scratch + c->products, *const pixels = scratch + c->pixels;
     for (int p = 0; p < PD_SIZE * PD_SIZE; p++) {
@@ -77,9 +79,13 @@ static __attribute__((noinline)) void PD_NAME(
     }
     for (int m = 0; m < PD_ROWS && first + m < c->rows; m++) {
         const float *from = products + m * PD_SIZE * PD_SIZE * PD_TILES;
+        const pd_vec up = pd_splat(range->back), shift = pd_splat(bias[first + m]);
+        int failed = 0;
+        if (first + m < range->done) continue;
         /* pixels[row of a tile][tile][column]; side by side: [row][vector][column][lane] */
         for (int v = 0; v < PD_FULL; v++) {
             pd_vec half[PD_SIZE][PD_OUTPUTS], line[PD_SIZE], back[PD_OUTPUTS];
+            pd_vec seen = pd_splat(0); /* 0 * x is NaN for infinity and NaN, 0 for others */
 #pragma GCC unroll 6
             for (int j = 0; j < PD_SIZE; j++) {
 #pragma GCC unroll 6
@@ -94,11 +100,19 @@ static __attribute__((noinline)) void PD_NAME(
                 pd_transform_output(line, PD_SIZE, PD_OUTPUTS, back);
                 float *to = pixels + (a * PD_TILES + v * PD_LANES) * PD_OUTPUTS;
 #pragma GCC unroll 4
-                for (int b = 0; b < PD_OUTPUTS; b++) back[b] += pd_splat(bias[first + m]);
+                for (int b = 0; b < PD_OUTPUTS; b++) {
+                    seen += pd_splat(0) * back[b];
+                    back[b] = up * back[b] + shift;
+                }
                 if (c->batch_innermost == 1) pd_interleave(back, PD_OUTPUTS);
 #pragma GCC unroll 4
                 for (int b = 0; b < PD_OUTPUTS; b++) pd_storeu(to + b * PD_LANES, back[b]);
             }
+            if (lanes > v * PD_LANES) failed |= pd_has_nan(seen, lanes - v * PD_LANES);
+        }
+        if (failed && range->scale == 1) {
+            range->done = first + m, range->failed = 1;
+            return;
         }
 #include "epilogue_winograd2d.inc"
     }

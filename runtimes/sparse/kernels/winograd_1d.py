@@ -12,6 +12,11 @@ the Accuracy of Winograd Convolution for DNNs", 2020): F(2, r) is more accurate 
 sum, whose partial sums are longer, F(4, 3) and F(4, 4) are off by 1.1 and 1.4 times as much, and
 not taken where a network amplifies that (see ``build.limit_rounding``). Dense layers only, for
 scattered taps would fill up.
+
+The transforms overflow where a direct sum does not, for inputs near the end of float32. A tile
+whose result is not finite is computed again from its input times 2**-64, and the result times
+2**64, which loses nothing (``pd_range`` in c/conv.h). Weights larger than ``MAX_WEIGHT`` leave no
+room for that.
 """
 
 from __future__ import annotations
@@ -39,6 +44,7 @@ POINTS = (0.0, 1.0, -1.0, -2.0, 0.5, 2.0)  # and infinity
 SAVED = 0.8  # of the direct products that may be left for it to be worth it
 END = 4  # flag of the last segment of a block in a panel
 ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12)  # output channels of a block
+MAX_WEIGHT = 2.0**30  # finite as well
 MAX_TERMS = 216  # of a row's sum within a panel: longer sums err more
 
 
@@ -65,7 +71,13 @@ def suits(step: Conv, outputs: int) -> bool:
         and step.y.shape[2] >= outputs
         and max(map(len, phases(step))) <= MAX_TAPS
         and products(step, outputs) <= SAVED * outputs * step.weight.shape[2]
+        and in_range(step)
     )
+
+
+def in_range(step: Conv) -> bool:
+    """Whether transformed weights times a scaled input cannot overflow."""
+    return bool(np.abs(step.weight).max(initial=0) <= MAX_WEIGHT)
 
 
 def phases(step: Conv) -> list[list[int]]:

@@ -13,7 +13,8 @@ chosen for their rounding among small binary fractions: on average twice that of
 same length for m + r = 7, where 0, 1, -1, 2, -2 has five times it. F(2 x 2, 3 x 3) is more accurate
 than the direct sum, F(2 x 2, 4 x 4) as accurate. F(4 x 4, 4 x 4) is off by 3.6 times as much at the
 best: too much for the first layer of a deep network, where it would save a fifth of the time. The
-kernel makes long sums of short ones, which is worth more than the points (c/tiles.h).
+kernel makes long sums of short ones, which is worth more than the points (c/tiles.h). Inputs near
+the end of float32 are treated as in winograd_1d.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from prunedeploy.runtimes.sparse.isa import Isa
 from prunedeploy.runtimes.sparse.kernels.cost import ACCUMULATOR, L2_LOADS, ROW_SEGMENT
 from prunedeploy.runtimes.sparse.kernels.kernel import Scope
 from prunedeploy.runtimes.sparse.kernels.shapes import density, groups
-from prunedeploy.runtimes.sparse.kernels.winograd_1d import filters
+from prunedeploy.runtimes.sparse.kernels.winograd_1d import filters, in_range
 from prunedeploy.runtimes.sparse.plan.steps import Conv
 from prunedeploy.runtimes.sparse.schedule.schedule import EIGHT, Geometry, Schedule, inside, pixels
 
@@ -67,6 +68,7 @@ def suits(step: Conv, outputs: int) -> bool:
         and min(step.y.shape[2:]) >= outputs
         and inside(step) in (1, *range(EIGHT, MAX_LANES + 1, EIGHT))
         and _products(step, outputs) < SAVING * step.weight[0].size * pixels(step)
+        and in_range(step)
     )
 
 

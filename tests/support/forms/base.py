@@ -50,6 +50,8 @@ class Form:
 
 Forms = Callable[[Schema], Iterator[Form]]
 TABLE: dict[str, Forms] = {}
+MORE: dict[str, Forms] = {}
+seed = 0  # of all inputs
 
 
 def forms_of(*operators: str) -> Callable[[Forms], Forms]:
@@ -64,9 +66,19 @@ def forms_of(*operators: str) -> Callable[[Forms], Forms]:
     return register
 
 
+def more_forms_of(*operators: str) -> Callable[[Forms], Forms]:
+    """Register a function whose forms come after those of the operator's table."""
+
+    def register(function: Forms) -> Forms:
+        MORE.update(dict.fromkeys(operators, function))
+        return function
+
+    return register
+
+
 def random(*key: object) -> np.random.Generator:
     """The same numbers for the same key."""
-    return np.random.default_rng(zlib.crc32(repr(key).encode()))
+    return np.random.default_rng(zlib.crc32(repr(key).encode()) + seed)
 
 
 def data(dtype: str, shape: Sequence[int], *key: object, low: int = -4, high: int = 5) -> Array:
@@ -130,7 +142,8 @@ def label(attributes: Mapping[str, Any], *more: object) -> str:
 def forms(schema: Schema) -> Iterator[Form]:
     """All forms of an operator's version; of those with one label the later ones get a number."""
     seen: dict[str, int] = {}
-    for form in TABLE[schema.name](schema):
+    more = MORE.get(schema.name, lambda _: iter(()))
+    for form in itertools.chain(TABLE[schema.name](schema), more(schema)):
         count = seen[form.label] = seen.get(form.label, 0) + 1
         yield form if count == 1 else replace(form, label=f"{form.label} #{count}")
 
@@ -162,8 +175,15 @@ def type_of(value: Any) -> onnx.TypeProto:
     return helper.make_tensor_type_proto(kind, value.shape)
 
 
-def model(schema: Schema, form: Form) -> onnx.ModelProto:
-    """The form as a model of one node."""
+def last_opset(schema: Schema) -> int:
+    """The newest opset that has this version of the operator."""
+    newer = [s.since_version for s in versions()[schema.name]]
+    later = [version for version in newer if version > schema.since_version]
+    return later[0] - 1 if later else onnx.defs.onnx_opset_version()
+
+
+def model(schema: Schema, form: Form, version: int = 0) -> onnx.ModelProto:
+    """The form as a model of one node, of the opset ``version`` or the oldest that has it."""
     outputs = [f"y{i}" for i in range(form.outputs)]
     node = helper.make_node(schema.name, form.names, outputs, "node", **form.attributes)
     types = form.types or tuple(None for _ in form.inputs)
@@ -175,7 +195,7 @@ def model(schema: Schema, form: Form) -> onnx.ModelProto:
     graph = helper.make_graph(
         [node], schema.name, infos, [onnx.ValueInfoProto(name=n) for n in outputs[: form.shown]]
     )
-    imports = [helper.make_opsetid("", opset(schema))]
+    imports = [helper.make_opsetid("", version or opset(schema))]
     return helper.make_model(graph, opset_imports=imports, ir_version=10)
 
 

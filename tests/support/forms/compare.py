@@ -166,7 +166,7 @@ def _close(expected: Any, found: Any) -> bool:
     """As numbers: equal, or near in the type of ``found`` or float32, whichever rounds more."""
     if expected.shape != found.shape:
         return False
-    kind = found.dtype.name if found.dtype == np.float16 else "float32"
+    kind = found.dtype.name if found.dtype.name in ("float16", "bfloat16") else "float32"
     if found.dtype.kind in "iub" and expected.dtype.kind == "f":
         expected = np.trunc(expected)
     one, other = (np.asarray(x).astype(np.float64) for x in (expected, found))

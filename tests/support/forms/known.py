@@ -22,7 +22,7 @@ class Known:
 
 
 DILATED = (
-    r"auto_pad=SAME_\w+ dilations",
+    r"(?=.*auto_pad=SAME_).*dilations=",
     "differ",
     "ONNX Runtime takes the pads from a kernel without dilations; by ONNX the result has "
     "ceil(size / stride) elements",

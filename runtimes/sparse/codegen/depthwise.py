@@ -59,27 +59,20 @@ def _masked(step: Conv, context: Context) -> Code:
     block = inside(step)
     columns = [(k * step.dilations[1] - step.pads[1]) * block for k in range(width)]
     every = step.strides[1] if block == 1 else 1  # elements from one pixel that is read to the next
+    across = step.x.shape[3] * block
     listed = ", ".join(map(str, columns))
     settings = {
         "COUNT": str(height * width),
         "ACROSS": str(width),
         "COLUMNS": f"{{{listed}}}",
         "BODY": _body(_windows(step)),
-        "WIDTH": str(step.x.shape[3] * block),
+        "WIDTH": str(across),
         "STEP": str(step.strides[1]),
         "EVERY": str(every),
         "ROW_STEP": str(step.strides[0]),
         "TOP": str(step.pads[0]),
     }
-    numbers = (
-        step.x.shape[3] * block,
-        every,
-        *step.strides,
-        *step.dilations,
-        *step.pads[:2],
-        height,
-        width,
-    )
+    numbers = (across, every, *step.strides, *step.dilations, *step.pads[:2], height, width)
     name, top = instance(
         "pd_depthwise_masked_" + "_".join(map(str, numbers)), "depthwise_masked.h", settings, step
     )

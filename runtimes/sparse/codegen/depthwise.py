@@ -6,7 +6,7 @@ import numpy as np
 
 from prunedeploy.runtimes.sparse.codegen._activation import bounds, instance
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
-from prunedeploy.runtimes.sparse.codegen.tiled import phases
+from prunedeploy.runtimes.sparse.codegen.tiled import HEADERS, phases
 from prunedeploy.runtimes.sparse.codegen.views import record
 from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.plan.steps import Conv
@@ -21,7 +21,6 @@ from prunedeploy.runtimes.sparse.schedule.schedule import (
 
 MAX_TAPS = 49  # that the kernel writes out one by one: 7 x 7
 TALL = 4  # rows of pixels computed at once, PD_TALL in C
-HEADERS = ("conv.h", "functions.h")
 BAND = 24 * 1024  # bytes of a packed channel, to stay in the first-level cache
 
 

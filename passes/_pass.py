@@ -93,10 +93,7 @@ def _check(each: Pass, model: ir.Model, feeds: Mapping[str, Array]) -> dict[str,
 
 
 def _compare(
-    each: Pass,
-    before: Mapping[str, Array],
-    after: Mapping[str, Array],
-    tolerance: verify.Tolerance,
+    each: Pass, before: Mapping[str, Array], after: Mapping[str, Array], tolerance: verify.Tolerance
 ) -> Difference:
     """``tolerance`` of a model in less than its outputs' type: its constants are rounded so too."""
     try:

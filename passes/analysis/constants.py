@@ -15,11 +15,7 @@ from prunedeploy.passes.operators.table import layer_of, operator
 
 
 def find_constants(
-    graph: ir.Graph,
-    weights: Weights,
-    zero: Zero,
-    ranges: Ranges | None = None,
-    maps: bool = True,
+    graph: ir.Graph, weights: Weights, zero: Zero, ranges: Ranges | None = None, maps: bool = True
 ) -> Facts:
     """The constants and known maps of all values, nodes in topological order.
 

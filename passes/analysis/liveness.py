@@ -25,8 +25,7 @@ from prunedeploy.passes.operators.table import layer_of, operator
 
 # Why a channel without weights stays, in the words of the report.
 CARRIES = Reason(
-    "carries-constants",
-    "constants other than zero meet zero padding: one channel must carry them",
+    "carries-constants", "constants other than zero meet zero padding: one channel must carry them"
 )
 JOINED = Reason(
     "joined-with-live",

@@ -25,7 +25,4 @@ def _convolution(node: ir.Node) -> Layer | None:
     )
 
 
-OPERATORS = (
-    Operator("Conv", layer=_convolution),
-    Operator("ConvTranspose", layer=_convolution),
-)
+OPERATORS = (Operator("Conv", layer=_convolution), Operator("ConvTranspose", layer=_convolution))

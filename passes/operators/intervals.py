@@ -13,18 +13,10 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
+from prunedeploy.passes.analysis import ranges as bounds
 from prunedeploy.passes.analysis.axes import rank, static_size
 from prunedeploy.passes.analysis.facts import constant_array
-from prunedeploy.passes.analysis.ranges import (
-    Bounds,
-    Pair,
-    Range,
-    Ranges,
-    everywhere,
-    gamma,
-    unit,
-    widened,
-)
+from prunedeploy.passes.analysis.ranges import Bounds, Pair, Range, Ranges, gamma, unit, widened
 from prunedeploy.reference.evaluate import evaluate_node
 
 Transfer = Callable[[ir.Node, Ranges], Range]
@@ -294,7 +286,7 @@ def between(low: float, high: float) -> Transfer:
     def transfer(node: ir.Node, _: Ranges) -> Range:
         slack = APPROXIMATION * unit(node.outputs[0])
         upper = high + slack * abs(high) if math.isfinite(high) else high
-        return everywhere(low - slack * abs(low) if math.isfinite(low) else low, upper)
+        return bounds.everywhere(low - slack * abs(low) if math.isfinite(low) else low, upper)
 
     return transfer
 
@@ -307,7 +299,7 @@ def kept(node: ir.Node, ranges: Ranges, low: float = math.inf, high: float = -ma
     if axis is not None and static_size(result, axis) == len(known.low):
         return Range(np.minimum(known.low, low), np.maximum(known.high, high), axis)
     hull = known.hull()
-    return everywhere(min(hull[0], low), max(hull[1], high))
+    return bounds.everywhere(min(hull[0], low), max(hull[1], high))
 
 
 def mean(exact: Range, count: int | None, node: ir.Node) -> Range:

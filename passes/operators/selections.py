@@ -13,15 +13,8 @@ from prunedeploy.passes.analysis.axes import Axes, Labels, rank, static_size
 from prunedeploy.passes.analysis.facts import Facts, constant_array
 from prunedeploy.passes.analysis.value_numbers import ValueNumbers, digest
 from prunedeploy.passes.names import put_before, replace_input
-from prunedeploy.passes.operators.operator import (
-    AxisOrder,
-    Indices,
-    Keep,
-    Operator,
-    Reads,
-    opaque,
-    pin_parameters,
-)
+from prunedeploy.passes.operators import operator
+from prunedeploy.passes.operators.operator import AxisOrder, Indices, Keep, Operator, pin_parameters
 from prunedeploy.reference.opsets import opset
 
 # a result, its axis, and the indices of the source it takes (None where they are not known)
@@ -110,7 +103,7 @@ def couple_selection(node: ir.Node, axes: Axes) -> None:
     """The indices taken keep their labels; the other axes pass."""
     source, selection = node.inputs[0], along(node)
     if source is None or selection is None:
-        opaque(node, axes)
+        operator.opaque(node, axes)
         return
     pin_parameters(node, axes)
     chosen = {axis for _, axis, _ in selection}
@@ -266,7 +259,7 @@ def _table(node: ir.Node) -> tuple[int, NDArray[np.int64]] | None:
     return (axis, indices.astype(np.int64) % size) if size else None
 
 
-def gathered(node: ir.Node, _: Facts) -> Reads:
+def gathered(node: ir.Node, _: Facts) -> operator.Reads:
     """The indices that a scalar or a table takes are needed, whoever reads the result."""
     table, source = _table(node), node.inputs[0]
     if table is None or source is None:

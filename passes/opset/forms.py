@@ -7,17 +7,8 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy.passes.opset.emit import (
-    Emit,
-    constant,
-    drop_inputs,
-    given,
-    numbers,
-    set_ints,
-    source,
-    text,
-    width,
-)
+from prunedeploy.passes.opset import emit as writing
+from prunedeploy.passes.opset.emit import Emit, drop_inputs, given, numbers, source, text, width
 
 # Reductions that change nothing when they go over no axis; the others still square, or take logs.
 PLAIN = ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd")
@@ -38,7 +29,7 @@ def reduction(node: ir.Node, emit: Emit) -> str | None:
     node.attributes.pop("noop_with_empty_axes", None)
     drop_inputs(node, 1)
     if axes:
-        set_ints(node, "axes", axes)
+        writing.set_ints(node, "axes", axes)
     return None
 
 
@@ -50,7 +41,7 @@ def _as_attribute(node: ir.Node, name: str, computed: str) -> str | None:
         return computed
     drop_inputs(node, 1)
     if known is not None:
-        set_ints(node, name, known)
+        writing.set_ints(node, name, known)
     return None
 
 
@@ -121,7 +112,7 @@ def resize_some_axes(node: ir.Node, emit: Emit) -> str | None:
     if (roi := given(node, 1)) is not None and roi.shape is not None and roi.shape != [0]:
         return "it resizes a region of some axes"
     for index, rest in ((2, [1.0] * len(shape)), (3, [*shape])):
-        known = constant(given(node, index))
+        known = writing.constant(given(node, index))
         if given(node, index) is None or (known is not None and not known.size):
             continue
         others = [x for i, x in enumerate(rest) if i not in positions]
@@ -204,7 +195,7 @@ def constant_value(node: ir.Node, emit: Emit) -> str | None:
 
 def dropout(node: ir.Node, emit: Emit) -> str | None:
     """At inference it passes its input on."""
-    training = constant(given(node, 2))
+    training = writing.constant(given(node, 2))
     if given(node, 2) is not None and (training is None or training.any()):
         return "it drops at random"
     if any(each.uses() or each.is_graph_output() for each in node.outputs[1:]):

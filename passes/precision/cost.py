@@ -12,9 +12,6 @@ def narrow_cost(precision: str, difference: Difference) -> Note:
     """
     changed = f"{difference.changed_predictions} of {difference.samples} predictions changed"
     reason = f"{precision} costs {difference.max_rel:.1e} of the output's range, {changed}"
-    figures = {
-        "max_rel": difference.max_rel,
-        "changed_predictions": difference.changed_predictions,
-    }
+    figures = {"max_rel": difference.max_rel, "changed_predictions": difference.changed_predictions}
     where = difference.where or "outputs"
     return Note("narrow-cost", where, "info", reason, difference.samples, figures=figures)

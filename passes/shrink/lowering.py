@@ -21,16 +21,10 @@ import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.core.records import Note
+from prunedeploy.passes import names as naming
 from prunedeploy.passes.analysis.axes import static_size
 from prunedeploy.passes.analysis.facts import constant_array
-from prunedeploy.passes.names import (
-    add_initializer,
-    graph_of,
-    names,
-    replace_input,
-    replace_value,
-    unused,
-)
+from prunedeploy.passes.names import add_initializer, graph_of, names, replace_input, replace_value
 from prunedeploy.passes.operators.channelwise import EPSILON
 from prunedeploy.passes.operators.norms import WIDTH, normalised_axes, old_width
 from prunedeploy.reference.opsets import opset
@@ -108,7 +102,7 @@ class _Writer:
         return add_initializer(self.graph, self._name(what), np.array(number, dtype))
 
     def _name(self, what: str) -> str:
-        return unused(f"{self.norm.name or self.norm.outputs[0].name}.{what}", self.taken)
+        return naming.unused(f"{self.norm.name or self.norm.outputs[0].name}.{what}", self.taken)
 
 
 def _write_out(write: _Writer, r: float) -> None:

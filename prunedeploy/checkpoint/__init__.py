@@ -99,10 +99,7 @@ def load(
 
 
 def weights(
-    path: str | Path,
-    trust: bool = False,
-    mask: str | Path | None = None,
-    name: str | None = None,
+    path: str | Path, trust: bool = False, mask: str | Path | None = None, name: str | None = None
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The weights alone, masks applied, under the names of the file; and what it held.
 

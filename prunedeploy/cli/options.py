@@ -46,8 +46,7 @@ Output = Annotated[
     typer.Option("-o", "--output", metavar="PATH", help="Write the result to this path."),
 ]
 Remote = Annotated[
-    str | None,
-    typer.Option(metavar="USER@HOST", help="Do the work on this machine, over SSH."),
+    str | None, typer.Option(metavar="USER@HOST", help="Do the work on this machine, over SSH.")
 ]
 SshOption = Annotated[
     list[str] | None,

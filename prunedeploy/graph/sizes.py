@@ -34,10 +34,7 @@ class Spec(Protocol):
 
 
 def resolve(
-    inputs: Iterable[Spec],
-    batch: int,
-    size: int,
-    known: Mapping[str, int] | None = None,
+    inputs: Iterable[Spec], batch: int, size: int, known: Mapping[str, int] | None = None
 ) -> dict[str, tuple[int, ...]]:
     """The shape of every input, once its open sizes are chosen.
 

@@ -379,8 +379,5 @@ def _check_labels(images: Labelled, classes: int) -> None:
 
 
 def _accuracy(dense: Array, predictions: Array, labels: Array) -> Accuracy:
-    correct, changed = (
-        np.count_nonzero(predictions == labels),
-        np.count_nonzero(predictions != dense),
-    )
-    return Accuracy(len(labels), int(correct), int(changed))
+    correct = np.count_nonzero(predictions == labels)
+    return Accuracy(len(labels), int(correct), int(np.count_nonzero(predictions != dense)))

@@ -31,9 +31,9 @@ class Table:
     kernels: Mapping[str, Efficiency]
     far: float
     overhead: float
-    sync: float
-    start: float
-    source: str
+    sync: float = 0.0
+    start: float = 0.0
+    source: str = ""
 
 
 # The next two come from ``benchmarks/predict.py --fit``, by least squares over the layers of seven
@@ -59,7 +59,6 @@ ORT = Table(
     far=0.75,
     overhead=2.02e-06,
     sync=4.67e-06,
-    start=0.0,
     source=FITTED,
 )
 SPARSE = Table(
@@ -84,7 +83,6 @@ SPARSE = Table(
     far=0.45,
     overhead=7.1e-07,
     sync=3.53e-06,
-    start=0.0,
     source=FITTED,
 )
 
@@ -101,7 +99,6 @@ GPU = Table(
     },
     far=0.7,
     overhead=6e-6,
-    sync=0.0,
     start=2e-5,
     source="assumed, no GPU was measured",
 )

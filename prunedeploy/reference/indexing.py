@@ -7,20 +7,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy.reference.table import (
-    Kernel,
-    Numbers,
-    Table,
-    along,
-    has,
-    integer,
-    integers,
-    listed,
-    same,
-    text,
-    withdrawn,
-    within,
-)
+from prunedeploy.reference import table
+from prunedeploy.reference.table import Numbers, along, has, integer, integers, listed, same, within
 
 COMBINE: dict[str, Any] = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
 
@@ -64,7 +52,7 @@ def _gather_nd(node: ir.Node, x: Numbers, indices: Numbers) -> Numbers:
 
 def _combined(node: ir.Node, y: Numbers, positions: Any, updates: Numbers) -> Numbers:
     """``updates`` written to ``positions``; a later update replaces an earlier one, or joins it."""
-    how = text(node, "reduction", "none")
+    how = table.text(node, "reduction", "none")
     if how == "none":
         y[positions] = updates
     elif how in COMBINE:
@@ -95,7 +83,7 @@ def _tensor_scatter(
     y, size, count = past.copy(), past.shape[axis], update.shape[axis]
     for sample, start in enumerate(listed(first)):
         rows = start + np.arange(count)
-        if text(node, "mode", "linear") == "circular":
+        if table.text(node, "mode", "linear") == "circular":
             rows %= size
         np.moveaxis(y[sample], axis - 1, 0)[rows] = np.moveaxis(update[sample], axis - 1, 0)
     return y
@@ -144,7 +132,7 @@ def _unique(node: ir.Node, x: Numbers) -> tuple[Numbers, ...]:
     return y, *(indices.reshape(-1).astype(np.int64) for indices in (first, inverse, counts))
 
 
-def _one_hot(negative: bool) -> Kernel:
+def _one_hot(negative: bool) -> table.Kernel:
     """``negative``: indices count from the back below zero, as they do from opset 11 on."""
 
     def run(node: ir.Node, indices: Numbers, depth: Numbers, values: Numbers) -> Any:
@@ -228,7 +216,7 @@ def _reverse_sequence(node: ir.Node, x: Numbers, lengths: Numbers) -> Numbers:
     return y
 
 
-TABLE: Table = {
+TABLE: table.Table = {
     "Compress": same(_compress, 9, 11, 28),
     "Gather": same(_gather, 1, 11, 13),
     "GatherElements": same(_gather_elements, 11, 13),
@@ -236,7 +224,7 @@ TABLE: Table = {
     "NonZero": same(_non_zero, 9, 13),
     "OneHot": same(_one_hot(negative=False), 9) | same(_one_hot(negative=True), 11, 28),
     "ReverseSequence": same(_reverse_sequence, 10, 28),
-    "Scatter": same(_scatter_elements, 9) | withdrawn(11),
+    "Scatter": same(_scatter_elements, 9) | table.withdrawn(11),
     "ScatterElements": same(_scatter_elements, 11, 13, 16, 18),
     "ScatterND": same(_scatter_nd, 11, 13, 16, 18),
     "Slice": same(_slice_attributes, 1) | same(_slice, 10, 11, 13),

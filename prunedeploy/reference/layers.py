@@ -9,14 +9,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.lib.stride_tricks import sliding_window_view
 
+from prunedeploy.reference import torch_kernels
 from prunedeploy.reference.on_torch import on_torch
 from prunedeploy.reference.table import Numbers, Table, integer, integers, number, same, text
-from prunedeploy.reference.torch_kernels import (
-    convolution,
-    transposed_convolution,
-    transposed_pads,
-    window,
-)
+from prunedeploy.reference.torch_kernels import convolution, transposed_convolution, window
 
 
 def convolve(node: ir.Node, x: Numbers, w: Numbers, b: Numbers | None = None) -> Any:
@@ -72,7 +68,7 @@ def _scattered(node: ir.Node, x: Numbers, w: Numbers, b: Numbers | None) -> Numb
         positions: Any = (..., *(slice(t * d, t * d + (n - 1) * s + 1, s) for t, d, s, n in each))
         y[positions] += product
     y = y.reshape(len(x), group * w.shape[1], *whole)
-    pads = transposed_pads(node, size, whole, strides)
+    pads = torch_kernels.transposed_pads(node, size, whole, strides)
     for axis in range(rank):  # a negative pad adds zeros
         begin, end, n = pads[axis], pads[rank + axis], whole[axis]
         y = y.take(range(max(begin, 0), n - max(end, 0)), 2 + axis)

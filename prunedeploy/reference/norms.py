@@ -8,16 +8,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy.reference.table import (
-    Numbers,
-    Table,
-    integer,
-    integers,
-    number,
-    same,
-    wanted,
-    within,
-)
+from prunedeploy.reference import table
+from prunedeploy.reference.table import Numbers, Table, integer, integers, number, same, within
 
 EPSILON = 1e-5
 
@@ -59,7 +51,7 @@ def _training(
 
 def _batch_norm_by_outputs(node: ir.Node, *inputs: Numbers) -> Any:
     """BatchNormalization before opset 14: five outputs mean training, one means inference."""
-    count = sum(wanted(node, i) for i in range(len(node.outputs)))
+    count = sum(table.wanted(node, i) for i in range(len(node.outputs)))
     if count == 1:
         return _inference(node, *inputs)
     if count != 5:

@@ -125,11 +125,7 @@ def _columns(vector: Numbers | None) -> tuple[int, ...]:
 
 
 def _matmul_integer(
-    _: ir.Node,
-    a: Numbers,
-    b: Numbers,
-    a_zero: Numbers | None = None,
-    b_zero: Numbers | None = None,
+    _: ir.Node, a: Numbers, b: Numbers, a_zero: Numbers | None = None, b_zero: Numbers | None = None
 ) -> Any:
     product = np.matmul(_less(a, a_zero, _rows(a_zero)), _less(b, b_zero, _columns(b_zero)))
     return product.astype(np.int64).astype(np.int32)

@@ -9,17 +9,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy.reference.table import (
-    Kernel,
-    Numbers,
-    Table,
-    Versions,
-    integer,
-    integers,
-    listed,
-    same,
-    within,
-)
+from prunedeploy.reference import table
+from prunedeploy.reference.table import Kernel, Numbers, Table, Versions, integer, same, within
 
 # An array, the axes to reduce, whether they stay with length one.
 Reduce = Callable[[Numbers, tuple[int, ...], bool], Any]
@@ -29,7 +20,7 @@ def _by_attribute(reduce: Reduce) -> Kernel:
     """The axes are an attribute; without it all of them."""
 
     def run(node: ir.Node, x: Numbers) -> Numbers:
-        axes = integers(node, "axes") or list(range(x.ndim))
+        axes = table.integers(node, "axes") or list(range(x.ndim))
         return _reduced(node, reduce, x, axes)
 
     return run
@@ -39,7 +30,7 @@ def _by_input(reduce: Reduce) -> Kernel:
     """The axes are an input; without it, or where it is empty, all or none of them."""
 
     def run(node: ir.Node, x: Numbers, axes: Numbers | None = None) -> Numbers:
-        chosen = [] if axes is None else listed(axes)
+        chosen = [] if axes is None else table.listed(axes)
         if not chosen and not integer(node, "noop_with_empty_axes", 0):
             chosen = list(range(x.ndim))
         return _reduced(node, reduce, x, chosen)

@@ -13,20 +13,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy.reference.table import (
-    Numbers,
-    Table,
-    along,
-    has,
-    integer,
-    integers,
-    listed,
-    number,
-    same,
-    text,
-    withdrawn,
-    within,
-)
+from prunedeploy.reference import table
+from prunedeploy.reference.table import Numbers, Table, along, has, integer, number, same, text
 
 F32 = np.float32
 
@@ -184,15 +172,15 @@ def _along(x: Numbers, taps: Taps, axis: int) -> Numbers:
 
 def _axes(node: ir.Node, x: Numbers, roi: Any, scales: Any, sizes: Any) -> dict[int, Axis]:
     """The axes to resize, ``axes`` of them from opset 18 on, all before."""
-    chosen = integers(node, "axes") if has(node, "axes") else list(range(x.ndim))
-    chosen = [within(axis, x.ndim) for axis in chosen]
+    chosen = table.integers(node, "axes") if has(node, "axes") else list(range(x.ndim))
+    chosen = [table.within(axis, x.ndim) for axis in chosen]
     whole = [0.0] * len(chosen) + [1.0] * len(chosen)
     parts = whole if roi is None or not roi.size else [float(r) for r in roi]
     if text(node, "coordinate_transformation_mode", "") != "tf_crop_and_resize":
         parts = whole
     starts, ends = parts[: len(chosen)], parts[len(chosen) :]
     if sizes is not None and sizes.size:
-        return _by_sizes(node, x, chosen, listed(sizes), starts, ends)
+        return _by_sizes(node, x, chosen, table.listed(sizes), starts, ends)
     if scales is None or scales.size != len(chosen):
         raise ValueError("neither scales nor sizes for every axis")
     axes_by_index = {}
@@ -294,5 +282,5 @@ TABLE: Table = {
     | same(_resize(OF_11), 11)
     | same(_resize(COORDINATES), 13, 18)
     | same(_resize(OF_19), 19),
-    "Upsample": same(_old_attribute, 7) | same(_old, 9) | withdrawn(10),
+    "Upsample": same(_old_attribute, 7) | same(_old, 9) | table.withdrawn(10),
 }

@@ -8,19 +8,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from prunedeploy.reference.table import (
-    Numbers,
-    Table,
-    has,
-    integer,
-    integers,
-    listed,
-    number,
-    same,
-    text,
-    wanted,
-    within,
-)
+from prunedeploy.reference import table
+from prunedeploy.reference.table import Numbers, has, integer, integers, listed, same, text, within
 
 
 def _identity(_: ir.Node, x: Any) -> Any:
@@ -247,7 +236,7 @@ def cropped_pad(x: Numbers, pads: list[int], axes: list[int], mode: str, value: 
 
 
 def _pad_attributes(node: ir.Node, x: Numbers) -> Numbers:
-    value, pads = number(node, "value", 0.0), integers(node, "pads")
+    value, pads = table.number(node, "value", 0.0), integers(node, "pads")
     return cropped_pad(x, pads, list(range(x.ndim)), text(node, "mode", "constant"), value)
 
 
@@ -265,7 +254,7 @@ def _pad(
 
 def _dropout(node: ir.Node, x: Numbers) -> tuple[Any, ...]:
     """Dropout before opset 12: drops nothing; ONNX does not define its mask."""
-    mask = node.outputs[1] if wanted(node, 1) else None
+    mask = node.outputs[1] if table.wanted(node, 1) else None
     if mask is not None and (mask.uses() or mask.is_graph_output()):
         raise ValueError("its mask is read, which is not defined where nothing is dropped")
     return (x, None)
@@ -284,7 +273,7 @@ def _dropout_12(
 
 MOVING = (13, 21, 23, 24, 25)  # versions that brought types alone to operators that move elements
 
-TABLE: Table = {
+TABLE: table.Table = {
     "CenterCropPad": same(_center_crop_pad, 18),
     "Concat": same(_concat, 4, 11, 13),
     "Constant": same(_constant, 1, 9, 11, 12, 13, 19, 21, 23, 24, 25),

@@ -9,18 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.lib.stride_tricks import sliding_window_view
 
+from prunedeploy.reference import table
 from prunedeploy.reference.reductions import log_softmax
-from prunedeploy.reference.table import (
-    Kernel,
-    Numbers,
-    Table,
-    has,
-    integer,
-    same,
-    text,
-    wanted,
-    within,
-)
+from prunedeploy.reference.table import Kernel, Numbers, Table, has, integer, same, text, wanted
 
 
 def _complex(x: Numbers) -> Numbers:
@@ -34,7 +25,7 @@ def _parts(x: Numbers, like: Numbers) -> Numbers:
 
 
 def _fourier(node: ir.Node, x: Numbers, length: Numbers | None, axis: int) -> Numbers:
-    along = within(axis, x.ndim)
+    along = table.within(axis, x.ndim)
     if along == x.ndim - 1:
         raise ValueError("a transform along the axis of real and imaginary parts")
     one_sided, inverse = integer(node, "onesided", 0), integer(node, "inverse", 0)

@@ -14,19 +14,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.lib.stride_tricks import sliding_window_view
 
+from prunedeploy.reference import table
 from prunedeploy.reference.on_torch import on_torch
-from prunedeploy.reference.table import (
-    Kernel,
-    Numbers,
-    Table,
-    along,
-    integer,
-    integers,
-    number,
-    same,
-    text,
-    wanted,
-)
+from prunedeploy.reference.table import Kernel, Numbers, Table, integer, integers, same, wanted
 from prunedeploy.reference.torch_kernels import average_pool, max_pool, window
 
 
@@ -125,7 +115,7 @@ def _indices(node: ir.Node, x: Numbers, layout: Windows, first: Numbers) -> Any:
     rank, size = len(layout.kernel), list(x.shape[2:])
     positions = []
     for axis, tap in enumerate(taps):
-        start = along(np.arange(layout.out[axis]), 2 + axis, x.ndim) * layout.strides[axis]
+        start = table.along(np.arange(layout.out[axis]), 2 + axis, x.ndim) * layout.strides[axis]
         positions.append(start + tap * layout.dilations[axis] - layout.begins[axis])
     order = range(rank) if integer(node, "storage_order", 0) == 0 else reversed(range(rank))
     index: Numbers = np.zeros(first.shape, np.int64)
@@ -196,7 +186,7 @@ def _max_unpool(
 def _max_roi_pool(node: ir.Node, x: Numbers, rois: Numbers) -> Numbers:
     """Regions on whole pixels, both ends included; bins may overlap (Girshick, 2015)."""
     high, wide = integers(node, "pooled_shape")
-    scale = number(node, "spatial_scale", 1.0)
+    scale = table.number(node, "spatial_scale", 1.0)
     y = np.zeros((len(rois), x.shape[1], high, wide), x.dtype)
     for index, (image, *corners) in enumerate(rois.tolist()):
         left, top, right, bottom = (math.floor(c * scale + 0.5) for c in corners)
@@ -240,7 +230,7 @@ def _same_pads_only(kernel: Kernel) -> Kernel:
     """Refuse an ``auto_pad`` that ONNX does not define."""
 
     def run(node: ir.Node, *inputs: Any) -> Any:
-        auto = text(node, "auto_pad", "NOTSET")
+        auto = table.text(node, "auto_pad", "NOTSET")
         if auto not in ("", "NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
             raise ValueError(f"auto_pad {auto!r} is not known")
         return kernel(node, *inputs)

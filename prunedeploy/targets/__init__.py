@@ -11,20 +11,9 @@ from prunedeploy.targets.target import ISA_FLAGS, LANES, PRECISIONS, Peak, Targe
 from prunedeploy.targets.user import user_targets
 
 __all__ = [
-    "ISA_FLAGS",
-    "LANES",
-    "PRECISIONS",
-    "TARGETS",
-    "Peak",
-    "Target",
-    "Toolchain",
-    "by_name",
-    "cores",
-    "gpus",
-    "host_isa",
-    "targets",
-    "why_not_here",
-]
+    "ISA_FLAGS", "LANES", "PRECISIONS", "TARGETS", "Peak", "Target", "Toolchain", "by_name",
+    "cores", "gpus", "host_isa", "targets", "why_not_here",
+]  # fmt: skip
 
 
 def targets() -> tuple[Target, ...]:

@@ -58,7 +58,10 @@ def _x86(name: str, what: str, isa: tuple[str, ...], multiple: int, macs: float)
 
 
 def _server(
-    *identity: str, runtimes: tuple[str, ...], peaks: tuple[Peak, ...], **rest: Any
+    *identity: str,
+    peaks: tuple[Peak, ...],
+    runtimes: tuple[str, ...] = RTX_RUNTIMES,
+    **rest: Any,
 ) -> Target:
     """A GPU in an x86 machine, whatever its processor: ``identity`` is name, words, capability.
 
@@ -139,7 +142,6 @@ TARGETS: tuple[Target, ...] = (
     ),
     _server(
         *("rtx2080ti", "a Turing GPU", "7.5"),
-        runtimes=RTX_RUNTIMES,
         peaks=_peaks(float32=13.4e12, float16=53.8e12, int8=215e12),
         bytes_per_second=616e9,
         cache_bytes=5.5e6,
@@ -147,7 +149,6 @@ TARGETS: tuple[Target, ...] = (
     ),
     _server(
         *("t4", "a Turing GPU of data centres", "7.5"),
-        runtimes=RTX_RUNTIMES,
         peaks=_peaks(float32=8.1e12, float16=65e12, int8=130e12),
         bytes_per_second=320e9,
         cache_bytes=4 << 20,
@@ -155,7 +156,6 @@ TARGETS: tuple[Target, ...] = (
     ),
     _server(
         *("a100", "an Ampere GPU of data centres (SXM, 80 GB)", "8.0"),
-        runtimes=RTX_RUNTIMES,
         peaks=_peaks(
             float64=9.7e12,
             float32=19.5e12,
@@ -170,7 +170,6 @@ TARGETS: tuple[Target, ...] = (
     ),
     _server(
         *("a10", "an Ampere GPU of data centres (24 GB)", "8.6"),
-        runtimes=RTX_RUNTIMES,
         peaks=_peaks(float32=31.2e12, tf32=62.5e12, bfloat16=125e12, float16=125e12, int8=250e12),
         bytes_per_second=600e9,
         cache_bytes=6 << 20,
@@ -178,7 +177,6 @@ TARGETS: tuple[Target, ...] = (
     ),
     _server(
         *("l4", "an Ada GPU of data centres", "8.9"),
-        runtimes=RTX_RUNTIMES,
         peaks=_peaks(float32=30.3e12, tf32=60e12, bfloat16=121e12, float16=121e12, int8=242.5e12),
         bytes_per_second=300e9,
         cache_bytes=48 << 20,

@@ -16,17 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prunedeploy.reference.torch_kernels import pad
+from prunedeploy.to_torch import values
 from prunedeploy.to_torch.operators import Operator
-from prunedeploy.to_torch.values import (
-    CannotExpress,
-    Known,
-    Value,
-    axes_of,
-    ints,
-    known,
-    numbers,
-    tensor,
-)
+from prunedeploy.to_torch.values import CannotExpress, Known, Value, axes_of, ints, known, tensor
 
 LINEAR = ("half_pixel", "pytorch_half_pixel", "align_corners")
 
@@ -163,7 +155,7 @@ def _pad(node: ir.Node, x: Tensor, *rest: Value) -> Tensor:
     inputs = (x, *rest)
     given = _listed(node, inputs, "pads", 1) or []
     axes = ints(inputs[3]) if len(inputs) > 3 and inputs[3] is not None else range(x.dim())
-    value = numbers(inputs[2]) if len(inputs) > 2 and inputs[2] is not None else None
+    value = values.numbers(inputs[2]) if len(inputs) > 2 and inputs[2] is not None else None
     fill = value[0] if value else node.attributes.get_float("value", 0.0)
     mode = node.attributes.get_string("mode", "constant")
     full = [0] * (2 * x.dim())
@@ -231,7 +223,7 @@ def _resize(node: ir.Node, x: Tensor, *rest: Value) -> Tensor:
     where = text("coordinate_transformation_mode", "half_pixel")
     sizes = ints(rest[2]) if len(rest) > 2 and rest[2] is not None else None
     if sizes is None:
-        factors = numbers(rest[1] if len(rest) > 1 else None)
+        factors = values.numbers(rest[1] if len(rest) > 1 else None)
         if any(f != int(f) for f in factors):
             raise CannotExpress("scales that are no whole numbers")
         sizes = [n * int(f) for n, f in zip(x.shape, factors, strict=True)]

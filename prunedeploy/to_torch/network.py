@@ -16,17 +16,10 @@ from torch import Tensor, nn
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.passes.analysis.liveness import layers_of
+from prunedeploy.to_torch import values as written
 from prunedeploy.to_torch.layouts import LAYOUTS, ON_KNOWN, TAKES_KNOWN
 from prunedeploy.to_torch.operators import OPERATORS
-from prunedeploy.to_torch.values import (
-    CannotExpress,
-    Known,
-    Value,
-    known,
-    of_array,
-    tensor,
-    tensors,
-)
+from prunedeploy.to_torch.values import CannotExpress, Known, Value, known, tensor, tensors
 
 LONGEST = 4096  # elements of a constant that an operator may ask to know beforehand
 
@@ -60,7 +53,7 @@ class Network(nn.Module):
             trains = trains and bool(np.isfinite(array).all())
             small = not trains and array.size <= LONGEST
             owner, key = _owner(self, path)
-            value = of_array(array)
+            value = written.of_array(array)
             if trains:
                 owner.register_parameter(key, nn.Parameter(value))
             else:

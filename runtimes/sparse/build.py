@@ -97,7 +97,11 @@ def project_of(
     _check_batched(plans, outputs)
     blocks = BlockCache()
     isa = compiling.isa_of(target)
-    measured = _measured(plans, target, tools, threads, options, blocks)
+    measured: list[dict[str, Schedule]] = [{} for _ in plans]
+    # where the target's code cannot be run here nothing is measured
+    if tools is not None and options.tune != "none" and targets.why_not_here(target) is None:
+        given = (tools, threads, options.tune, options.progress, blocks, options.blocks)
+        measured = [schedules(plan, *given) for plan in plans]
     if level := options.accuracy_level:
         pairs = zip(plans, measured, strict=True)
         measured = [limit_rounding(*pair, isa, threads, level, blocks) for pair in pairs]
@@ -111,23 +115,6 @@ def project_of(
         blocks=blocks,
     )
     return _emit(plans, emitted, options.progress), threads
-
-
-def _measured(
-    plans: list[Plan],
-    target: Target,
-    tools: compiling.Toolchain | None,
-    threads: int,
-    options: BuildOptions,
-    blocks: BlockCache,
-) -> list[dict[str, Schedule]]:
-    """For each plan what tuning chose; nothing where the target's code cannot be run here."""
-    if tools is None or options.tune == "none" or targets.why_not_here(target) is not None:
-        return [{} for _ in plans]
-    return [
-        schedules(plan, tools, threads, options.tune, options.progress, blocks, options.blocks)
-        for plan in plans
-    ]
 
 
 def _emit(plans: list[Plan], options: projects.Options, progress: Progress) -> projects.Project:

@@ -13,7 +13,7 @@ from prunedeploy.targets import LANES
 
 @dataclass(frozen=True)
 class Isa:
-    """One instruction set.
+    """One instruction set; the defaults are what any processor has.
 
     Args:
         name: as targets, manifests and engines name it.
@@ -35,10 +35,10 @@ class Isa:
 
     name: str
     lanes: int
-    registers: int
-    accumulators: int
-    matmul_tile: tuple[int, int]
-    fma_pipes: float
+    registers: int = 16
+    accumulators: int = 12
+    matmul_tile: tuple[int, int] = (4, 2)
+    fma_pipes: float = 1.0
     flags: tuple[str, ...] = ()
     zig_flags: tuple[str, ...] = ()
     zig_core: str = ""
@@ -100,24 +100,8 @@ ISAS: dict[str, Isa] = {
             needs=("neon",),
         ),
         # vectors of four floats, of which the compiler makes what the processor has
-        Isa(
-            "generic",
-            lanes=4,
-            registers=16,
-            accumulators=12,
-            matmul_tile=(4, 2),
-            fma_pipes=1.0,
-            x86=True,
-        ),
+        Isa("generic", lanes=4, x86=True),
         # the same with every vector a single float: the kernels as plain C, for tests
-        Isa(
-            "scalar",
-            lanes=1,
-            registers=16,
-            accumulators=12,
-            matmul_tile=(4, 2),
-            fma_pipes=1.0,
-            flags=("-DPD_SCALAR",),
-        ),
+        Isa("scalar", lanes=1, flags=("-DPD_SCALAR",)),
     )
 }

@@ -71,8 +71,7 @@ def build(
         ),
     ] = 0,
     tune: Annotated[
-        Tune,
-        typer.Option(help="How thoroughly to measure the schedules of its layers."),
+        Tune, typer.Option(help="How thoroughly to measure the schedules of its layers.")
     ] = "quick",
     within: Annotated[
         float | None,

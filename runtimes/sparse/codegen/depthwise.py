@@ -6,7 +6,7 @@ import numpy as np
 
 from prunedeploy.runtimes.sparse.codegen._activation import bounds, instance
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
-from prunedeploy.runtimes.sparse.codegen.tiled import phases
+from prunedeploy.runtimes.sparse.codegen.tiled import HEADERS, phases
 from prunedeploy.runtimes.sparse.codegen.views import record
 from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.plan.steps import Conv
@@ -21,7 +21,6 @@ from prunedeploy.runtimes.sparse.schedule.schedule import (
 
 MAX_TAPS = 49  # that the kernel writes out one by one: 7 x 7
 TALL = 4  # rows of pixels computed at once, PD_TALL in C
-HEADERS = ("conv.h", "functions.h")
 BAND = 24 * 1024  # bytes of a packed channel, to stay in the first-level cache
 
 
@@ -59,27 +58,20 @@ def _masked(step: Conv, context: Context) -> Code:
     block = inside(step)
     columns = [(k * step.dilations[1] - step.pads[1]) * block for k in range(width)]
     every = step.strides[1] if block == 1 else 1  # elements from one pixel that is read to the next
+    across = step.x.shape[3] * block
     listed = ", ".join(map(str, columns))
     settings = {
         "COUNT": str(height * width),
         "ACROSS": str(width),
         "COLUMNS": f"{{{listed}}}",
         "BODY": _body(_windows(step)),
-        "WIDTH": str(step.x.shape[3] * block),
+        "WIDTH": str(across),
         "STEP": str(step.strides[1]),
         "EVERY": str(every),
         "ROW_STEP": str(step.strides[0]),
         "TOP": str(step.pads[0]),
     }
-    numbers = (
-        step.x.shape[3] * block,
-        every,
-        *step.strides,
-        *step.dilations,
-        *step.pads[:2],
-        height,
-        width,
-    )
+    numbers = (across, every, *step.strides, *step.dilations, *step.pads[:2], height, width)
     name, top = instance(
         "pd_depthwise_masked_" + "_".join(map(str, numbers)), "depthwise_masked.h", settings, step
     )

@@ -15,6 +15,7 @@ from prunedeploy.runtimes.sparse.plan.steps import UNIT, Conv
 from prunedeploy.runtimes.sparse.schedule import schedule as schedules
 from prunedeploy.runtimes.sparse.schedule.schedule import Schedule, geometry
 
+HEADERS = ("conv.h", "functions.h")
 LOG_UNIT = {1: 0, 16: 4}  # log2 of what offsets count in
 
 
@@ -36,15 +37,7 @@ def emit(step: Conv, context: Context, schedule: Schedule, kernel: Kernel) -> Co
     spilled_rows = max(spilled_rows, kernel.spilled_rows(step, schedule))
     scratch = size + spilled_rows * schedule.elements
     needed = kernel.cycles(step, schedule, context.scope)
-    return Code(
-        body,
-        (top,),
-        ("conv.h", "functions.h"),
-        scratch,
-        kernel.describe(schedule),
-        needed,
-        kernel.name,
-    )
+    return Code(body, (top,), HEADERS, scratch, kernel.describe(schedule), needed, kernel.name)
 
 
 def _function(
@@ -164,10 +157,4 @@ def _part(part: Part, context: Context) -> tuple[int, ...]:
     row_segments = part.row_segments
     if part.code is not None:
         row_segments = relocated(row_segments, context.code.add(part.code))
-    return (
-        len(row_segments),
-        part.first,
-        store(row_segments),
-        store(part.offsets),
-        store(part.weights),
-    )
+    return len(row_segments), part.first, *map(store, (row_segments, part.offsets, part.weights))

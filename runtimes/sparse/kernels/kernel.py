@@ -32,7 +32,6 @@ class Kernel:
 
     Args:
         name: as schedules, reports and ``layers.json`` name it.
-        header: its template in ``c/``.
         candidates: the schedules worth a thought for a layer; none where it is not for the layer.
         cycles: what the cost model says that the busiest thread needs.
         emit: the C of a layer with a schedule of this kernel.
@@ -57,7 +56,6 @@ class Kernel:
     """
 
     name: str
-    header: str
     candidates: Callable[[Conv, Scope], Iterator[Schedule]]
     cycles: Callable[[Conv, Schedule, Scope], float]
     emit: Callable[[Conv, Context, Schedule, Kernel], Code]
@@ -80,6 +78,11 @@ class Kernel:
     winograd: bool = False
     skips_zeros: bool = False
     products: Callable[[Conv, Schedule], float] = lambda *_: 1.0
+
+    @property
+    def header(self) -> str:
+        """Its template in ``c/``."""
+        return f"{self.name}.h"
 
 
 def without_blocks(

@@ -25,7 +25,6 @@ KERNELS: dict[str, Kernel] = {
     for kernel in (
         Kernel(
             name="jit",
-            header="jit.h",
             candidates=jit.candidates,
             cycles=jit.cycles,
             emit=tiled.emit,
@@ -42,7 +41,6 @@ KERNELS: dict[str, Kernel] = {
         ),
         Kernel(
             name="mixed",
-            header="mixed.h",
             candidates=mixed.candidates,
             cycles=mixed.cycles,
             emit=tiled.emit,
@@ -54,7 +52,6 @@ KERNELS: dict[str, Kernel] = {
         ),
         Kernel(
             name="winograd",
-            header="winograd.h",
             candidates=winograd_1d.candidates,
             cycles=winograd_1d.cycles,
             emit=tiled.emit,
@@ -68,7 +65,6 @@ KERNELS: dict[str, Kernel] = {
         ),
         Kernel(
             name="rows",
-            header="rows.h",
             candidates=rows.candidates,
             cycles=rows.cycles,
             emit=tiled.emit,
@@ -80,7 +76,6 @@ KERNELS: dict[str, Kernel] = {
         ),
         Kernel(
             name="block",
-            header="block.h",
             candidates=block.candidates,
             cycles=block.cycles,
             emit=tiled.emit,
@@ -91,7 +86,6 @@ KERNELS: dict[str, Kernel] = {
         ),
         Kernel(
             name="winograd2d",
-            header="winograd2d.h",
             candidates=winograd_2d.candidates,
             cycles=winograd_2d.cycles,
             emit=winograd_2d_code.emit,

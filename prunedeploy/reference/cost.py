@@ -59,9 +59,9 @@ class Meter:
             OverBudgetError: they are too many.
         """
         self._held[fed] += count
-        self.foresee(what, 0, fed)
+        self.check(what, 0, fed)
 
-    def foresee(self, what: str, count: int, fed: bool) -> None:
+    def check(self, what: str, count: int, fed: bool) -> None:
         """Check that there is room for elements that are about to be made.
 
         Raises:
@@ -97,8 +97,8 @@ def foreseen(node: ir.Node, opsets: Mapping[str, int], arguments: Sequence[Any])
         arguments: its inputs, None for one that is left out.
     """
     given = [each for each in arguments if isinstance(each, np.ndarray)]
-    most = math.prod(max(1, each.size) for each in given)
-    if node.domain not in STANDARD or (most <= SMALL and node.op_type not in BY_VALUE):
+    largest = math.prod(max(1, each.size) for each in given)
+    if node.domain not in STANDARD or (largest <= SMALL and node.op_type not in BY_VALUE):
         return 0
     definition = schema(node.op_type, opsets.get("", 1))
     if definition is None:

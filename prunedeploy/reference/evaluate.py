@@ -108,7 +108,7 @@ class Evaluator:
         for index, (node, step) in enumerate(zip(self._model.graph, self._steps, strict=True)):
             arguments = [values[str(v.name)] if v is not None else None for v in node.inputs]
             self._meter.fed = fed = outer and node in self._fed
-            self._meter.foresee(label(node), foreseen(node, self._opsets, arguments), fed)
+            self._meter.check(label(node), foreseen(node, self._opsets, arguments), fed)
             results = _run(node, step, arguments, values)
             self._meter.fed = outer
             for output, result in zip(node.outputs, results, strict=False):
@@ -145,7 +145,7 @@ def evaluate_node(
     """
     opsets, meter = standard(imports), Meter(budget, 1)
     step = step_of(node, opsets, meter)
-    meter.foresee(label(node), foreseen(node, opsets, inputs), fed=False)
+    meter.check(label(node), foreseen(node, opsets, inputs), fed=False)
     return _run(node, step, list(inputs), {})
 
 

@@ -92,8 +92,6 @@ class OrtSession(api.Closing):
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = ERRORS_ONLY
         settings.intra_op_num_threads = options.threads
-        # processors without VNNI would saturate sums of uint8 x int8 products: exact first
-        settings.add_session_config_entry("session.x64quantprecision", "1")
         if options.shared:
             # idle worker threads otherwise spin on the cores that the next session needs
             settings.add_session_config_entry("session.force_spinning_stop", "1")

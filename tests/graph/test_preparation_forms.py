@@ -67,7 +67,7 @@ def test_sparse_tensors_that_make_no_sense(case: str) -> None:
         indices[-1] = {"beyond": 64, "negative": -1, "twice": 0}[case]
     stored.indices.CopyFrom(numpy_helper.from_array(indices, "i"))
     write(model([node("MatMul", ["x", "W"], ["y"])], [X8], [Y8], sparse_initializer=[stored]))
-    with pytest.raises(UserError, match="sparse tensor 'W'"):
+    with pytest.raises(UserError, match=r"sparse tensor(s, made| 'W')"):
         prunedeploy.inspect("net.onnx")
 
 

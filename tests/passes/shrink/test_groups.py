@@ -337,9 +337,9 @@ def test_a_constant_under_padding_of_a_map_of_any_size_stays() -> None:
 
 
 def test_a_planted_bug_in_what_idle_groups_read_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    gather = groups._gather
+    gather = groups._Writer.gather
     monkeypatch.setattr(
-        groups, "_gather", lambda graph, source, at, *rest: gather(graph, source, at[::-1], *rest)
+        groups._Writer, "gather", lambda self, source, at: gather(self, source, at[::-1])
     )
     with pytest.raises(PassError, match="changed the outputs"):
         shrink(starved(1, 7, 0.7))

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from prunedeploy.engines.opening import open
     from prunedeploy.inspection.inspect import Inspection, inspect
     from prunedeploy.measure.bench import bench
+    from prunedeploy.optimizing.optimize import OptimizeResult, optimize
     from prunedeploy.prediction.predict import predict, predict_all
     from prunedeploy.prediction.record import Prediction
     from prunedeploy.remote.device import remote_bench, remote_build
@@ -52,6 +53,7 @@ __version__ = "0.1.0"
 
 # Every public name and the module it lives in.
 _PUBLIC = {
+    "optimize": "prunedeploy.optimizing.optimize",
     "load": "prunedeploy.checkpoint",
     "export": "prunedeploy.shrinking.export",
     "shrink": "prunedeploy.shrinking.pipeline",
@@ -85,6 +87,7 @@ _PUBLIC = {
     "Manifest": "prunedeploy.core.records",
     "Measurement": "prunedeploy.core.records",
     "ModelStats": "prunedeploy.core.records",
+    "OptimizeResult": "prunedeploy.optimizing.optimize",
     "Note": "prunedeploy.core.records",
     "PassReport": "prunedeploy.core.records",
     "PassResult": "prunedeploy.core.records",
@@ -95,6 +98,7 @@ _PUBLIC = {
 }
 
 __all__ = [  # noqa: RUF022 - in the order of the main job
+    "optimize",
     "load",
     "export",
     "shrink",
@@ -128,6 +132,7 @@ __all__ = [  # noqa: RUF022 - in the order of the main job
     "Manifest",
     "Measurement",
     "ModelStats",
+    "OptimizeResult",
     "Note",
     "PassReport",
     "PassResult",

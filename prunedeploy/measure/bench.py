@@ -32,6 +32,7 @@ from prunedeploy.engines import building, engine_folder, opening, sources
 from prunedeploy.engines.request import Progress
 from prunedeploy.graph import input_range
 from prunedeploy.measure import labelled
+from prunedeploy.measure.busy import busy_share
 from prunedeploy.measure.environment import environment
 from prunedeploy.measure.labelled import Labelled
 from prunedeploy.measure.memory import peak_bytes
@@ -102,6 +103,7 @@ def bench(
             check_profiling(candidates, sessions[1:])
         inputs = _shared_inputs(everything)
         verdicts = _verdicts(everything, sessions, inputs, batch, seed, images, progress)
+        busy = busy_share()
         progress(f"timing {rounds} rounds")
         feeds = random_feeds(inputs, batch, seed)
         samples = interleave(sessions, feeds, rounds, warmup, seed)
@@ -135,6 +137,7 @@ def bench(
         environment(),
         profiles=profiles,
         predicted=predicted,
+        busy=busy,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prunedeploy.core.records import BenchResult, Measurement
 from prunedeploy.core.statistics import summary
+from prunedeploy.measure.busy import NOTABLE
 
 RUNTIMES = {"ort": "ONNX Runtime", "sparse": "the sparse runtime", "tensorrt": "TensorRT"}
 
@@ -45,6 +46,16 @@ def conditions(bench: BenchResult) -> str:
     return (
         f"{times}: {_runtime(best)} against {_runtime(base)} on the dense network, batch "
         f"{base.batch}, {threads}, {len(base.samples_ns)} runs of each in turn"
+    )
+
+
+def caution(bench: BenchResult) -> str:
+    """Say that the machine was busy, where that makes the times doubtful; else nothing."""
+    if bench.busy is None or bench.busy < NOTABLE:
+        return ""
+    return (
+        f"other programs took {bench.busy:.0%} of the processors just before: times are longer and "
+        "vary more than on an idle machine, and threads may lose to one"
     )
 
 

@@ -9,7 +9,7 @@ from markdown_it import MarkdownIt
 
 from prunedeploy.core.records import BenchResult
 from prunedeploy.reports import figures
-from prunedeploy.reports.headline import conditions, headline
+from prunedeploy.reports.headline import caution, conditions, headline
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1b1f24; --back: #ffffff; --soft: #eef1f4;
@@ -53,6 +53,8 @@ def page(text: str, measured: Sequence[BenchResult], commands: Sequence[str] = (
     if measured:
         parts.append(f"<p>{escape(conditions(measured[0]))}.</p>")
     for bench in measured:
+        if warning := caution(bench):
+            parts.append(f"<p><strong>Caution:</strong> {escape(warning)}.</p>")
         parts.append(figures.speeds(bench))
         for profile in bench.profiles:
             parts += [figures.layers(profile), figures.densities(profile)]

@@ -93,6 +93,12 @@ def test_a_page_is_whole_by_itself(timed):
     assert "8 ms to 2 ms: the sparse runtime against ONNX Runtime" in text
 
 
+def test_a_busy_machine_is_named(timed):
+    assert "Caution" not in page("", [dataclasses.replace(timed, busy=0.1)])
+    text = page("", [dataclasses.replace(timed, busy=0.62)])
+    assert "Caution:</strong> other programs took 62% of the processors" in text
+
+
 def test_figures_show_the_numbers(timed):
     drawings = re.findall(r"<svg.*?</svg>", page("", [timed]), re.DOTALL)
     trees = [ElementTree.fromstring(each) for each in drawings]

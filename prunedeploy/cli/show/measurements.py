@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from prunedeploy.cli.tables import count, share, size, table
 from prunedeploy.core.records import BenchResult, Profile
 from prunedeploy.prediction import text as forecasts
+from prunedeploy.reports.headline import caution
 
 
 def print_benchmark(done: BenchResult) -> None:
@@ -42,6 +45,7 @@ def print_benchmark(done: BenchResult) -> None:
         f"{done.kind}: batch {base.batch}, threads {base.threads or 'left to the runtime'}, "
         f"{len(base.samples_ns)} runs of each in turn"
     )
+    print_caution(done)
     for forecast, m in zip(done.predicted, (base, *done.candidates), strict=False):
         if forecast is not None:
             p50 = float(np.median(m.samples_ns)) / 1e6
@@ -49,6 +53,12 @@ def print_benchmark(done: BenchResult) -> None:
             print(f"{m.name}: {forecasts.line(forecast)}, {off} of the measured p50")
     for profile in done.profiles:
         _print_profile(profile)
+
+
+def print_caution(done: BenchResult) -> None:
+    """Warn where the machine was busy with other work."""
+    if warning := caution(done):
+        print(textwrap.fill(f"caution: {warning}", 80, subsequent_indent="  "))
 
 
 def _print_profile(profile: Profile) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
+from prunedeploy.cli.show.measurements import print_caution
 from prunedeploy.cli.show.next_steps import print_choice
 from prunedeploy.cli.tables import count, ratio, table
 from prunedeploy.optimizing.optimize import OptimizeResult
@@ -36,5 +37,7 @@ def print_optimized(done: OptimizeResult) -> None:
     ):
         if path is not None:
             print(f"{what:7} {path}")
+    if done.measured is not None:
+        print_caution(done.measured)
     print()
     print(textwrap.fill(f"{done.summary}.", WIDTH))

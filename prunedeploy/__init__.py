@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from prunedeploy.engines.opening import open
     from prunedeploy.inspection.inspect import Inspection, inspect
     from prunedeploy.measure.bench import bench
+    from prunedeploy.optimizing.optimize import OptimizeResult, optimize
     from prunedeploy.prediction.predict import predict, predict_all
     from prunedeploy.prediction.record import Prediction
     from prunedeploy.remote.device import remote_bench, remote_build
@@ -65,6 +66,7 @@ _MODULES = {
     "engines.opening": ("open",),
     "inspection.inspect": ("inspect", "Inspection"),
     "measure.bench": ("bench",),
+    "optimizing.optimize": ("optimize", "OptimizeResult"),
     "prediction.predict": ("predict", "predict_all"),
     "prediction.record": ("Prediction",),
     "remote.device": ("remote_bench", "remote_build"),
@@ -79,15 +81,15 @@ _MODULES = {
 _PUBLIC = {name: f"prunedeploy.{module}" for module, names in _MODULES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - in the order of the main job
-    "load", "export", "shrink", "apply_plan",
+    "optimize", "load", "export", "shrink", "apply_plan",
     "build", "emit_c", "write_bundle", "remote_build", "remote_bench",
     "open", "bench", "report",
     "inspect", "lower", "predict", "predict_all",
     "onnxruntime_library", "onnxruntime_model", "serve_repo",
     "Checkpoint", "Inspection", "Session", "SlicePlan", "UserError", "MissingExtra",
     "Accuracy", "BenchResult", "Difference", "Engine", "LowerResult", "Manifest", "Measurement",
-    "ModelStats", "Note", "PassReport", "PassResult", "Prediction", "Ratio", "ShrinkResult",
-    "TensorSpec",
+    "ModelStats", "Note", "OptimizeResult", "PassReport", "PassResult",
+    "Prediction", "Ratio", "ShrinkResult", "TensorSpec",
 ]  # fmt: skip
 
 

@@ -418,6 +418,8 @@ class BenchResult:
     """One interleaved run: the dense baseline and every candidate, in turn.
 
     ``predicted`` is what a model of the machine says of the baseline and of each candidate.
+    ``busy`` is the share of the processors' time that other programs took just before, None if not
+    known.
     """
 
     baseline: Measurement
@@ -427,3 +429,4 @@ class BenchResult:
     kind: Literal["measured"] = "measured"
     profiles: tuple[Profile, ...] = ()
     predicted: tuple[Forecast | None, ...] = ()
+    busy: float | None = None

@@ -23,6 +23,7 @@ from prunedeploy.engines import building, engine_folder, opening, sources
 from prunedeploy.engines.request import Progress
 from prunedeploy.graph import input_range
 from prunedeploy.measure import labelled
+from prunedeploy.measure.busy import busy_share
 from prunedeploy.measure.environment import environment
 from prunedeploy.measure.labelled import Labelled
 from prunedeploy.measure.memory import peak_bytes
@@ -93,6 +94,7 @@ def bench(
             check_profiling(candidates, sessions[1:])
         inputs = _shared_inputs(everything)
         verdicts = _verdicts(everything, sessions, inputs, batch, seed, images, progress)
+        busy = busy_share()
         progress(f"timing {rounds} rounds")
         feeds = random_feeds(inputs, batch, seed)
         samples = interleave(sessions, feeds, rounds, warmup, seed)
@@ -121,7 +123,10 @@ def bench(
     ratios = tuple(ratio(samples[0], times, seed) for times in samples[1:])
     dense_run, *others = measured
     return records.BenchResult(
-        dense_run, tuple(others), ratios, environment(), profiles=profiles, predicted=predicted
+        *(dense_run, tuple(others), ratios, environment()),
+        profiles=profiles,
+        predicted=predicted,
+        busy=busy,
     )
 
 

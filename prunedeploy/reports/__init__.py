@@ -1,1 +1,1 @@
-"""Reports of measurements, in Markdown."""
+"""Reports of results, in Markdown and as HTML pages."""

@@ -1,4 +1,4 @@
-"""Results of ``shrink`` and ``bench`` as one Markdown text. Nothing is timed here."""
+"""Results of ``shrink`` and ``bench`` as one report. Nothing is timed here."""
 
 from __future__ import annotations
 
@@ -25,21 +25,32 @@ from prunedeploy.prediction import text as forecasts
 from prunedeploy.prediction.record import Prediction
 from prunedeploy.remote.record import RemoteResult
 from prunedeploy.reports.device import forecast_section, remote_section
+from prunedeploy.reports.page import page
 
 Result = BenchResult | ShrinkResult | RemoteResult | Prediction
 Measured = BenchResult | RemoteResult | Prediction
 MAX_NAMED = 3  # named of one refusal; the others are counted
 
 
-def report(results: Sequence[str | Path | Result], output: str | Path | None = None) -> str:
-    """Put results into one Markdown text: models shrunk, measurements, predictions, refusals.
+def report(
+    results: Sequence[str | Path | Result],
+    output: str | Path | None = None,
+    *,
+    commands: Sequence[str] = (),
+) -> str:
+    """Put results into one report: models shrunk, measurements, predictions, refusals.
 
     Measurements and predictions of a shrunk model stand under its result; others stand alone.
 
     Args:
         results: records, or JSON files that ``shrink``, ``bench`` (with ``--remote`` too) and
             ``predict`` wrote.
-        output: a Markdown file to write as well.
+        output: a file to write as well: an HTML page with figures where its name ends in
+            ``.html``, the Markdown otherwise.
+        commands: the command lines that an HTML page shows.
+
+    Returns:
+        The report in Markdown.
 
     Raises:
         UserError: none given, a file is missing or holds something else, or ``output`` cannot
@@ -61,8 +72,10 @@ def report(results: Sequence[str | Path | Result], output: str | Path | None = N
     parts += [_section(x) for x in others if not any(_belongs(x, result) for result in shrunk)]
     text = "\n\n".join(part for part in parts if part) + "\n"
     if output is not None:
+        measured = [x for x in records if isinstance(x, BenchResult)]
+        is_page = Path(output).suffix.lower() in (".html", ".htm")
         with atomic_path(Path(output)) as file:
-            file.write_text(text)
+            file.write_text(page(text, measured, commands) if is_page else text, encoding="utf-8")
     return text
 
 

@@ -11,8 +11,10 @@ from prunedeploy.cli.commands.checkpoints import inspect, shrink
 from prunedeploy.cli.commands.machines import serve_repo, targets
 from prunedeploy.cli.commands.measuring import bench, report, run
 from prunedeploy.cli.commands.models import lower, predict
+from prunedeploy.cli.commands.optimizing import optimize
 
 COMMANDS = (  # in the order in which help lists them
+    optimize,
     inspect,
     shrink,
     lower,
@@ -55,7 +57,11 @@ def prunedeploy(
     """Make a trained sparse network run fast without changing what it computes.
 
     \b
-    From a checkpoint to a report, step by step:
+    From a checkpoint to the fastest engine and a report:
+      prunedeploy optimize checkpoint.pt
+
+    \b
+    The same, step by step:
       prunedeploy shrink checkpoint.pt          writes checkpoint.shrunk.onnx
       prunedeploy build                         builds an engine for this machine
       prunedeploy bench ENGINE -o result.json   times it beside the dense network

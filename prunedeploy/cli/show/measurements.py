@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from prunedeploy.cli.tables import count, say, share, size, table
 from prunedeploy.core.records import BenchResult, Profile
 from prunedeploy.core.statistics import summary
 from prunedeploy.prediction import text as forecasts
+from prunedeploy.reports.headline import caution
 
 
 def print_benchmark(done: BenchResult) -> None:
@@ -41,12 +44,19 @@ def print_benchmark(done: BenchResult) -> None:
         f"{done.kind}: batch {base.batch}, threads {base.threads or 'left to the runtime'}, "
         f"{len(base.samples_ns)} runs of each in turn"
     )
+    print_caution(done)
     for forecast, m in zip(done.predicted, (base, *done.candidates), strict=False):
         if forecast is not None:
             off = forecasts.error(forecast, summary(m).p50)
             say(f"{m.name}: {forecasts.line(forecast)}, {off} of the measured p50")
     for profile in done.profiles:
         _print_profile(profile)
+
+
+def print_caution(done: BenchResult) -> None:
+    """Warn where the machine was busy with other work."""
+    if warning := caution(done):
+        say(*textwrap.wrap(f"caution: {warning}", 80, subsequent_indent="  "))
 
 
 def _print_profile(profile: Profile) -> None:

@@ -1,0 +1,1 @@
+"""From a checkpoint or an ONNX file to the fastest engine and a report, in one call."""

@@ -1,0 +1,63 @@
+"""The result of a benchmark in one sentence."""
+
+from __future__ import annotations
+
+from prunedeploy.core.records import BenchResult, Measurement
+from prunedeploy.core.statistics import summary
+from prunedeploy.measure.busy import NOTABLE
+
+RUNTIMES = {"ort": "ONNX Runtime", "sparse": "the sparse runtime", "tensorrt": "TensorRT"}
+
+
+def fastest(bench: BenchResult) -> int:
+    """The index of the candidate with the highest speed relative to the baseline."""
+    return max(range(len(bench.candidates)), key=lambda i: bench.ratios[i].value)
+
+
+def headline(bench: BenchResult) -> str:
+    """Say how much faster the fastest candidate is, and how near its outputs are.
+
+    Example:
+        ``4.60x faster, the same predictions on 1,000 of 1,000 images, largest difference 2e-07``
+    """
+    best = fastest(bench)
+    gain, measured = bench.ratios[best], bench.candidates[best]
+    if gain.value >= 1:
+        speed = f"{gain.value:.2f}x faster"
+    else:
+        speed = f"slower: {gain.value:.2f}x the speed"
+    return f"{speed}, {_agreement(measured)}, largest difference {measured.difference.max_rel:.0e}"
+
+
+def _agreement(measured: Measurement) -> str:
+    accuracy, difference = measured.accuracy, measured.difference
+    if accuracy is None:
+        return f"outputs within the tolerance on {difference.samples:,} random inputs"
+    same = accuracy.samples - accuracy.changed_predictions
+    return f"the same predictions on {same:,} of {accuracy.samples:,} images"
+
+
+def conditions(bench: BenchResult) -> str:
+    """Say what was compared, and how: runtimes, median times, batch and threads."""
+    best = bench.candidates[fastest(bench)]
+    base = bench.baseline
+    times = f"{summary(base).p50:.3g} ms to {summary(best).p50:.3g} ms"
+    threads = f"{base.threads} thread{'s' * (base.threads != 1)}"
+    return (
+        f"{times}: {_runtime(best)} against {_runtime(base)} on the dense network, batch "
+        f"{base.batch}, {threads}, {len(base.samples_ns)} runs of each in turn"
+    )
+
+
+def caution(bench: BenchResult) -> str:
+    """Say that the machine was busy, where that makes the times doubtful; else nothing."""
+    if bench.busy is None or bench.busy < NOTABLE:
+        return ""
+    return (
+        f"other programs took {bench.busy:.0%} of the processors just before: times are longer and "
+        "vary more than on an idle machine, and threads may lose to one"
+    )
+
+
+def _runtime(measured: Measurement) -> str:
+    return RUNTIMES.get(measured.runtime, measured.runtime)

@@ -125,7 +125,7 @@ def test_usage_error_is_one_line(
 
 def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
-    assert "From a checkpoint to a report" in capsys.readouterr().out
+    assert "From a checkpoint to the fastest engine and a report" in capsys.readouterr().out
 
 
 # -- the lazy package ----------------------------------------------------------------------------

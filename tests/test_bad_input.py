@@ -360,7 +360,10 @@ def large_model(path: Path) -> Path:
 @pytest.mark.parametrize("name", ["build", "shrink"])
 @pytest.mark.parametrize(
     ("sent", "status", "said"),
-    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        pytest.param(signal.SIGTERM, 143, "terminated", marks=pytest.mark.slow),
+    ],
 )
 def test_ctrl_c_and_sigterm_leave_nothing_behind(
     tmp_path: Path, name: str, sent: signal.Signals, status: int, said: str

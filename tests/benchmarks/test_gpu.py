@@ -36,6 +36,7 @@ def test_without_a_gpu_it_says_so() -> None:
     assert "no CUDA GPU here" in done.stderr
 
 
+@pytest.mark.slow
 def test_both_networks_compute_the_same(gpu: ModuleType, tmp_path: Path) -> None:
     dense, shrunk = gpu.networks("resnet20", 0.5, tmp_path)
     x = torch.randn(2, 3, 32, 32)
@@ -47,6 +48,7 @@ def test_both_networks_compute_the_same(gpu: ModuleType, tmp_path: Path) -> None
     assert sizes[1] < 0.6 * sizes[0]
 
 
+@pytest.mark.slow
 def test_they_compute_in_float16_too(gpu: ModuleType, tmp_path: Path) -> None:
     for module in gpu.networks("resnet20", 0.5, tmp_path):
         with torch.no_grad():

@@ -47,7 +47,7 @@ def test_more_cases(target: str, tmp_path: Path) -> None:
         ("raises", "KeyError: .*planted"),
         ("dies", "the process died"),
         ("hangs", "hangs"),
-        ("sleeps", "hangs"),
+        pytest.param("sleeps", "hangs", marks=pytest.mark.slow),
         ("takes-memory", "takes .* MB"),
         ("runs-code", "FindingError: .*code of the file was run"),
     ],

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pytest
 from plan_interpreter import run_step, strided
 
 import prunedeploy.runtimes.sparse as sparse
@@ -39,6 +40,12 @@ def supported() -> list[str]:
     has = set(found.split())
     wide = ["avx512"] if {"avx512f", "avx512dq", "avx512bw", "avx512vl", "fma"} <= has else []
     return wide + (["avx2"] if {"avx2", "fma"} <= has else []) + ["generic", "scalar"]
+
+
+def portable_ones_slow() -> list[object]:
+    """The same for sweeps that take seconds: C without intrinsics computes them in slow tests."""
+    slow = {"generic", "scalar"}
+    return [pytest.param(x, marks=pytest.mark.slow) if x in slow else x for x in supported()]
 
 
 class _Work(ctypes.Structure):

@@ -12,12 +12,22 @@ import zoo
 
 from prunedeploy import models
 
-SMALL = ("resnet18", "mobilenet_v2", "vgg16_bn_cifar", "squeezenet1_1", "resnet20")
+SMALL = ("squeezenet1_1", "resnet20")
+MEDIUM = ("resnet18", "mobilenet_v2", "vgg16_bn_cifar")
 LARGE = ("resnet50", "mobilenet_v1", "densenet121", "wide_resnet32_2", "vgg11")
+CASES = (
+    *((name, regime) for name in SMALL for regime in zoo.REGIMES),
+    *((name, "beta") for name in MEDIUM),
+    *(
+        pytest.param(name, regime, marks=pytest.mark.slow)
+        for name in MEDIUM
+        for regime in zoo.REGIMES
+        if regime != "beta"
+    ),
+)
 
 
-@pytest.mark.parametrize("regime", zoo.REGIMES)
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(("name", "regime"), CASES)
 def test_network(name: str, regime: str) -> None:
     recipe = models.by_name(name)
     row = zoo.check(recipe, regime, torch.float64)

@@ -192,6 +192,7 @@ def test_careful_builds_have_short_sums() -> None:
     assert more[step.name].channels <= 256
 
 
+@pytest.mark.slow
 def test_an_engine_is_held_within_what_its_user_says(tmp_path: Path) -> None:
     path, net = tmp_path / "net.onnx", Small()
     save(net.model(net.conv(net.input("n", 64, 32, 32), 64, 64, 3, pads=[1, 1, 1, 1])), path)

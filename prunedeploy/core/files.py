@@ -235,6 +235,8 @@ def _build(kind: Any, data: Any) -> Any:
         return tuple(_build(k, item) for k, item in zip(arguments, data, strict=True))
     if origin is dict:
         return {key: _build(arguments[1], value) for key, value in data.items()}
+    if origin is typing.Literal and data not in arguments:
+        raise TypeError(f"expected one of {arguments!r:.80}, found {data!r:.40}")
     if dataclasses.is_dataclass(kind):
         if not isinstance(data, Mapping):
             raise TypeError(f"expected a record, found {data!r:.40}")

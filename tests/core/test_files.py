@@ -116,3 +116,12 @@ def test_folder_is_replaced_with_and_without_a_swap(
             (temporary / text).write_text(text)
     assert [p.name for p in path.iterdir()] == ["two"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_word_that_is_none_of_those_allowed_is_refused() -> None:
+    note = Note("channels-cut", "w", "taken", "channels that are constant", 12)
+    text = files.to_json(note)
+    assert files.from_json(Note, text) == note
+    for wrong in ('"stolen"', "5", "[]"):
+        with pytest.raises(UserError):
+            files.from_json(Note, text.replace('"taken"', wrong))

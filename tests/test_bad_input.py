@@ -387,5 +387,8 @@ def test_ctrl_c_and_sigterm_leave_nothing_behind(
     process.send_signal(sent)
     out, err = process.communicate(timeout=60)
     lines = [x for x in err.splitlines() if not PROGRESS.match(x)]
-    assert (process.returncode, out, lines) == (status, "", [f"prunedeploy: error: {said}"])
+    assert (out, lines) == ("", [f"prunedeploy: error: {said}"])
+    # CPython ends itself by the signal where that came within an exec of text: as a dataclass is
+    # made, say. To a shell the two are one.
+    assert process.returncode in (status, -sent)
     assert sorted(tmp_path.rglob("*")) == before

@@ -87,6 +87,7 @@ class Device:
                     child.stdin.write(chunk[: limit - count])
                     count = limit
                     await child.stdin.drain()
+                    await asyncio.sleep(0.5)  # until it has written what it was given
                     process.channel.get_connection().abort()
                     raise ConnectionError
                 child.stdin.write(chunk)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,70 +91,80 @@ def optimize(
     begin = time.perf_counter()
     progress = progress or silent
     stem = Path(model).stem
-    folder = _folder(Path(output) if output is not None else Path(f"{stem}.optimized"))
     machine = targets.by_name(target)
-    shrunk = shrink(
-        model,
-        folder / f"{stem}.onnx",
-        arch=arch,
-        input_shape=input_shape,
-        trust=trust,
-        mask=mask,
-        weights=weights,
-        target=target,
-        progress=progress,
-    )
-    engine, measured, bundle = None, None, None
-    predicted: tuple[Prediction, ...] = ()
-    if targets.why_not_here(machine) is None:
-        engine = build(
-            *(shrunk.model, target, "auto", folder / f"{stem}.engine", shrunk.dense, progress),
-            batch=batch,
-            threads=threads,
-            tune=tune,
-        )
-        measured = bench(
-            engine.path,
-            shrunk.dense,
-            batch=batch,
-            threads=threads,
-            data=data,
-            rounds=rounds,
+    with _folder(Path(output) if output is not None else Path(f"{stem}.optimized")) as folder:
+        shrunk = shrink(
+            model,
+            folder / f"{stem}.onnx",
+            arch=arch,
+            input_shape=input_shape,
+            trust=trust,
+            mask=mask,
+            weights=weights,
+            target=target,
             progress=progress,
-            profile=engine.manifest.runtime == "sparse",
         )
-        summary = headline(measured)
-    else:
-        bundle = write_bundle(
-            *(shrunk.model, target, folder / f"{stem}.bundle", shrunk.dense, progress),
-            batch=batch,
-            threads=threads,
-        ).path
-        predicted, summary = _predict(shrunk, target, batch, threads)
-    page = folder / "report.html"
-    parts = [shrunk, *([measured] if measured else predicted)]
-    report(parts, page, commands=commands)
-    result = OptimizeResult(
-        *(folder, summary, shrunk, engine, measured, bundle, predicted, page),
-        seconds=time.perf_counter() - begin,
-    )
-    with atomic_path(folder / RESULT) as file:
-        file.write_text(to_json(result))
-    return result
+        engine, measured, bundle = None, None, None
+        predicted: tuple[Prediction, ...] = ()
+        if targets.why_not_here(machine) is None:
+            engine = build(
+                *(shrunk.model, target, "auto", folder / f"{stem}.engine", shrunk.dense, progress),
+                batch=batch,
+                threads=threads,
+                tune=tune,
+            )
+            measured = bench(
+                engine.path,
+                shrunk.dense,
+                batch=batch,
+                threads=threads,
+                data=data,
+                rounds=rounds,
+                progress=progress,
+                profile=engine.manifest.runtime == "sparse",
+            )
+            summary = headline(measured)
+        else:
+            bundle = write_bundle(
+                *(shrunk.model, target, folder / f"{stem}.bundle", shrunk.dense, progress),
+                batch=batch,
+                threads=threads,
+            ).path
+            predicted, summary = _predict(shrunk, target, batch, threads)
+        page = folder / "report.html"
+        parts = [shrunk, *([measured] if measured else predicted)]
+        report(parts, page, commands=commands)
+        result = OptimizeResult(
+            *(folder, summary, shrunk, engine, measured, bundle, predicted, page),
+            seconds=time.perf_counter() - begin,
+        )
+        with atomic_path(folder / RESULT) as file:
+            file.write_text(to_json(result))
+        return result
 
 
-def _folder(path: Path) -> Path:
-    """Make the folder, or take the one of an earlier run.
+@contextmanager
+def _folder(path: Path) -> Iterator[Path]:
+    """Make the folder, or take the one of an earlier run; nothing new stays where the block fails.
 
     Raises:
         UserError: there is something else.
     """
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file: name a folder to write to")
-    if path.is_dir() and any(path.iterdir()) and not (path / RESULT).is_file():
+    existed = path.is_dir()
+    before = list(path.iterdir()) if existed else []
+    if before and not (path / RESULT).is_file():
         raise UserError(f"{path} is a folder that optimize did not write: name another one")
     path.mkdir(parents=True, exist_ok=True)
-    return path
+    try:
+        yield path
+    except BaseException:
+        if not before:
+            shutil.rmtree(path, ignore_errors=True)
+            if existed:
+                path.mkdir(exist_ok=True)
+        raise
 
 
 def _predict(

@@ -67,6 +67,19 @@ def test_bad_input_is_one_line(folder):
     done = CliRunner().invoke(app, ["optimize", "bad.onnx"])
     assert isinstance(done.exception, UserError)
     assert "bad.onnx" in str(done.exception)
+    assert [path.name for path in folder.iterdir()] == ["bad.onnx"]
+
+
+def test_a_failure_behind_shrink_can_be_tried_again(folder, net, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise UserError("no compiler")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("prunedeploy.optimizing.optimize.build", fail)
+        with pytest.raises(UserError, match="no compiler"):
+            optimize(net)
+    assert [path.name for path in folder.iterdir()] == ["net.onnx"]
+    assert optimize(net, tune="none", rounds=2).engine is not None
 
 
 def test_the_last_line_is_the_result(folder, net):

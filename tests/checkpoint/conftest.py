@@ -97,3 +97,14 @@ def same(sample: torch.Tensor) -> Same:
         return loaded
 
     return check
+
+
+@pytest.fixture
+def masks(net: nn.Module) -> dict[str, torch.Tensor]:
+    """Half of every weight matrix and kernel, drawn by chance, by the parameter's name."""
+    random = torch.Generator().manual_seed(2)
+    return {
+        name: (torch.rand(weight.shape, generator=random) < 0.5).float()
+        for name, weight in net.named_parameters()
+        if weight.dim() > 1
+    }

@@ -21,16 +21,6 @@ Masks = dict[str, Tensor]
 PerLayer = namedtuple("PerLayer", "conv1 conv2 fc")
 
 
-@pytest.fixture
-def masks(net: nn.Module) -> Masks:
-    random = torch.Generator().manual_seed(2)
-    return {
-        name: (torch.rand(weight.shape, generator=random) < 0.5).float()
-        for name, weight in net.named_parameters()
-        if weight.dim() > 1
-    }
-
-
 def apply(net: nn.Module, masks: Masks) -> nn.Module:
     with torch.no_grad():
         for name, mask in masks.items():

@@ -15,6 +15,9 @@ Arch = Annotated[
         help="The network's architecture, where it is not recognised.",
     ),
 ]
+InputShape = Annotated[
+    str | None, typer.Option(metavar="1,3,224,224", help="Shape of the input, batch first.")
+]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Allow the checkpoint to run the code that it contains.")
 ]

@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 import prunedeploy as api
-from prunedeploy.cli.options import Arch, Json, Mask, Mean, Output, Std, Trust, WeightSet
+from prunedeploy.cli.options import (
+    Arch,
+    InputShape,
+    Json,
+    Mask,
+    Mean,
+    Output,
+    Std,
+    Trust,
+    WeightSet,
+)
 from prunedeploy.cli.parse import parse_align, parse_floats, parse_ranges, parse_shape
 from prunedeploy.cli.progress import working
 from prunedeploy.cli.show import emit
@@ -76,9 +86,7 @@ def shrink(
     source: Source,
     output: Output = None,
     arch: Arch = None,
-    input_shape: Annotated[
-        str | None, typer.Option(metavar="1,3,224,224", help="Shape of the input, batch first.")
-    ] = None,
+    input_shape: InputShape = None,
     mask: Mask = None,
     weights: WeightSet = None,
     zero_threshold: Annotated[

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from prunedeploy.cli.options import Arch, Json, Mask, Threads, Trust, WeightSet
+from prunedeploy.cli.options import Arch, InputShape, Json, Mask, Threads, Trust, WeightSet
 from prunedeploy.cli.parse import parse_shape
 from prunedeploy.cli.progress import working
 
@@ -32,9 +32,7 @@ def optimize(
         typer.Option(metavar="FILE.npz", help="Labelled images to count changed predictions on."),
     ] = None,
     arch: Arch = None,
-    input_shape: Annotated[
-        str | None, typer.Option(metavar="1,3,224,224", help="Shape of the input, batch first.")
-    ] = None,
+    input_shape: InputShape = None,
     mask: Mask = None,
     weights: WeightSet = None,
     trust: Trust = False,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from prunedeploy.cli.tables import say, share, table
 from prunedeploy.core.records import NextStep, RuntimeChoice
-
-NAMES = {"ort": "ONNX Runtime", "sparse": "the sparse runtime"}
+from prunedeploy.reports.headline import RUNTIMES
 
 
 def print_next_step(step: NextStep | None) -> None:
@@ -19,7 +18,7 @@ def print_next_step(step: NextStep | None) -> None:
         if step.why:
             say(f"  no prediction: {step.why}")
         return
-    name = NAMES.get(step.runtime, step.runtime)
+    name = RUNTIMES.get(step.runtime, step.runtime)
     if step.seconds:
         threads = f"{step.threads} thread{'s' * (step.threads != 1)}"
         say(

@@ -18,7 +18,7 @@ from onnx_ir.passes import common
 from prunedeploy.core.records import Array, Note, PassResult
 from prunedeploy.graph import model as models
 from prunedeploy.graph import shapes
-from prunedeploy.graph.schemas import schema
+from prunedeploy.graph.schemas import Schema, schema
 from prunedeploy.passes.names import add_initializer, names, unused
 from prunedeploy.passes.precision.cost import narrow_cost
 from prunedeploy.passes.precision.float16_keep import (
@@ -69,12 +69,12 @@ class ToFloat16:
             return PassResult(False)
         feeds = self.feeds or verify.random_feeds(fitted(model))
         kept = to_keep(trial, feeds, self.keep, convert)
+        notes = [Note("kept-float32", name, "refused", reason, 1) for name, reason in kept.items()]
+        if all(node.op_type in FREE for node in _of_floats(trial, frozenset(kept))):
+            return PassResult(False, tuple(notes))
         before = Evaluator(trial).run(feeds)
         _prepare(model)
         count = convert(model, frozenset(kept))
-        notes = [Note("kept-float32", name, "refused", reason, 1) for name, reason in kept.items()]
-        if not count:
-            return PassResult(True, tuple(notes))
         done = Note("nodes-float16", "graph", "taken", "nodes in float16", count)
         cost = narrow_cost("float16", verify.compare(before, Evaluator(model).run(feeds), 1e-2))
         return PassResult(True, (done, *notes, cost))
@@ -96,12 +96,8 @@ def convert(model: ir.Model, kept: frozenset[str]) -> int:
     edges = _Edges(graph)
     outputs = {value: index for index, value in enumerate(graph.outputs)}
     count = 0
-    nodes = [node for node in graph if node.name not in kept]
-    for node in nodes:
-        spec = schema(node.op_type, version) if not node.domain else None
-        floats = [v for v in (*node.inputs, *node.outputs) if is_float32(v) or v in edges.halves]
-        if spec is None or not floats:
-            continue
+    nodes = _of_floats(model, kept)
+    for node, spec in nodes.items():
         if node.op_type not in FREE:
             for index, value in enumerate(node.inputs):
                 if value is not None and formal_takes(spec, index):
@@ -112,7 +108,7 @@ def convert(model: ir.Model, kept: frozenset[str]) -> int:
                 output.type = ir.TensorType(HALF)
                 edges.halves.add(output)
         count += node.op_type not in FREE
-    converted = set(nodes)
+    converted = {node for node in graph if node.name not in kept}
     for value in list(edges.halves):
         for reader, index in list(value.uses()):
             if reader not in edges.casts and _wants_single(reader, index, converted, version):
@@ -125,6 +121,17 @@ def convert(model: ir.Model, kept: frozenset[str]) -> int:
         model.metadata_props[RECORD] = "float16"
     shapes.infer_shapes(model)
     return count
+
+
+def _of_floats(model: ir.Model, kept: frozenset[str]) -> dict[ir.Node, Schema]:
+    """The nodes but those named that take or give float32, in order, each with its definition."""
+    version, found = opset(model), {}
+    for node in model.graph:
+        spec = schema(node.op_type, version) if not node.domain else None
+        floats = any(is_float32(value) for value in (*node.inputs, *node.outputs))
+        if spec is not None and floats and node.name not in kept:
+            found[node] = spec
+    return found
 
 
 def _wants_single(reader: ir.Node, index: int, converted: set[ir.Node], opset: int) -> bool:

@@ -220,7 +220,7 @@ def from_json(cls: type[T], text: str) -> T:
         raise UserError(f"not a {cls.__name__} file: it says something else of itself")
     try:
         return typing.cast(T, _build(cls, data))
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"not a {cls.__name__} file of this version: {error}") from None
 
 

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.graph import forms, functions, repairs, scopes, tensors, validity
+from prunedeploy.graph import forms, functions, repairs, scopes, tensors, utf8, validity
 from prunedeploy.graph.protos import InvalidError
 from prunedeploy.graph.random_nodes import drop_idle
 from prunedeploy.graph.shapes import infer_shapes
@@ -106,8 +106,9 @@ def _read(path: Path) -> onnx.ModelProto:
 
 
 def _from_proto(proto: onnx.ModelProto, path: Path | None) -> Prepared:
+    notes = utf8.repair(proto)
     tensors.check_all(proto, path)
-    notes = forms.normalise(proto, path)
+    notes += forms.normalise(proto, path)
     repaired = [*repairs.repair(proto), *scopes.check(proto)]
     functions.ready(proto)
     try:

@@ -41,7 +41,7 @@ def check(program: ir.Model) -> tuple[str, ...]:
             raise InvalidError(f"input {value.name!r} has no shape")
         if value.shape is not None and len(value.shape) > MAX_AXES:
             raise InvalidError(f"input {value.name!r} has {len(value.shape):,} axes")
-    _check_opset(program)
+    _check_versions(program)
     with _named(program):
         proto = skeleton(program)
         if (reason := _malformed(proto)) is not None:
@@ -68,7 +68,12 @@ def check_form(program: ir.Model) -> None:
         raise UserError(f"the model is not valid ONNX: {reason}")
 
 
-def _check_opset(program: ir.Model) -> None:
+def _check_versions(program: ir.Model) -> None:
+    """Every version is one that ONNX's checker, which counts in 32 bits, can be told."""
+    versions = {f"opset of {x or 'ai.onnx'}": y for x, y in program.opset_imports.items()}
+    for what, version in {"IR version": program.ir_version, **versions}.items():
+        if not 0 <= version < 1 << 31:
+            raise InvalidError(f"its {what} is {version}")
     newest = onnx.defs.onnx_opset_version()
     if program.opset_imports.get("", 1) > newest:
         raise InvalidError(

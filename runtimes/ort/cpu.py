@@ -99,8 +99,8 @@ class OrtSession(api.Closing):
             settings.add_session_config_entry(key, value)
         try:
             self._inner: Any = onnxruntime.InferenceSession(
-                str(path), settings, providers=list(providers)
-            )
+                str(path), settings, providers=list(providers), enable_fallback=0
+            )  # another provider than the one asked for would be another engine
         except Exception as error:  # its errors have no common base but Exception
             raise UserError(f"onnxruntime cannot open the model: {_first_line(error)}") from error
         self.inputs, self.outputs = inputs, outputs

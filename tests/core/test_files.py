@@ -55,6 +55,13 @@ def test_foreign_json_is_refused(text: str) -> None:
         files.from_json(TensorSpec, text)
 
 
+def test_a_number_beyond_float64_is_refused() -> None:
+    data = json.loads(files.to_json(result()))
+    data["passes"][0]["seconds"] = 10**400
+    with pytest.raises(UserError, match="not a ShrinkResult file of this version"):
+        files.from_json(ShrinkResult, json.dumps(data))
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_interrupted_file_leaves_the_old_one(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "a"

@@ -23,7 +23,8 @@ import fake_ssh
 import seeds
 from mutate import Case
 
-PROGRESS = re.compile(r"^\[ *\d+\.\d s\] ")  # what prunedeploy.cli.progress prints into a pipe
+#: what goes before an answer: prunedeploy.cli.progress into a pipe, and the file that was chosen
+PROGRESS = re.compile(r"^(\[ *\d+\.\d s\]|taking .*, the newest result of shrink here$)")
 
 
 class FindingError(Exception):

@@ -348,6 +348,14 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
         lambda: with_edit(lambda m: setattr(m.opset_import[0], "version", 99)),
         "opset 99",
     ),
+    "an opset beyond 32 bits": (
+        lambda: with_edit(lambda m: m.opset_import.append(helper.make_opsetid("own", 1 << 40))),
+        "opset of own is 1099511627776",
+    ),
+    "an IR version beyond 32 bits": (
+        lambda: with_edit(lambda m: setattr(m, "ir_version", 1 << 40)),
+        "IR version is 1099511627776",
+    ),
     "an input without a shape": (
         lambda: with_edit(lambda m: m.graph.input[0].type.tensor_type.ClearField("shape")),
         "'x' has no shape",

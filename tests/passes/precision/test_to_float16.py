@@ -199,3 +199,18 @@ def test_calibration_may_be_left_out() -> None:
     (report,) = passes.run(model, [ToFloat16()], {"x": np.ones((2, 8), np.float32)})
     assert report.result.changed
     assert not ToFloat16()(parsed("g (int64[N] x) => (int64[N] y) { y = Abs(x) }")).changed
+
+
+def test_a_model_in_which_everything_stays_is_left_alone() -> None:
+    """Branches and loops stay in float32; a second run has nothing more to do."""
+    text = """g (float[N,4] x, bool flag) => (float[N,4] y) {
+        c = Constant <value = float {2.0}> ()
+        [branch] y = If (flag) <then_branch = t () => (float[N,4] p) { p = Mul(x, c) },
+                                else_branch = e () => (float[N,4] q) { q = Neg(x) }>
+    }"""
+    model = parsed(text)
+    before = model.clone()
+    result = ToFloat16()(model)
+    assert not result.changed
+    assert "branch" in reasons(result)
+    assert [n.op_type for n in model.graph] == [n.op_type for n in before.graph]

@@ -1,28 +1,32 @@
-"""Train the demo's checkpoint: a ResNet-56 on scikit-learn's digits, then made sparse.
+"""Train the demo's checkpoints: networks on scikit-learn's digits, then made sparse.
 
-How ``digits/resnet56_digits_sparse.pt`` and ``digits/test.npz`` beside this file were made:
+How the two checkpoints in ``digits/`` beside this file, and ``digits/test.npz``, were made:
 
 1. The data are the 1,797 handwritten digits that ship with scikit-learn (8x8 pixels, 17 grey
    levels), each pixel repeated to 4x4. A fifth, 360 images with all classes in proportion, is held
    out and never trained on; it is what ``test.npz`` holds, as float32 NCHW in [-1, 1].
-2. The CIFAR ResNet-56 (He et al., "Deep Residual Learning", 2016, section 4.2) with one input
-   channel is trained from scratch.
-3. Structured zeros: in every residual block the half of conv1's output channels with the smallest
-   L1 norms is masked, in conv1 and in the BatchNorm after it. Scattered zeros: of the convolution
-   weights that are left, the half with the smallest magnitudes over the whole network is masked.
+2. The CIFAR ResNet-56 or ResNet-20 (He et al., "Deep Residual Learning", 2016, section 4.2) with
+   one input channel is trained from scratch.
+3. ``resnet56_digits_sparse.pt`` has structured zeros: in every residual block the half of conv1's
+   output channels with the smallest L1 norms is masked, in conv1 and in the BatchNorm after it;
+   and scattered zeros: of the convolution weights that are left, the half with the smallest
+   magnitudes over the whole network is masked. ``resnet20_digits_scattered.pt`` has scattered
+   zeros alone: all convolution weights but the tenth with the largest magnitudes are masked.
 4. It is fine-tuned under the masks, the masks are made permanent (``prune.remove``), and the
    state_dict is saved: an ordinary dense file with zeros in it, as pruned networks are published.
 
-    python examples/train_digits.py [--out examples/digits]
+    python examples/train_digits.py [--out examples/digits] [NAME...]
 
-The same seed, thread count, machine and library versions give the same weights. A few minutes on
-two cores.
+The same seed, thread count, machine and library versions give the same weights. A few minutes
+each on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +40,6 @@ from torch.nn.utils import prune
 from prunedeploy.core.files import atomic_path
 from prunedeploy.models import by_name
 
-ARCH = "resnet56"
 SEED = 0
 
 
@@ -50,9 +53,9 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return train, held_out, train_labels, held_out_labels
 
 
-def untrained() -> nn.Module:
+def untrained(arch: str) -> nn.Module:
     """The network for one input channel, with the usual random weights of its layers."""
-    recipe = by_name(ARCH)
+    recipe = by_name(arch)
     network = recipe.build({**recipe.layout(), "conv1.weight": (16, 1, 3, 3)})
     network.to_empty(device="cpu")
     for layer in network.modules():
@@ -98,7 +101,7 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     return float((network(images).argmax(1) == labels).float().mean())
 
 
-def mask(network: nn.Module) -> None:
+def mask_channels(network: nn.Module) -> None:
     """Half of each block's inner channels, then half of the convolution weights that are left."""
     layers = dict(network.named_modules())
     for name, layer in layers.items():
@@ -107,8 +110,13 @@ def mask(network: nn.Module) -> None:
             kept = layer.get_buffer("weight_mask").flatten(1).amax(1)
             for parameter in ("weight", "bias"):
                 prune.custom_from_mask(layers[name.replace("conv1", "bn1")], parameter, kept)
+    mask_scattered(network, 0.5)
+
+
+def mask_scattered(network: nn.Module, share: float = 0.9) -> None:
+    """The convolution weights with the smallest magnitudes over the whole network."""
     prune.global_unstructured(
-        [(layer, "weight") for layer in convolutions(network)], prune.L1Unstructured, amount=0.5
+        [(layer, "weight") for layer in convolutions(network)], prune.L1Unstructured, amount=share
     )
 
 
@@ -125,37 +133,58 @@ def convolutions(network: nn.Module) -> list[nn.Conv2d]:
     return [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How a checkpoint is made sparse, after ``epochs`` of training and before ``fine_tune``."""
+
+    arch: str
+    mask: Callable[[nn.Module], None]
+    epochs: int = 14
+    fine_tune: int = 8
+
+
+CHECKPOINTS = {
+    "resnet56_digits_sparse": Recipe("resnet56", mask_channels),
+    "resnet20_digits_scattered": Recipe("resnet20", mask_scattered, fine_tune=14),
+}
+
+
 def main() -> None:
     """Train, sparsify, fine-tune and save; prints the held-out accuracy after each step."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "digits")
-    parser.add_argument("--epochs", type=int, default=14, help="before the masks")
-    parser.add_argument("--fine-tune", type=int, default=8, help="epochs under the masks")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(CHECKPOINTS))
     args = parser.parse_args()
-    torch.manual_seed(SEED)
+    args.out.mkdir(parents=True, exist_ok=True)
     torch.use_deterministic_algorithms(True)
+    data = digits()
+    for name in args.names or CHECKPOINTS:
+        made = make(CHECKPOINTS[name], data)
+        with atomic_path(args.out / f"{name}.pt") as path, path.open("wb") as file:
+            # A file object, because torch stores a path's name, and this one is a temporary's.
+            torch.save(made, file)
+    with atomic_path(args.out / "test.npz") as path, path.open("wb") as file:
+        np.savez_compressed(file, images=data[1].numpy(), labels=data[3].numpy())
 
-    images, held_out, labels, held_out_labels = digits()
-    network = untrained()
-    train(network, images, labels, args.epochs, learning_rate=0.1)
+
+def make(recipe: Recipe, data: tuple[Tensor, Tensor, Tensor, Tensor]) -> dict[str, object]:
+    """Train a sparse network; its state_dict, the name of its architecture, its accuracy."""
+    images, held_out, labels, held_out_labels = data
+    torch.manual_seed(SEED)
+    network = untrained(recipe.arch)
+    train(network, images, labels, recipe.epochs, learning_rate=0.1)
     print(f"dense     {accuracy(network, held_out, held_out_labels):.2%} of {len(held_out)}")
 
-    mask(network)
+    recipe.mask(network)
     print(f"masked    {accuracy(network, held_out, held_out_labels):.2%}")
-    train(network, images, labels, args.fine_tune, learning_rate=0.05)
+    train(network, images, labels, recipe.fine_tune, learning_rate=0.05)
     make_permanent(network)
     final = accuracy(network, held_out, held_out_labels)
     weights = [convolution.weight for convolution in convolutions(network)]
     zeros = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
     dead = sum(int((w.flatten(1) == 0).all(1).sum()) for w in weights)
     print(f"sparse    {final:.2%}, {zeros:.0%} of the convolution weights zero, {dead} channels")
-
-    args.out.mkdir(parents=True, exist_ok=True)
-    with atomic_path(args.out / f"{ARCH}_digits_sparse.pt") as path, path.open("wb") as file:
-        # A file object, because torch stores a path's name, and this one is a temporary's.
-        torch.save({"state_dict": network.state_dict(), "arch": ARCH, "accuracy": final}, file)
-    with atomic_path(args.out / "test.npz") as path, path.open("wb") as file:
-        np.savez_compressed(file, images=held_out.numpy(), labels=held_out_labels.numpy())
+    return {"state_dict": network.state_dict(), "arch": recipe.arch, "accuracy": final}
 
 
 if __name__ == "__main__":

@@ -103,6 +103,9 @@ class PassResult:
     notes: tuple[Note, ...] = ()
 
 
+FLOAT32_TOLERANCE = 1e-5  # the tolerance of float32, which prunedeploy.reference.verify justifies
+
+
 @dataclass(frozen=True)
 class Difference:
     """The difference of a candidate's outputs from the reference's, over ``samples`` inputs.
@@ -125,6 +128,13 @@ class Difference:
     def passed(self) -> bool:
         """True when the candidate computes what the reference computes."""
         return self.max_rel <= self.tolerance  # False for NaN, as it must be
+
+    @property
+    def verdict(self) -> str:
+        """What it means: outputs are called the same where float32's rounding alone is allowed."""
+        if not self.passed:
+            return "NOT the same outputs"
+        return "same outputs" if self.tolerance <= FLOAT32_TOLERANCE else "within the tolerance"
 
     @property
     def share(self) -> float:

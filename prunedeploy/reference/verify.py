@@ -24,7 +24,7 @@ import ml_dtypes
 import numpy as np
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.records import Array, Difference, InputRange, TensorSpec
+from prunedeploy.core.records import FLOAT32_TOLERANCE, Array, Difference, InputRange, TensorSpec
 from prunedeploy.graph.sizes import OPEN_SIZE, resolve
 from prunedeploy.graph.subgraphs import bodies
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 # float16 and bfloat16 round at 2**-11 and 2**-8.
 TOLERANCE: dict[str, float] = {
     "float64": 1e-12,
-    "float32": 1e-5,
+    "float32": FLOAT32_TOLERANCE,
     "float16": 1e-2,
     "bfloat16": 5e-2,
 }

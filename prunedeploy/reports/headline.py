@@ -32,7 +32,9 @@ def headline(bench: BenchResult) -> str:
 def _agreement(measured: Measurement) -> str:
     accuracy, difference = measured.accuracy, measured.difference
     if accuracy is None:
-        return f"outputs within the tolerance on {difference.samples:,} random inputs"
+        verdict = difference.verdict
+        what = f"the {verdict}" if verdict == "same outputs" else f"outputs {verdict}"
+        return f"{what} on {difference.samples:,} random inputs"
     same = accuracy.samples - accuracy.changed_predictions
     return f"the same predictions on {same:,} of {accuracy.samples:,} images"
 

@@ -76,9 +76,13 @@ def test_the_headline_is_of_the_fastest(timed):
     alone = dataclasses.replace(timed.candidates[0], accuracy=None)
     slower = dataclasses.replace(timed, candidates=(alone,), ratios=(Ratio(0.5, 0.4, 0.6),))
     assert headline(slower) == (
-        "slower: 0.50x the speed, outputs within the tolerance on 8 random inputs, "
-        "largest difference 2e-07"
+        "slower: 0.50x the speed, the same outputs on 8 random inputs, largest difference 2e-07"
     )
+    rounded = dataclasses.replace(
+        alone, difference=dataclasses.replace(alone.difference, tolerance=1e-2)
+    )
+    wide = dataclasses.replace(slower, candidates=(rounded,))
+    assert "outputs within the tolerance on 8 random inputs" in headline(wide)
 
 
 def test_a_page_is_whole_by_itself(timed):

@@ -6,21 +6,13 @@ from collections.abc import Sequence
 
 from prunedeploy.core.records import CrossCheck, Difference
 
-EXACT = 1e-5  # ``verify.TOLERANCE`` of float32, without its imports
-
 
 def difference(measured: Difference) -> str:
-    """The relative difference beside its tolerance, and what that means.
-
-    Outputs are called the same where no more than the rounding of float32 is allowed.
-    """
-    verdict = "same outputs" if measured.tolerance <= EXACT else "within the tolerance"
-    if not measured.passed:
-        verdict = "NOT the same outputs"
+    """The relative difference beside its tolerance, and what that means."""
     where = f", at {measured.where}" if measured.where else ""
     return (
         f"{measured.max_rel:.2g} of the output range (tolerance {measured.tolerance:.2g}, "
-        f"{measured.samples} inputs{where}): {verdict}"
+        f"{measured.samples} inputs{where}): {measured.verdict}"
     )
 
 

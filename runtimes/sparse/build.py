@@ -11,6 +11,7 @@ from typing import Any
 
 from prunedeploy import targets
 from prunedeploy.core.errors import UnsupportedModelError, UserError
+from prunedeploy.core.progress import Notice
 from prunedeploy.core.records import TensorSpec
 from prunedeploy.runtimes.api import BuildOptions, Payload
 from prunedeploy.runtimes.sparse.codegen import project as projects
@@ -121,7 +122,7 @@ def _emit(plans: list[Plan], options: projects.Options, progress: Progress) -> p
     try:
         return projects.emit_project(plans, options)
     except projects.TooLargeError:
-        progress("the generated code would not fit into a library: building without it")
+        progress(Notice("the generated code would not fit into a library: building without it"))
 
     # generated code is larger than the weights that other kernels store
     def is_generated(_: Conv, schedule: Schedule) -> bool:

@@ -82,7 +82,7 @@ def test_what_was_measured_is_remembered(plan: Plan, tools: Toolchain, tmp_path:
     told: list[str] = []
     first = tune.tune(plan, _quick(tools), 2, "quick", tmp_path, told.append)
     assert first.measured == 1  # both layers are one case
-    assert told == ["measuring 1 kinds of layers"]
+    assert set(told) == {"measuring 1 kinds of layers"}
     assert set(first.schedules) == {step.name for step in _tiled(plan)}
     for step in _tiled(plan):
         assert first.schedules[step.name] in set(choose.candidates(step, tools.isa, 2))

@@ -187,6 +187,7 @@ def test_a_damaged_cache_is_ignored(
         threads: int,
         effort: tune.Effort,
         _blocks: BlockCache,
+        _progress: tune.Progress,
     ) -> dict[str, tune.Choice]:
         """In place of the compiler: this is about the cache."""
         asked.extend(cases)

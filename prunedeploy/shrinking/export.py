@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_group
+from prunedeploy.shrinking.node_names import name_by_weights
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -197,6 +198,7 @@ def _export(
     for node in program.model.graph.all_nodes():
         # where in whose source folder the operator was called: nobody else's business
         node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
+    name_by_weights(program.model.graph)
     return program.model
 
 

@@ -30,6 +30,7 @@ ODD: dict[str, dict[str, Any]] = {
     "no computing runtime": {"runtime": "null"},
     "a runtime that is not here": {"runtime": "tensorrt"},
     "a path for a runtime": {"runtime": "../x"},
+    "no outputs": {"outputs": []},
     "no files": {"files": {}},
     "a folder for a file": {"files": {".": "0" * 64}},
     "a name that ends": {"files": {"model.so\0": "0" * 64}},

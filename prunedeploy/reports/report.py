@@ -68,7 +68,13 @@ def report(
     parts = ["# Report"]
     for result in shrunk:
         own = [x for x in others if _belongs(x, result)]
-        parts += [_shrunk(result), *map(_section, own), _refused(result.passes)]
+        parts += [
+            _shrunk(result),
+            _noted(result.passes, "taken", "Removed and simplified", "what"),
+            *map(_section, own),
+            _noted(result.passes, "refused", "Left as it was", "why"),
+            _noted(result.passes, "info", "Compared", "what"),
+        ]
     parts += [_section(x) for x in others if not any(_belongs(x, result) for result in shrunk)]
     text = "\n\n".join(part for part in parts if part) + "\n"
     if output is not None:
@@ -209,12 +215,12 @@ def _predicted(bench: BenchResult) -> tuple[str, ...]:
     )
 
 
-def _refused(passes: Sequence[PassReport]) -> str:
+def _noted(passes: Sequence[PassReport], status: str, title: str, what: str) -> str:
     """Every reason of a pass once: how many channels or nodes it concerns, and where first."""
     by_reason: dict[tuple[str, str], list[Note]] = {}
     for done in passes:
         for note in done.result.notes:
-            if note.status == "refused":
+            if note.status == status:
                 by_reason.setdefault((done.name, note.reason), []).append(note)
     if not by_reason:
         return ""
@@ -222,7 +228,7 @@ def _refused(passes: Sequence[PassReport]) -> str:
         (name, reason, f"{sum(note.count for note in notes):,}", _listed([n.where for n in notes]))
         for (name, reason), notes in by_reason.items()
     ]
-    return "### Left as it was\n\n" + markdown(("pass", "why", "how many", "where"), rows)
+    return f"### {title}\n\n" + markdown(("pass", what, "how many", "where"), rows)
 
 
 def _listed(where: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -10,7 +11,9 @@ from prunedeploy.cli.show.verdicts import cross_checks, difference
 from prunedeploy.cli.tables import count, ratio, say, size, table
 from prunedeploy.core.records import Note, PassReport, ShrinkResult
 from prunedeploy.graph.input_range import claim
+from prunedeploy.reports.headline import unvarying
 
+WIDTH = 80
 MAX_REASONS = 5  # of each kind, shown without --verbose
 
 
@@ -43,6 +46,7 @@ def print_shrinking(done: ShrinkResult, verbose: bool) -> None:
     say(f"the reference {cross_checks(done.cross_checks)}")
     if done.input_ranges:
         say(f"the same network {claim(done.input_ranges)}")
+    print_unvarying(done)
     say()
     rows = [(x.name, _outcome(x), f"{x.seconds:.2f} s") for x in done.passes]
     table(("pass", "", "time"), rows, left=frozenset({0, 1}))
@@ -51,6 +55,12 @@ def print_shrinking(done: ShrinkResult, verbose: bool) -> None:
             title, [n for x in done.passes for n in x.result.notes if n.status == status], verbose
         )
     print_next_step(done.next_step)
+
+
+def print_unvarying(done: ShrinkResult) -> None:
+    """Print a warning where outputs no longer depend on the input."""
+    if warning := unvarying(done.unvarying):
+        say(*textwrap.wrap(f"WARNING: {warning}.", WIDTH, subsequent_indent="  "))
 
 
 def _outcome(report: PassReport) -> str:

@@ -57,10 +57,10 @@ def _is_known(value: ir.Value, facts: Facts) -> bool:
         known, maps = facts.of(value, axis), facts.maps(value) if axis == CHANNELS else None
         if known is None and maps is None:
             continue
-        steady = np.isfinite(facts.along(value, axis))
+        steady = np.isfinite(facts.along(value, axis)).astype(bool)
         if maps is not None:
-            mapped = np.isfinite(maps).reshape(len(maps), -1).all(axis=1)
-            steady = steady | mapped if steady.size else mapped
+            mapped = np.isfinite(maps).reshape(len(maps), -1).all(axis=1).astype(bool)
+            steady = np.logical_or(steady, mapped) if steady.size else mapped
         if steady.size and steady.all():
             return True
     return False

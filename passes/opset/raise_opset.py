@@ -65,7 +65,7 @@ def _restore_weights(raised: ir.Model, model: ir.Model) -> None:
     """Make initializers again of the weights that were shown as inputs."""
     weights = model.graph.initializers
     for value in list(raised.graph.inputs):
-        if value.name in weights:
+        if (name := str(value.name)) in weights:
             raised.graph.inputs.remove(value)
-            value.const_value = weights[value.name].const_value
+            value.const_value = weights[name].const_value
             raised.graph.initializers.add(value)

@@ -29,7 +29,7 @@ class Checkpoint:
     """A trained network, and what the file held.
 
     ``module`` is in eval mode, in float32 or float64 on the CPU, masks applied. ``arch`` is the
-    name of the recipe, the user's ``pkg.module:factory``, ``"torch.export"``, ``"torchscript"``
+    name of the recipe, the user's factory as it was named, ``"torch.export"``, ``"torchscript"``
     or ``"pickled module"``. ``input_shape`` is (1, C, H, W) where it is known.
     """
 
@@ -54,8 +54,9 @@ def load(
     Args:
         path: torch.save (zip or legacy format), a plain pickle, safetensors, a NumPy archive,
             torch.export or TorchScript.
-        arch: a recipe's name, or ``pkg.module:factory``, a function or class of the user that
-            makes the network; by default recognised from the names of the parameters.
+        arch: a recipe's name; or ``pkg.module:factory`` or ``path/file.py:factory``, a function or
+            class of the user that makes the network; by default recognised from the names of the
+            parameters.
         trust: allow the file to run code while it is loaded.
         mask: a file of masks by parameter name.
         weights: which of several sets of weights in the file: the key that it is under, or what the

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunedeploy.checkpoint import beside, buffers, layers, parametrized
+from prunedeploy.checkpoint import beside, buffers, compressed, layers, parametrized
 from prunedeploy.checkpoint.beside import Applied
 from prunedeploy.checkpoint.masks import Doubts
+from prunedeploy.checkpoint.pickle.packed import PackedTensor
 from prunedeploy.checkpoint.pickle.stub import NUMBERS, Quantised
 from prunedeploy.checkpoint.walk import MaskCandidate
 from prunedeploy.core.errors import UserError
@@ -83,7 +84,7 @@ def normalise(
         UserError: quantised, complex or otherwise unusable weights; a mask whose weight or meaning
             is not certain; the message names them.
     """
-    notes: list[str | None] = [*_clean(tensors)]
+    notes: list[str | None] = [compressed.decompress(tensors), *_clean(tensors)]
     state: State = tensors
     positions = _positions(state)
     folded = parametrized.fold(state, origins or {})
@@ -159,6 +160,11 @@ def _clean(tensors: dict[str, Any]) -> list[str]:
         if plain != name:
             prefix = name.removesuffix(plain)
             count(f"prefix {prefix}" if prefix != name else "names freed of wrappers")
+        if isinstance(value, PackedTensor):
+            raise UserError(
+                f"{name} is a {value.kind}, which only code of its own can read: save it as a"
+                " plain tensor (to_dense, dequantize or full_tensor, whichever it has)"
+            )
         if isinstance(value, Quantised) or (isinstance(value, Tensor) and value.is_quantized):
             raise UserError(f"{name} is quantised to integers: load the network from before that")
         if not isinstance(value, Tensor):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from prunedeploy.checkpoint.masks import binary, mixed
 from prunedeploy.checkpoint.naming import is_mask_key
+from prunedeploy.checkpoint.pickle.packed import PackedTensor
 from prunedeploy.checkpoint.pickle.stub import NumpyArray, Quantised, SparseTensor, Stub
 from prunedeploy.core.errors import UserError
 
@@ -102,6 +103,9 @@ def as_tensor(value: Any) -> Any:
     """A tensor for what stands for one until all is read; anything else as it is."""
     if isinstance(value, NumpyArray | SparseTensor):
         return value.tensor()
+    if isinstance(value, PackedTensor):
+        dense = value.dense()
+        return value if dense is None else dense
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         native = np.ascontiguousarray(value, value.dtype.newbyteorder("="))
         return torch.from_numpy(native.reshape(value.shape))

@@ -25,6 +25,7 @@ from prunedeploy.prediction import text as forecasts
 from prunedeploy.prediction.record import Prediction
 from prunedeploy.remote.record import RemoteResult
 from prunedeploy.reports.device import forecast_section, remote_section
+from prunedeploy.reports.headline import unvarying
 from prunedeploy.reports.page import page
 
 Result = BenchResult | ShrinkResult | RemoteResult | Prediction
@@ -161,6 +162,8 @@ def _shrunk(result: ShrinkResult) -> str:
         markdown(("", "dense", "shrunk", "shrunk / dense"), rows),
         f"Largest difference of the two: {_difference(result.difference)}.",
     ]
+    if result.unvarying:
+        lines.append(f"**Warning:** {cell(unvarying(result.unvarying))}.")
     if result.input_ranges:
         lines.append(f"The two are the same network {cell(claim(result.input_ranges))}.")
     if result.found:

@@ -27,6 +27,7 @@ from prunedeploy.graph import input_range as input_ranges
 from prunedeploy.graph import model as models
 from prunedeploy.graph import preparation
 from prunedeploy.graph.input_range import Stated
+from prunedeploy.passes.analysis.unvarying import unconnected_outputs, unvarying_outputs
 from prunedeploy.reference import second_oracle, verify
 from prunedeploy.shrinking.expected import Expected, expected_of, random_feeds, run
 from prunedeploy.shrinking.export import to_model
@@ -108,6 +109,7 @@ def shrink(
     loaded, ranges = _load(request)
     request.progress("running the model as it is")
     expected = expected_of(loaded.program, loaded.shape)
+    unconnected = unconnected_outputs(loaded.program)
     with contextlib.ExitStack() as stack:  # all files get their names at the end, or none does
         dense = _write_dense(request, loaded.program, stack)
         before = models.stats(dense.temporary, expected.shapes)
@@ -143,6 +145,7 @@ def shrink(
             pt=request.pytorch.pt,
             state_dict=request.pytorch.state_dict,
             cross_checks=(expected.cross_check, verified.cross_check),
+            unvarying=_unvarying(shrunk, unconnected),
         )
         _write_record(request, result, stack)
     return result
@@ -265,6 +268,11 @@ def _verify(program: ir.Model, expected: Expected, dense: Path) -> _Verified:
         differences.append(verify.exactly(difference, dense, program, feeds))
     check = second_oracle.check_all(program, runs, "the shrunk model")
     return _Verified(runs[0][1], verify.worst(differences), check)
+
+
+def _unvarying(program: ir.Model, unconnected: tuple[str, ...]) -> tuple[str, ...]:
+    """The outputs that pruning has cut off from the inputs; not those that never were connected."""
+    return tuple(name for name in unvarying_outputs(program) if name not in unconnected)
 
 
 def _write_model(request: ShrinkRequest, program: ir.Model, stack: contextlib.ExitStack) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunedeploy.checkpoint.pickle.packed import PackedTensor, packed_tensor
 from prunedeploy.checkpoint.pickle.stub import (
     ATTRIBUTES,
     MAX_ELEMENTS,
@@ -104,7 +105,9 @@ def _from_type(function: Any, _: Any, args: Any, state: Any = None, *__: Any) ->
 
 def _with_attributes(value: Any, _: Any, __: Any, state: Any = None, *___: Any) -> Any:
     """The tensor, its attributes in one that is ours: no name of theirs becomes one of its own."""
-    if isinstance(value, Tensor):
+    if isinstance(value, PackedTensor):
+        value.state = state
+    elif isinstance(value, Tensor):
         value = value.detach()
         setattr(value, ATTRIBUTES, state[0] if isinstance(state, tuple) and state else state)
     return value
@@ -155,6 +158,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter_with_state": _with_attributes,
     "torch._utils._rebuild_sparse_tensor": SparseTensor,
     "torch._utils._rebuild_qtensor": Quantised,
+    "torch._utils._rebuild_wrapper_subclass": packed_tensor,
     "torch._utils._rebuild_xla_tensor": _from_numpy,
     "torch._utils._rebuild_device_tensor_from_numpy": _from_numpy,
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": _from_numpy,

@@ -11,6 +11,7 @@ from prunedeploy.cli.show.verdicts import cross_checks, difference
 from prunedeploy.cli.tables import count, ratio, say, size, table
 from prunedeploy.core.records import Note, PassReport, ShrinkResult
 from prunedeploy.graph.input_range import claim
+from prunedeploy.reports.headline import unvarying
 
 WIDTH = 80
 MAX_REASONS = 5  # of each kind, shown without --verbose
@@ -21,7 +22,8 @@ def print_shrinking(done: ShrinkResult, verbose: bool) -> None:
     before, after = done.before, done.after
     say(
         f"{_factor(before.parameters, after.parameters)} the parameters, "
-        f"{_factor(before.macs, after.macs)} the operations, {done.difference.verdict}"
+        f"{_factor(before.macs, after.macs)} the operations, "
+        + ("WARNING: constant outputs" if done.unvarying else done.difference.verdict)
     )
     say()
     arch = f" ({done.arch})" if done.arch else ""
@@ -50,6 +52,7 @@ def print_shrinking(done: ShrinkResult, verbose: bool) -> None:
     say(f"the reference {cross_checks(done.cross_checks)}")
     if done.input_ranges:
         say(f"the same network {claim(done.input_ranges)}")
+    print_unvarying(done)
     say()
     _print_passes(done.passes)
     for status, title in (("taken", "taken"), ("refused", "refused"), ("info", "notes")):
@@ -73,6 +76,12 @@ def _print_passes(passes: Sequence[PassReport]) -> None:
     if idle:
         text = f"nothing to do for {', '.join(idle)}"
         say(*textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False))
+
+
+def print_unvarying(done: ShrinkResult) -> None:
+    """Print a warning where outputs no longer depend on the input."""
+    if warning := unvarying(done.unvarying):
+        say(*textwrap.wrap(f"WARNING: {warning}.", WIDTH, subsequent_indent="  "))
 
 
 def _outcome(report: PassReport) -> str:

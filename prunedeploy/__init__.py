@@ -12,8 +12,6 @@ from importlib import import_module
 # takes it away: only modules that the interpreter has loaded by then, so not typing.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from prunedeploy.bundle.write import write_bundle
     from prunedeploy.checkpoint import Checkpoint, load
     from prunedeploy.core.errors import MissingExtra, UserError
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
         TensorSpec,
     )
     from prunedeploy.engines.building import build
+    from prunedeploy.engines.c_project import emit_c
     from prunedeploy.engines.lowering import LowerResult, lower
     from prunedeploy.engines.opening import open
     from prunedeploy.inspection.inspect import Inspection, inspect
@@ -93,13 +92,15 @@ __all__ = [  # noqa: RUF022 - in the order of the main job
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    """PEP 562: import the module a public name lives in when the name is first asked for."""
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_PUBLIC[name]), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker sees the imports above, and so each misspelt name
+
+    def __getattr__(name: str) -> object:
+        """PEP 562: import the module a public name lives in when the name is first asked for."""
+        if name not in _PUBLIC:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(_PUBLIC[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

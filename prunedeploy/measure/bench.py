@@ -17,6 +17,7 @@ import numpy as np
 from prunedeploy import targets
 from prunedeploy.core import records
 from prunedeploy.core.errors import UserError
+from prunedeploy.core.log import logged
 from prunedeploy.core.progress import Counted
 from prunedeploy.core.records import Accuracy, Array, Difference, Engine, TensorSpec
 from prunedeploy.core.statistics import ratio
@@ -77,7 +78,7 @@ def bench(
         UserError: an engine or the baseline is missing or damaged, takes another batch, is
             another network, or computes something else than the baseline.
     """
-    progress = progress or (lambda _: None)
+    progress = logged(progress)
     _check_numbers(batch, threads, rounds, warmup)
     candidates = _read_candidates(engines)
     used = threads or targets.cores()

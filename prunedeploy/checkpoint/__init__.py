@@ -68,14 +68,14 @@ def load(
             tell which, or belongs to a network that is not known.
         MissingExtra: a safetensors file, and no safetensors.
     """
-    from prunedeploy.checkpoint import factory, network, program, selection, state
-
     path = Path(path)
     what = kind(path)
     digest = files.sha256(path)
     # the program in the file is what is wanted
     as_stored = arch is None and mask is None and weights is None
     if what == "pt2" and trust and as_stored:
+        from prunedeploy.checkpoint import program
+
         module, shape = program.load_exported(path)
         return Checkpoint(
             path, digest, module, "torch.export", shape, None, ("torch.export program",)
@@ -83,6 +83,8 @@ def load(
     if what == "torchscript" and trust and as_stored:
         return _script(path, digest)
     read, whole = _read(path, what, trust, mask, weights, arch is None and mask is None)
+    from prunedeploy.checkpoint import factory, network, selection, state
+
     notes = read.notes
     with _naming(path):
         state.check_finite(read.state)
@@ -121,14 +123,15 @@ def _read(
     path: Path, what: Kind, trust: bool, mask: str | Path | None, name: str | None, own: bool
 ) -> tuple[Normalised, nn.Module | None]:
     """The weights; and, of a trusted file, its own module with the masks applied, if ``own``."""
+    from prunedeploy.checkpoint.read import DESCRIPTIONS, constants, read, readable
+
+    tree = read(path, what, trust)  # refused, where it is, before what needs torch is imported
     from torch import Tensor
 
     from prunedeploy.checkpoint import beside, factory, state
-    from prunedeploy.checkpoint.read import DESCRIPTIONS, constants, read, readable
     from prunedeploy.checkpoint.tree import find_weights, origins_of
     from prunedeploy.checkpoint.walk import collect
 
-    tree = read(path, what, trust)
     with readable(path), _naming(path):  # a damaged pickle may still be read, as nonsense
         held = find_weights(tree, name, TRUST_PROGRAM if what == "torchscript" else "")
         whole = held.module if own else None

@@ -18,8 +18,10 @@ from prunedeploy.checkpoint import beside, buffers, compressed, layers, parametr
 from prunedeploy.checkpoint.beside import Applied
 from prunedeploy.checkpoint.masks import Doubts
 from prunedeploy.checkpoint.pickle.packed import PackedTensor
-from prunedeploy.checkpoint.pickle.stub import NUMBERS, Quantised
+from prunedeploy.checkpoint.pickle.stub import Quantised
+from prunedeploy.checkpoint.tensors import NUMBERS
 from prunedeploy.checkpoint.walk import MaskCandidate
+from prunedeploy.core.budget import EXPANDED
 from prunedeploy.core.errors import UserError
 
 State = dict[str, Tensor]
@@ -30,7 +32,6 @@ WRAPPER = re.compile(
 )
 COUNTERS = ("total_ops", "total_params", "n_averaged")  # of thop, and of torch.optim.swa_utils
 MAX_DEPTH = 100  # parts of a name
-MAX_EXPANDED = 1 << 28  # elements of all tensors that store next to none
 FLAT = ("_flat_param", "flat_param")
 
 
@@ -218,7 +219,7 @@ def _refuse_bombs(tensors: Mapping[str, Any]) -> None:
         sparse = value.layout != torch.strided
         if sparse or value.numel() * value.element_size() > 2 * value.untyped_storage().nbytes():
             total += value.numel()
-    if total > MAX_EXPANDED:
+    if total > EXPANDED:
         raise UserError(
             f"holds {total:,} elements in tensors that store next to none (sparse, expanded): too"
             " many for weights"

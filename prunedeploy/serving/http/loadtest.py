@@ -130,14 +130,15 @@ def loadtest(
         raise UserError("give numbers of clients, seconds and samples above 0")
     with ExitStack() as stack:
         url = str(server)
-        if "://" not in url:
-            engine = engine or url
+        here = "://" not in url and (":" not in url or Path(url).exists())
+        compared = engine if engine is not None or not here else url
+        known = None if compared is None else engine_folder.read_engine(compared)
+        if here:
             progress(f"starting a server for {url}")
             url = stack.enter_context(launched(Path(url), options or ServeOptions()))
         one = Client(url)
         stack.callback(one.close)
         name = model or _only_model(one)
-        known = None if engine is None else engine_folder.read_engine(engine)
         feeds = _feeds(_inputs(one, name, known), batch, inputs)
         progress("computing what the answers should be")
         expected, tolerance = _expected(one, name, known, feeds, form)

@@ -97,7 +97,8 @@ def _listening(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        # without what create_server adds to it, which is the same address again
+        reason = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]
         raise UserError(f"cannot listen at {host}:{port}: {reason}; give another --port") from None
     # Connections inherit it. Without it the body of an answer waits until its head is acknowledged,
     # for 40 ms; asyncio does not set it for a socket that it did not make.

@@ -1,63 +1,23 @@
-"""Engines to serve, one server for all tests that do not end it, and a plain client."""
+"""Engines to serve, and one server for all tests that do not end it."""
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import engines
-import numpy as np
 import pytest
+from v2_server import Server
 
 import prunedeploy
 from prunedeploy.core.records import Engine
 from prunedeploy.engines import engine_folder
 
 OPTIONS = ("--threads", "1", "--max-body-mb", "0.1")
-
-
-@dataclass(frozen=True)
-class Server:
-    """A server in a process of its own."""
-
-    url: str
-    process: subprocess.Popen[str]
-
-    def connect(self) -> http.client.HTTPConnection:
-        where = urlsplit(self.url)
-        return http.client.HTTPConnection(where.hostname, where.port, timeout=60)
-
-    def get(self, path: str) -> tuple[int, str]:
-        connection = self.connect()
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        found = answer.status, answer.read().decode()
-        connection.close()
-        return found
-
-
-def post(connection, name: str, document: object, **headers: str) -> tuple[int, dict]:
-    body = document if isinstance(document, bytes) else json.dumps(document).encode()
-    connection.request("POST", f"/v2/models/{name}/infer", body, headers)
-    answer = connection.getresponse()
-    return answer.status, json.loads(answer.read())
-
-
-def tensor(array: np.ndarray, name: str = "input", datatype: str = "FP32") -> dict:
-    data = array.ravel().tolist()
-    return {"name": name, "datatype": datatype, "shape": list(array.shape), "data": data}
-
-
-def array_of(output: dict) -> np.ndarray:
-    return np.array(output["data"], np.float32).reshape(output["shape"])
 
 
 @pytest.fixture(scope="session")

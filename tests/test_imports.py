@@ -20,6 +20,7 @@ HEAVY = {"torch", "numpy", "onnx", "onnx_ir", "onnxscript", "onnx_graphsurgeon",
 HEAVY |= {"rich", "safetensors", "sklearn"}
 OPTIONAL = ("onnxruntime", "safetensors", "sklearn", "tensorrt", "tensorrt_rtx", "ziglang")
 OPTIONAL += ("pytest", "hypothesis", "build")
+OPTIONAL += ("fastapi", "starlette", "uvicorn", "httptools", "orjson", "prometheus_client")
 
 IMPORT_ALL = """
 import importlib, json, sys, traceback

@@ -9,7 +9,6 @@ The protobuf schema of ``config.pbtxt`` is Triton's ``model_config.proto``.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from prunedeploy.core.records import Engine, TensorSpec
 from prunedeploy.engines import engine_folder
 from prunedeploy.graph.external_data import check_listed
 from prunedeploy.runtimes.ort.cpu import PAYLOAD
+from prunedeploy.serving.names import model_name
 from prunedeploy.serving.onnxruntime_op import onnxruntime_library, onnxruntime_model
 
 Backend = Literal["auto", "python", "onnxruntime"]
@@ -126,9 +126,7 @@ def serve_repo(
         if backend != "auto" and (runtime, "auto") in MODELS:
             raise UserError(f"backend {backend} is for sparse engines, this is one of {runtime}")
         raise UserError(f"Triton has no backend for engines of {runtime}: build with ort or sparse")
-    title = name or re.sub(r"[^A-Za-z0-9_.-]", "_", known.path.resolve().name)
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", title):
-        raise UserError(f"{title!r} is no name for a model: give --name, of letters and digits")
+    title = model_name(known, name)
     repository = Path(output)
     path = repository / title
     if path.exists() or path.is_symlink():

@@ -24,8 +24,8 @@ from prunedeploy.core.records import TensorSpec
 from prunedeploy.graph import model as models
 
 COMMANDS = (
-    *("inspect", "shrink", "lower", "build", "predict", "bench", "run", "report", "serve-repo"),
-    "targets",
+    *("inspect", "shrink", "lower", "build", "predict", "bench", "run", "report", "serve"),
+    *("loadtest", "serve-repo", "targets"),
 )
 
 

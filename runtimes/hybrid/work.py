@@ -58,10 +58,15 @@ def _of_node(node: ir.Node, survey: Survey) -> Work:
 
 
 def gain_of(part: Part, works: Mapping[str, Work], survey: Survey, target: Target) -> float:
-    """Seconds on one core that ``part`` should save by the figures of ``target``, or lose."""
+    """Seconds on one core that ``part`` should save by the figures of ``target``, or lose.
+
+    Infinite where there are no figures: measuring decides.
+    """
+    if not target.macs_per_second or not target.bytes_per_second:
+        return math.inf
     own = [works[name] for node in part.nodes if (name := str(node.name)) in works]
     saved = sum(max(x.macs - SCATTERED * x.nonzero, 0.0) for x in own)
     edges = (*part.inputs, *part.outputs)
     elements = sum(survey.tensors(str(value.name))[0].size for value in edges)
-    seconds = 4 * PASSES * elements / (target.bytes_per_second or math.inf)
-    return saved / (target.macs_per_second or math.inf) - seconds - CALL_SECONDS
+    seconds = 4 * PASSES * elements / target.bytes_per_second
+    return saved / target.macs_per_second - seconds - CALL_SECONDS

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from prunedeploy.reference.verify import Tolerance
 
 #: accuracy levels above 0 of the runtimes that have some: each rounds less and is slower
-ACCURACY_LEVELS = {"sparse": (1, 2)}
+ACCURACY_LEVELS = {"sparse": (1, 2), "hybrid": (1, 2)}
 #: An engine is built again at the next level where the difference on the random inputs exceeds this
 #: share of the tolerance: on another input, or compared in float64, it might exceed all of it.
 REBUILD_SHARE = 0.65

@@ -8,7 +8,12 @@ from prunedeploy.core.records import BenchResult, Measurement
 from prunedeploy.core.statistics import summary
 from prunedeploy.measure.busy import NOTABLE
 
-RUNTIMES = {"ort": "ONNX Runtime", "sparse": "the sparse runtime", "tensorrt": "TensorRT"}
+RUNTIMES = {
+    "ort": "ONNX Runtime",
+    "sparse": "the sparse runtime",
+    "hybrid": "ONNX Runtime with sparse parts",
+    "tensorrt": "TensorRT",
+}
 
 
 def fastest(bench: BenchResult) -> int:

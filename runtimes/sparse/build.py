@@ -94,7 +94,7 @@ def project_of(
     loaded: ir.Model = models.load(model)
     inputs, outputs = models.specs(loaded)
     threads = options.threads or target.cores or targets.cores()
-    plans = [plan_of(loaded, batch, threads) for batch in _batches(inputs, options.batches)]
+    plans = [plan_of(loaded, batch, threads) for batch in batch_sizes(inputs, options.batches)]
     _check_batched(plans, outputs)
     blocks = BlockCache()
     isa = compiling.isa_of(target)
@@ -234,11 +234,11 @@ def _lower(model: Any, batch: int, batch_innermost: bool = True) -> Plan:
 
     plan = lower(model, batch, batch_innermost=batch_innermost)
     if isinstance(plan, Refusal):
-        raise UnsupportedModelError("sparse", str(plan))
+        raise UnsupportedModelError("sparse", str(plan), plan.node)
     return plan
 
 
-def _batches(inputs: tuple[TensorSpec, ...], wanted: tuple[int, ...]) -> tuple[int, ...]:
+def batch_sizes(inputs: tuple[TensorSpec, ...], wanted: tuple[int, ...]) -> tuple[int, ...]:
     """The batch sizes to build for, each once, as the model allows.
 
     Raises:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         TensorSpec,
     )
     from prunedeploy.engines.building import build
+    from prunedeploy.engines.c_project import emit_c
     from prunedeploy.engines.lowering import LowerResult, lower
     from prunedeploy.engines.opening import open
     from prunedeploy.inspection.inspect import Inspection, inspect

@@ -1,8 +1,8 @@
 """Pages of the site that are made when it is built, so that none of them can be out of date.
 
-The files of the repository's root become pages, with their links turned to the site's. The reference
-of the commands is written from the command line's own declarations, that of the Python interface
-from ``prunedeploy.__all__``.
+The files of the repository's root become pages, with their links turned to the site's. The
+reference of the commands is written from the command line's own declarations, that of the Python
+interface from ``prunedeploy.__all__``.
 """
 
 from __future__ import annotations

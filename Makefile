@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROJECT := pyproject.toml constraints.txt
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-slow test-gpu fuzz lint checkpoint clean
+.PHONY: help demo test test-slow test-gpu fuzz lint docs checkpoint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make test-gpu    only those that need a CUDA GPU, with the libraries for one"
 	@echo "make fuzz        mutated inputs through every command, for MINUTES=30 (FUZZ=TARGETS for some)"
 	@echo "make lint        ruff, mypy and the layers that imports go down"
+	@echo "make docs        the documentation as a site in build/site, with every link checked"
 	@echo "make checkpoint  train the checkpoint in examples/ again"
 	@echo "make clean       remove $(VENV) and everything made"
 
@@ -46,6 +47,9 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+docs: $(VENV)/.docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 checkpoint: $(VENV)/.demo
 	$(BIN)/python examples/train_digits.py
 
@@ -62,7 +66,7 @@ $(VENV)/.testgpu: $(VENV)/.torch
 
 # One stamp for each set of extras. The install is editable, so that a changed source file needs
 # no new one.
-$(VENV)/.demo $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(VENV)/.torch
+$(VENV)/.demo $(VENV)/.test $(VENV)/.dev $(VENV)/.docs: $(VENV)/.%: $(VENV)/.torch
 	@echo "installing prunedeploy[$*] into $(VENV)"
 	@$(PIP_INSTALL) --editable '.[$*]'
 	@touch $@

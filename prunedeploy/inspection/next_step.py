@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from prunedeploy.inspection.inspect import Inspection
 
 # The speed of the sparse runtime beside ONNX Runtime, from the share s of multiply-accumulates
-# that are left. Between 1 / (A + B s) of the two lines below lie all networks of docs/sparse.md at
-# batch 1, on 1 and 2 threads (ResNet-18 and -50, MobileNetV1 and V2, VGG-16, BERT).
+# that are left. Between 1 / (A + B s) of the two lines below lie all networks of
+# docs/benchmarks/cpu.md at batch 1, on 1 and 2 threads (ResNet-18 and -50, MobileNetV1 and V2,
+# VGG-16, BERT).
 SLOW_LINE, FAST_LINE = (0.17, 1.45), (0.06, 0.95)
 SPARSE = 0.7  # from this share of multiply-accumulates on zeros are not worth skipping
 

@@ -9,6 +9,7 @@ from prunedeploy.core.files import from_json, sha256, to_json
 from prunedeploy.core.records import Engine, Manifest
 
 MANIFEST = "manifest.json"
+MAX_NAME = 255  # bytes of a file's name, as systems have it
 
 
 def read_engine(path: str | Path) -> Engine:
@@ -93,6 +94,7 @@ def _read_manifest(folder: Path) -> Manifest:
 def _plain(name: str, folder: Path) -> str:
     # a manifest is data from strangers: it must not name files outside its folder
     parts = PurePosixPath(name)
-    if parts.is_absolute() or ".." in parts.parts or "\0" in name:
+    long = any(len(part.encode("utf-8", "replace")) > MAX_NAME for part in parts.parts)
+    if long or parts.is_absolute() or ".." in parts.parts or "\0" in name:
         raise UserError(f"{folder} is not an engine: its manifest names {name!a:.99}")
     return name

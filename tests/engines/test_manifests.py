@@ -34,6 +34,7 @@ ODD: dict[str, dict[str, Any]] = {
     "no files": {"files": {}},
     "a folder for a file": {"files": {".": "0" * 64}},
     "a name that ends": {"files": {"model.so\0": "0" * 64}},
+    "a name that no system takes": {"files": {"x" * 300: "0" * 64}},
     "a hash of nothing": {"files": {"model.so": ""}},
 }
 SHAPES: tuple[list[Any], ...] = (

@@ -8,9 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 
+from prunedeploy.core.log import LOGGER, logged
 from prunedeploy.core.text import printable
 
 _QUIET_S = 1.0  # what is over sooner is not announced
+
+shown = True  # False with --quiet or --verbose (see ``cli/logs.py``)
 
 
 @contextmanager
@@ -19,16 +22,20 @@ def working(stage: str) -> Iterator[Callable[[str], None]]:
 
     Standard output belongs to the result alone, so whatever a library prints meanwhile goes to
     standard error. On a terminal one line is rewritten with the time that has passed and is gone
-    at the end; elsewhere a new stage is a new line, ``[  1.2 s] building``.
+    at the end; elsewhere a new stage is a new line, ``[  1.2 s] building``. Every stage is logged,
+    and nothing else where ``shown`` is False.
     """
     ticker = _Ticker(stage)
-    ticker.start()
+    LOGGER.info("%s", stage)
+    if shown:
+        ticker.start()
     try:
         with redirect_stdout(sys.stderr):
-            yield ticker.announce
+            yield logged(ticker.announce)
     finally:
         ticker.done.set()
-        ticker.join()
+        if ticker.is_alive():
+            ticker.join()
 
 
 class _Ticker(threading.Thread):

@@ -54,8 +54,16 @@ def onnxruntime_library(target: str = "host") -> Path:
     Args:
         target: the machine it is for, a name of ``targets.TARGETS``.
 
+    Returns:
+        The library's file.
+
     Raises:
         UserError: no such target, no compiler for it, or the cache cannot be written.
+
+    Example:
+        >>> import prunedeploy
+        >>> prunedeploy.onnxruntime_library().suffix
+        '.so'
     """
     machine = targets.by_name(target)
     tools = compiling.toolchain(machine)
@@ -100,9 +108,17 @@ def onnxruntime_model(
         threads: how many a run computes with; 0: what the engine was cut for.
         sessions: runs that may go on at once, others wait; 0: what keeps the processors busy.
 
+    Returns:
+        ``output``.
+
     Raises:
         UserError: not a sparse engine, too large to embed, numbers that cannot be, or ``output``
             cannot be written.
+
+    Example:
+        >>> import prunedeploy
+        >>> prunedeploy.onnxruntime_model("net.engine", "node.onnx").name
+        'node.onnx'
     """
     import onnx
 

@@ -62,9 +62,17 @@ def write_bundle(
         inputs: inputs to record the outputs of and to measure with, random ones when None.
         archive: write an archive, whatever ``output`` is called.
 
+    Returns:
+        The folder or archive, and the record in it, which says what is missing.
+
     Raises:
         UserError: no such model or target; the target can have nothing of it; ``output`` is there
             and is not a bundle.
+
+    Example:
+        >>> import prunedeploy
+        >>> prunedeploy.write_bundle("net.onnx", "jetson-nano").path.name
+        'net.jetson-nano.bundle'
     """
     progress = logged(progress)
     source = sources.model_file(model, progress)

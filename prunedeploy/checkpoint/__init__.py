@@ -62,11 +62,20 @@ def load(
         weights: which of several sets of weights in the file: the key that it is under, or what the
             names of its tensors begin with.
 
+    Returns:
+        The network with its weights, masks applied, and what was found in the file.
+
     Raises:
         UserError: the file cannot be read, needs code to run and is not trusted, holds weights
             that are none, masks whose meaning is not certain, several sets of weights and no way to
             tell which, or belongs to a network that is not known.
         MissingExtra: a safetensors file, and no safetensors.
+
+    Example:
+        >>> import prunedeploy
+        >>> checkpoint = prunedeploy.load("resnet20.pt")
+        >>> checkpoint.arch, checkpoint.input_shape
+        ('resnet20', (1, 3, 32, 32))
     """
     path = Path(path)
     what = kind(path)

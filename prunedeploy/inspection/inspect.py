@@ -111,9 +111,18 @@ def inspect(
         weights: which of several sets of weights in a checkpoint, by its key or the prefix of its
             names.
 
+    Returns:
+        Shape, density and dead channels of every layer, their totals, and the outlook.
+
     Raises:
         UserError: the file cannot be read, or needs code to run and ``trust`` is False; the data
             do not fit.
+
+    Example:
+        >>> import prunedeploy
+        >>> totals = prunedeploy.inspect("net.onnx").totals
+        >>> totals.dead_outputs, totals.outputs
+        (12, 26)
     """
     from prunedeploy.checkpoint import kind
     from prunedeploy.shrinking.request import CheckpointOptions

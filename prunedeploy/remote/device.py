@@ -72,8 +72,15 @@ def remote_build(
         quiet: seconds without a sign of life after which it is given up.
         bundle: options of ``write_bundle``, where there is a model.
 
+    Returns:
+        What the device is, what ran on it, and what did not.
+
     Raises:
         UserError: no connection, another kind of machine, ``output`` is something else already.
+
+    Example:
+        >>> import prunedeploy
+        >>> prunedeploy.remote_build("net.onnx", "user@nano", "jetson-nano")  # doctest: +SKIP
     """
     to, progress = ssh.host(host, ssh_options), logged(progress)
     _check_limits(timeout, quiet)
@@ -122,8 +129,15 @@ def remote_bench(
         quiet: seconds without a sign of life after which it is given up.
         bundle: options of ``write_bundle``, where there is a model.
 
+    Returns:
+        What the device is, what ran on it, and what did not.
+
     Raises:
         UserError: no connection, or another kind of machine.
+
+    Example:
+        >>> import prunedeploy
+        >>> prunedeploy.remote_bench("net.onnx", "user@nano", "jetson-nano")  # doctest: +SKIP
     """
     to, progress = ssh.host(host, ssh_options), logged(progress)
     _check_limits(timeout, quiet)

@@ -56,6 +56,12 @@ def report(
     Raises:
         UserError: none given, a file is missing or holds something else, or ``output`` cannot
             be written.
+
+    Example:
+        >>> import prunedeploy
+        >>> done = prunedeploy.shrink("net.onnx", "small.onnx", align=1)
+        >>> "parameters" in prunedeploy.report([done], "report.html")
+        True
     """
     if isinstance(results, (str, Path)):
         results = [results]

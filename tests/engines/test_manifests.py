@@ -14,6 +14,7 @@ from engines import network
 
 import prunedeploy
 from prunedeploy.cli import main
+from prunedeploy.core.errors import UserError
 
 ODD: dict[str, dict[str, Any]] = {
     "threads below zero": {"threads": -5},
@@ -106,3 +107,25 @@ def test_shapes_that_are_not_the_librarys(attempt: Attempt, built: Path, shape: 
     ):
         found = attempt({"inputs": [{**spec, "shape": shape}]}, images)
         assert found is None or (images.shape == (2, 5, 9, 9) and found.shape == (2, 10))
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        (99, r"built by a newer version .* format 99, this version reads 1 to 2; update it, or"),
+        (0, r"built by an older version .* format 0, this version reads 1 to 2; build"),
+        ("2", "expected int"),
+    ],
+)
+def test_manifests_of_other_versions(
+    built: Path, tmp_path: Path, written: object, message: str
+) -> None:
+    """With fields that this version does not know: the line is about the version all the same."""
+    folder = tmp_path / "e"
+    shutil.copytree(built, folder)
+    manifest = json.loads((built / "manifest.json").read_text())
+    changed = {"format_version": written, **({"shiny": 1} if written == 99 else {})}
+    (folder / "manifest.json").write_text(json.dumps(manifest | changed))
+    with pytest.raises(UserError, match=message) as caught:
+        prunedeploy.open(folder)
+    assert "\n" not in str(caught.value)

@@ -123,7 +123,7 @@ def shrink(
     ] = None,
     trust: Trust = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="List every channel cut and every refusal.")
+        bool, typer.Option("--verbose", "-v", help="List every step, cut and refusal.")
     ] = False,
     json: Json = False,
 ) -> None:

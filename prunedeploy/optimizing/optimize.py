@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from prunedeploy import targets
+from prunedeploy import checkpoint, targets
 from prunedeploy.bundle.write import write_bundle
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_path, to_json
@@ -59,6 +59,7 @@ def optimize(
     trust: bool = False,
     mask: str | Path | None = None,
     weights: str | None = None,
+    prefix: str | None = None,
     batch: int = 1,
     threads: int = 0,
     tune: Tuning = "quick",
@@ -75,7 +76,7 @@ def optimize(
         target: the machine to be fast on. For one that is not this one a device bundle is written,
             and the speed is predicted.
         data: an .npz file of labelled images, to count the accuracy and changed predictions on.
-        arch, input_shape, trust, mask, weights: of a checkpoint, as ``shrink`` has them.
+        arch, input_shape, trust, mask, weights, prefix: of a checkpoint, as ``shrink`` has them.
         batch: inputs a run.
         threads: that the engine runs with; 0 for all cores.
         tune: how thoroughly the sparse runtime measures its schedules.
@@ -91,7 +92,7 @@ def optimize(
     """
     begin = time.perf_counter()
     progress = progress or silent
-    stem = Path(model).stem
+    stem = checkpoint.name_of(model)
     machine = targets.by_name(target)
     with _folder(Path(output) if output is not None else Path(f"{stem}.optimized")) as folder:
         shrunk = shrink(
@@ -102,6 +103,7 @@ def optimize(
             trust=trust,
             mask=mask,
             weights=weights,
+            prefix=prefix,
             target=target,
             progress=progress,
         )

@@ -74,7 +74,12 @@ def load_model(
 
 def _load_checkpoint(source: Path, options: CheckpointOptions, progress: Progress) -> Loaded:
     read = checkpoint.load(
-        source, arch=options.arch, trust=options.trust, mask=options.mask, weights=options.weights
+        source,
+        arch=options.arch,
+        trust=options.trust,
+        mask=options.mask,
+        weights=options.weights,
+        prefix=options.prefix,
     )
     shape = options.input_shape or read.input_shape
     if shape is None:

@@ -55,6 +55,7 @@ def shrink(
     trust: bool = False,
     mask: str | Path | None = None,
     weights: str | None = None,
+    prefix: str | None = None,
     zero_threshold: float = 0.0,
     input_range: Stated | None = None,
     align: Align = "auto",
@@ -66,7 +67,8 @@ def shrink(
     """Load a network, run the passes, verify the result against it, and write it.
 
     Args:
-        model: a checkpoint, an ONNX file, or an ONNX model or graphsurgeon graph in memory.
+        model: a checkpoint or an ONNX file, a folder with one, or ``owner/name`` of the Hugging
+            Face hub; or an ONNX model or graphsurgeon graph in memory.
         output: the model to write, by default ``<name>.shrunk.onnx`` in the current folder.
             ``<name>.shrunk.json`` holds the result, and for a checkpoint
             ``<name>.shrunk.dense.onnx`` the exported network before the passes.
@@ -75,6 +77,7 @@ def shrink(
         trust: allow a checkpoint to run code while it is loaded.
         mask: a file of masks that goes with the checkpoint.
         weights: which of several sets of weights in it, by its key or the prefix of its names.
+        prefix: take the tensors alone whose names begin with it, without it.
         zero_threshold: weights up to this size count as zero (see ``passes/analysis/zero.py``).
         input_range: what inputs lie within: (low, high), numbers or one a channel; by name where
             there are several inputs; or "recipe", pixels in [0, 1] as the recipe normalises them.
@@ -97,7 +100,7 @@ def shrink(
     request = check_request(
         model,
         output,
-        CheckpointOptions(arch, input_shape, trust, mask, weights),
+        CheckpointOptions(arch, input_shape, trust, mask, weights, prefix),
         zero_threshold=zero_threshold,
         input_range=input_range,
         align=align,

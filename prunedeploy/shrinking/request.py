@@ -35,6 +35,7 @@ class CheckpointOptions:
     trust: bool = False
     mask: str | Path | None = None
     weights: str | None = None
+    prefix: str | None = None
 
     def refuse_for_onnx(self) -> None:
         """Refuse what an ONNX model has no use for.
@@ -42,7 +43,7 @@ class CheckpointOptions:
         Raises:
             UserError: an option for checkpoints alone was given.
         """
-        for name in ("arch", "mask", "weights"):
+        for name in ("arch", "mask", "weights", "prefix"):
             if getattr(self, name) is not None:
                 raise UserError(f"--{name} is for checkpoints, this is an ONNX model: leave it out")
 
@@ -86,13 +87,16 @@ def check_request(
         UserError: a number makes no sense, there is no such target, or a file cannot be written
             where it was asked for.
     """
-    source = Path(model) if isinstance(model, str | Path) else IN_MEMORY
+    is_stored = isinstance(model, str | Path)
+    name = checkpoint.name_of(model) if is_stored else str(IN_MEMORY)
     if not 0.0 <= zero_threshold < float("inf"):
         raise UserError(f"a zero threshold of {zero_threshold} makes no sense: give a small number")
     if align != "auto" and (not isinstance(align, int) or align < 1):
         raise UserError(f"channels cannot be aligned to {align!r}: give a number from 1, or auto")
     machine = targets.by_name(target)
-    path = _output(source, output)
+    path = Path(output) if output is not None else Path(f"{name}.shrunk.onnx")
+    source = checkpoint.find(model) if is_stored else IN_MEMORY
+    _check_output(path, source)
     if source == IN_MEMORY or is_onnx(source):
         options.refuse_for_onnx()
         if state_dict is not None:
@@ -119,8 +123,7 @@ def is_onnx(source: Path) -> bool:
     return source != IN_MEMORY and source.is_file() and checkpoint.kind(source) == "onnx"
 
 
-def _output(source: Path, output: str | Path | None) -> Path:
-    path = Path(output) if output is not None else Path(f"{source.stem}.shrunk.onnx")
+def _check_output(path: Path, source: Path) -> None:
     if path.suffix != ".onnx":
         raise UserError(f"the output {path} should end in .onnx")
     if os.path.realpath(path) == os.path.realpath(source):
@@ -128,7 +131,6 @@ def _output(source: Path, output: str | Path | None) -> Path:
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: {path.parent} is not a folder")
     _refuse_foreign(path.with_suffix(".json"))
-    return path
 
 
 def _refuse_foreign(record: Path) -> None:

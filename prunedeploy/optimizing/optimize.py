@@ -99,6 +99,7 @@ def optimize(
     trust: bool = False,
     mask: str | Path | None = None,
     weights: str | None = None,
+    prefix: str | None = None,
     batch: int = 1,
     threads: int = 0,
     tune: Tuning = "quick",
@@ -116,7 +117,7 @@ def optimize(
         target: the machine to be fast on. For one that is not this one a device bundle is written,
             and the speed is predicted.
         data: an .npz file of labelled images, to count the accuracy and changed predictions on.
-        arch, input_shape, trust, mask, weights: of a checkpoint, as ``shrink`` has them.
+        arch, input_shape, trust, mask, weights, prefix: of a checkpoint, as ``shrink`` has them.
         batch: inputs a run.
         threads: that the engine runs with; 0 for all cores.
         tune: how thoroughly the sparse runtime measures its schedules.
@@ -141,7 +142,7 @@ def optimize(
     begin = time.perf_counter()
     call, path = call_and_output(example_inputs, output)
     settings = _Settings(target, data, batch, threads, tune, rounds, logged(progress))
-    options = CheckpointOptions(arch, input_shape, trust, mask, weights)
+    options = CheckpointOptions(arch, input_shape, trust, mask, weights, prefix)
     machine, stem = targets.by_name(target), stem_of(model)
     with _folder(Path(path if path is not None else f"{stem}.optimized")) as folder:
         shrunk = carry_out(

@@ -26,6 +26,7 @@ from prunedeploy.graph import model as models
 from prunedeploy.graph.sizes import BATCH_AXIS, OPEN_SIZE, resolve
 from prunedeploy.reference import second_oracle, verify
 from prunedeploy.reference.second_oracle import NotAvailable, Run
+from prunedeploy.reference.strings import stored
 
 MEMO = "prunedeploy.reference.fitting"  # in the model's transient data: samples by input name
 LADDER = (OPEN_SIZE, 64, 128, 160, 224, 256, 320, 512, 640, 1024)  # sizes to try, in this order
@@ -40,6 +41,7 @@ MAX_RUNS = 4  # on further sizes, once a network runs, in search of outputs that
 THROUGH = frozenset(
     ("Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape", "Expand", "Flatten", "Transpose")
 )
+WORDS = ("cats_strings", "keys_strings", "pool_strings")  # attributes that list known texts
 COMPARISONS = frozenset(("Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual"))
 MAX_VALUES = 12  # that one input is compared with
 
@@ -251,6 +253,8 @@ def _applied(inputs: tuple[TensorSpec, ...], known: Mapping[Label, int], batch: 
 def _use(value: ir.Value, spec: TensorSpec) -> InputSample:
     """What the operators that read an integer say about its values."""
     kind = np.dtype(spec.dtype)
+    if kind.kind == "O":
+        return InputSample(words=_words(value))
     single = all(dim == 1 for dim in spec.shape)
     if kind.kind not in "iub" and not single:
         return InputSample()
@@ -270,6 +274,19 @@ def _use(value: ir.Value, spec: TensorSpec) -> InputSample:
     low = -math.inf if kind.kind == "f" else float(np.iinfo(kind).min)
     values = sorted(x for x in compared if x >= low)
     return InputSample(values=tuple(values[:MAX_VALUES]), count=count)
+
+
+def _words(value: ir.Value) -> tuple[str, ...]:
+    """The texts that the operators which read ``value`` know."""
+    known: dict[str, None] = {}
+    for node, index in _readers(value, set()):
+        for name in WORDS:
+            known |= dict.fromkeys(node.attributes.get_strings(name, ()))
+        other = node.inputs[1 - index] if node.op_type == "Equal" else None
+        tensor = None if other is None else ir.convenience.get_const_tensor(other)
+        if tensor is not None and tensor.size <= MAX_VALUES:
+            known |= dict.fromkeys(stored(tensor).reshape(-1).tolist())
+    return tuple(known)
 
 
 def _readers(value: ir.Value, seen: set[ir.Value]) -> Iterator[tuple[ir.Node, int]]:

@@ -64,17 +64,24 @@ def comparable(outputs: Mapping[str, Any]) -> bool:
     return all(np.isfinite(x).any() for x in _floats(outputs) if x.size)
 
 
-def refuse_incomparable(outputs: Mapping[str, Any]) -> None:
+def refuse_incomparable(outputs: Mapping[str, Any], inputs: Sequence[TensorSpec]) -> None:
     """Refuse a model with an output that has no finite number.
+
+    Args:
+        outputs: of one run.
+        inputs: of the model; those of floats are named in the advice where there are several.
 
     Raises:
         UserError: there is one; the message says what to do.
     """
-    if not comparable(outputs):
-        raise UserError(
-            "the model's outputs are not finite on random inputs, so nothing can be compared: "
-            "say what its inputs lie within, with `prunedeploy shrink --input-range LOW,HIGH`"
-        )
+    if comparable(outputs):
+        return
+    names = [f"{x.name}=" for x in inputs if np.dtype(x.dtype).kind in "fV"]
+    options = " ".join(f"--input-range {name}LOW,HIGH" for name in (names if names[1:] else [""]))
+    raise UserError(
+        "the model's outputs are not finite on random inputs, so nothing can be compared: "
+        f"say what its inputs lie within, with `prunedeploy shrink {options}`"
+    )
 
 
 def _fit(program: ir.Model, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
@@ -264,7 +271,7 @@ def _use(value: ir.Value, spec: TensorSpec) -> InputSample:
         if node.op_type == "If":
             compared |= {0.0, 1.0}
         elif node.op_type in COMPARISONS:
-            compared |= _neighbours(node, node.inputs[1 - index])
+            compared |= _neighbours(node, index)
         elif node.op_type in ("Gather", "OneHot"):
             counts.add(_index_count(node, index))
     counts.discard(0)
@@ -301,14 +308,28 @@ def _readers(value: ir.Value, seen: set[ir.Value]) -> Iterator[tuple[ir.Node, in
             yield node, index
 
 
-def _neighbours(node: ir.Node, other: ir.Value | None) -> set[float]:
-    """The constants that a comparison has on its other side, and values next to them."""
+def _neighbours(node: ir.Node, index: int) -> set[float]:
+    """The constants that a comparison has on its other side, and values next to them.
+
+    Of many constants, such as the frequencies that a bound is held against, one value that makes
+    the comparison true of all: a network that masks every one of them has nothing left to compute.
+    """
+    other = node.inputs[1 - index]
     tensor = None if other is None else ir.convenience.get_const_tensor(other)
-    if tensor is None or tensor.size > MAX_VALUES:
-        return set()
-    constants = {float(x) for x in tensor.numpy().reshape(-1)}
+    constants = set() if tensor is None else {float(x) for x in tensor.numpy().reshape(-1)}
+    constants = {x for x in constants if math.isfinite(x)}
+    if len(constants) > MAX_VALUES:
+        return _true_of_all(node.op_type, index, constants)
     offsets = (0, 1) if node.op_type == "Equal" else (-1, 0, 1)
-    return {x + offset for x in constants if math.isfinite(x) for offset in offsets}
+    return {x + offset for x in constants for offset in offsets}
+
+
+def _true_of_all(comparison: str, index: int, constants: set[float]) -> set[float]:
+    if comparison == "Equal":
+        return set()
+    above = comparison.startswith("Greater") == (index == 0)
+    strict = not comparison.endswith("OrEqual")
+    return {max(constants) + strict if above else min(constants) - strict}
 
 
 def _index_count(node: ir.Node, index: int) -> int:

@@ -47,6 +47,7 @@ class InputSample:
             where the values that inputs take in turn need different ones.
         values: numbers that the network compares the input with, and their neighbours.
         count: the input's numbers are indices below this; 0 where they are none.
+        words: texts that the network knows; empty where it is not one of texts.
         floats: "normal" for N(0, 1); "positive" for its absolute values; "coarse" for numbers that
             four neighbours on each of the last two axes share, as in images.
     """
@@ -54,6 +55,7 @@ class InputSample:
     sizes: tuple[tuple[int, ...], ...] = ()
     values: tuple[float, ...] = ()
     count: int = 0
+    words: tuple[str, ...] = ()
     floats: Literal["normal", "positive", "coarse"] = "normal"
 
 

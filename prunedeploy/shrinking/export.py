@@ -306,8 +306,7 @@ def _export_script(module: torch.jit.ScriptModule, example: torch.Tensor) -> ir.
             )
             return ir.from_proto(onnx.load(path))
     except Exception as error:  # its errors have no common base
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"torch cannot export this TorchScript program: {reason}") from error
+        raise UserError(f"torch cannot export this TorchScript program: {_why(error)}") from None
 
 
 @contextlib.contextmanager

@@ -2,8 +2,8 @@
 
 ``default()`` has them in the order they run.
 
-``LowerOpset``, ``ToFloat16``, ``Quantise``, ``RoundWeights``, ``RepackBlocks`` and
-``RecordTwoFour`` are not among the default ones: they are for targets that need them, or at the
+``LowerOpset``, ``RaiseOpset``, ``ToFloat16``, ``Quantise``, ``RoundWeights``, ``RepackBlocks``
+and ``RecordTwoFour`` are not among the default ones: they are for targets that need them, or at the
 user's word.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 from prunedeploy.passes._pass import Pass, PassError, run
 from prunedeploy.passes.blocks.repack_blocks import RepackBlocks
 from prunedeploy.passes.opset import LowerOpset
+from prunedeploy.passes.opset.raise_opset import RaiseOpset
 from prunedeploy.passes.precision.quantise import Quantise
 from prunedeploy.passes.precision.record_two_four import RecordTwoFour
 from prunedeploy.passes.precision.round_weights import RoundWeights
@@ -65,8 +66,8 @@ DEFAULT = default()
 
 __all__ = [
     "DEFAULT", "FoldBatchNorm", "FoldConstants", "FuseLayerNorm", "LowerOpset", "MergeChannels",
-    "Pass", "PassError", "PlainGroupNorm", "Quantise", "RecordTwoFour", "RemoveDeadBranches",
-    "RemoveIdentity", "RepackBlocks", "RoundWeights", "ScatterBranches", "SelectBeforeSplit",
-    "ShrinkChannels", "SimplifyGathers", "SimplifyReshapes", "SplitShapes", "TabulateMaps",
-    "ToFloat16", "after_cuts", "before_cuts", "default", "run",
+    "Pass", "PassError", "PlainGroupNorm", "Quantise", "RaiseOpset", "RecordTwoFour",
+    "RemoveDeadBranches", "RemoveIdentity", "RepackBlocks", "RoundWeights", "ScatterBranches",
+    "SelectBeforeSplit", "ShrinkChannels", "SimplifyGathers", "SimplifyReshapes", "SplitShapes",
+    "TabulateMaps", "ToFloat16", "after_cuts", "before_cuts", "default", "run",
 ]  # fmt: skip

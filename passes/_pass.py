@@ -13,6 +13,7 @@ from typing import Protocol
 import onnx_ir as ir
 
 from prunedeploy.core.errors import UserError
+from prunedeploy.core.progress import Counted
 from prunedeploy.core.records import Array, Difference, PassReport, PassResult
 from prunedeploy.graph import shapes, validity
 from prunedeploy.reference import verify
@@ -61,9 +62,10 @@ def run(
     """
     outputs = Evaluator(model).run(feeds)
     reports: list[PassReport] = []
-    for each in passes:
+    steps = tuple(passes)
+    for number, each in enumerate(steps):
         if progress is not None:
-            progress(f"pass {each.name}")
+            progress(Counted(f"pass {each.name}", number, len(steps)))
         original, usual = model.clone(), verify.tolerances_of(model)  # the clone shares the weights
         begin = time.perf_counter()
         result = each(model)

@@ -12,8 +12,6 @@ from importlib import import_module
 # takes it away: only modules that the interpreter has loaded by then, so not typing.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from prunedeploy.bundle.write import write_bundle
     from prunedeploy.checkpoint import Checkpoint, load
     from prunedeploy.core.errors import MissingExtra, UserError
@@ -44,6 +42,9 @@ if TYPE_CHECKING:
     from prunedeploy.remote.device import remote_bench, remote_build
     from prunedeploy.reports.report import report
     from prunedeploy.runtimes.api import Session
+    from prunedeploy.serving.http.loadtest import LoadResult, loadtest
+    from prunedeploy.serving.http.options import ServeOptions
+    from prunedeploy.serving.http.server import serve
     from prunedeploy.serving.onnxruntime_op import onnxruntime_library, onnxruntime_model
     from prunedeploy.serving.triton import serve_repo
     from prunedeploy.shrinking.export import export
@@ -73,6 +74,9 @@ _MODULES = {
     "remote.device": ("remote_bench", "remote_build"),
     "reports.report": ("report",),
     "runtimes.api": ("Session",),
+    "serving.http.loadtest": ("loadtest", "LoadResult"),
+    "serving.http.options": ("ServeOptions",),
+    "serving.http.server": ("serve",),
     "serving.onnxruntime_op": ("onnxruntime_library", "onnxruntime_model"),
     "serving.triton": ("serve_repo",),
     "shrinking.export": ("export",),
@@ -86,21 +90,23 @@ __all__ = [  # noqa: RUF022 - in the order of the main job
     "build", "emit_c", "write_bundle", "remote_build", "remote_bench",
     "open", "bench", "report",
     "inspect", "lower", "predict", "predict_all",
-    "onnxruntime_library", "onnxruntime_model", "serve_repo",
+    "serve", "loadtest", "onnxruntime_library", "onnxruntime_model", "serve_repo",
     "Checkpoint", "Inspection", "Session", "SlicePlan", "UserError", "MissingExtra",
-    "Accuracy", "BenchResult", "Difference", "Engine", "LowerResult", "Manifest", "Measurement",
-    "ModelStats", "Note", "OptimizeResult", "PassReport", "PassResult",
-    "Prediction", "Ratio", "ShrinkResult", "TensorSpec",
+    "Accuracy", "BenchResult", "Difference", "Engine", "LoadResult", "LowerResult", "Manifest",
+    "Measurement", "ModelStats", "Note", "OptimizeResult", "PassReport", "PassResult",
+    "Prediction", "Ratio", "ServeOptions", "ShrinkResult", "TensorSpec",
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    """PEP 562: import the module a public name lives in when the name is first asked for."""
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_PUBLIC[name]), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker sees the imports above, and so each misspelt name
+
+    def __getattr__(name: str) -> object:
+        """PEP 562: import the module a public name lives in when the name is first asked for."""
+        if name not in _PUBLIC:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(_PUBLIC[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

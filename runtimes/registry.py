@@ -12,6 +12,7 @@ from prunedeploy.targets import Target, why_not_here
 RUNTIMES: dict[str, str] = {
     "ort": "prunedeploy.runtimes.ort.cpu:Ort",
     "sparse": "prunedeploy.runtimes.sparse.engine:Sparse",
+    "hybrid": "prunedeploy.runtimes.hybrid.engine:Hybrid",
     "null": "prunedeploy.runtimes.null:Null",
     "ort-cuda": "prunedeploy.runtimes.ort.gpu:OrtCuda",
     "ort-tensorrt": "prunedeploy.runtimes.ort.gpu:OrtTensorRT",

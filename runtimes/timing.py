@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -29,6 +29,7 @@ def interleave(
     warmup: int,
     seed: int = 0,
     seconds: float = float("inf"),
+    tell: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
     """Time the sessions in turn.
 
@@ -39,6 +40,7 @@ def interleave(
         warmup: runs of each session before the first round.
         seed: of the order in the rounds.
         seconds: after which no further round begins; there are three at least.
+        tell: is called before each round with the number of those that are over.
 
     Returns:
         Nanoseconds of the runs of each session, one a round.
@@ -52,6 +54,8 @@ def interleave(
         for count in range(rounds):
             if count >= min(3, rounds) and time.monotonic() > end:
                 break
+            if tell is not None:
+                tell(count)
             for index in order.permutation(len(sessions)):
                 session = sessions[index]
                 session.run(feeds)

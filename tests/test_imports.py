@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from refused import small_model
 
 import prunedeploy
 
@@ -19,6 +20,7 @@ HEAVY = {"torch", "numpy", "onnx", "onnx_ir", "onnxscript", "onnx_graphsurgeon",
 HEAVY |= {"rich", "safetensors", "sklearn"}
 OPTIONAL = ("onnxruntime", "safetensors", "sklearn", "tensorrt", "tensorrt_rtx", "ziglang")
 OPTIONAL += ("pytest", "hypothesis", "build")
+OPTIONAL += ("fastapi", "starlette", "uvicorn", "httptools", "orjson", "prometheus_client")
 
 IMPORT_ALL = """
 import importlib, json, sys, traceback
@@ -78,6 +80,31 @@ def heavy_after(code: str, cwd: Path) -> set[str]:
 )
 def test_start_imports_nothing_heavy(code: str, tmp_path: Path) -> None:
     assert heavy_after(code, tmp_path) == set()
+
+
+# what a command loads before it knows that it has something to compute
+LIGHT = {
+    "inspect net.onnx": {"numpy", "onnx", "onnx_ir"},
+    "inspect damaged.pt": {"numpy"},
+    "inspect damaged.safetensors": {"numpy", "safetensors"},
+    "shrink damaged.onnx": {"numpy", "onnx", "onnx_ir"},
+    "build damaged.onnx": {"numpy", "onnx", "onnx_ir"},
+    "lower damaged.onnx -o out.onnx": {"numpy", "onnx", "onnx_ir"},
+    "predict damaged.onnx": {"numpy", "onnx", "onnx_ir"},
+    "optimize damaged.onnx": {"numpy", "onnx", "onnx_ir"},
+}
+
+
+@pytest.mark.parametrize("command", LIGHT)
+def test_what_is_refused_is_refused_before_heavy_imports(command: str, tmp_path: Path) -> None:
+    model = small_model(tmp_path / "net.onnx").read_bytes()
+    (tmp_path / "damaged.onnx").write_bytes(model[:-40])
+    (tmp_path / "damaged.pt").write_bytes(b"PK" + model)
+    header = b'{"w":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}'
+    (tmp_path / "damaged.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    status = 0 if "net.onnx" in command else 2
+    code = f"from prunedeploy.cli import main; assert main({command.split()}) == {status}"
+    assert heavy_after(code, tmp_path) <= LIGHT[command]
 
 
 def test_heavy_imports_would_be_seen(tmp_path: Path) -> None:

@@ -84,8 +84,8 @@ def test_nothing_else_is_in_the_wheel(names: set[str]) -> None:
     extra = {name for name in names - sources if ".dist-info/" not in name}
     kernels = {path.name for path in (ROOT / "runtimes" / "sparse" / "c").iterdir()}
     data = {f"prunedeploy/runtimes/sparse/c/{name}" for name in kernels}
-    ops = {path.name for path in (ROOT / "prunedeploy" / "serving" / "ort").iterdir()}
-    data |= {f"prunedeploy/serving/ort/{name}" for name in ops}
+    ops = {path.name for path in (ROOT / "runtimes" / "hybrid" / "c").iterdir()}
+    data |= {f"prunedeploy/runtimes/hybrid/c/{name}" for name in ops}
     device = (ROOT / "prunedeploy" / "bundle" / "device").glob("*.[cs]*")
     data |= {f"prunedeploy/bundle/device/{path.name}" for path in device}
     assert extra == {"prunedeploy/py.typed", *data}
@@ -96,7 +96,7 @@ def test_metadata(wheel: Path, names: set[str]) -> None:
     assert metadata["License-Expression"] == "Apache-2.0 AND MIT"
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     assert "Apache License" in read(wheel, "licenses/LICENSE")
-    assert "Microsoft" in read(wheel, "licenses/prunedeploy/serving/ort/LICENSE.onnxruntime")
+    assert "Microsoft" in read(wheel, "licenses/runtimes/hybrid/c/LICENSE.onnxruntime")
     assert {"cpu", "gpu", "tensorrt", "rtx", "cross", "test", "dev"} <= set(
         metadata.get_all("Provides-Extra", [])
     )

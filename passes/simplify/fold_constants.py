@@ -15,7 +15,6 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
-from onnxscript import optimizer
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Note, PassResult
@@ -89,6 +88,8 @@ def _round(model: ir.Model, small: int) -> tuple[bool, int, int]:
 
 def _fold(model: ir.Model, small: int) -> bool:
     """onnxscript follows shapes and sequences; what is computed, the reference computes."""
+    from onnxscript import optimizer
+
     before = set(model.graph.all_nodes())
     followed = bool(optimizer.fold_constants(model, should_fold=lambda _: False).modified)
     if followed:

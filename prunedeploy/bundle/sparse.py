@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prunedeploy.core import elf
 from prunedeploy.core.errors import CompilerError, UserError
+from prunedeploy.core.progress import Notice
 from prunedeploy.engines.bundle_record import SparsePart
 from prunedeploy.runtimes.api import BuildOptions
 from prunedeploy.runtimes.sparse.build import layers_json, project_of
@@ -45,7 +46,7 @@ def write(model: Path, target: Target, folder: Path, options: BuildOptions) -> S
         if Sparse().refuse(target) is None:  # there is a compiler: it is the model
             raise
         why = str(error)
-    options.progress(f"the sparse engine goes as C sources: {why}")
+    options.progress(Notice(f"the sparse engine goes as C sources: {why}"))
     Sparse().emit(model, target, folder, options)
     shutil.copyfile(DEVICE / RUNNER_SOURCE, folder / RUNNER_SOURCE)
     text = (folder / "README.md").read_text()

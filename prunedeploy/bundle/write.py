@@ -17,6 +17,7 @@ from prunedeploy.bundle import sparse as sparse_part
 from prunedeploy.bundle.readme import readme
 from prunedeploy.core.errors import CompilerError, UnsupportedModelError, UserError
 from prunedeploy.core.files import atomic_directory, atomic_path, sha256, to_json
+from prunedeploy.core.log import logged
 from prunedeploy.core.records import Array, TensorSpec
 from prunedeploy.engines import bundle_record, sources
 from prunedeploy.engines.bundle_record import MANIFEST, Tensor
@@ -27,7 +28,7 @@ from prunedeploy.prediction.predict import predict_all
 from prunedeploy.reference import verify
 from prunedeploy.reference.evaluate import Evaluator
 from prunedeploy.reference.source_model import load_source
-from prunedeploy.runtimes.api import BuildOptions, check_feeds, silent
+from prunedeploy.runtimes.api import BuildOptions, check_feeds
 from prunedeploy.targets import Target
 
 KIND = "device bundle: nothing in it was built or measured on the device"
@@ -65,7 +66,7 @@ def write_bundle(
         UserError: no such model or target; the target can have nothing of it; ``output`` is there
             and is not a bundle.
     """
-    progress = progress or silent
+    progress = logged(progress)
     source = sources.model_file(model, progress)
     machine = targets.by_name(target)
     output_path = Path(

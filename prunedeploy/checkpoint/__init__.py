@@ -29,7 +29,7 @@ class Checkpoint:
     """A trained network, and what the file held.
 
     ``module`` is in eval mode, in float32 or float64 on the CPU, masks applied. ``arch`` is the
-    name of the recipe, the user's ``pkg.module:factory``, ``"torch.export"``, ``"torchscript"``
+    name of the recipe, the user's factory as it was named, ``"torch.export"``, ``"torchscript"``
     or ``"pickled module"``. ``input_shape`` is (1, C, H, W) where it is known.
     """
 
@@ -54,8 +54,9 @@ def load(
     Args:
         path: torch.save (zip or legacy format), a plain pickle, safetensors, a NumPy archive,
             torch.export or TorchScript.
-        arch: a recipe's name, or ``pkg.module:factory``, a function or class of the user that
-            makes the network; by default recognised from the names of the parameters.
+        arch: a recipe's name; or ``pkg.module:factory`` or ``path/file.py:factory``, a function or
+            class of the user that makes the network; by default recognised from the names of the
+            parameters.
         trust: allow the file to run code while it is loaded.
         mask: a file of masks by parameter name.
         weights: which of several sets of weights in the file: the key that it is under, or what the
@@ -67,14 +68,14 @@ def load(
             tell which, or belongs to a network that is not known.
         MissingExtra: a safetensors file, and no safetensors.
     """
-    from prunedeploy.checkpoint import factory, network, program, selection, state
-
     path = Path(path)
     what = kind(path)
     digest = files.sha256(path)
     # the program in the file is what is wanted
     as_stored = arch is None and mask is None and weights is None
     if what == "pt2" and trust and as_stored:
+        from prunedeploy.checkpoint import program
+
         module, shape = program.load_exported(path)
         return Checkpoint(
             path, digest, module, "torch.export", shape, None, ("torch.export program",)
@@ -82,6 +83,8 @@ def load(
     if what == "torchscript" and trust and as_stored:
         return _script(path, digest)
     read, whole = _read(path, what, trust, mask, weights, arch is None and mask is None)
+    from prunedeploy.checkpoint import factory, network, selection, state
+
     notes = read.notes
     with _naming(path):
         state.check_finite(read.state)
@@ -120,14 +123,15 @@ def _read(
     path: Path, what: Kind, trust: bool, mask: str | Path | None, name: str | None, own: bool
 ) -> tuple[Normalised, nn.Module | None]:
     """The weights; and, of a trusted file, its own module with the masks applied, if ``own``."""
+    from prunedeploy.checkpoint.read import DESCRIPTIONS, constants, read, readable
+
+    tree = read(path, what, trust)  # refused, where it is, before what needs torch is imported
     from torch import Tensor
 
     from prunedeploy.checkpoint import beside, factory, state
-    from prunedeploy.checkpoint.read import DESCRIPTIONS, constants, read, readable
     from prunedeploy.checkpoint.tree import find_weights, origins_of
     from prunedeploy.checkpoint.walk import collect
 
-    tree = read(path, what, trust)
     with readable(path), _naming(path):  # a damaged pickle may still be read, as nonsense
         held = find_weights(tree, name, TRUST_PROGRAM if what == "torchscript" else "")
         whole = held.module if own else None

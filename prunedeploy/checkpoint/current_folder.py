@@ -1,13 +1,15 @@
 """Modules of the current folder: for the code that the user named, and for nothing else.
 
 ``--arch mymodule:factory`` and the classes in a trusted file may lie in the current folder, with
-other modules that they import. Were the folder on ``sys.path``, a file ``numpy.py`` in it would run
-as soon as any library imports that name. So a finder answers for the folder, and only where it is
-code of the folder, or we on the user's behalf, that imports.
+other modules that they import; ``--arch nets/mine.py:factory`` in the folder of that file. Were the
+folder on ``sys.path``, a file ``numpy.py`` in it would run as soon as any library imports that
+name. So a finder answers for the folder, and only where it is code of the folder, or we on the
+user's behalf, that imports.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -50,17 +52,35 @@ class _Finder(MetaPathFinder):
 
 
 @contextmanager
-def asked() -> Iterator[None]:
-    """Let our own imports, and unpickling, find modules in the current folder.
+def asked(folder: Path | None = None) -> Iterator[None]:
+    """Let our own imports, and unpickling, find modules in ``folder``, by default the current one.
 
     What they import finds its own imports there for as long as the process runs.
     """
-    finder = _finder(str(Path.cwd()))
+    finder = _finder(str((folder or Path()).absolute()))
     finder.asked += 1
     try:
         yield
     finally:
         finder.asked -= 1
+
+
+def import_file(file: Path) -> ModuleType:
+    """The module in ``file``, with the modules beside it, or beside its package, within reach.
+
+    Raises:
+        ImportError: there is no such file, or another module of its name is in use already.
+    """
+    if not file.is_file():
+        raise ImportError(f"there is no file {file}")
+    folder, name = file.absolute().parent, file.stem
+    while (folder / "__init__.py").is_file():
+        folder, name = folder.parent, f"{folder.name}.{name}"
+    with asked(folder):
+        module = importlib.import_module(name)
+    if module.__file__ is None or not file.samefile(module.__file__):
+        raise ImportError(f"a module {name} from elsewhere is in use: give the file another name")
+    return module
 
 
 def _finder(folder: str) -> _Finder:

@@ -7,6 +7,7 @@ import importlib
 import sys
 from collections.abc import Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +28,9 @@ COUNTER = "num_batches_tracked"
 
 
 def from_factory(arch: str, read: Normalised) -> tuple[nn.Module, list[str]]:
-    """The network of the user's factory ``pkg.module:name`` with the weights read; notes.
+    """The network of the user's factory with the weights read; notes.
+
+    ``arch`` is ``pkg.module:name`` or ``path/file.py:name``.
 
     The layers are given the shapes of the weights, so a factory of the original network serves
     for a checkpoint that is shrunk already. What the network has a place for of its own, a mask or
@@ -295,7 +298,7 @@ def _refuse_transposed(module: nn.Module, filters: Iterable[str]) -> None:
 
 
 def _call(arch: str) -> tuple[nn.Module, str | None]:
-    """Import and call what ``--arch pkg.module:factory`` names: naming it is the user's consent.
+    """Import and call the factory that ``--arch`` names: naming it is the user's consent.
 
     What it prints is no part of the command's output. Returns the network, and a note where it was
     one of several things.
@@ -317,14 +320,18 @@ def _call(arch: str) -> tuple[nn.Module, str | None]:
 
 def _made(arch: str) -> Any:
     """What the factory gives."""
-    where, _, name = arch.partition(":")
-    if where.endswith(".py"):
-        raise UserError(f"--arch {arch}: write the module without .py, as pkg.module:factory")
-    if not where.replace(".", "").isidentifier() or not name.replace(".", "").isidentifier():
-        raise UserError(f"--arch {arch}: write it as pkg.module:factory")
+    where, _, name = arch.rpartition(":")
+    is_file = where.endswith(".py")
+    is_module = where.replace(".", "").isidentifier()
+    if not (is_file or is_module) or not name.replace(".", "").isidentifier():
+        raise UserError(f"--arch {arch}: write it as pkg.module:factory or path/file.py:factory")
     try:
-        with current_folder.asked():
-            factory = importlib.import_module(where)
+        factory: Any
+        if is_file:
+            factory = current_folder.import_file(Path(where))
+        else:
+            with current_folder.asked():
+                factory = importlib.import_module(where)
         for part in name.split("."):
             factory = getattr(factory, part)
     except ImportError as error:

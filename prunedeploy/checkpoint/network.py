@@ -15,7 +15,7 @@ from prunedeploy.models import Recipe
 
 State = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
-HOW = "name it with --arch NAME or --arch pkg.module:factory"
+HOW = "name it with --arch NAME or --arch FILE.py:factory"
 SHOWN = 3  # names in an error
 HEADS = ("fc", "linear", "classifier", "head")
 

@@ -9,25 +9,25 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from prunedeploy.checkpoint import current_folder
-from prunedeploy.checkpoint.pickle.rebuild import view
-from prunedeploy.checkpoint.pickle.stub import Storage
+from prunedeploy.checkpoint.pickle.rebuild import DTYPES, view
+from prunedeploy.checkpoint.pickle.stub import Bytes, Storage
 from prunedeploy.checkpoint.pickle.torchfile import (
     check_claims,
     read_legacy,
     read_pickle,
     read_zip,
-    storage_of,
 )
 from prunedeploy.checkpoint.pickle.unpickle import CodeRefused
 from prunedeploy.checkpoint.sniff import Kind
-from prunedeploy.core.budget import OverBudgetError
+from prunedeploy.core.budget import Budget, OverBudgetError
 from prunedeploy.core.errors import MissingExtra, UserError
+from prunedeploy.core.records import Array
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DESCRIPTIONS: dict[Kind, str] = {
     "zip": "torch.save, zip format",
@@ -42,16 +42,16 @@ DESCRIPTIONS: dict[Kind, str] = {
 
 # torch._export.serde.schema.ScalarType
 PT2_DTYPES = {
-    1: torch.uint8,
-    2: torch.int8,
-    3: torch.int16,
-    4: torch.int32,
-    5: torch.int64,
-    6: torch.float16,
-    7: torch.float32,
-    8: torch.float64,
-    12: torch.bool,
-    13: torch.bfloat16,
+    1: "uint8",
+    2: "int8",
+    3: "int16",
+    4: "int32",
+    5: "int64",
+    6: "float16",
+    7: "float32",
+    8: "float64",
+    12: "bool",
+    13: "bfloat16",
 }
 
 
@@ -114,6 +114,8 @@ def readable(path: Path) -> Iterator[None]:
 
 def _read_trusted(path: Path, kind: Kind) -> Any:
     """Classes of the file may lie in the current folder."""
+    import torch
+
     with current_folder.asked():
         if kind != "pickle":
             return torch.load(path, map_location="cpu", weights_only=False)
@@ -124,6 +126,8 @@ def _read_trusted(path: Path, kind: Kind) -> Any:
 @contextmanager
 def _storages_on_cpu() -> Iterator[None]:
     """Plain pickles bring storages through ``torch.storage._load_from_bytes``, on their device."""
+    import torch
+
     original = torch.storage._load_from_bytes
 
     def load(data: bytes) -> Any:
@@ -138,22 +142,26 @@ def _storages_on_cpu() -> Iterator[None]:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        from safetensors.torch import load_file
+        from safetensors import safe_open
     except ImportError:
         raise MissingExtra("safetensors", "safetensors") from None
+    budget = Budget(path.stat().st_size)
+    with safe_open(path, framework="numpy") as header:  # checked in whole, without torch
+        budget.check("its header", len(header.keys()), budget.entries, "tensors")
+    from safetensors.torch import load_file
+
     tensors: dict[str, Tensor] = load_file(path)
     return tensors
 
 
-def _read_npz(path: Path) -> dict[str, Tensor]:
+def _read_npz(path: Path) -> dict[str, Array]:
     import numpy as np
 
     with zipfile.ZipFile(path) as members:
         check_claims(members)
     with np.load(path, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
-    native = {name: array.astype(array.dtype.newbyteorder("=")) for name, array in arrays.items()}
-    return {name: torch.from_numpy(array) for name, array in native.items()}
+    return {name: array.astype(array.dtype.newbyteorder("=")) for name, array in arrays.items()}
 
 
 def constants(path: Path, kind: Kind) -> Any:
@@ -173,7 +181,7 @@ def constants(path: Path, kind: Kind) -> Any:
     return None
 
 
-def _read_pt2_weights(path: Path) -> dict[str, Tensor]:
+def _read_pt2_weights(path: Path) -> dict[str, Any]:
     """Parameters and buffers alone: the program is left untouched (see ``program.py``)."""
     with zipfile.ZipFile(path) as archive:
         check_claims(archive)
@@ -186,7 +194,7 @@ def _read_pt2_weights(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _pt2_tensors(archive: zipfile.ZipFile, config: str) -> dict[str, Tensor] | None:
+def _pt2_tensors(archive: zipfile.ZipFile, config: str) -> dict[str, Any] | None:
     """The tensors that a table of the archive lists, or None where it has no such table."""
     configs = [name for name in archive.namelist() if name.endswith(config)]
     if len(configs) != 1:
@@ -203,7 +211,7 @@ def _pt2_tensor(record: bytes, entry: dict[str, Any]) -> Any:
     if entry["use_pickle"]:
         return read_zip(io.BytesIO(record))
     meta = entry["tensor_meta"]
-    dtype = PT2_DTYPES[meta["dtype"]]
+    dtype = DTYPES[f"torch.{PT2_DTYPES[meta['dtype']]}"]
     size, stride = (tuple(n["as_int"] for n in meta[key]) for key in ("sizes", "strides"))
-    data = storage_of(bytearray(record))
-    return view(Storage(data, dtype), meta["storage_offset"]["as_int"], size, stride)
+    storage = Storage(Bytes(bytearray(record)), dtype)
+    return view(storage, meta["storage_offset"]["as_int"], size, stride)

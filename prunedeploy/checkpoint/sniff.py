@@ -76,10 +76,10 @@ def _kind(path: Path, head: bytes, size: int, last: bytes) -> Kind | None:
         return "legacy"
     if head[257:262] == b"ustar":
         return "tar"
-    if len(head) > 1 and head[0] == 0x80 and 2 <= head[1] <= 5:
-        return "pickle"
     if 8 + int.from_bytes(head[:8], "little") <= size and head[8:9] == b"{":
         return "safetensors"
+    if len(head) > 1 and head[0] == 0x80 and 2 <= head[1] <= 5:
+        return "pickle"
     if head[:1] == b"\x08" and _is_onnx(path):
         return "onnx"
     if head[:1] in (b"(", b"]", b"}", b"c") and last == b".":

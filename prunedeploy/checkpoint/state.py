@@ -14,11 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunedeploy.checkpoint import beside, buffers, layers, parametrized
+from prunedeploy.checkpoint import beside, buffers, compressed, layers, parametrized
 from prunedeploy.checkpoint.beside import Applied
 from prunedeploy.checkpoint.masks import Doubts
-from prunedeploy.checkpoint.pickle.stub import NUMBERS, Quantised
+from prunedeploy.checkpoint.pickle.packed import PackedTensor
+from prunedeploy.checkpoint.pickle.stub import Quantised
+from prunedeploy.checkpoint.tensors import NUMBERS
 from prunedeploy.checkpoint.walk import MaskCandidate
+from prunedeploy.core.budget import EXPANDED
 from prunedeploy.core.errors import UserError
 
 State = dict[str, Tensor]
@@ -29,7 +32,6 @@ WRAPPER = re.compile(
 )
 COUNTERS = ("total_ops", "total_params", "n_averaged")  # of thop, and of torch.optim.swa_utils
 MAX_DEPTH = 100  # parts of a name
-MAX_EXPANDED = 1 << 28  # elements of all tensors that store next to none
 FLAT = ("_flat_param", "flat_param")
 
 
@@ -83,7 +85,7 @@ def normalise(
         UserError: quantised, complex or otherwise unusable weights; a mask whose weight or meaning
             is not certain; the message names them.
     """
-    notes: list[str | None] = [*_clean(tensors)]
+    notes: list[str | None] = [compressed.decompress(tensors), *_clean(tensors)]
     state: State = tensors
     positions = _positions(state)
     folded = parametrized.fold(state, origins or {})
@@ -159,6 +161,11 @@ def _clean(tensors: dict[str, Any]) -> list[str]:
         if plain != name:
             prefix = name.removesuffix(plain)
             count(f"prefix {prefix}" if prefix != name else "names freed of wrappers")
+        if isinstance(value, PackedTensor):
+            raise UserError(
+                f"{name} is a {value.kind}, which only code of its own can read: save it as a"
+                " plain tensor (to_dense, dequantize or full_tensor, whichever it has)"
+            )
         if isinstance(value, Quantised) or (isinstance(value, Tensor) and value.is_quantized):
             raise UserError(f"{name} is quantised to integers: load the network from before that")
         if not isinstance(value, Tensor):
@@ -212,7 +219,7 @@ def _refuse_bombs(tensors: Mapping[str, Any]) -> None:
         sparse = value.layout != torch.strided
         if sparse or value.numel() * value.element_size() > 2 * value.untyped_storage().nbytes():
             total += value.numel()
-    if total > MAX_EXPANDED:
+    if total > EXPANDED:
         raise UserError(
             f"holds {total:,} elements in tensors that store next to none (sparse, expanded): too"
             " many for weights"

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from prunedeploy.checkpoint.masks import binary, mixed
 from prunedeploy.checkpoint.naming import is_mask_key
-from prunedeploy.checkpoint.pickle.stub import NumpyArray, Quantised, SparseTensor, Stub
+from prunedeploy.checkpoint.pickle.stub import (
+    NumpyArray,
+    Quantised,
+    SparseTensor,
+    StoredTensor,
+    Stub,
+)
+from prunedeploy.checkpoint.tensors import as_tensor
 from prunedeploy.core.errors import UserError
 
 # Keys under which training scripts save weights, the most telling first.
@@ -96,16 +103,6 @@ def find_weights(tree: Any, name: str | None = None, otherwise: str = "") -> Wei
 def keys(path: Path) -> str:
     """A path through the containers of a file, for messages."""
     return ".".join(map(repr, path))
-
-
-def as_tensor(value: Any) -> Any:
-    """A tensor for what stands for one until all is read; anything else as it is."""
-    if isinstance(value, NumpyArray | SparseTensor):
-        return value.tensor()
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        native = np.ascontiguousarray(value, value.dtype.newbyteorder("="))
-        return torch.from_numpy(native.reshape(value.shape))
-    return value.detach() if isinstance(value, Tensor) else value
 
 
 def as_mapping(value: Any) -> Mapping[Any, Any] | None:
@@ -347,7 +344,7 @@ def _module_tensors(module: Stub) -> Iterator[tuple[str, Any]]:
         fields = part.fields()
         if "_modules" not in fields:  # TorchScript keeps all in one
             named = ((k, v) for k, v in fields.items() if isinstance(k, str))
-            yield from ((f"{path}{k}", v) for k, v in named if isinstance(v, Tensor))
+            yield from ((f"{path}{k}", v) for k, v in named if isinstance(v, StoredTensor))
             continue
         names = fields.get("_non_persistent_buffers_set")
         hidden = names if isinstance(names, set) else ()

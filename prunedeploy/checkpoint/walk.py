@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from prunedeploy.checkpoint.naming import is_mask_key, words
-from prunedeploy.checkpoint.pickle.stub import ATTRIBUTES, NUMBERS, SparseTensor
+from prunedeploy.checkpoint.pickle.stub import SparseTensor, StoredTensor
+from prunedeploy.checkpoint.tensors import NUMBERS, as_tensor
 from prunedeploy.checkpoint.tree import (
     NOT_WEIGHTS,
     Path,
     Weights,
     as_mapping,
-    as_tensor,
     elements_of,
     is_module,
     keys,
@@ -178,8 +178,10 @@ def _attributes(part: Any) -> Iterator[tuple[str, Any]]:
 
 def _of_tensor(value: Any) -> list[tuple[str, Any]]:
     """The attributes that somebody has given to a tensor."""
-    fields = vars(value) if isinstance(value, Tensor) else {}
-    attributes = as_mapping(fields.get(ATTRIBUTES)) or fields
+    if isinstance(value, StoredTensor):
+        attributes = as_mapping(value.attributes) or {}
+    else:
+        attributes = vars(value) if isinstance(value, Tensor) else {}
     return [(str(key), item) for key, item in attributes.items() if _may_hold(item)]
 
 

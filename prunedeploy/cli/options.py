@@ -11,8 +11,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON
 Arch = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME|pkg.module:factory",
-        help="The network's architecture, where it is not recognised.",
+        metavar="NAME|FILE.py:factory",
+        help="The network's architecture, where it is not recognised; pkg.module:factory also.",
     ),
 ]
 InputShape = Annotated[

@@ -26,6 +26,18 @@ def parse_batches(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
+def parse_engines(given: list[str]) -> dict[str, str] | list[str]:
+    """NAME=ENGINE for every engine, or ENGINE for every engine."""
+    named = [text.partition("=") for text in given]
+    if not any(equals for _, equals, _ in named):
+        return given
+    if not all(name and path for name, _, path in named):
+        raise typer.BadParameter("name all engines, as NAME=ENGINE, or none")
+    if len({name for name, _, _ in named}) < len(named):
+        raise typer.BadParameter("give every engine another name")
+    return {name: path for name, _, path in named}
+
+
 def parse_floats(text: str) -> tuple[float, ...]:
     """0.5,0.5,0.5."""
     try:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from prunedeploy.core.errors import UserError
 
 MIB = 1 << 20
+EXPANDED = 256 * MIB  # elements of tensors that store next to none: sparse, or views of few numbers
 
 
 class OverBudgetError(UserError):
@@ -39,6 +40,11 @@ class Budget:
     def opcodes(self) -> int:
         """Steps of a pickle, which is a small program."""
         return 300_000 + self.size // 16
+
+    @property
+    def entries(self) -> int:
+        """Tensors in a file that names each of them: most of its bytes are theirs."""
+        return 20_000 + self.size // 1024
 
     @property
     def constants(self) -> int:

@@ -16,12 +16,22 @@ class UserError(Exception):
 class UnsupportedModelError(UserError):
     """A runtime that lacks what the model needs; another may have it.
 
-    ``reason`` says so without advice, for whoever tries several runtimes.
+    ``reason`` says so without advice, for whoever tries several runtimes; ``node`` is the name of
+    the one that is in the way, where it is one.
     """
 
-    def __init__(self, runtime: str, reason: str) -> None:
+    def __init__(self, runtime: str, reason: str, node: str = "") -> None:
         super().__init__(f"the {runtime} runtime cannot compute {reason}: use --runtime ort")
         self.reason = f"it cannot compute {reason}"
+        self.node = node
+
+
+class NoGainError(UserError):
+    """A runtime could compute the model, but no faster than ONNX Runtime; ``reason`` says why."""
+
+    def __init__(self, runtime: str, reason: str) -> None:
+        super().__init__(f"the {runtime} runtime would gain nothing: {reason}; use --runtime ort")
+        self.reason = reason
 
 
 class UnknownOperatorError(UserError):

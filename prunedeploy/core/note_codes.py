@@ -40,6 +40,7 @@ NoteCode = Literal[
     "narrow-cost",  # how far the narrower type moves the outputs
     "no-cost-figures",  # the target has no figures to decide by
     "no-narrow-layer",  # no layer uses its weights on few positions
+    "no-newer-form",  # a node has no form in the newer opset asked for
     "no-older-form",  # a node has no form in the opset asked for
     "nodes-float16",  # nodes were converted to float16
     "nodes-folded",  # nodes with constant inputs became initializers
@@ -49,6 +50,7 @@ NoteCode = Literal[
     "not-float32",  # weights are not stored as float32
     "open-shape",  # a size that the decision needs is not known
     "opset-lowered",  # the model was written in an older opset
+    "opset-raised",  # the model was written in a newer opset
     "opset-too-new",  # the model's opset is newer than what is known
     "opset-too-old",  # the model's opset lacks the operator that would be needed
     "out-of-range",  # weights exceed the range of the narrower type

@@ -317,7 +317,8 @@ class ShrinkResult:
     where its recipe says; 0 and 1 for one that brings its own normalisation. Where
     ``input_ranges`` names an input, the two models are the same within that range only. ``align``
     is the multiple of channels that dead ones were kept for, 1 for none; ``variants`` are those
-    that it was chosen among, empty where it was given.
+    that it was chosen among, empty where it was given. ``unvarying`` names the outputs that are the
+    same for every input, because the network was pruned too far.
     """
 
     source: Path
@@ -341,6 +342,7 @@ class ShrinkResult:
     pt: Path | None = None  # the torch.export program, where one was asked for
     state_dict: Path | None = None  # the sliced state_dict with its plan, likewise
     cross_checks: tuple[CrossCheck, ...] = ()  # of the reference, before the passes and after them
+    unvarying: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ from prunedeploy import targets
 from prunedeploy.core import records
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_directory, sha256
+from prunedeploy.core.log import logged
 from prunedeploy.core.records import Engine
 from prunedeploy.engines import choice, sources
 from prunedeploy.engines.engine_folder import MANIFEST, refuse_to_replace, write_manifest
 from prunedeploy.engines.request import BuildRequest, Progress, build_options
 from prunedeploy.engines.verified_build import build_verified, narrow_precision
-from prunedeploy.runtimes.api import Tuning, silent
+from prunedeploy.runtimes.api import Tuning
 from prunedeploy.runtimes.registry import by_name as runtime_by_name
 
 
@@ -65,7 +66,7 @@ def build(
         UserError: no such model, target or runtime; the target is not at hand; the engine
             computes something else; ``output`` cannot be written or is not an engine.
     """
-    progress = progress or silent
+    progress = logged(progress)
     options = replace(build_options(batch, threads, tune, progress), blocks=blocks)
     source = sources.model_file(model, progress)
     machine = targets.by_name(target)

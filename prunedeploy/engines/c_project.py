@@ -8,9 +8,10 @@ from pathlib import Path
 from prunedeploy import targets
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_directory
+from prunedeploy.core.log import logged
 from prunedeploy.engines import sources
 from prunedeploy.engines.request import Progress, build_options
-from prunedeploy.runtimes.api import Tuning, silent
+from prunedeploy.runtimes.api import Tuning
 
 
 def emit_c(
@@ -32,7 +33,7 @@ def emit_c(
     """
     from prunedeploy.runtimes.sparse.engine import Sparse
 
-    progress = progress or silent
+    progress = logged(progress)
     options = build_options(batch, threads, tune, progress)
     source = sources.model_file(model, progress)
     machine = targets.by_name(target)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from prunedeploy import targets
-from prunedeploy.core.errors import UnsupportedModelError, UserError
+from prunedeploy.core.errors import NoGainError, UnsupportedModelError, UserError
 from prunedeploy.core.files import scratch_folder
 from prunedeploy.core.records import Engine, Manifest, RefusedRuntime, RuntimeChoice, RuntimeTime
 from prunedeploy.engines.request import BuildRequest
@@ -29,7 +29,8 @@ from prunedeploy.targets import Target
 SECONDS = 1.5  # duration of the timing for one number of threads and one batch size
 MAX_ROUNDS = 100
 MARGIN = 1.02  # speedup over the first in the target's list that another runtime has to reach
-ON_CPU = ("ort", "sparse")
+ON_CPU = ("ort", "sparse", "hybrid")
+FALLBACK = {"hybrid": "sparse"}  # runtimes for models that another one cannot compute as a whole
 ANY_BATCH = ("ort",)  # runtimes whose engines take any batch size
 
 # The request for the engine that the runtime of a given name builds.
@@ -67,7 +68,11 @@ def candidates(target: Target, runtime: str) -> tuple[tuple[str, ...], tuple[Ref
     usable = tuple(name for name, reason in reasons.items() if reason is None)
     if not usable:
         raise UserError(registry.refuse(target, "auto") or f"no runtime for {target.name} is here")
-    refused = (RefusedRuntime(name, reason) for name, reason in reasons.items() if reason)
+    refused = (
+        RefusedRuntime(name, reason)
+        for name, reason in reasons.items()
+        if reason and reason != reasons.get(FALLBACK.get(name, ""))
+    )
     return usable, tuple(refused)
 
 
@@ -120,16 +125,25 @@ def _build_all(
 ) -> tuple[list[Candidate], tuple[RefusedRuntime, ...]]:
     """The engines that compute what the model computes, and the runtimes that built none."""
     built, refused, errors = [], [], []
+    compared = [name for name in names if name not in FALLBACK]
+    lacking: set[str] = set()
     for name in names:
+        if name in FALLBACK and FALLBACK[name] not in lacking:
+            continue
         request, own = requests(name), folder / name
         own.mkdir()
-        options.progress(f"building with {name}, one of {len(names)} runtimes to be compared")
+        what = f"one of {len(compared)} runtimes to be compared"
+        if name in FALLBACK:
+            what = f"because {FALLBACK[name]} cannot compute all of it"
+        options.progress(f"building with {name}, {what}")
         batches = () if name in ANY_BATCH else options.batches
         try:
             manifest = build_verified(own, request, replace(options, batches=batches))
         except UserError as error:
             errors.append(error)
             refused.append(RefusedRuntime(name, _reason(error)))
+            if isinstance(error, UnsupportedModelError):
+                lacking.add(name)
         else:
             built.append(Candidate(request, own, manifest))
     if not built:
@@ -142,7 +156,7 @@ def _build_all(
 
 def _reason(error: UserError) -> str:
     """The reason without the advice to take another runtime, which happens here anyway."""
-    return error.reason if isinstance(error, UnsupportedModelError) else str(error)
+    return error.reason if isinstance(error, UnsupportedModelError | NoGainError) else str(error)
 
 
 def _race(engines: Sequence[Candidate], options: BuildOptions) -> tuple[RuntimeTime, ...]:

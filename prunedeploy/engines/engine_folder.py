@@ -82,9 +82,12 @@ def _read_manifest(folder: Path) -> Manifest:
         refuse_bundle(folder)
         raise UserError(f"{folder} is not an engine: it has no readable {MANIFEST}") from None
     try:
-        return from_json(Manifest, text)
+        manifest = from_json(Manifest, text)
     except UserError as error:
         raise UserError(f"{folder} is not an engine: {MANIFEST} is {error}") from None
+    if not manifest.outputs:
+        raise UserError(f"{folder} is not an engine: its manifest names no outputs")
+    return manifest
 
 
 def _plain(name: str, folder: Path) -> str:

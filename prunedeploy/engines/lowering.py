@@ -16,6 +16,7 @@ from prunedeploy.core.records import Array, Difference, PassReport
 from prunedeploy.graph import model as models
 from prunedeploy.graph import preparation
 from prunedeploy.passes.opset import OLDEST, LowerOpset
+from prunedeploy.passes.opset.raise_opset import RaiseOpset
 from prunedeploy.passes.opset.widened import NEWEST
 from prunedeploy.reference import second_oracle, verify
 from prunedeploy.reference.evaluate import Evaluator
@@ -66,7 +67,8 @@ def lower(
         precision: float16 and int8 are not exact; what they cost is measured and reported.
         weights: what those of linear layers on a few positions are rounded to; the model stays
             float32, and the sparse runtime stores them in two bytes. Not exact either.
-        opset: instead of the target's.
+        opset: instead of the target's. A model in an older one is written in the target's where
+            that can be, and always in one that is given here.
         ir_version: instead of the target's; 0 for the oldest that goes with the opset.
         feeds: calibration inputs; random ones where there are none, which int8 does not take.
         keep: names of nodes that stay in float32, or whose weights do.
@@ -88,7 +90,7 @@ def lower(
     before = Evaluator(source.program).run(given)
     second_oracle.check(source.program, given, before, str(request.source))
     reports = passes.run(source.program, steps, given)
-    _refuse_undone(reports, request.form, versions.opset)
+    _refuse_undone(reports, request.form, versions, opset is not None)
     difference = _difference(request, source, given, before)
     with files.atomic_group(request.output) as temporary:
         models.save(source.program, temporary)
@@ -179,6 +181,8 @@ def _passes(
     given = {name: native(array, f"input {name!r}") for name, array in (feeds or {}).items()}
     given = given or verify.random_feeds(fitted(program))
     steps: list[passes.Pass] = []
+    if versions.opset > versions.before:
+        steps.append(RaiseOpset(versions.opset))
     if request.precision == "float16":
         steps.append(passes.ToFloat16(given, request.keep))
     elif request.precision == "int8":
@@ -188,7 +192,7 @@ def _passes(
     if request.weights != "float32":
         steps.append(passes.RoundWeights(request.weights, request.keep))
     if versions.opset < versions.before or versions.ir_version:
-        steps.append(LowerOpset(min(versions.opset, versions.before), versions.ir_version))
+        steps.append(LowerOpset(versions.opset, versions.ir_version))
     return steps, given
 
 
@@ -223,13 +227,20 @@ def _opset(program: ir.Model) -> int:
     return int(program.opset_imports.get("", program.opset_imports.get("ai.onnx", 1)))
 
 
-def _refuse_undone(reports: Sequence[PassReport], form: str, opset: int) -> None:
-    """A pass that refuses a whole model leaves it as it was: then there is nothing to write."""
+def _refuse_undone(
+    reports: Sequence[PassReport], form: str, versions: _Versions, asked: bool
+) -> None:
+    """A pass that refuses a whole model leaves it as it was: then there is nothing to write.
+
+    But for an opset older than the target's own, which the target reads, too, unless it was
+    ``asked`` for.
+    """
     for report in reports:
         refused = [note for note in report.result.notes if note.status == "refused"]
-        if report.result.changed or not refused:
+        if report.result.changed or not refused or (report.name == RaiseOpset.name and not asked):
             continue
-        what = f"opset {opset}" if report.name == LowerOpset.name else form
+        is_opset = report.name in (LowerOpset.name, RaiseOpset.name)
+        what = f"opset {versions.opset}" if is_opset else form
         more = f" and {len(refused) - 1} more" if len(refused) > 1 else ""
         where = f"{refused[0].where}{more}: " if refused[0].where != "graph" else ""
         raise UserError(f"the model cannot be written in {what}: {where}{refused[0].reason}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import from_json
+from prunedeploy.core.progress import Notice
 from prunedeploy.core.records import Engine, ShrinkResult
 from prunedeploy.engines.engine_folder import refuse_bundle
 from prunedeploy.engines.request import Progress
@@ -65,13 +66,13 @@ def dense_file(source: Path, baseline: str | Path | None, progress: Progress) ->
     if record is None:
         return None
     if record.model_sha256 != model_sha256(source):
-        progress(f"no dense baseline recorded: {source} is not what shrink wrote")
+        progress(Notice(f"no dense baseline recorded: {source} is not what shrink wrote"))
         return None
     # as recorded, or beside the model where all of it was moved
     for dense in (record.dense, source.with_name(record.dense.name)):
         if dense.is_file() and model_sha256(dense) == record.dense_sha256:
             return dense
-    progress(f"no dense baseline recorded: {record.dense} is not what shrink wrote")
+    progress(Notice(f"no dense baseline recorded: {record.dense} is not what shrink wrote"))
     return None
 
 

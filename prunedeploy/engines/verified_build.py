@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from prunedeploy import targets
 from prunedeploy.core.errors import UnknownOperatorError, UserError
 from prunedeploy.core.files import sha256
+from prunedeploy.core.progress import Notice
 from prunedeploy.core.records import Array, CrossCheck, Difference, Engine, Manifest
 from prunedeploy.engines.request import BuildRequest
 from prunedeploy.engines.sources import model_sha256
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from prunedeploy.reference.verify import Tolerance
 
 #: accuracy levels above 0 of the runtimes that have some: each rounds less and is slower
-ACCURACY_LEVELS = {"sparse": (1, 2)}
+ACCURACY_LEVELS = {"sparse": (1, 2), "hybrid": (1, 2)}
 #: An engine is built again at the next level where the difference on the random inputs exceeds this
 #: share of the tolerance: on another input, or compared in float64, it might exceed all of it.
 REBUILD_SHARE = 0.65
@@ -53,12 +54,12 @@ def build_verified(folder: Path, request: BuildRequest, options: BuildOptions) -
     if not request.runtime.computes:
         return manifest
     if reason := targets.why_not_here(request.target):
-        options.progress(f"never compared with its model: {reason.partition(';')[0]}")
+        options.progress(Notice(f"never compared with its model: {reason.partition(';')[0]}"))
         return manifest
     options.progress("comparing its outputs with the reference's")
     reference = _Reference(request)
     if reference.own:
-        options.progress(f"ONNX Runtime is compared with itself only: {reference.own}")
+        options.progress(Notice(f"ONNX Runtime is compared with itself only: {reference.own}"))
         cross_check = CrossCheck(str(request.source), "", reference.own)
         allowed = allowed or own_tolerance(source.program)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
-from prunedeploy.graph import protos
+from prunedeploy.graph import cut_sizes, protos
 
 SMALL = 1024  # bytes of a weight that onnx's checks are shown
 MAX_AXES = 64  # of an array of NumPy
@@ -20,7 +20,7 @@ def infer_shapes(model: ir.Model) -> None:
     follow = _follows_values(model)
     infer = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=follow)
     infer(model)
-    while _pass_shapes_on(model.graph):
+    while cut_sizes.name_apart(model) or _pass_shapes_on(model.graph):
         infer(model)
     if any(node.op_type.startswith(SEQUENCES) for node in model.graph.all_nodes()):
         _set_sequences(model, follow)

@@ -122,7 +122,7 @@ def inspect(
     options = CheckpointOptions(arch, None, trust, mask, weights)
     whole = kind(path) == "onnx"
     if whole:
-        options.refuse_for_onnx()
+        options.refuse_for("an ONNX model")
     inspection = _inspect_model(path) if whole else _inspect_checkpoint(path, options)
     if blocks is not None:
         inspection = replace(inspection, blocks=_blocks(path, options, Path(blocks)))

@@ -83,9 +83,11 @@ def _of_model(words: list[str], model: Path, dense: Path, target: str) -> NextSt
         baseline = predict(dense, hardware.name, "ort").forecast
     except UserError as error:
         return replace(step, why=str(error))
-    if not forecasts:
+    if not forecasts or not baseline.seconds:
         return step
     best = min(forecasts, key=lambda forecast: forecast.seconds)
+    if not best.seconds:
+        return replace(step, why="nothing is left to compute")
     speed = baseline.seconds / best.seconds
     return replace(
         step,

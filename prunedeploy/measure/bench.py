@@ -17,6 +17,8 @@ import numpy as np
 from prunedeploy import targets
 from prunedeploy.core import records
 from prunedeploy.core.errors import UserError
+from prunedeploy.core.log import logged
+from prunedeploy.core.progress import Counted
 from prunedeploy.core.records import Accuracy, Array, Difference, Engine, TensorSpec
 from prunedeploy.core.statistics import ratio
 from prunedeploy.engines import building, engine_folder, opening, sources
@@ -76,7 +78,7 @@ def bench(
         UserError: an engine or the baseline is missing or damaged, takes another batch, is
             another network, or computes something else than the baseline.
     """
-    progress = progress or (lambda _: None)
+    progress = logged(progress)
     _check_numbers(batch, threads, rounds, warmup)
     candidates = _read_candidates(engines)
     used = threads or targets.cores()
@@ -95,9 +97,11 @@ def bench(
         inputs = _shared_inputs(everything)
         verdicts = _verdicts(everything, sessions, inputs, batch, seed, images, progress)
         busy = busy_share()
-        progress(f"timing {rounds} rounds")
         feeds = random_feeds(inputs, batch, seed)
-        samples = interleave(sessions, feeds, rounds, warmup, seed)
+        samples = interleave(
+            *(sessions, feeds, rounds, warmup, seed),
+            tell=lambda done: progress(Counted(f"timing {rounds} rounds", done, rounds)),
+        )
         profiles: tuple[records.Profile, ...] = ()
         if profile:
             profiles = profiles_of(candidates, sessions[1:], feeds, batch, used, rounds)

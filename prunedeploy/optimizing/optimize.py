@@ -19,7 +19,7 @@ from prunedeploy.engines.request import Progress
 from prunedeploy.measure.bench import bench
 from prunedeploy.prediction.predict import predict_all
 from prunedeploy.prediction.record import Prediction
-from prunedeploy.reports.headline import headline
+from prunedeploy.reports.headline import headline, unvarying
 from prunedeploy.reports.report import report
 from prunedeploy.runtimes.api import Tuning, silent
 from prunedeploy.shrinking.pipeline import shrink
@@ -33,7 +33,8 @@ class OptimizeResult:
 
     For this machine there are an ``engine`` and a ``measured`` speed; for another one a ``bundle``,
     which builds and measures engines there, and predictions of the fastest runtime, ``predicted``,
-    for the dense and for the shrunk model. ``summary`` is the result in one sentence.
+    for the dense and for the shrunk model. ``summary`` is the result in one sentence;
+    a warning follows where outputs no longer depend on the input.
     """
 
     folder: Path
@@ -131,6 +132,8 @@ def optimize(
                 threads=threads,
             ).path
             predicted, summary = _predict(shrunk, target, batch, threads)
+        if warning := unvarying(shrunk.unvarying):
+            summary = f"{summary}. WARNING: {warning}"
         page = folder / "report.html"
         parts = [shrunk, *([measured] if measured else predicted)]
         report(parts, page, commands=commands)
@@ -179,6 +182,8 @@ def _predict(
             return (), f"no prediction for {target}: measure there with the bundle"
         best.append(min(exact, key=lambda each: each.forecast.seconds))
     dense, small = best
+    if not small.forecast.seconds:
+        return (dense, small), f"nothing is left to compute on {target}"
     gain = dense.forecast.seconds / small.forecast.seconds
     summary = (
         f"predicted for {target}, not measured: {gain:.2f}x faster, "

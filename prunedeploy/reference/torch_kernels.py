@@ -1,15 +1,20 @@
-"""Convolutions and pools of ONNX as torch functions: for the reference and for torch programs."""
+"""Convolutions and pools of ONNX as torch functions: for the reference and for torch programs.
+
+Each function imports torch itself: what only looks kernels up has no need of it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 import onnx_ir as ir
-import torch
-import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    import torch
 
 # None where torch has no such operation in this form.
-TorchKernel = Callable[..., torch.Tensor | None]
+TorchKernel: TypeAlias = "Callable[..., torch.Tensor | None]"
 
 
 def window(
@@ -34,6 +39,8 @@ def window(
 
 def pad(x: torch.Tensor, pads: list[int], value: float) -> torch.Tensor:
     """Pads as ONNX lists them, all begins and then all ends, axis by axis."""
+    import torch.nn.functional as F
+
     rank = len(pads) // 2
     pairs = [p for axis in reversed(range(rank)) for p in (pads[axis], pads[axis + rank])]
     return F.pad(x, pairs, value=value) if any(pads) else x
@@ -43,6 +50,8 @@ def convolution(
     node: ir.Node, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None = None
 ) -> torch.Tensor | None:
     """Any padding, in one to three dimensions; None for others."""
+    import torch.nn.functional as F
+
     strides, dilations, pads = window(node, list(x.shape[2:]), list(w.shape[2:]))
     convolve = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}.get(w.dim() - 2)
     if convolve is None or not w.numel():
@@ -55,6 +64,8 @@ def transposed_convolution(
     node: ir.Node, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None = None
 ) -> torch.Tensor | None:
     """The whole result, cut to what the pads leave; None where torch has no such form."""
+    import torch.nn.functional as F
+
     rank = w.dim() - 2
     convolve = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}.get(rank)
     strides = list(node.attributes.get_ints("strides", [1] * rank))
@@ -99,6 +110,9 @@ def transposed_pads(
 
 def max_pool(node: ir.Node, x: torch.Tensor) -> torch.Tensor | None:
     """None with indices, or for integers."""
+    import torch
+    import torch.nn.functional as F
+
     kernel = list(node.attributes.get_ints("kernel_shape", []))
     strides, dilations, pads = window(node, list(x.shape[2:]), kernel)
     pool = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}.get(x.dim() - 2)
@@ -128,6 +142,8 @@ def _ceiled(size: list[int], spans: list[int], strides: list[int], pads: list[in
 
 def average_pool(node: ir.Node, x: torch.Tensor) -> torch.Tensor | None:
     """None with ceil_mode, dilations, uneven pads, or pads of more than half a window."""
+    import torch.nn.functional as F
+
     kernel = list(node.attributes.get_ints("kernel_shape", []))
     strides, dilations, pads = window(node, list(x.shape[2:]), kernel)
     pool = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}.get(x.dim() - 2)

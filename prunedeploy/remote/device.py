@@ -16,11 +16,11 @@ from prunedeploy.bundle import archive as archives
 from prunedeploy.bundle.write import write_bundle
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_directory, to_json
+from prunedeploy.core.log import logged
 from prunedeploy.engines.bundle_record import ARCHIVE, Written, check, is_bundle
 from prunedeploy.remote import ssh, transfer, untrusted
 from prunedeploy.remote.collect import collect, engines
 from prunedeploy.remote.record import RemoteResult
-from prunedeploy.runtimes.api import silent
 
 RECORD = "device.json"  # beside the engines of remote_build
 LOOK = 60.0  # seconds for a first look at the device
@@ -75,7 +75,7 @@ def remote_build(
     Raises:
         UserError: no connection, another kind of machine, ``output`` is something else already.
     """
-    to, progress = ssh.host(host, ssh_options), progress or silent
+    to, progress = ssh.host(host, ssh_options), logged(progress)
     _check_limits(timeout, quiet)
     with _bundle(source, target, progress, bundle) as (written, packed):
         stem = written.bundle.model.removesuffix(".onnx")
@@ -125,7 +125,7 @@ def remote_bench(
     Raises:
         UserError: no connection, or another kind of machine.
     """
-    to, progress = ssh.host(host, ssh_options), progress or silent
+    to, progress = ssh.host(host, ssh_options), logged(progress)
     _check_limits(timeout, quiet)
     options = f"--rounds {rounds} --repeats {repeats} --threads {threads}"
     with (

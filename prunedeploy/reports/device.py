@@ -71,7 +71,13 @@ def forecast_section(prediction: Prediction) -> str:
     whole = prediction.forecast.seconds
     slowest = sorted(prediction.layers, key=lambda layer: -layer.seconds)[:TOP]
     rows = [
-        (x.name, x.kernel, f"{1e3 * x.seconds:.3f}", f"{x.seconds / whole:.1%}", x.limit)
+        (
+            x.name,
+            x.kernel,
+            f"{1e3 * x.seconds:.3f}",
+            f"{x.seconds / whole:.1%}" if whole else "",
+            x.limit,
+        )
         for x in slowest
     ]
     parts = [

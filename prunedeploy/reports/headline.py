@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prunedeploy.core.records import BenchResult, Measurement
 from prunedeploy.core.statistics import summary
 from prunedeploy.measure.busy import NOTABLE
 
-RUNTIMES = {"ort": "ONNX Runtime", "sparse": "the sparse runtime", "tensorrt": "TensorRT"}
+RUNTIMES = {
+    "ort": "ONNX Runtime",
+    "sparse": "the sparse runtime",
+    "hybrid": "ONNX Runtime with sparse parts",
+    "tensorrt": "TensorRT",
+}
 
 
 def fastest(bench: BenchResult) -> int:
@@ -58,6 +65,18 @@ def caution(bench: BenchResult) -> str:
     return (
         f"other programs took {bench.busy:.0%} of the processors just before: times are longer and "
         "vary more than on an idle machine, and threads may lose to one"
+    )
+
+
+def unvarying(names: Sequence[str]) -> str:
+    """Say that outputs no longer depend on the input, where there are any; else nothing."""
+    if not names:
+        return ""
+    one = len(names) == 1
+    which = f"output {names[0]} is" if one else f"outputs {', '.join(names)} are"
+    return (
+        f"{which} the same for every input: the network was pruned so far that nothing of the "
+        f"input reaches {'it' if one else 'them'}"
     )
 
 

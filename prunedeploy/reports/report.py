@@ -25,6 +25,7 @@ from prunedeploy.prediction import text as forecasts
 from prunedeploy.prediction.record import Prediction
 from prunedeploy.remote.record import RemoteResult
 from prunedeploy.reports.device import forecast_section, remote_section
+from prunedeploy.reports.headline import unvarying
 from prunedeploy.reports.page import page
 
 Result = BenchResult | ShrinkResult | RemoteResult | Prediction
@@ -68,7 +69,13 @@ def report(
     parts = ["# Report"]
     for result in shrunk:
         own = [x for x in others if _belongs(x, result)]
-        parts += [_shrunk(result), *map(_section, own), _refused(result.passes)]
+        parts += [
+            _shrunk(result),
+            _noted(result.passes, "taken", "Removed and simplified", "what"),
+            *map(_section, own),
+            _noted(result.passes, "refused", "Left as it was", "why"),
+            _noted(result.passes, "info", "Compared", "what"),
+        ]
     parts += [_section(x) for x in others if not any(_belongs(x, result) for result in shrunk)]
     text = "\n\n".join(part for part in parts if part) + "\n"
     if output is not None:
@@ -155,6 +162,8 @@ def _shrunk(result: ShrinkResult) -> str:
         markdown(("", "dense", "shrunk", "shrunk / dense"), rows),
         f"Largest difference of the two: {_difference(result.difference)}.",
     ]
+    if result.unvarying:
+        lines.append(f"**Warning:** {cell(unvarying(result.unvarying))}.")
     if result.input_ranges:
         lines.append(f"The two are the same network {cell(claim(result.input_ranges))}.")
     if result.found:
@@ -209,12 +218,12 @@ def _predicted(bench: BenchResult) -> tuple[str, ...]:
     )
 
 
-def _refused(passes: Sequence[PassReport]) -> str:
+def _noted(passes: Sequence[PassReport], status: str, title: str, what: str) -> str:
     """Every reason of a pass once: how many channels or nodes it concerns, and where first."""
     by_reason: dict[tuple[str, str], list[Note]] = {}
     for done in passes:
         for note in done.result.notes:
-            if note.status == "refused":
+            if note.status == status:
                 by_reason.setdefault((done.name, note.reason), []).append(note)
     if not by_reason:
         return ""
@@ -222,7 +231,7 @@ def _refused(passes: Sequence[PassReport]) -> str:
         (name, reason, f"{sum(note.count for note in notes):,}", _listed([n.where for n in notes]))
         for (name, reason), notes in by_reason.items()
     ]
-    return "### Left as it was\n\n" + markdown(("pass", "why", "how many", "where"), rows)
+    return f"### {title}\n\n" + markdown(("pass", what, "how many", "where"), rows)
 
 
 def _listed(where: Sequence[str]) -> str:

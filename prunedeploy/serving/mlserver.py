@@ -1,4 +1,4 @@
-"""Engines behind MLServer, over REST and gRPC of the V2 inference protocol (extra ``serve``).
+"""Engines behind MLServer, over REST and gRPC of the V2 inference protocol (extra ``mlserver``).
 
 ``model-settings.json``::
 
@@ -46,7 +46,7 @@ class EngineModel(MLModel or object):  # type: ignore[misc]
 
     def __init__(self, settings: Any) -> None:
         if MLModel is None:
-            raise MissingExtra("mlserver", "serve")
+            raise MissingExtra("mlserver", "mlserver")
         super().__init__(settings)
 
     async def load(self) -> bool:

@@ -9,7 +9,6 @@ The protobuf schema of ``config.pbtxt`` is Triton's ``model_config.proto``.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,13 +20,14 @@ from prunedeploy.core.files import atomic_directory
 from prunedeploy.core.records import Engine, TensorSpec
 from prunedeploy.engines import engine_folder
 from prunedeploy.graph.external_data import check_listed
-from prunedeploy.runtimes.ort.cpu import PAYLOAD
+from prunedeploy.runtimes.hybrid.placement import OP_LIBRARY
+from prunedeploy.runtimes.ort.cpu import DATA, PAYLOAD
+from prunedeploy.serving.names import model_name
 from prunedeploy.serving.onnxruntime_op import onnxruntime_library, onnxruntime_model
 
 Backend = Literal["auto", "python", "onnxruntime"]
 
 CONFIG, VERSION = "config.pbtxt", "1"
-OP_LIBRARY = "prunedeploy_ort.so"
 MAX_BATCH = 64  # for engines that take batches of any size
 BITS = (8, 16, 32, 64)
 TEMPLATE = Path(__file__).with_name("triton_model.py")
@@ -76,6 +76,12 @@ def _python(engine: Engine, folder: Path) -> None:
     shutil.copyfile(TEMPLATE, folder / "model.py")
 
 
+def _hybrid(engine: Engine, folder: Path) -> None:
+    for name in (PAYLOAD, DATA, OP_LIBRARY):
+        if name in engine.manifest.files:
+            shutil.copyfile(engine.path / name, folder / name)
+
+
 def _custom_op(engine: Engine, folder: Path) -> None:
     onnxruntime_model(engine, folder / "model.onnx")
     shutil.copyfile(onnxruntime_library(engine.manifest.target), folder / OP_LIBRARY)
@@ -87,6 +93,7 @@ MODELS: dict[tuple[str, Backend], Model] = {
     ("ort-cuda", "auto"): Model(ONNX, "KIND_GPU", _payload),
     ("ort-tensorrt", "auto"): Model(ONNX, "KIND_GPU", _payload, ACCELERATOR),
     ("tensorrt", "auto"): Model(PLAN, "KIND_GPU", _payload),
+    ("hybrid", "auto"): Model(ONNX, "KIND_CPU", _hybrid),
     ("sparse", "auto"): Model('backend: "python"', "KIND_CPU", _python),
     ("sparse", "python"): Model('backend: "python"', "KIND_CPU", _python),
     ("sparse", "onnxruntime"): Model(ONNX, "KIND_CPU", _custom_op),
@@ -126,9 +133,7 @@ def serve_repo(
         if backend != "auto" and (runtime, "auto") in MODELS:
             raise UserError(f"backend {backend} is for sparse engines, this is one of {runtime}")
         raise UserError(f"Triton has no backend for engines of {runtime}: build with ort or sparse")
-    title = name or re.sub(r"[^A-Za-z0-9_.-]", "_", known.path.resolve().name)
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", title):
-        raise UserError(f"{title!r} is no name for a model: give --name, of letters and digits")
+    title = model_name(known, name)
     repository = Path(output)
     path = repository / title
     if path.exists() or path.is_symlink():
@@ -164,7 +169,7 @@ def _config(engine: Engine, name: str, model: Model, path: str) -> str:
         lines.append(f"dynamic_batching {{ preferred_batch_size: [{_list(sizes)}] }}")
     if model.more:
         lines.append(model.more.rstrip())
-    if model.write is _custom_op:
+    if model.write in (_custom_op, _hybrid):
         library = _string(f"{path}/{VERSION}/{OP_LIBRARY}")
         lines.append(f"model_operations {{ op_library_filename: {library} }}")
     lines.append(_parameter("prunedeploy.engine", engine.sha256))
@@ -179,7 +184,7 @@ def _max_batch_size(engine: Engine) -> int:
     specs = (*manifest.inputs, *manifest.outputs)
     if not all(spec.shape and isinstance(spec.shape[0], str) for spec in specs):
         return 0
-    if manifest.runtime == "sparse" and 1 not in manifest.batches:
+    if manifest.runtime in ("sparse", "hybrid") and 1 not in manifest.batches:
         sizes = ", ".join(map(str, manifest.batches))
         raise UserError(
             f"{engine.path} was built for batches of {sizes}, and a server gets single samples: "

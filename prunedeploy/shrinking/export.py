@@ -11,17 +11,23 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_group
+from prunedeploy.shrinking.examples import INPUT, Call
+from prunedeploy.shrinking.node_names import name_by_weights
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     import torch
 
+    OpenAxes: TypeAlias = (
+        tuple[dict[int, torch.export.Dim], ...] | dict[str, dict[int, torch.export.Dim]]
+    )
+
 OPSET = 20
-INPUT, OUTPUT = "input", "output"
+OUTPUT = "output"
 
 
 def export(module: torch.nn.Module, input_shape: Sequence[int], path: Path) -> Path:
@@ -73,19 +79,47 @@ def to_model(
             f" ({reasons[1]}): {_inputs(module) or 'give its shape with --input-shape'}"
         )
     if example.shape != batch:
-        return _export(module, example, None, optimize)
+        return _export(module, Call((example,)), None, optimize)
     if isinstance(module, torch.jit.ScriptModule):
         return _export_script(module, example)
-    dynamic = {0: torch.export.Dim("batch", min=1, max=1 << 16)}
+    fixed = Call((torch.zeros(single, dtype=example.dtype),))
+    return _export_open(module, Call((example,)), fixed, optimize)
+
+
+def call_to_model(module: torch.nn.Module, call: Call, *, optimize: bool = True) -> ir.Model:
+    """``to_model`` for a module that is called with the arguments of ``call``.
+
+    Raises:
+        UserError: it does not run on them, draws random numbers, or cannot be exported.
+    """
+    import torch
+
+    _check_deterministic(module, call)
+    if isinstance(module, torch.jit.ScriptModule):
+        if len(call.args) != 1:
+            raise UserError("a TorchScript program is taken with one input: give one tensor")
+        return _export_script(module, call.args[0])
+    several = call.in_batches()
+    if several is None or isinstance(_outputs(module, several), str):
+        return _export(module, call, None, optimize)
+    return _export_open(module, several, call, optimize)
+
+
+def _export_open(module: torch.nn.Module, call: Call, fixed: Call, optimize: bool) -> ir.Model:
+    """With an open batch, as ``call`` has one; as ``fixed`` where the code fixes its size."""
+    import torch
+
+    batch = {0: torch.export.Dim("batch", min=1, max=1 << 16)}
+    by_name = dict.fromkeys(call.kwargs, batch)
     try:
-        program = _export(module, example, (dynamic,), optimize)
-        dims = program.graph.inputs[0].shape
-        if dims is not None and not isinstance(dims[0], int):
+        program = _export(module, call, by_name or (batch,) * len(call.args), optimize)
+        dims = [value.shape for value in program.graph.inputs]
+        if not any(shape is not None and isinstance(shape[0], int) for shape in dims):
             return program
     except torch.onnx.OnnxExporterError:
         pass
     # the batch size is part of the network's code, so it is the one that was asked for
-    return _export(module, torch.zeros(single, dtype=example.dtype), None, optimize)
+    return _export(module, fixed, None, optimize)
 
 
 def _example(
@@ -105,18 +139,61 @@ def _example(
         example = torch.zeros(shape, dtype=dtype)
         sample = torch.rand(shape, generator=generator)
         sample = sample.to(dtype) if dtype.is_floating_point else (2 * sample).to(dtype)
+    except Exception as error:  # of a shape that makes no sense
+        return _first_line(error)
+    outputs = _outputs(module, Call((sample,)))
+    if isinstance(outputs, str):
+        return outputs
+    _check_deterministic(module, Call((sample,)), outputs)
+    return example
+
+
+def _outputs(module: torch.nn.Module, call: Call) -> list[torch.Tensor] | str:
+    """What the module computes, or why it does not run."""
+    import torch
+
+    try:
         # what the network prints is no part of the command's output
         with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
-            runs = [_tensors(module(sample)) for _ in range(2)]
+            return _tensors(module(*call.args, **call.kwargs))
     except Exception as error:  # the network's own code may raise anything
-        lines = str(error).strip().splitlines()
-        return lines[0] if lines else type(error).__name__
+        return _first_line(error)
+
+
+def outputs_of(module: torch.nn.Module, call: Call) -> list[torch.Tensor]:
+    """The tensors that the module computes, in order.
+
+    Raises:
+        UserError: it does not run on such inputs.
+    """
+    outputs = _outputs(module, call)
+    if isinstance(outputs, str):
+        raise UserError(
+            f"the network does not run on the example inputs ({outputs}): "
+            "give what its forward takes"
+        )
+    return outputs
+
+
+def _check_deterministic(
+    module: torch.nn.Module, call: Call, first: list[torch.Tensor] | None = None
+) -> None:
+    """Refuse a module that computes something else each time.
+
+    Raises:
+        UserError: it does, or it does not run on such inputs.
+    """
+    runs = [first or outputs_of(module, call), outputs_of(module, call)]
     if not all(map(_same, *runs)):
         raise UserError(
             "the network's outputs are random, two runs on one input differ: leave out what draws"
             " numbers in eval mode (dropout with training=True, noise)"
         )
-    return example
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _tensors(outputs: object) -> list[torch.Tensor]:
@@ -170,8 +247,8 @@ def _why(error: BaseException) -> str:
 
 def _export(
     module: torch.nn.Module,
-    example: torch.Tensor,
-    dynamic: tuple[object, ...] | None,
+    call: Call,
+    dynamic: OpenAxes | None,
     optimize: bool,
 ) -> ir.Model:
     import torch
@@ -180,8 +257,9 @@ def _export(
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 module,
-                (example,),
-                input_names=[INPUT],
+                call.args,
+                kwargs=dict(call.kwargs) or None,
+                input_names=call.names(module),
                 output_names=[OUTPUT],
                 opset_version=OPSET,
                 dynamic_shapes=dynamic,
@@ -197,6 +275,7 @@ def _export(
     for node in program.model.graph.all_nodes():
         # where in whose source folder the operator was called: nobody else's business
         node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
+    name_by_weights(program.model.graph)
     return program.model
 
 

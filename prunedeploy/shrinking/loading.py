@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,15 +16,22 @@ from prunedeploy.core.errors import UserError
 from prunedeploy.graph import model as models
 from prunedeploy.graph import preparation
 from prunedeploy.passes.analysis.liveness import layers_of
-from prunedeploy.shrinking.export import to_model
-from prunedeploy.shrinking.request import CheckpointOptions, Progress, is_onnx
+from prunedeploy.shrinking.check_export import check_export
+from prunedeploy.shrinking.examples import Call
+from prunedeploy.shrinking.export import call_to_model, to_model
+from prunedeploy.shrinking.inference_copy import inference_copy
+from prunedeploy.shrinking.request import (
+    CheckpointOptions,
+    Progress,
+    ShrinkRequest,
+    is_module,
+    is_onnx,
+)
 
 if TYPE_CHECKING:
     import onnx
     import onnx_graphsurgeon as gs
     from torch import nn
-
-    from prunedeploy.shrinking.request import Model
 
 
 @dataclass(frozen=True)
@@ -31,9 +39,9 @@ class Loaded:
     """A model ready for the passes, and what is known of where it came from.
 
     ``shape`` is that of one batch of the first input; ``notes`` say what the source held, for
-    people; ``mean`` and ``std`` normalise pixels in [0, 1]. Of a checkpoint, ``module`` is the
-    network, which shares its weights with ``program``, and ``buffers`` names the tensors in it that
-    are not trained.
+    people; ``mean`` and ``std`` normalise pixels in [0, 1]. Of a checkpoint or a module,
+    ``module`` is the network, which shares its weights with ``program``, ``buffers`` names the
+    tensors in it that are not trained, and ``plain`` exports it again, with nothing folded.
     """
 
     program: ir.Model
@@ -44,6 +52,7 @@ class Loaded:
     std: tuple[float, ...] = ()
     module: nn.Module | None = None
     buffers: frozenset[str] = frozenset()
+    plain: Callable[[], ir.Model] | None = None
 
 
 def load(source: Path, options: CheckpointOptions) -> Loaded:
@@ -52,20 +61,25 @@ def load(source: Path, options: CheckpointOptions) -> Loaded:
     Raises:
         UserError: it cannot be read or exported.
     """
-    return load_model(source, source, options, lambda _: None)
+    return _load_file(source, options, lambda _: None)
 
 
-def load_model(
-    model: Model, source: Path, options: CheckpointOptions, progress: Progress
-) -> Loaded:
-    """Load any model that ``shrink`` takes; ``source`` is the file that ``model`` names.
+def load_model(request: ShrinkRequest) -> Loaded:
+    """Load any model that ``shrink`` takes.
 
     Raises:
         UserError: it cannot be read or exported.
     """
+    model, options = request.model, request.options
+    if is_module(model):
+        return _load_module(model, request.call, options, request.progress)
     if not isinstance(model, str | Path):
         prepared = _from_memory(model)
         return Loaded(prepared.model, options.input_shape, prepared.notes)
+    return _load_file(request.source, options, request.progress)
+
+
+def _load_file(source: Path, options: CheckpointOptions, progress: Progress) -> Loaded:
     if is_onnx(source):
         prepared = preparation.from_file(source)
         return Loaded(prepared.model, options.input_shape, ("ONNX model", *prepared.notes))
@@ -81,9 +95,41 @@ def _load_checkpoint(source: Path, options: CheckpointOptions, progress: Progres
         raise UserError(f"the input shape of {source} is not known: give it with --input-shape")
     progress(f"exporting {read.arch or source} at {'x'.join(map(str, shape))}")
     program = preparation.prepare(to_model(read.module, shape))
-    buffers = frozenset(name for name, _ in read.module.named_buffers())
     mean, std = _normalisation(read, shape[1])
-    return Loaded(program, shape, read.found, read.arch, mean, std, read.module, buffers)
+    plain = partial(to_model, read.module, shape, optimize=False)
+    buffers = _buffers(read.module)
+    return Loaded(program, shape, read.found, read.arch, mean, std, read.module, buffers, plain)
+
+
+def _load_module(
+    module: nn.Module, call: Call | None, options: CheckpointOptions, progress: Progress
+) -> Loaded:
+    """A module in memory; its export is compared with what the module computes.
+
+    Raises:
+        UserError: there are no example inputs, or the module does not run on them or cannot be
+            copied or exported.
+    """
+    name, shape = type(module).__name__, options.input_shape
+    progress(f"exporting {name}")
+    copied = inference_copy(module)
+    note = f"{name} in memory" + (", as in eval mode" if module.training else "")
+    if call is None:
+        if shape is None:
+            raise UserError("a module needs example inputs: shrink(module, example_inputs)")
+        export = partial(to_model, copied, shape)
+        program = preparation.prepare(export())
+    else:
+        export = partial(call_to_model, copied, call)
+        program = preparation.prepare(export())
+        check_export(program, copied, call)
+        shape = shape if len(call.tensors) == 1 else None
+    plain = partial(export, optimize=False)
+    return Loaded(*(program, shape, (note,)), module=copied, buffers=_buffers(copied), plain=plain)
+
+
+def _buffers(module: nn.Module) -> frozenset[str]:
+    return frozenset(name for name, _ in module.named_buffers())
 
 
 def _normalisation(

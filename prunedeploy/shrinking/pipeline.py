@@ -27,9 +27,10 @@ from prunedeploy.graph import input_range as input_ranges
 from prunedeploy.graph import model as models
 from prunedeploy.graph import preparation
 from prunedeploy.graph.input_range import Stated
+from prunedeploy.passes.analysis.unvarying import unconnected_outputs, unvarying_outputs
 from prunedeploy.reference import second_oracle, verify
+from prunedeploy.shrinking.examples import call_and_output
 from prunedeploy.shrinking.expected import Expected, expected_of, random_feeds, run
-from prunedeploy.shrinking.export import to_model
 from prunedeploy.shrinking.loading import Loaded, load_model, refuse_nan
 from prunedeploy.shrinking.request import (
     Align,
@@ -42,11 +43,13 @@ from prunedeploy.shrinking.request import (
 from prunedeploy.to_torch import write_program, write_state
 
 if TYPE_CHECKING:
+    from prunedeploy.shrinking.examples import ExampleInputs
     from prunedeploy.shrinking.request import Model
 
 
 def shrink(
     model: Model,
+    example_inputs: ExampleInputs | str | Path | None = None,
     output: str | Path | None = None,
     *,
     arch: str | None = None,
@@ -65,7 +68,12 @@ def shrink(
     """Load a network, run the passes, verify the result against it, and write it.
 
     Args:
-        model: a checkpoint, an ONNX file, or an ONNX model or graphsurgeon graph in memory.
+        model: a checkpoint, an ONNX file, or in memory a torch module, an ONNX model or a
+            graphsurgeon graph. A module may be in either mode, on any device, with masks and
+            parametrizations; it is left as it is, and taken as it computes in eval mode.
+        example_inputs: for a module: a tensor, several in order, or several by name, as its forward
+            takes them; the first axis is the batch. For a checkpoint the shape alone counts.
+            A path in this place is ``output``.
         output: the model to write, by default ``<name>.shrunk.onnx`` in the current folder.
             ``<name>.shrunk.json`` holds the result, and for a checkpoint
             ``<name>.shrunk.dense.onnx`` the exported network before the passes.
@@ -88,15 +96,32 @@ def shrink(
             the plan for ``apply_plan``; only for checkpoints.
         progress: called with a line at each step.
 
+    Returns:
+        The sizes before and after, what each pass did, the files, and the largest difference.
+
     Raises:
         UserError: anything about the input or the output's path that the user can mend.
         PassError: a bug of a pass that the verification caught; nothing is written.
+
+    Example:
+        >>> import prunedeploy
+        >>> done = prunedeploy.shrink("net.onnx", "small.onnx", align=1)
+        >>> done.before.parameters, done.after.parameters, done.difference.passed
+        (592, 148, True)
+
+        A module in memory:
+
+        >>> import torch
+        >>> module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+        >>> prunedeploy.shrink(module, torch.zeros(1, 3, 8, 8)).model.name
+        'Sequential.shrunk.onnx'
     """
-    begin = time.perf_counter()
+    call, path = call_and_output(example_inputs, output)
     request = check_request(
         model,
-        output,
+        path,
         CheckpointOptions(arch, input_shape, trust, mask, weights),
+        call,
         zero_threshold=zero_threshold,
         input_range=input_range,
         align=align,
@@ -105,15 +130,26 @@ def shrink(
         state_dict=state_dict,
         progress=progress,
     )
+    return carry_out(request)
+
+
+def carry_out(request: ShrinkRequest) -> ShrinkResult:
+    """``shrink`` with its arguments as one record.
+
+    Raises:
+        UserError, PassError: as ``shrink``.
+    """
+    begin = time.perf_counter()
     loaded, ranges = _load(request)
     request.progress("running the model as it is")
     expected = expected_of(loaded.program, loaded.shape)
+    unconnected = unconnected_outputs(loaded.program)
     with contextlib.ExitStack() as stack:  # all files get their names at the end, or none does
         dense = _write_dense(request, loaded.program, stack)
         before = models.stats(dense.temporary, expected.shapes)
         if request.pytorch.state_dict is not None:
             _write_state_dict(request, loaded, expected, stack)
-            loaded = replace(loaded, module=None)
+            loaded = replace(loaded, module=None, plain=None)
         cut = _cut(request, loaded, expected)
         shrunk, loaded = cut.program, replace(loaded, program=cut.program)
         request.progress("writing")
@@ -143,6 +179,7 @@ def shrink(
             pt=request.pytorch.pt,
             state_dict=request.pytorch.state_dict,
             cross_checks=(expected.cross_check, verified.cross_check),
+            unvarying=_unvarying(shrunk, unconnected),
         )
         _write_record(request, result, stack)
     return result
@@ -178,9 +215,10 @@ class _Verified:
 def _load(request: ShrinkRequest) -> tuple[Loaded, dict[str, InputRange]]:
     """The model, and what its inputs are stated to lie within, which is written into it too."""
     request.progress(f"loading {request.source}")
-    loaded = load_model(request.model, request.source, request.options, request.progress)
+    loaded = load_model(request)
     if request.pytorch.state_dict is None:
-        loaded = replace(loaded, module=None)  # its weights are the program's alone from here on
+        # its weights are the program's alone from here on
+        loaded = replace(loaded, module=None, plain=None)
     refuse_nan(loaded.program)
     inputs, _ = models.specs(loaded.program)
     ranges = input_ranges.resolve(request.input_range, inputs, loaded.mean, loaded.std)
@@ -204,10 +242,10 @@ def _write_state_dict(
     """The sliced state_dict of a checkpoint's module, and its plan."""
     assert request.pytorch.state_dict is not None
     assert loaded.module is not None
-    assert loaded.shape is not None
+    assert loaded.plain is not None
     request.progress("slicing the module")
     file = stack.enter_context(files.atomic_path(request.pytorch.state_dict))
-    plain = preparation.prepare(to_model(loaded.module, loaded.shape, optimize=False))
+    plain = preparation.prepare(loaded.plain())
     write_state(file, loaded.module, plain, expected.feeds, request.zero_threshold, loaded.arch)
 
 
@@ -265,6 +303,11 @@ def _verify(program: ir.Model, expected: Expected, dense: Path) -> _Verified:
         differences.append(verify.exactly(difference, dense, program, feeds))
     check = second_oracle.check_all(program, runs, "the shrunk model")
     return _Verified(runs[0][1], verify.worst(differences), check)
+
+
+def _unvarying(program: ir.Model, unconnected: tuple[str, ...]) -> tuple[str, ...]:
+    """The outputs that pruning has cut off from the inputs; not those that never were connected."""
+    return tuple(name for name in unvarying_outputs(program) if name not in unconnected)
 
 
 def _write_model(request: ShrinkRequest, program: ir.Model, stack: contextlib.ExitStack) -> Path:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from prunedeploy import checkpoint, targets
 from prunedeploy.core import files
 from prunedeploy.core.errors import UserError
+from prunedeploy.core.log import logged
 from prunedeploy.core.records import ShrinkResult
 from prunedeploy.graph.input_range import Stated
+from prunedeploy.shrinking.examples import Call
 from prunedeploy.to_torch import Outputs
 
 if TYPE_CHECKING:
     import onnx
     import onnx_graphsurgeon as gs
+    from torch import nn
+    from typing_extensions import TypeIs
 
-    Model: TypeAlias = str | Path | onnx.ModelProto | gs.Graph
+    Model: TypeAlias = str | Path | onnx.ModelProto | gs.Graph | nn.Module
 
 Align = int | Literal["auto"]
 Progress = Callable[[str], None]
@@ -36,29 +41,30 @@ class CheckpointOptions:
     mask: str | Path | None = None
     weights: str | None = None
 
-    def refuse_for_onnx(self) -> None:
-        """Refuse what an ONNX model has no use for.
+    def refuse_for(self, what: str) -> None:
+        """Refuse what ``what``, which is no checkpoint, has no use for.
 
         Raises:
             UserError: an option for checkpoints alone was given.
         """
         for name in ("arch", "mask", "weights"):
             if getattr(self, name) is not None:
-                raise UserError(f"--{name} is for checkpoints, this is an ONNX model: leave it out")
+                raise UserError(f"--{name} is for checkpoints, this is {what}: leave it out")
 
 
 @dataclass(frozen=True)
 class ShrinkRequest:
     """The arguments of ``shrink``, checked; fields have the names of its parameters.
 
-    ``source`` is the file that ``model`` names, or ``IN_MEMORY``; ``pytorch`` are the files of the
-    network for PyTorch.
+    ``source`` is the file that ``model`` names, or ``IN_MEMORY``; ``call`` are the example inputs
+    of a module in memory; ``pytorch`` are the files of the network for PyTorch.
     """
 
     model: Model
     source: Path
     output: Path
     options: CheckpointOptions
+    call: Call | None
     zero_threshold: float
     input_range: Stated | None
     align: Align
@@ -71,14 +77,15 @@ def check_request(
     model: Model,
     output: str | Path | None,
     options: CheckpointOptions,
+    call: Call | None = None,
     *,
-    zero_threshold: float,
-    input_range: Stated | None,
-    align: Align,
-    target: str,
-    pt: str | Path | None,
-    state_dict: str | Path | None,
-    progress: Progress | None,
+    zero_threshold: float = 0.0,
+    input_range: Stated | None = None,
+    align: Align = "auto",
+    target: str = "host",
+    pt: str | Path | None = None,
+    state_dict: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> ShrinkRequest:
     """The arguments of ``shrink`` as a request that can be carried out.
 
@@ -92,9 +99,11 @@ def check_request(
     if align != "auto" and (not isinstance(align, int) or align < 1):
         raise UserError(f"channels cannot be aligned to {align!r}: give a number from 1, or auto")
     machine = targets.by_name(target)
-    path = _output(source, output)
-    if source == IN_MEMORY or is_onnx(source):
-        options.refuse_for_onnx()
+    path = _output(source, output, stem_of(model))
+    if is_module(model):
+        options.refuse_for("a module in memory")
+    elif source == IN_MEMORY or is_onnx(source):
+        options.refuse_for("an ONNX model")
         if state_dict is not None:
             raise UserError(
                 "a state_dict needs a torch checkpoint, this is an ONNX model: take --pt"
@@ -104,14 +113,42 @@ def check_request(
         model=model,
         source=source,
         output=path,
-        options=options,
+        options=_with_shape(options, call),
+        call=call if is_module(model) else None,
         zero_threshold=zero_threshold,
         input_range=input_range,
         align=align,
         target=machine,
         pytorch=Outputs.at(taken, pt, state_dict),
-        progress=progress or (lambda _: None),
+        progress=logged(progress),
     )
+
+
+def is_module(model: object) -> TypeIs[nn.Module]:
+    """True for a torch module."""
+    torch = sys.modules.get("torch")  # whoever has a module has imported it
+    return torch is not None and isinstance(model, torch.nn.Module)
+
+
+def stem_of(model: Model) -> str:
+    """The name of what is written for ``model``: that of its file, or of its class."""
+    if isinstance(model, str | Path):
+        return Path(model).stem
+    return type(model).__name__ if is_module(model) else "model"
+
+
+def _with_shape(options: CheckpointOptions, call: Call | None) -> CheckpointOptions:
+    """The options with the shape of the example inputs.
+
+    Raises:
+        UserError: another shape was given as well.
+    """
+    if call is None:
+        return options
+    shape = tuple(call.tensors[0].shape)
+    if options.input_shape is not None and tuple(options.input_shape) != shape:
+        raise UserError("the example inputs have another shape than input_shape: give one of them")
+    return replace(options, input_shape=shape)
 
 
 def is_onnx(source: Path) -> bool:
@@ -119,8 +156,8 @@ def is_onnx(source: Path) -> bool:
     return source != IN_MEMORY and source.is_file() and checkpoint.kind(source) == "onnx"
 
 
-def _output(source: Path, output: str | Path | None) -> Path:
-    path = Path(output) if output is not None else Path(f"{source.stem}.shrunk.onnx")
+def _output(source: Path, output: str | Path | None, stem: str) -> Path:
+    path = Path(output) if output is not None else Path(f"{stem}.shrunk.onnx")
     if path.suffix != ".onnx":
         raise UserError(f"the output {path} should end in .onnx")
     if os.path.realpath(path) == os.path.realpath(source):

@@ -79,7 +79,7 @@ def _server(
 
 
 TARGETS: tuple[Target, ...] = (
-    Target("host", "this machine", "detected", runtimes=("ort", "sparse", "null")),
+    Target("host", "this machine", "detected", runtimes=("ort", "sparse", "hybrid", "null")),
     _x86("x86-avx2", "x86-64 with AVX2 and FMA", ("avx2", "fma"), 8, 25e9),
     _x86("x86-avx512", "x86-64 with AVX-512", ("avx2", "fma", "avx512"), 16, 50e9),
     Target(

@@ -18,6 +18,7 @@ from prunedeploy.runtimes import api
 from prunedeploy.targets import Target, why_not_here
 
 PAYLOAD = "model.onnx"
+DATA = f"{PAYLOAD}.data"  # weights too large for it
 NO_ENTRIES: Mapping[str, str] = {}
 _inherited: list[Any] = []  # sessions of a parent process, which are never ended here
 ERRORS_ONLY = 3  # severity from which onnxruntime writes to the terminal
@@ -67,7 +68,7 @@ def payload(engine: Engine) -> Iterator[Path]:
     except (OSError, ValueError) as error:
         raise UserError(f"onnxruntime cannot open the model: {_first_line(error)}") from None
     try:
-        yield path if len(engine.manifest.files) > 1 else Path(f"/proc/self/fd/{copy}")
+        yield path if DATA in engine.manifest.files else Path(f"/proc/self/fd/{copy}")
     finally:
         os.close(copy)
 
@@ -75,8 +76,9 @@ def payload(engine: Engine) -> Iterator[Path]:
 class OrtSession(api.Closing):
     """One InferenceSession on the model at ``path``.
 
-    ``providers`` as onnxruntime takes them, ``entries`` for the session's configuration; what
-    really computes is for the caller to check (``runtimes/ort/gpu.py``).
+    ``providers`` as onnxruntime takes them, ``entries`` for the session's configuration,
+    ``libraries`` of custom ops, which may read it; what really computes is for the caller to check
+    (``runtimes/ort/gpu.py``).
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class OrtSession(api.Closing):
         options: api.OpenOptions,
         providers: Sequence[object] = ("CPUExecutionProvider",),
         entries: Mapping[str, str] = NO_ENTRIES,
+        libraries: Sequence[Path] = (),
     ) -> None:
         onnxruntime = library()
         settings = onnxruntime.SessionOptions()
@@ -98,6 +101,8 @@ class OrtSession(api.Closing):
         for key, value in entries.items():
             settings.add_session_config_entry(key, value)
         try:
+            for each in libraries:
+                settings.register_custom_ops_library(str(each))
             self._inner: Any = onnxruntime.InferenceSession(
                 str(path), settings, providers=list(providers), enable_fallback=0
             )  # another provider than the one asked for would be another engine

@@ -11,6 +11,7 @@ from typing import Any
 
 from prunedeploy import targets
 from prunedeploy.core.errors import UnsupportedModelError, UserError
+from prunedeploy.core.progress import Notice
 from prunedeploy.core.records import TensorSpec
 from prunedeploy.runtimes.api import BuildOptions, Payload
 from prunedeploy.runtimes.sparse.codegen import project as projects
@@ -93,7 +94,7 @@ def project_of(
     loaded: ir.Model = models.load(model)
     inputs, outputs = models.specs(loaded)
     threads = options.threads or target.cores or targets.cores()
-    plans = [plan_of(loaded, batch, threads) for batch in _batches(inputs, options.batches)]
+    plans = [plan_of(loaded, batch, threads) for batch in batch_sizes(inputs, options.batches)]
     _check_batched(plans, outputs)
     blocks = BlockCache()
     isa = compiling.isa_of(target)
@@ -121,7 +122,7 @@ def _emit(plans: list[Plan], options: projects.Options, progress: Progress) -> p
     try:
         return projects.emit_project(plans, options)
     except projects.TooLargeError:
-        progress("the generated code would not fit into a library: building without it")
+        progress(Notice("the generated code would not fit into a library: building without it"))
 
     # generated code is larger than the weights that other kernels store
     def is_generated(_: Conv, schedule: Schedule) -> bool:
@@ -233,11 +234,11 @@ def _lower(model: Any, batch: int, batch_innermost: bool = True) -> Plan:
 
     plan = lower(model, batch, batch_innermost=batch_innermost)
     if isinstance(plan, Refusal):
-        raise UnsupportedModelError("sparse", str(plan))
+        raise UnsupportedModelError("sparse", str(plan), plan.node)
     return plan
 
 
-def _batches(inputs: tuple[TensorSpec, ...], wanted: tuple[int, ...]) -> tuple[int, ...]:
+def batch_sizes(inputs: tuple[TensorSpec, ...], wanted: tuple[int, ...]) -> tuple[int, ...]:
     """The batch sizes to build for, each once, as the model allows.
 
     Raises:

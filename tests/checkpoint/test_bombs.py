@@ -138,6 +138,28 @@ def storages(count: int, size: int) -> bytes:
     return head + b"\x80\x02" + state(*parts) + b"." + pickle.dumps([], 2) + bytes(size)
 
 
+def legacy_view(begin: int) -> bytes:
+    """A storage of PyTorch before 0.4: a part of another one, here of four floats."""
+    head = b"".join(
+        pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+    )
+    part = tuple_of(text("v"), number(begin), number(4))
+    pid = tuple_of(
+        text("storage"), glob("torch", "FloatStorage"), text("0"), text("cpu"), number(4), part
+    )
+    made = call(
+        glob("torch._utils", "_rebuild_tensor_v2"),
+        pid + b"Q",
+        number(0),
+        tuple_of(number(2), number(2)),
+        tuple_of(number(2), number(1)),
+        b"\x89",
+        b"N",
+    )
+    body = b"\x80\x02" + state(("w.weight", made)) + b"."
+    return head + body + pickle.dumps(["0"], 2) + struct.pack("<q", 4) + bytes(16)
+
+
 def sparse(count: int) -> bytes:
     index = tensor("LongStorage", "1", 2, (2, 1), (1, 1))
     value = tensor("FloatStorage", "2", 1, (1,), (1,))
@@ -188,6 +210,8 @@ FILES: dict[str, Callable[[], bytes]] = {
         state(("w.weight", tensor(*ODD, (4, 1), (-1, 1), 3))), {"0": bytes(16)}
     ),
     "a state beyond the end": grown_by_state,
+    "a view before its storage": lambda: legacy_view(-4),
+    "a view behind its storage": lambda: legacy_view(4),
     "many that are expanded": lambda: archive(state(*wide(8)), {"0": bytes(2)}),
     "many that are sparse": lambda: sparse(8),
     "a set of an expanded one": lambda: archive(

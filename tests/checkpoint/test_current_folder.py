@@ -100,3 +100,34 @@ def test_packages(folder: Path) -> None:
     torch.save({"fc.weight": torch.ones(2, 3), "fc.bias": torch.ones(2)}, folder / "net")
     module = load(folder / "net", arch="package_of_the_folder.nets:Net").module
     assert module(torch.ones(1, 3)).tolist() == [[8, 8]]
+
+
+def test_a_factory_in_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its path, from elsewhere, in a package or not: what it imports lies beside it."""
+    torch.save({"fc.weight": torch.ones(2, 3), "fc.bias": torch.ones(2)}, folder / "net")
+    package = folder / "package_with_a_factory"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "inner_of_the_folder.py").write_text("from .sibling import Net\n")
+    (package / "sibling.py").write_text(NET)
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(UserError, match="cannot import net_of_the_folder"):
+        load(folder / "net", arch="net_of_the_folder:Net")
+    absolute = f"{package}/inner_of_the_folder.py:Net"
+    for arch in ("../net_of_the_folder.py:Net", absolute):
+        loaded = load(folder / "net", arch=arch)
+        assert loaded.arch == arch
+        assert loaded.module(torch.ones(1, 3)).tolist() == [[8, 8]]
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("trap_of_the_folder")
+
+
+def test_a_file_that_is_not_there_or_called_like_a_library(folder: Path) -> None:
+    torch.save({"fc.weight": torch.ones(2, 3), "fc.bias": torch.ones(2)}, folder / "net")
+    with pytest.raises(UserError, match=r"there is no file nets\.py"):
+        load(folder / "net", arch="nets.py:Net")
+    (folder / "torch.py").write_text(NET)
+    with pytest.raises(UserError, match="give the file another name"):
+        load(folder / "net", arch="torch.py:Net")

@@ -162,11 +162,6 @@ def test_refused_in_one_line(saved: Path, name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_the_file_of_a_module_for_its_name(saved: Path) -> None:
-    with pytest.raises(UserError, match=r"without \.py"):
-        load(saved, arch=f"{MODULE}.py:prints")
-
-
 @pytest.mark.parametrize("prefix", ["module.", "model._orig_mod.", "net.", "backbone."])
 @pytest.mark.parametrize("name", ["Wrapped", "WrappedTwice", "Modules"])
 def test_prefixes_of_the_file_and_of_the_network(

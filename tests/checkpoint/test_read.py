@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import json
 import pickle
 import sys
 import zipfile
@@ -111,12 +112,22 @@ def test_safetensors(net: nn.Module, same: Callable, tmp_path: Path) -> None:
     same(tmp_path / "net", net)
 
 
+def test_safetensors_of_more_names_than_bytes(tmp_path: Path) -> None:
+    """A header of empty tensors: each takes far more memory than its line of the file."""
+    pytest.importorskip("safetensors")
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps({str(at): empty for at in range(25_000)}).encode()
+    (tmp_path / "net").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(UserError, match="its header would take 25,000 tensors"):
+        weights(tmp_path / "net")
+
+
 def test_safetensors_without_the_extra(
     net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch_files = pytest.importorskip("safetensors.torch")
     torch_files.save_file(net.state_dict(), tmp_path / "net")
-    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(MissingExtra, match=r"prunedeploy\[safetensors\]"):
         weights(tmp_path / "net")
 

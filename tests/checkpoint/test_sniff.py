@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from prunedeploy.checkpoint import kind
+from prunedeploy.checkpoint import kind, weights
 from prunedeploy.core.errors import UserError
 
 
@@ -58,6 +58,16 @@ def test_pickles_of_every_protocol(protocol: int, tmp_path: Path) -> None:
     for value in ({}, {"a": 1}, [1], (1, 2)):
         (tmp_path / "net").write_bytes(pickle.dumps(value, protocol=protocol))
         assert kind(tmp_path / "net") == "pickle"
+
+
+@pytest.mark.parametrize("length", [0x280, 0x380, 0x1F8B, 0x580])
+def test_safetensors_whose_length_looks_like_another_format(length: int, tmp_path: Path) -> None:
+    """The first bytes are the length of its header: 80 02 as of a pickle, say."""
+    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    data = length.to_bytes(8, "little") + header.ljust(length) + bytes(4)
+    (tmp_path / "net").write_bytes(data)
+    assert kind(tmp_path / "net") == "safetensors"
+    assert weights(tmp_path / "net")[0].keys() == {"a"}
 
 
 def test_broken_onnx_is_left_to_its_reader(tmp_path: Path) -> None:

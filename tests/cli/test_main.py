@@ -99,6 +99,8 @@ def test_every_command(folder: Path) -> None:
     run(folder, "module", "bench", "ort.engine", "--rounds", "5", "-o", "result.json")
     run(folder, "module", "report", "result.json")
     run(folder, "module", "serve-repo", "ort.engine", "-o", "repository")
+    if importlib.util.find_spec("fastapi") is not None:  # serve is started by it
+        run(folder, "module", "loadtest", "sparse.engine", "--clients", "2", "--seconds", "1")
 
 
 @pytest.mark.slow

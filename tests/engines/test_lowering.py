@@ -99,6 +99,40 @@ def test_this_machine_takes_it_as_it_is(feeds: dict[str, np.ndarray]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "opset"), [({}, 9), ({"opset": 17}, 17), ({"target": "jetson"}, 13)]
+)
+def test_an_old_model_in_a_newer_opset(
+    options: dict[str, str], opset: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    net = Net(channels=3, size=8, dtype=np.float32, opset=9)
+    x = net.node("Clip", net.conv("input", (3, 8)), min=-1.0, max=1.0)
+    models.save(net.model(net.node("ReduceMean", x, axes=[2, 3], keepdims=0)), Path("old.onnx"))
+    result = lower("old.onnx", "new.onnx", **options)
+    assert (result.opset, onnx.load("new.onnx").opset_import[0].version) == (opset, opset)
+    assert result.difference.max_abs == 0
+    inputs = verify.random_feeds(models.specs(models.load(Path("old.onnx")))[0])
+    assert np.array_equal(run("old.onnx", inputs), run("new.onnx", inputs))
+
+
+def test_what_has_no_newer_form_is_refused_at_ones_word_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    net = Net(channels=3, size=8, dtype=np.float32, opset=9)
+    models.save(net.model(net.conv("input", (3, 8))), Path("old.onnx"))
+
+    def stuck(*_: object) -> onnx.ModelProto:
+        raise RuntimeError("no adapter")
+
+    monkeypatch.setattr(onnx.version_converter, "convert_version", stuck)
+    with pytest.raises(UserError, match=r"cannot be written in opset 17: .* no adapter"):
+        lower("old.onnx", "new.onnx", opset=17)
+    assert not Path("new.onnx").exists()
+    assert lower("old.onnx", "new.onnx", target="jetson").opset == 9  # which it reads, too
+
+
+@pytest.mark.parametrize(
     ("options", "reason"),
     [
         ({"target": "jetson", "precision": "int8"}, "jetson-nano does not compute in int8"),

@@ -375,6 +375,8 @@ def test_command_and_report(capsys: pytest.CaptureFixture[str]) -> None:
     assert sum(layer.name in out for layer in record.layers) == len(record.layers)
     assert main(["report", "p.json"]) == 0
     assert "### net.onnx on jetson-nano, predicted" in capsys.readouterr().out
+    none = dataclasses.replace(record, forecast=dataclasses.replace(record.forecast, seconds=0.0))
+    assert "| overhead |" in report([none])  # a file may say that all takes no time
 
 
 def test_layers_are_of_one_runtime(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 import pytest
+from small_onnx import FLOAT, info, model, node
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.records import TensorSpec
+from prunedeploy.core.records import Difference, TensorSpec
+from prunedeploy.graph import preparation
 from prunedeploy.reference import verify
+from prunedeploy.reference.evaluate import Evaluator
 
 
 def outputs(*rows: list[float]) -> dict[str, np.ndarray]:
@@ -96,3 +100,34 @@ def test_an_output_that_varies_by_rounding_alone_has_no_range() -> None:
     reference = {"y": np.array([1.0, 1.0 + 2**-52])}
     assert verify.compare(reference, {"y": np.array([1.0, 1.0])}).max_rel < 1e-15
     assert verify.compare(reference, {"y": np.array([1.0, 1.1])}).max_rel > 0.09
+
+
+def shifted(*bias: float) -> ir.Model:
+    """``x / 4096`` plus each of ``bias``: an output that varies little about a large value."""
+    nodes = [node("Mul", ["x", "scale"], ["s0"])]
+    nodes += [node("Add", [f"s{i}", f"b{i}"], [f"s{i + 1}"]) for i in range(len(bias))]
+    nodes[-1].output[0] = "y"
+    weights = {f"b{i}": np.float32(x) for i, x in enumerate(bias)} | {"scale": np.float32(2**-12)}
+    shape = [4, 8]
+    proto = model(nodes, [info("x", FLOAT, shape)], [info("y", FLOAT, shape)], weights)
+    return preparation.from_proto(proto).model
+
+
+def held(reference: ir.Model, candidate: ir.Model) -> Difference:
+    feeds = {"x": np.linspace(-0.5, 0.5, 32, dtype=np.float32).reshape(4, 8)}
+    outputs = [Evaluator(each).run(feeds) for each in (reference, candidate)]
+    return verify.exactly(verify.compare(*outputs), reference, candidate, feeds)
+
+
+def test_a_constant_rounded_to_float32_is_no_difference_and_a_few_bits_are() -> None:
+    ulp = 2.0**-24
+    parts = (np.float32(0.7), 0.3 * ulp, 0.3 * ulp)  # neither part reaches a float32 by itself
+    folded = np.float32(sum(map(float, parts)))
+    assert folded > parts[0]
+    found = held(shifted(*parts), shifted(folded))
+    assert found.max_rel > verify.TOLERANCE["float32"]
+    assert found.passed
+    assert found.tolerance == pytest.approx(ulp * 0.7 / 2.0**-12, rel=1e-3)
+    for ulps in (2, -3):
+        wrong = folded + np.float32(ulps * ulp)
+        assert not held(shifted(*parts), shifted(wrong)).passed

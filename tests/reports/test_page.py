@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
+import shutil
+import subprocess
+from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -127,3 +133,80 @@ def test_the_ending_chooses(folder, shrunk, timed):
     assert text.startswith("# Report")
     report([shrunk], "report.HTM")
     assert "<title>Report</title>" in (folder / "report.HTM").read_text()
+
+
+# -- as a real browser lays it out: light and dark, narrow and wide -------------------------------
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+#: what the browser made of the page; the page itself has no script
+MEASURE = """<script>
+const box = (x) => x.getBoundingClientRect();
+const all = (what) => [...document.querySelectorAll(what)];
+const seen = (what) => all(what).filter((x) => box(x).width * box(x).height);
+document.body.dataset.found = JSON.stringify({
+  width: innerWidth,
+  needed: document.documentElement.scrollWidth,
+  back: getComputedStyle(document.body).backgroundColor,
+  text: getComputedStyle(document.body).color,
+  bars: seen('.bar').length,
+  steps: seen('.step').length,
+  tables: seen('table').length,
+  title: box(document.querySelector('h1')).height,
+  outside: all('h1, p, .row, figcaption').filter((x) => box(x).right > innerWidth + 1).length,
+});
+</script>"""
+LIGHT, DARK = 1, 0  # Blink's numbers of preferred colour schemes
+
+
+@pytest.fixture(scope="module")
+def browser() -> str:
+    if not BROWSER:
+        pytest.skip("no Chromium is installed")
+    return BROWSER
+
+
+def laid_out(browser: str, page: Path, width: int, scheme: int) -> dict[str, Any]:
+    """What the browser measures of ``page`` in a window of ``width`` pixels."""
+    probe = page.with_name("probe.html")
+    probe.write_text(page.read_text().replace("</body>", f"{MEASURE}</body>"))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    done = subprocess.run(
+        [
+            browser,
+            *options,
+            f"--user-data-dir={page.parent / 'profile'}",
+            f"--window-size={width},900",
+            f"--blink-settings=preferredColorScheme={scheme}",
+            "--dump-dom",
+            str(probe),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    found = re.search(r'data-found="([^"]*)"', done.stdout)
+    assert found, done.stderr[-2000:]
+    measured: dict[str, Any] = json.loads(unescape(found.group(1)))
+    return measured
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [500, 1600])
+@pytest.mark.parametrize("scheme", [LIGHT, DARK])
+def test_all_is_there_and_nothing_sticks_out(
+    browser: str, timed: BenchResult, tmp_path: Path, width: int, scheme: int
+) -> None:
+    page = tmp_path / "report.html"
+    report([timed], page, commands=["prunedeploy bench " + "a-long-name/" * 40])
+    found = laid_out(browser, page, width, scheme)
+    assert found["needed"] <= found["width"], "the page scrolls sideways"
+    assert found["outside"] == 0
+    assert found["bars"] >= len(timed.candidates)
+    steps = [step for profile in timed.profiles for step in profile.steps]
+    assert found["steps"] == sum(step.seconds > 0 for step in steps)
+    assert found["tables"] >= 1
+    assert found["title"] > 0
+    assert found["back"] == ("rgb(255, 255, 255)" if scheme == LIGHT else "rgb(13, 17, 23)")
+    assert found["text"] != found["back"]

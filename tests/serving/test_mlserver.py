@@ -20,7 +20,8 @@ from prunedeploy.core.errors import MissingExtra
 from prunedeploy.serving.mlserver import EngineModel
 
 needs_mlserver = pytest.mark.skipif(
-    importlib.util.find_spec("mlserver") is None, reason="mlserver is not installed (extra serve)"
+    importlib.util.find_spec("mlserver") is None,
+    reason="mlserver is not installed (extra mlserver)",
 )
 CLIENTS, REQUESTS = 50, 4
 
@@ -29,7 +30,7 @@ CLIENTS, REQUESTS = 50, 4
     importlib.util.find_spec("mlserver") is not None, reason="mlserver is installed"
 )
 def test_without_mlserver_the_extra_is_named():
-    with pytest.raises(MissingExtra, match=r"prunedeploy\[serve\]"):
+    with pytest.raises(MissingExtra, match=r"prunedeploy\[mlserver\]"):
         EngineModel(None)
 
 

@@ -16,8 +16,8 @@ import pytest
 
 import prunedeploy
 from prunedeploy.core.errors import UserError
-from prunedeploy.serving import onnxruntime_op
-from prunedeploy.serving.onnxruntime_op import DOMAIN, OP, SOURCES
+from prunedeploy.runtimes.hybrid import custom_op
+from prunedeploy.runtimes.hybrid.custom_op import DOMAIN, OP, SOURCES
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -251,13 +251,11 @@ def test_numbers_that_cannot_be(library, engine, tmp_path, numbers):
 def test_a_damaged_library_in_the_cache_is_compiled_again(tmp_path, monkeypatch, content):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(
-        onnxruntime_op, "_compile", lambda tools, output: output.write_bytes(b"compiled")
+        custom_op, "_compile", lambda tools, output: output.write_bytes(b"compiled")
     )
     path = prunedeploy.onnxruntime_library()
     assert path.read_bytes() == b"compiled"
-    monkeypatch.setattr(
-        onnxruntime_op, "_compile", lambda tools, output: output.write_bytes(b"again")
-    )
+    monkeypatch.setattr(custom_op, "_compile", lambda tools, output: output.write_bytes(b"again"))
     assert prunedeploy.onnxruntime_library().read_bytes() == b"compiled"
     if content is None:  # the process ended before the hash was written
         path.with_suffix(".sha256").unlink()

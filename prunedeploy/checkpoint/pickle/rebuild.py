@@ -11,19 +11,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from prunedeploy.checkpoint.pickle.packed import PackedTensor, packed_tensor
 from prunedeploy.checkpoint.pickle.stub import (
-    ATTRIBUTES,
-    MAX_ELEMENTS,
+    Dtype,
     NumpyArray,
     NumpyType,
     Quantised,
     SparseTensor,
     Storage,
+    StoredTensor,
     Stub,
 )
+from prunedeploy.core.budget import EXPANDED, Budget
 
 
 class Function:
@@ -43,40 +42,38 @@ class Function:
         return self._function(*args)
 
 
-def _tensor(storage: Storage, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
+def _tensor(storage: Storage, offset: int, size: Any, stride: Any, *_: Any) -> StoredTensor:
     if not isinstance(storage, Storage):
         raise pickle.UnpicklingError("a tensor without storage")
     return view(storage, offset, tuple(size), tuple(stride))
 
 
-def view(storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+def view(
+    storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...]
+) -> StoredTensor:
     """A tensor of what a storage holds, and of nothing else: torch lets some storages grow, by
     memory of whatever content, where a tensor reaches beyond them.
 
     Raises:
         pickle.UnpicklingError: it reaches beyond the storage.
+        OverBudgetError: it shows so few bytes as so many elements that they are no weights.
     """
+    stored = len(storage.bytes.data)
     elements = math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    have = storage.data.nbytes() // storage.dtype.itemsize
-    if min((offset, *size, *stride)) < 0 or (elements and last >= have):
+    have = stored // storage.dtype.itemsize
+    if min((offset, *size, *stride)) < 0 or (elements and last >= have) or offset > have:
         raise pickle.UnpicklingError("a tensor larger than its storage")
-    if elements > max(MAX_ELEMENTS, storage.data.nbytes()):
-        raise pickle.UnpicklingError("a tensor larger than its storage")
-    empty = torch.empty(0, dtype=storage.dtype)
-    return empty.set_(storage.data, offset, size, stride)
+    Budget(stored).check("a tensor", elements, max(EXPANDED, stored))
+    return StoredTensor(storage, offset, size, stride)
 
 
 def _tensor_v3(
     storage: Storage, offset: int, size: Any, stride: Any, _: Any, __: Any, dtype: Any, *___: Any
-) -> Tensor:
-    if not isinstance(storage, Storage) or not isinstance(dtype, torch.dtype):
+) -> StoredTensor:
+    if not isinstance(storage, Storage) or not isinstance(dtype, Dtype):
         raise pickle.UnpicklingError("a tensor without storage")
-    return _tensor(Storage(storage.data, dtype), offset, size, stride)
-
-
-def _from_numpy(data: Any, *_: Any) -> Any:
-    return data.tensor() if isinstance(data, NumpyArray) else data
+    return _tensor(Storage(storage.bytes, dtype), offset, size, stride)
 
 
 def _numpy_from_buffer(data: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> NumpyArray:
@@ -103,10 +100,12 @@ def _from_type(function: Any, _: Any, args: Any, state: Any = None, *__: Any) ->
 
 
 def _with_attributes(value: Any, _: Any, __: Any, state: Any = None, *___: Any) -> Any:
-    """The tensor, its attributes in one that is ours: no name of theirs becomes one of its own."""
-    if isinstance(value, Tensor):
-        value = value.detach()
-        setattr(value, ATTRIBUTES, state[0] if isinstance(state, tuple) and state else state)
+    """The tensor with its attributes: no name of theirs becomes one of its own."""
+    if isinstance(value, PackedTensor):
+        value.state = state
+    elif isinstance(value, StoredTensor):
+        value = StoredTensor(value.storage, value.offset, value.size, value.stride)
+        value.attributes = state[0] if isinstance(state, tuple) and state else state
     return value
 
 
@@ -155,9 +154,10 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter_with_state": _with_attributes,
     "torch._utils._rebuild_sparse_tensor": SparseTensor,
     "torch._utils._rebuild_qtensor": Quantised,
-    "torch._utils._rebuild_xla_tensor": _from_numpy,
-    "torch._utils._rebuild_device_tensor_from_numpy": _from_numpy,
-    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _from_numpy,
+    "torch._utils._rebuild_wrapper_subclass": packed_tensor,
+    "torch._utils._rebuild_xla_tensor": _first,
+    "torch._utils._rebuild_device_tensor_from_numpy": _first,
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _first,
     "torch._tensor._rebuild_from_type": _from_type,
     "torch._tensor._rebuild_from_type_v2": _from_type,
     "numpy.core.multiarray._reconstruct": NumpyArray,
@@ -167,29 +167,40 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "numpy.dtype": NumpyType,
 }
 
-DTYPES: Mapping[str, torch.dtype] = {
-    f"torch.{name}": value for name, value in vars(torch).items() if isinstance(value, torch.dtype)
+# The dtypes of torch by the bytes of an element.
+SIZES = {
+    16: "complex128 cdouble",
+    8: "float64 double int64 long uint64 complex64 cfloat",
+    4: "float32 float int32 int uint32 complex32 chalf qint32",
+    2: "float16 half bfloat16 int16 short uint16 bits16",
+    1: "bool uint8 int8 quint8 qint8 quint4x2 quint2x4 bits8 bits1x8 bits2x4 bits4x2"
+    " float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu float4_e2m1fn_x2"
+    " uint1 uint2 uint3 uint4 uint5 uint6 uint7 int1 int2 int3 int4 int5 int6 int7",
 }
 
-STORAGES: Mapping[str, torch.dtype] = {
-    f"{module}.{name}Storage": dtype
+DTYPES: Mapping[str, Dtype] = {
+    f"torch.{name}": Dtype(name, size) for size, names in SIZES.items() for name in names.split()
+}
+
+STORAGES: Mapping[str, Dtype] = {
+    f"{module}.{name}Storage": DTYPES[f"torch.{dtype}"]
     for module in ("torch", "torch.cuda", "torch.storage")
     for name, dtype in {
-        "Double": torch.float64,
-        "Float": torch.float32,
-        "Half": torch.float16,
-        "BFloat16": torch.bfloat16,
-        "Long": torch.int64,
-        "Int": torch.int32,
-        "Short": torch.int16,
-        "Char": torch.int8,
-        "Byte": torch.uint8,
-        "Bool": torch.bool,
-        "ComplexDouble": torch.complex128,
-        "ComplexFloat": torch.complex64,
-        "Untyped": torch.uint8,
-        "QUInt8": torch.quint8,
-        "QInt8": torch.qint8,
-        "QInt32": torch.qint32,
+        "Double": "float64",
+        "Float": "float32",
+        "Half": "float16",
+        "BFloat16": "bfloat16",
+        "Long": "int64",
+        "Int": "int32",
+        "Short": "int16",
+        "Char": "int8",
+        "Byte": "uint8",
+        "Bool": "bool",
+        "ComplexDouble": "complex128",
+        "ComplexFloat": "complex64",
+        "Untyped": "uint8",
+        "QUInt8": "quint8",
+        "QInt8": "qint8",
+        "QInt32": "qint32",
     }.items()
 }

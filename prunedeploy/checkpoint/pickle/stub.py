@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable
-from typing import Any, ClassVar
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from prunedeploy.core.errors import UserError
+if TYPE_CHECKING:
+    import torch
 
-# Expanded views may hold more elements than their storage; beyond this it is an attack or damage.
-MAX_ELEMENTS = 1 << 29
-
-SPARSE_LAYOUTS = {
-    "torch.sparse_csr": torch.sparse_csr,
-    "torch.sparse_csc": torch.sparse_csc,
-    "torch.sparse_bsr": torch.sparse_bsr,
-    "torch.sparse_bsc": torch.sparse_bsc,
-}
-
-# What torch computes with, or converts to what it does: not its bits, nor halves of bytes.
-NUMBERS = frozenset(
-    value
-    for name, value in vars(torch).items()
-    if isinstance(value, torch.dtype)
-    and re.fullmatch(r"bool|u?int(8|16|32|64)|b?float(8_\w+|16|32|64)|complex(64|128)", name)
-)
-
-# Where a tensor has what somebody gave it besides, under names that the file chose.
-ATTRIBUTES = "attributes_of_the_file"
 NUMPY_CODES = frozenset(["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"])
 
 
@@ -88,22 +67,68 @@ class Quantised(Stub):
     """A tensor of integers with scales."""
 
 
-class Storage:
+class Fixed:
+    """What a pickle can hold and not change: its opcode BUILD would set any slot."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("what is stored of a tensor is not to be changed")
+
+
+@dataclass(frozen=True)
+class Dtype(Fixed):
+    """A dtype of torch by its name, and the bytes of an element."""
+
+    __slots__ = ("itemsize", "name")
+    name: str
+    itemsize: int
+
+
+class Bytes(Fixed):
+    """The bytes of one storage, of which torch's is made once, so that tensors go on sharing it."""
+
+    __slots__ = ("data", "made")
+
+    def __init__(self, data: bytearray | memoryview) -> None:
+        self.data = data
+        self.made: torch.UntypedStorage | None = None
+
+
+class Storage(Fixed):
     """Raw bytes of tensors and the dtype to read them in."""
 
-    __slots__ = ("data", "dtype")
+    __slots__ = ("bytes", "dtype")
 
-    def __init__(self, data: torch.UntypedStorage, dtype: torch.dtype) -> None:
-        self.data, self.dtype = data, dtype
+    def __init__(self, data: Bytes, dtype: Dtype) -> None:
+        self.bytes, self.dtype = data, dtype
 
 
-class StorageType:
+class StorageType(Fixed):
     """The class of a storage, reduced to its dtype."""
 
     __slots__ = ("dtype",)
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: Dtype) -> None:
         self.dtype = dtype
+
+
+class StoredTensor(Fixed):
+    """A tensor before torch makes it: what it shows of which storage, and what else it was given.
+
+    Its bounds are those of ``rebuild.view``, which checks them. ``attributes`` are those that
+    somebody gave it under names that the file chose.
+    """
+
+    __slots__ = ("attributes", "made", "offset", "size", "storage", "stride")
+
+    def __init__(
+        self, storage: Storage, offset: int, size: Sequence[int], stride: Sequence[int]
+    ) -> None:
+        self.storage, self.offset = storage, offset
+        self.size, self.stride = tuple(size), tuple(stride)
+        self.attributes: Any = None
+        self.made: torch.Tensor | None = None
 
 
 class SparseTensor:
@@ -113,21 +138,6 @@ class SparseTensor:
 
     def __init__(self, layout: Any, data: Any) -> None:
         self.layout, self.data = text(layout), data
-
-    def tensor(self) -> Tensor:
-        """The tensor, its indices checked against its size."""
-        coo = self.layout == "torch.sparse_coo"
-        *indices, values, size = self.data[: 3 if coo else 4]
-        if math.prod(size) > MAX_ELEMENTS:
-            raise UserError(
-                f"holds a sparse tensor of size {tuple(size)}, too large to be a weight"
-            )
-        if coo:
-            (at,) = indices
-            return torch.sparse_coo_tensor(at, values, tuple(size), check_invariants=True)
-        make: Callable[..., Tensor] = torch.sparse_compressed_tensor
-        layout = SPARSE_LAYOUTS[self.layout]
-        return make(*indices, values, tuple(size), layout=layout, check_invariants=True)
 
 
 class NumpyArray:
@@ -141,7 +151,7 @@ class NumpyArray:
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
-    def tensor(self) -> Tensor | None:
+    def array(self) -> np.ndarray[Any, Any] | None:
         """The array, or None when it holds no plain numbers."""
         try:
             _, shape, dtype, fortran, data = self.state
@@ -167,7 +177,7 @@ class NumpyType:
         self.order = state[1]
 
 
-def _decode(dtype: Any, data: Any, shape: Any, order: Any) -> Tensor | None:
+def _decode(dtype: Any, data: Any, shape: Any, order: Any) -> np.ndarray[Any, Any] | None:
     if not isinstance(dtype, NumpyType):
         return None
     code, endian = text(dtype.code), text(dtype.order)
@@ -178,7 +188,7 @@ def _decode(dtype: Any, data: Any, shape: Any, order: Any) -> Tensor | None:
     raw = data.encode("latin1") if isinstance(data, str) else bytes(data)
     flat = np.frombuffer(raw, dtype=np.dtype(endian + code))
     array = flat.reshape(tuple(shape), order=order)
-    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
+    return array.astype(array.dtype.newbyteorder("="), order="C")
 
 
 def text(value: Any) -> str:

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
+import numpy as np
 
-from prunedeploy.checkpoint.pickle.stub import Storage
+from prunedeploy.checkpoint.pickle.stub import Bytes, Dtype, Storage
 from prunedeploy.checkpoint.pickle.unpickle import load_pickle
 from prunedeploy.core.budget import Budget
 
@@ -63,7 +63,7 @@ def read_zip(source: Path | BinaryIO, record: str = "data") -> Any:
         if record != "data" and f"{root}{record}.pkl" not in archive.namelist():
             return None
         swap = _byte_order(archive, root) != sys.byteorder
-        storages: dict[str, torch.UntypedStorage] = {}
+        storages: dict[str, Bytes] = {}
 
         def storage(pid: tuple[Any, ...]) -> Storage:
             kind, key, _, elements = pid[:4]
@@ -71,9 +71,10 @@ def read_zip(source: Path | BinaryIO, record: str = "data") -> Any:
                 info = archive.getinfo(f"{root}{record}/{key}")
                 if info.file_size != elements * kind.dtype.itemsize:
                     raise pickle.UnpicklingError(f"{info.filename} has the wrong size")
-                storages[key] = _read_member(archive, info)
+                data = _read_member(archive, info)
                 if swap:
-                    storages[key].byteswap(kind.dtype)  # type: ignore[no-untyped-call]
+                    _swap(data, kind.dtype)
+                storages[key] = Bytes(data)
             return Storage(storages[key], kind.dtype)
 
         info = archive.getinfo(f"{root}{record}.pkl")
@@ -129,7 +130,7 @@ def _drop_absent_checksums(archive: zipfile.ZipFile) -> None:
             del info.CRC
 
 
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> torch.UntypedStorage:
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytearray:
     """The member's bytes in memory of their own, read once and compared with its checksum."""
     data = bytearray(info.file_size)
     view, position = memoryview(data), 0
@@ -139,14 +140,13 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> torch.Untyp
             position += len(part)
     if position != len(data):
         raise EOFError(f"{info.filename} is cut short")
-    return storage_of(data)
+    return data
 
 
-def storage_of(data: bytearray) -> torch.UntypedStorage:
-    """A storage of these bytes, which does not grow, as torch's own empty ones do."""
-    whole = torch.frombuffer(data or bytearray(1), dtype=torch.uint8).untyped_storage()
-    part: torch.UntypedStorage = whole[: len(data)]
-    return part
+def _swap(data: bytearray, dtype: Dtype) -> None:
+    """Bring numbers into the byte order of this machine; a complex one is two."""
+    size = dtype.itemsize // (2 if "complex" in dtype.name else 1)
+    np.frombuffer(data, f"u{size}").byteswap(inplace=True)
 
 
 def read_legacy(file: BinaryIO, size: int) -> Any:
@@ -177,11 +177,13 @@ def read_legacy(file: BinaryIO, size: int) -> Any:
             if elements < 0 or claimed > size:
                 raise EOFError("it is cut short")
             parts[key] = bytearray(elements * kind.dtype.itemsize), kind.dtype.itemsize
-        data = storage_of(parts[key][0])
+        data = memoryview(parts[key][0])
         if view is not None:  # (key, offset, elements), of PyTorch before 0.4
+            if min(view[1:]) < 0:
+                raise pickle.UnpicklingError("a view before its storage")
             begin = view[1] * kind.dtype.itemsize
             data = data[begin : begin + view[2] * kind.dtype.itemsize]
-        return Storage(data, kind.dtype)
+        return Storage(Bytes(data), kind.dtype)
 
     result = read_pickle(file, storage)
     for key in read_pickle(file):

@@ -8,10 +8,11 @@ import typer
 
 from prunedeploy.cli.commands.building import build
 from prunedeploy.cli.commands.checkpoints import inspect, shrink
-from prunedeploy.cli.commands.machines import serve_repo, targets
+from prunedeploy.cli.commands.machines import targets
 from prunedeploy.cli.commands.measuring import bench, report, run
 from prunedeploy.cli.commands.models import lower, predict
 from prunedeploy.cli.commands.optimizing import optimize
+from prunedeploy.cli.commands.serving import loadtest, serve, serve_repo
 
 COMMANDS = (  # in the order in which help lists them
     optimize,
@@ -23,6 +24,8 @@ COMMANDS = (  # in the order in which help lists them
     bench,
     run,
     report,
+    serve,
+    loadtest,
     serve_repo,
     targets,
 )

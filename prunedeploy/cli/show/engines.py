@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from prunedeploy.cli.show.next_steps import print_choice
+from prunedeploy.cli.show.placements import print_placement
 from prunedeploy.cli.show.verdicts import cross_checks, difference
 from prunedeploy.cli.tables import say
 from prunedeploy.core.records import Engine
+from prunedeploy.runtimes.hybrid.engine import read_placement
 
 if TYPE_CHECKING:
     from prunedeploy.cli.arrays import RunResult
@@ -30,6 +32,8 @@ def print_engine(built: Engine) -> None:
     if manifest.batches:
         sizes = ", ".join(map(str, manifest.batches))
         say(f"  for batches of {sizes}, {manifest.threads} threads, {manifest.isa}")
+    if manifest.runtime == "hybrid":
+        print_placement(read_placement(built))
     if manifest.difference is None:
         say("  never compared with its model, so never to be timed")
     else:

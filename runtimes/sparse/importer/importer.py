@@ -138,8 +138,8 @@ def read(
     values.update(inputs)
     graph = Graph(list(inputs.values()))
     for node in model.graph:
-        _check_version(node, model.opset_imports)
-        _import(node, values, Builder(graph, node.name or node.op_type), table, model)
+        check_version(node, model.opset_imports)
+        import_node(node, values, Builder(graph, node.name or node.op_type), table, model)
     for value in model.graph.outputs:
         output = values[str(value.name)]
         assert output is not None
@@ -183,13 +183,18 @@ def _inputs(model: ir.Model, batch: int, sizes: Mapping[str, int]) -> dict[str, 
     return inputs
 
 
-def _import(
+def import_node(
     node: ir.Node,
     values: dict[str, Tensor | None],
     build: Builder,
     table: Mapping[str, Importer],
     model: ir.Model,
 ) -> None:
+    """Add what ``node`` computes to the graph of ``build``, and its results to ``values``.
+
+    Raises:
+        RefusedError: an operator or a form of it that the table does not know.
+    """
     arguments = [values[str(v.name)] if v is not None else None for v in node.inputs]
     given = [tensor for tensor in arguments if tensor is not None]
     importer = table.get(label(node))
@@ -211,7 +216,7 @@ def _import(
             raise RefusedError(label(node), node.name or "?", f"its output {index} is read")
 
 
-def _check_version(node: ir.Node, imports: Mapping[str, int]) -> None:
+def check_version(node: ir.Node, imports: Mapping[str, int]) -> None:
     """Refuse a version of an operator that is not known, or that ONNX has withdrawn.
 
     What ONNX has no operator of that name for is left to the table.

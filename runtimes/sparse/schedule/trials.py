@@ -10,7 +10,7 @@ import _ctypes
 import ctypes
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -91,14 +91,20 @@ class Trials:
         build_library(Project(files, b"", self.isa, (), {}, code), library, tools)
 
 
-def seconds(trials: Trials, tools: Toolchain, rounds: int) -> list[float]:
-    """The time of every trial; those close to the best of their case are measured for longer."""
+def seconds(
+    trials: Trials, tools: Toolchain, rounds: int, tell: Callable[[int], None]
+) -> list[float]:
+    """The time of every trial; those close to the best of their case are measured for longer.
+
+    ``tell`` is called with the number of cases that are done.
+    """
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "trials.so"
         trials.build(library, tools)
         runner = _Runner(library, trials)
         best = [0.0] * len(trials.all)
-        for key in dict.fromkeys(trial.key for trial in trials.all):
+        for done, key in enumerate(dict.fromkeys(trial.key for trial in trials.all)):
+            tell(done)
             own = [index for index, trial in enumerate(trials.all) if trial.key == key]
             first = runner.seconds(own, rounds)
             near = [i for i, taken in first.items() if taken <= CLOSE * min(first.values())]

@@ -20,6 +20,7 @@ import numpy as np
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_path, cache_folder
+from prunedeploy.core.progress import Counted, Notice
 from prunedeploy.runtimes.api import silent
 from prunedeploy.runtimes.sparse.codegen.project import closure
 from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
@@ -120,10 +121,9 @@ def tune(
     known = {key: choice for key, choice in choices.items() if choice is not None}
     unknown = {key: group[0] for key, group in cases.items() if key not in known}
     if store.damage:
-        progress(f"{store.damage}: measuring again")
+        progress(Notice(f"{store.damage}: measuring again"))
     if unknown:
-        progress(f"measuring {len(unknown)} kinds of layers")
-        measured = _measure(unknown, _far(steps), tools, threads, effort, blocks)
+        measured = _measure(unknown, _far(steps), tools, threads, effort, blocks, progress)
         store.update(measured)
         known |= measured
     chosen = {step.name: known[key] for key, group in cases.items() for step in group}
@@ -270,9 +270,11 @@ def _measure(
     threads: int,
     effort: Effort,
     blocks: BlockCache,
+    progress: Progress,
 ) -> dict[str, Choice]:
     """The fastest schedule of each case; ``far`` floats are read between two runs (``_far``)."""
     choices: dict[str, Choice] = {}
+    stage = f"measuring {len(cases)} kinds of layers"
     for some in _together(cases, effort):
         library = trials.Trials(tools.isa, threads, blocks)
         for key, case in some.items():
@@ -280,7 +282,13 @@ def _measure(
             # kernels that store unlike amounts of weights: these are as far as in the network
             unlike = len({schedule.kernel for schedule in schedules}) > 1
             library.add(key, case, schedules, far if unlike else trials.FLUSH)
-        seconds = trials.seconds(library, tools, ROUNDS[effort])
+        known = len(choices)
+        progress(Counted(stage, known, len(cases)))
+
+        def tell(done: int, known: int = known) -> None:
+            progress(Counted(stage, known + done, len(cases)))
+
+        seconds = trials.seconds(library, tools, ROUNDS[effort], tell)
         measured: dict[str, list[tuple[float, Schedule]]] = {}
         for trial, taken in zip(library.all, seconds, strict=True):
             measured.setdefault(trial.key, []).append((taken, trial.schedule))

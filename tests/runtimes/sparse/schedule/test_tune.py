@@ -82,7 +82,7 @@ def test_what_was_measured_is_remembered(plan: Plan, tools: Toolchain, tmp_path:
     told: list[str] = []
     first = tune.tune(plan, _quick(tools), 2, "quick", tmp_path, told.append)
     assert first.measured == 1  # both layers are one case
-    assert told == ["measuring 1 kinds of layers"]
+    assert set(told) == {"measuring 1 kinds of layers"}
     assert set(first.schedules) == {step.name for step in _tiled(plan)}
     for step in _tiled(plan):
         assert first.schedules[step.name] in set(choose.candidates(step, tools.isa, 2))
@@ -91,10 +91,11 @@ def test_what_was_measured_is_remembered(plan: Plan, tools: Toolchain, tmp_path:
     assert file.name.startswith(f"schedules-{tools.isa}-")
 
     none = dataclasses.replace(tools, command=("/nowhere/cc",))
+    told.clear()
     second = tune.tune(plan, none, 2, "quick", tmp_path, told.append)
     assert second == dataclasses.replace(first, measured=0)
     assert 0 < first.seconds == first.without  # there are no blocks
-    assert len(told) == 1
+    assert not told
     assert file.read_bytes() == before
     # another number of threads is another case: this one needs the compiler
     with pytest.raises(Exception, match=r"nowhere|compiler"):
@@ -186,6 +187,7 @@ def test_a_damaged_cache_is_ignored(
         threads: int,
         effort: tune.Effort,
         _blocks: BlockCache,
+        _progress: tune.Progress,
     ) -> dict[str, tune.Choice]:
         """In place of the compiler: this is about the cache."""
         asked.extend(cases)

@@ -1,16 +1,26 @@
 /* The ONNX Runtime custom op prunedeploy::SparseEngine: one node that is a sparse engine.
  *
  * Attributes: `engine`, the bytes of an engine's model.so, or `path`, where it lies; `threads` of a
- * run (0: what the engine was cut for); `sessions`, how many runs may go on at once (0: as many as
- * keep the processors busy). Further concurrent runs wait for their turn. */
+ * run (0: those that the session's entry `prunedeploy.threads` names, else what the engine was cut
+ * for); `sessions`, how many runs may go on at once (0: as many as keep the processors busy). Further
+ * concurrent runs wait for their turn. */
 #define _GNU_SOURCE
 #include "engine_file.h"
 
 #define DOMAIN "prunedeploy"
+#define THREADS "prunedeploy.threads"
 #define MAX_THREADS 1024 /* PD_MAX_THREADS of an engine */
 #define MAX_SESSIONS 4096
 #define OLDEST 17 /* ONNX Runtime 1.17: the first whose OrtCustomOp has all that is filled here */
 #define PD_API __attribute__((visibility("default")))
+
+/* The op as one session's options registered it: with the threads that their entry names. */
+typedef struct registered {
+    OrtCustomOp op; /* first: ONNX Runtime hands a pointer to it back */
+    int threads;    /* 0: none were named */
+    OrtCustomOpDomain *domain;
+    struct registered *next;
+} registered;
 
 typedef struct {
     const OrtApi *api;
@@ -74,7 +84,6 @@ static OrtStatus *load(kernel *k, const OrtKernelInfo *info) {
 
 static OrtStatusPtr create(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info,
                            void **out) {
-    (void)op;
     kernel *k = calloc(1, sizeof *k);
     if (!k) return failure(api, ORT_FAIL, "out of memory");
     k->api = api;
@@ -86,7 +95,8 @@ static OrtStatusPtr create(const OrtCustomOp *op, const OrtApi *api, const OrtKe
         return status;
     }
     const int processors = processors_here();
-    const int64_t threads = number(api, info, "threads"), maximum = number(api, info, "sessions");
+    const int64_t own = number(api, info, "threads"), maximum = number(api, info, "sessions");
+    const int64_t threads = own ? own : ((const registered *)op)->threads;
     const int cut = k->engine.model->threads;
     if (threads < 0 || threads > MAX_THREADS || maximum < 0 || maximum >= MAX_SESSIONS) {
         end(k);
@@ -291,21 +301,50 @@ static const OrtCustomOp sparse_engine = {
     .ReleaseAliasMap = nothing,
 };
 
+/* The number in the session's entry `prunedeploy.threads`; 0 where there is none. */
+static OrtStatus *threads_of(const OrtApi *api, const OrtSessionOptions *options, int *threads) {
+    char text[16] = "", *end = text;
+    size_t size = sizeof text;
+    int there = 0;
+    *threads = 0;
+    OrtStatus *status = api->HasSessionConfigEntry(options, THREADS, &there);
+    if (status || !there) return status;
+    status = api->GetSessionConfigEntry(options, THREADS, text, &size);
+    if (!status) *threads = (int)strtol(text, &end, 10);
+    if (status) api->ReleaseStatus(status);
+    else if (end != text && !*end && *threads >= 0 && *threads <= MAX_THREADS) return 0;
+    return failure(api, ORT_INVALID_ARGUMENT, "the entry " THREADS " takes a number from 0 to %d",
+                   MAX_THREADS);
+}
+
+/* The op for so many threads, in a domain of its own. Neither is ever released: sessions may outlive
+ * the options that registered them, and there is one for each number of threads. */
+static OrtStatus *registration(const OrtApi *api, int threads, registered **out) {
+    static registered *all;
+    for (registered *each = all; each; each = each->next)
+        if (each->threads == threads) return *out = each, (OrtStatus *)0;
+    registered *made = calloc(1, sizeof *made);
+    if (!made) return failure(api, ORT_FAIL, "out of memory");
+    made->op = sparse_engine, made->threads = threads;
+    OrtStatus *status = api->CreateCustomOpDomain(DOMAIN, &made->domain);
+    if (!status) status = api->CustomOpDomain_Add(made->domain, &made->op);
+    if (status) return free(made), status;
+    made->next = all;
+    return *out = all = made, (OrtStatus *)0;
+}
+
 PD_API OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-    static OrtCustomOpDomain *domain; /* has to outlive all sessions, so it is never released */
     const OrtApi *api = base->GetApi(OLDEST);
     if (!api)
         return failure(base->GetApi(1), ORT_FAIL, "it takes ONNX Runtime 1.%d or newer, this is %s",
                        OLDEST, base->GetVersionString());
-    OrtStatus *status = 0;
+    int threads = 0;
+    registered *made = 0;
+    OrtStatus *status = threads_of(api, options, &threads);
+    if (status) return status;
     pthread_mutex_lock(&lock);
-    if (!domain) {
-        OrtCustomOpDomain *made = 0;
-        status = api->CreateCustomOpDomain(DOMAIN, &made);
-        if (!status) status = api->CustomOpDomain_Add(made, &sparse_engine);
-        if (!status) domain = made;
-    }
+    status = registration(api, threads, &made);
     pthread_mutex_unlock(&lock);
-    return status ? status : api->AddCustomOpDomain(options, domain);
+    return status ? status : api->AddCustomOpDomain(options, made->domain);
 }

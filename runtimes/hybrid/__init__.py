@@ -1,0 +1,1 @@
+"""One session of ONNX Runtime whose known parts are sparse engines."""

@@ -159,7 +159,8 @@ def optimize(
             summary = f"{summary}. WARNING: {warning}"
         page = folder / "report.html"
         parts = [shrunk, *([made.measured] if made.measured else made.predicted)]
-        report(parts, page, commands=commands)
+        choice = made.engine.manifest.choice if made.engine else None
+        report(parts, page, commands=commands, choice=choice)
         result = OptimizeResult(
             *(folder, summary, shrunk, made.engine, made.measured, made.bundle),
             *(made.predicted, page, time.perf_counter() - begin),

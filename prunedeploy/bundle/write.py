@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import onnx_ir as ir
@@ -34,6 +35,15 @@ from prunedeploy.targets import Target
 KIND = "device bundle: nothing in it was built or measured on the device"
 RUNS = 4  # batches of random inputs to record, where no inputs are given
 DEVICE_FILES = ("build.sh", "bench.py", "state.py", "trt.py")
+
+
+class BundleOptions(TypedDict, total=False):
+    """Arguments of ``write_bundle`` that other functions hand on."""
+
+    baseline: str | Path | None
+    batch: int | Sequence[int]
+    inputs: Mapping[str, Array] | None
+    archive: bool
 
 
 def write_bundle(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from engines import network
 import prunedeploy
 from prunedeploy.cli import main
 from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import MANIFEST_FORMAT, Manifest
 
 ODD: dict[str, dict[str, Any]] = {
     "threads below zero": {"threads": -5},
@@ -129,3 +131,12 @@ def test_manifests_of_other_versions(
     with pytest.raises(UserError, match=message) as caught:
         prunedeploy.open(folder)
     assert "\n" not in str(caught.value)
+
+
+FIELDS = """runtime target files model_sha256 baseline baseline_sha256 inputs outputs versions
+difference batches threads arch isa choice found cross_check format_version"""
+
+
+def test_another_field_is_another_format() -> None:
+    """What earlier versions do not know they have to be told by the number."""
+    assert (MANIFEST_FORMAT, [each.name for each in fields(Manifest)]) == (2, FIELDS.split())

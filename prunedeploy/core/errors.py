@@ -21,7 +21,8 @@ class UnsupportedModelError(UserError):
     """
 
     def __init__(self, runtime: str, reason: str, node: str = "") -> None:
-        super().__init__(f"the {runtime} runtime cannot compute {reason}: use --runtime ort")
+        other = "hybrid here, or ort" if runtime == "sparse" else "ort"
+        super().__init__(f"the {runtime} runtime cannot compute {reason}: use --runtime {other}")
         self.reason = f"it cannot compute {reason}"
         self.node = node
 

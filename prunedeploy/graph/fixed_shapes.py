@@ -29,6 +29,8 @@ def fix(model: ir.Model, shapes: Shapes) -> None:
     Example:
         ``fix(model, {"input_ids": (1, 128)})``
     """
+    if not shapes:
+        return
     inputs, _ = models.specs(model)
     stated = {spec.name: spec.shape for spec in fixed(inputs, shapes)}
     values = {str(value.name): value for value in model.graph.inputs}
@@ -102,9 +104,10 @@ def sized(path: Path, shapes: Shapes | None) -> Iterator[Path]:
     Raises:
         UserError: as ``fix``, or the model cannot be read.
     """
-    if not shapes:
+    if not any(size is not None for shape in (shapes or {}).values() for size in shape):
         yield path
         return
+    assert shapes is not None
     model = models.load(path)
     fix(model, shapes)
     with tempfile.TemporaryDirectory(prefix="prunedeploy-") as folder:

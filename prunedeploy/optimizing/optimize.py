@@ -16,12 +16,14 @@ from prunedeploy.core.files import atomic_path, to_json
 from prunedeploy.core.records import BenchResult, Engine, ShrinkResult
 from prunedeploy.engines.building import build
 from prunedeploy.engines.request import Progress
+from prunedeploy.graph.fixed_shapes import Shapes
 from prunedeploy.measure.bench import bench
 from prunedeploy.prediction.predict import predict_all
 from prunedeploy.prediction.record import Prediction
 from prunedeploy.reports.headline import headline, unvarying
 from prunedeploy.reports.report import report
 from prunedeploy.runtimes.api import Tuning, silent
+from prunedeploy.shrinking.example_inputs import ExampleInput
 from prunedeploy.shrinking.pipeline import shrink
 
 RESULT = "optimize.json"
@@ -60,6 +62,8 @@ def optimize(
     mask: str | Path | None = None,
     weights: str | None = None,
     prefix: str | None = None,
+    inputs: Sequence[ExampleInput] = (),
+    shapes: Shapes | None = None,
     batch: int = 1,
     threads: int = 0,
     tune: Tuning = "quick",
@@ -76,7 +80,9 @@ def optimize(
         target: the machine to be fast on. For one that is not this one a device bundle is written,
             and the speed is predicted.
         data: an .npz file of labelled images, to count the accuracy and changed predictions on.
-        arch, input_shape, trust, mask, weights, prefix: of a checkpoint, as ``shrink`` has them.
+        arch, input_shape, trust, mask, weights, prefix, inputs: of a checkpoint, as ``shrink`` has
+            them.
+        shapes: sizes of inputs by their names, which all models and engines then have.
         batch: inputs a run.
         threads: that the engine runs with; 0 for all cores.
         tune: how thoroughly the sparse runtime measures its schedules.
@@ -104,6 +110,8 @@ def optimize(
             mask=mask,
             weights=weights,
             prefix=prefix,
+            inputs=inputs,
+            shapes=shapes,
             target=target,
             progress=progress,
         )

@@ -10,11 +10,13 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_group
+from prunedeploy.shrinking.example_inputs import ExampleInput, by_name
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -47,51 +49,115 @@ def export(module: torch.nn.Module, input_shape: Sequence[int], path: Path) -> P
 
 
 def to_model(
-    module: torch.nn.Module, input_shape: Sequence[int], *, optimize: bool = True
+    module: torch.nn.Module,
+    input_shape: Sequence[int],
+    *,
+    inputs: Sequence[ExampleInput] = (),
+    optimize: bool = True,
 ) -> ir.Model:
     """Export ``module`` to a model in memory, which shares its weights instead of copying them.
 
-    Without ``optimize`` the exporter folds nothing: every weight is the module's own, and every
-    BatchNorm stands for itself.
+    ``inputs`` are what it takes where that is more than one tensor like its weights: they go to the
+    arguments of their names, or in their order. Without ``optimize`` the exporter folds nothing:
+    every weight is the module's own, and every BatchNorm stands for itself.
+    """
+    import torch
+
+    call, is_batched = _call_of(module, inputs) if inputs else _usual_call(module, input_shape)
+    if not is_batched:
+        return _export(module, call, False, optimize)
+    if isinstance(module, torch.jit.ScriptModule):
+        return _export_script(module, call)
+    try:
+        program = _export(module, call, True, optimize)
+        shapes = [value.shape for value in program.graph.inputs]
+        if any(dims is not None and not isinstance(dims[0], int) for dims in shapes):
+            return program
+    except torch.onnx.OnnxExporterError:
+        pass
+    # the batch size is part of the network's code, so it is the one that was asked for
+    single = inputs[0].shape[0] if inputs else input_shape[0]
+    return _export(module, call.of_batch(single), False, optimize)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """The arguments that a module is exported with, and what its model's inputs are called."""
+
+    names: tuple[str, ...]
+    tensors: tuple[torch.Tensor, ...]
+    by_name: bool = False
+
+    @property
+    def args(self) -> tuple[torch.Tensor, ...]:
+        return () if self.by_name else self.tensors
+
+    @property
+    def kwargs(self) -> dict[str, torch.Tensor]:
+        return dict(zip(self.names, self.tensors, strict=True)) if self.by_name else {}
+
+    def of_batch(self, size: int) -> _Call:
+        """The same with the first ``size`` samples, which are no more than there are."""
+        return replace(self, tensors=tuple(tensor[:size] for tensor in self.tensors))
+
+
+def _usual_call(module: torch.nn.Module, input_shape: Sequence[int]) -> tuple[_Call, bool]:
+    """One tensor like the module's weights, or one of integers; whether it is of several samples.
+
+    Raises:
+        UserError: the module does not run on either.
     """
     import torch
 
     dtype = next(module.parameters(), torch.zeros(0)).dtype
     # two samples: torch takes a batch of one for a constant, and a batch must not be
-    batch, single = (2, *input_shape[1:]), tuple(input_shape)
+    batch = (max(2, input_shape[0]), *input_shape[1:])
     # perhaps a network of one fixed batch, as torch.export makes them, or one of tokens
-    tries = [(shape, kind) for kind in (dtype, torch.int64) for shape in (batch, single)]
+    tries = [(shape, kind) for kind in (dtype, torch.int64) for shape in (batch, (*input_shape,))]
     reasons = []
     for shape, kind in tries:
-        example = _example(module, shape, kind)
-        if not isinstance(example, str):
-            break
-        reasons.append(example)
-    if isinstance(example, str):
-        raise UserError(
-            f"the network does not run on an input of shape {','.join(map(str, input_shape))}"
-            f" ({reasons[1]}): {_inputs(module) or 'give its shape with --input-shape'}"
-        )
-    if example.shape != batch:
-        return _export(module, example, None, optimize)
-    if isinstance(module, torch.jit.ScriptModule):
-        return _export_script(module, example)
-    dynamic = {0: torch.export.Dim("batch", min=1, max=1 << 16)}
-    try:
-        program = _export(module, example, (dynamic,), optimize)
-        dims = program.graph.inputs[0].shape
-        if dims is not None and not isinstance(dims[0], int):
-            return program
-    except torch.onnx.OnnxExporterError:
-        pass
-    # the batch size is part of the network's code, so it is the one that was asked for
-    return _export(module, torch.zeros(single, dtype=example.dtype), None, optimize)
+        generator = torch.Generator().manual_seed(0)
+        sample = torch.rand(shape, generator=generator)
+        sample = sample.to(kind) if kind.is_floating_point else (2 * sample).to(kind)
+        reason = _reason(module, _Call((INPUT,), (sample,)))
+        if reason is None:
+            return _Call((INPUT,), (torch.zeros(shape, dtype=kind),)), shape == batch
+        reasons.append(reason)
+    how = _inputs(module) or "give its shape with --shape 1x3x224x224"
+    raise UserError(
+        f"the network does not run on an input of shape {','.join(map(str, input_shape))}"
+        f" ({reasons[1]}): {how}"
+    )
 
 
-def _example(
-    module: torch.nn.Module, shape: tuple[int, ...], dtype: torch.dtype
-) -> torch.Tensor | str:
-    """An input that the module was seen to run on, or why it does not.
+def _call_of(module: torch.nn.Module, inputs: Sequence[ExampleInput]) -> tuple[_Call, bool]:
+    """The inputs that were stated; whether they are of several samples.
+
+    Raises:
+        UserError: the module does not run on them.
+    """
+    import torch
+
+    names, named = tuple(each.name for each in inputs), by_name(module, inputs)
+    first = inputs[0].shape[0]
+    sizes = (first,) if any(x.shape[0] != first for x in inputs) else (max(2, first), first)
+    reason: str | None = None
+    for size in dict.fromkeys(sizes):
+        generator = torch.Generator().manual_seed(0)
+        batches = [each.shape[0] if len(sizes) == 1 else size for each in inputs]
+        drawn = [x.draw(n, generator) for x, n in zip(inputs, batches, strict=True)]
+        call = _Call(names, tuple(drawn), named)
+        reason = _reason(module, call)
+        if reason is None:
+            return call, len(sizes) > 1 and size == sizes[0]
+    stated = ", ".join(f"{x.name}={x.dtype}[{','.join(map(str, x.shape))}]" for x in inputs)
+    raise UserError(
+        f"the network does not run on {stated} ({reason}): state its inputs with --input"
+    )
+
+
+def _reason(module: torch.nn.Module, call: _Call) -> str | None:
+    """The reason why the module does not run on such arguments, None where it does.
 
     This distinguishes a wrong input shape from a network that cannot be exported.
 
@@ -100,14 +166,10 @@ def _example(
     """
     import torch
 
-    generator = torch.Generator().manual_seed(0)
     try:
-        example = torch.zeros(shape, dtype=dtype)
-        sample = torch.rand(shape, generator=generator)
-        sample = sample.to(dtype) if dtype.is_floating_point else (2 * sample).to(dtype)
         # what the network prints is no part of the command's output
         with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
-            runs = [_tensors(module(sample)) for _ in range(2)]
+            runs = [_tensors(module(*call.args, **call.kwargs)) for _ in range(2)]
     except Exception as error:  # the network's own code may raise anything
         lines = str(error).strip().splitlines()
         return lines[0] if lines else type(error).__name__
@@ -116,7 +178,7 @@ def _example(
             "the network's outputs are random, two runs on one input differ: leave out what draws"
             " numbers in eval mode (dropout with training=True, noise)"
         )
-    return example
+    return None
 
 
 def _tensors(outputs: object) -> list[torch.Tensor]:
@@ -148,8 +210,8 @@ def _inputs(module: torch.nn.Module) -> str:
     if len(needed) < 2:
         return ""
     return (
-        f"it takes {len(needed)} inputs ({', '.join(needed)}), a checkpoint's network may take one:"
-        " write its ONNX model with torch.onnx.export and give that"
+        f"it takes {len(needed)} inputs ({', '.join(needed)}): state each with --input"
+        f" {needed[0]}=int64[1,128]"
     )
 
 
@@ -168,29 +230,28 @@ def _why(error: BaseException) -> str:
     return first[:200] or type(cause).__name__
 
 
-def _export(
-    module: torch.nn.Module,
-    example: torch.Tensor,
-    dynamic: tuple[object, ...] | None,
-    optimize: bool,
-) -> ir.Model:
+def _export(module: torch.nn.Module, call: _Call, batched: bool, optimize: bool) -> ir.Model:
+    """``module`` as a model, its batch open where it is ``batched``."""
     import torch
 
+    dim = {0: torch.export.Dim("batch", min=1, max=1 << 16)}
+    dynamic = dict.fromkeys(call.names, dim) if call.by_name else (dim,) * len(call.tensors)
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 module,
-                (example,),
-                input_names=[INPUT],
+                call.args,
+                kwargs=call.kwargs or None,
+                input_names=None if call.by_name else call.names,
                 output_names=[OUTPUT],
                 opset_version=OPSET,
-                dynamic_shapes=dynamic,
+                dynamic_shapes=dynamic if batched else None,
                 dynamo=True,
                 optimize=optimize,
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
-        if dynamic is not None:
+        if batched:
             raise
         raise UserError(f"torch cannot export this network: {_why(error)}") from None
     assert program is not None
@@ -200,7 +261,7 @@ def _export(
     return program.model
 
 
-def _export_script(module: torch.jit.ScriptModule, example: torch.Tensor) -> ir.Model:
+def _export_script(module: torch.jit.ScriptModule, call: _Call) -> ir.Model:
     """A TorchScript program, by torch's older exporter: the newer one takes none."""
     import onnx
     import onnx_ir as ir
@@ -211,12 +272,12 @@ def _export_script(module: torch.jit.ScriptModule, example: torch.Tensor) -> ir.
             path = f"{folder}/program.onnx"
             torch.onnx.export(
                 module,
-                (example,),
+                call.tensors,
                 path,
-                input_names=[INPUT],
+                input_names=call.names,
                 output_names=[OUTPUT],
                 opset_version=OPSET,
-                dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+                dynamic_axes={name: {0: "batch"} for name in (*call.names, OUTPUT)},
                 dynamo=False,
             )
             return ir.from_proto(onnx.load(path))

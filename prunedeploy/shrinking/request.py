@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -12,7 +12,9 @@ from prunedeploy import checkpoint, targets
 from prunedeploy.core import files
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import ShrinkResult
+from prunedeploy.graph.fixed_shapes import Shapes
 from prunedeploy.graph.input_range import Stated
+from prunedeploy.shrinking.example_inputs import ExampleInput
 from prunedeploy.to_torch import Outputs
 
 if TYPE_CHECKING:
@@ -28,7 +30,11 @@ IN_MEMORY = Path("in memory")
 
 @dataclass(frozen=True)
 class CheckpointOptions:
-    """The options of ``checkpoint.load``; ``input_shape`` is the shape of one batch."""
+    """The options of ``checkpoint.load``, and what the network takes.
+
+    ``input_shape`` is the shape of one batch, ``inputs`` state several inputs or their types;
+    ``shapes`` are sizes that stay fixed, which an ONNX model may be given, too.
+    """
 
     arch: str | None = None
     input_shape: Sequence[int] | None = None
@@ -36,6 +42,8 @@ class CheckpointOptions:
     mask: str | Path | None = None
     weights: str | None = None
     prefix: str | None = None
+    inputs: tuple[ExampleInput, ...] = ()
+    shapes: Shapes = field(default_factory=dict)
 
     def refuse_for_onnx(self) -> None:
         """Refuse what an ONNX model has no use for.
@@ -46,6 +54,8 @@ class CheckpointOptions:
         for name in ("arch", "mask", "weights", "prefix"):
             if getattr(self, name) is not None:
                 raise UserError(f"--{name} is for checkpoints, this is an ONNX model: leave it out")
+        if self.inputs:
+            raise UserError("--input is for checkpoints: state an ONNX model's sizes with --shape")
 
 
 @dataclass(frozen=True)

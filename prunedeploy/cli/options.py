@@ -31,6 +31,7 @@ InputShape = Annotated[
 Input = Annotated[
     list[str] | None,
     typer.Option(
+        "--input",
         metavar="NAME=int64[1,128]",
         help="An input of a checkpoint's network: name, type, shape; NAME=int64[1,128]:0..30521 "
         "with its range. Repeat it for several.",

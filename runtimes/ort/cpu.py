@@ -63,12 +63,12 @@ def payload(engine: Engine) -> Iterator[Path]:
     """
     path, expected = engine.path / PAYLOAD, api.listed_hash(engine, PAYLOAD)
     try:
-        check_listed(path, engine.manifest.files)
+        beside = check_listed(path, engine.manifest.files)
         copy = held_copy(path, expected)
     except (OSError, ValueError) as error:
         raise UserError(f"onnxruntime cannot open the model: {_first_line(error)}") from None
     try:
-        yield path if DATA in engine.manifest.files else Path(f"/proc/self/fd/{copy}")
+        yield path if beside else Path(f"/proc/self/fd/{copy}")
     finally:
         os.close(copy)
 

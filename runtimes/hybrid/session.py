@@ -16,9 +16,8 @@ from prunedeploy.runtimes.ort.cpu import OrtSession
 #: ONNX Runtime's threads sleep while a sparse part computes with its own on the same processors
 NO_SPINNING = {"session.intra_op.allow_spinning": "0"}
 
-_held: dict[
-    str, Path
-] = {}  # libraries by hash: what is loaded stays loaded, so it is held for good
+# libraries by hash, held for good: what was loaded once stays loaded
+_held: dict[str, Path] = {}
 _lock = threading.Lock()
 
 

@@ -78,8 +78,8 @@ def _recipe(name: str) -> Callable[[float], nn.Module]:
     def make(sparsity: float) -> nn.Module:
         recipe = by_name(name)
         module = recipe.factory()
-        _prune(_layers(module)[1:-1], sparsity)
-        return _calibrate(module, recipe.input_shape)
+        prune(layers_of(module)[1:-1], sparsity)
+        return calibrate(module, recipe.input_shape)
 
     return make
 
@@ -87,7 +87,7 @@ def _recipe(name: str) -> Callable[[float], nn.Module]:
 def _encoder(width: int, heads: int, layers: int) -> Callable[[float], nn.Module]:
     def make(sparsity: float) -> nn.Module:
         module = nn.Sequential(*(EncoderLayer(width, heads, 4 * width) for _ in range(layers)))
-        _prune(_layers(module), sparsity)
+        prune(layers_of(module), sparsity)
         for layer in module.modules():
             if isinstance(layer, nn.LayerNorm):
                 nn.init.uniform_(layer.weight, 0.7, 1.3)
@@ -121,8 +121,8 @@ def _separable(sparsity: float) -> nn.Module:
     add(1024, width)
     head = [nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1024, 1000)]
     module = nn.Sequential(*blocks, *head)
-    _prune(_layers(module)[1:-1], sparsity)
-    return _calibrate(module, (3, 192, 192))
+    prune(layers_of(module)[1:-1], sparsity)
+    return calibrate(module, (3, 192, 192))
 
 
 def _real(sparsity: float) -> nn.Module:
@@ -162,7 +162,7 @@ def dynamic(name: str, sparsity: float, cache: Path = CACHE) -> Path:
         with torch.no_grad():
             module = network.make(sparsity)
         program = to_model(module, (1, *network.shape))
-        _simplify(program)
+        simplify(program)
         models.save(program, path)
 
     return _cached(cache, f"{_stem(name, sparsity)}.onnx", write)
@@ -176,7 +176,7 @@ def fixed(name: str, sparsity: float, batch: int, cache: Path = CACHE) -> Path:
         for value in (*program.graph.inputs, *program.graph.outputs):
             if value.shape is not None:
                 value.shape = ir.Shape((batch, *value.shape.dims[1:]))
-        _simplify(program)
+        simplify(program)
         models.save(program, path)
 
     return _cached(cache, f"{_stem(name, sparsity)}-b{batch}.onnx", write)
@@ -214,7 +214,7 @@ def _cached(cache: Path, name: str, write: Callable[[Path], None]) -> Path:
     return path
 
 
-def _simplify(program: ir.Model) -> None:
+def simplify(program: ir.Model) -> None:
     """The passes that any user's model goes through, as far as they leave every layer whole."""
     shapes.infer_shapes(program)
     for step in passes.before_cuts():
@@ -223,11 +223,12 @@ def _simplify(program: ir.Model) -> None:
     shapes.infer_shapes(program)
 
 
-def _layers(module: nn.Module) -> list[nn.Conv2d | nn.Linear]:
+def layers_of(module: nn.Module) -> list[nn.Conv2d | nn.Linear]:
+    """The layers that may have zeros, in order."""
     return [layer for layer in module.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
 
 
-def _prune(layers: list[nn.Conv2d | nn.Linear], sparsity: float) -> None:
+def prune(layers: list[nn.Conv2d | nn.Linear], sparsity: float) -> None:
     """Zero the smallest weights of each layer, and make up for the variance that goes with them."""
     for layer in layers:
         weight = layer.weight.data
@@ -239,7 +240,7 @@ def _prune(layers: list[nn.Conv2d | nn.Linear], sparsity: float) -> None:
         weight *= (before / weight.pow(2).mean()).sqrt()
 
 
-def _calibrate(module: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+def calibrate(module: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     """Statistics of one random batch, and scales and shifts that are not all alike."""
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):

@@ -186,7 +186,7 @@ def write_scattered(name: str, sparsity: float, batch: int, path: Path) -> Path:
     bound = np.quantile(np.concatenate([np.abs(w).reshape(-1) for w in weights]), sparsity)
     for value, array in zip(layers, weights, strict=True):
         value.const_value = ir.tensor(np.where(np.abs(array) < bound, 0, array), name=value.name)
-    cpu_models._simplify(program)
+    cpu_models.simplify(program)
     models.save(program, path)
     return path
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import onnx_ir as ir
 
-from prunedeploy.core.errors import UserError
+from prunedeploy.core.errors import UserError, first_cause
 from prunedeploy.core.progress import Counted
 from prunedeploy.core.records import Array, Difference, PassReport, PassResult
 from prunedeploy.graph import shapes, validity
@@ -91,7 +91,7 @@ def _check(each: Pass, model: ir.Model, feeds: Mapping[str, Array]) -> dict[str,
         validity.check_form(model)
         return Evaluator(model).run(feeds)
     except Exception as error:
-        raise PassError(f"pass {each.name} broke the model: {error}") from error
+        raise PassError(f"pass {each.name} broke the model: {first_cause(error)}") from error
 
 
 def _compare(

@@ -45,6 +45,24 @@ def _as_attribute(node: ir.Node, name: str, computed: str) -> str | None:
     return None
 
 
+def remainder(node: ir.Node, emit: Emit) -> str | None:  # noqa: ARG001 - the form stays
+    """The remainder of floats with the sign of the divisor is new."""
+    kind = source(node).dtype
+    if node.attributes.get_int("fmod", 0) or (kind is not None and kind.is_integer()):
+        return None
+    return "the remainder of floats with the sign of the divisor is new in opset 28"
+
+
+def bit_shift(node: ir.Node, emit: Emit) -> str | None:  # noqa: ARG001 - the form stays
+    """Before, a shift by all bits of a number or more was not defined."""
+    kind, distances = source(node).dtype, numbers(given(node, 1))
+    if kind is None or distances is None:
+        return "how far it shifts is computed"
+    if any(not 0 <= distance < kind.bitwidth for distance in distances):
+        return "a shift by all bits is new in opset 28"
+    return None
+
+
 def axes_attribute(node: ir.Node, emit: Emit) -> str | None:  # noqa: ARG001 - one form for all
     """Squeeze and Unsqueeze."""
     return _as_attribute(node, "axes", "its axes are computed")

@@ -18,6 +18,8 @@ from prunedeploy.passes.opset.emit import Emit
 Rule = Callable[[ir.Node, Emit], str | None]
 
 RULES: dict[tuple[str, int], Rule] = {
+    ("BitShift", 28): forms.bit_shift,
+    ("Mod", 28): forms.remainder,
     ("Swish", 24): decompose.swish,
     ("RMSNormalization", 23): decompose.rms_norm,
     ("DequantizeLinear", 23): forms.dequantize_type,
@@ -69,6 +71,8 @@ RULES: dict[tuple[str, int], Rule] = {
 }
 
 DEFINED: dict[int, frozenset[str]] = {
+    28: frozenset({"SwiGLU"}),
+    27: frozenset({"CausalConvWithState", "LinearAttention"}),
     23: frozenset({"Attention", "RotaryEmbedding"}),
     18: frozenset({"CenterCropPad"}),
     17: frozenset({"BlackmanWindow", "HammingWindow", "HannWindow"}),
@@ -76,6 +80,7 @@ DEFINED: dict[int, frozenset[str]] = {
 
 # New operators without a definition in older ones: a model that has one stays at this opset.
 NO_OLDER_FORM: dict[int, frozenset[str]] = {
+    26: frozenset({"BitCast", "CumProd"}),
     24: frozenset({"TensorScatter"}),
     20: frozenset({"AffineGrid", "ImageDecoder", "RegexFullMatch", "StringConcat", "StringSplit"}),
     19: frozenset({"DeformConv"}),

@@ -9,7 +9,7 @@ refused.
 
 from __future__ import annotations
 
-NEWEST = 25  # later opsets are not known here
+NEWEST = 28  # later opsets are not known here
 
 WIDENED: dict[int, frozenset[str]] = {
     opset: frozenset(names.split())
@@ -45,5 +45,9 @@ WIDENED: dict[int, frozenset[str]] = {
             Unsqueeze""",
         25: """Attention Cast CastLike Constant ConstantOfShape DequantizeLinear Flatten Identity If
             Loop Pad QuantizeLinear Reshape Scan Shape Size Squeeze Transpose Unsqueeze""",
+        27: "Range",
+        28: """Cast Celu Compress DepthToSpace DequantizeLinear Einsum OneHot Optional
+            OptionalGetElement OptionalHasElement QuantizeLinear ReduceLogSum ReduceLogSumExp
+            ReverseSequence SpaceToDepth Unique""",
     }.items()
 }

@@ -19,6 +19,7 @@ from onnx_ir.passes import common
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Note, PassResult
 from prunedeploy.graph.shapes import infer_shapes
+from prunedeploy.graph.tensors import element_bytes
 from prunedeploy.passes.analysis.axes import same_length
 from prunedeploy.passes.analysis.facts import constant_array
 from prunedeploy.passes.analysis.shape_targets import name_lengths
@@ -113,11 +114,13 @@ def _worth_it(small: int, node: ir.Node) -> bool | None:
     """Not where it would make the file larger; None leaves the folder to its own rules.
 
     That is where a node repeats what it is given, writes it in a wider type, or where others read
-    a large operand too, which then stays beside what is made of it.
+    a large operand too, which then stays beside what is made of it. Texts stay as they are.
     """
     given = [value for value in node.inputs if value is not None]
     sizes = [_elements(value) for value in (*given, node.outputs[0])]
     made, result = sizes[-1], node.outputs[0]
+    if result.dtype == ir.DataType.STRING:
+        return False
     if node.op_type == "ConstantOfShape":
         return made is not None and made <= small
     if node.op_type in REPEATING and None not in sizes and sizes[0] != made:
@@ -126,8 +129,8 @@ def _worth_it(small: int, node: ir.Node) -> bool | None:
     if any(len(value.uses()) > 1 or value.is_graph_output() for value in large):
         return False
     if made is not None and made > small and result.dtype is not None:
-        read = sum((_elements(v) or 0) * v.dtype.itemsize for v in set(given) if v.dtype)
-        return None if made * result.dtype.itemsize <= read else False
+        read = sum((_elements(v) or 0) * element_bytes(v.dtype) for v in set(given) if v.dtype)
+        return None if made * element_bytes(result.dtype) <= read else False
     return None
 
 

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import onnx_ir as ir
@@ -36,6 +37,15 @@ RUNS = 4  # batches of random inputs to record, where no inputs are given
 DEVICE_FILES = ("build.sh", "bench.py", "state.py", "trt.py")
 
 
+class BundleOptions(TypedDict, total=False):
+    """Arguments of ``write_bundle`` that other functions hand on."""
+
+    baseline: str | Path | None
+    batch: int | Sequence[int]
+    inputs: Mapping[str, Array] | None
+    archive: bool
+
+
 def write_bundle(
     model: str | Path | None = None,
     target: str = "jetson-nano",
@@ -62,9 +72,17 @@ def write_bundle(
         inputs: inputs to record the outputs of and to measure with, random ones when None.
         archive: write an archive, whatever ``output`` is called.
 
+    Returns:
+        The folder or archive, and the record in it, which says what is missing.
+
     Raises:
         UserError: no such model or target; the target can have nothing of it; ``output`` is there
             and is not a bundle.
+
+    Example:
+        >>> import prunedeploy
+        >>> prunedeploy.write_bundle("net.onnx", "jetson-nano").path.name
+        'net.jetson-nano.bundle'
     """
     progress = logged(progress)
     source = sources.model_file(model, progress)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prunedeploy.checkpoint import shards
+from prunedeploy.checkpoint.location import find, name_of
 from prunedeploy.checkpoint.sniff import Kind, kind
 from prunedeploy.core import files
 from prunedeploy.core.errors import MissingExtra, UserError
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from prunedeploy.checkpoint.state import Normalised
     from prunedeploy.models import Recipe
 
-__all__ = ["Checkpoint", "Kind", "kind", "load", "weights"]
+__all__ = ["Checkpoint", "Kind", "find", "kind", "load", "name_of", "weights"]
 
 TRUST_PROGRAM = " without running its program: pass --trust if you trust its origin"
 MARKED = 0.05  # difference in the share of zeros from which two sets of weights are told apart
@@ -48,12 +50,14 @@ def load(
     trust: bool = False,
     mask: str | Path | None = None,
     weights: str | None = None,
+    prefix: str | None = None,
 ) -> Checkpoint:
     """Read the checkpoint at ``path`` without running any code of its own.
 
     Args:
         path: torch.save (zip or legacy format), a plain pickle, safetensors, a NumPy archive,
-            torch.export or TorchScript.
+            torch.export or TorchScript; the index of weights in several files; a folder with one of
+            these, or ``owner/name`` of the Hugging Face hub (see ``location``).
         arch: a recipe's name; or ``pkg.module:factory`` or ``path/file.py:factory``, a function or
             class of the user that makes the network; by default recognised from the names of the
             parameters.
@@ -61,18 +65,28 @@ def load(
         mask: a file of masks by parameter name.
         weights: which of several sets of weights in the file: the key that it is under, or what the
             names of its tensors begin with.
+        prefix: take the tensors alone whose names begin with it, as ``backbone.``, without it.
+
+    Returns:
+        The network with its weights, masks applied, and what was found in the file.
 
     Raises:
         UserError: the file cannot be read, needs code to run and is not trusted, holds weights
             that are none, masks whose meaning is not certain, several sets of weights and no way to
             tell which, or belongs to a network that is not known.
         MissingExtra: a safetensors file, and no safetensors.
+
+    Example:
+        >>> import prunedeploy
+        >>> checkpoint = prunedeploy.load("resnet20.pt")
+        >>> checkpoint.arch, checkpoint.input_shape
+        ('resnet20', (1, 3, 32, 32))
     """
-    path = Path(path)
+    path = find(path)
     what = kind(path)
-    digest = files.sha256(path)
+    digest = files.sha256(*(shards.files(path) if what == "shards" else [path]))
     # the program in the file is what is wanted
-    as_stored = arch is None and mask is None and weights is None
+    as_stored = arch is None and mask is None and weights is None and prefix is None
     if what == "pt2" and trust and as_stored:
         from prunedeploy.checkpoint import program
 
@@ -82,7 +96,8 @@ def load(
         )
     if what == "torchscript" and trust and as_stored:
         return _script(path, digest)
-    read, whole = _read(path, what, trust, mask, weights, arch is None and mask is None)
+    own = arch is None and mask is None
+    read, whole = _read(path, what, trust, mask, (weights, prefix), own)
     from prunedeploy.checkpoint import factory, network, selection, state
 
     notes = read.notes
@@ -102,27 +117,39 @@ def load(
 
 
 def weights(
-    path: str | Path, trust: bool = False, mask: str | Path | None = None, name: str | None = None
+    path: str | Path,
+    trust: bool = False,
+    mask: str | Path | None = None,
+    name: str | None = None,
+    prefix: str | None = None,
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The weights alone, masks applied, under the names of the file; and what it held.
 
     NaN is let through, and channel selections (``indexes``) stay as they are. ``name`` says which
-    of several sets.
+    of several sets, ``prefix`` what the names of the tensors to take begin with.
 
     Raises:
         UserError: as ``load``, but for the network.
     """
-    path = Path(path)
-    read, _ = _read(path, kind(path), trust, mask, name, False)
+    path = find(path)
+    read, _ = _read(path, kind(path), trust, mask, (name, prefix), False)
     with _naming(path):
         read.refuse_doubts()
     return read.state, tuple(read.notes)
 
 
 def _read(
-    path: Path, what: Kind, trust: bool, mask: str | Path | None, name: str | None, own: bool
+    path: Path,
+    what: Kind,
+    trust: bool,
+    mask: str | Path | None,
+    part: tuple[str | None, str | None],
+    own: bool,
 ) -> tuple[Normalised, nn.Module | None]:
-    """The weights; and, of a trusted file, its own module with the masks applied, if ``own``."""
+    """The weights; and, of a trusted file, its own module with the masks applied, if ``own``.
+
+    ``part`` is the name of the set and the prefix of the names that are wanted.
+    """
     from prunedeploy.checkpoint.read import DESCRIPTIONS, constants, read, readable
 
     tree = read(path, what, trust)  # refused, where it is, before what needs torch is imported
@@ -133,7 +160,8 @@ def _read(
     from prunedeploy.checkpoint.walk import collect
 
     with readable(path), _naming(path):  # a damaged pickle may still be read, as nonsense
-        held = find_weights(tree, name, TRUST_PROGRAM if what == "torchscript" else "")
+        otherwise = TRUST_PROGRAM if what == "torchscript" else ""
+        held = find_weights(tree, part[0], otherwise, part[1])
         whole = held.module if own else None
         candidates = collect(tree, held, own=whole is None)
         candidates += collect({"constants of the program": constants(path, what)})
@@ -192,7 +220,7 @@ def _script(path: Path, digest: str) -> Checkpoint:
     script = program.load_torchscript(path)
     notes = ["TorchScript program"]
     try:
-        read, _ = _read(path, "torchscript", False, None, None, False)
+        read, _ = _read(path, "torchscript", False, None, (None, None), False)
         read.refuse_doubts()
         recipe = network.recipe_for(None, read.state)
         module, shape, _ = network.from_recipe(recipe, read.state)

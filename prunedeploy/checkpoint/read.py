@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prunedeploy.checkpoint import current_folder
+from prunedeploy.checkpoint import current_folder, shards
 from prunedeploy.checkpoint.pickle.rebuild import DTYPES, view
 from prunedeploy.checkpoint.pickle.stub import Bytes, Storage
 from prunedeploy.checkpoint.pickle.torchfile import (
@@ -21,7 +21,7 @@ from prunedeploy.checkpoint.pickle.torchfile import (
     read_zip,
 )
 from prunedeploy.checkpoint.pickle.unpickle import CodeRefused
-from prunedeploy.checkpoint.sniff import Kind
+from prunedeploy.checkpoint.sniff import Kind, kind
 from prunedeploy.core.budget import Budget, OverBudgetError
 from prunedeploy.core.errors import MissingExtra, UserError
 from prunedeploy.core.records import Array
@@ -35,6 +35,7 @@ DESCRIPTIONS: dict[Kind, str] = {
     "tar": "torch.save, tar format",
     "pickle": "plain pickle",
     "safetensors": "safetensors",
+    "shards": "weights in several files",
     "npz": "NumPy archive",
     "pt2": "torch.export archive",
     "torchscript": "TorchScript archive",
@@ -55,7 +56,7 @@ PT2_DTYPES = {
 }
 
 
-def read(path: Path, kind: Kind, trust: bool) -> Any:
+def read(path: Path, of: Kind, trust: bool) -> Any:
     """Read a file as containers, tensors and stubs. Without ``trust`` no code of it is run.
 
     Raises:
@@ -63,9 +64,9 @@ def read(path: Path, kind: Kind, trust: bool) -> Any:
         MissingExtra: a safetensors file, and no safetensors.
     """
     with readable(path):
-        if trust and kind in ("zip", "legacy", "tar", "pickle"):
-            return _read_trusted(path, kind)
-        match kind:
+        if trust and of in ("zip", "legacy", "tar", "pickle"):
+            return _read_trusted(path, of)
+        match of:
             case "zip" | "torchscript":
                 return read_zip(path)
             case "legacy":
@@ -76,6 +77,8 @@ def read(path: Path, kind: Kind, trust: bool) -> Any:
                     return read_pickle(file)
             case "safetensors":
                 return _read_safetensors(path)
+            case "shards":
+                return shards.read(path, lambda file: _read_shard(file, trust))
             case "npz":
                 return _read_npz(path)
             case "pt2":
@@ -86,7 +89,7 @@ def read(path: Path, kind: Kind, trust: bool) -> Any:
                     " pass --trust if you trust its origin"
                 )
             case _:
-                raise UserError(f"{path} is not a checkpoint but of kind {kind}")
+                raise UserError(f"{path} is not a checkpoint but of kind {of}")
 
 
 @contextmanager
@@ -140,6 +143,13 @@ def _storages_on_cpu() -> Iterator[None]:
         torch.storage._load_from_bytes = original
 
 
+def _read_shard(path: Path, trust: bool) -> dict[str, Any]:
+    tree = read(path, kind(path), trust)
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} holds no tensors by name, as one of several files has to")
+    return tree
+
+
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         from safetensors import safe_open
@@ -164,7 +174,7 @@ def _read_npz(path: Path) -> dict[str, Array]:
     return {name: array.astype(array.dtype.newbyteorder("=")) for name, array in arrays.items()}
 
 
-def constants(path: Path, kind: Kind) -> Any:
+def constants(path: Path, of: Kind) -> Any:
     """Tensors that the program in the file has beside its parameters and buffers: attributes of
     modules, masks among them, that the state_dict does not have.
 
@@ -172,9 +182,9 @@ def constants(path: Path, kind: Kind) -> Any:
         UserError: the file is damaged.
     """
     with readable(path):
-        if kind == "torchscript":
+        if of == "torchscript":
             return read_zip(path, "constants")
-        if kind == "pt2":
+        if of == "pt2":
             with zipfile.ZipFile(path) as archive:
                 check_claims(archive)
                 return _pt2_tensors(archive, "_constants_config.json")

@@ -6,9 +6,12 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from prunedeploy.checkpoint.shards import is_index
 from prunedeploy.core.errors import UserError
 
-Kind = Literal["zip", "legacy", "pickle", "tar", "safetensors", "npz", "pt2", "torchscript", "onnx"]
+Kind = Literal[
+    "zip", "legacy", "pickle", "tar", "safetensors", "shards", "npz", "pt2", "torchscript", "onnx"
+]
 
 # torch.save before 1.6 begins with this number as a pickle of protocol 2.
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -58,6 +61,8 @@ def kind(path: str | Path) -> Kind:
         return known
     if path.suffix == ".onnx":
         return "onnx"
+    if is_index(head, path):
+        return "shards"
     if not head:
         raise UserError(f"{path} is empty: fetch it again")
     for magic, what in FOREIGN:

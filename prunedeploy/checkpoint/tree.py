@@ -64,7 +64,9 @@ class Weights:
     module: nn.Module | None = None  # a trusted file's
 
 
-def find_weights(tree: Any, name: str | None = None, otherwise: str = "") -> Weights:
+def find_weights(
+    tree: Any, name: str | None = None, otherwise: str = "", prefix: str | None = None
+) -> Weights:
     """The weights in ``tree``.
 
     Args:
@@ -72,6 +74,7 @@ def find_weights(tree: Any, name: str | None = None, otherwise: str = "") -> Wei
         name: which of several sets: the key that it is under, or, where there is none, what the
             names of its tensors begin with.
         otherwise: how the message ends where there are none.
+        prefix: what the names of the tensors to take begin with, with a dot at its end or not.
 
     Raises:
         UserError: none, or several and no way to tell which; the message has no file name.
@@ -86,17 +89,20 @@ def find_weights(tree: Any, name: str | None = None, otherwise: str = "") -> Wei
     tensors = tensors_of(holder)
     assert tensors is not None
     notes = [f"weights under {keys(path)}"] if path else []
-    if name is not None and named is None:
-        count, masks = len(tensors), _masks_of(tensors, name)
-        tensors = {**_below(f"{name}.", tensors, sets), **masks}
-        notes.append(f"weights whose names begin with {name}., {count - len(tensors)} others not")
+    for begin in (name if named is None else None, prefix):
+        if begin is not None:
+            begin = begin.removesuffix(".")
+            count, masks = len(tensors), _masks_of(tensors, begin)
+            tensors = {**_below(f"{begin}.", tensors, sets), **masks}
+            left = count - len(tensors)
+            notes.append(f"weights whose names begin with {begin}., {left} others not")
     if isinstance(holder, nn.Module):
         notes.append(f"whole pickled module {type(holder).__name__}")
     elif isinstance(holder, Stub) and "_modules" in holder.fields():
         notes.append(f"whole pickled module {holder.origin} read as a state_dict, no code run")
     others = {at: value for at, value in every.items() if at != path and _same(value, tensors)}
-    is_whole = isinstance(holder, nn.Module) and (name is None or named is not None)
-    module = holder if is_whole else None
+    is_whole = prefix is None and (name is None or named is not None)
+    module = holder if isinstance(holder, nn.Module) and is_whole else None
     return Weights(tensors, tuple(notes), path, holder, others, module)
 
 

@@ -20,7 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prunedeploy.core.errors import UserError
+from prunedeploy.core.log import LOGGER
 from prunedeploy.core.text import printable
+
+COMPLETE = "_PRUNEDEPLOY_COMPLETE"  # set by the scripts of --show-completion
 
 # What the machine lacks, whichever file it was noticed at.
 _ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE)
@@ -28,6 +31,13 @@ _ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPE
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    from prunedeploy.cli import logs  # imports typer
+
+    with logs.kept():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     logging.getLogger("onnx_ir").setLevel(
         logging.CRITICAL
@@ -87,6 +97,8 @@ def _run(arguments: list[str]) -> int:
     from prunedeploy.cli.commands import app
 
     command = typer.main.get_command(app)
+    if COMPLETE in os.environ:  # a shell asks what may follow
+        command.main(arguments, prog_name="prunedeploy")
     try:
         # Not command.main(): it prints its own lines for errors and for Ctrl-C.
         with command.make_context("prunedeploy", arguments) as context:
@@ -104,7 +116,9 @@ def _run(arguments: list[str]) -> int:
 
 def _fail(message: str, status: int) -> int:
     """One line on stderr, whatever the message holds."""
-    print(f"prunedeploy: error: {printable(' '.join(message.split()))}", file=sys.stderr)
+    line = printable(" ".join(message.split()))
+    LOGGER.error("%s", line)
+    print(f"prunedeploy: error: {line}", file=sys.stderr)
     return status
 
 

@@ -8,6 +8,13 @@ from typing import Annotated
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CKPT|MODEL",
+        help="A PyTorch checkpoint or an ONNX model: a file, a folder, or owner/name on the hub.",
+    ),
+]
 Arch = Annotated[
     str | None,
     typer.Option(
@@ -30,6 +37,12 @@ WeightSet = Annotated[
         "--weights",
         metavar="NAME",
         help="Choose one of several sets of weights, by its key or by the prefix of its names.",
+    ),
+]
+Prefix = Annotated[
+    str | None,
+    typer.Option(
+        metavar="backbone.", help="Take only the weights whose names begin so, without it."
     ),
 ]
 Threads = Annotated[int, typer.Option(min=0, help="Number of threads; 0 leaves it to the runtime.")]

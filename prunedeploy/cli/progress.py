@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import TYPE_CHECKING
 
+from prunedeploy.core.log import LOGGER, logged
 from prunedeploy.core.progress import Counted, Notice
 from prunedeploy.core.text import printable
 
@@ -19,6 +20,8 @@ _QUIET_S = 1.0  # what is over sooner is not announced
 _BAR = 20  # characters
 _WIDE = 64  # terminals of so many characters have room for a bar
 
+shown = True  # False with --quiet or --verbose (see ``cli/logs.py``)
+
 
 @contextmanager
 def working(stage: str) -> Iterator[Callable[[str], None]]:
@@ -27,12 +30,15 @@ def working(stage: str) -> Iterator[Callable[[str], None]]:
     Standard output belongs to the result alone, so whatever a library prints meanwhile goes to
     standard error. On a terminal one line there shows the time, the stage, and where its parts are
     counted a bar and the time that is left; it is gone at the end. Elsewhere none is shown. Notices
-    are printed where the block ends well: a refusal is one line.
+    are printed where the block ends well: a refusal is one line. All of it is logged, and nothing
+    else done where ``shown`` is False.
     """
     line = _Line(stage)
-    with redirect_stdout(sys.stderr), _drawn(line) if sys.stderr.isatty() else nullcontext():
-        yield line.announce
-    for notice in line.notices:
+    LOGGER.info("%s", stage)
+    drawn = shown and sys.stderr.isatty()
+    with redirect_stdout(sys.stderr), _drawn(line) if drawn else nullcontext():
+        yield logged(line.announce)
+    for notice in line.notices if shown else ():
         print(notice, file=sys.stderr)
 
 

@@ -21,7 +21,8 @@ class UnsupportedModelError(UserError):
     """
 
     def __init__(self, runtime: str, reason: str, node: str = "") -> None:
-        super().__init__(f"the {runtime} runtime cannot compute {reason}: use --runtime ort")
+        other = "hybrid here, or ort" if runtime == "sparse" else "ort"
+        super().__init__(f"the {runtime} runtime cannot compute {reason}: use --runtime {other}")
         self.reason = f"it cannot compute {reason}"
         self.node = node
 
@@ -48,3 +49,10 @@ class MissingExtra(UserError):  # noqa: N818 - it names what is missing, not an 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} is not installed: pip install 'prunedeploy[{extra}]'")
         self.extra = extra
+
+
+def first_cause(error: BaseException) -> str:
+    """What went wrong first, in a line: libraries wrap an error once for each call it crosses."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

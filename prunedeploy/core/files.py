@@ -21,6 +21,7 @@ from typing import Any
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import EARLIER
 
+WORD = 1 << 63  # integers of records are of 64 bits
 RENAME_EXCHANGE = 2  # of linux/fs.h
 
 T = typing.TypeVar("T")
@@ -246,6 +247,8 @@ def _build(kind: Any, data: Any) -> Any:
         return kind(**absent | given)  # type: ignore[operator]
     if kind is Path:
         return Path(data)
+    if isinstance(data, int) and not -WORD <= data < WORD:
+        raise ValueError("a number beyond 64 bits")
     if kind is float and isinstance(data, int):
         return float(data)
     if isinstance(kind, type) and not isinstance(data, kind):

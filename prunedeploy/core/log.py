@@ -18,15 +18,18 @@ LOGGER = logging.getLogger("prunedeploy")
 LOGGER.addHandler(logging.NullHandler())
 
 
-@dataclass(frozen=True)
+@dataclass
 class Logged:
     """Logs each message, and passes it on to ``callback`` where there is one."""
 
     callback: Callable[[str], None] | None
+    last: str = ""
 
     def __call__(self, message: str) -> None:
         """One step, in one line."""
-        if not isinstance(message, Counted) or not message.done:  # a stage once, not its parts
+        again = isinstance(message, Counted) and message == self.last  # another part of a stage
+        self.last = message
+        if not again:
             level = logging.WARNING if isinstance(message, Notice) else logging.INFO
             LOGGER.log(level, "%s", message)
         if self.callback is not None:

@@ -9,7 +9,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from prunedeploy.core import html
 from prunedeploy.core.note_codes import NoteCode
+
+# Of manifests: it changes with every field that is added or changes its meaning. 1 had no number.
+MANIFEST_FORMAT = 2
 
 EARLIER = "earlier"  # key of a field's metadata
 
@@ -43,6 +47,7 @@ class InputSample:
             where the values that inputs take in turn need different ones.
         values: numbers that the network compares the input with, and their neighbours.
         count: the input's numbers are indices below this; 0 where they are none.
+        words: texts that the network knows; empty where it is not one of texts.
         floats: "normal" for N(0, 1); "positive" for its absolute values; "coarse" for numbers that
             four neighbours on each of the last two axes share, as in images.
     """
@@ -50,6 +55,7 @@ class InputSample:
     sizes: tuple[tuple[int, ...], ...] = ()
     values: tuple[float, ...] = ()
     count: int = 0
+    words: tuple[str, ...] = ()
     floats: Literal["normal", "positive", "coarse"] = "normal"
 
 
@@ -215,7 +221,7 @@ class Manifest:
     ``batches`` are the batch sizes it was built for, empty where it takes any, ``threads`` how many
     it was cut for; ``arch`` and ``isa`` are what compiled code in it needs. ``choice`` is how its
     runtime was chosen, None where it was named. ``found`` is what was put right in the model before
-    it was built.
+    it was built. ``format_version`` is ``MANIFEST_FORMAT`` of the version that wrote it.
     """
 
     runtime: str
@@ -235,6 +241,7 @@ class Manifest:
     choice: RuntimeChoice | None = None
     found: tuple[str, ...] = ()
     cross_check: CrossCheck | None = None  # of the reference that ``difference`` is from
+    format_version: int = field(default=MANIFEST_FORMAT, metadata=earlier(1))
 
 
 @dataclass(frozen=True)
@@ -244,6 +251,18 @@ class Engine:
     path: Path
     manifest: Manifest
     sha256: str  # of the manifest, and through it of every file
+
+    def _repr_html_(self) -> str:
+        known, checked = self.manifest, self.manifest.difference
+        rows = [
+            ("runtime", known.runtime),
+            ("target", known.target),
+            ("batches", ", ".join(map(str, known.batches)) or "any"),
+            *(("input", f"{x.name}: {x.dtype} {list(x.shape)}") for x in known.inputs),
+            *(("output", f"{x.name}: {x.dtype} {list(x.shape)}") for x in known.outputs),
+            ("difference", f"{checked.max_rel:.2g}" if checked else "never compared"),
+        ]
+        return html.table(str(self.path), ("", ""), rows)
 
 
 @dataclass(frozen=True)
@@ -344,6 +363,20 @@ class ShrinkResult:
     cross_checks: tuple[CrossCheck, ...] = ()  # of the reference, before the passes and after them
     unvarying: tuple[str, ...] = ()
 
+    def _repr_html_(self) -> str:
+        rows = [
+            (what, f"{before:,}", f"{after:,}", f"{before / after:.2f}x" if after else "-")
+            for what, before, after in (
+                ("parameters", self.before.parameters, self.after.parameters),
+                ("non-zeros", self.before.nonzero, self.after.nonzero),
+                ("MACs, one sample", self.before.macs, self.after.macs),
+                ("bytes", self.before.file_bytes, self.after.file_bytes),
+            )
+        ]
+        note = f"largest difference {self.difference.max_rel:.2g} of the output range, "
+        note += f"{self.difference.tolerance:.2g} is allowed"
+        return html.table(str(self.model), ("", "before", "after", "ratio"), rows, note)
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -442,3 +475,18 @@ class BenchResult:
     profiles: tuple[Profile, ...] = ()
     predicted: tuple[Forecast | None, ...] = ()
     busy: float | None = None
+
+    def _repr_html_(self) -> str:
+        rows = [(self.baseline.name, *_figures(self.baseline), "1")]
+        for each, ratio in zip(self.candidates, self.ratios, strict=True):
+            speed = f"{ratio.value:.2f}x ({ratio.low:.2f} to {ratio.high:.2f})"
+            rows.append((each.name, *_figures(each), speed))
+        headers = ("engine", "median, ms", "difference", "speed (95 %)")
+        one = self.baseline
+        note = f"batch {one.batch}, threads {one.threads}, {len(one.samples_ns)} runs in turn"
+        return html.table("measured", headers, rows, note)
+
+
+def _figures(measured: Measurement) -> tuple[str, str]:
+    median = float(np.median(measured.samples_ns)) / 1e6
+    return f"{median:.3g}", f"{measured.difference.max_rel:.1g}"

@@ -62,9 +62,18 @@ def build(
         blocks: False builds a sparse engine without the kernel for blocks of rows that share
             columns, for measurements of what blocks bring.
 
+    Returns:
+        The engine: its folder, and its manifest with the difference from the model.
+
     Raises:
         UserError: no such model, target or runtime; the target is not at hand; the engine
             computes something else; ``output`` cannot be written or is not an engine.
+
+    Example:
+        >>> import prunedeploy
+        >>> engine = prunedeploy.build("net.onnx", runtime="sparse", batch=(1, 2), tune="none")
+        >>> engine.path.name, engine.manifest.batches, engine.manifest.difference.passed
+        ('net.host.sparse.engine', (1, 2), True)
     """
     progress = logged(progress)
     options = replace(build_options(batch, threads, tune, progress), blocks=blocks)

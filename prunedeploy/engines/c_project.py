@@ -26,10 +26,17 @@ def emit_c(
 ) -> Path:
     """Write the C project that a sparse engine is compiled from; arguments are those of ``build``.
 
-    Returns its folder, ``<model>.<target>.c`` in the current one where ``output`` is None.
+    Returns:
+        Its folder, ``<model>.<target>.c`` in the current one where ``output`` is None.
 
     Raises:
         UserError: as ``build``; there is something at ``output`` already.
+
+    Example:
+        >>> import prunedeploy
+        >>> folder = prunedeploy.emit_c("net.onnx", tune="none")
+        >>> folder.name, (folder / "Makefile").is_file()
+        ('net.host.c', True)
     """
     from prunedeploy.runtimes.sparse.engine import Sparse
 

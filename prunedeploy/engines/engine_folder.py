@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path, PurePosixPath
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import from_json, sha256, to_json
-from prunedeploy.core.records import Engine, Manifest
+from prunedeploy.core.records import MANIFEST_FORMAT, Engine, Manifest
 
 MANIFEST = "manifest.json"
+MAX_NAME = 255  # bytes of a file's name, as systems have it
+PYTHON_CACHE = "__pycache__"  # of a sparse engine's session.py, once it was imported
 
 
 def read_engine(path: str | Path) -> Engine:
@@ -55,7 +58,7 @@ def refuse_to_replace(path: Path) -> None:
         raise UserError(
             f"cannot write {path}: the folder that is there is not an engine; name another"
         ) from None
-    ours = {MANIFEST, *(PurePosixPath(name).parts[0] for name in files)}
+    ours = {MANIFEST, PYTHON_CACHE, *(PurePosixPath(name).parts[0] for name in files)}
     if strange := sorted({entry.name for entry in path.iterdir()} - ours):
         raise UserError(
             f"cannot write {path}: {strange[0]} in it is not the engine's and would be lost; "
@@ -81,6 +84,7 @@ def _read_manifest(folder: Path) -> Manifest:
     except (OSError, UnicodeDecodeError):
         refuse_bundle(folder)
         raise UserError(f"{folder} is not an engine: it has no readable {MANIFEST}") from None
+    _check_format(folder, text)
     try:
         manifest = from_json(Manifest, text)
     except UserError as error:
@@ -90,9 +94,31 @@ def _read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def _check_format(folder: Path, text: str) -> None:
+    """Refuse a manifest of a version that this one does not read; anything odd is for its reader.
+
+    Raises:
+        UserError: it is older or newer.
+    """
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return
+    written = data.get("format_version", 1) if isinstance(data, dict) else 1
+    if type(written) is not int or 1 <= written <= MANIFEST_FORMAT:
+        return
+    age, advice = ("a newer", "update it") if written > MANIFEST_FORMAT else ("an older", "")
+    raise UserError(
+        f"{folder} was built by {age} version of prunedeploy: its manifest has format {written}, "
+        f"this version reads 1 to {MANIFEST_FORMAT}; {advice and advice + ', or '}build the engine "
+        "again"
+    )
+
+
 def _plain(name: str, folder: Path) -> str:
     # a manifest is data from strangers: it must not name files outside its folder
     parts = PurePosixPath(name)
-    if parts.is_absolute() or ".." in parts.parts or "\0" in name:
+    long = any(len(part.encode("utf-8", "replace")) > MAX_NAME for part in parts.parts)
+    if long or parts.is_absolute() or ".." in parts.parts or "\0" in name:
         raise UserError(f"{folder} is not an engine: its manifest names {name!a:.99}")
     return name

@@ -12,11 +12,7 @@ from prunedeploy.runtimes.registry import by_name as runtime_by_name
 
 
 def open(engine: str | Path | Engine, threads: int = 0, *, shared: bool = False) -> Session:
-    """Open a session on an engine, ready to run:
-
-        session = prunedeploy.open("net.host.sparse.engine")
-        logits = session.run({"input": images})["output"]
-        session.close()
+    """Open a session on an engine, ready to run.
 
     ``with prunedeploy.open(...) as session:`` closes it at the end of the block. A session that
     nobody refers to any more is closed by itself.
@@ -26,8 +22,19 @@ def open(engine: str | Path | Engine, threads: int = 0, *, shared: bool = False)
         threads: how many to compute with at most; 0 leaves it to the runtime.
         shared: other sessions run in turn with this one (see ``OpenOptions``).
 
+    Returns:
+        The session; ``inputs`` and ``outputs`` say what ``run`` takes and returns.
+
     Raises:
         UserError: not an engine, damaged, or its runtime cannot open it.
+
+    Example:
+        >>> import numpy as np
+        >>> import prunedeploy
+        >>> session = prunedeploy.open("net.engine")
+        >>> session.run({"input": np.zeros((1, 3, 8, 8), np.float32)})["output"].shape
+        (1, 10)
+        >>> session.close()
     """
     check_threads(threads)
     known = engine if isinstance(engine, Engine) else read_engine(engine)

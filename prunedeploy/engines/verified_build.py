@@ -155,7 +155,7 @@ class _Reference:
             drawn = [random_feeds(self._inputs, size, turn) for turn in range(turns(self._inputs))]
             self._known[size] = [(feeds, self._run(feeds)) for feeds in drawn]
             for _, outputs in self._known[size]:
-                refuse_incomparable(outputs)
+                refuse_incomparable(outputs, self._inputs)
         return self._known[size]
 
 

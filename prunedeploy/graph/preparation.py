@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from prunedeploy.core.errors import UserError
+from prunedeploy.core.errors import UserError, first_cause
 from prunedeploy.graph import forms, functions, repairs, scopes, tensors, utf8, validity
 from prunedeploy.graph.protos import InvalidError
 from prunedeploy.graph.random_nodes import drop_idle
@@ -114,7 +114,7 @@ def _from_proto(proto: onnx.ModelProto, path: Path | None) -> Prepared:
     try:
         program = ir.from_proto(proto)
     except Exception as error:  # onnx_ir raises what it meets; the first cause names it
-        if "Map types" in (cause := _first_cause(error)):
+        if "Map types" in (cause := first_cause(error)):
             raise UserError(
                 f"{path or 'the model'} has maps among its values, which nothing here computes: "
                 "convert the network without them (skl2onnx: options={'zipmap': False})"
@@ -128,12 +128,6 @@ def _from_proto(proto: onnx.ModelProto, path: Path | None) -> Prepared:
     return Prepared(program, (*notes, *repaired), bool(repaired))
 
 
-def _first_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
 def _map_weights(program: ir.Model, proto: onnx.ModelProto, path: Path | None) -> None:
     for tensor in proto.graph.initializer:
         if tensors.is_external(tensor):
@@ -145,12 +139,12 @@ def _sort(program: ir.Model) -> None:
     try:
         common.TopologicalSortPass()(program)
     except ValueError as error:
-        raise InvalidError(f"its nodes form a circle: {_first_cause(error)}") from None
+        raise InvalidError(f"its nodes form a circle: {first_cause(error)}") from None
 
 
 def _inline(program: ir.Model) -> None:
     try:
         common.InlinePass()(program)
     except Exception as error:  # of graphs as arguments, more arguments than parameters
-        raise InvalidError(f"its functions cannot be inlined: {_first_cause(error)}") from None
+        raise InvalidError(f"its functions cannot be inlined: {first_cause(error)}") from None
     program.functions.clear()  # those that nothing calls

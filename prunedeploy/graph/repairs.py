@@ -149,7 +149,7 @@ def _gemm_without_c(model: onnx.ModelProto) -> Iterable[str]:
     for graph in protos.graphs(model.graph):
         types = _types(model.graph) | _types(graph)
         for node in graph.node:
-            if node.op_type != "Gemm" or node.domain not in STANDARD:
+            if node.op_type != "Gemm" or node.domain not in STANDARD or not node.output:
                 continue
             if len(node.input) == 2 or (len(node.input) == 3 and not node.input[2]):
                 kind = types.get(node.input[1]) or types.get(node.input[0])
@@ -175,7 +175,8 @@ def _resize_without_roi(model: onnx.ModelProto) -> Iterable[str]:
     for graph in protos.graphs(model.graph):
         for node in graph.node:
             missing = [i for i, name in enumerate(node.input) if i in (1, 2) and not name]
-            if node.op_type != "Resize" or node.domain not in STANDARD or not missing:
+            known = node.op_type == "Resize" and node.domain in STANDARD
+            if not (known and missing and node.output):
                 continue
             name = _free(model, f"{node.output[0]}.empty")
             graph.initializer.append(numpy_helper.from_array(np.zeros(0, np.float32), name))
@@ -213,7 +214,7 @@ def _types(graph: Graph) -> dict[str, int]:
             types.setdefault(value.name, value.type.tensor_type.elem_type)
     for node in graph.node:
         for attribute in node.attribute if node.op_type == "Constant" else ():
-            if attribute.HasField("t"):
+            if attribute.HasField("t") and node.output:
                 types[node.output[0]] = attribute.t.data_type
     return types
 

@@ -18,6 +18,7 @@ from prunedeploy.graph.shapes import MAX_AXES
 # Above this onnx_ir's checks set an external tensor aside instead of reading it; see
 # ``onnx_ir.passes.common._c_api_utils``, which has 1000.
 SMALL = 1024  # bytes
+REFERENCE = 8  # bytes
 
 # In which field of TensorProto a type is stored where raw_data is not used, and how many entries
 # an element takes there (onnx.proto, TensorProto). All other types are in ``int32_data``, those of
@@ -32,6 +33,11 @@ ENTRIES: dict[int, tuple[str, float]] = {
     TensorProto.UINT64: ("uint64_data", 1),
     TensorProto.STRING: ("string_data", 1),
 }
+
+
+def element_bytes(kind: ir.DataType) -> float:
+    """The bytes of an element in memory: half of one for int4, those of a reference for a text."""
+    return REFERENCE if kind in (ir.DataType.STRING, ir.DataType.UNDEFINED) else kind.itemsize
 
 
 def is_external(tensor: TensorProto) -> bool:

@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from prunedeploy.core.errors import UserError
+from prunedeploy.graph import input_ranks
 from prunedeploy.graph.protos import InvalidError
 from prunedeploy.graph.shapes import MAX_AXES, skeleton
 
@@ -34,11 +35,20 @@ def check(program: ir.Model) -> tuple[str, ...]:
     Raises:
         InvalidError: it is not valid; the message names the node.
     """
+    input_ranks.state(program.graph)
     for value in program.graph.inputs:
         if value.type is None:
             raise InvalidError(f"input {value.name!r} has no type")
+        if isinstance(value.type, ir.SequenceType):
+            raise UserError(
+                f"input {value.name!r} is a sequence, which nothing here can draw: export the"
+                " network with one input for each of its tensors"
+            )
         if value.shape is None and isinstance(value.type, ir.TensorType):
-            raise InvalidError(f"input {value.name!r} has no shape")
+            raise InvalidError(
+                f"input {value.name!r} has no shape, and no operator that reads it says how many"
+                " axes it has: give it a shape where the network is exported"
+            )
         if value.shape is not None and len(value.shape) > MAX_AXES:
             raise InvalidError(f"input {value.name!r} has {len(value.shape):,} axes")
     _check_versions(program)

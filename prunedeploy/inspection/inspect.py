@@ -92,6 +92,7 @@ def inspect(
     std: Sequence[float] | None = None,
     blocks: Path | str | None = None,
     weights: str | None = None,
+    prefix: str | None = None,
 ) -> Inspection:
     """Measure the zeros of every weight in the checkpoint or ONNX model at ``path``.
 
@@ -110,16 +111,26 @@ def inspect(
         blocks: a PNG file to draw the blocks of every layer into; lists them, too.
         weights: which of several sets of weights in a checkpoint, by its key or the prefix of its
             names.
+        prefix: take the tensors of a checkpoint alone whose names begin with it.
+
+    Returns:
+        Shape, density and dead channels of every layer, their totals, and the outlook.
 
     Raises:
         UserError: the file cannot be read, or needs code to run and ``trust`` is False; the data
             do not fit.
+
+    Example:
+        >>> import prunedeploy
+        >>> totals = prunedeploy.inspect("net.onnx").totals
+        >>> totals.dead_outputs, totals.outputs
+        (12, 26)
     """
-    from prunedeploy.checkpoint import kind
+    from prunedeploy.checkpoint import find, kind
     from prunedeploy.shrinking.request import CheckpointOptions
 
-    path = Path(path)
-    options = CheckpointOptions(arch, None, trust, mask, weights)
+    path = find(path)
+    options = CheckpointOptions(arch, None, trust, mask, weights, prefix)
     whole = kind(path) == "onnx"
     if whole:
         options.refuse_for("an ONNX model")
@@ -179,7 +190,7 @@ def _inspect_model(path: Path) -> Inspection:
 def _inspect_checkpoint(path: Path, options: CheckpointOptions) -> Inspection:
     from prunedeploy import checkpoint
 
-    how = options.trust, options.mask, options.weights
+    how = options.trust, options.mask, options.weights, options.prefix
     try:
         loaded = checkpoint.load(path, options.arch, *how)
     except UserError:

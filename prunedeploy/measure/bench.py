@@ -74,9 +74,18 @@ def bench(
         progress: called with one line of text for each step.
         profile: also time every step of the engines that support it: compiled ones.
 
+    Returns:
+        Every sample, the differences, and the speeds relative to the baseline.
+
     Raises:
         UserError: an engine or the baseline is missing or damaged, takes another batch, is
             another network, or computes something else than the baseline.
+
+    Example:
+        >>> import prunedeploy
+        >>> result = prunedeploy.bench("net.engine", "net.onnx", rounds=5)
+        >>> len(result.baseline.samples_ns), result.candidates[0].difference.passed
+        (5, True)
     """
     progress = logged(progress)
     _check_numbers(batch, threads, rounds, warmup)

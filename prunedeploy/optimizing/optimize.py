@@ -7,12 +7,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prunedeploy import targets
 from prunedeploy.bundle.write import write_bundle
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_path, to_json
+from prunedeploy.core.log import logged
 from prunedeploy.core.records import BenchResult, Engine, ShrinkResult
 from prunedeploy.engines.building import build
 from prunedeploy.engines.request import Progress
@@ -21,8 +24,14 @@ from prunedeploy.prediction.predict import predict_all
 from prunedeploy.prediction.record import Prediction
 from prunedeploy.reports.headline import headline, unvarying
 from prunedeploy.reports.report import report
-from prunedeploy.runtimes.api import Tuning, silent
-from prunedeploy.shrinking.pipeline import shrink
+from prunedeploy.runtimes.api import Tuning
+from prunedeploy.shrinking.examples import call_and_output
+from prunedeploy.shrinking.pipeline import carry_out
+from prunedeploy.shrinking.request import CheckpointOptions, check_request, stem_of
+
+if TYPE_CHECKING:
+    from prunedeploy.shrinking.examples import ExampleInputs
+    from prunedeploy.shrinking.request import Model
 
 RESULT = "optimize.json"
 
@@ -47,9 +56,40 @@ class OptimizeResult:
     report: Path
     seconds: float
 
+    def _repr_html_(self) -> str:
+        parts = [self.shrunk._repr_html_()]
+        if self.measured is not None:
+            parts.append(self.measured._repr_html_())
+        return "".join([f"<p><b>{escape(self.summary)}</b></p>", *parts])
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The arguments of ``optimize`` that concern engines."""
+
+    target: str
+    data: str | Path | None
+    batch: int
+    threads: int
+    tune: Tuning
+    rounds: int
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class _Made:
+    """An engine with its speed, or a bundle with predictions; the result in one sentence."""
+
+    summary: str
+    engine: Engine | None = None
+    measured: BenchResult | None = None
+    bundle: Path | None = None
+    predicted: tuple[Prediction, ...] = ()
+
 
 def optimize(
-    model: str | Path,
+    model: Model,
+    example_inputs: ExampleInputs | str | Path | None = None,
     output: str | Path | None = None,
     *,
     target: str = "host",
@@ -59,6 +99,7 @@ def optimize(
     trust: bool = False,
     mask: str | Path | None = None,
     weights: str | None = None,
+    prefix: str | None = None,
     batch: int = 1,
     threads: int = 0,
     tune: Tuning = "quick",
@@ -69,13 +110,14 @@ def optimize(
     """Shrink a network, build the fastest engine of it, measure it beside the dense one, report.
 
     Args:
-        model: a checkpoint or an ONNX file.
+        model: a checkpoint, an ONNX file, or a model in memory, as ``shrink`` takes them.
+        example_inputs: of a torch module, as ``shrink`` takes them; a path here is ``output``.
         output: a folder for everything; ``<model>.optimized`` in the current folder when None. It
             is new, empty, or one that ``optimize`` wrote.
         target: the machine to be fast on. For one that is not this one a device bundle is written,
             and the speed is predicted.
         data: an .npz file of labelled images, to count the accuracy and changed predictions on.
-        arch, input_shape, trust, mask, weights: of a checkpoint, as ``shrink`` has them.
+        arch, input_shape, trust, mask, weights, prefix: of a checkpoint, as ``shrink`` has them.
         batch: inputs a run.
         threads: that the engine runs with; 0 for all cores.
         tune: how thoroughly the sparse runtime measures its schedules.
@@ -83,67 +125,89 @@ def optimize(
         commands: the command lines that the report shows.
         progress: called with one line of text for each step.
 
+    Returns:
+        The engine with its measured speed, or the bundle with a predicted one, and all files.
+
     Raises:
         UserError: anything about the input, the target or the folder that the user can mend.
 
     Example:
-        ``print(prunedeploy.optimize("resnet18.pt").summary)``
+        >>> import prunedeploy
+        >>> done = prunedeploy.optimize("net.onnx", "fast", tune="none", rounds=5)
+        >>> sorted(path.name for path in done.folder.iterdir())
+        ['net.engine', 'net.json', 'net.onnx', 'optimize.json', 'report.html']
+        >>> done.measured.candidates[0].difference.passed
+        True
     """
     begin = time.perf_counter()
-    progress = progress or silent
-    stem = Path(model).stem
-    machine = targets.by_name(target)
-    with _folder(Path(output) if output is not None else Path(f"{stem}.optimized")) as folder:
-        shrunk = shrink(
-            model,
-            folder / f"{stem}.onnx",
-            arch=arch,
-            input_shape=input_shape,
-            trust=trust,
-            mask=mask,
-            weights=weights,
-            target=target,
-            progress=progress,
+    call, path = call_and_output(example_inputs, output)
+    settings = _Settings(target, data, batch, threads, tune, rounds, logged(progress))
+    options = CheckpointOptions(arch, input_shape, trust, mask, weights, prefix)
+    machine, stem = targets.by_name(target), stem_of(model)
+    with _folder(Path(path if path is not None else f"{stem}.optimized")) as folder:
+        shrunk = carry_out(
+            check_request(
+                *(model, folder / f"{stem}.onnx", options, call),
+                target=target,
+                progress=settings.progress,
+            )
         )
-        engine, measured, bundle = None, None, None
-        predicted: tuple[Prediction, ...] = ()
-        if targets.why_not_here(machine) is None:
-            engine = build(
-                *(shrunk.model, target, "auto", folder / f"{stem}.engine", shrunk.dense, progress),
-                batch=batch,
-                threads=threads,
-                tune=tune,
-            )
-            measured = bench(
-                engine.path,
-                shrunk.dense,
-                batch=batch,
-                threads=threads,
-                data=data,
-                rounds=rounds,
-                progress=progress,
-                profile=engine.manifest.runtime == "sparse",
-            )
-            summary = headline(measured)
-        else:
-            bundle = write_bundle(
-                *(shrunk.model, target, folder / f"{stem}.bundle", shrunk.dense, progress),
-                batch=batch,
-                threads=threads,
-            ).path
-            predicted, summary = _predict(shrunk, target, batch, threads)
+        here = targets.why_not_here(machine) is None
+        made = (_build if here else _bundle)(shrunk, folder / stem, settings)
+        summary = made.summary
         if warning := unvarying(shrunk.unvarying):
             summary = f"{summary}. WARNING: {warning}"
         page = folder / "report.html"
-        parts = [shrunk, *([measured] if measured else predicted)]
-        report(parts, page, commands=commands)
+        parts = [shrunk, *([made.measured] if made.measured else made.predicted)]
+        choice = made.engine.manifest.choice if made.engine else None
+        report(parts, page, commands=commands, choice=choice)
         result = OptimizeResult(
-            *(folder, summary, shrunk, engine, measured, bundle, predicted, page),
-            seconds=time.perf_counter() - begin,
+            *(folder, summary, shrunk, made.engine, made.measured, made.bundle),
+            *(made.predicted, page, time.perf_counter() - begin),
         )
         with atomic_path(folder / RESULT) as file:
             file.write_text(to_json(result))
         return result
+
+
+def _build(shrunk: ShrinkResult, stem: Path, settings: _Settings) -> _Made:
+    """The fastest engine for this machine, measured beside the dense network."""
+    engine = build(
+        shrunk.model,
+        settings.target,
+        output=stem.with_name(f"{stem.name}.engine"),
+        baseline=shrunk.dense,
+        progress=settings.progress,
+        batch=settings.batch,
+        threads=settings.threads,
+        tune=settings.tune,
+    )
+    measured = bench(
+        engine.path,
+        shrunk.dense,
+        batch=settings.batch,
+        threads=settings.threads,
+        data=settings.data,
+        rounds=settings.rounds,
+        progress=settings.progress,
+        profile=engine.manifest.runtime == "sparse",
+    )
+    return _Made(headline(measured), engine, measured)
+
+
+def _bundle(shrunk: ShrinkResult, stem: Path, settings: _Settings) -> _Made:
+    """A device bundle for another machine, and the speed that is predicted there."""
+    bundle = write_bundle(
+        shrunk.model,
+        settings.target,
+        stem.with_name(f"{stem.name}.bundle"),
+        shrunk.dense,
+        settings.progress,
+        batch=settings.batch,
+        threads=settings.threads,
+    ).path
+    predicted, summary = _predict(shrunk, settings.target, settings.batch, settings.threads)
+    return _Made(summary, bundle=bundle, predicted=predicted)
 
 
 @contextmanager

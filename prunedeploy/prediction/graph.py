@@ -10,6 +10,7 @@ from typing import TypeGuard
 import onnx_ir as ir
 
 from prunedeploy.core.errors import UserError
+from prunedeploy.graph import tensors
 from prunedeploy.graph.shapes import infer_shapes
 from prunedeploy.graph.work import macs, swept_value
 from prunedeploy.prediction.record import Work
@@ -250,5 +251,6 @@ def _size(value: ir.Value | None) -> int:
 
 def _bytes(value: ir.Value | None, style: Style) -> int:
     kind = value.dtype if value is not None else None
-    wide = kind is None or kind == ir.DataType.FLOAT
-    return int(_size(value) * (style.width if wide or kind is None else float(kind.itemsize)))
+    if kind is None or kind == ir.DataType.FLOAT:
+        return int(_size(value) * style.width)
+    return int(_size(value) * tensors.element_bytes(kind))

@@ -41,9 +41,18 @@ def predict(
         batch: inputs a run.
         threads: of a CPU; 0 for all cores of the target.
 
+    Returns:
+        The time in its band, layer by layer.
+
     Raises:
         UserError: no such model or target; the target cannot have the runtime or the precision; its
             target has no figures to predict from; a layer has no known size.
+
+    Example:
+        >>> import prunedeploy
+        >>> forecast = prunedeploy.predict("net.onnx", "raspberry-pi-5").forecast
+        >>> forecast.low <= forecast.seconds <= forecast.high
+        True
     """
     hardware = targets.by_name(target)
     path = Path(model)
@@ -82,6 +91,12 @@ def predict_all(
 
     Raises:
         UserError: no such model or target.
+
+    Example:
+        >>> import prunedeploy
+        >>> predictions, without = prunedeploy.predict_all("net.onnx", "raspberry-pi-5")
+        >>> sorted({each.forecast.runtime for each in predictions})
+        ['ort', 'sparse']
     """
     hardware = targets.by_name(target)
     models.load(Path(model))

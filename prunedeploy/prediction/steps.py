@@ -19,7 +19,10 @@ KERNEL_OF = {
     "Reduce": "reduce",
     "Pool": "pool",
     "Copy": "move",
+    "Recurrence": "vector",
     "Lookup": "move",
+    "Take": "move",
+    "Top": "reduce",
     "Resize": "move",
     "Fill": "move",
 }

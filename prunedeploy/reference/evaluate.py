@@ -27,6 +27,7 @@ from prunedeploy.reference import defined, machine_learning
 from prunedeploy.reference.control import captured
 from prunedeploy.reference.cost import Meter, elements, foreseen
 from prunedeploy.reference.registry import BUILDERS, STANDARD, kernel_of, label, standard
+from prunedeploy.reference.strings import stored
 
 NARROW = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 # Operators that round nothing, and ask for the very type of an element: its bits, its limits.
@@ -97,7 +98,7 @@ class Evaluator:
         values: dict[str, Any] = {k: self._cast(_value(v)) for k, v in feeds.items()}
         for name, value in self._model.graph.initializers.items():
             if value.const_value is not None:
-                values.setdefault(name, self._cast(value.const_value.numpy()))
+                values.setdefault(name, self._cast(stored(value.const_value)))
         random, data = np.random.default_rng(0), _data(self._model.graph) if self._moved else ()
         held: dict[str, bool] = {}  # results that are there, and whether they depend on the feeds
         if self._inner:

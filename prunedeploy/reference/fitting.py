@@ -26,6 +26,7 @@ from prunedeploy.graph import model as models
 from prunedeploy.graph.sizes import BATCH_AXIS, OPEN_SIZE, resolve
 from prunedeploy.reference import second_oracle, verify
 from prunedeploy.reference.second_oracle import NotAvailable, Run
+from prunedeploy.reference.strings import stored
 
 MEMO = "prunedeploy.reference.fitting"  # in the model's transient data: samples by input name
 LADDER = (OPEN_SIZE, 64, 128, 160, 224, 256, 320, 512, 640, 1024)  # sizes to try, in this order
@@ -40,6 +41,7 @@ MAX_RUNS = 4  # on further sizes, once a network runs, in search of outputs that
 THROUGH = frozenset(
     ("Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape", "Expand", "Flatten", "Transpose")
 )
+WORDS = ("cats_strings", "keys_strings", "pool_strings")  # attributes that list known texts
 COMPARISONS = frozenset(("Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual"))
 MAX_VALUES = 12  # that one input is compared with
 
@@ -62,17 +64,24 @@ def comparable(outputs: Mapping[str, Any]) -> bool:
     return all(np.isfinite(x).any() for x in _floats(outputs) if x.size)
 
 
-def refuse_incomparable(outputs: Mapping[str, Any]) -> None:
+def refuse_incomparable(outputs: Mapping[str, Any], inputs: Sequence[TensorSpec]) -> None:
     """Refuse a model with an output that has no finite number.
+
+    Args:
+        outputs: of one run.
+        inputs: of the model; those of floats are named in the advice where there are several.
 
     Raises:
         UserError: there is one; the message says what to do.
     """
-    if not comparable(outputs):
-        raise UserError(
-            "the model's outputs are not finite on random inputs, so nothing can be compared: "
-            "say what its inputs lie within, with `prunedeploy shrink --input-range LOW,HIGH`"
-        )
+    if comparable(outputs):
+        return
+    names = [f"{x.name}=" for x in inputs if np.dtype(x.dtype).kind in "fV"]
+    options = " ".join(f"--input-range {name}LOW,HIGH" for name in (names if names[1:] else [""]))
+    raise UserError(
+        "the model's outputs are not finite on random inputs, so nothing can be compared: "
+        f"say what its inputs lie within, with `prunedeploy shrink {options}`"
+    )
 
 
 def _fit(program: ir.Model, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
@@ -251,6 +260,8 @@ def _applied(inputs: tuple[TensorSpec, ...], known: Mapping[Label, int], batch: 
 def _use(value: ir.Value, spec: TensorSpec) -> InputSample:
     """What the operators that read an integer say about its values."""
     kind = np.dtype(spec.dtype)
+    if kind.kind == "O":
+        return InputSample(words=_words(value))
     single = all(dim == 1 for dim in spec.shape)
     if kind.kind not in "iub" and not single:
         return InputSample()
@@ -260,7 +271,7 @@ def _use(value: ir.Value, spec: TensorSpec) -> InputSample:
         if node.op_type == "If":
             compared |= {0.0, 1.0}
         elif node.op_type in COMPARISONS:
-            compared |= _neighbours(node, node.inputs[1 - index])
+            compared |= _neighbours(node, index)
         elif node.op_type in ("Gather", "OneHot"):
             counts.add(_index_count(node, index))
     counts.discard(0)
@@ -270,6 +281,19 @@ def _use(value: ir.Value, spec: TensorSpec) -> InputSample:
     low = -math.inf if kind.kind == "f" else float(np.iinfo(kind).min)
     values = sorted(x for x in compared if x >= low)
     return InputSample(values=tuple(values[:MAX_VALUES]), count=count)
+
+
+def _words(value: ir.Value) -> tuple[str, ...]:
+    """The texts that the operators which read ``value`` know."""
+    known: dict[str, None] = {}
+    for node, index in _readers(value, set()):
+        for name in WORDS:
+            known |= dict.fromkeys(node.attributes.get_strings(name, ()))
+        other = node.inputs[1 - index] if node.op_type == "Equal" else None
+        tensor = None if other is None else ir.convenience.get_const_tensor(other)
+        if tensor is not None and tensor.size <= MAX_VALUES:
+            known |= dict.fromkeys(stored(tensor).reshape(-1).tolist())
+    return tuple(known)
 
 
 def _readers(value: ir.Value, seen: set[ir.Value]) -> Iterator[tuple[ir.Node, int]]:
@@ -284,14 +308,28 @@ def _readers(value: ir.Value, seen: set[ir.Value]) -> Iterator[tuple[ir.Node, in
             yield node, index
 
 
-def _neighbours(node: ir.Node, other: ir.Value | None) -> set[float]:
-    """The constants that a comparison has on its other side, and values next to them."""
+def _neighbours(node: ir.Node, index: int) -> set[float]:
+    """The constants that a comparison has on its other side, and values next to them.
+
+    Of many constants, such as the frequencies that a bound is held against, one value that makes
+    the comparison true of all: a network that masks every one of them has nothing left to compute.
+    """
+    other = node.inputs[1 - index]
     tensor = None if other is None else ir.convenience.get_const_tensor(other)
-    if tensor is None or tensor.size > MAX_VALUES:
-        return set()
-    constants = {float(x) for x in tensor.numpy().reshape(-1)}
+    constants = set() if tensor is None else {float(x) for x in tensor.numpy().reshape(-1)}
+    constants = {x for x in constants if math.isfinite(x)}
+    if len(constants) > MAX_VALUES:
+        return _true_of_all(node.op_type, index, constants)
     offsets = (0, 1) if node.op_type == "Equal" else (-1, 0, 1)
-    return {x + offset for x in constants if math.isfinite(x) for offset in offsets}
+    return {x + offset for x in constants for offset in offsets}
+
+
+def _true_of_all(comparison: str, index: int, constants: set[float]) -> set[float]:
+    if comparison == "Equal":
+        return set()
+    above = comparison.startswith("Greater") == (index == 0)
+    strict = not comparison.endswith("OrEqual")
+    return {max(constants) + strict if above else min(constants) - strict}
 
 
 def _index_count(node: ir.Node, index: int) -> int:

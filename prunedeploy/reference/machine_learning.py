@@ -66,13 +66,20 @@ def step_of(
     return step
 
 
+# What to do about an operator of a domain that begins so; the first one that fits.
+ADVICE: dict[str, str] = {
+    "com.microsoft.extensions": "take the network without the steps before and behind it, which "
+    "onnxruntime-extensions adds",
+    "ai.onnx.contrib": "take the network without the operators of onnxruntime-extensions",
+    "com.microsoft": "take the network as it was before ONNX Runtime optimised or quantised it, or "
+    "build with --runtime ort",
+    DOMAIN: "build with --runtime ort, which checks it against ONNX Runtime itself",
+    "": "write the network in operators of ONNX alone",
+}
+
+
 def _unknown(node: ir.Node, what: str) -> UnknownOperatorError:
-    advice = (
-        ": take the network as it was before ONNX Runtime optimised or quantised it, or build with "
-        "--runtime ort"
-        if node.domain.startswith("com.microsoft")
-        else ""
-    )
+    advice = next(text for domain, text in ADVICE.items() if node.domain.startswith(domain))
     return UnknownOperatorError(
-        f"{label(node)}{what} is unknown, so what the model computes cannot be checked{advice}"
+        f"{label(node)}{what} is unknown, so what the model computes cannot be checked: {advice}"
     )

@@ -220,8 +220,9 @@ def compare(
     if isinstance(other, NotAvailable):
         return other
     ours = dict(reference) if reference is not None else Evaluator(program).run(feeds)
-    if set(ours) != set(other) or any(isinstance(x, list) for x in ours.values()):
-        return NotAvailable("an output is no array")
+    ours, other = verify.arrays(ours), verify.arrays(other)
+    if set(ours) != set(other):
+        return NotAvailable("an output is a sequence, of another length")
     allowed = _allowed(program, other)
     worst = {name: _distance(ours[name], other[name]) for name in ours}
     if all(worst[name] <= allowed[name] for name in ours):
@@ -285,6 +286,9 @@ def _worst_index(one: Array, other: Array) -> tuple[int, ...]:
     """The index at which two arrays differ most; () where their shapes differ."""
     if one.shape != other.shape or not one.size:
         return ()
+    if one.dtype.kind == "O":
+        apart = (one != other).astype(np.float64)
+        return tuple(int(i) for i in np.unravel_index(int(apart.argmax()), one.shape))
     with np.errstate(invalid="ignore"):
         apart = np.abs(one.astype(np.float64) - other.astype(np.float64))
         same = (one == other) | (np.isnan(one.astype(float)) & np.isnan(other.astype(float)))
@@ -293,7 +297,8 @@ def _worst_index(one: Array, other: Array) -> tuple[int, ...]:
 
 
 def _number(array: Array, index: tuple[int, ...]) -> float:
-    return float(array[index]) if len(index) == array.ndim else float("nan")
+    comparable = len(index) == array.ndim and array.dtype.kind != "O"
+    return float(array[index]) if comparable else float("nan")
 
 
 def first_difference(

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.reference import table
+from prunedeploy.reference.strings import stored
 from prunedeploy.reference.table import Numbers, has, integer, integers, listed, same, text, within
 
 
@@ -155,7 +156,7 @@ def _size(_: ir.Node, x: Numbers) -> Numbers:
 def _constant(node: ir.Node) -> Any:
     kind, attribute = next(iter(node.attributes.items()))
     if kind == "value":
-        return attribute.as_tensor().numpy()
+        return stored(attribute.as_tensor())
     if kind in ("value_float", "value_floats"):
         return np.array(attribute.value, np.float32)
     if kind in ("value_int", "value_ints"):

@@ -21,6 +21,12 @@ def _array(words: list[str], shape: tuple[int, ...]) -> Numbers:
     return np.array(words, object).reshape(shape)
 
 
+def stored(tensor: ir.TensorProtocol) -> Numbers:
+    """A constant as an array; texts, which are stored as bytes, as ONNX Runtime hands them out."""
+    array = tensor.numpy()
+    return _array(_words(array), array.shape) if tensor.dtype == ir.DataType.STRING else array
+
+
 def _concat(_: ir.Node, x: Numbers, y: Numbers) -> Numbers:
     left, right = np.broadcast_arrays(_array(_words(x), x.shape), _array(_words(y), y.shape))
     return np.asarray(left + right, object)

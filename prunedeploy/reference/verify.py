@@ -79,6 +79,7 @@ MAX_NOISE = 1e-2  # a difference that rounding may explain; float16 has the same
 UNSTABLE = 0.05  # rounding relative to an output's range from which no comparison is possible
 
 COARSE = 4  # neighbours of one value on an axis, in inputs that have structure as images have
+DIGITS = ("0", "1")  # texts that can be numbers too
 MAX_TURNS = 8  # runs on other values of single numbers
 
 
@@ -175,9 +176,10 @@ def random_feeds(
     """Draw random inputs for a model.
 
     Floating-point inputs are drawn from N(0, 1), 8-bit integers from all their values, other
-    integers from {0, 1}, unless the input's ``sample`` says otherwise; inputs with a stated range
-    are drawn evenly from it. A single number that the network compares with others takes one of
-    the values that matter, the next one for the next seed: ``turns`` seeds try all of them.
+    integers from {0, 1}, texts from "0" and "1", unless the input's ``sample`` says otherwise;
+    inputs with a stated range are drawn evenly from it. A single number that the network compares
+    with others takes one of the values that matter, the next one for the next seed: ``turns`` seeds
+    try all of them.
 
     Args:
         inputs: the model's inputs. The first dimension is ``batch`` where it is dynamic, every
@@ -231,6 +233,8 @@ def _sized(spec: TensorSpec, turn: int) -> TensorSpec:
 
 def _drawn(spec: TensorSpec, shape: list[int], random: np.random.Generator) -> Array:
     kind, sample = np.dtype(spec.dtype), spec.sample
+    if kind.kind == "O":
+        return random.choice(np.array(sample.words or DIGITS, object), shape)
     if spec.range is not None and kind.kind != "b":
         return _within(spec.range, shape, kind, random)
     if _is_floating(kind):
@@ -302,6 +306,10 @@ def compare(
     """
     if not reference:
         raise UserError("there is nothing to compare: the model has no outputs")
+    if isinstance(tolerance, Mapping):
+        named = {name: _parts(name, value) for name, value in reference.items()}
+        tolerance = {part: limit for name, limit in tolerance.items() for part in named[name]}
+    reference, candidate = arrays(reference), arrays(candidate)
     worst_abs, worst_rel, where, samples, changed = 0.0, 0.0, "", 0, 0
     allowed = _allowed(reference, tolerance)
     limit, share = max(allowed.values()), 0.0
@@ -320,6 +328,17 @@ def compare(
     return Difference(worst_abs, worst_rel, limit, samples, where, changed, each)
 
 
+def arrays(outputs: Mapping[str, Array | list[Array]]) -> dict[str, Array]:
+    """The arrays of ``outputs``, those of a sequence under ``name[0]``, ``name[1]`` and so on."""
+    return {part: x for name, value in outputs.items() for part, x in _parts(name, value).items()}
+
+
+def _parts(name: str, value: Array | list[Array]) -> dict[str, Array]:
+    if isinstance(value, list):
+        return {f"{name}[{i}]": x for i, x in enumerate(value)}
+    return {name: value}
+
+
 def _allowed(reference: Mapping[str, Array], tolerance: Tolerance) -> dict[str, float]:
     """The tolerance of each output."""
     if isinstance(tolerance, float | int):
@@ -331,9 +350,15 @@ def _allowed(reference: Mapping[str, Array], tolerance: Tolerance) -> dict[str, 
 
 
 def _output_difference(expected: Array, candidate: Array) -> tuple[float, float]:
-    """The largest absolute difference, and the same relative to the range of ``expected``."""
+    """The largest absolute difference, and the same relative to the range of ``expected``.
+
+    Of texts, the share that is another one.
+    """
     if not expected.size:
         return 0.0, 0.0
+    if expected.dtype.kind == "O":  # texts
+        share = float(np.count_nonzero(expected != candidate)) / expected.size
+        return share, share
     left, right = expected.astype(np.float64), candidate.astype(np.float64)
     with np.errstate(invalid="ignore"):
         same = (left == right) | (np.isnan(left) & np.isnan(right))
@@ -382,7 +407,8 @@ def exact_and_moved(
     """The outputs of ``model`` in float64, and the same with every result moved by rounding."""
     from prunedeploy.reference.evaluate import Evaluator
 
-    exact, moved = (Evaluator(model, float64=True, moved=how).run(feeds) for how in (False, True))
+    wide = (Evaluator(model, float64=True, moved=how) for how in (False, True))
+    exact, moved = (arrays(each.run(feeds)) for each in wide)
     return exact, moved
 
 
@@ -401,6 +427,7 @@ def against_noise(
     A fault of an engine does not shrink with the rounding, so one that is larger than it is found.
     """
     exact, moved = exact_and_moved(model, feeds)
+    reference, outputs = arrays(reference), arrays(outputs)
     allowed = _allowed(reference, tolerance)
     exact = {name: array.astype(reference[name].dtype) for name, array in exact.items()}
     for name, array in exact.items():
@@ -432,11 +459,11 @@ def exactly(
     if difference.passed:
         return difference
     wide = [Evaluator(model, float64=True) for model in (reference, candidate)]
-    exact, outputs = (each.run(feeds) for each in wide)
+    exact, outputs = (arrays(each.run(feeds)) for each in wide)
     tolerance = difference.tolerances or difference.tolerance
     allowed = _allowed(exact, tolerance)
-    stored = {x.name: exact[x.name] for x in wide[0].outputs if x.dtype == "float32"}
-    floors = {name: HALF_ULP * _magnitude(array) for name, array in stored.items()}
+    rounded = {x.name for x in wide[0].outputs if x.dtype == "float32"} & exact.keys()
+    floors = {name: HALF_ULP * _magnitude(exact[name]) for name in rounded}
     if raised := {name: floor for name, floor in floors.items() if floor > allowed[name]}:
         tolerance = allowed | raised
     in_float64 = compare(exact, outputs, tolerance)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from prunedeploy import targets
 from prunedeploy.bundle import archive as archives
-from prunedeploy.bundle.write import write_bundle
+from prunedeploy.bundle.write import BundleOptions, write_bundle
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_directory, to_json
 from prunedeploy.core.log import logged
@@ -53,10 +53,11 @@ def remote_build(
     output: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
     *,
+    threads: int = 0,
     ssh_options: Sequence[str] = (),
     timeout: float = TIMEOUT,
     quiet: float = QUIET,
-    **bundle: Any,
+    **bundle: Unpack[BundleOptions],
 ) -> RemoteResult:
     """Build engines on the device ``host``, bring them here, and verify what they computed.
 
@@ -67,17 +68,25 @@ def remote_build(
         output: the folder for the engines and ``device.json``;
             ``<model>.<target>.engines`` in the current one when None.
         progress: called with one line of text for each step.
+        threads: how many the sparse engine will mostly run with; 0 for all cores of the target.
         ssh_options: options of ssh, such as "-p 2222".
         timeout: seconds that the device has for all.
         quiet: seconds without a sign of life after which it is given up.
         bundle: options of ``write_bundle``, where there is a model.
 
+    Returns:
+        What the device is, what ran on it, and what did not.
+
     Raises:
         UserError: no connection, another kind of machine, ``output`` is something else already.
+
+    Example:
+        >>> import prunedeploy
+        >>> prunedeploy.remote_build("net.onnx", "user@nano", "jetson-nano")  # doctest: +SKIP
     """
     to, progress = ssh.host(host, ssh_options), logged(progress)
     _check_limits(timeout, quiet)
-    with _bundle(source, target, progress, bundle) as (written, packed):
+    with _bundle(source, target, progress, bundle, threads) as (written, packed):
         stem = written.bundle.model.removesuffix(".onnx")
         output_path = Path(output or f"{stem}.{written.bundle.target}.engines")
         _refuse_to_replace(output_path)
@@ -105,7 +114,7 @@ def remote_bench(
     ssh_options: Sequence[str] = (),
     timeout: float = TIMEOUT,
     quiet: float = QUIET,
-    **bundle: Any,
+    **bundle: Unpack[BundleOptions],
 ) -> RemoteResult:
     """Measure on the device ``host``, engines in turn with the dense baseline where it has one.
 
@@ -122,8 +131,15 @@ def remote_bench(
         quiet: seconds without a sign of life after which it is given up.
         bundle: options of ``write_bundle``, where there is a model.
 
+    Returns:
+        What the device is, what ran on it, and what did not.
+
     Raises:
         UserError: no connection, or another kind of machine.
+
+    Example:
+        >>> import prunedeploy
+        >>> prunedeploy.remote_bench("net.onnx", "user@nano", "jetson-nano")  # doctest: +SKIP
     """
     to, progress = ssh.host(host, ssh_options), logged(progress)
     _check_limits(timeout, quiet)
@@ -150,7 +166,8 @@ def _bundle(
     source: str | Path | None,
     target: str | None,
     progress: Callable[[str], None],
-    options: Mapping[str, Any],
+    options: BundleOptions,
+    threads: int = 0,
 ) -> Iterator[tuple[Written, Path]]:
     """The bundle in a folder, its hashes checked, and the archive of it to send."""
     with tempfile.TemporaryDirectory(prefix="prunedeploy-") as name:
@@ -164,7 +181,12 @@ def _bundle(
                 raise UserError(
                     "host is this machine: name what the other one is with --target; see: targets"
                 )
-            written = write_bundle(source, target, folder / "bundle", progress=progress, **options)
+            written = write_bundle(
+                *(source, target, folder / "bundle"),
+                progress=progress,
+                threads=threads,
+                **options,
+            )
         packed = folder / f"bundle{ARCHIVE}"
         clean = folder / "clean"  # without what a device may have left in it
         for file in (*written.bundle.files, "bundle.json", "SHA256SUMS"):

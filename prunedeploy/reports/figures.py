@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from prunedeploy.core.records import BenchResult, Profile, Ratio, StepTime
+from prunedeploy.core.records import BenchResult, Profile, Ratio, RuntimeChoice, StepTime
 from prunedeploy.core.statistics import summary
 
 MAX_NAMED = 10  # steps that are named below the strip
@@ -24,6 +24,24 @@ def speeds(bench: BenchResult) -> str:
         whisker = _line(ratio.low / longest, ratio.high / longest)
         rows.append(_row(measured.name, bar + whisker, text))
     return _figure("Speed relative to the dense baseline (longer is faster)", rows)
+
+
+def runtimes(choice: RuntimeChoice) -> str:
+    """A bar for each runtime that was raced while building, as long as its speed."""
+    threads = max((each.threads for each in choice.times), default=0)
+    times = [each for each in choice.times if each.threads == threads]
+    rows = []
+    for batch in dict.fromkeys(each.batch for each in times):
+        group = sorted((x for x in times if x.batch == batch), key=lambda each: each.seconds)
+        for each in group:
+            taken = each.runtime == choice.runtime
+            text = f"{1e3 * each.seconds:.3g} ms{', taken' * taken}"
+            bar = _bar(group[0].seconds / each.seconds, "bar" if taken else "base")
+            rows.append(_row(f"{each.runtime}, batch {batch}", bar, text))
+    if not rows:
+        return ""
+    caption = f"The shrunk network in every runtime, {choice.kind}, {threads} threads"
+    return _figure(f"{caption} (longer is faster)", rows)
 
 
 def layers(profile: Profile) -> str:

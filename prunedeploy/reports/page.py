@@ -7,7 +7,7 @@ from html import escape
 
 from markdown_it import MarkdownIt
 
-from prunedeploy.core.records import BenchResult
+from prunedeploy.core.records import BenchResult, RuntimeChoice
 from prunedeploy.reports import figures
 from prunedeploy.reports.headline import caution, conditions, headline
 
@@ -40,13 +40,19 @@ pre { overflow-x: auto; padding: .6rem; }
 """
 
 
-def page(text: str, measured: Sequence[BenchResult], commands: Sequence[str] = ()) -> str:
+def page(
+    text: str,
+    measured: Sequence[BenchResult],
+    commands: Sequence[str] = (),
+    choice: RuntimeChoice | None = None,
+) -> str:
     """Make an HTML page of a report's Markdown and of the measurements in it.
 
     Args:
         text: the report in Markdown. HTML in it, which names from files may hold, stays text.
         measured: the measurements to draw; the first one's result is the page's title.
         commands: the command lines that lead here, shown at the end.
+        choice: how the runtime of the first measurement's engine was chosen, where it was.
     """
     title = headline(measured[0]) if measured else "Report"
     parts = [f"<h1>{escape(title)}</h1>"]
@@ -56,6 +62,8 @@ def page(text: str, measured: Sequence[BenchResult], commands: Sequence[str] = (
         if warning := caution(bench):
             parts.append(f"<p><strong>Caution:</strong> {escape(warning)}.</p>")
         parts.append(figures.speeds(bench))
+        if choice is not None and bench is measured[0]:
+            parts.append(figures.runtimes(choice))
         for profile in bench.profiles:
             parts += [figures.layers(profile), figures.densities(profile)]
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(_without_title(text))

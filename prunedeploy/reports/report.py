@@ -17,6 +17,7 @@ from prunedeploy.core.records import (
     Note,
     PassReport,
     Ratio,
+    RuntimeChoice,
     ShrinkResult,
 )
 from prunedeploy.core.statistics import summary
@@ -38,6 +39,7 @@ def report(
     output: str | Path | None = None,
     *,
     commands: Sequence[str] = (),
+    choice: RuntimeChoice | None = None,
 ) -> str:
     """Put results into one report: models shrunk, measurements, predictions, refusals.
 
@@ -49,6 +51,7 @@ def report(
         output: a file to write as well: an HTML page with figures where its name ends in
             ``.html``, the Markdown otherwise.
         commands: the command lines that an HTML page shows.
+        choice: how the runtime was chosen, for an HTML page to show.
 
     Returns:
         The report in Markdown.
@@ -56,6 +59,12 @@ def report(
     Raises:
         UserError: none given, a file is missing or holds something else, or ``output`` cannot
             be written.
+
+    Example:
+        >>> import prunedeploy
+        >>> done = prunedeploy.shrink("net.onnx", "small.onnx", align=1)
+        >>> "parameters" in prunedeploy.report([done], "report.html")
+        True
     """
     if isinstance(results, (str, Path)):
         results = [results]
@@ -82,7 +91,9 @@ def report(
         measured = [x for x in records if isinstance(x, BenchResult)]
         is_page = Path(output).suffix.lower() in (".html", ".htm")
         with atomic_path(Path(output)) as file:
-            file.write_text(page(text, measured, commands) if is_page else text, encoding="utf-8")
+            file.write_text(
+                page(text, measured, commands, choice) if is_page else text, encoding="utf-8"
+            )
     return text
 
 

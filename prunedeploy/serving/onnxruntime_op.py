@@ -48,9 +48,17 @@ def onnxruntime_model(
         threads: how many a run computes with; 0: what the engine was cut for.
         sessions: runs that may go on at once, others wait; 0: what keeps the processors busy.
 
+    Returns:
+        ``output``.
+
     Raises:
         UserError: not a sparse engine, too large to embed, numbers that cannot be, or ``output``
             cannot be written.
+
+    Example:
+        >>> import prunedeploy
+        >>> prunedeploy.onnxruntime_model("net.engine", "node.onnx").name
+        'node.onnx'
     """
     import onnx
 

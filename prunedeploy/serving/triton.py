@@ -125,6 +125,12 @@ def serve_repo(
 
     Raises:
         UserError: Triton has nothing for this engine, or there is a model of that name.
+
+    Example:
+        >>> import prunedeploy
+        >>> folder = prunedeploy.serve_repo("net.engine", "repository", name="net")
+        >>> sorted(path.name for path in folder.iterdir())
+        ['1', 'config.pbtxt']
     """
     known = engine if isinstance(engine, Engine) else engine_folder.read_engine(engine)
     runtime = known.manifest.runtime

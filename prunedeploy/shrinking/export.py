@@ -30,7 +30,7 @@ OPSET = 20
 OUTPUT = "output"
 
 
-def export(module: torch.nn.Module, input_shape: Sequence[int], path: Path) -> Path:
+def export(module: torch.nn.Module, input_shape: Sequence[int], path: str | Path) -> Path:
     """Write ``module`` as ONNX, parameter names kept, with a dynamic batch where it allows one.
 
     Args:
@@ -43,6 +43,12 @@ def export(module: torch.nn.Module, input_shape: Sequence[int], path: Path) -> P
 
     Raises:
         UserError: the module cannot run on such an input, or torch cannot export it.
+
+    Example:
+        >>> import prunedeploy, torch
+        >>> module = torch.nn.Conv2d(3, 8, 3).eval()
+        >>> prunedeploy.export(module, (1, 3, 8, 8), "conv.onnx").name
+        'conv.onnx'
     """
     from prunedeploy.graph import model as models
 
@@ -300,8 +306,7 @@ def _export_script(module: torch.jit.ScriptModule, example: torch.Tensor) -> ir.
             )
             return ir.from_proto(onnx.load(path))
     except Exception as error:  # its errors have no common base
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"torch cannot export this TorchScript program: {reason}") from error
+        raise UserError(f"torch cannot export this TorchScript program: {_why(error)}") from None
 
 
 @contextlib.contextmanager

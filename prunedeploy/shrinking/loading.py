@@ -88,7 +88,12 @@ def _load_file(source: Path, options: CheckpointOptions, progress: Progress) -> 
 
 def _load_checkpoint(source: Path, options: CheckpointOptions, progress: Progress) -> Loaded:
     read = checkpoint.load(
-        source, arch=options.arch, trust=options.trust, mask=options.mask, weights=options.weights
+        source,
+        arch=options.arch,
+        trust=options.trust,
+        mask=options.mask,
+        weights=options.weights,
+        prefix=options.prefix,
     )
     shape = options.input_shape or read.input_shape
     if shape is None:

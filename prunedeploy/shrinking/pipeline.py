@@ -57,6 +57,7 @@ def shrink(
     trust: bool = False,
     mask: str | Path | None = None,
     weights: str | None = None,
+    prefix: str | None = None,
     zero_threshold: float = 0.0,
     input_range: Stated | None = None,
     align: Align = "auto",
@@ -68,9 +69,10 @@ def shrink(
     """Load a network, run the passes, verify the result against it, and write it.
 
     Args:
-        model: a checkpoint, an ONNX file, or in memory a torch module, an ONNX model or a
-            graphsurgeon graph. A module may be in either mode, on any device, with masks and
-            parametrizations; it is left as it is, and taken as it computes in eval mode.
+        model: a checkpoint or an ONNX file, a folder with one, or ``owner/name`` of the Hugging
+            Face hub; or in memory a torch module, an ONNX model or a graphsurgeon graph. A module
+            may be in either mode, on any device, with masks and parametrizations; it is left as it
+            is, and taken as it computes in eval mode.
         example_inputs: for a module: a tensor, several in order, or several by name, as its forward
             takes them; the first axis is the batch. For a checkpoint the shape alone counts.
             A path in this place is ``output``.
@@ -82,6 +84,7 @@ def shrink(
         trust: allow a checkpoint to run code while it is loaded.
         mask: a file of masks that goes with the checkpoint.
         weights: which of several sets of weights in it, by its key or the prefix of its names.
+        prefix: take the tensors alone whose names begin with it, without it.
         zero_threshold: weights up to this size count as zero (see ``passes/analysis/zero.py``).
         input_range: what inputs lie within: (low, high), numbers or one a channel; by name where
             there are several inputs; or "recipe", pixels in [0, 1] as the recipe normalises them.
@@ -120,7 +123,7 @@ def shrink(
     request = check_request(
         model,
         path,
-        CheckpointOptions(arch, input_shape, trust, mask, weights),
+        CheckpointOptions(arch, input_shape, trust, mask, weights, prefix),
         call,
         zero_threshold=zero_threshold,
         input_range=input_range,

@@ -40,6 +40,7 @@ class CheckpointOptions:
     trust: bool = False
     mask: str | Path | None = None
     weights: str | None = None
+    prefix: str | None = None
 
     def refuse_for(self, what: str) -> None:
         """Refuse what ``what``, which is no checkpoint, has no use for.
@@ -47,7 +48,7 @@ class CheckpointOptions:
         Raises:
             UserError: an option for checkpoints alone was given.
         """
-        for name in ("arch", "mask", "weights"):
+        for name in ("arch", "mask", "weights", "prefix"):
             if getattr(self, name) is not None:
                 raise UserError(f"--{name} is for checkpoints, this is {what}: leave it out")
 
@@ -93,12 +94,12 @@ def check_request(
         UserError: a number makes no sense, there is no such target, or a file cannot be written
             where it was asked for.
     """
-    source = Path(model) if isinstance(model, str | Path) else IN_MEMORY
     if not 0.0 <= zero_threshold < float("inf"):
         raise UserError(f"a zero threshold of {zero_threshold} makes no sense: give a small number")
     if align != "auto" and (not isinstance(align, int) or align < 1):
         raise UserError(f"channels cannot be aligned to {align!r}: give a number from 1, or auto")
     machine = targets.by_name(target)
+    source = checkpoint.find(model) if isinstance(model, str | Path) else IN_MEMORY
     path = _output(source, output, stem_of(model))
     if is_module(model):
         options.refuse_for("a module in memory")
@@ -133,7 +134,7 @@ def is_module(model: object) -> TypeIs[nn.Module]:
 def stem_of(model: Model) -> str:
     """The name of what is written for ``model``: that of its file, or of its class."""
     if isinstance(model, str | Path):
-        return Path(model).stem
+        return checkpoint.name_of(model)
     return type(model).__name__ if is_module(model) else "model"
 
 

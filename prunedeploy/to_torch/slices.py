@@ -95,6 +95,15 @@ def apply_plan(module: nn.Module, plan: SlicePlan | Mapping[str, Any] | str | Pa
 
     Raises:
         UserError: it is another network, was sliced before, or holds masks.
+
+    Example:
+        >>> import prunedeploy, torch
+        >>> from prunedeploy import models
+        >>> done = prunedeploy.shrink("resnet20.pt", "s.onnx", align=1, state_dict="s.pt")
+        >>> network = models.by_name("resnet20").factory()
+        >>> state = torch.load("s.pt")["state_dict"]
+        >>> prunedeploy.apply_plan(network, "s.pt").load_state_dict(state)
+        <All keys matched successfully>
     """
     if isinstance(plan, str | Path):
         plan = SlicePlan.from_dict(_read(Path(plan)))

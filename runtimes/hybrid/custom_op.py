@@ -44,8 +44,16 @@ def onnxruntime_library(target: str = "host") -> Path:
     Args:
         target: the machine it is for, a name of ``targets.TARGETS``.
 
+    Returns:
+        The library's file.
+
     Raises:
         UserError: no such target, no compiler for it, or the cache cannot be written.
+
+    Example:
+        >>> import prunedeploy
+        >>> prunedeploy.onnxruntime_library().suffix
+        '.so'
     """
     machine = targets.by_name(target)
     tools = compiling.toolchain(machine)

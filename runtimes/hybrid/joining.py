@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -58,17 +59,10 @@ def _edge(value: ir.Value, survey: Survey) -> ir.Value:
     """A value of the same name and type, with the sizes of the survey."""
     shape = survey.shape(str(value.name))
     tensors = survey.tensors(str(value.name))
-    known = ir.TensorType(ir.DataType[_NAMES[tensors[0].dtype]]) if tensors else None
-    kind = value.type or known
+    kind = value.type
+    if kind is None and tensors:
+        kind = ir.TensorType(ir.DataType.from_numpy(np.dtype(tensors[0].dtype)))
     return ir.Value(name=value.name, shape=None if shape is None else ir.Shape(shape), type=kind)
-
-
-_NAMES: Mapping[str, str] = {
-    "float32": "FLOAT",
-    "int64": "INT64",
-    "int32": "INT32",
-    "bool": "BOOL",
-}
 
 
 def _weight(value: ir.Value) -> ir.Value:

@@ -134,6 +134,7 @@ def _why_no_output(value: ir.Value, survey: Survey) -> str:
         return f"its output {name} does not depend on the inputs"
     if tensors[0].dtype != "float32":
         return f"its output {name} is {tensors[0].dtype}, which engines cannot give"
-    if survey.shape(name) is None:
+    # with the batch open a run is computed in pieces, and so is all that a part gives
+    if survey.shape(name) is None or (len(survey.batches) > 1 and not _is_open(value, survey)):
         return f"the batch is not the first axis of its output {name}"
     return ""

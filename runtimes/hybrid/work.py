@@ -33,8 +33,8 @@ class Work:
 
 def of_nodes(nodes: Iterable[ir.Node], survey: Survey) -> dict[str, Work]:
     """The work of every node that multiplies with weights, by name, at the first batch size."""
-    found = {str(node.name): _of_node(node, survey) for node in nodes}
-    return {name: each for name, each in found.items() if each.macs}
+    works = {str(node.name): _of_node(node, survey) for node in nodes}
+    return {name: each for name, each in works.items() if each.macs}
 
 
 def _of_node(node: ir.Node, survey: Survey) -> Work:

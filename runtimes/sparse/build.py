@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from importlib import metadata
@@ -14,10 +15,11 @@ from prunedeploy.core.errors import UnsupportedModelError, UserError
 from prunedeploy.core.progress import Notice
 from prunedeploy.core.records import TensorSpec
 from prunedeploy.runtimes.api import BuildOptions, Payload
+from prunedeploy.runtimes.sparse import numpy_session
 from prunedeploy.runtimes.sparse.codegen import project as projects
 from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
 from prunedeploy.runtimes.sparse.kernels.table import KERNELS
-from prunedeploy.runtimes.sparse.payload import HEADER, LAYERS, LIBRARY, MODEL_HEADER
+from prunedeploy.runtimes.sparse.payload import HEADER, LAYERS, LIBRARY, LOADER, MODEL_HEADER
 from prunedeploy.runtimes.sparse.plan.batch_innermost import to_batch_innermost
 from prunedeploy.runtimes.sparse.plan.memory import allocate
 from prunedeploy.runtimes.sparse.plan.per_sample import per_sample_plan
@@ -41,8 +43,9 @@ def build_payload(model: Path, target: Target, directory: Path, options: BuildOp
     compiling.build_library(project, directory / LIBRARY, tools)
     (directory / MODEL_HEADER).write_text(projects.c_file(HEADER))
     (directory / LAYERS).write_text(layers_json(project))
+    shutil.copyfile(numpy_session.__file__, directory / LOADER)
     return Payload(
-        files=(LIBRARY, MODEL_HEADER, LAYERS),
+        files=(LIBRARY, MODEL_HEADER, LAYERS, LOADER),
         versions={tools.name: tools.version},
         batches=project.batches,
         threads=threads,

@@ -6,3 +6,4 @@ LIBRARY = "model.so"  # the network as a shared library
 LAYERS = "layers.json"  # its layers: names, kinds, schedules, work
 HEADER = "pd_engine.h"  # the library's C interface, as it is called in a C project
 MODEL_HEADER = "model.h"  # the same in an engine
+LOADER = "session.py"  # opens the engine with NumPy alone

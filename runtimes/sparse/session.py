@@ -20,8 +20,7 @@ from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import held_copy
 from prunedeploy.core.records import Array, TensorSpec
 from prunedeploy.runtimes.api import Closing, check_feeds, closed_error, forked_error, split
-
-ABI = 1  # PD_ABI of c/pd_engine.h
+from prunedeploy.runtimes.sparse.numpy_session import ABI, Tensor, declare, tensors
 
 
 @dataclass
@@ -46,50 +45,6 @@ def _renew_lock() -> None:
 os.register_at_fork(after_in_child=_renew_lock)
 
 
-class _Tensor(ctypes.Structure):
-    _fields_ = (
-        ("name", ctypes.c_char_p),
-        ("dtype", ctypes.c_char_p),
-        ("rank", ctypes.c_int),
-        ("shape", ctypes.POINTER(ctypes.c_int64)),
-    )
-
-
-class _Model(ctypes.Structure):
-    _fields_ = (
-        ("abi", ctypes.c_int),
-        ("version", ctypes.c_char_p),
-        ("isa", ctypes.c_char_p),
-        ("inputs", ctypes.c_int),
-        ("input", ctypes.POINTER(_Tensor)),
-        ("outputs", ctypes.c_int),
-        ("output", ctypes.POINTER(_Tensor)),
-        ("batches", ctypes.c_int),
-        ("batch", ctypes.POINTER(ctypes.c_int)),
-        ("threads", ctypes.c_int),
-        ("arena", ctypes.c_size_t),
-        ("weights", ctypes.c_size_t),
-    )
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """An input or output as the library describes it; the batch is -1."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    def sized(self, batch: int) -> tuple[int, ...]:
-        """Its shape for ``batch`` samples."""
-        return tuple(batch if dim == -1 else dim for dim in self.shape)
-
-    @property
-    def batched(self) -> bool:
-        """Whether its first axis is the batch."""
-        return self.shape[:1] == (-1,)
-
-
 class Library:
     """A compiled engine, loaded.
 
@@ -112,8 +67,8 @@ class Library:
                 f"{path} has interface {model.abi}, this version needs {ABI}: build it again"
             )
         self.isa: str = model.isa.decode()
-        self.inputs = _tensors(model.input, model.inputs)
-        self.outputs = _tensors(model.output, model.outputs)
+        self.inputs = tensors(model.input, model.inputs)
+        self.outputs = tensors(model.output, model.outputs)
         self.batches = tuple(model.batch[: model.batches])
 
     def create(self, threads: int) -> ctypes.c_void_p:
@@ -181,7 +136,7 @@ def _load(path: Path, expected: str) -> ctypes.CDLL:
         try:
             elf.check_whole(Path(plain))
             library = ctypes.CDLL(name)
-            _declare(library)
+            declare(library)
         except (OSError, AttributeError, UserError) as error:
             reason = str(error).replace(plain, str(path)).replace(name, str(path))
             raise UserError(reason) from None
@@ -189,29 +144,6 @@ def _load(path: Path, expected: str) -> ctypes.CDLL:
             os.close(copy)
         _loaded[expected] = _Loaded(library)
         return library
-
-
-def _declare(lib: ctypes.CDLL) -> None:
-    """Give a library's functions their types."""
-    p, i = ctypes.c_void_p, ctypes.c_int
-    lib.pd_info.restype = ctypes.POINTER(_Model)
-    lib.pd_create.argtypes = [ctypes.POINTER(p), i]
-    lib.pd_run.argtypes = [p, i, ctypes.POINTER(p), ctypes.POINTER(p)]
-    lib.pd_destroy.argtypes = [p]
-    lib.pd_destroy.restype = None
-    lib.pd_error.argtypes = [i]
-    lib.pd_error.restype = ctypes.c_char_p
-    lib.pd_threads_used.argtypes = [p]
-    lib.pd_steps.argtypes = [i, ctypes.POINTER(i)]
-    lib.pd_steps.restype = ctypes.POINTER(ctypes.c_char_p)
-    lib.pd_set_profiling.argtypes = [p, i]
-    lib.pd_profile.argtypes = [p, i, ctypes.POINTER(ctypes.c_double), i]
-
-
-def _tensors(first: Any, count: int) -> tuple[Tensor, ...]:
-    return tuple(
-        Tensor(t.name.decode(), t.dtype.decode(), tuple(t.shape[: t.rank])) for t in first[:count]
-    )
 
 
 class SparseSession(Closing):

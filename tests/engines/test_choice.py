@@ -117,10 +117,12 @@ def test_a_runtime_that_cannot_compute_the_model_is_named(folder):
     found = engine.manifest.choice
     assert found is not None
     assert found.times == ()
-    (refused,) = found.refused
+    refused, parts = found.refused
     assert refused.runtime == "sparse"
     assert refused.reason.startswith("it cannot compute")
-    assert "--runtime" not in refused.reason
+    assert parts.runtime == "hybrid"
+    assert parts.reason.startswith("no part of the model pays for its cut: Conv")
+    assert not any("--runtime" in each.reason for each in found.refused)
 
 
 def test_without_a_compiler_it_is_said_why_the_stock_runtime_was_taken(folder, monkeypatch):

@@ -129,3 +129,12 @@ def test_opening_imports_neither_torch_nor_onnx(folder, shrunk):
     )
     assert result.stdout.splitlines() == ["CPUExecutionProvider", "[]"]
     assert result.stderr == ""
+
+
+def test_an_engine_whose_loader_was_imported_is_replaced(folder, shrunk):
+    """Python leaves a cache beside session.py."""
+    building.build("out.onnx", output="e", runtime="ort")
+    (folder / "e" / "__pycache__").mkdir()
+    (folder / "e" / "__pycache__" / "session.cpython-311.pyc").write_bytes(b"")
+    building.build("out.onnx", output="e", runtime="ort")
+    assert not (folder / "e" / "__pycache__").exists()

@@ -137,7 +137,7 @@ def test_what_has_no_newer_form_is_refused_at_ones_word_alone(
     [
         ({"target": "jetson", "precision": "int8"}, "jetson-nano does not compute in int8"),
         ({"precision": "int8"}, "give calibration feeds"),
-        ({"opset": 9}, "give one of 11 to 25"),
+        ({"opset": 9}, "give one of 11 to 28"),
         ({"output": "net.onnx"}, "name another file"),
         ({"weights": "float16", "precision": "float16"}, "give one of the two"),
         ({"output": "net.plan"}, "ends in .onnx"),

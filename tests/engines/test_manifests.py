@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from engines import network
 
 import prunedeploy
 from prunedeploy.cli import main
+from prunedeploy.core.errors import UserError
+from prunedeploy.core.records import MANIFEST_FORMAT, Manifest
 
 ODD: dict[str, dict[str, Any]] = {
     "threads below zero": {"threads": -5},
@@ -34,6 +37,7 @@ ODD: dict[str, dict[str, Any]] = {
     "no files": {"files": {}},
     "a folder for a file": {"files": {".": "0" * 64}},
     "a name that ends": {"files": {"model.so\0": "0" * 64}},
+    "a name that no system takes": {"files": {"x" * 300: "0" * 64}},
     "a hash of nothing": {"files": {"model.so": ""}},
 }
 SHAPES: tuple[list[Any], ...] = (
@@ -105,3 +109,34 @@ def test_shapes_that_are_not_the_librarys(attempt: Attempt, built: Path, shape: 
     ):
         found = attempt({"inputs": [{**spec, "shape": shape}]}, images)
         assert found is None or (images.shape == (2, 5, 9, 9) and found.shape == (2, 10))
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        (99, r"built by a newer version .* format 99, this version reads 1 to 2; update it, or"),
+        (0, r"built by an older version .* format 0, this version reads 1 to 2; build"),
+        ("2", "expected int"),
+    ],
+)
+def test_manifests_of_other_versions(
+    built: Path, tmp_path: Path, written: object, message: str
+) -> None:
+    """With fields that this version does not know: the line is about the version all the same."""
+    folder = tmp_path / "e"
+    shutil.copytree(built, folder)
+    manifest = json.loads((built / "manifest.json").read_text())
+    changed = {"format_version": written, **({"shiny": 1} if written == 99 else {})}
+    (folder / "manifest.json").write_text(json.dumps(manifest | changed))
+    with pytest.raises(UserError, match=message) as caught:
+        prunedeploy.open(folder)
+    assert "\n" not in str(caught.value)
+
+
+FIELDS = """runtime target files model_sha256 baseline baseline_sha256 inputs outputs versions
+difference batches threads arch isa choice found cross_check format_version"""
+
+
+def test_another_field_is_another_format() -> None:
+    """What earlier versions do not know they have to be told by the number."""
+    assert (MANIFEST_FORMAT, [each.name for each in fields(Manifest)]) == (2, FIELDS.split())

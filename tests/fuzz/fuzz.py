@@ -10,11 +10,12 @@ runs it again. The second is that command.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -22,7 +23,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
 os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:2])
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from fuzz_targets import TARGETS  # noqa: E402
+from fuzz_targets import TARGETS, Target  # noqa: E402
 from harness import Corpus, Found, Tally, attempt, run, target_of, write  # noqa: E402
 
 FINDINGS = Path("fuzz-findings")
@@ -51,8 +52,22 @@ def _replay(folder: Path) -> int:
 def _fuzz(arguments: argparse.Namespace) -> int:
     names = arguments.targets or list(TARGETS)
     chosen = [target_of(name) for name in names]
-    until = time.monotonic() + arguments.minutes * 60
     tallies = {target.name: Tally(name) for name, target in zip(names, chosen, strict=True)}
+    with contextlib.suppress(KeyboardInterrupt):  # what was done until then counts
+        _rounds(arguments, chosen, tallies)
+    for tally in tallies.values():
+        print(
+            f"{tally.target:14} {tally.cases:7,} cases, {len(tally.found)} findings, "
+            f"at most {tally.seconds:.2f} s, {tally.peak >> 20} MB"
+        )
+    return any(tally.found for tally in tallies.values())
+
+
+def _rounds(
+    arguments: argparse.Namespace, chosen: Sequence[Target], tallies: Mapping[str, Tally]
+) -> None:
+    """Some cases of each target in turn, until all are done or the time is over."""
+    until = time.monotonic() + arguments.minutes * 60
     with tempfile.TemporaryDirectory(prefix="prunedeploy-corpus-") as name:
         place = (arguments.corpus or Path(name)).resolve()
         corpora = {x.name: Corpus(x, place / x.name) for x in chosen}
@@ -68,12 +83,6 @@ def _fuzz(arguments: argparse.Namespace) -> int:
                 for found in run(tally, place / target.name, arguments.seed, numbers, until):
                     kept = _keep(found, corpora[target.name], arguments.seed)
                     print(f"{found.what}\n  python tests/fuzz/fuzz.py --replay {kept}", flush=True)
-    for tally in tallies.values():
-        print(
-            f"{tally.target:14} {tally.cases:7,} cases, {len(tally.found)} findings, "
-            f"at most {tally.seconds:.2f} s, {tally.peak >> 20} MB"
-        )
-    return any(tally.found for tally in tallies.values())
 
 
 def main(given: Sequence[str] | None = None) -> int:

@@ -314,6 +314,16 @@ def wrong_size(made: onnx.ModelProto) -> None:
     made.graph.initializer[0].CopyFrom(numpy_helper.from_array(draw(7, 8), "W"))
 
 
+def gemm_without_outputs(made: onnx.ModelProto) -> None:
+    made.opset_import[0].version = 10
+    made.graph.node.append(node("Gemm", ["x", "W"], [], name="bare"))
+
+
+def resize_without_outputs(made: onnx.ModelProto) -> None:
+    made.opset_import[0].version = 11
+    made.graph.node.append(node("Resize", ["x", "", ""], [], name="bare", mode="nearest"))
+
+
 REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "a circle": (
         lambda: model([node("Add", ["x", "b"], ["a"]), relu("a", "b"), relu("b", "y")], [X8], [Y8]),
@@ -334,6 +344,8 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     ),
     "an initializer cut short": (lambda: with_edit(bad_bytes), "holds 3 bytes.* takes 256"),
     "two initializers of one name": (lambda: with_edit(two_meanings), "two different initializers"),
+    "a Gemm without outputs": (lambda: with_edit(gemm_without_outputs), "bare"),
+    "a Resize without outputs": (lambda: with_edit(resize_without_outputs), "bare"),
     "types that differ": (lambda: with_edit(doubles), r"Add \(sum\).* type tensor\(double\)"),
     "sizes that do not fit": (lambda: with_edit(wrong_size), r"MatMul \(n\).*dimensions"),
     "an unknown attribute": (

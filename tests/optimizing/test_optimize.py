@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import prunedeploy
@@ -104,3 +105,23 @@ def test_for_another_machine_it_predicts(folder, net):
     assert done.summary.startswith("predicted for jetson-nano, not measured: ")
     assert [each.model for each in done.predicted] == [done.shrunk.dense.name, "net.onnx"]
     assert "predicted" in done.report.read_text()
+
+
+def test_a_module_in_memory(folder):
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8 * 36, 4)
+    )
+    module[0].weight.data[::2] = 0
+    module[0].bias.data[::2] = 0
+    x = torch.randn(1, 3, 8, 8)
+    done = optimize(module, x, tune="none", rounds=2)
+    assert done.folder.name == "Sequential.optimized"
+    assert {"Sequential.onnx", "Sequential.engine"} <= {path.name for path in folder.rglob("*")}
+    assert done.shrunk.after.parameters < done.shrunk.before.parameters
+    with prunedeploy.open(done.engine) as session, torch.no_grad():
+        found = session.run({"input": x.numpy()})["output"]
+        np.testing.assert_allclose(found, module(x).numpy(), atol=1e-5)
+    assert done.summary in done._repr_html_()
+    with pytest.raises(UserError, match="a module needs example inputs"):
+        optimize(module, output="other")
+    assert not (folder / "other").exists()

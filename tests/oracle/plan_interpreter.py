@@ -28,10 +28,13 @@ from prunedeploy.runtimes.sparse.plan.steps import (
     Norm,
     Plan,
     Pool,
+    Recurrence,
     Reduce,
     Resize,
     Softmax,
     Step,
+    Take,
+    Top,
     View,
     writes,
 )
@@ -66,7 +69,9 @@ def memory(plan: Plan, feeds: Mapping[str, Array], dtype: Any) -> list[Array]:
             start = plan.offsets[index]
             buffers.append(arena[start : start + buffer.size])
         else:
-            buffers.append(np.full(buffer.size, np.nan, dtype))
+            whole = buffer.dtype != "float32"
+            kind = buffer.dtype if whole else dtype
+            buffers.append(np.full(buffer.size, 0 if whole else np.nan, kind))
         assert buffers[-1].size == buffer.size, (index, buffer.size, buffers[-1].size)
     return buffers
 
@@ -254,6 +259,31 @@ def _lookup(step: Lookup, buffers: Sequence[Array]) -> None:
     y[...] = step.table[indices]  # NumPy counts negative ones from the end and checks the rest
 
 
+def _take(step: Take, buffers: Sequence[Array]) -> None:
+    index = strided(step.index, buffers).astype(np.int64)
+    index = np.where(index < 0, index + step.size, index)
+    if np.any((index < 0) | (index >= step.size)):
+        raise IndexError(step.name)
+    y, x = strided(step.y, buffers), buffers[step.x.buffer]
+    at = step.x.offset + index * step.stride
+    for axis, stride in enumerate(step.x.strides):
+        at = at + (np.arange(y.shape[axis]) * stride).reshape(-1, *[1] * (y.ndim - axis - 1))
+    y[...] = x[at]
+
+
+def _top(step: Top, buffers: Sequence[Array]) -> None:
+    x, y = strided(step.x, buffers), strided(step.y, buffers)
+    keys = np.where(np.isnan(x), np.inf, x)
+    keys = -keys if step.largest else keys
+    length = x.shape[step.axis]
+    if step.later:
+        keys = np.flip(keys, step.axis)
+    order = np.argsort(keys, step.axis, kind="stable")
+    order = length - 1 - order if step.later else order
+    order = order.take(range(y.shape[1 + step.axis]), step.axis)
+    y[0], y[1] = np.take_along_axis(x, order, step.axis), order
+
+
 def _resize(step: Resize, buffers: Sequence[Array]) -> None:
     result = strided(step.x, buffers)
     for axis, taps in ((2, step.rows), (3, step.columns)):
@@ -264,6 +294,50 @@ def _resize(step: Resize, buffers: Sequence[Array]) -> None:
         mixed = near * (1 - weight) + result.take(second, axis=axis) * weight
         result = np.where(weight == 0, near, mixed)
     strided(step.y, buffers)[...] = result
+
+
+def _recurrence(step: Recurrence, buffers: Sequence[Array]) -> None:
+    x, y = strided(step.x, buffers), strided(step.y, buffers)
+    length, batch = x.shape[0], x.shape[2]
+    gates = x.reshape(length, len(step.weight), -1, batch)
+    for d, weight in enumerate(step.weight.astype(x.dtype)):
+        bias = None if step.bias is None else step.bias[d, :, None].astype(x.dtype)
+        empty = np.zeros((weight.shape[1], batch), x.dtype)
+        states = [
+            empty if view is None else strided(view, buffers)[d]
+            for view in (step.hidden, step.cell)
+        ]
+        for t in range(length)[:: -1 if step.backward[d] else 1]:
+            states = _cell(step, gates[t, d], weight, bias, states)
+            y[t, d] = states[0]
+        if step.kind == "lstm":
+            y[length, d] = states[1]
+
+
+def _cell(
+    step: Recurrence, gates: Array, weight: Array, bias: Array | None, states: list[Array]
+) -> list[Array]:
+    """The states after one step of one direction."""
+    hidden, cell = states
+    parts = np.split(gates, len(weight) // weight.shape[1])
+    weights = np.split(weight, len(parts))
+
+    def function(index: int, x: Array) -> Array:
+        return activate(step.functions[index], x)
+
+    if step.kind == "rnn":
+        return [function(0, parts[0] + weight @ hidden), cell]
+    first, second, third, *rest = (p + w @ hidden for p, w in zip(parts, weights, strict=True))
+    if step.kind == "lstm":
+        fresh = function(1, rest[0])
+        cell = function(0, third) * cell + function(0, first) * fresh
+        return [function(0, second) * function(2, cell), cell]
+    update, reset = function(0, first), function(0, second)
+    if bias is None:
+        candidate = parts[2] + weights[2] @ (reset * hidden)
+    else:
+        candidate = parts[2] + reset * (weights[2] @ hidden + bias)
+    return [(1 - update) * function(1, candidate) + update * hidden, cell]
 
 
 def _fill(step: Fill, buffers: Sequence[Array]) -> None:
@@ -281,5 +355,8 @@ _STEPS: dict[type, Callable[[Any, Sequence[Array]], None]] = {
     MatMul: _matmul,
     Lookup: _lookup,
     Resize: _resize,
+    Recurrence: _recurrence,
+    Take: _take,
+    Top: _top,
     Fill: _fill,
 }

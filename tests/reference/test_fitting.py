@@ -161,3 +161,38 @@ def test_inputs_of_a_logarithm_are_positive_and_what_is_never_finite_names_the_o
     ):
         with pytest.raises(UserError, match=MATCH):
             command()
+
+
+def banded(comparisons, bounds=("low", "high")):
+    """The softmax over those of 20 frequencies that lie within two bounds."""
+    nodes = [
+        h.make_node(comparisons[0], ["known", "low"], ["above"]),
+        h.make_node(comparisons[1], ["known", "high"], ["below"]),
+        h.make_node("And", ["above", "below"], ["used"]),
+        h.make_node("Where", ["used", "x", "never"], ["s"]),
+        h.make_node("Softmax", ["s"], ["y"]),
+    ]
+    inputs = [value("x", T.FLOAT, ["n", 20]), *(value(name, T.FLOAT, []) for name in bounds)]
+    known = {"known": np.linspace(50, 90, 20, dtype=np.float32), "never": np.float32(-np.inf)}
+    return model(nodes, inputs, [value("y", T.FLOAT, ["n", 20])], known)
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "chosen"),
+    [(("GreaterOrEqual", "LessOrEqual"), (50, 90)), (("Greater", "Less"), (49, 91))],
+)
+def test_bounds_leave_in_all_that_is_held_against_them(comparisons, chosen):
+    program, inputs = fitted(banded(comparisons))
+    assert verify.turns(inputs) == 1
+    feeds = verify.random_feeds(inputs)
+    assert (feeds["low"], feeds["high"]) == chosen
+    outputs = Evaluator(program).run(feeds)
+    assert np.isfinite(outputs["y"]).all()
+    assert (outputs["y"] > 0).all()
+
+
+def test_advice_names_the_inputs_where_there_are_several():
+    _, inputs = fitted(banded(("Less", "Greater")))
+    advice = "--input-range x=LOW,HIGH --input-range low=LOW,HIGH --input-range high=LOW,HIGH"
+    with pytest.raises(UserError, match=advice):
+        fitting.refuse_incomparable({"y": np.full(3, np.nan)}, inputs)

@@ -22,6 +22,8 @@ from prunedeploy.core.records import (
     Measurement,
     Profile,
     Ratio,
+    RuntimeChoice,
+    RuntimeTime,
     StepTime,
 )
 from prunedeploy.reports.headline import headline
@@ -94,6 +96,7 @@ def test_the_headline_is_of_the_fastest(timed):
 def test_a_page_is_whole_by_itself(timed):
     text = page("# Report\n\n| a | b |\n|---|---:|\n| x | 1 |\n", [timed], ["prunedeploy bench e"])
     elements = Elements(text)
+    assert "every runtime" not in text
     assert elements.loaded == []
     assert "script" not in elements.count
     assert (elements.count["h1"], elements.count["figure"], elements.count["table"]) == (1, 3, 1)
@@ -133,6 +136,15 @@ def test_the_ending_chooses(folder, shrunk, timed):
     assert text.startswith("# Report")
     report([shrunk], "report.HTM")
     assert "<title>Report</title>" in (folder / "report.HTM").read_text()
+
+
+def test_a_page_shows_the_runtimes_that_were_compared(timed):
+    times = (RuntimeTime("sparse", 1, 2, 1e-3), RuntimeTime("ort", 1, 2, 4e-3))
+    text = page("# Report\n", [timed], choice=RuntimeChoice("measured", "sparse", times))
+    assert "The shrunk network in every runtime, measured, 2 threads" in text
+    assert "1 ms, taken" in text
+    assert 'width="25.00"' in text  # a fourth as fast
+    assert "every runtime" not in page("", [timed], choice=RuntimeChoice("measured", "ort", ()))
 
 
 # -- as a real browser lays it out: light and dark, narrow and wide -------------------------------

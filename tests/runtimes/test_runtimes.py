@@ -15,7 +15,7 @@ def test_every_name_leads_to_its_runtime(name):
 
 
 def test_an_unknown_name():
-    with pytest.raises(UserError, match="choose from auto, ort, sparse, null"):
+    with pytest.raises(UserError, match="choose from auto, ort, sparse, hybrid, null"):
         by_name("dense")
 
 

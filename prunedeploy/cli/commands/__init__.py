@@ -13,6 +13,7 @@ from prunedeploy.cli.commands.measuring import bench, report, run
 from prunedeploy.cli.commands.models import lower, predict
 from prunedeploy.cli.commands.optimizing import optimize
 from prunedeploy.cli.commands.serving import loadtest, serve, serve_repo
+from prunedeploy.cli.logs import with_logs
 
 COMMANDS = (  # in the order in which help lists them
     optimize,
@@ -32,7 +33,6 @@ COMMANDS = (  # in the order in which help lists them
 
 app = typer.Typer(
     name="prunedeploy",
-    add_completion=False,
     rich_markup_mode=None,  # rich alone would take longer to import than all of --help
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -76,4 +76,4 @@ def prunedeploy(
 
 
 for _command in COMMANDS:
-    app.command()(_command)
+    app.command()(with_logs(_command))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,8 @@ from prunedeploy.cli.options import (
     Mask,
     Mean,
     Output,
+    Prefix,
+    Source,
     Std,
     Trust,
     WeightSet,
@@ -24,16 +27,13 @@ from prunedeploy.cli.parse import parse_align, parse_floats, parse_ranges, parse
 from prunedeploy.cli.progress import working
 from prunedeploy.cli.show import emit
 
-Source = Annotated[
-    Path, typer.Argument(metavar="CKPT|MODEL", help="A PyTorch checkpoint or an ONNX model.")
-]
-
 
 def inspect(
     source: Source,
     arch: Arch = None,
     mask: Mask = None,
     weights: WeightSet = None,
+    prefix: Prefix = None,
     trust: Trust = False,
     data: Annotated[
         Path | None,
@@ -63,6 +63,7 @@ def inspect(
     from prunedeploy.cli.show.inspections import print_inspection
     from prunedeploy.inspection.next_step import after_inspect
 
+    options = {"arch": arch, "mask": mask, "weights": weights, "prefix": prefix}
     with working(f"reading {source}") as progress:
         result = api.inspect(
             source,
@@ -70,16 +71,21 @@ def inspect(
             trust=trust,
             mask=mask,
             weights=weights,
+            prefix=prefix,
             data=data,
             mean=None if mean is None else parse_floats(mean),
             std=None if std is None else parse_floats(std),
             blocks=blocks,
         )
         progress("predicting what can be gained")
-        given = [*(["--arch", arch] if arch else []), *(["--mask", str(mask)] if mask else [])]
-        given += ["--trust"] if trust else []
-        result = replace(result, next_step=after_inspect(result, given))
+        result = replace(result, next_step=after_inspect(result, _given(options, trust)))
     emit(result, print_inspection, json)
+
+
+def _given(options: Mapping[str, object], trust: bool) -> list[str]:
+    """The options of a checkpoint as words, for the next command."""
+    words = [word for name, x in options.items() if x is not None for word in (f"--{name}", str(x))]
+    return [*words, "--trust"] if trust else words
 
 
 def shrink(
@@ -89,6 +95,7 @@ def shrink(
     input_shape: InputShape = None,
     mask: Mask = None,
     weights: WeightSet = None,
+    prefix: Prefix = None,
     zero_threshold: Annotated[
         float,
         typer.Option(
@@ -123,7 +130,7 @@ def shrink(
     ] = None,
     trust: Trust = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="List every channel cut and every refusal.")
+        bool, typer.Option("--verbose", "-v", help="List every step, cut and refusal.")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -153,6 +160,7 @@ def shrink(
             trust=trust,
             mask=mask,
             weights=weights,
+            prefix=prefix,
             zero_threshold=zero_threshold,
             input_range=parse_ranges(input_range or []),
             align=parse_align(align),

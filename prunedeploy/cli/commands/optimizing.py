@@ -9,15 +9,23 @@ from typing import Annotated, Literal
 
 import typer
 
-from prunedeploy.cli.options import Arch, InputShape, Json, Mask, Threads, Trust, WeightSet
+from prunedeploy.cli.options import (
+    Arch,
+    InputShape,
+    Json,
+    Mask,
+    Prefix,
+    Source,
+    Threads,
+    Trust,
+    WeightSet,
+)
 from prunedeploy.cli.parse import parse_shape
 from prunedeploy.cli.progress import working
 
 
 def optimize(
-    source: Annotated[
-        Path, typer.Argument(metavar="CKPT|MODEL", help="A PyTorch checkpoint or an ONNX model.")
-    ],
+    source: Source,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -35,6 +43,7 @@ def optimize(
     input_shape: InputShape = None,
     mask: Mask = None,
     weights: WeightSet = None,
+    prefix: Prefix = None,
     trust: Trust = False,
     batch: Annotated[int, typer.Option(min=1, help="Number of inputs in a batch.")] = 1,
     threads: Threads = 0,
@@ -74,6 +83,7 @@ def optimize(
             trust=trust,
             mask=mask,
             weights=weights,
+            prefix=prefix,
             batch=batch,
             threads=threads,
             tune=tune,

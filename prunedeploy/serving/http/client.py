@@ -104,11 +104,11 @@ class Client:
         Raises:
             UserError: there is no such model, or it takes types that have no numbers.
         """
-        found = self.get(f"/v2/models/{quote(model)}")
+        described = self.get(f"/v2/models/{quote(model)}")
         try:
             return tuple(
                 TensorSpec(each["name"], DTYPES[each["datatype"]], _shape(each["shape"]))
-                for each in found["inputs"]
+                for each in described["inputs"]
             )
         except (KeyError, TypeError) as error:
             raise UserError(f"cannot ask {model}: its metadata has no usable {error}") from None

@@ -117,8 +117,8 @@ def _independent(session: Session, plan: BatchPlan, manifest: Manifest) -> bool:
             one = {name: array[row : row + 1] for name, array in feeds.items()}
             results = session.run(padded(one, 1, plan.total(1)))
             expected = {name: array[:1] for name, array in results.items()}
-            found = {name: array[row : row + 1] for name, array in whole.items()}
-            if not compare(expected, found, tolerance).passed:
+            within = {name: array[row : row + 1] for name, array in whole.items()}
+            if not compare(expected, within, tolerance).passed:
                 return False
     except UserError:  # a shape inside the network does not go with the batch
         return False

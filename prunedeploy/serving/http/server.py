@@ -50,12 +50,12 @@ def serve(
     """
     _check_installed()
     chosen = options or ServeOptions()
-    found = _read(engines)
+    named = _read(engines)
     with _listening(host, port) as listener:
         metrics = Metrics()
         models = {
             name: ServedModel(engine, name, chosen, metrics.computed)
-            for name, engine in found.items()
+            for name, engine in named.items()
         }
         state = State(models, metrics, chosen.max_body)
         asyncio.run(_run(listener, state, chosen.drain_s, started))
@@ -75,16 +75,16 @@ def _check_installed() -> None:
 def _read(engines: Sequence[str | Path] | Mapping[str, str | Path]) -> dict[str, Engine]:
     """The engines by name."""
     items = engines.items() if isinstance(engines, Mapping) else [("", path) for path in engines]
-    found: dict[str, Engine] = {}
+    named: dict[str, Engine] = {}
     for given, path in items:
         engine = engine_folder.read_engine(path)
         name = model_name(engine, given)
-        if name in found:
+        if name in named:
             raise UserError(f"two engines are called {name}: name one, as in other={path}")
-        found[name] = engine
-    if not found:
+        named[name] = engine
+    if not named:
         raise UserError("no engine to serve: name the folder of one")
-    return found
+    return named
 
 
 def _listening(host: str, port: int) -> socket.socket:

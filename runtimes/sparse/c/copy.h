@@ -78,6 +78,7 @@ static inline void pd_copy_transposed(const pd_work *w, int rank, const int *sha
 #define PD_AS_FLOAT(v) (float)(v)
 #define PD_AS_INT64(v) (int64_t)(v)
 #define PD_AS_INT32(v) (int32_t)(v)
+#define PD_AS_UINT8(v) (uint8_t)(v)
 #define PD_AS_BOOL(v) (uint8_t)((v) != 0)
 
 /* A piece of a larger tensor, and `fill` around it: rows of `outer`, of which y is the box that

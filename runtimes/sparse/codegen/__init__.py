@@ -21,7 +21,10 @@ EMITTERS: dict[type, str] = {
     plan.Norm: "norm",
     plan.MatMul: "matmul",
     plan.Lookup: "lookup",
+    plan.Take: "take",
+    plan.Top: "top",
     plan.Resize: "resize",
+    plan.Recurrence: "recurrent",
     plan.Fill: "fill",
 }
 

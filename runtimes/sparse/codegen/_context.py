@@ -15,7 +15,13 @@ from prunedeploy.runtimes.sparse.kernels.kernel import Scope
 from prunedeploy.runtimes.sparse.plan.steps import GUARD, Buffer, Plan, View
 
 ALIGNMENT = 64  # bytes: constants start on a vector's boundary
-C_TYPES = {"float32": "float", "int64": "int64_t", "int32": "int32_t", "bool": "uint8_t"}
+C_TYPES = {
+    "float32": "float",
+    "int64": "int64_t",
+    "int32": "int32_t",
+    "bool": "uint8_t",
+    "uint8": "uint8_t",
+}
 
 
 class Constants:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
 from prunedeploy.runtimes.sparse.codegen.functions import literal
 from prunedeploy.runtimes.sparse.codegen.views import Nest, nest
-from prunedeploy.runtimes.sparse.plan.steps import Copy
+from prunedeploy.runtimes.sparse.plan.steps import Copy, Dtype
 
-CONVERSIONS = {"float": "FLOAT", "int64_t": "INT64", "int32_t": "INT32", "uint8_t": "BOOL"}
+# by the NumPy names of the caller's types
+CONVERSIONS = {
+    "float32": ("float", "FLOAT"), "int64": ("int64_t", "INT64"), "int32": ("int32_t", "INT32"),
+    "bool": ("uint8_t", "BOOL"), "uint8": ("uint8_t", "UINT8"),
+}  # fmt: skip
 
 
 def emit(step: Copy, context: Context) -> Code:
@@ -16,19 +20,23 @@ def emit(step: Copy, context: Context) -> Code:
         return _pad(step, context)
     loops = nest(step.y.shape, (step.y.strides, step.x.strides))
     x, y = context.pointer(step.x), context.pointer(step.y)
-    return copy(loops, x, y, context.dtype(step.x), context.dtype(step.y))
+    types = (context.plan.buffers[view.buffer].dtype for view in (step.x, step.y))
+    return copy(loops, x, y, *types)
 
 
-def copy(loops: Nest, x: str, y: str, from_type: str = "float", to_type: str = "float") -> Code:
+def copy(
+    loops: Nest, x: str, y: str, from_type: Dtype = "float32", to_type: Dtype = "float32"
+) -> Code:
     """Copy ``x`` to ``y``, C pointers; ``loops`` has the strides of ``y``, then those of ``x``."""
     if not loops.rank:  # one element
         loops = Nest((1,), ((1,), (1,)))
     last = loops.rank - 1
     y_step, x_step = loops.inner()
     count = loops.shape[last]
-    if (from_type, to_type) != ("float", "float"):
+    if (from_type, to_type) != ("float32", "float32"):
         name = f"pd_copy_{from_type}_to_{to_type}"
-        top = f"PD_COPY({name}, {from_type}, {to_type}, PD_AS_{CONVERSIONS[to_type]})"
+        (source, _), (target, how) = CONVERSIONS[from_type], CONVERSIONS[to_type]
+        top = f"PD_COPY({name}, {source}, {target}, PD_AS_{how})"
         steps = f"{count}, (ptrdiff_t){x_step}, (ptrdiff_t){y_step}"
         return _call(loops.take(range(last)), name, steps, x, y, (top,), "convert")
     if y_step == 1 and x_step in (0, 1):

@@ -18,4 +18,4 @@ def emit(step: Fill, context: Context) -> Code:
     strides = [0 if size == 1 else math.prod(shape[axis + 1 :]) for axis, size in enumerate(shape)]
     value = context.constant(step.value.astype(np.float32))
     loops = nest(step.y.shape, (step.y.strides, strides))
-    return copy(loops, value, context.pointer(step.y), "float", context.dtype(step.y))
+    return copy(loops, value, context.pointer(step.y))

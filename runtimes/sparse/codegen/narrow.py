@@ -42,7 +42,7 @@ def emit(step: Conv, context: Context) -> Code:
     weight, count = step.weight.reshape(rows, channels), pixels(step)
     kind = kind_of(weight)
     sparse = bool(np.count_nonzero(weight) <= sparse_up_to(count) * weight.size)
-    form = _Form(kind, index_type(channels))
+    form = Form(kind, index_type(channels))
     compute = (_sparse if sparse else _dense)(weight, count, form, context)
     turned = channels * count if not sparse and count > 1 else 0
     residual = "0" if step.residual is None else context.pointer(step.residual)
@@ -84,7 +84,7 @@ def _activate(step: Conv) -> str:
 
 
 @dataclass(frozen=True)
-class _Form:
+class Form:
     """How a layer's weights and their columns are stored, and the functions that read them."""
 
     kind: Stored
@@ -102,7 +102,7 @@ class _Form:
         return "\n".join([*lines, '#include "narrow.h"'])
 
 
-def _sparse(weight: Array, count: int, form: _Form, context: Context) -> str:
+def _sparse(weight: Array, count: int, form: Form, context: Context) -> str:
     rows, columns = np.nonzero(weight)
     ends = np.cumsum(np.bincount(rows, minlength=weight.shape[0])).astype(np.uint32)
     values = context.constant(stored(weight[rows, columns], form.kind))
@@ -113,7 +113,7 @@ def _sparse(weight: Array, count: int, form: _Form, context: Context) -> str:
     )
 
 
-def _dense(weight: Array, count: int, form: _Form, context: Context) -> str:
+def _dense(weight: Array, count: int, form: Form, context: Context) -> str:
     channels = weight.shape[1]
     values = f"{context.constant(stored(weight, form.kind))} + (uint64_t)row * {channels}"
     return f"{form.function('dots')}(sums, {values}, x, {channels}, count, {count});"

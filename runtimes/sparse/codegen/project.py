@@ -37,7 +37,7 @@ INSTANCE = 3000  # characters of a step's text that compile as long as one kerne
 FILE = 60_000  # characters, weighed so, that one file is to hold
 MAX_FILES = 12
 MAX_WEIGHTS = 2**31 - 2**27  # bytes of constants: code reaches data by 31 bits and a sign
-BYTES = {"float32": 4, "int64": 8, "int32": 4, "bool": 1}
+BYTES = {"float32": 4, "int64": 8, "int32": 4, "bool": 1, "uint8": 1}
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 

@@ -45,6 +45,11 @@ def work(step: plan.Step) -> Work:
             return Work(2 * nonzeros * pixels, moved, int(step.weight.size), nonzeros)
         case plan.MatMul():
             return Work(2 * step.y.size * step.a.shape[-1], moved)
+        case plan.Recurrence():
+            nonzeros = int(np.count_nonzero(step.weight))
+            steps = step.x.shape[0] * step.x.shape[2]
+            moved += 4 * nonzeros
+            return Work(2 * nonzeros * steps, moved, int(step.weight.size), nonzeros)
         case plan.Map():
             return Work(step.y.size * len(step.code), moved)
         case plan.Pool():
@@ -55,6 +60,10 @@ def work(step: plan.Step) -> Work:
             return Work(4 * step.y.size, moved)
         case plan.Norm():
             return Work(6 * step.y.size, moved)
+        case plan.Top():
+            return Work(step.x.size, moved)
+        case plan.Take():
+            return Work(0, 12 * step.y.size)
         case plan.Lookup():
             return Work(0, 4 * step.indices.size + 8 * step.y.size)
         case _:

@@ -83,7 +83,7 @@ class Builder:
             return constant(x.value.astype(np.float32))
         if not x.raw:
             return x
-        return self.add(ops.ConvertOp(self.name, [x], Tensor(x.shape, x.dtype)))
+        return self.add(ops.ConvertOp(self.name, [x], Tensor(x.shape, x.dtype, bound=x.bound)))
 
     def operand(self, x: Tensor) -> Expr:
         """``x`` in an expression: a number where it is one."""
@@ -91,13 +91,21 @@ class Builder:
             return e.number(float(x.value.reshape(())))
         return e.tensor(self.floating(x))
 
-    def elementwise(self, expr: Expr, shape: Sequence[int], dtype: str = "float32") -> Tensor:
-        """Add a function of single elements."""
+    def elementwise(
+        self,
+        expr: Expr,
+        shape: Sequence[int],
+        dtype: str = "float32",
+        bound: float = math.inf,
+    ) -> Tensor:
+        """Add a function of single elements; of integers, that none is larger than ``bound``."""
         if expr.op == "tensor" and expr.leaf.shape == tuple(shape) and expr.leaf.dtype == dtype:
             assert isinstance(expr.leaf, Tensor)
             return expr.leaf
         return self.add(
-            ops.ElementwiseOp(self.name, e.leaves(expr), Tensor(tuple(shape), dtype), expr)
+            ops.ElementwiseOp(
+                self.name, e.leaves(expr), Tensor(tuple(shape), dtype, bound=bound), expr
+            )
         )
 
     def apply(self, op: str, *inputs: Tensor, numbers: tuple[float, ...] = ()) -> Tensor:
@@ -130,6 +138,12 @@ class Builder:
         channel %= x.rank
         op = ops.ConvOp(self.name, [x], Tensor(tuple(shape)), taps, offsets, False, channel)
         return self.add(op)
+
+    def take(self, x: Tensor, index: Tensor, axis: int, shape: Sequence[int]) -> Tensor:
+        """Elements of ``axis`` by computed indices, which broadcast to ``shape``, the result's."""
+        made = Tensor(tuple(shape), x.dtype, bound=x.bound)
+        inputs = [self.floating(x), self.floating(index)]
+        return self.add(ops.TakeOp(self.name, inputs, made, axis))
 
     def matmul(self, a: Tensor, b: Tensor) -> Tensor:
         """NumPy's matmul; a linear layer where one operand is a constant matrix."""

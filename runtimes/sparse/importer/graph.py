@@ -18,6 +18,8 @@ from prunedeploy.runtimes.sparse.importer.expr import Expr
 from prunedeploy.runtimes.sparse.plan.steps import Activation
 
 NONE = Activation()
+INTEGERS = ("int64", "int32", "uint8")
+EXACT = 1 << 24  # integers below it are float32 numbers
 
 
 @dataclass(eq=False)
@@ -25,13 +27,26 @@ class Tensor:
     """A value of known shape; ``value`` where it is a constant.
 
     ``dtype`` is what it stands for in the model. In the arena integers and truth values are
-    carried as float32; ``raw`` ones are in the caller's memory, as their own type.
+    carried as float32; ``raw`` ones are in the caller's memory, as their own type. No integer is
+    larger than ``bound``; float32 has all of them where that is below ``EXACT``.
     """
 
     shape: tuple[int, ...]
     dtype: str = "float32"
     value: Array | None = None
     raw: bool = False
+    bound: float = math.inf
+
+    def __post_init__(self) -> None:
+        if self.dtype == "bool":
+            self.bound = 1.0
+        elif self.value is not None and self.value.dtype.kind in "iu":
+            self.bound = float(np.abs(self.value.astype(np.float64)).max(initial=0.0))
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether it stands for integers."""
+        return self.dtype in INTEGERS
 
     @property
     def rank(self) -> int:
@@ -45,7 +60,7 @@ class Tensor:
 
     def like(self, shape: tuple[int, ...]) -> Tensor:
         """Another tensor of the same type."""
-        return Tensor(shape, self.dtype, raw=self.raw)
+        return Tensor(shape, self.dtype, raw=self.raw, bound=self.bound)
 
 
 def constant(array: Array) -> Tensor:
@@ -156,6 +171,33 @@ class ResizeOp(Op):
 
     rows: tuple[tuple[int, int, float], ...]
     columns: tuple[tuple[int, int, float], ...]
+
+
+@dataclass(eq=False)
+class RecurrentOp(Op):
+    """``plan.Recurrence``: inputs are x and, where they are given, the first states."""
+
+    kind: Literal["lstm", "gru", "rnn"]
+    weight: Array
+    backward: tuple[bool, ...]
+    functions: tuple[Activation, ...]
+    bias: Array | None = None
+
+
+@dataclass(eq=False)
+class TakeOp(Op):
+    """``plan.Take``: inputs are x and the indices, which broadcast to the output's shape."""
+
+    axis: int
+
+
+@dataclass(eq=False)
+class TopOp(Op):
+    """``plan.Top``: the output has one axis more in front, for the values and their indices."""
+
+    axis: int
+    largest: bool
+    later: bool
 
 
 @dataclass(eq=False)

@@ -18,13 +18,14 @@ from prunedeploy.core.records import Array
 from prunedeploy.reference.opsets import drops, opset
 from prunedeploy.reference.randoms import OPERATORS as RANDOM
 from prunedeploy.runtimes.sparse.importer.builder import Builder
-from prunedeploy.runtimes.sparse.importer.graph import Graph, Tensor, constant
+from prunedeploy.runtimes.sparse.importer.graph import EXACT, Graph, Tensor, constant
 
 TYPES = {
     ir.DataType.FLOAT: "float32",
     ir.DataType.INT64: "int64",
     ir.DataType.INT32: "int32",
     ir.DataType.BOOL: "bool",
+    ir.DataType.UINT8: "uint8",
 }
 
 
@@ -70,6 +71,15 @@ class Call:
         value = self.tensor(index)
         if value.dtype != "float32":
             raise self.refuse(f"input {index} is {value.dtype}, not float32")
+        return value
+
+    def exact(self, index: int) -> Tensor:
+        """An input that must be there, of float32 or of integers that it has all of."""
+        value = self.tensor(index)
+        if not value.is_integer:
+            return self.real(index)
+        if value.bound >= EXACT:
+            raise self.refuse(f"input {index} has integers that float32 may round")
         return value
 
     def constant(self, index: int, what: str) -> Array | None:
@@ -143,7 +153,7 @@ def read(
     for value in model.graph.outputs:
         output = values[str(value.name)]
         assert output is not None
-        if output.dtype != "float32":
+        if output.dtype not in TYPES.values():
             raise RefusedError("output", str(value.name), f"it is {output.dtype}, not float32")
         graph.outputs.append(output)
     return graph, inputs

@@ -10,6 +10,7 @@ where a reader needs an order of axes that the tensor does not have.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from prunedeploy.runtimes.sparse.plan.strides import Layout
 PLANAR = (ops.ConvOp, ops.PoolOp, ops.ResizeOp)  # their results are planar, and nothing else
 
 # their results have the layout of what they read, where no reader prefers another
-FOLLOWS = (ops.ReduceOp, ops.PadOp, ops.GatherOp)
+FOLLOWS = (ops.ReduceOp, ops.PadOp, ops.GatherOp, ops.TakeOp)
 
 # the function of each operator that adds its steps
 Emitters = Mapping[type, Callable[["LayoutAssigner", Any], None]]
@@ -87,9 +88,11 @@ class LayoutAssigner:
 
     def _output(self, index: int, name: str) -> Port:
         tensor = self.graph.outputs[index]
-        buffer = self.buffer("output", tensor.size, "float32", index)
-        self._assign(tensor, steps.row_major(buffer, tensor.shape))
-        return Port(name, buffer, tensor.shape)
+        dtype: steps.Dtype = tensor.dtype  # type: ignore[assignment]  # one of ``importer.TYPES``
+        buffer = self.buffer("output", tensor.size, dtype, index)
+        if dtype == "float32":  # steps compute nothing else; a Copy converts it
+            self._assign(tensor, steps.row_major(buffer, tensor.shape))
+        return Port(name, buffer, tensor.shape, dtype)
 
     # -- from the last operator to the first ------------------------------------------------------
 
@@ -254,9 +257,22 @@ class LayoutAssigner:
 
     def planes(self, tensor: Tensor, axis: int) -> View:
         """A tensor as planes of ``axis`` in the arena, copied unless it is there as such."""
-        view, wanted = self.view(tensor), layout.planar(tensor.rank, axis)
+        view = self.view(tensor)
         if self.buffers[view.buffer].space == "arena" and is_planar(view, axis):
             return view
+        return self._copied(tensor, layout.planar(tensor.rank, axis))
+
+    def in_order(self, tensor: Tensor) -> View:
+        """A tensor of float32 in C order, copied unless it is."""
+        view = self.view(tensor)
+        wanted = replace(steps.row_major(view.buffer, view.shape), offset=view.offset)
+        if layout.same(view, wanted):
+            return view
+        return self._copied(tensor, layout.row_major(tensor.rank))
+
+    def _copied(self, tensor: Tensor, wanted: Layout) -> View:
+        """A copy of a tensor in the arena; the same one for all who want it so."""
+        view = self.view(tensor)
         if (tensor, wanted) not in self._copies:
             target = self.arena(tensor.shape, wanted)
             producer = self.producers.get(tensor)

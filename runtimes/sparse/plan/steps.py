@@ -22,7 +22,7 @@ UNIT = 16  # elements: planes start on multiples of it, 64 bytes of float32
 MAX_ELEMENTS = 2**31 - 2**16  # elements of a buffer: kernels count pixels and rows in 32 bits
 GUARD = 32 * UNIT  # elements a kernel may read beyond a buffer's end, never write: more than a tile
 
-Dtype = Literal["float32", "int64", "int32", "bool"]
+Dtype = Literal["float32", "int64", "int32", "bool", "uint8"]
 MemorySpace = Literal["arena", "input", "output", "constant"]
 
 
@@ -197,7 +197,7 @@ class Map:
 
 @dataclass(frozen=True)
 class Copy:
-    """Copy ``x`` to ``y``, same shape, any strides; converts integers and truth values to float32.
+    """Copy ``x`` to ``y``, same shape, any strides; converts from and to the caller's types.
 
     With ``fill`` set, ``y`` is a part of ``outer``, whose other elements become ``fill`` (Pad).
     """
@@ -301,6 +301,39 @@ class Lookup:
 
 
 @dataclass(frozen=True)
+class Take:
+    """Elements by computed indices: ``y[i] = x[i, with index[i] on one axis]``.
+
+    ``x`` and ``index`` are broadcast to the shape of ``y``, ``x`` with stride 0 along the axis that
+    the indices stand for. What they count is ``size`` long, ``stride`` elements apart. Negative
+    ones count from the end; what lies outside makes the run fail with an error.
+    """
+
+    name: str
+    x: View
+    index: View
+    y: View
+    size: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Top:
+    """The largest or smallest elements along an axis, in order: ``y[0]`` values, ``y[1]`` indices.
+
+    ``y`` has one axis more than ``x`` in front. Of equal elements the first counts, with ``later``
+    the last. NaN is larger than all numbers.
+    """
+
+    name: str
+    x: View
+    y: View
+    axis: int
+    largest: bool = True
+    later: bool = False
+
+
+@dataclass(frozen=True)
 class Resize:
     """Nearest or linear interpolation of planar [N, C, H, W].
 
@@ -316,6 +349,38 @@ class Resize:
 
 
 @dataclass(frozen=True)
+class Recurrence:
+    """A recurrent layer of T steps, D directions, H units and G gates on N samples.
+
+    The inputs' part of the gates is computed before, for all steps at once, as a linear layer; what
+    is left is the hidden state's part, a step after the other, and the functions of the gates. All
+    views are in C order.
+
+    Args:
+        x: [T, D * G * H, N]: the inputs' part of the gates, with all biases but ``bias``.
+        y: [T, D, H, N], the hidden states; an LSTM's has one more step, the last cell state.
+        kind: with gates in ONNX's order: input, output, forget, cell; update, reset, hidden.
+        weight: float32 [D, G * H, H], of the hidden state.
+        backward: for each direction whether it goes from the last step to the first.
+        functions: of the gates, of the candidate and, in an LSTM, of the cell state; "rnn" has one.
+        hidden: [D, H, N], the first hidden state; zeros where it is left out.
+        cell: the same of an LSTM's cell state.
+        bias: float32 [D, H] of a GRU that resets after the multiplication: what it adds before.
+    """
+
+    name: str
+    x: View
+    y: View
+    kind: Literal["lstm", "gru", "rnn"]
+    weight: Array
+    backward: tuple[bool, ...]
+    functions: tuple[Activation, ...]
+    hidden: View | None = None
+    cell: View | None = None
+    bias: Array | None = None
+
+
+@dataclass(frozen=True)
 class Fill:
     """Write a constant array to ``y`` (a constant that a step needs in memory)."""
 
@@ -325,7 +390,20 @@ class Fill:
 
 
 Step = (
-    Conv | Map | Copy | Pool | Reduce | Softmax | Norm | MatMul | Lookup | Resize | Fill
+    Conv
+    | Map
+    | Copy
+    | Pool
+    | Reduce
+    | Softmax
+    | Norm
+    | MatMul
+    | Lookup
+    | Take
+    | Top
+    | Resize
+    | Recurrence
+    | Fill
 )  # emitters: one module of emit/ each
 
 
@@ -394,6 +472,10 @@ def reads(step: Step) -> tuple[View, ...]:
             return (step.a, step.b) if step.bias is None else (step.a, step.b, step.bias)
         case Lookup():
             return (step.indices,)
+        case Take():
+            return (step.x, step.index)
+        case Recurrence():
+            return (step.x, *(v for v in (step.hidden, step.cell) if v is not None))
         case Fill():
             return ()
         case _:

@@ -31,6 +31,22 @@ def image(view: View, channel: int, window: bool) -> View:
     return replace(steps.planar(view.buffer, four, 1), offset=view.offset)
 
 
+def runs(indices: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Evenly spaced runs, the longest from the front on: where each begins, its length and step."""
+    found, start = [], 0
+    while start < len(indices):
+        step = indices[start + 1] - indices[start] if start + 1 < len(indices) else 1
+        end = start + 1
+        while end < len(indices) and indices[end] - indices[end - 1] == step:
+            end += 1
+        # a pair that is no run may be the end of one and the beginning of the next
+        if end - start == 2 and abs(step) != 1:
+            end -= 1
+        found.append((start, end - start, step))
+        start = end
+    return found
+
+
 def _own(op: ops.Op, *left_out: str) -> dict[str, Any]:
     """All that an operator says beside its name and tensors; its step has the same fields."""
     names = (field.name for field in fields(op)[len(fields(ops.Op)) :])
@@ -85,6 +101,21 @@ def _matmul(assigner: LayoutAssigner, op: ops.MatMulOp) -> None:
     assigner.add(steps.MatMul(assigner.name(op.name), a, b, y, op.alpha, bias))
 
 
+def _take(assigner: LayoutAssigner, op: ops.TakeOp) -> None:
+    x, y = assigner.view(op.inputs[0]), assigner.result(op)
+    # along the axis that the indices stand for x does not move by itself
+    shape = tuple(
+        n if axis == op.axis else wide
+        for axis, (n, wide) in enumerate(zip(x.shape, y.shape, strict=True))
+    )
+    wide = layout.broadcast(x, shape)
+    still = tuple(0 if axis == op.axis else s for axis, s in enumerate(wide.strides))
+    source = View(x.buffer, y.shape, still, x.offset)
+    index = assigner.broadcast(op.inputs[1], y)
+    size, stride = x.shape[op.axis], x.strides[op.axis]
+    assigner.add(steps.Take(assigner.name(op.name), source, index, y, size, stride))
+
+
 def _concat(assigner: LayoutAssigner, op: ops.ConcatOp) -> None:
     assigner.views[op.output] = assigner.targets[op.output]
     for tensor, part in zip(op.inputs, assigner.parts(op), strict=True):
@@ -94,21 +125,27 @@ def _concat(assigner: LayoutAssigner, op: ops.ConcatOp) -> None:
 
 
 def _gather(assigner: LayoutAssigner, op: ops.GatherOp) -> None:
-    """A Copy for each run of consecutive indices."""
+    """A Copy for each run of evenly spaced indices."""
     x, y = assigner.view(op.inputs[0]), assigner.result(op)
-    start = 0
-    for position in range(1, len(op.indices) + 1):
-        ends = position == len(op.indices)
-        if not ends and op.indices[position] == op.indices[position - 1] + 1:
-            continue
+    for start, count, step in runs(op.indices):
         shape = list(y.shape)
-        shape[op.axis] = position - start
-        parts = [
-            View(v.buffer, tuple(shape), v.strides, v.offset + first * v.strides[op.axis])
-            for v, first in ((x, op.indices[start]), (y, start))
-        ]
+        shape[op.axis] = count
+        parts = []
+        for v, first, pace in ((x, op.indices[start], step), (y, start, 1)):
+            strides = list(v.strides)
+            strides[op.axis] *= pace
+            at = v.offset + first * v.strides[op.axis]
+            parts.append(View(v.buffer, tuple(shape), tuple(strides), at))
         assigner.copy(op.name, *parts)
-        start = position
+
+
+def _recurrence(assigner: LayoutAssigner, op: ops.RecurrentOp) -> None:
+    x, *states = (assigner.in_order(tensor) for tensor in op.inputs)
+    y = assigner.arena(op.output.shape, layout.row_major(op.output.rank))
+    assigner.views[op.output] = y
+    hidden, cell = [*states, None, None][:2]
+    name = assigner.name(op.name)
+    assigner.add(steps.Recurrence(name, x, y, hidden=hidden, cell=cell, **_own(op)))
 
 
 EMITTERS: dict[type, Callable[[LayoutAssigner, Any], None]] = {
@@ -123,6 +160,9 @@ EMITTERS: dict[type, Callable[[LayoutAssigner, Any], None]] = {
     ops.NormOp: _step(steps.Norm),
     ops.MatMulOp: _matmul,
     ops.LookupOp: _step(steps.Lookup),
+    ops.RecurrentOp: _recurrence,
+    ops.TakeOp: _take,
+    ops.TopOp: _step(steps.Top),
     ops.ConcatOp: _concat,
     ops.GatherOp: _gather,
 }

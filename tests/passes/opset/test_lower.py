@@ -21,6 +21,7 @@ from prunedeploy.models import RECIPES, by_name
 from prunedeploy.passes import PassError
 from prunedeploy.passes.opset import LowerOpset, lowered
 from prunedeploy.passes.opset.rules import RULES
+from prunedeploy.passes.opset.widened import NEWEST
 from prunedeploy.reference import verify
 from prunedeploy.shrinking.export import to_model
 
@@ -174,6 +175,24 @@ REFUSED = [
 ]
 
 
+NEW_IN_28 = [
+    ("float[2,6] x", "<float m = {2}>", "y = Mod(x, m)", "the sign of the divisor"),
+    ("uint8[2,6] x", "<uint8 s = {8}>", 'z = BitShift<direction="LEFT">(x, s)', "by all bits"),
+    ("uint8[2,6] x, uint8 s", "", 'z = BitShift<direction="LEFT">(x, s)', "is computed"),
+    ("int8[2,6] x", "<int8 s = {1}>", 'z = BitShift<direction="LEFT">(x, s)', "takes no int8"),
+]
+
+
+@pytest.mark.parametrize(("inputs", "constants", "nodes", "reason"), NEW_IN_28)
+def test_what_opset_28_brought_is_refused_by_name(
+    inputs: str, constants: str, nodes: str, reason: str
+) -> None:
+    body = nodes if nodes.startswith("y") else f"{nodes} y = Cast<to=1>(z)"
+    model = parsed(f"g ({inputs}) => (float[] y) {constants} {{ {body} }}", 28)
+    with pytest.raises(UserError, match=reason):
+        lowered(model, 17)
+
+
 @pytest.mark.parametrize(("inputs", "constants", "nodes", "opset", "reason"), REFUSED)
 def test_refused_by_name_and_left_alone(
     inputs: str, constants: str, nodes: str, opset: int, reason: str
@@ -202,9 +221,9 @@ def test_nothing_to_do_and_nothing_known() -> None:
     ).changed
     older = parsed("g (float[N] x) => (float[N] y) { y = Relu(x) }", 13, 8)
     assert LowerOpset(13, 7)(older).changed
-    newer = parsed("g (float[N] x) => (float[N] y) { y = Relu(x) }", 27)
+    newer = parsed("g (float[N] x) => (float[N] y) { y = Relu(x) }", NEWEST + 1)
     assert "newer than what is known" in LowerOpset(13)(newer).notes[0].reason
-    with pytest.raises(UserError, match="give one of 11 to 25"):
+    with pytest.raises(UserError, match="give one of 11 to 28"):
         LowerOpset(9)
 
 

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from prunedeploy.runtimes.sparse.importer.importer import Importer
-from prunedeploy.runtimes.sparse.importer.operators import attention, layers, norms, shapes, windows
+from prunedeploy.runtimes.sparse.importer.operators import (
+    attention,
+    indexing,
+    layers,
+    norms,
+    recurrent,
+    shapes,
+    windows,
+)
 from prunedeploy.runtimes.sparse.importer.operators import elementwise as pointwise
 
 TABLE: dict[str, Importer] = {
@@ -13,4 +21,6 @@ TABLE: dict[str, Importer] = {
     **norms.TABLE,
     **shapes.TABLE,
     **attention.TABLE,
+    **recurrent.TABLE,
+    **indexing.TABLE,
 }

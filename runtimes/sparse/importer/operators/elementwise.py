@@ -10,9 +10,9 @@ import onnx_ir as ir
 
 from prunedeploy.runtimes.sparse.importer.expr import Expr, number
 from prunedeploy.runtimes.sparse.importer.graph import Tensor, broadcast
-from prunedeploy.runtimes.sparse.importer.importer import TYPES, Call, Importer
+from prunedeploy.runtimes.sparse.importer.importer import EXACT, TYPES, Call, Importer
+from prunedeploy.runtimes.sparse.importer.operators import integers
 
-EXACT = 1 << 24  # integers below it are float32 numbers
 SELU = (1.67326319217681884765625, 1.05070102214813232421875)  # of the operator's definition
 
 # operators that are one function of ``plan`` of one or two float32 tensors
@@ -138,7 +138,7 @@ def clip(call: Call) -> Tensor:
 def compare(call: Call) -> Tensor:
     """Integers are compared as float32: exact where one side is a small enough constant."""
     tensors = [call.tensor(0), call.tensor(1)]
-    if any(x.dtype.startswith("int") for x in tensors):
+    if any(x.is_integer and x.bound >= EXACT for x in tensors):
         known = [x.value for x in tensors if x.value is not None]
         if not known or not all(np.abs(array.astype(np.float64)).max() < EXACT for array in known):
             raise call.refuse("it compares integers that float32 may round")
@@ -152,9 +152,35 @@ def not_(call: Call) -> Tensor:
 
 
 def where(call: Call) -> Tensor:
-    """The condition may be computed; what is chosen from is float32."""
-    condition = call.build.operand(call.tensor(0))
-    return _map(call, Expr("where", (condition, _operand(call, 1), _operand(call, 2))))
+    """The condition may be computed."""
+    condition, *choices = call.tensor(0), call.exact(1), call.exact(2)
+    made = Expr("where", tuple(map(call.build.operand, (condition, *choices))))
+    shape = broadcast(*(x.shape for x in (condition, *choices)))
+    bound = max(x.bound for x in choices)
+    return call.build.elementwise(made, shape, choices[0].dtype, bound)
+
+
+def is_nan(call: Call) -> Tensor:
+    """What is not equal to itself."""
+    x = _operand(call)
+    return _map(call, Expr("not", (Expr("equal", (x, x)),)), "bool")
+
+
+def is_inf(call: Call) -> Tensor:
+    """Infinite, of either sign or of one."""
+    x, signs = _operand(call), []
+    for name, value in (("detect_positive", math.inf), ("detect_negative", -math.inf)):
+        if call.integer(name, 1):
+            signs.append(Expr("equal", (x, number(value))))
+    if not signs:
+        raise call.refuse("it detects nothing")
+    return _map(call, signs[0] if len(signs) == 1 else Expr("or", tuple(signs)), "bool")
+
+
+def xor(call: Call) -> Tensor:
+    """Of truth values, which are 0 and 1."""
+    sides = [Expr("not", (call.build.operand(call.tensor(i)),)) for i in (0, 1)]
+    return _map(call, Expr("not", (Expr("equal", (sides[0], sides[1])),)), "bool")
 
 
 def cast(call: Call) -> Tensor:
@@ -162,7 +188,7 @@ def cast(call: Call) -> Tensor:
     x, wanted = call.x, TYPES.get(ir.DataType(call.integer("to", 0)))
     if wanted is None:
         raise call.refuse(f"a cast to {ir.DataType(call.integer('to', 0)).name} is not known")
-    if wanted == x.dtype or (wanted.startswith("int") and x.dtype.startswith("int")):
+    if wanted == x.dtype or (wanted in ("int32", "int64") and x.is_integer):
         return x
     if wanted == "float32":
         return call.build.elementwise(Expr("identity", (call.build.operand(x),)), x.shape)
@@ -170,18 +196,25 @@ def cast(call: Call) -> Tensor:
         zero = Expr("equal", (call.build.operand(x), number(0.0)))
         return call.build.elementwise(Expr("not", (zero,)), x.shape, "bool")
     if x.dtype == "bool":
-        return call.build.elementwise(Expr("identity", (call.build.operand(x),)), x.shape, wanted)
+        made = Expr("identity", (call.build.operand(x),))
+        return call.build.elementwise(made, x.shape, wanted, 1.0)
     raise call.refuse("float32 does not carry all integers that it may give")
 
 
+def _or_integers(name: str, run: Importer) -> Importer:
+    return integers.or_integers(run) if name in INTEGERS else run
+
+
+INTEGERS = (*integers.BOUNDS, "Neg", "Abs", "Sign")
 TABLE: dict[str, Importer] = {
-    **{name: _plain(op) for name, op in PLAIN.items()},
+    **{name: _or_integers(name, _plain(op)) for name, op in PLAIN.items()},
+    **integers.TABLE,
     **dict.fromkeys(COMPARISONS, compare),
     "LeakyRelu": _with("leakyrelu", ("alpha", 0.01)),
     "Elu": _with("elu", ("alpha", 1.0)),
     "HardSigmoid": _with("hardsigmoid", ("alpha", 0.2), ("beta", 0.5)),
-    "Max": _variadic("max"),
-    "Min": _variadic("min"),
+    "Max": _or_integers("Max", _variadic("max")),
+    "Min": _or_integers("Min", _variadic("min")),
     "Sum": _variadic("add"),
     "Mean": _variadic("add"),
     "Celu": _of(_celu),
@@ -193,6 +226,9 @@ TABLE: dict[str, Importer] = {
     "Pow": pow_,
     "Clip": clip,
     "Not": not_,
+    "IsNaN": is_nan,
+    "IsInf": is_inf,
+    "Xor": xor,
     "Where": where,
     "Cast": cast,
 }

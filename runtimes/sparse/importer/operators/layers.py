@@ -180,6 +180,8 @@ def gemm(call: Call) -> Tensor:
         y = Expr("mul", (y, e.number(alpha)))
     c = call.optional(2)
     if c is not None:
+        if call.real(2).rank > 2:
+            raise call.refuse(f"its C has {call.real(2).rank} axes, which its output lacks")
         added = build.operand(call.real(2))
         y = Expr("add", (y, added if beta == 1.0 else Expr("mul", (added, e.number(beta)))))
     return build.elementwise(y, (a.shape[0], b.shape[1]))

@@ -8,7 +8,8 @@ import numpy as np
 
 from prunedeploy.runtimes.sparse.importer import graph
 from prunedeploy.runtimes.sparse.importer.graph import Tensor
-from prunedeploy.runtimes.sparse.importer.importer import Call, Importer
+from prunedeploy.runtimes.sparse.importer.importer import EXACT, Call, Importer
+from prunedeploy.runtimes.sparse.importer.operators import indexing
 
 
 def shape(call: Call) -> Tensor:
@@ -103,16 +104,16 @@ def concat(call: Call) -> Tensor:
     tensors = [x for x in call.inputs if x is not None]
     axis = call.axis(1)
     dtypes = {x.dtype for x in tensors}
-    if len(dtypes) > 1 or not dtypes <= {"float32", "bool"}:
+    bound = max(x.bound for x in tensors)
+    if len(dtypes) > 1 or (tensors[0].is_integer and bound >= EXACT):
         raise call.refuse(f"it joins {', '.join(sorted(dtypes))}")
     parts = [build.floating(x) for x in tensors if x.shape[axis]]
     if len(parts) == 1:
         return parts[0]
     total = list(parts[0].shape)
     total[axis] = sum(x.shape[axis] for x in parts)
-    return build.add(
-        graph.ConcatOp(build.name, parts, Tensor(tuple(total), tensors[0].dtype), axis)
-    )
+    whole = Tensor(tuple(total), tensors[0].dtype, bound=bound)
+    return build.add(graph.ConcatOp(build.name, parts, whole, axis))
 
 
 def split(call: Call) -> tuple[Tensor, ...]:
@@ -165,14 +166,8 @@ def gather(call: Call) -> Tensor:
 
 
 def _lookup(call: Call, x: Tensor, indices: Tensor, axis: int) -> Tensor:
-    if x.value is None:
-        raise call.refuse("both its operands are computed")
-    if x.value.dtype != np.float32:
-        raise call.refuse(f"its table is {x.value.dtype}, not float32")
-    if not indices.raw:
-        raise call.refuse("its indices are computed")
-    if axis:
-        raise call.refuse(f"indices of axis {axis} that are an input are not known")
+    if x.value is None or x.value.dtype != np.float32 or not indices.raw or axis:
+        return indexing.take(call, x, indices, axis)
     made = Tensor((*indices.shape, *x.shape[1:]))
     return call.build.add(graph.LookupOp(call.build.name, [indices], made, x.value))
 
@@ -216,8 +211,8 @@ def pad(call: Call) -> Tensor:
         before[axis], after[axis] = amounts[i], amounts[len(axes) + i]
     if not any(before + after):
         return x
-    if mode != "constant" and any(n > 0 for n in before + after):
-        raise call.refuse(f"mode {mode} is not known")
+    if mode != "constant":
+        return _mirrored(call, x, mode, before, after)
     kept = [n + min(b, 0) + min(a, 0) for n, b, a in zip(x.shape, before, after, strict=True)]
     y = call.build.slice(x, [max(-b, 0) for b in before], [1] * x.rank, kept)
     front, back = [max(b, 0) for b in before], [max(a, 0) for a in after]
@@ -226,6 +221,22 @@ def pad(call: Call) -> Tensor:
     made = tuple(n + b + a for n, b, a in zip(kept, front, back, strict=True))
     fill = float(value.reshape(())) if value is not None else call.number("value", 0.0)
     return call.build.add(graph.PadOp(call.build.name, [y], Tensor(made), tuple(front), fill))
+
+
+def _mirrored(call: Call, x: Tensor, mode: str, before: list[int], after: list[int]) -> Tensor:
+    """What lies around an axis is taken from it; negative amounts cut."""
+    how = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}.get(mode)
+    if how is None:
+        raise call.refuse(f"mode {mode} is not known")
+    for axis, (front, back) in enumerate(zip(before, after, strict=True)):
+        around = (max(front, 0), max(back, 0))
+        if how == "reflect" and max(around) >= x.shape[axis]:
+            raise call.refuse(f"it reflects {max(around)} of {x.shape[axis]} elements")
+        index = np.pad(np.arange(x.shape[axis]), around, mode=how)  # type: ignore[call-overload]
+        kept = index[max(-front, 0) : len(index) - max(-back, 0)]
+        if front or back:
+            x = _select(call, x, axis, [int(i) for i in kept])
+    return x
 
 
 def depth_to_space(call: Call) -> Tensor:

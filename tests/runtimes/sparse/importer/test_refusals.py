@@ -51,6 +51,13 @@ def test_inputs_of_other_types_are_refused(dtype: type) -> None:
     assert (found.operator, found.node) == ("input", "in0")
 
 
+def test_a_gemm_whose_sum_has_more_axes_is_refused() -> None:
+    net = Small()
+    weight, added = np.ones((3, 5), np.float32), np.ones((1, 1, 1, 5), np.float32)
+    found = refusal(net.model(net.node("Gemm", net.input(2, 3), weight, added)), 2)
+    assert found.reason == "its C has 4 axes, which its output lacks"
+
+
 def test_half_precision_inside_is_refused() -> None:
     net = Small()
     y = net.node("Cast", net.input(2, 3), to=TensorProto.FLOAT16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
@@ -25,6 +26,7 @@ from prunedeploy.engines.bundle_record import MANIFEST, Tensor
 from prunedeploy.engines.request import Progress, build_options
 from prunedeploy.engines.verified_build import versions
 from prunedeploy.graph import model as models
+from prunedeploy.graph.fixed_shapes import Shapes, sized
 from prunedeploy.prediction.predict import predict_all
 from prunedeploy.reference import verify
 from prunedeploy.reference.evaluate import Evaluator
@@ -34,6 +36,8 @@ from prunedeploy.targets import Target
 
 KIND = "device bundle: nothing in it was built or measured on the device"
 RUNS = 4  # batches of random inputs to record, where no inputs are given
+# what ``_write`` takes
+Parts = tuple[Path, Path | None, Target, BuildOptions, Mapping[str, Array] | None]
 DEVICE_FILES = ("build.sh", "bench.py", "state.py", "trt.py")
 
 
@@ -57,6 +61,7 @@ def write_bundle(
     threads: int = 0,
     inputs: Mapping[str, Array] | None = None,
     archive: bool = False,
+    shapes: Shapes | None = None,
 ) -> bundle_record.Written:
     """Write what ``target`` needs to build and to measure engines of ``model`` itself.
 
@@ -71,6 +76,7 @@ def write_bundle(
         threads: how many the sparse engine will mostly run with; 0 for all cores of the target.
         inputs: inputs to record the outputs of and to measure with, random ones when None.
         archive: write an archive, whatever ``output`` is called.
+        shapes: sizes of inputs that the model and its baseline leave open, by their names.
 
     Returns:
         The folder or archive, and the record in it, which says what is missing.
@@ -96,15 +102,23 @@ def write_bundle(
     options = build_options(batch, threads, "none", progress)
     dense = sources.dense_file(source, baseline, progress)
     progress(f"writing {output_path}")
+    with ExitStack() as stack:
+        source = stack.enter_context(sized(source, shapes))
+        dense = stack.enter_context(sized(dense, shapes)) if dense is not None else None
+        return _write_to(output_path, packed, (source, dense, machine, options, inputs))
+
+
+def _write_to(output_path: Path, packed: bool, what: Parts) -> bundle_record.Written:
+    """The bundle as a folder or, ``packed``, as an archive."""
     if not packed:
         with atomic_directory(output_path) as folder:
-            bundle = _write(folder, source, dense, machine, options, inputs)
+            bundle = _write(folder, *what)
         return bundle_record.Written(output_path, bundle, sha256(output_path / MANIFEST))
     with atomic_path(output_path) as file:
         folder = file.with_name(f"{file.name}.folder")
         try:
             folder.mkdir()
-            bundle = _write(folder, source, dense, machine, options, inputs)
+            bundle = _write(folder, *what)
             archives.pack(folder, file, output_path.name.removesuffix(bundle_record.ARCHIVE))
             digest = sha256(folder / MANIFEST)
         finally:

@@ -23,7 +23,27 @@ Arch = Annotated[
     ),
 ]
 InputShape = Annotated[
-    str | None, typer.Option(metavar="1,3,224,224", help="Shape of the input, batch first.")
+    str | None,
+    typer.Option(
+        metavar="1,3,224,224", help="Shape of the input, batch first, which may vary afterwards."
+    ),
+]
+Input = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="NAME=int64[1,128]",
+        help="An input of a checkpoint's network: name, type, shape; NAME=int64[1,128]:0..30521 "
+        "with its range. Repeat it for several.",
+    ),
+]
+ShapeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape",
+        metavar="NAME=1x128",
+        help="Fix the sizes of an input; ? leaves one open. Repeat it for several inputs.",
+    ),
 ]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Allow the checkpoint to run the code that it contains.")

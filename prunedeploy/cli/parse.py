@@ -18,6 +18,24 @@ def parse_shape(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
+def parse_shapes(given: list[str] | None) -> dict[str, tuple[int | None, ...]]:
+    """NAME=1x128 for each input, or 1x128 for the only one; ? is a size that stays open."""
+    shapes: dict[str, tuple[int | None, ...]] = {}
+    for text in given or []:
+        name, _, sizes = text.rpartition("=")
+        if name in shapes or (shapes and not name):
+            raise typer.BadParameter(f"{text!r}: state the shape of each input once, by its name")
+        parts = sizes.split("x")
+        if "," in sizes and "x" in sizes:
+            raise typer.BadParameter(f"{text!r}: an engine has one size; build one for each")
+        if "," in sizes:
+            parts = sizes.split(",")
+        if not all(x.strip() == "?" or (x.strip().isdecimal() and int(x) > 0) for x in parts):
+            raise typer.BadParameter(f"{text!r} is not a shape; write it as NAME=1x128")
+        shapes[name] = tuple(None if x.strip() == "?" else int(x) for x in parts)
+    return shapes
+
+
 def parse_batches(text: str) -> tuple[int, ...]:
     """1,8,32."""
     parts = text.split(",") if text else []

@@ -20,7 +20,8 @@ from prunedeploy.engines import choice, sources
 from prunedeploy.engines.engine_folder import MANIFEST, refuse_to_replace, write_manifest
 from prunedeploy.engines.request import BuildRequest, Progress, build_options
 from prunedeploy.engines.verified_build import build_verified, narrow_precision
-from prunedeploy.runtimes.api import Tuning
+from prunedeploy.graph.fixed_shapes import Shapes, sized
+from prunedeploy.runtimes.api import BuildOptions, Tuning
 from prunedeploy.runtimes.registry import by_name as runtime_by_name
 
 
@@ -37,6 +38,7 @@ def build(
     tune: Tuning = "quick",
     within: float | None = None,
     blocks: bool = True,
+    shapes: Shapes | None = None,
 ) -> Engine:
     """Build an engine, and write it once it is known to compute what the model computes.
 
@@ -61,6 +63,7 @@ def build(
             where it has to.
         blocks: False builds a sparse engine without the kernel for blocks of rows that share
             columns, for measurements of what blocks bring.
+        shapes: sizes of inputs that the model leaves open, by their names.
 
     Returns:
         The engine: its folder, and its manifest with the difference from the model.
@@ -77,22 +80,43 @@ def build(
     """
     progress = logged(progress)
     options = replace(build_options(batch, threads, tune, progress), blocks=blocks)
-    source = sources.model_file(model, progress)
+    origin = sources.model_file(model, progress)
+    with sized(origin, shapes) as source:
+        return _build(
+            *(source, origin, target, runtime, output, baseline, progress), options, within=within
+        )
+
+
+def _build(
+    source: Path,
+    origin: Path,
+    target: str,
+    runtime: str,
+    output: str | Path | None,
+    baseline: str | Path | None,
+    progress: Progress,
+    options: BuildOptions,
+    *,
+    within: float | None,
+) -> Engine:
+    """``build`` of the model in ``source``, which is that in ``origin`` with its inputs' sizes."""
     machine = targets.by_name(target)
     names, refused = choice.candidates(machine, runtime)
     if within is not None:
         _check_within(within, source, machine, names)
     outputs = {
-        name: Path(output or f"{source.stem}.{machine.name}.{name}.engine") for name in names
+        name: Path(output or f"{origin.stem}.{machine.name}.{name}.engine") for name in names
     }
     for folder in outputs.values():
         refuse_to_replace(folder)
-    dense = sources.dense_file(source, baseline, progress)
+    dense = sources.dense_file(origin, baseline, progress)
     specs = _specs(source)
 
     def request(name: str) -> BuildRequest:
         builder = runtime_by_name(name)
-        return BuildRequest(source, machine, builder, outputs[name], dense, *specs, within)
+        return BuildRequest(
+            *(source, origin, machine, builder, outputs[name], dense), *specs, within
+        )
 
     if len(names) > 1 and targets.why_not_here(machine) is None:
         with choice.measured(request, names, options) as best:

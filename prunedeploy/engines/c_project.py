@@ -11,6 +11,7 @@ from prunedeploy.core.files import atomic_directory
 from prunedeploy.core.log import logged
 from prunedeploy.engines import sources
 from prunedeploy.engines.request import Progress, build_options
+from prunedeploy.graph.fixed_shapes import Shapes, sized
 from prunedeploy.runtimes.api import Tuning
 
 
@@ -23,6 +24,7 @@ def emit_c(
     batch: int | Sequence[int] = (),
     threads: int = 0,
     tune: Tuning = "quick",
+    shapes: Shapes | None = None,
 ) -> Path:
     """Write the C project that a sparse engine is compiled from; arguments are those of ``build``.
 
@@ -51,6 +53,6 @@ def emit_c(
     if project.exists() or project.is_symlink():
         raise UserError(f"cannot write {project}: it is there already; name another or remove it")
     progress(f"writing {project}")
-    with atomic_directory(project) as folder:
-        Sparse().emit(source, machine, folder, options)
+    with atomic_directory(project) as folder, sized(source, shapes) as file:
+        Sparse().emit(file, machine, folder, options)
     return project

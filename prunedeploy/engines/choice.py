@@ -150,7 +150,7 @@ def _build_all(
         if len({str(error) for error in errors}) == 1:
             raise errors[0]
         reasons = "; ".join(f"{each.runtime}: {each.reason}" for each in refused)
-        raise UserError(f"no runtime here can compute {requests(names[0]).source}: {reasons}")
+        raise UserError(f"no runtime here can compute {requests(names[0]).origin}: {reasons}")
     return built, tuple(refused)
 
 

@@ -15,6 +15,7 @@ from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Array, Difference, PassReport
 from prunedeploy.graph import model as models
 from prunedeploy.graph import preparation
+from prunedeploy.graph.fixed_shapes import Shapes, fix
 from prunedeploy.passes.opset import OLDEST, LowerOpset
 from prunedeploy.passes.opset.raise_opset import RaiseOpset
 from prunedeploy.passes.opset.widened import NEWEST
@@ -56,6 +57,7 @@ def lower(
     feeds: Mapping[str, Array] | None = None,
     keep: Sequence[str] = (),
     budget: float | None = None,
+    shapes: Shapes | None = None,
 ) -> LowerResult:
     """Write ``model`` in the opset, IR version and precision that ``target`` takes.
 
@@ -73,6 +75,7 @@ def lower(
         feeds: calibration inputs; random ones where there are none, which int8 does not take.
         keep: names of nodes that stay in float32, or whose weights do.
         budget: for int8: the most that the outputs may be off, relative to their range.
+        shapes: sizes of inputs that the model leaves open, by their names; the file has them.
 
     Returns:
         The file that was written, and how far its outputs are from the model's.
@@ -92,6 +95,7 @@ def lower(
         budget=budget,
     )
     prepared = preparation.from_file(request.source)
+    fix(prepared.model, shapes or {})
     versions = _versions(prepared.model, request.target, opset, ir_version)
     steps, given = _passes(request, versions, prepared.model, feeds)
     source = check_source(prepared.model, given, prepared.notes)

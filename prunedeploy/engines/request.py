@@ -22,7 +22,8 @@ class BuildRequest:
     """One engine to build.
 
     Attributes:
-        source: the ONNX file of the model.
+        source: the ONNX file of the model, with the sizes that were stated for its inputs.
+        origin: the file that the user named.
         target: the machine that the engine is for.
         runtime: the runtime that builds it.
         output: the engine's folder. The files are built in another folder and moved there.
@@ -34,6 +35,7 @@ class BuildRequest:
     """
 
     source: Path
+    origin: Path
     target: targets.Target
     runtime: Runtime
     output: Path

@@ -60,11 +60,11 @@ def build_verified(folder: Path, request: BuildRequest, options: BuildOptions) -
     reference = _Reference(request)
     if reference.own:
         options.progress(Notice(f"ONNX Runtime is compared with itself only: {reference.own}"))
-        cross_check = CrossCheck(str(request.source), "", reference.own)
+        cross_check = CrossCheck(str(request.origin), "", reference.own)
         allowed = allowed or own_tolerance(source.program)
     else:
         runs = (run for size in _sizes(manifest, False) for run in reference.on(size))
-        cross_check = second_oracle.check_all(request.source, runs, str(request.source))
+        cross_check = second_oracle.check_all(request.source, runs, str(request.origin))
     difference = _difference(folder, request, manifest, allowed, reference)
     limit = min(request.within or math.inf, REBUILD_SHARE * difference.tolerance)
     for level in ACCURACY_LEVELS.get(request.runtime.name, ()):
@@ -96,7 +96,7 @@ def _build_payload(
         runtime=request.runtime.name,
         target=request.target.name,
         files={name: sha256(folder / name) for name in payload.files},
-        model_sha256=model_sha256(request.source),
+        model_sha256=model_sha256(request.origin),
         baseline=os.path.relpath(dense.resolve(), request.output.resolve()) if dense else None,
         baseline_sha256=model_sha256(dense) if dense else None,
         inputs=request.inputs,
@@ -206,7 +206,7 @@ def _check(difference: Difference, request: BuildRequest) -> None:
         )
     if not difference.passed:
         raise UserError(
-            f"the {name} engine computes something else than {request.source}: "
+            f"the {name} engine computes something else than {request.origin}: "
             f"{difference.where} differs by {difference.max_rel:.2g} of its range, "
             f"{difference.tolerance:.2g} is allowed; nothing was written"
         )

@@ -22,8 +22,10 @@ from prunedeploy.graph.sparsity import TINY
 if TYPE_CHECKING:
     import torch
 
+    from prunedeploy.graph.fixed_shapes import Shapes
     from prunedeploy.inspection.block_report import LayerBlocks
     from prunedeploy.inspection.hints import Hint
+    from prunedeploy.shrinking.example_inputs import ExampleInput
     from prunedeploy.shrinking.request import CheckpointOptions
 
 DATA_BATCH = 50  # images computed together, where the model leaves it open
@@ -93,6 +95,8 @@ def inspect(
     blocks: Path | str | None = None,
     weights: str | None = None,
     prefix: str | None = None,
+    inputs: Sequence[ExampleInput] = (),
+    shapes: Shapes | None = None,
 ) -> Inspection:
     """Measure the zeros of every weight in the checkpoint or ONNX model at ``path``.
 
@@ -112,6 +116,8 @@ def inspect(
         weights: which of several sets of weights in a checkpoint, by its key or the prefix of its
             names.
         prefix: take the tensors of a checkpoint alone whose names begin with it.
+        inputs: what the network of a checkpoint takes, as ``shrink`` has it.
+        shapes: sizes of inputs by their names.
 
     Returns:
         Shape, density and dead channels of every layer, their totals, and the outlook.
@@ -130,11 +136,15 @@ def inspect(
     from prunedeploy.shrinking.request import CheckpointOptions
 
     path = find(path)
-    options = CheckpointOptions(arch, None, trust, mask, weights, prefix)
+    options = CheckpointOptions(
+        *(arch, None, trust, mask, weights, prefix), tuple(inputs), shapes or {}
+    )
     whole = kind(path) == "onnx"
     if whole:
         options.refuse_for("an ONNX model")
-    inspection = _inspect_model(path) if whole else _inspect_checkpoint(path, options)
+    inspection = (
+        _inspect_model(path, options.shapes) if whole else _inspect_checkpoint(path, options)
+    )
     if blocks is not None:
         inspection = replace(inspection, blocks=_blocks(path, options, Path(blocks)))
     if data is None:
@@ -174,11 +184,13 @@ def _hints(
     return hints(loaded.program, images.batches(size))
 
 
-def _inspect_model(path: Path) -> Inspection:
+def _inspect_model(path: Path, shapes: Shapes) -> Inspection:
     from prunedeploy.graph import preparation, work
+    from prunedeploy.graph.fixed_shapes import fix
 
     prepared = preparation.from_file(path)
     model = prepared.model
+    fix(model, shapes)
     nodes = [node for node in model.graph.all_nodes() if node.domain in ("", "ai.onnx")]
     layers = tuple(layer for node in nodes if (layer := node_layer(node)) is not None)
     tensors = (v.const_value for v in model.graph.initializers.values())
@@ -189,6 +201,7 @@ def _inspect_model(path: Path) -> Inspection:
 
 def _inspect_checkpoint(path: Path, options: CheckpointOptions) -> Inspection:
     from prunedeploy import checkpoint
+    from prunedeploy.shrinking.loading import batch_shape
 
     how = options.trust, options.mask, options.weights, options.prefix
     try:
@@ -200,7 +213,8 @@ def _inspect_checkpoint(path: Path, options: CheckpointOptions) -> Inspection:
         tensors, notes = checkpoint.weights(path, *how)
         layers = tuple(state_layers(tensors))
         return _inspection(path, "checkpoint", None, notes, layers, _parameters(tensors), None)
-    macs = module_macs(loaded.module, loaded.input_shape)
+    shape = batch_shape(options) or loaded.input_shape
+    macs = module_macs(loaded.module, None if options.inputs else shape)
     layers = tuple(module_layers(loaded.module, macs))
     parameters, total = _parameters(loaded.module.state_dict()), sum(macs.values()) or None
     return _inspection(path, "checkpoint", loaded.arch, loaded.found, layers, parameters, total)

@@ -24,6 +24,9 @@ from prunedeploy.core.statistics import ratio
 from prunedeploy.engines import building, engine_folder, opening, sources
 from prunedeploy.engines.request import Progress
 from prunedeploy.graph import input_range
+from prunedeploy.graph import model as models
+from prunedeploy.graph.fixed_shapes import Shapes
+from prunedeploy.graph.fixed_shapes import fixed as with_sizes
 from prunedeploy.measure import labelled
 from prunedeploy.measure.busy import busy_share
 from prunedeploy.measure.environment import environment
@@ -55,6 +58,7 @@ def bench(
     seed: int = 0,
     progress: Progress | None = None,
     profile: bool = False,
+    shapes: Shapes | None = None,
 ) -> records.BenchResult:
     """Measure engines against their dense baseline; nothing that differs from it is timed.
 
@@ -73,6 +77,7 @@ def bench(
         seed: of the random inputs, of the order in the rounds and of the interval.
         progress: called with one line of text for each step.
         profile: also time every step of the engines that support it: compiled ones.
+        shapes: sizes of inputs that the engines leave open, by their names.
 
     Returns:
         Every sample, the differences, and the speeds relative to the baseline.
@@ -93,7 +98,7 @@ def bench(
     used = threads or targets.cores()
     with ExitStack() as stack:
         dense, name = _baseline(baseline, candidates[0], stack, progress)
-        everything = [dense, *candidates]
+        dense, *candidates = everything = [_sized(x, shapes) for x in (dense, *candidates)]
         _check_engines(everything, batch)
         images = _labelled(data, candidates[0], mean, std)
         progress("measuring memory")
@@ -201,7 +206,32 @@ def _baseline(
     progress(f"building the dense baseline {path}")
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prunedeploy-")))
     # best stock runtime of the host
-    return building.build(path, "host", "ort", folder / "baseline.engine"), path.name
+    engine = building.build(
+        *(path, "host", "ort", folder / "baseline.engine"), shapes=_open_sizes(path, first)
+    )
+    return engine, path.name
+
+
+def _sized(engine: Engine, shapes: Shapes | None) -> Engine:
+    """The engine with the sizes that its inputs are to have in all that follows."""
+    if not shapes:
+        return engine
+    inputs = with_sizes(engine.manifest.inputs, shapes)
+    return dataclasses.replace(engine, manifest=dataclasses.replace(engine.manifest, inputs=inputs))
+
+
+def _open_sizes(model: Path, first: Engine) -> dict[str, tuple[int | None, ...]]:
+    """Sizes of ``first`` that the dense model leaves open, so that both compute the same."""
+    have = {spec.name: spec.shape for spec in first.manifest.inputs}
+    inputs, _ = models.specs(models.load(model))
+    return {
+        spec.name: tuple(
+            new if isinstance(old, str) and isinstance(new, int) and axis else None
+            for axis, (old, new) in enumerate(zip(spec.shape, have[spec.name], strict=True))
+        )
+        for spec in inputs
+        if len(have.get(spec.name, ())) == len(spec.shape)
+    }
 
 
 def _check_engines(engines: Sequence[Engine], batch: int) -> None:

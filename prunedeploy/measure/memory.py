@@ -9,12 +9,15 @@ process that times several engines would charge each with the others' memory.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.records import Engine
+from prunedeploy.core.records import Dim, Engine
 
 RUNS = 3
 STATUS = Path("/proc/self/status")
@@ -34,6 +37,7 @@ def peak_bytes(engine: Engine, batch: int, threads: int) -> int:
         str(engine.path),
         str(batch),
         str(threads),
+        json.dumps({spec.name: spec.shape for spec in engine.manifest.inputs}),
     ]
     child = subprocess.run(command, capture_output=True, text=True, check=False)
     if child.returncode != 0:
@@ -44,7 +48,7 @@ def peak_bytes(engine: Engine, batch: int, threads: int) -> int:
     return int(child.stdout.split()[-1])
 
 
-def _measure(path: str, batch: int, threads: int) -> int:
+def _measure(path: str, batch: int, threads: int, shapes: Mapping[str, Sequence[Dim]]) -> int:
     from prunedeploy.engines import engine_folder, opening
     from prunedeploy.reference.verify import random_feeds
     from prunedeploy.runtimes.registry import by_name
@@ -52,7 +56,8 @@ def _measure(path: str, batch: int, threads: int) -> int:
     engine = engine_folder.read_engine(path)
     # the libraries are not the engine's, so they are loaded before the count starts
     by_name(engine.manifest.runtime).versions()
-    feeds = random_feeds(engine.manifest.inputs, batch)
+    inputs = tuple(replace(x, shape=tuple(shapes[x.name])) for x in engine.manifest.inputs)
+    feeds = random_feeds(inputs, batch)
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     with opening.open(engine, threads) as session:
@@ -68,4 +73,4 @@ def _status(key: str) -> int:
 
 
 if __name__ == "__main__":
-    print(_measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    print(_measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4])))

@@ -19,6 +19,7 @@ from prunedeploy.core.log import logged
 from prunedeploy.core.records import BenchResult, Engine, ShrinkResult
 from prunedeploy.engines.building import build
 from prunedeploy.engines.request import Progress
+from prunedeploy.graph.fixed_shapes import Shapes
 from prunedeploy.measure.bench import bench
 from prunedeploy.prediction.predict import predict_all
 from prunedeploy.prediction.record import Prediction
@@ -30,6 +31,8 @@ from prunedeploy.shrinking.pipeline import carry_out
 from prunedeploy.shrinking.request import CheckpointOptions, check_request, stem_of
 
 if TYPE_CHECKING:
+    from prunedeploy.graph.fixed_shapes import Shapes
+    from prunedeploy.shrinking.example_inputs import ExampleInput
     from prunedeploy.shrinking.examples import ExampleInputs
     from prunedeploy.shrinking.request import Model
 
@@ -100,6 +103,8 @@ def optimize(
     mask: str | Path | None = None,
     weights: str | None = None,
     prefix: str | None = None,
+    inputs: Sequence[ExampleInput] = (),
+    shapes: Shapes | None = None,
     batch: int = 1,
     threads: int = 0,
     tune: Tuning = "quick",
@@ -117,7 +122,9 @@ def optimize(
         target: the machine to be fast on. For one that is not this one a device bundle is written,
             and the speed is predicted.
         data: an .npz file of labelled images, to count the accuracy and changed predictions on.
-        arch, input_shape, trust, mask, weights, prefix: of a checkpoint, as ``shrink`` has them.
+        arch, input_shape, trust, mask, weights, prefix, inputs: of a checkpoint, as ``shrink`` has
+            them.
+        shapes: sizes of inputs by their names, which all models and engines then have.
         batch: inputs a run.
         threads: that the engine runs with; 0 for all cores.
         tune: how thoroughly the sparse runtime measures its schedules.
@@ -142,7 +149,9 @@ def optimize(
     begin = time.perf_counter()
     call, path = call_and_output(example_inputs, output)
     settings = _Settings(target, data, batch, threads, tune, rounds, logged(progress))
-    options = CheckpointOptions(arch, input_shape, trust, mask, weights, prefix)
+    options = CheckpointOptions(
+        *(arch, input_shape, trust, mask, weights, prefix), tuple(inputs), shapes or {}
+    )
     machine, stem = targets.by_name(target), stem_of(model)
     with _folder(Path(path if path is not None else f"{stem}.optimized")) as folder:
         shrunk = carry_out(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from prunedeploy import targets
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.records import Engine, Forecast
+from prunedeploy.core.records import Dim, Engine, Forecast
 from prunedeploy.prediction.predict import of_layers, predict
 from prunedeploy.runtimes.api import split
 
@@ -19,13 +19,20 @@ def forecast_of(engine: Engine, batch: int, threads: int) -> Forecast | None:
             from prunedeploy.runtimes.ort.cpu import PAYLOAD
 
             file = engine.path / PAYLOAD
-            return predict(file, "host", "ort", batch=batch, threads=threads).forecast
+            known = {x.name: tuple(map(_stated, x.shape)) for x in engine.manifest.inputs}
+            return predict(
+                *(file, "host", "ort"), batch=batch, threads=threads, shapes=known
+            ).forecast
         if engine.manifest.runtime == "sparse":
             return _of_sparse(engine, batch, threads)
     except (UserError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError):
         # an aside, for which no measurement is refused; layers are out of the engine's files
         return None
     return None
+
+
+def _stated(size: Dim) -> int | None:
+    return size if isinstance(size, int) else None
 
 
 def _of_sparse(engine: Engine, batch: int, threads: int) -> Forecast | None:

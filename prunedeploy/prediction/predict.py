@@ -11,6 +11,7 @@ from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Forecast
 from prunedeploy.graph import model as models
 from prunedeploy.graph import preparation
+from prunedeploy.graph.fixed_shapes import Shapes, fix, sized
 from prunedeploy.prediction import graph, steps
 from prunedeploy.prediction.efficiency import GPU, ORT, SPARSE, Table, band
 from prunedeploy.prediction.machine import CPU_RUNTIMES, GPU_RUNTIMES, Machine, machine
@@ -30,16 +31,18 @@ def predict(
     precision: str = "float32",
     batch: int = 1,
     threads: int = 0,
+    shapes: Shapes | None = None,
 ) -> Prediction:
     """Predict one run of ``model``; nothing is built and nothing is timed.
 
     Args:
-        model: an ONNX file of which at most the batch is open.
+        model: an ONNX file of which at most the batch is open, or whose ``shapes`` are given.
         target: a name of ``targets.TARGETS`` or of the user's own.
         runtime: one that the target can have; "auto" is its best one that can be predicted.
         precision: what it computes in; on CPUs float32.
         batch: inputs a run.
         threads: of a CPU; 0 for all cores of the target.
+        shapes: sizes of inputs that the model leaves open, by their names.
 
     Returns:
         The time in its band, layer by layer.
@@ -62,10 +65,12 @@ def predict(
     limits = machine(hardware, chosen, precision, threads)
     notes: tuple[str, ...] = ()
     if chosen == "sparse":
-        works = steps.of_model(path, hardware, batch, limits.threads)
+        with sized(path, shapes) as file:
+            works = steps.of_model(file, hardware, batch, limits.threads)
     else:
         style = graph.Style(hardware.multiple, chosen in GPU_RUNTIMES, WIDTHS[precision])
         prepared = preparation.from_file(path)
+        fix(prepared.model, shapes or {})
         works, notes = graph.works(prepared.model, batch, style)
         notes = (*prepared.notes, *notes)
     table = table_of(chosen)
@@ -82,7 +87,12 @@ def predict(
 
 
 def predict_all(
-    model: str | Path, target: str, *, batch: int = 1, threads: int = 0
+    model: str | Path,
+    target: str,
+    *,
+    batch: int = 1,
+    threads: int = 0,
+    shapes: Shapes | None = None,
 ) -> tuple[tuple[Prediction, ...], tuple[str, ...]]:
     """Predict one run in every runtime and precision of the target.
 
@@ -99,7 +109,7 @@ def predict_all(
         ['ort', 'sparse']
     """
     hardware = targets.by_name(target)
-    models.load(Path(model))
+    fix(models.load(Path(model)), shapes or {})
     predictions: list[Prediction] = []
     why: list[str] = []
     for runtime in hardware.runtimes:
@@ -108,7 +118,11 @@ def predict_all(
         for precision in _precisions(hardware, runtime):
             try:
                 one = predict(
-                    model, target, runtime, precision=precision, batch=batch, threads=threads
+                    *(model, target, runtime),
+                    precision=precision,
+                    batch=batch,
+                    threads=threads,
+                    shapes=shapes,
                 )
             except UserError as error:
                 why.append(f"{runtime}, {precision}: {error}")

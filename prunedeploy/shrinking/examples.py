@@ -28,6 +28,7 @@ class Call:
 
     args: tuple[torch.Tensor, ...]
     kwargs: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    stated: tuple[str, ...] = ()  # names for those by position
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
@@ -36,6 +37,8 @@ class Call:
 
     def names(self, module: nn.Module) -> list[str]:
         """What the inputs are called: as in ``forward``, but the only one by position ``INPUT``."""
+        if self.stated:
+            return list(self.stated)
         if self.kwargs or len(self.args) == 1:
             return list(self.kwargs) or [INPUT]
         names = [*inspect.signature(module.forward).parameters][: len(self.args)]
@@ -54,6 +57,7 @@ class Call:
         return Call(
             tuple(torch.cat([x, x]) for x in self.args),
             {name: torch.cat([x, x]) for name, x in self.kwargs.items()},
+            self.stated,
         )
 
 

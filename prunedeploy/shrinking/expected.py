@@ -88,4 +88,6 @@ def run(program: ir.Model, feeds: dict[str, Array]) -> dict[str, Array]:
         if all(isinstance(dim, int) for spec in inputs for dim in spec.shape[1:]):
             raise
         shapes = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
-        raise UserError(f"{error}; it was given {shapes}: see --input-shape") from error
+        raise UserError(
+            f"{error}; it was given {shapes}: state other sizes with --shape"
+        ) from error

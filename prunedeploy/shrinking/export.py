@@ -70,7 +70,7 @@ def to_model(
 
     dtype = next(module.parameters(), torch.zeros(0)).dtype
     # two samples: torch takes a batch of one for a constant, and a batch must not be
-    batch, single = (2, *input_shape[1:]), tuple(input_shape)
+    batch, single = (max(2, input_shape[0]), *input_shape[1:]), tuple(input_shape)
     # perhaps a network of one fixed batch, as torch.export makes them, or one of tokens
     tries = [(shape, kind) for kind in (dtype, torch.int64) for shape in (batch, single)]
     reasons = []
@@ -82,7 +82,7 @@ def to_model(
     if isinstance(example, str):
         raise UserError(
             f"the network does not run on an input of shape {','.join(map(str, input_shape))}"
-            f" ({reasons[1]}): {_inputs(module) or 'give its shape with --input-shape'}"
+            f" ({reasons[1]}): {_inputs(module) or 'give its shape with --shape 1x3x224x224'}"
         )
     if example.shape != batch:
         return _export(module, Call((example,)), None, optimize)
@@ -231,8 +231,8 @@ def _inputs(module: torch.nn.Module) -> str:
     if len(needed) < 2:
         return ""
     return (
-        f"it takes {len(needed)} inputs ({', '.join(needed)}), a checkpoint's network may take one:"
-        " write its ONNX model with torch.onnx.export and give that"
+        f"it takes {len(needed)} inputs ({', '.join(needed)}): state each with --input"
+        f" {needed[0]}=int64[1,128]"
     )
 
 

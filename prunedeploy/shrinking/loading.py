@@ -13,10 +13,13 @@ import onnx_ir as ir
 
 from prunedeploy import checkpoint
 from prunedeploy.core.errors import UserError
+from prunedeploy.graph import input_range as input_ranges
 from prunedeploy.graph import model as models
 from prunedeploy.graph import preparation
+from prunedeploy.graph.fixed_shapes import fix
 from prunedeploy.passes.analysis.liveness import layers_of
 from prunedeploy.shrinking.check_export import check_export
+from prunedeploy.shrinking.example_inputs import call_of
 from prunedeploy.shrinking.examples import Call
 from prunedeploy.shrinking.export import call_to_model, to_model
 from prunedeploy.shrinking.inference_copy import inference_copy
@@ -61,7 +64,9 @@ def load(source: Path, options: CheckpointOptions) -> Loaded:
     Raises:
         UserError: it cannot be read or exported.
     """
-    return _load_file(source, options, lambda _: None)
+    loaded = _load_file(source, options, lambda _: None)
+    fix(loaded.program, options.shapes)
+    return loaded
 
 
 def load_model(request: ShrinkRequest) -> Loaded:
@@ -70,6 +75,12 @@ def load_model(request: ShrinkRequest) -> Loaded:
     Raises:
         UserError: it cannot be read or exported.
     """
+    loaded = _loaded(request)
+    fix(loaded.program, request.options.shapes)
+    return loaded
+
+
+def _loaded(request: ShrinkRequest) -> Loaded:
     model, options = request.model, request.options
     if is_module(model):
         return _load_module(model, request.call, options, request.progress)
@@ -95,13 +106,20 @@ def _load_checkpoint(source: Path, options: CheckpointOptions, progress: Progres
         weights=options.weights,
         prefix=options.prefix,
     )
-    shape = options.input_shape or read.input_shape
+    shape = batch_shape(options) or read.input_shape
     if shape is None:
-        raise UserError(f"the input shape of {source} is not known: give it with --input-shape")
+        raise UserError(
+            f"the input shape of {source} is not known: give it with --shape 1x3x224x224, or, of"
+            " integers or of several inputs, with --input NAME=int64[1,128]"
+        )
     progress(f"exporting {read.arch or source} at {'x'.join(map(str, shape))}")
-    program = preparation.prepare(to_model(read.module, shape))
-    mean, std = _normalisation(read, shape[1])
-    plain = partial(to_model, read.module, shape, optimize=False)
+    export = partial(to_model, read.module, shape)
+    if options.inputs:
+        export = partial(call_to_model, read.module, call_of(read.module, options.inputs))
+    program = preparation.prepare(export())
+    _attach_bounds(program, options)
+    mean, std = _normalisation(read, shape)
+    plain = partial(export, optimize=False)
     buffers = _buffers(read.module)
     return Loaded(program, shape, read.found, read.arch, mean, std, read.module, buffers, plain)
 
@@ -137,13 +155,37 @@ def _buffers(module: nn.Module) -> frozenset[str]:
     return frozenset(name for name, _ in module.named_buffers())
 
 
+def batch_shape(options: CheckpointOptions) -> tuple[int, ...] | None:
+    """The shape of one batch of a checkpoint's first input, as the options state it.
+
+    Raises:
+        UserError: they state several, and not what else is to be known of them.
+    """
+    if options.inputs:
+        return options.inputs[0].shape
+    if options.input_shape is not None:
+        return tuple(options.input_shape)
+    if len(options.shapes) > 1:
+        raise UserError("state several inputs of a checkpoint with --input NAME=int64[1,128]")
+    shapes = options.shapes.values()
+    return next((tuple(1 if size is None else size for size in shape) for shape in shapes), None)
+
+
+def _attach_bounds(program: ir.Model, options: CheckpointOptions) -> None:
+    """Write the ranges of the stated inputs into the model, as those of ``--input-range`` are."""
+    bounds = {each.name: each.bounds for each in options.inputs if each.bounds is not None}
+    inputs, _ = models.specs(program)
+    input_ranges.attach(program, input_ranges.resolve(bounds or None, inputs))
+
+
 def _normalisation(
-    read: checkpoint.Checkpoint, channels: int
+    read: checkpoint.Checkpoint, shape: Sequence[int]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of pixels in [0, 1]; empty where no recipe has ``channels``."""
+    """Mean and standard deviation of pixels in [0, 1]; empty where no recipe has as many channels
+    as ``shape``."""
     from torch import nn
 
-    if read.recipe is None or len(read.recipe.mean) != channels:
+    if read.recipe is None or len(read.recipe.mean) != (channels := shape[1]):
         return (), ()
     if not isinstance(getattr(read.module, "normalize", nn.Identity()), nn.Identity):
         return (0.0,) * channels, (1.0,) * channels

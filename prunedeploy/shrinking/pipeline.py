@@ -26,9 +26,11 @@ from prunedeploy.core.records import (
 from prunedeploy.graph import input_range as input_ranges
 from prunedeploy.graph import model as models
 from prunedeploy.graph import preparation
+from prunedeploy.graph.fixed_shapes import Shapes
 from prunedeploy.graph.input_range import Stated
 from prunedeploy.passes.analysis.unvarying import unconnected_outputs, unvarying_outputs
 from prunedeploy.reference import second_oracle, verify
+from prunedeploy.shrinking.example_inputs import ExampleInput
 from prunedeploy.shrinking.examples import call_and_output
 from prunedeploy.shrinking.expected import Expected, expected_of, random_feeds, run
 from prunedeploy.shrinking.loading import Loaded, load_model, refuse_nan
@@ -58,6 +60,8 @@ def shrink(
     mask: str | Path | None = None,
     weights: str | None = None,
     prefix: str | None = None,
+    inputs: Sequence[ExampleInput] = (),
+    shapes: Shapes | None = None,
     zero_threshold: float = 0.0,
     input_range: Stated | None = None,
     align: Align = "auto",
@@ -85,6 +89,10 @@ def shrink(
         mask: a file of masks that goes with the checkpoint.
         weights: which of several sets of weights in it, by its key or the prefix of its names.
         prefix: take the tensors alone whose names begin with it, without it.
+        inputs: what the network of a checkpoint takes, where that is more than one tensor of floats
+            (see ``prunedeploy.shrinking.example_inputs.parse``).
+        shapes: sizes of inputs by their names, which both models then have; None in the place of a
+            size leaves it open.
         zero_threshold: weights up to this size count as zero (see ``passes/analysis/zero.py``).
         input_range: what inputs lie within: (low, high), numbers or one a channel; by name where
             there are several inputs; or "recipe", pixels in [0, 1] as the recipe normalises them.
@@ -123,7 +131,9 @@ def shrink(
     request = check_request(
         model,
         path,
-        CheckpointOptions(arch, input_shape, trust, mask, weights, prefix),
+        CheckpointOptions(
+            *(arch, input_shape, trust, mask, weights, prefix), tuple(inputs), shapes or {}
+        ),
         call,
         zero_threshold=zero_threshold,
         input_range=input_range,
@@ -230,8 +240,9 @@ def _load(request: ShrinkRequest) -> tuple[Loaded, dict[str, InputRange]]:
 
 
 def _write_dense(request: ShrinkRequest, program: ir.Model, stack: contextlib.ExitStack) -> _Dense:
-    """The exported network of a checkpoint in a file of its own; an ONNX file is its own."""
-    if is_onnx(request.source):
+    """The exported network of a checkpoint, or a model with its sizes, in a file of its own; an
+    ONNX file as it is."""
+    if is_onnx(request.source) and not request.options.shapes:
         return _Dense(request.source, request.source)
     path = request.output.with_suffix(".dense.onnx")
     temporary = stack.enter_context(files.atomic_group(path))

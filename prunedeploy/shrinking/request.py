@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -14,7 +14,9 @@ from prunedeploy.core import files
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.log import logged
 from prunedeploy.core.records import ShrinkResult
+from prunedeploy.graph.fixed_shapes import Shapes
 from prunedeploy.graph.input_range import Stated
+from prunedeploy.shrinking.example_inputs import ExampleInput
 from prunedeploy.shrinking.examples import Call
 from prunedeploy.to_torch import Outputs
 
@@ -33,7 +35,11 @@ IN_MEMORY = Path("in memory")
 
 @dataclass(frozen=True)
 class CheckpointOptions:
-    """The options of ``checkpoint.load``; ``input_shape`` is the shape of one batch."""
+    """The options of ``checkpoint.load``, and what the network takes.
+
+    ``input_shape`` is the shape of one batch, ``inputs`` state several inputs or their types;
+    ``shapes`` are sizes that stay fixed, which an ONNX model may be given, too.
+    """
 
     arch: str | None = None
     input_shape: Sequence[int] | None = None
@@ -41,6 +47,8 @@ class CheckpointOptions:
     mask: str | Path | None = None
     weights: str | None = None
     prefix: str | None = None
+    inputs: tuple[ExampleInput, ...] = ()
+    shapes: Shapes = field(default_factory=dict)
 
     def refuse_for(self, what: str) -> None:
         """Refuse what ``what``, which is no checkpoint, has no use for.
@@ -51,6 +59,8 @@ class CheckpointOptions:
         for name in ("arch", "mask", "weights", "prefix"):
             if getattr(self, name) is not None:
                 raise UserError(f"--{name} is for checkpoints, this is {what}: leave it out")
+        if self.inputs:
+            raise UserError(f"--input is for checkpoints, this is {what}: state sizes with --shape")
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import typer
 
 import prunedeploy as api
 from prunedeploy.cli import show
-from prunedeploy.cli.options import Json, Output, Remote, SshOption, Timeout
-from prunedeploy.cli.parse import parse_batches
+from prunedeploy.cli.options import Json, Output, Remote, ShapeOption, SshOption, Timeout
+from prunedeploy.cli.parse import parse_batches, parse_shapes
 from prunedeploy.cli.progress import working
 from prunedeploy.cli.remote import RemoteMachine, build_there
 
@@ -37,6 +37,7 @@ class BuildArguments:
     archive: bool
     inputs: Path | None
     output: Path | None
+    shapes: dict[str, tuple[int | None, ...]]
 
 
 def build(
@@ -93,6 +94,7 @@ def build(
             "--input", metavar="FILE.npy", help="Inputs that the device bundle is checked with."
         ),
     ] = None,
+    shapes: ShapeOption = None,
     remote: Remote = None,
     ssh_option: SshOption = None,
     timeout: Timeout = 3600.0,
@@ -125,6 +127,7 @@ def build(
         archive=archive,
         inputs=inputs,
         output=output,
+        shapes=parse_shapes(shapes),
     )
     machine = None
     if remote is not None:
@@ -172,6 +175,8 @@ def _refuse_options(given: BuildArguments, product: Product) -> None:
         )
     if product == "remote engines" and (given.archive or given.runtime != "auto"):
         raise typer.BadParameter("--remote builds what the machine can have, into a folder")
+    if product == "remote engines" and given.shapes:
+        raise typer.BadParameter("--shape is not for --remote: write the model with lower --shape")
     if product == "engine" and (given.archive or given.inputs is not None):
         raise typer.BadParameter("--archive and --input are for targets that are not at hand")
 
@@ -192,6 +197,7 @@ def _write_sources(given: BuildArguments, json: bool) -> None:
             batch=given.batch,
             threads=given.threads,
             tune=given.tune,
+            shapes=given.shapes,
         )
     show.emit({"type": "Project", "path": str(folder)}, print_project, json)
 
@@ -208,6 +214,7 @@ def _write_bundle(given: BuildArguments, json: bool) -> None:
             threads=given.threads,
             inputs=inputs_of(given.model, given.inputs),
             archive=given.archive,
+            shapes=given.shapes,
         )
     show.emit(written, print_bundle, json)
     raise typer.Exit(1 if written.bundle.missing else 0)
@@ -222,6 +229,7 @@ def _build_here(given: BuildArguments, json: bool) -> None:
             batch=given.batch,
             threads=given.threads,
             tune=given.tune,
+            shapes=given.shapes,
             within=given.within,
         )
     show.emit(engine, print_engine, json)

@@ -12,18 +12,20 @@ import typer
 import prunedeploy as api
 from prunedeploy.cli.options import (
     Arch,
+    Input,
     InputShape,
     Json,
     Mask,
     Mean,
     Output,
     Prefix,
+    ShapeOption,
     Source,
     Std,
     Trust,
     WeightSet,
 )
-from prunedeploy.cli.parse import parse_align, parse_floats, parse_ranges, parse_shape
+from prunedeploy.cli.parse import parse_align, parse_floats, parse_ranges, parse_shape, parse_shapes
 from prunedeploy.cli.progress import working
 from prunedeploy.cli.show import emit
 
@@ -34,6 +36,8 @@ def inspect(
     mask: Mask = None,
     weights: WeightSet = None,
     prefix: Prefix = None,
+    inputs: Input = None,
+    shapes: ShapeOption = None,
     trust: Trust = False,
     data: Annotated[
         Path | None,
@@ -62,8 +66,12 @@ def inspect(
     """
     from prunedeploy.cli.show.inspections import print_inspection
     from prunedeploy.inspection.next_step import after_inspect
+    from prunedeploy.shrinking import example_inputs
 
-    options = {"arch": arch, "mask": mask, "weights": weights, "prefix": prefix}
+    options: dict[str, object] = {
+        "arch": arch, "mask": mask, "weights": weights, "prefix": prefix,
+        "input": inputs, "shape": shapes,
+    }  # fmt: skip
     with working(f"reading {source}") as progress:
         result = api.inspect(
             source,
@@ -72,6 +80,8 @@ def inspect(
             mask=mask,
             weights=weights,
             prefix=prefix,
+            inputs=[example_inputs.parse(text) for text in inputs or []],
+            shapes=parse_shapes(shapes),
             data=data,
             mean=None if mean is None else parse_floats(mean),
             std=None if std is None else parse_floats(std),
@@ -84,7 +94,10 @@ def inspect(
 
 def _given(options: Mapping[str, object], trust: bool) -> list[str]:
     """The options of a checkpoint as words, for the next command."""
-    words = [word for name, x in options.items() if x is not None for word in (f"--{name}", str(x))]
+    words: list[str] = []
+    for name, value in options.items():
+        values = value if isinstance(value, list) else [value]
+        words += [word for x in values if x is not None for word in (f"--{name}", str(x))]
     return [*words, "--trust"] if trust else words
 
 
@@ -96,6 +109,8 @@ def shrink(
     mask: Mask = None,
     weights: WeightSet = None,
     prefix: Prefix = None,
+    inputs: Input = None,
+    shapes: ShapeOption = None,
     zero_threshold: Annotated[
         float,
         typer.Option(
@@ -149,6 +164,7 @@ def shrink(
     """
     from prunedeploy.cli.show.shrunk import print_shrinking
     from prunedeploy.inspection.next_step import after_shrink
+    from prunedeploy.shrinking import example_inputs
 
     shape = None if input_shape is None else parse_shape(input_shape)
     with working(f"reading {source}") as progress:
@@ -161,6 +177,8 @@ def shrink(
             mask=mask,
             weights=weights,
             prefix=prefix,
+            inputs=[example_inputs.parse(text) for text in inputs or []],
+            shapes=parse_shapes(shapes),
             zero_threshold=zero_threshold,
             input_range=parse_ranges(input_range or []),
             align=parse_align(align),

@@ -8,8 +8,18 @@ from typing import Annotated
 import typer
 
 import prunedeploy as api
-from prunedeploy.cli.options import Json, Mean, Output, Remote, SshOption, Std, Threads, Timeout
-from prunedeploy.cli.parse import parse_floats
+from prunedeploy.cli.options import (
+    Json,
+    Mean,
+    Output,
+    Remote,
+    ShapeOption,
+    SshOption,
+    Std,
+    Threads,
+    Timeout,
+)
+from prunedeploy.cli.parse import parse_floats, parse_shapes
 from prunedeploy.cli.progress import working
 from prunedeploy.cli.remote import RemoteMachine, bench_there
 from prunedeploy.cli.show import emit
@@ -37,6 +47,7 @@ def bench(
     rounds: Annotated[
         int, typer.Option(min=1, help="Timed runs of every engine, in turn with the others.")
     ] = 100,
+    shapes: ShapeOption = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Also time every step of the sparse engines.")
     ] = False,
@@ -66,8 +77,10 @@ def bench(
     if output is not None:
         check_writable(output)
     if remote is not None:
-        if data is not None or profile:
-            raise typer.BadParameter("--data and --profile are for engines of this machine")
+        if data is not None or profile or shapes:
+            raise typer.BadParameter(
+                "--data, --profile and --shape are for engines of this machine"
+            )
         machine = RemoteMachine(remote, target, tuple(ssh_option or ()), timeout)
         bench_there(machine, engines, output, baseline, batch, threads, rounds, json=json)
         return
@@ -83,6 +96,7 @@ def bench(
             rounds=rounds,
             progress=progress,
             profile=profile,
+            shapes=parse_shapes(shapes),
         )
     if output is not None:
         with atomic_path(output) as file:

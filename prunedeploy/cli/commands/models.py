@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 import prunedeploy as api
-from prunedeploy.cli.options import Json, Output, Threads
+from prunedeploy.cli.options import Json, Output, ShapeOption, Threads
+from prunedeploy.cli.parse import parse_shapes
 from prunedeploy.cli.progress import working
 from prunedeploy.cli.show import emit
 
@@ -53,6 +54,7 @@ def lower(
         typer.Option(min=1, help="Write this opset instead of the newest that the target reads."),
     ] = None,
     ir_version: Annotated[int | None, typer.Option(min=0, help="Write this IR version.")] = None,
+    shapes: ShapeOption = None,
     json: Json = False,
 ) -> None:
     """Write a model in the opset and precision that a machine reads.
@@ -80,6 +82,7 @@ def lower(
             feeds=inputs_of(model, inputs),
             keep=tuple(keep or ()),
             budget=budget,
+            shapes=parse_shapes(shapes),
         )
     emit(result, print_lowered, json)
 
@@ -98,6 +101,7 @@ def predict(
     ] = "float32",
     batch: Annotated[int, typer.Option(min=1, help="Number of inputs in a batch.")] = 1,
     threads: Threads = 0,
+    shapes: ShapeOption = None,
     layers: Annotated[
         bool, typer.Option("--layers", help="List every layer, for one runtime.")
     ] = False,
@@ -124,10 +128,18 @@ def predict(
         check_writable(output)
     with working(f"reading {model}"):
         if runtime == "all":
-            forecasts = Forecasts(*api.predict_all(model, target, batch=batch, threads=threads))
+            forecasts = Forecasts(
+                *api.predict_all(
+                    *(model, target), batch=batch, threads=threads, shapes=parse_shapes(shapes)
+                )
+            )
         else:
             one = api.predict(
-                *(model, target, runtime), precision=precision, batch=batch, threads=threads
+                *(model, target, runtime),
+                precision=precision,
+                batch=batch,
+                threads=threads,
+                shapes=parse_shapes(shapes),
             )
             forecasts = Forecasts((one,), ())
     if output is not None:

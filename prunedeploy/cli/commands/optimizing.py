@@ -11,16 +11,18 @@ import typer
 
 from prunedeploy.cli.options import (
     Arch,
+    Input,
     InputShape,
     Json,
     Mask,
     Prefix,
+    ShapeOption,
     Source,
     Threads,
     Trust,
     WeightSet,
 )
-from prunedeploy.cli.parse import parse_shape
+from prunedeploy.cli.parse import parse_shape, parse_shapes
 from prunedeploy.cli.progress import working
 
 
@@ -44,6 +46,8 @@ def optimize(
     mask: Mask = None,
     weights: WeightSet = None,
     prefix: Prefix = None,
+    inputs: Input = None,
+    shapes: ShapeOption = None,
     trust: Trust = False,
     batch: Annotated[int, typer.Option(min=1, help="Number of inputs in a batch.")] = 1,
     threads: Threads = 0,
@@ -71,6 +75,7 @@ def optimize(
     from prunedeploy.cli.show import emit
     from prunedeploy.cli.show.optimized import print_optimized
     from prunedeploy.optimizing.optimize import optimize as run
+    from prunedeploy.shrinking.example_inputs import parse
 
     with working(f"reading {source}") as progress:
         result = run(
@@ -84,6 +89,8 @@ def optimize(
             mask=mask,
             weights=weights,
             prefix=prefix,
+            inputs=[parse(text) for text in inputs or []],
+            shapes=parse_shapes(shapes),
             batch=batch,
             threads=threads,
             tune=tune,

@@ -35,6 +35,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that have no file in docs/."""
     for page, source in FROM_ROOT.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text()))
+    for source in sorted(linked_sources()):
+        files.append(File.generated(config, f"source/{source}", abs_src_path=str(ROOT / source)))
     files.append(File.generated(config, "reference/cli.md", content=commands()))
     files.append(File.generated(config, "reference/api.md", content=interface()))
     return files
@@ -46,11 +48,27 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     source = FROM_ROOT.get(here, f"docs/{here}")
 
     def turned(link: re.Match[str]) -> str:
-        target = posixpath.normpath(posixpath.join(posixpath.dirname(source), link[1]))
-        on_site = PAGES.get(target, target.removeprefix("docs/"))
-        return posixpath.relpath(on_site, posixpath.dirname(here) or ".")
+        return posixpath.relpath(site_path(source, link[1]), posixpath.dirname(here) or ".")
 
     return LINK.sub(turned, markdown)
+
+
+def site_path(source: str, link: str) -> str:
+    """Where the site has what a file of the repository links to."""
+    target = posixpath.normpath(posixpath.join(posixpath.dirname(source), link))
+    if target in PAGES or target.startswith("docs/"):
+        return PAGES.get(target, target.removeprefix("docs/"))
+    return f"source/{target}"
+
+
+def linked_sources() -> set[str]:
+    """The files of the repository, pages apart, that pages link to: the site has a copy of them."""
+    pages = (*FROM_ROOT.values(), *(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md")))
+    links = {
+        site_path(page, link) for page in pages for link in LINK.findall((ROOT / page).read_text())
+    }
+    named = {link.removeprefix("source/") for link in links if link.startswith("source/")}
+    return {name for name in named if (ROOT / name).is_file()}
 
 
 def commands() -> str:

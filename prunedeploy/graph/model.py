@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir import external_data as ir_external_data
 
 from prunedeploy.core import files
 from prunedeploy.core.records import Dim, ModelStats, TensorSpec
@@ -43,10 +42,11 @@ def save(model: ir.Model, path: Path) -> None:
         ir.save(model, path, external_data=f"{path.name}.data")
         return
     for value in model.graph.initializers.values():
-        if isinstance(value.const_value, ir.ExternalTensor):
-            [value.const_value] = ir_external_data.convert_tensors_from_external(
-                [value.const_value]
-            )
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            # The file stays mapped: it cannot be closed while someone holds an array of it.
+            array = tensor.numpy().copy()
+            value.const_value = ir.Tensor(array, name=tensor.name, dtype=tensor.dtype)
     ir.save(model, path)
 
 

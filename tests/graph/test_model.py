@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from net import Net
@@ -90,6 +91,17 @@ def test_a_copy_of_a_model_does_not_need_the_files_of_the_original(
     (tmp_path / "weights.bin").unlink()
     assert models.data_files(copy) == []
     assert models.load(copy).graph.initializers["conv0.weight"].const_value.numpy().any()
+
+
+def test_a_model_is_saved_while_its_weights_are_in_use(external: Path, tmp_path: Path) -> None:
+    """The arrays of weights in a file are views of its mapping, which cannot be closed then."""
+    model = models.load(external)
+    arrays = [v.const_value.numpy() for v in model.graph.initializers.values() if v.const_value]
+    models.save(model, tmp_path / "copy.onnx")
+    copied = onnx.load(tmp_path / "copy.onnx").graph.initializer
+    assert len(arrays) == len(copied) > 0
+    for array, tensor in zip(arrays, copied, strict=True):
+        np.testing.assert_array_equal(array, onnx.numpy_helper.to_array(tensor))
 
 
 def test_large_weights_go_to_a_file_beside_the_model(

@@ -19,9 +19,11 @@ def print_started(url: str, models: Sequence[ServedModel]) -> None:
     for model in models:
         together = f"up to {model.plan.largest} samples together"
         if not model.plan.largest:
-            together = f"every request by itself: {model.plan.alone}"
+            together = "every request by itself"
         say(f"  {model.name} ({model.engine.manifest.runtime}, {model.provider}): {together}")
-    print(f"  description at {url}/docs, figures at {url}/metrics", flush=True)
+        if model.plan.alone:
+            say(f"    {model.plan.alone}")
+    print(f"  described at {url}/docs, figures at {url}/metrics", flush=True)
 
 
 def print_load(result: LoadResult) -> None:

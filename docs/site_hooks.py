@@ -10,6 +10,7 @@ from __future__ import annotations
 import posixpath
 import re
 from pathlib import Path
+from textwrap import dedent
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -27,6 +28,8 @@ FROM_ROOT = {
 PAGES = {source: page for page, source in FROM_ROOT.items()}
 # A target of a link or an image, without its anchor; addresses and anchors alone are left out.
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#|/)([^)#\s]+)")
+# typer's list of all commands, whose lines end after some words.
+SUMMARIES = re.compile(r"\*\*Commands\*\*:\n\n(?:\* .*\n)+")
 # Lines of a command's examples, which its help indents by two spaces.
 EXAMPLES = re.compile(r"(?:^  \S.*\n)+", re.MULTILINE)
 
@@ -80,8 +83,9 @@ def commands() -> str:
 
     command = typer.main.get_command(app)
     context = typer.Context(command, info_name="prunedeploy")
-    text = get_docs_for_click(obj=command, ctx=context, title="Commands")
-    return EXAMPLES.sub(lambda lines: f"\n```console\n{lines[0]}```\n", text)
+    text = get_docs_for_click(obj=command, ctx=context, title="Commands").replace("\b", "")
+    text = SUMMARIES.sub("", text)
+    return EXAMPLES.sub(lambda lines: f"\n```sh\n{dedent(lines[0])}```\n", text)
 
 
 def interface() -> str:

@@ -25,7 +25,7 @@ def pages() -> list[Path]:
 
 def code(text: str) -> str:
     """The indented and fenced blocks and the spans of code of a page."""
-    fenced = re.findall(r"^```(?:bash|console)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    fenced = re.findall(r"^```(?:bash|sh)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     indented = re.findall(r"^ {4}(?:\$ )?(prunedeploy .*)$", text, re.MULTILINE)
     return "\n".join((*fenced, *indented, *re.findall(r"`(prunedeploy [^`]+)`", text)))
 

@@ -54,7 +54,7 @@ def double(x): return 2 * x
 from double import double
 ```
 
-```console
+```sh
 rm -rf /nowhere
 ```
 

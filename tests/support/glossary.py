@@ -114,7 +114,7 @@ def documents() -> Iterator[Use]:
     for path in (
         ROOT / "README.md",
         ROOT / "CONTRIBUTING.md",
-        *sorted((ROOT / "docs").glob("*.md")),
+        *sorted((ROOT / "docs").rglob("*.md")),
     ):
         if path.name != "glossary.md":
             words = set(re.findall(r"[A-Za-z_]\w*", path.read_text()))

@@ -9,7 +9,8 @@ Everything runs in the current folder, in the order of the page:
 - a block with a title is a file of that name, and is written;
 - a ``text`` block behind one that ran is what that one prints: ``...`` stands for anything, and
   runs of spaces count as one. Where nothing of the kind follows, anything may be printed;
-- a ``console`` block is for another machine or for reading, and is left out.
+- a block of another language, as ``sh`` or ``py``, is for another machine or for reading, and is
+  left out.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ DATA = f"{PAYLOAD}.data"  # weights too large for it
 NO_ENTRIES: Mapping[str, str] = {}
 Weights: TypeAlias = Mapping[str, mmap]  # files beside a model, by their names
 NO_WEIGHTS: Weights = {}
-IN_MEMORY = "add_external_initializers_from_files_in_memory"  # of newer onnxruntimes than 1.23
+IN_MEMORY = "add_external_initializers_from_files_in_memory"  # older releases lack it
 _inherited: list[Any] = []  # sessions of a parent process, which are never ended here
 ERRORS_ONLY = 3  # severity from which onnxruntime writes to the terminal
 

@@ -7,6 +7,7 @@ what people write themselves, recurrent networks, detectors, U-Nets.
 # ruff: noqa: D102 -- a forward does what its class says
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -62,6 +63,11 @@ def names() -> list[str]:
 def create(name: str, attention: str) -> Network:
     """The network, in eval mode; ``attention`` is how transformers computes it."""
     torch.manual_seed(0)
+    with contextlib.suppress(ImportError, RuntimeError):
+        import torchvision
+
+        # its compiled operators are there: no stub of them is needed
+        coverage_models.stub_torchvision.library = torchvision  # type: ignore[attr-defined]
     library, model = name.split(":")
     if library == "own":
         network = OWN[model]()

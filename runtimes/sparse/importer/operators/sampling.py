@@ -7,8 +7,8 @@ from functools import reduce
 
 from prunedeploy.runtimes.sparse.importer import expr as e
 from prunedeploy.runtimes.sparse.importer.expr import Expr, number
-from prunedeploy.runtimes.sparse.importer.graph import Tensor
-from prunedeploy.runtimes.sparse.importer.importer import EXACT, Call, Importer
+from prunedeploy.runtimes.sparse.importer.graph import EXACT, Tensor
+from prunedeploy.runtimes.sparse.importer.importer import Call, Importer
 
 
 def grid_sample(call: Call) -> Tensor:

@@ -126,8 +126,8 @@ def lower_all(folder: Path, out: Path, only: str) -> None:
                 record |= outcome(facts.with_suffix(".onnx"))
             rows.append(record)
             print(facts.stem, "|", summary(record), flush=True)
-    rows.sort(key=stem_of)
-    out.write_text(json.dumps({**totals(rows), "rows": rows}, indent=1) + "\n")
+            table = {**totals(rows), "rows": sorted(rows, key=stem_of)}
+            out.write_text(json.dumps(table, indent=1) + "\n")
     print(json.dumps(totals(rows), indent=1))
 
 
@@ -159,7 +159,8 @@ def totals(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "networks": len(seen),
         "networks_whole": sum(whole[name] == count for name, count in seen.items()),
         "stopped_by": {
-            name: len(found) for name, found in sorted(stops.items(), key=lambda x: -len(x[1]))
+            name: len(networks)
+            for name, networks in sorted(stops.items(), key=lambda x: -len(x[1]))
         },
     }
 

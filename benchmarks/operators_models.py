@@ -385,9 +385,9 @@ class Pyramid(nn.Module):
     best by score, as YOLO 10 and 26 have it.
     """
 
-    def __init__(self, end: str = "raw", classes: int = 6, most: int = 5) -> None:
+    def __init__(self, end: str = "raw", classes: int = 6, limit: int = 5) -> None:
         super().__init__()
-        self.end, self.classes, self.most = end, classes, most
+        self.end, self.classes, self.limit = end, classes, limit
         self.stem = nn.Sequential(_silu(3, 8, 3, 2), _silu(8, 16, 3, 2))
         self.split = _silu(16, 32, 1)
         self.inner = _silu(16, 16)
@@ -395,7 +395,7 @@ class Pyramid(nn.Module):
         self.down = _silu(32, 32, 3, 2)
         self.pool = nn.MaxPool2d(5, 1, 2)
         self.pooled = _silu(128, 32, 1)
-        self.qkv, self.place = nn.Conv2d(32, 64, 1), nn.Conv2d(32, 32, 3, 1, 1, groups=32)
+        self.qkv, self.position = nn.Conv2d(32, 64, 1), nn.Conv2d(32, 32, 3, 1, 1, groups=32)
         self.up = nn.Upsample(scale_factor=2, mode="nearest")
         self.merge = _silu(64, 32, 1)
         self.heads = nn.ModuleList(
@@ -434,7 +434,7 @@ class Pyramid(nn.Module):
         q, k, v = self.qkv(x).view(n, 2, 32, h * w).split([8, 8, 16], 2)
         scores = (q.transpose(-2, -1) @ k * 8**-0.5).softmax(-1)
         y = (v @ scores.transpose(-2, -1)).view(n, 32, h, w)
-        return x + y + self.place(v.reshape(n, 32, h, w))
+        return x + y + self.position(v.reshape(n, 32, h, w))
 
     def _finish(self, boxes: Tensor, scores: Tensor) -> Any:
         if self.end == "raw":
@@ -443,13 +443,13 @@ class Pyramid(nn.Module):
             import torchvision
 
             best, label = scores[0].max(0)
-            kept = torchvision.ops.nms(boxes[0].T, best, 0.5)[: self.most]
+            kept = torchvision.ops.nms(boxes[0].T, best, 0.5)[: self.limit]
             return boxes[0].T[kept], best[kept], label[kept]
         boxes, scores = boxes.transpose(1, 2), scores.transpose(1, 2)
-        index = scores.amax(-1).topk(self.most)[1].unsqueeze(-1)
+        index = scores.amax(-1).topk(self.limit)[1].unsqueeze(-1)
         boxes = boxes.gather(1, index.repeat(1, 1, 4))
         scores = scores.gather(1, index.repeat(1, 1, self.classes))
-        best, order = scores.flatten(1).topk(self.most)
+        best, order = scores.flatten(1).topk(self.limit)
         row = torch.arange(boxes.shape[0])[:, None]
         labels = (order % self.classes)[..., None].float()
         return torch.cat([boxes[row, order // self.classes], best[..., None], labels], -1)
@@ -469,14 +469,14 @@ class Queries(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.front(x)
         n, _, h, w = x.shape
-        place = torch.cat(
+        position = torch.cat(
             [
                 self.column[:w].unsqueeze(0).repeat(h, 1, 1),
                 self.row[:h].unsqueeze(1).repeat(1, w, 1),
             ],
             -1,
         ).flatten(0, 1)
-        tokens = place + x.flatten(2).transpose(1, 2)
+        tokens = position + x.flatten(2).transpose(1, 2)
         y = self.transformer(tokens, self.query.expand(n, -1, -1))
         return self.classes(y), self.boxes(y).sigmoid()
 

@@ -31,11 +31,11 @@ static inline void pd_top_of_rows(const pd_work *w, const pd_top *t, const float
     for (int item = begin; item < end; item++) {
         const float *from = x + pd_at(item, t->rank, t->shape, t->xs);
         float *to = y + pd_at(item, t->rank, t->shape, t->ys);
-        int found = 0;
+        int filled = 0;
         for (int i = 0; i < t->count; i++) {
             const float value = from[i * t->x_step];
-            if (found == t->kept && !pd_top_before(t, value, to[(found - 1) * t->y_step])) continue;
-            int at = found < t->kept ? found++ : found - 1;
+            if (filled == t->kept && !pd_top_before(t, value, to[(filled - 1) * t->y_step])) continue;
+            int at = filled < t->kept ? filled++ : filled - 1;
             for (; at > 0 && pd_top_before(t, value, to[(at - 1) * t->y_step]); at--) {
                 to[at * t->y_step] = to[(at - 1) * t->y_step];
                 to[at * t->y_step + t->indices] = to[(at - 1) * t->y_step + t->indices];

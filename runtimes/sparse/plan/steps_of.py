@@ -33,7 +33,7 @@ def image(view: View, channel: int, window: bool) -> View:
 
 def runs(indices: Sequence[int]) -> list[tuple[int, int, int]]:
     """Evenly spaced runs, the longest from the front on: where each begins, its length and step."""
-    found, start = [], 0
+    result, start = [], 0
     while start < len(indices):
         step = indices[start + 1] - indices[start] if start + 1 < len(indices) else 1
         end = start + 1
@@ -42,9 +42,9 @@ def runs(indices: Sequence[int]) -> list[tuple[int, int, int]]:
         # a pair that is no run may be the end of one and the beginning of the next
         if end - start == 2 and abs(step) != 1:
             end -= 1
-        found.append((start, end - start, step))
+        result.append((start, end - start, step))
         start = end
-    return found
+    return result
 
 
 def _own(op: ops.Op, *left_out: str) -> dict[str, Any]:

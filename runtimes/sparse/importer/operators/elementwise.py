@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.runtimes.sparse.importer.expr import Expr, number
-from prunedeploy.runtimes.sparse.importer.graph import Tensor, broadcast
-from prunedeploy.runtimes.sparse.importer.importer import EXACT, TYPES, Call, Importer
+from prunedeploy.runtimes.sparse.importer.graph import EXACT, Tensor, broadcast
+from prunedeploy.runtimes.sparse.importer.importer import TYPES, Call, Importer
 from prunedeploy.runtimes.sparse.importer.operators import integers
 
 SELU = (1.67326319217681884765625, 1.05070102214813232421875)  # of the operator's definition

@@ -9,8 +9,15 @@ import numpy as np
 from prunedeploy.core.records import Array
 from prunedeploy.runtimes.sparse.importer import expr as e
 from prunedeploy.runtimes.sparse.importer.expr import Expr
-from prunedeploy.runtimes.sparse.importer.graph import ConcatOp, GatherOp, Tensor, TopOp, constant
-from prunedeploy.runtimes.sparse.importer.importer import EXACT, Call, Importer
+from prunedeploy.runtimes.sparse.importer.graph import (
+    EXACT,
+    ConcatOp,
+    GatherOp,
+    Tensor,
+    TopOp,
+    constant,
+)
+from prunedeploy.runtimes.sparse.importer.importer import Call, Importer
 
 MAX_SCAN = 2048  # elements of an axis that sums run along: they are products with so many columns
 
@@ -86,7 +93,8 @@ def scatter_nd(call: Call) -> Tensor:
     sizes, back = x.shape[:count], x.shape[count:]
     rows, width = math.prod(sizes), math.prod(back)
     each = indices.reshape(-1, count)
-    if any(np.any((column < -n) | (column >= n)) for column, n in zip(each.T, sizes, strict=True)):
+    within = np.less_equal(np.negative(sizes), each) & np.less(each, sizes)
+    if not within.all():
         raise call.refuse("an index lies outside of its axis")
     at = np.ravel_multi_index(tuple((each % np.array(sizes)).T), sizes)
     order = np.arange(rows)

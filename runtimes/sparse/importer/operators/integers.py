@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from prunedeploy.runtimes.sparse.importer.expr import Expr
-from prunedeploy.runtimes.sparse.importer.graph import Tensor, broadcast
-from prunedeploy.runtimes.sparse.importer.importer import EXACT, Call, Importer
+from prunedeploy.runtimes.sparse.importer.graph import EXACT, Tensor, broadcast
+from prunedeploy.runtimes.sparse.importer.importer import Call, Importer
 
 # The largest result of operands that are no larger than a and b.
 BOUNDS: dict[str, Callable[[float, float], float]] = {

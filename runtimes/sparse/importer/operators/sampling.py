@@ -1,4 +1,4 @@
-"""GridSample: the pixels around each place of a grid, weighted."""
+"""GridSample: the pixels around each position of a grid, weighted."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from functools import reduce
 
 from prunedeploy.runtimes.sparse.importer import expr as e
 from prunedeploy.runtimes.sparse.importer.expr import Expr, number
-from prunedeploy.runtimes.sparse.importer.graph import Tensor
-from prunedeploy.runtimes.sparse.importer.importer import EXACT, Call, Importer
+from prunedeploy.runtimes.sparse.importer.graph import EXACT, Tensor
+from prunedeploy.runtimes.sparse.importer.importer import Call, Importer
 
 
 def grid_sample(call: Call) -> Tensor:
@@ -72,8 +72,8 @@ def _pixel(
 ) -> Expr:
     """One pixel with its weight, 0 outside: the nearest, or that so many steps behind the floor."""
     build, index, inside, weight = call.build, number(0.0), number(1.0), number(1.0)
-    for axis, (place, size) in enumerate(zip(places, sizes, strict=True)):
-        at = e.tensor(place)
+    for axis, (position, size) in enumerate(zip(places, sizes, strict=True)):
+        at = e.tensor(position)
         pixel = Expr("round", (at,))
         if steps is not None:
             pixel = _add(Expr("floor", (at,)), number(steps[axis]))

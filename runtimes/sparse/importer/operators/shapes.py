@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from prunedeploy.runtimes.sparse.importer import graph
-from prunedeploy.runtimes.sparse.importer.graph import Tensor
-from prunedeploy.runtimes.sparse.importer.importer import EXACT, Call, Importer
+from prunedeploy.runtimes.sparse.importer.graph import EXACT, Tensor
+from prunedeploy.runtimes.sparse.importer.importer import Call, Importer
 from prunedeploy.runtimes.sparse.importer.operators import indexing
 
 

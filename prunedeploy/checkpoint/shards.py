@@ -19,7 +19,7 @@ WEIGHT_MAP = "weight_map"
 
 def is_index(head: bytes, path: Path) -> bool:
     """Whether the file is such an index, by its first bytes and its name."""
-    return path.suffix == ".json" and head.lstrip()[:1] == b"{"
+    return path.name.endswith(".index.json") and head.lstrip()[:1] == b"{"
 
 
 def files_of(index: Any) -> dict[str, str]:

@@ -73,7 +73,10 @@ def test_files_elsewhere_are_not_read(name: object, tmp_path: Path) -> None:
     "text", ["{", '{"weight_map": []}', '{"weight_map": {}}', '{"a": 1}', "{" * 5000]
 )
 def test_other_json_is_no_index(text: str, tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text(text)
+    (tmp_path / "x.index.json").write_text(text)
     with pytest.raises(UserError, match=r"cannot be read|no index of weights") as caught:
-        weights(tmp_path / "x.json")
+        weights(tmp_path / "x.index.json")
     assert "\n" not in str(caught.value)
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(UserError, match="is not a checkpoint"):
+        weights(tmp_path / "x.json")

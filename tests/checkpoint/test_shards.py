@@ -77,3 +77,6 @@ def test_other_json_is_no_index(text: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot be read|no index of weights") as caught:
         weights(tmp_path / "x.index.json")
     assert "\n" not in str(caught.value)
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(UserError, match="is not a checkpoint"):
+        weights(tmp_path / "x.json")

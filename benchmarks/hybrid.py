@@ -20,7 +20,7 @@ import hybrid_models
 
 from prunedeploy import targets
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.files import atomic_path, to_json
+from prunedeploy.core.files import atomic_path, from_json, to_json
 from prunedeploy.core.records import Engine, Ratio
 from prunedeploy.core.statistics import ratio
 from prunedeploy.engines import building, opening
@@ -110,6 +110,13 @@ def line(row: Row) -> str:
     )
 
 
+def _earlier(path: Path) -> dict[str, Row]:
+    """The rows of an earlier run, of which those that are measured now are replaced."""
+    if not path.is_file():
+        return {}
+    return {row.name: row for row in from_json(Results, path.read_text()).rows}
+
+
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description="hybrid engines beside ONNX Runtime")
@@ -122,13 +129,13 @@ def main() -> None:
         f"ONNX Runtime, ms, {n} threads | hybrid | speed" for n in sorted({1, targets.cores()})
     )
     print(f"| network | lacks | parts | multiply-adds in sparse | {heads} | difference |")
-    rows = []
+    rows = _earlier(options.results)
     for name in options.models.split(","):
-        rows.append(measure(name, options.sparsity, options.rounds))
-        print(line(rows[-1]), flush=True)
+        rows[name] = measure(name, options.sparsity, options.rounds)
+        print(line(rows[name]), flush=True)
         with atomic_path(options.results) as temporary:
-            temporary.write_text(to_json(Results(tuple(rows), environment())))
-    slow = [row.name for row in rows if any(x.speed.value < SLOWEST for x in row.times)]
+            temporary.write_text(to_json(Results(tuple(rows.values()), environment())))
+    slow = [row.name for row in rows.values() if any(x.speed.value < SLOWEST for x in row.times)]
     sys.exit(f"slower than ONNX Runtime: {', '.join(slow)}" if slow else 0)
 
 

@@ -50,11 +50,10 @@ def limited(seconds: int) -> Iterator[None]:
         signal.alarm(0)
 
 
-def variants(name: str) -> list[tuple[str, str]]:
-    """Exporter and attention."""
-    if name.startswith("transformers:"):
-        return [("dynamo", "sdpa"), ("legacy", "sdpa"), ("legacy", "eager")]
-    return [("dynamo", "sdpa"), ("legacy", "sdpa")]
+def variants(name: str, exporter: str) -> tuple[str, ...]:
+    """The forms of attention."""
+    both = name.startswith("transformers:") and exporter == "legacy"
+    return ("sdpa", "eager") if both else ("sdpa",)
 
 
 def export_all(folder: Path, only: str) -> None:
@@ -64,14 +63,14 @@ def export_all(folder: Path, only: str) -> None:
 
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in models.names():
-        for exporter, attention in variants(name):
-            stem = f"{name}@{exporter}-{attention}".replace(":", ".")
+    for exporter in ("legacy", "dynamo"):  # the faster one first
+        for name, attention in ((n, a) for n in models.names() for a in variants(n, exporter)):
+            record = {"network": name, "exporter": exporter, "attention": attention}
+            stem = stem_of(record)
             facts = folder / f"{stem}.json"
             if only not in stem or facts.exists():
                 continue
             begin = time.perf_counter()
-            record = {"network": name, "exporter": exporter, "attention": attention}
             record["torch"] = torch.__version__
             try:
                 with limited(MAX_SECONDS), quiet():
@@ -116,8 +115,10 @@ def export(network: Any, exporter: str, path: Path) -> None:
 
 
 def lower_all(folder: Path, out: Path, only: str) -> None:
-    """Lower every exported network, and write the table."""
+    """Lower every exported network, and write the table; with ``only`` others keep theirs."""
     rows = []
+    if only and out.exists():
+        rows = [row for row in json.loads(out.read_text())["rows"] if only not in stem_of(row)]
     for facts in sorted(folder.glob("*.json")):
         if only in facts.stem:
             record = json.loads(facts.read_text())
@@ -125,9 +126,15 @@ def lower_all(folder: Path, out: Path, only: str) -> None:
                 record |= outcome(facts.with_suffix(".onnx"))
             rows.append(record)
             print(facts.stem, "|", summary(record), flush=True)
-    if not only:
-        out.write_text(json.dumps({"rows": rows, **totals(rows)}, indent=1) + "\n")
+    rows.sort(key=stem_of)
+    out.write_text(json.dumps({**totals(rows), "rows": rows}, indent=1) + "\n")
     print(json.dumps(totals(rows), indent=1))
+
+
+def stem_of(row: dict[str, Any]) -> str:
+    """The name of an export's files, without what follows the dot."""
+    name = f"{row['network']}@{row['exporter']}-{row['attention']}"
+    return name.replace(":", ".")
 
 
 def summary(record: dict[str, Any]) -> str:

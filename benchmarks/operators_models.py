@@ -7,6 +7,7 @@ what people write themselves, recurrent networks, detectors, U-Nets.
 # ruff: noqa: D102 -- a forward does what its class says
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -62,6 +63,11 @@ def names() -> list[str]:
 def create(name: str, attention: str) -> Network:
     """The network, in eval mode; ``attention`` is how transformers computes it."""
     torch.manual_seed(0)
+    with contextlib.suppress(ImportError, RuntimeError):
+        import torchvision
+
+        # its compiled operators are there: no stub of them is needed
+        coverage_models.stub_torchvision.library = torchvision  # type: ignore[attr-defined]
     library, model = name.split(":")
     if library == "own":
         network = OWN[model]()
@@ -416,7 +422,7 @@ class Pyramid(nn.Module):
         boxes = torch.cat([h[0](m).flatten(2) for h, m in zip(self.heads, maps, strict=True)], 2)
         scores = torch.cat([h[1](m).flatten(2) for h, m in zip(self.heads, maps, strict=True)], 2)
         boxes = (
-            boxes.view(len(boxes), 4, 8, -1).softmax(2).mul(self.bins[None, None, :, None]).sum(2)
+            boxes.view(x.shape[0], 4, 8, -1).softmax(2).mul(self.bins[None, None, :, None]).sum(2)
         )
         low, high = boxes.chunk(2, 1)
         middle, stride = self.anchors[:2], self.anchors[2:]
@@ -444,7 +450,7 @@ class Pyramid(nn.Module):
         boxes = boxes.gather(1, index.repeat(1, 1, 4))
         scores = scores.gather(1, index.repeat(1, 1, self.classes))
         best, order = scores.flatten(1).topk(self.most)
-        row = torch.arange(len(boxes))[:, None]
+        row = torch.arange(boxes.shape[0])[:, None]
         labels = (order % self.classes)[..., None].float()
         return torch.cat([boxes[row, order // self.classes], best[..., None], labels], -1)
 

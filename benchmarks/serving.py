@@ -1,34 +1,28 @@
 """A sparse network behind `prunedeploy serve`, against the same server over ONNX Runtime.
 
-    python benchmarks/serving.py [--model mobilenet_v1_real] [--clients 1,8,50] [--seconds 20]
-        [--turns 3] [--threads 2] [--engines FOLDER]
+    python benchmarks/serving.py --engines FOLDER [--model mobilenet_v1_real] [--clients 1,50]
+        [--seconds 20] [--turns 3] [--threads 2]
 
-Four servers run on this machine, each in a process of its own: two runtimes, each with dynamic
-batching and with every request computed by itself. A load test asks them in turn, so that what
-slows the machine slows all of them, each for ``turns`` times ``seconds``. It runs on the same
-cores, as does what carries the 600 kB of every image. Every answer is compared with what the engine
-computes alone. The exit status is 1 where one is wrong or lost.
+Two runtimes, each with dynamic batching and with every request computed by itself, take turns, so
+that what slows the machine slows all of them. The clients run on the same cores, as does what
+carries the 600 kB of every image. Every answer is compared with what the engine computes alone.
+Each turn is written as soon as it is over, and a later run goes on from there. The exit status is 1
+where an answer is wrong or lost.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cpu_models
 import numpy as np
 
 import prunedeploy
-from prunedeploy.core.files import atomic_path, to_json
-from prunedeploy.core.records import Engine
-from prunedeploy.engines import building, engine_folder
+from prunedeploy.core.files import atomic_path, from_json, to_json
 from prunedeploy.measure.environment import environment
-from prunedeploy.serving.http.launch import launched
 from prunedeploy.serving.http.loadtest import LoadLevel
 
 RESULTS = Path(__file__).parent / "results" / "serving.json"
@@ -64,38 +58,44 @@ class Results:
     environment: dict[str, str]
 
 
-def engines(model: str, threads: int, folder: Path) -> dict[str, Engine]:
-    """An engine of each runtime for the same file, from ``folder`` where they are there."""
-    source = cpu_models.dynamic(model, SPARSITY)
-    built = {}
-    for runtime, batches in (("ort", ()), ("sparse", BATCHES)):
-        path = folder / f"{model}.{runtime}.engine"
+def engines(model: str, threads: int, folder: Path) -> dict[str, Path]:
+    """An engine of each runtime for the same file, in ``folder`` unless they are there."""
+    built = {name: folder / f"{model}.{name}.engine" for name in ("ort", "sparse")}
+    for runtime, path in built.items():
         if not path.is_dir():
-            building.build(source, "host", runtime, path, batch=batches, threads=threads)
-        built[runtime] = engine_folder.read_engine(path)
+            import cpu_models
+
+            source = cpu_models.dynamic(model, SPARSITY)
+            batch = BATCHES if runtime == "sparse" else ()
+            prunedeploy.build(source, "host", runtime, path, batch=batch, threads=threads)
     return built
 
 
-def measure(
-    built: dict[str, Engine], threads: int, clients: list[int], seconds: float, turns: int
-) -> Iterator[Row]:
-    """Ask all servers in turn."""
-    with ExitStack() as stack:
-        urls = {}
-        for runtime, engine in built.items():
-            for batching in (False, True):
-                options = prunedeploy.ServeOptions(threads=threads, max_batch=0 if batching else 1)
-                urls[runtime, batching] = stack.enter_context(launched(engine.path, options))
+def missing(results: Results, clients: list[int], turns: int) -> Iterator[Row]:
+    """The rows that lack a turn, those with the fewest first, until none does."""
+    rows = {(row.runtime, row.batching, row.clients): row for row in results.rows}
+    for turn in range(turns):
         for count in clients:
-            levels: dict[tuple[str, bool], list[LoadLevel]] = {key: [] for key in urls}
-            for _ in range(turns):
-                for (runtime, batching), url in urls.items():
-                    result = prunedeploy.loadtest(
-                        url, engine=built[runtime].path, clients=(count,), seconds=seconds
-                    )
-                    levels[runtime, batching] += result.levels
-            for (runtime, batching), turn in levels.items():
-                yield Row(runtime, batching, count, tuple(turn))
+            for runtime in ("ort", "sparse"):
+                for batching in (False, True):
+                    row = rows.get((runtime, batching, count), Row(runtime, batching, count, ()))
+                    if len(row.turns) <= turn:
+                        yield row
+
+
+def measure(row: Row, engine: Path, threads: int, seconds: float) -> Row:
+    """``row`` with one more turn."""
+    options = prunedeploy.ServeOptions(threads=threads, max_batch=0 if row.batching else 1)
+    result = prunedeploy.loadtest(engine, clients=(row.clients,), seconds=seconds, options=options)
+    return replace(row, turns=(*row.turns, *result.levels))
+
+
+def put(results: Results, row: Row) -> Results:
+    """``results`` with ``row`` in the place of the one that it continues."""
+    key = (row.runtime, row.batching, row.clients)
+    others = [x for x in results.rows if (x.runtime, x.batching, x.clients) != key]
+    rows = sorted((*others, row), key=lambda x: (x.clients, x.runtime, x.batching))
+    return replace(results, rows=tuple(rows), environment=environment())
 
 
 def line(row: Row) -> str:
@@ -116,31 +116,32 @@ def main() -> None:
         description="a sparse network behind a server, and a dense one"
     )
     parser.add_argument("--model", default="mobilenet_v1_real")
-    parser.add_argument("--clients", default="1,8,50")
+    parser.add_argument("--clients", default="1,50")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=1000, help="turns to measure now at most")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--engines", type=Path, help="a folder to keep the engines in")
+    parser.add_argument("--engines", type=Path, required=True, help="a folder for the engines")
     options = parser.parse_args()
     clients = [int(text) for text in options.clients.split(",")]
-    print(
-        "| runtime | batching | clients | requests/s | p50 ms | p99 ms | right | refused | wrong ",
-        end="",
-    )
-    print("| lost |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|")
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="prunedeploy-") as temporary:
-        folder = options.engines or Path(temporary)
-        built = engines(options.model, options.threads, folder)
-        for row in measure(built, options.threads, clients, options.seconds, options.turns):
-            print(line(row), flush=True)
-            rows.append(row)
-    with atomic_path(options.results) as file:
-        file.write_text(
-            to_json(Results(options.model, options.threads, tuple(rows), environment()))
-        )
-    faults = sum(row.total("wrong") + row.total("lost") for row in rows)
+    built = engines(options.model, options.threads, options.engines)
+    results = Results(options.model, options.threads, (), {})
+    if options.results.is_file():
+        results = from_json(Results, options.results.read_text())
+    for _ in range(options.runs):
+        row = next(missing(results, clients, options.turns), None)
+        if row is None:
+            break
+        row = measure(row, built[row.runtime], options.threads, options.seconds)
+        print(line(row), file=sys.stderr, flush=True)
+        results = put(results, row)
+        with atomic_path(options.results) as file:
+            file.write_text(to_json(results))
+    print("| runtime | batching | clients | requests/s | p50 ms | p99 ms | ", end="")
+    print("right | refused | wrong | lost |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    print(*map(line, results.rows), sep="\n")
+    faults = sum(row.total("wrong") + row.total("lost") for row in results.rows)
     sys.exit(f"{faults} answers were wrong or lost" if faults else 0)
 
 

@@ -28,7 +28,6 @@ WRONG = {
     'prunedeploy.open("net.engine").clsoe()': "attr-defined",
     'prunedeploy.bench("net.engine").ratos': "attr-defined",
     'prunedeploy.remote_build("net.onnx", "user@nano", batchh=1)': "call-arg",
-    "prunedeploy.shrink(3)": "arg-type",
 }
 
 

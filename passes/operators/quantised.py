@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -15,6 +16,8 @@ from prunedeploy.passes.analysis.axes import Axes, rank, static_size
 from prunedeploy.passes.analysis.facts import Constants, Facts
 from prunedeploy.passes.analysis.quantised_weights import is_whole, scale_axis
 from prunedeploy.passes.operators.operator import Operator, opaque
+
+TIE = 2.0**-16  # so near to the middle of two steps, relative to both, float32 may round either way
 
 
 def couple_scaled(node: ir.Node, axes: Axes) -> None:
@@ -58,9 +61,17 @@ def _scaled(node: ir.Node, facts: Facts) -> Iterator[tuple[int, Constants, Const
 
 
 def quantised_constants(node: ir.Node, facts: Facts) -> None:
-    """Zero becomes the zero point exactly; other constants may be rounded either way."""
+    """A constant becomes its step; in the middle of two it may become either, so it is none."""
+    kind = node.outputs[0].dtype
     for axis, known, scale, zero in _scaled(node, facts):
-        facts.learn(node.outputs[0], axis, np.where((known == 0) & (scale > 0), zero, np.nan))
+        steps = known / np.where(scale > 0, scale, np.nan)
+        if kind is None or not kind.is_integer():
+            facts.learn(node.outputs[0], axis, np.where(steps == 0, zero, np.nan))
+            continue
+        limits = ml_dtypes.iinfo(kind.numpy())  # type: ignore[no-untyped-call]
+        sure = np.abs(steps - np.floor(steps) - 0.5) > TIE * np.maximum(np.abs(steps), 1)
+        step = np.clip(np.rint(steps) + zero, int(limits.min), int(limits.max))
+        facts.learn(node.outputs[0], axis, np.where(sure, step, np.nan))
 
 
 def dequantised_constants(node: ir.Node, facts: Facts) -> None:

@@ -18,14 +18,15 @@ from prunedeploy.graph import model as models
 from prunedeploy.graph.shapes import infer_shapes
 from prunedeploy.passes.analysis.axes import rank, static_size
 from prunedeploy.passes.analysis.facts import constant_array
-from prunedeploy.passes.names import replace_input
+from prunedeploy.passes.names import graph_of, initializer, put_before, replace_input, unique_name
 
 
 @dataclass(frozen=True)
 class PlainGroupNorm:
     """Write down the shape that a group norm goes back to, and unshare its scale and bias.
 
-    Leaves it where more than the batch and one other size is dynamic: no number stands for two.
+    Where more than the batch and one other size is dynamic, no number stands for two: batch and
+    channels are written down, the sizes behind them stay computed.
     """
 
     name: ClassVar[str] = "plain-group-norm"
@@ -76,10 +77,31 @@ def _write_shape(last: ir.Node, before: ir.Value) -> bool:
     batch = before.shape[0]
     if isinstance(batch, ir.SymbolicDim) and batch.value and batch == source.shape[0]:
         sizes[0] = 0
-    if sizes.count(None) > 1 or 0 in sizes[1:]:
+    if 0 in sizes[1:]:
         return False
+    if sizes.count(None) > 1:
+        return _write_channels(last, sizes[:2], len(sizes))
     shape = np.array([-1 if size is None else size for size in sizes], np.int64)
     replace_input(last, 1, shape, "shape")
+    return True
+
+
+def _write_channels(last: ir.Node, sizes: list[int | None], rank: int) -> bool:
+    """Batch and channels as numbers, where they are known, before the other sizes as they are."""
+    shape, graph = last.inputs[1], graph_of(last)
+    if None in sizes or shape is None:
+        return False
+    numbers = {"sizes": np.array(sizes, np.int64), "behind": np.arange(2, rank, dtype=np.int64)}
+    values = {name: initializer(None, array) for name, array in numbers.items()}
+    for name, value in values.items():
+        value.name = unique_name(graph, f"{last.name}.{name}")
+        graph.register_initializer(value)
+    name = last.name or "norm"
+    rest = put_before(last, ir.node("Gather", [shape, values["behind"]]), f"{name}.rest")
+    target = put_before(
+        last, ir.node("Concat", [values["sizes"], rest], {"axis": 0}), f"{name}.target"
+    )
+    last.replace_input_with(1, target)
     return True
 
 

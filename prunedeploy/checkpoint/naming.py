@@ -92,6 +92,8 @@ class Index:
             if not tensor.is_floating_point() or not tensor.dim() or name.endswith(NO_WEIGHT):
                 continue
             key = words(name)
+            if not key:  # dots alone
+                continue
             self._exact.setdefault(key, []).append(name)
             self._ends.setdefault(key[-2:], []).append((key, name))
 

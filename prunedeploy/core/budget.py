@@ -47,6 +47,11 @@ class Budget:
         return 20_000 + self.size // 1024
 
     @property
+    def seconds(self) -> int:
+        """Processor time of what reads all of the file once, on a slow machine."""
+        return 10 + self.size // 50_000
+
+    @property
     def constants(self) -> int:
         """Elements of what follows from the file alone, at any one time."""
         return 32 * MIB + 4 * self.size

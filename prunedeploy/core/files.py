@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import mmap
 import os
 import secrets
 import shutil
@@ -178,6 +179,25 @@ def held_copy(path: Path, expected: str) -> int:
         if digest.hexdigest() != expected:
             raise UserError(f"{path} is not what was built: its hash differs; build it again")
         return os.dup(copy.fileno())
+
+
+@contextmanager
+def mapped(path: Path, expected: str) -> Iterator[mmap.mmap]:
+    """The bytes of a file that has the hash ``expected``, not copied: of any size.
+
+    Another file may take its name meanwhile. A block that ends well has read what was hashed.
+
+    Raises:
+        UserError: another hash; or somebody wrote into the file before the end of the block.
+        OSError, ValueError: it cannot be mapped.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        written = os.fstat(file.fileno()).st_mtime_ns
+        if hashlib.sha256(data).hexdigest() != expected:
+            raise UserError(f"{path} is not what was built: its hash differs; build it again")
+        yield data
+        if os.fstat(file.fileno()).st_mtime_ns != written:
+            raise UserError(f"{path} was written to while it was opened: open it again")
 
 
 def _unnamed() -> typing.IO[bytes]:

@@ -69,7 +69,7 @@ def dense_file(source: Path, baseline: str | Path | None, progress: Progress) ->
         progress(Notice(f"no dense baseline recorded: {source} is not what shrink wrote"))
         return None
     # as recorded, or beside the model where all of it was moved
-    for dense in (record.dense, source.with_name(record.dense.name)):
+    for dense in (record.dense, source.parent / record.dense.name):
         if dense.is_file() and model_sha256(dense) == record.dense_sha256:
             return dense
     progress(Notice(f"no dense baseline recorded: {record.dense} is not what shrink wrote"))

@@ -90,7 +90,7 @@ def _outside(path: Path, location: str) -> UserError:
     )
 
 
-def check_listed(path: Path, listed: Collection[str]) -> None:
+def check_listed(path: Path, listed: Collection[str]) -> frozenset[str]:
     """Check that the model inside an engine reads weights only from files that the engine lists.
 
     Those are covered by hashes. What a runtime makes of a location that its tensor does not use is
@@ -100,14 +100,20 @@ def check_listed(path: Path, listed: Collection[str]) -> None:
         path: the model's file.
         listed: names of the engine's files, relative to the folder of ``path``.
 
+    Returns:
+        The files that it reads, relative to the folder of ``path``.
+
     Raises:
         UserError: it reads another file.
         ValueError: it is not in protobuf's wire format.
     """
+    files = set()
     for location, _ in wire.locations(path):
         resolve(path, location)
-        if PurePosixPath(location).as_posix() not in listed:
+        files.add(PurePosixPath(location).as_posix())
+        if not files <= set(listed):
             raise UserError(
                 f"{path} reads weights from {location}, which is not among the engine's files: "
                 "build it again"
             )
+    return frozenset(files)

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.records import TensorSpec
+from prunedeploy.core.records import Dim, TensorSpec
 from prunedeploy.graph import model as models
 from prunedeploy.graph.shapes import infer_shapes
 
@@ -69,9 +69,18 @@ def fixed(inputs: Sequence[TensorSpec], shapes: Shapes) -> tuple[TensorSpec, ...
             if named.setdefault(old, new) != new:
                 raise UserError(f"{old} is one size: it cannot be {named[old]} and {new}")
     return tuple(
-        replace(spec, shape=tuple(named.get(str(size), size) for size in stated[spec.name]))
+        _of_shape(spec, tuple(named.get(str(size), size) for size in stated[spec.name]))
         for spec in inputs
     )
+
+
+def _of_shape(spec: TensorSpec, shape: tuple[Dim, ...]) -> TensorSpec:
+    """An input of a shape; sizes that were found for its random samples give way to those of it."""
+    sizes = tuple(
+        tuple(0 if isinstance(dim, int) else size for dim, size in zip(shape, each, strict=True))
+        for each in spec.sample.sizes
+    )
+    return replace(spec, shape=shape, sample=replace(spec.sample, sizes=sizes))
 
 
 def _checked(spec: TensorSpec, shape: Shape | None) -> tuple[int | str, ...]:

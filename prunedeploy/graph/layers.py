@@ -55,6 +55,15 @@ def _rows_transposed(stored: Array, groups: int) -> Array:
 
 # -- ONNX -----------------------------------------------------------------------------------------
 
+# Operators on integers: what they compute, the inputs of the weight and of its zero point.
+INTEGER = {
+    "QLinearConv": ("Conv", 3, 5),
+    "QLinearMatMul": ("MatMul", 3, 5),
+    "ConvInteger": ("Conv", 1, 3),
+    "MatMulInteger": ("MatMul", 1, 3),
+}
+MIN_AXES = {"Conv": 3, "ConvTranspose": 3, "Gemm": 2, "MatMul": 2, "BatchNormalization": 1}
+
 
 def node_layer(node: ir.Node) -> Layer | None:
     """The layer that ``node`` is, or None where it does not multiply with a constant."""
@@ -64,7 +73,7 @@ def node_layer(node: ir.Node) -> Layer | None:
         return None
     name, stored = weight
     groups = node.attributes.get_int("group", 1)
-    match node.op_type:
+    match INTEGER.get(node.op_type, (node.op_type,))[0]:
         case "Conv":
             rows = _rows(stored)
         case "ConvTranspose":
@@ -81,18 +90,52 @@ def node_layer(node: ir.Node) -> Layer | None:
 
 
 def _weight_of(node: ir.Node) -> tuple[str, Array] | None:
-    """The constant that ``node`` multiplies with, as its operator reads it."""
-    min_axes = {"Conv": 3, "ConvTranspose": 3, "Gemm": 2, "MatMul": 2, "BatchNormalization": 1}
-    if node.op_type not in min_axes or len(node.inputs) < 2 or node.inputs[1] is None:
+    """The constant that ``node`` multiplies with, as its operator reads it.
+
+    Integers are given as their distance from the zero point: those that stand for zero are zero.
+    """
+    op, at, zero_point = INTEGER.get(node.op_type, (node.op_type, 1, -1))
+    if op not in MIN_AXES or len(node.inputs) <= at or (value := node.inputs[at]) is None:
         return None
-    weight = _constant(node.inputs[1])
-    if weight is None or weight[1].ndim < min_axes[node.op_type]:
+    weight = _constant(value) if zero_point < 0 else _stored(node, at, zero_point, _last(op))
+    if weight is None or weight[1].ndim < MIN_AXES[op]:
         return None
     return weight
 
 
+def _last(op: str) -> int:
+    """The axis of a weight that its outputs are on."""
+    return -1 if op == "MatMul" else 0
+
+
+def _stored(node: ir.Node, at: int, zero_point: int, axis: int) -> tuple[str, Array] | None:
+    """Integers less their zero point, which is one or one an index of ``axis``."""
+    import onnx_ir as ir
+
+    value = node.inputs[at]
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    if value is None or tensor is None:
+        return None
+    stored = tensor.numpy().astype("float32")
+    offset = node.inputs[zero_point] if len(node.inputs) > zero_point else None
+    if offset is None:
+        return str(value.name), stored
+    zero = ir.convenience.get_const_tensor(offset)
+    if zero is None:
+        return None
+    shape = [1] * stored.ndim
+    if zero.size > 1 and zero.size == stored.shape[axis]:
+        shape[axis] = zero.size
+    elif zero.size > 1:
+        return None
+    return str(value.name), stored - zero.numpy().astype("float32").reshape(shape)
+
+
 def _constant(value: ir.Value) -> tuple[str, Array] | None:
-    """Name and content of a constant, through the Transpose and Identity that exporters leave."""
+    """Name and content of a constant, through the Transpose and Identity that exporters leave.
+
+    Of one that is quantised and back, as SparseML, torch and ONNX Runtime write it, the integers.
+    """
     import onnx_ir as ir
 
     producer = value.producer()
@@ -102,10 +145,34 @@ def _constant(value: ir.Value) -> tuple[str, Array] | None:
         if inner is None or producer.op_type == "Identity":
             return inner
         return inner[0], inner[1].transpose(producer.attributes.get_ints("perm") or None)
+    if producer is not None and producer.op_type == "DequantizeLinear":
+        source = producer.inputs[0]
+        maker = None if source is None else source.producer()
+        if maker is not None and maker.op_type == "QuantizeLinear":
+            return _rounded(maker)
+        return _stored(producer, 0, 2, producer.attributes.get_int("axis", 1))
     tensor = ir.convenience.get_const_tensor(value)
     if tensor is None or not tensor.dtype.is_floating_point():
         return None
     return str(value.name), tensor.numpy()
+
+
+def _rounded(node: ir.Node) -> tuple[str, Array] | None:
+    """The integers that a QuantizeLinear makes of a constant, but for their zero point."""
+    import numpy as np
+    import onnx_ir as ir
+
+    weight = None if node.inputs[0] is None else _constant(node.inputs[0])
+    scale = None if node.inputs[1] is None else ir.convenience.get_const_tensor(node.inputs[1])
+    if weight is None or scale is None:
+        return None
+    name, stored = weight
+    axis, shape = node.attributes.get_int("axis", 1), [1] * stored.ndim
+    if scale.size > 1 and -stored.ndim <= axis < stored.ndim and scale.size == stored.shape[axis]:
+        shape[axis] = scale.size
+    elif scale.size > 1:
+        return None
+    return name, np.rint(stored / scale.numpy().reshape(shape))
 
 
 # -- torch ----------------------------------------------------------------------------------------

@@ -3,18 +3,22 @@
 In order: the file is read without its weights' files, and what it says of those is checked; one
 form is made of what ONNX has several of (``forms``); what can only mean one thing is repaired
 (``repairs``); what is not valid is refused with what is wrong and where. Then functions are
-inlined, nodes sorted, everything named, and shapes inferred.
+inlined, nodes sorted, everything named, and shapes inferred: first in a child process, since what
+onnx infers with was not written for files of strangers.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from prunedeploy.core import child
+from prunedeploy.core.budget import Budget
 from prunedeploy.core.errors import UserError, first_cause
 from prunedeploy.graph import forms, functions, repairs, scopes, tensors, utf8, validity
 from prunedeploy.graph.protos import InvalidError
@@ -123,9 +127,17 @@ def _from_proto(proto: onnx.ModelProto, path: Path | None) -> Prepared:
     _map_weights(program, proto, path)
     _sort(program)
     _inline(program)
-    repaired += validity.check(program)
-    prepare(program)
+    if (why := child.trial(partial(_infer, program), Budget(proto.ByteSize()))) is not None:
+        raise InvalidError(f"what ONNX itself infers of its types and shapes {why}")
+    repaired += _infer(program)
     return Prepared(program, (*notes, *repaired), bool(repaired))
+
+
+def _infer(program: ir.Model) -> tuple[str, ...]:
+    """What onnx does in C++; an operator behind one without a type ends the process, for one."""
+    dropped = validity.check(program)
+    prepare(program)
+    return dropped
 
 
 def _map_weights(program: ir.Model, proto: onnx.ModelProto, path: Path | None) -> None:

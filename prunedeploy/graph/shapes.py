@@ -10,6 +10,7 @@ from prunedeploy.graph import cut_sizes, protos
 SMALL = 1024  # bytes of a weight that onnx's checks are shown
 MAX_AXES = 64  # of an array of NumPy
 MAX_FOLLOWED = 1 << 18  # elements of a list that stands for a shape: far more than it has axes
+KEEPING_SHAPE = ("GroupNormalization", "MeanVarianceNormalization")  # onnx infers none of theirs
 SEQUENCES = ("Sequence", "SplitToSequence", "ConcatFromSequence", "Optional")  # operators
 
 
@@ -87,9 +88,10 @@ def _pass_shapes_on(graph: ir.Graph) -> bool:
     """
     changed = False
     for node in graph:
-        source, result = node.inputs[0] if node.inputs else None, node.outputs[0]
-        keeps = node.op_type in ("GroupNormalization", "MeanVarianceNormalization")
-        if keeps and not node.domain and result.shape is None and source is not None:
+        if node.domain or node.op_type not in KEEPING_SHAPE:
+            continue
+        source, result = node.inputs[0], node.outputs[0]
+        if result.shape is None and source is not None:
             result.shape, result.type = source.shape, source.type
             changed |= source.shape is not None
     return changed

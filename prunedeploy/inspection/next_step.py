@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from prunedeploy import targets
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Forecast, NextStep, ShrinkResult
+from prunedeploy.graph.fixed_shapes import Shapes
 from prunedeploy.runtimes import registry
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ def after_shrink(result: ShrinkResult, target: str = "host") -> NextStep:
 
 
 def after_inspect(
-    inspection: Inspection, arguments: Sequence[str] = (), target: str = "host"
+    inspection: Inspection,
+    arguments: Sequence[str] = (),
+    target: str = "host",
+    shapes: Shapes | None = None,
 ) -> NextStep | None:
     """``shrink`` of a checkpoint or of a model with channels to remove, else ``build``.
 
@@ -41,6 +45,7 @@ def after_inspect(
         inspection: what ``inspect`` returned.
         arguments: options that reading the file took, ``--arch`` and the like.
         target: the machine to predict for.
+        shapes: the sizes of inputs that ``arguments`` state.
 
     Returns:
         None where every weight is zero, or none.
@@ -51,8 +56,8 @@ def after_inspect(
     source = str(inspection.source)
     dead = totals.dead_outputs + totals.dead_inputs + totals.dead_scales
     if inspection.kind == "model" and not dead:
-        words = ["prunedeploy", "build", source]
-        return _of_model(words, inspection.source, inspection.source, target)
+        words = ["prunedeploy", "build", source, *(x for x in arguments if x != "--trust")]
+        return _of_model(words, inspection.source, inspection.source, target, shapes)
     words = ["prunedeploy", "shrink", source, *arguments]
     left = totals.density
     if totals.macs and totals.nonzero_macs is not None:
@@ -64,7 +69,9 @@ def after_inspect(
     return replace(step, runtime="sparse", low=max(low, 1.0), high=high, share=left)
 
 
-def _of_model(words: list[str], model: Path, dense: Path, target: str) -> NextStep:
+def _of_model(
+    words: list[str], model: Path, dense: Path, target: str, shapes: Shapes | None = None
+) -> NextStep:
     """Building ``model``, by the prediction of each runtime, where there is one."""
     from prunedeploy.prediction.predict import predict
 
@@ -76,11 +83,11 @@ def _of_model(words: list[str], model: Path, dense: Path, target: str) -> NextSt
     for runtime in ("ort", "sparse"):
         if runtime in hardware.runtimes and (runtime != "sparse" or _has_sparse(target)):
             try:
-                forecasts.append(predict(model, hardware.name, runtime).forecast)
+                forecasts.append(predict(model, hardware.name, runtime, shapes=shapes).forecast)
             except UserError as error:
                 step = replace(step, why=f"{runtime}: {error}")
     try:
-        baseline = predict(dense, hardware.name, "ort").forecast
+        baseline = predict(dense, hardware.name, "ort", shapes=shapes).forecast
     except UserError as error:
         return replace(step, why=str(error))
     if not forecasts or not baseline.seconds:

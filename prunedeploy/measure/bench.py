@@ -203,6 +203,7 @@ def _baseline(
         return engine_folder.read_engine(path), path.name
     if not path.is_file():
         raise UserError(f"no such baseline: {path}")
+    path = sources.model_file(path, progress)
     progress(f"building the dense baseline {path}")
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prunedeploy-")))
     # best stock runtime of the host

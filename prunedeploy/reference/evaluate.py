@@ -34,6 +34,9 @@ NARROW = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 AS_THEY_ARE = ("BitCast", "Clip")
 HALF_ULP = 2.0**-24  # of a float32, relative to it
 UP_TO_1 = ("Sigmoid", "Tanh", "Erf")  # runtimes approximate these to an error relative to 1
+# Operators that round to steps: what lies between two of them becomes either one.
+STEPPING = ("QuantizeLinear", "Round")
+TIE = 4 * HALF_ULP  # how near to the middle that is, relative to the number itself
 SUMMING = ("ReduceMean", "ReduceSum", "GlobalAveragePool")
 
 SMALLEST = Budget(0)  # of whatever is computed apart from its model
@@ -51,6 +54,7 @@ class Evaluator:
             can be compared without rounding in the way.
         moved: move the result of every node at random by as much as float32 rounds it, which shows
             how far rounding moves the outputs. The same inputs give the same outputs.
+        ties: round to the other step what lies in the middle of two, as far as float32 can tell.
         within: of the model that this one is a body of.
 
     Raises:
@@ -64,10 +68,11 @@ class Evaluator:
         *,
         float64: bool = False,
         moved: bool = False,
+        ties: bool = False,
         within: Meter | None = None,
     ) -> None:
         self._model = models.load(model) if isinstance(model, Path) else model
-        self._float64, self._moved = float64, moved
+        self._float64, self._moved, self._ties = float64, moved, ties
         if self._model.functions:
             raise UserError("model-local functions must be inlined before the model is evaluated")
         self.inputs, self.outputs = models.specs(self._model)
@@ -111,6 +116,8 @@ class Evaluator:
             self._meter.fed = fed = outer and node in self._fed
             self._meter.check(label(node), foreseen(node, self._opsets, arguments), fed)
             results = _run(node, step, arguments, values)
+            if self._ties and node.op_type in STEPPING and not node.domain:
+                results = [_other_steps(node, step, arguments, results[0])]
             self._meter.fed = outer
             for output, result in zip(node.outputs, results, strict=False):
                 cast = self._cast(result)
@@ -261,6 +268,13 @@ def _rounded_at_random(value: Any, node: ir.Node, first: Any, random: np.random.
         size = size * math.sqrt(max(first.size / value.size, 1))
     moved = value + size * HALF_ULP * random.uniform(-1, 1, value.shape)
     return np.where(value == np.rint(value), value, moved)
+
+
+def _other_steps(node: ir.Node, step: Step, arguments: list[Any], rounded: Any) -> Any:
+    """``rounded`` with the other step where the number is as near to it."""
+    first, *rest = arguments
+    above, below = (_run(node, step, [first * (1 + x), *rest], {})[0] for x in (TIE, -TIE))
+    return np.where(above != rounded, above, below)
 
 
 def _data(graph: ir.Graph) -> set[ir.Node]:

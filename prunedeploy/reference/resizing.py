@@ -142,7 +142,8 @@ def _stretched(at: Numbers, kernel: Callable[[Numbers], Numbers], reach: int, sc
     return Taps(index.astype(np.int64), weight / weight.sum(1, keepdims=True))
 
 
-def _taps(node: ir.Node, axis: Axis, at: Numbers) -> Taps:
+def taps_of(node: ir.Node, axis: Axis, at: Numbers) -> Taps:
+    """What the results along an axis, which lie ``at`` these coordinates, are made of."""
     mode = text(node, "mode", "nearest")
     if mode == "nearest":
         indices = nearest(at, text(node, "nearest_mode", "round_prefer_floor")).astype(np.int64)
@@ -231,7 +232,7 @@ def _resize(coordinates: dict[str, Callable[[Axis], Numbers]]) -> Any:
             if still:
                 continue
             at = coordinates[mode](each)
-            y = _along(y, _taps(node, each, at), axis)
+            y = _along(y, taps_of(node, each, at), axis)
             if mode == "tf_crop_and_resize":
                 outside = (at < 0) | (at > each.size - 1)
                 beyond = x.dtype.type(number(node, "extrapolation_value", 0.0))

@@ -1,1 +1,1 @@
-"""Engines inside the servers that are there already: ONNX Runtime, Triton, MLServer."""
+"""Engines inside servers: ONNX Runtime, Triton, MLServer, and an HTTP server of our own."""

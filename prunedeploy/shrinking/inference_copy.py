@@ -36,10 +36,10 @@ def inference_copy(module: nn.Module) -> nn.Module:
     """
     import torch
 
-    unwrapped = _unwrapped(module)
+    network = unwrapped(module)
     try:
         with torch.no_grad():
-            copied = copy.deepcopy(unwrapped, _on_cpu(unwrapped)).eval()
+            copied = copy.deepcopy(network, _on_cpu(network)).eval()
             for each in list(copied.modules()):
                 _compute_weights(each)
     except Exception as error:  # the module's own code may raise anything
@@ -50,7 +50,7 @@ def inference_copy(module: nn.Module) -> nn.Module:
     return copied
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
+def unwrapped(module: nn.Module) -> nn.Module:
     """The network itself, without what compiles it or spreads it over devices."""
     from torch import nn
 

@@ -133,9 +133,9 @@ def _load_module(
         UserError: there are no example inputs, or the module does not run on them or cannot be
             copied or exported.
     """
-    name, shape = type(module).__name__, options.input_shape
+    copied, shape = inference_copy(module), options.input_shape
+    name = type(copied).__name__
     progress(f"exporting {name}")
-    copied = inference_copy(module)
     note = f"{name} in memory" + (", as in eval mode" if module.training else "")
     if call is None:
         if shape is None:

@@ -18,6 +18,7 @@ from prunedeploy.graph.fixed_shapes import Shapes
 from prunedeploy.graph.input_range import Stated
 from prunedeploy.shrinking.example_inputs import ExampleInput
 from prunedeploy.shrinking.examples import Call
+from prunedeploy.shrinking.inference_copy import unwrapped
 from prunedeploy.to_torch import Outputs
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def stem_of(model: Model) -> str:
     """The name of what is written for ``model``: that of its file, or of its class."""
     if isinstance(model, str | Path):
         return checkpoint.name_of(model)
-    return type(model).__name__ if is_module(model) else "model"
+    return type(unwrapped(model)).__name__ if is_module(model) else "model"
 
 
 def _with_shape(options: CheckpointOptions, call: Call | None) -> CheckpointOptions:

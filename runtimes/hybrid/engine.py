@@ -59,9 +59,9 @@ class Hybrid:
         library = held(engine.path / OP_LIBRARY, listed_hash(engine, OP_LIBRARY))
         threads = options.threads or max(1, min(manifest.threads, targets.cores()))
         given = OpenOptions(threads, options.shared)
-        with payload(engine) as path:
+        with payload(engine) as (path, weights):
             specs = (manifest.inputs, manifest.outputs)
-            return HybridSession(path, library, *specs, given, manifest.batches)
+            return HybridSession(path, library, *specs, given, manifest.batches, weights)
 
 
 def read_placement(engine: Engine) -> Placement:

@@ -40,9 +40,10 @@ class StockNode:
 class Placement:
     """Every node of the model, in the runtime that computes it.
 
-    ``macs`` are of convolutions and matrix products whose sizes are known, ``share`` is the part of
-    them that the sparse runtime computes. The times are of the race that decided: seconds of a run
-    of the hybrid engine and of ONNX Runtime alone; 0 where nothing was measured.
+    ``macs`` are of convolutions, matrix products and recurrent layers whose sizes are known;
+    ``share`` is the part of them that the sparse runtime computes. The times are of the race that
+    decided: seconds of a run of the hybrid engine and of ONNX Runtime alone; 0 where nothing was
+    measured.
     """
 
     parts: tuple[PartRecord, ...]

@@ -11,14 +11,13 @@ from prunedeploy.core.files import held_copy
 from prunedeploy.core.records import Array, TensorSpec
 from prunedeploy.runtimes.api import OpenOptions, check_feeds, split
 from prunedeploy.runtimes.hybrid.custom_op import THREADS_ENTRY
-from prunedeploy.runtimes.ort.cpu import OrtSession
+from prunedeploy.runtimes.ort.cpu import NO_WEIGHTS, OrtSession, Weights
 
 #: ONNX Runtime's threads sleep while a sparse part computes with its own on the same processors
 NO_SPINNING = {"session.intra_op.allow_spinning": "0"}
 
-_held: dict[
-    str, Path
-] = {}  # libraries by hash: what is loaded stays loaded, so it is held for good
+# libraries by hash, held for good: what was loaded once stays loaded
+_held: dict[str, Path] = {}
 _lock = threading.Lock()
 
 
@@ -33,9 +32,15 @@ class HybridSession(OrtSession):
         outputs: tuple[TensorSpec, ...],
         options: OpenOptions,
         batches: tuple[int, ...],
+        weights: Weights = NO_WEIGHTS,
     ) -> None:
         entries = {THREADS_ENTRY: str(options.threads), **NO_SPINNING}
-        super().__init__(model, inputs, outputs, options, entries=entries, libraries=(library,))
+        super().__init__(
+            *(model, inputs, outputs, options),
+            entries=entries,
+            libraries=(library,),
+            weights=weights,
+        )
         self.provider = f"{self.provider} with sparse parts"
         self._batches = batches
         # a batch the parts were not built for they compute in pieces that they were

@@ -17,6 +17,7 @@ from prunedeploy.targets import Target
 # A non-zero of scattered zeros takes so many times as long as a weight of a dense product; a dense
 # layer takes as long as in ONNX Runtime.
 SCATTERED = 1.5
+RECURRENT = ("LSTM", "GRU", "RNN")
 CALL_SECONDS = 10e-6  # of one more node in the session
 #: passes over the memory at an edge: it is written by one runtime and read by the other, which
 #: each arrange it anew
@@ -38,6 +39,8 @@ def of_nodes(nodes: Iterable[ir.Node], survey: Survey) -> dict[str, Work]:
 
 
 def _of_node(node: ir.Node, survey: Survey) -> Work:
+    if node.op_type in RECURRENT:
+        return _of_recurrent(node, survey)
     if node.op_type not in (*work.CONVOLUTIONS, *work.PRODUCTS) or len(node.inputs) < 2:
         return Work(0, 0)
     swept, weight = work.swept_value(node), node.inputs[1]
@@ -55,6 +58,16 @@ def _of_node(node: ir.Node, survey: Survey) -> Work:
     if stored is None:
         return Work(macs, macs)
     return Work(macs, int(macs * np.count_nonzero(stored) / max(stored.size, 1)))
+
+
+def _of_recurrent(node: ir.Node, survey: Survey) -> Work:
+    """Each step of each sample meets all weights of the input and of the state, zeros or not."""
+    given = [survey.tensors(str(value.name)) for value in node.inputs[:3] if value is not None]
+    if len(given) < 3 or not all(given):
+        return Work(0, 0)
+    x, weights, states = (tensors[0] for tensors in given)
+    macs = math.prod(x.shape[:2]) * (weights.size + states.size)
+    return Work(macs, macs)
 
 
 def gain_of(part: Part, works: Mapping[str, Work], survey: Survey, target: Target) -> float:

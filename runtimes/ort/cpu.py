@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from mmap import mmap
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from prunedeploy.core.errors import MissingExtra, UserError
-from prunedeploy.core.files import held_copy
+from prunedeploy.core.files import held_copy, mapped
 from prunedeploy.core.records import Array, Engine, TensorSpec
 from prunedeploy.graph.external_data import check_listed
 from prunedeploy.runtimes import api
@@ -20,6 +22,9 @@ from prunedeploy.targets import Target, why_not_here
 PAYLOAD = "model.onnx"
 DATA = f"{PAYLOAD}.data"  # weights too large for it
 NO_ENTRIES: Mapping[str, str] = {}
+Weights: TypeAlias = Mapping[str, mmap]  # files beside a model, by their names
+NO_WEIGHTS: Weights = {}
+IN_MEMORY = "add_external_initializers_from_files_in_memory"  # older releases lack it
 _inherited: list[Any] = []  # sessions of a parent process, which are never ended here
 ERRORS_ONLY = 3  # severity from which onnxruntime writes to the terminal
 
@@ -53,30 +58,38 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def payload(engine: Engine) -> Iterator[Path]:
+def payload(engine: Engine) -> Iterator[tuple[Path, Weights]]:
     """The model inside an engine, once it is known to read no files but the engine's own.
 
-    It is a copy of the bytes that were hashed; the file itself where its weights lie beside it.
+    It is a copy of the bytes that were hashed, and so is what its weights are read from where they
+    lie beside it. An onnxruntime that takes them from files alone opens those by their names.
 
     Raises:
         UserError: it reads another file, is another than was built, or is no model.
     """
     path, expected = engine.path / PAYLOAD, api.listed_hash(engine, PAYLOAD)
-    try:
-        check_listed(path, engine.manifest.files)
-        copy = held_copy(path, expected)
-    except (OSError, ValueError) as error:
-        raise UserError(f"onnxruntime cannot open the model: {_first_line(error)}") from None
-    try:
-        yield path if DATA in engine.manifest.files else Path(f"/proc/self/fd/{copy}")
-    finally:
-        os.close(copy)
+    with contextlib.ExitStack() as held:
+        try:
+            beside = sorted(check_listed(path, engine.manifest.files))
+            copy = held_copy(path, expected)
+            held.callback(os.close, copy)
+            weights = {
+                name: held.enter_context(mapped(engine.path / name, engine.manifest.files[name]))
+                for name in beside
+            }
+        except (OSError, ValueError) as error:
+            raise UserError(f"onnxruntime cannot open the model: {_first_line(error)}") from None
+        if weights and not hasattr(library().SessionOptions, IN_MEMORY):
+            yield path, {}
+        else:
+            yield Path(f"/proc/self/fd/{copy}"), weights
 
 
 class OrtSession(api.Closing):
     """One InferenceSession on the model at ``path``.
 
-    ``providers`` as onnxruntime takes them, ``entries`` for the session's configuration,
+    ``weights`` are the contents of files beside it, which are copied; the others are read by their
+    names. ``providers`` as onnxruntime takes them, ``entries`` for the session's configuration,
     ``libraries`` of custom ops, which may read it; what really computes is for the caller to check
     (``runtimes/ort/gpu.py``).
     """
@@ -90,6 +103,7 @@ class OrtSession(api.Closing):
         providers: Sequence[object] = ("CPUExecutionProvider",),
         entries: Mapping[str, str] = NO_ENTRIES,
         libraries: Sequence[Path] = (),
+        weights: Weights = NO_WEIGHTS,
     ) -> None:
         onnxruntime = library()
         settings = onnxruntime.SessionOptions()
@@ -100,6 +114,9 @@ class OrtSession(api.Closing):
             settings.add_session_config_entry("session.force_spinning_stop", "1")
         for key, value in entries.items():
             settings.add_session_config_entry(key, value)
+        if weights:
+            files = list(weights.values())
+            getattr(settings, IN_MEMORY)(list(weights), files, [len(file) for file in files])
         try:
             for each in libraries:
                 settings.register_custom_ops_library(str(each))
@@ -174,5 +191,6 @@ class Ort:
     def open(self, engine: Engine, options: api.OpenOptions) -> api.Session:
         """A session on the CPU."""
         manifest = engine.manifest
-        with payload(engine) as path:
-            return OrtSession(path, manifest.inputs, manifest.outputs, options)
+        with payload(engine) as (path, weights):
+            specs = manifest.inputs, manifest.outputs
+            return OrtSession(path, *specs, options, weights=weights)

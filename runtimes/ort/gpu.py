@@ -33,10 +33,11 @@ class OrtGpuSession(OrtSession):
         if gpus() and hasattr(library(), "preload_dlls"):
             library().preload_dlls()  # CUDA's libraries, where they came as Python packages
         providers = [(name, dict(OPTIONS.get(name, {}))) for name in wanted]
-        with warnings.catch_warnings(), payload(engine) as path:
+        with warnings.catch_warnings(), payload(engine) as (path, weights):
             warnings.simplefilter("ignore")  # it warns of what is an error below
             specs = (engine.manifest.inputs, engine.manifest.outputs)
-            super().__init__(path, *specs, options, providers, {ASSIGNMENT: "1"})
+            entries = {ASSIGNMENT: "1"}
+            super().__init__(path, *specs, options, providers, entries, weights=weights)
         self.provider = self._proved(wanted[0])
 
     def _proved(self, wanted: str) -> str:

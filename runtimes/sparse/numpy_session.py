@@ -130,13 +130,13 @@ class _Loaded:
 
 _loaded: dict[str, _Loaded] = {}  # by SHA-256
 _numbers = itertools.count(1)
-_lock = threading.Lock()  # of both
+_lock = threading.RLock()  # of both; the collector may end a session within
 
 
 def _renew_lock() -> None:
     """In a child process, where a thread that held the lock may be missing."""
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_renew_lock)
@@ -156,10 +156,10 @@ def open(folder: str | Path | None = None, threads: int = 0) -> Session:
     Raises:
         EngineError: the engine is damaged, or for another machine, runtime or version.
     """
-    place = Path(folder) if folder is not None else Path(__file__).resolve().parent
+    directory = Path(folder) if folder is not None else Path(__file__).resolve().parent
     if not 0 <= threads <= MAX_THREADS:
         raise EngineError(f"cannot compute with {threads} threads: give 0 to {MAX_THREADS}")
-    return Session(place, _manifest(place), threads)
+    return Session(directory, _manifest(directory), threads)
 
 
 class Session:
@@ -200,8 +200,8 @@ class Session:
         for tensor, array in zip(self.inputs, arrays):
             if array.shape != tensor.sized(batch):
                 takes = " x ".join("batch" if dim == -1 else str(dim) for dim in tensor.shape)
-                found = " x ".join(map(str, array.shape)) or "a scalar"
-                raise EngineError(f"input {tensor.name!r} takes {takes}, found {found}")
+                given = " x ".join(map(str, array.shape)) or "a scalar"
+                raise EngineError(f"input {tensor.name!r} takes {takes}, found {given}")
         results = [np.empty(t.sized(batch), t.dtype) for t in self.outputs]
         parts = self._parts(batch)
         self._open()  # in a child process the lock may be held by nobody who is there
@@ -363,8 +363,8 @@ def _check_model(
             f"{folder} has interface {model.abi}, this file needs {ABI}: "
             "take the session.py that lies in the engine"
         )
-    found = [{(tensor.name, tensor.dtype) for tensor in each} for each in (inputs, outputs)]
-    if found != [record.inputs, record.outputs]:
+    described = [{(tensor.name, tensor.dtype) for tensor in each} for each in (inputs, outputs)]
+    if described != [record.inputs, record.outputs]:
         raise EngineError(f"{folder} is another network than its manifest says")
     if model.isa.decode() != record.isa:
         raise EngineError(f"{folder} is not built for {record.isa!a:.20} as it says")

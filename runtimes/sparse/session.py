@@ -33,13 +33,13 @@ class _Loaded:
 
 _loaded: dict[str, _Loaded] = {}  # by SHA-256
 _numbers = itertools.count(1)
-_lock = threading.Lock()  # of both
+_lock = threading.RLock()  # of both; the collector may end a session within
 
 
 def _renew_lock() -> None:
     """In a child process, where a thread that held the lock may be missing."""
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_renew_lock)

@@ -102,3 +102,8 @@ def test_words() -> None:
         "weight",
     )
     assert words("..__") == ()
+
+
+def test_weights_without_a_name_are_nobodys() -> None:
+    index = Index({"": torch.ones(2), "..": torch.ones(2), "a.weight": torch.ones(2)})
+    assert list(index.mentioned("a.mask")) == ["a.weight"]

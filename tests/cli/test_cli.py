@@ -88,7 +88,7 @@ def test_every_command_shows_an_example(name: str, capsys: pytest.CaptureFixture
     text = capsys.readouterr().out
     assert "Example" in text
     assert f"  prunedeploy {name}" in text.split("Example", 1)[1]
-    assert "--json" in text
+    assert "--json" in text or name == "serve"  # which has no result
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

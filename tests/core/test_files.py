@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,27 @@ def test_a_word_that_is_none_of_those_allowed_is_refused() -> None:
     for wrong in ('"stolen"', "5", "[]"):
         with pytest.raises(UserError):
             files.from_json(Note, text.replace('"taken"', wrong))
+
+
+def test_a_mapped_file_is_what_was_hashed(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(b"as built")
+    expected = files.sha256(path)
+    with files.mapped(path, expected) as data:
+        path.unlink()
+        path.write_bytes(b"of another")  # a new file of this name
+        assert bytes(data) == b"as built"
+    with pytest.raises(UserError, match="its hash differs"), files.mapped(path, expected):
+        pytest.fail("opened")
+
+
+def test_a_mapped_file_that_is_written_to_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(b"as built")
+    os.utime(path, ns=(0, 0))
+    with (
+        pytest.raises(UserError, match="was written to while it was opened"),
+        files.mapped(path, files.sha256(path)),
+        path.open("r+b") as file,
+    ):
+        file.write(b"b")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 from pathlib import Path
@@ -65,6 +66,13 @@ def test_a_dense_model_that_is_gone_is_said(folder, shrunk):
     said: list[str] = []
     assert building.build("out.onnx", progress=said.append, runtime="ort").manifest.baseline is None
     assert any("out.dense.onnx is not what shrink wrote" in line for line in said)
+
+
+def test_a_record_that_names_no_dense_model(folder, shrunk):
+    record = folder / "out.json"
+    data = json.loads(record.read_text())
+    record.write_text(json.dumps({**data, "dense": ""}))
+    assert building.build("out.onnx", runtime="ort").manifest.baseline is None
 
 
 def test_a_baseline_that_was_named_counts(folder, shrunk):

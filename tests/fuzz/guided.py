@@ -8,6 +8,7 @@ libFuzzer's own of the bytes. A finding is written as those of ``fuzz.py`` are.
 
 from __future__ import annotations
 
+import importlib
 import sys
 import tempfile
 from pathlib import Path
@@ -17,8 +18,11 @@ import atheris
 
 with atheris.instrument_imports(include=["prunedeploy"]):
     import fuzz
-    from harness import Corpus, attempt, target_of, write
+    from harness import PRELOAD, Corpus, attempt, target_of, write
     from mutate import Case, edited
+
+    for module in PRELOAD:  # what is imported later, in functions, is not instrumented
+        importlib.import_module(module)
 
 
 def _packed(case: Case) -> bytes:

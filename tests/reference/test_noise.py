@@ -130,3 +130,63 @@ def test_an_engine_is_refused_for_a_fault_and_not_for_rounding(
     assert difference is not None
     assert difference.passed
     assert verify.TOLERANCE["float32"] < difference.max_rel <= difference.tolerance < 1e-2
+
+
+def quantised(bias: int) -> onnx.ModelProto:
+    """A quantised convolution whose sums can fall into the middle of two steps of the next one."""
+    steps = {"sx": 0.03, "sw": 0.02, "sb": 0.0006, "sy": 0.05}  # 0.03 * 0.02 = 0.0006
+    nodes = [
+        node("QuantizeLinear", ["x", "sx", "z"], ["xq"]),
+        node("DequantizeLinear", ["xq", "sx", "z"], ["xd"]),
+        node("DequantizeLinear", ["wq", "sw"], ["wd"]),
+        node("DequantizeLinear", ["bq", "sb"], ["bd"]),
+        node("Conv", ["xd", "wd", "bd"], ["c"]),
+        node("QuantizeLinear", ["c", "sy", "z"], ["cq"]),
+        node("DequantizeLinear", ["cq", "sy", "z"], ["y"]),
+    ]
+    weights = {name: np.float32(step) for name, step in steps.items()}
+    weights |= {"z": np.uint8(100), "wq": np.array([[[[120]], [[3]]]], np.int8)}
+    weights["bq"] = np.array([bias], np.int32)
+    shape = [1, 2, 4, 4]
+    return model(nodes, [info("x", FLOAT, shape)], [info("y", FLOAT, None)], weights)
+
+
+TIED = 125  # 125 * 0.0006 is one and a half steps of 0.05
+
+
+def test_a_tie_of_a_quantiser_is_rounding_and_two_steps_are_a_fault() -> None:
+    program = preparation.from_proto(quantised(TIED)).model
+    feeds = {"x": np.zeros((1, 2, 4, 4), np.float32)}
+    ours = Evaluator(program).run(feeds)
+    step = np.float32(0.05)
+    (other,) = {1, 2} - {int(np.rint(ours["y"].max() / step))}
+    outputs = {"y": np.full_like(ours["y"], other * step)}
+    assert not verify.compare(ours, outputs).passed
+    tied = verify.at_ties(program, feeds)
+    assert tied is not None
+    np.testing.assert_allclose(tied["y"], outputs["y"], rtol=1e-6)
+
+
+def test_nothing_else_is_moved_at_ties() -> None:
+    program = preparation.from_proto(quantised(TIED + 1)).model
+    feeds = {"x": draw(1, 2, 4, 4)}
+    exact = Evaluator(program, float64=True).run(feeds)
+    tied = verify.at_ties(program, feeds)
+    assert tied is not None
+    assert np.array_equal(exact["y"], tied["y"])
+    assert verify.at_ties(preparation.from_proto(amplifier()).model, {"x": draw(8, 64)}) is None
+
+
+def test_an_engine_may_decide_a_tie_the_other_way_and_no_more() -> None:
+    program = preparation.from_proto(quantised(TIED)).model
+    feeds = {"x": 2 * draw(1, 2, 4, 4)}
+    feeds["x"][0, :, 0, 0] = 0  # one tie among other numbers
+    ours = Evaluator(program).run(feeds)
+    exact = Evaluator(program, float64=True).run(feeds)
+    tied = verify.at_ties(program, feeds)
+    assert tied is not None
+    assert np.argwhere(exact["y"] != tied["y"]).tolist() == [[0, 0, 0, 0]]
+    assert verify.against_noise(program, feeds, ours, tied, 1e-9).passed
+    moved = {"y": tied["y"].copy()}
+    moved["y"][0, 0, 1, 1] += 1.0
+    assert not verify.against_noise(program, feeds, ours, moved, 1e-9).passed

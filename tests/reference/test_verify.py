@@ -128,6 +128,30 @@ def test_a_constant_rounded_to_float32_is_no_difference_and_a_few_bits_are() -> 
     assert found.max_rel > verify.TOLERANCE["float32"]
     assert found.passed
     assert found.tolerance == pytest.approx(ulp * 0.7 / 2.0**-12, rel=1e-3)
-    for ulps in (2, -3):
+    for ulps in (5, -5):
         wrong = folded + np.float32(ulps * ulp)
         assert not held(shifted(*parts), shifted(wrong)).passed
+
+
+SCALE, LARGE = np.float32(1.1), np.float32(2e4)
+
+
+def scaled(*, folded: bool, fault: float = 0.0) -> ir.Model:
+    """``SCALE`` times a small number beside a large one, and what of it is small again."""
+    ahead = [node("Add", ["x", "large"], ["a"]), node("Mul", ["a", "scale"], ["b"])]
+    if folded:
+        ahead = [node("Mul", ["x", "scale"], ["a"]), node("Add", ["a", "product"], ["b"])]
+    product = np.float32(float(SCALE) * float(LARGE))
+    weights = {"scale": SCALE, "large": LARGE, "back": product, "product": product + fault}
+    nodes = [*ahead, node("Sub", ["b", "back"], ["y"])]
+    inputs, outputs = [info("x", FLOAT, [4, 8])], [info("y", FLOAT, [4, 8])]
+    named = {name: np.float32(value) for name, value in weights.items()}
+    return preparation.from_proto(model(nodes, inputs, outputs, named)).model
+
+
+def test_folding_may_round_as_much_as_float32_does_and_a_fault_above_it_is_found() -> None:
+    found = held(scaled(folded=False), scaled(folded=True))
+    assert found.max_rel > verify.TOLERANCE["float32"]
+    assert found.passed
+    assert found.tolerance < verify.MAX_NOISE
+    assert not held(scaled(folded=False), scaled(folded=True, fault=0.02)).passed

@@ -21,6 +21,7 @@ import prunedeploy
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Engine
 from prunedeploy.engines import engine_folder, opening
+from prunedeploy.graph import model as models
 from prunedeploy.runtimes.sparse import session as sessions
 
 PAYLOADS = {"sparse": "model.so", "ort": "model.onnx"}
@@ -101,6 +102,31 @@ def test_what_is_written_over_an_open_engine_changes_nothing(two, copy, name):
         np.testing.assert_array_equal(computed(folder, first), wanted[1])
         np.testing.assert_array_equal(output(session, feed(first, 1)), wanted[0])
     assert not np.array_equal(*wanted)
+
+
+@pytest.fixture
+def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
+    """Two engines of onnxruntime whose weights lie beside their models, as those of large ones."""
+    monkeypatch.setattr(models, "PROTOBUF_LIMIT", 100)
+    made = [network(tmp_path / f"{seed}.onnx", seed) for seed in range(2)]
+    return [
+        prunedeploy.build(model, runtime="ort", output=tmp_path / f"{model.stem}.engine")
+        for model in made
+    ]
+
+
+def test_weights_beside_the_model_are_those_that_were_hashed(beside):
+    first, second = beside
+    wanted = computed(first, first)
+    weights = first.path / "model.onnx.data"
+    assert not np.array_equal(wanted, computed(second, second))
+    with opening.open(first) as session:
+        with weights.open("r+b") as into:
+            into.write(bytes(weights.stat().st_size))
+        np.testing.assert_array_equal(output(session, feed(first, 1)), wanted)
+    shutil.copy(second.path / weights.name, weights)  # its manifest was read before
+    with pytest.raises(UserError, match=r"model.onnx.data is not what was built"):
+        opening.open(first)
 
 
 def test_layers_are_those_that_were_built(copy):

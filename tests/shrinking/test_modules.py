@@ -20,6 +20,7 @@ from prunedeploy.shrinking.check_export import check_export
 from prunedeploy.shrinking.examples import Call
 from prunedeploy.shrinking.export import call_to_model
 from prunedeploy.shrinking.inference_copy import inference_copy
+from prunedeploy.shrinking.request import stem_of
 
 X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -161,6 +162,7 @@ def test_wrappers_are_taken_off(folder: Path) -> None:
     net = Small()
     wrapped = torch.compile(nn.DataParallel(net), backend="eager")
     assert type(inference_copy(wrapped)) is Small
+    assert stem_of(wrapped) == "Small"
 
 
 def test_what_cannot_be_copied_is_one_line() -> None:

@@ -88,7 +88,8 @@ def inspect(
             blocks=blocks,
         )
         progress("predicting what can be gained")
-        result = replace(result, next_step=after_inspect(result, _given(options, trust)))
+        step = after_inspect(result, _given(options, trust), shapes=parse_shapes(shapes))
+        result = replace(result, next_step=step)
     emit(result, print_inspection, json)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,6 +14,9 @@ from prunedeploy.cli.options import Json, Output, Threads
 from prunedeploy.cli.parse import parse_batches, parse_engines
 from prunedeploy.cli.progress import working
 from prunedeploy.cli.show import emit
+
+if TYPE_CHECKING:
+    from prunedeploy.serving.http.model import ServedModel
 
 MaxBatch = Annotated[
     int,
@@ -52,6 +57,7 @@ def serve(
         float,
         typer.Option(min=0, help="Seconds after SIGTERM in which requests are still taken."),
     ] = 1.0,
+    json: Json = False,
 ) -> None:
     """Serve engines over HTTP, with the V2 (Open Inference) protocol.
 
@@ -64,14 +70,19 @@ def serve(
       prunedeploy serve resnet56.host.sparse.engine
       prunedeploy serve small=a.engine large=b.engine --host 0.0.0.0 --port 8080
     """
-    from prunedeploy.cli.show.serving import print_started
+    from prunedeploy.cli.show.serving import Started, print_started
     from prunedeploy.serving.http.options import ServeOptions
 
     options = ServeOptions(
         *(threads, sessions, max_batch, max_delay_ms, max_queue, max_body_mb, drain_s)
     )
+
+    def started(url: str, models: Sequence[ServedModel]) -> None:
+        emit(Started.of(url, models), print_started, json)
+        sys.stdout.flush()  # somebody may wait for the URL
+
     given = parse_engines(engines)
-    api.serve(given, host=host, port=port, options=options, started=print_started)
+    api.serve(given, host=host, port=port, options=options, started=started)
 
 
 def loadtest(

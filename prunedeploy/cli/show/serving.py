@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunedeploy.cli.tables import count, say, table
@@ -13,15 +14,49 @@ if TYPE_CHECKING:
     from prunedeploy.serving.http.model import ServedModel
 
 
-def print_started(url: str, models: Sequence[ServedModel]) -> None:
+@dataclass(frozen=True)
+class StartedModel:
+    """A model that is served; ``largest`` samples go together, 0 for the reason ``alone``."""
+
+    name: str
+    runtime: str
+    provider: str
+    largest: int
+    alone: str
+
+
+@dataclass(frozen=True)
+class Started:
+    """A server that takes requests."""
+
+    url: str
+    models: tuple[StartedModel, ...]
+
+    @classmethod
+    def of(cls, url: str, models: Sequence[ServedModel]) -> Started:
+        """What is printed of ``models``."""
+        return cls(
+            url,
+            tuple(
+                StartedModel(
+                    *(x.name, x.engine.manifest.runtime, x.provider, x.plan.largest, x.plan.alone)
+                )
+                for x in models
+            ),
+        )
+
+
+def print_started(server: Started) -> None:
     """Print where the server is, and for each model how its requests are computed."""
-    say(f"{STARTED}{url}")
-    for model in models:
-        together = f"up to {model.plan.largest} samples together"
-        if not model.plan.largest:
-            together = f"every request by itself: {model.plan.alone}"
-        say(f"  {model.name} ({model.engine.manifest.runtime}, {model.provider}): {together}")
-    print(f"  description at {url}/docs, figures at {url}/metrics", flush=True)
+    say(f"{STARTED}{server.url}")
+    for model in server.models:
+        together = f"up to {model.largest} samples together"
+        if not model.largest:
+            together = "every request by itself"
+        say(f"  {model.name} ({model.runtime}, {model.provider}): {together}")
+        if model.alone:
+            say(f"    {model.alone}")
+    say(f"  described at {server.url}/docs, figures at {server.url}/metrics")
 
 
 def print_load(result: LoadResult) -> None:

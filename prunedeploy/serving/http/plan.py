@@ -71,7 +71,8 @@ def plan_of(session: Session, manifest: Manifest, largest: int = 0) -> BatchPlan
     usual = max(sizes, default=USUAL_LARGEST)
     largest = min(largest or usual, usual) if sizes else largest or usual
     if max(sizes, default=0) == 1:
-        return replace(alone, alone="it is built for batches of one")
+        advice = "; build it with --batch 1,4,16 for more" if manifest.batches else ""
+        return replace(alone, alone=f"it is built for batches of one{advice}")
     if largest == 1 and (not sizes or 1 in sizes):
         return replace(alone, alone="batches of one were asked for")
     fixed = isinstance(first, int)

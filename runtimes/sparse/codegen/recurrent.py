@@ -33,16 +33,16 @@ class _Layer:
 
     @property
     def directions(self) -> int:
-        return self.step.weight.shape[0]
+        return int(self.step.weight.shape[0])
 
     @property
     def units(self) -> int:
-        return self.step.weight.shape[2]
+        return int(self.step.weight.shape[2])
 
     @property
     def rows(self) -> int:
         """Of one direction: gates times units."""
-        return self.step.weight.shape[1]
+        return int(self.step.weight.shape[1])
 
     @property
     def samples(self) -> int:
@@ -54,7 +54,8 @@ class _Layer:
     def sparse(self) -> bool:
         """Whether zeros are left out; those of several samples always are."""
         weight = self.step.weight
-        return self.batch > 1 or np.count_nonzero(weight) <= sparse_up_to(1) * weight.size
+        few = np.count_nonzero(weight) <= sparse_up_to(1) * weight.size
+        return bool(self.batch > 1 or few)
 
     def function(self, index: int, operand: str) -> str:
         """C: a function of the layer applied to a vector."""

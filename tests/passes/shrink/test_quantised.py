@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -10,6 +12,7 @@ from shrinking import shrink
 
 from prunedeploy import passes
 from prunedeploy.graph import model as models
+from prunedeploy.passes.analysis.facts import Facts
 from prunedeploy.passes.operators import quantised
 from prunedeploy.reference import verify
 from prunedeploy.reference.evaluate import Evaluator
@@ -127,14 +130,42 @@ def test_a_constant_makes_the_bias_a_float() -> None:
     assert last.inputs[1].producer().op_type == "DequantizeLinear"
 
 
-def test_other_constants_jump() -> None:
-    """What 0.7 is rounded to is not taken as known: its neighbours are as likely."""
+def behind_a_quantiser(dead_bias: float) -> ir.Model:
     net = network()
-    x = net.node("Relu", conv(net, "input", (5, 8), "a", dead=DEAD, dead_bias=0.7))
-    assert (
-        shrink(net.model(conv(net, quantise(net, x), (8, 4), "b", kernel=1))).widths["a.weight"]
-        == 8
-    )
+    x = net.node("Relu", conv(net, "input", (5, 8), "a", dead=DEAD, dead_bias=dead_bias))
+    return net.model(conv(net, quantise(net, x), (8, 4), "b", kernel=1))
+
+
+@pytest.mark.parametrize("dead_bias", [0.7, 0.72, 0.774, -0.4, 100.0])
+def test_a_quantised_constant_is_its_step(dead_bias: float) -> None:
+    """In steps of 0.05; below zero ReLU comes first, 100 is beyond the largest step."""
+    model = behind_a_quantiser(dead_bias)
+    feeds = verify.random_feeds(models.specs(model)[0], batch=2, seed=2)
+    before = Evaluator(model).run(feeds)
+    passes.run(model, (passes.ShrinkChannels(),), feeds)
+    assert verify.compare(before, Evaluator(model).run(feeds)).passed
+    assert model.graph.initializers["a.weight"].shape[0] == 5
+    assert model.graph.initializers["b.weight"].const_value.numpy().dtype == np.int8
+
+
+@pytest.mark.parametrize("dead_bias", [0.725, 0.775, 5.025])
+def test_a_constant_in_the_middle_of_two_steps_is_not_known(dead_bias: float) -> None:
+    """Float32 may round it to either."""
+    assert shrink(behind_a_quantiser(dead_bias)).widths["a.weight"] == 8
+
+
+def test_a_step_that_is_off_by_one_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = quantised._scaled
+
+    def one_more(node: ir.Node, facts: Facts) -> Iterator[tuple[object, ...]]:
+        more = node.op_type == "QuantizeLinear"
+        return ((axis, x + s * more, s, zero) for axis, x, s, zero in right(node, facts))
+
+    monkeypatch.setattr(quantised, "_scaled", one_more)
+    model = behind_a_quantiser(0.7)
+    feeds = verify.random_feeds(models.specs(model)[0], batch=2, seed=2)
+    with pytest.raises(passes.PassError, match="changed the outputs"):
+        passes.run(model, (passes.ShrinkChannels(),), feeds)
 
 
 def test_merging_into_a_channel_is_refused() -> None:

@@ -84,7 +84,30 @@ def test_shape_is_written_down_and_constants_unshared(shape: dict[str, int]) -> 
     assert len(model.graph.initializers) == 8
 
 
-def test_two_dynamic_sizes_are_left() -> None:
+def test_batch_and_channels_are_written_down_before_two_dynamic_sizes() -> None:
+    """The sizes behind stay computed, and the channels of a whole group go."""
     net = Net(channels=6, size="side")
-    model = net.model(written_out(net, "input", 3))
-    assert not PlainGroupNorm()(model).changed
+    model = net.model(net.conv(written_out(net, "input", 3), (6, 4), name="tail"))
+    feeds = verify.random_feeds(models.specs(model)[0], batch=2)
+    expected = Evaluator(model).run(feeds)
+    (report,) = passes.run(model, (PlainGroupNorm(),), feeds)
+    assert [note.count for note in report.result.notes] == [1]
+    back = [node for node in model.graph if node.op_type == "Reshape"][-1]
+    target = back.inputs[1].producer()
+    assert target.op_type == "Concat"
+    assert target.inputs[0].const_value.numpy().tolist() == [0, 6]
+    for side in (3, 7):
+        other = {"input": np.resize(feeds["input"], (2, 6, side, side + 1))}
+        assert Evaluator(model).run(other)[str(model.graph.outputs[0].name)].shape[-1] == side + 1
+    assert verify.compare(expected, Evaluator(model).run(feeds), 1e-12).passed
+
+
+def test_the_channels_of_a_group_norm_with_two_dynamic_sizes_go() -> None:
+    net = Net(channels=3, size="side")
+    w = net.random.standard_normal((6, 3, 1, 1))
+    w[2:4] = 0
+    x = net.node("Conv", "input", net.weight(w, "first.weight"))
+    model = net.model(net.conv(written_out(net, x, 3), (6, 4), name="tail"))
+    feeds = verify.random_feeds(models.specs(model)[0], batch=2)
+    passes.run(model, (PlainGroupNorm(), passes.ShrinkChannels()), feeds)
+    assert model.graph.initializers["first.weight"].shape[0] == 4

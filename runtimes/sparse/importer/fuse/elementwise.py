@@ -53,7 +53,10 @@ def simplify(graph: Graph) -> None:
         op.expr = e.simplify(e.substitute(op.expr, moved) if moved else op.expr)
         op.inputs = e.leaves(op.expr)
         source = op.expr.leaf
-        if isinstance(source, Tensor) and source.shape == op.output.shape:
+        if not isinstance(source, Tensor) or source.shape != op.output.shape:
+            continue
+        # the model's outputs have types of their own
+        if source.dtype == op.output.dtype or op.output not in graph.outputs:
             same[op.output] = source
     graph.outputs = [same.get(tensor, tensor) for tensor in graph.outputs]
     graph.remove([op for op in graph.ops if op.output in same])

@@ -9,6 +9,7 @@ from prunedeploy.runtimes.sparse.importer.operators import (
     layers,
     norms,
     recurrent,
+    sampling,
     shapes,
     windows,
 )
@@ -23,4 +24,5 @@ TABLE: dict[str, Importer] = {
     **attention.TABLE,
     **recurrent.TABLE,
     **indexing.TABLE,
+    **sampling.TABLE,
 }

@@ -52,7 +52,31 @@ def _pair(numbers: Sequence[int]) -> Pair:
     return (1, numbers[0]) if len(numbers) == 1 else (numbers[0], numbers[1])
 
 
+@dataclass(frozen=True)
+class Extents:
+    """The geometry of windows over any number of axes, a number an axis; ``out`` the result's."""
+
+    kernel: list[int]
+    strides: list[int]
+    front: list[int]
+    back: list[int]
+    dilations: list[int]
+    out: list[int]
+
+    @property
+    def window(self) -> Window:
+        """Of the last two axes, or the only one."""
+        pads = [*self.front[-2:], *self.back[-2:]]
+        kernel, strides, dilations = self.kernel[-2:], self.strides[-2:], self.dilations[-2:]
+        return Window.of(kernel, strides, pads, dilations, self.out[-2:])
+
+
 def window(call: Call, kernel: list[int]) -> Window:
+    """The geometry of a Conv or pool over one or two axes."""
+    return extents(call, kernel).window
+
+
+def extents(call: Call, kernel: list[int]) -> Extents:
     """The geometry of a Conv or pool over the spatial axes of its first input.
 
     Raises:
@@ -77,7 +101,7 @@ def window(call: Call, kernel: list[int]) -> Window:
     ]
     if any(size < 1 for size in out):
         raise call.refuse("its kernel is larger than the image")
-    return Window.of(kernel, strides, pads, dilations, out)
+    return Extents(kernel, strides, pads[:half], pads[half:], dilations, out)
 
 
 def _same(image: Sequence[int], reach: list[int], strides: list[int], upper: bool) -> list[int]:

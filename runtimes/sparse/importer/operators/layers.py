@@ -10,7 +10,8 @@ from prunedeploy.runtimes.sparse.importer import expr as e
 from prunedeploy.runtimes.sparse.importer.expr import Expr
 from prunedeploy.runtimes.sparse.importer.graph import ConvOp, Tensor, constant
 from prunedeploy.runtimes.sparse.importer.importer import Call, Importer
-from prunedeploy.runtimes.sparse.importer.operators.geometry import Window, window
+from prunedeploy.runtimes.sparse.importer.operators import volumes
+from prunedeploy.runtimes.sparse.importer.operators.geometry import Extents, Window, extents
 
 
 def _bias(call: Call, index: int, rows: int) -> Array:
@@ -26,19 +27,30 @@ def _weight(call: Call) -> Array:
 
 
 def _operands(call: Call) -> tuple[Tensor, Array]:
-    """The input and the weight of a convolution over one or two axes."""
+    """The input and the weight of a convolution over one to three axes."""
     x, weight = call.real(0), _weight(call)
-    if x.rank not in (3, 4):
+    if x.rank not in (3, 4, 5):
         raise call.refuse(f"convolutions over {x.rank - 2} axes are not known")
     return x, weight
 
 
 def conv(call: Call) -> Tensor:
-    """1-D and 2-D, grouped, dilated, padded in any way."""
+    """Over one to three axes, grouped, dilated, padded in any way."""
     x, weight = _operands(call)
-    if x.shape[1] != weight.shape[1] * call.integer("group", 1):
+    groups = call.integer("group", 1)
+    if x.shape[1] != weight.shape[1] * groups:
         raise call.refuse(f"its weight {list(weight.shape)} does not fit {x.shape[1]} channels")
-    space = window(call, list(weight.shape[2:]))
+    space = extents(call, list(weight.shape[2:]))
+    if x.rank < 5:
+        return _convolved(call, x, weight, space.window, groups)
+    images = volumes.planes_of(call.build, x, space, groups)
+    taps = weight.swapaxes(1, 2).reshape(len(weight), -1, *weight.shape[3:])
+    y = _convolved(call, images, taps, space.window, groups)
+    return volumes.volume_of(call.build, y, x.shape[0])
+
+
+def _convolved(call: Call, x: Tensor, weight: Array, space: Window, groups: int) -> Tensor:
+    """A convolution over one or two axes."""
     taps = weight if x.rank == 4 else weight[:, :, None]
     op = ConvOp(
         call.build.name,
@@ -50,24 +62,44 @@ def conv(call: Call) -> Tensor:
         strides=space.strides,
         pads=space.pads,
         dilations=space.dilations,
-        groups=call.integer("group", 1),
+        groups=groups,
     )
     return call.build.add(op)
 
 
 def conv_transpose(call: Call) -> Tensor:
+    """Over one or two axes; of three the first may only multiply planes that do not overlap."""
+    x, weight = _operands(call)
+    groups, depth = call.integer("group", 1), x.shape[1]
+    if weight.shape[0] != depth or depth % groups:
+        raise call.refuse(f"its weight {list(weight.shape)} does not fit {depth} channels")
+    space, rows = _transposed(call, list(weight.shape[2:])), weight.shape[1]
+    bias = _bias(call, 2, groups * rows)
+    if x.rank < 5:
+        return transposed(call, x, weight, bias, space.window, groups)
+    planes = weight.shape[2]
+    if space.out[0] != x.shape[2] * planes or space.strides[0] != planes or space.dilations[0] != 1:
+        raise call.refuse("planes of its result overlap")
+    build, batch = call.build, x.shape[0]
+    # rows for each plane of the result, which then become planes
+    taps = weight.swapaxes(1, 2).reshape(depth, planes * rows, *weight.shape[3:])
+    wide = np.repeat(bias.reshape(groups, 1, rows), planes, 1).reshape(-1)
+    y = transposed(call, volumes.images_of(build, x), taps, wide, space.window, groups)
+    y = build.reshape(y, (batch, x.shape[2], groups, planes, rows, *y.shape[2:]))
+    y = build.transpose(y, (0, 2, 4, 1, 3, 5, 6))
+    return build.reshape(y, (batch, groups * rows, *space.out))
+
+
+def transposed(
+    call: Call, x: Tensor, weight: Array, bias: Array, space: Window, groups: int
+) -> Tensor:
     """One convolution for all phases of the result, whose channels then become pixels.
 
     Output pixel o = s q + r of an axis sums over the taps k = r + p - s j (dilated: d k) that meet
     input pixel q + j: for each phase r a kernel over few offsets j.
     """
-    x, weight = _operands(call)
-    groups, depth = call.integer("group", 1), x.shape[1]
-    if weight.shape[0] != depth or depth % groups:
-        raise call.refuse(f"its weight {list(weight.shape)} does not fit {depth} channels")
-    space = _transposed(call, list(weight.shape[2:]))
     taps = weight if x.rank == 4 else weight[:, :, None]
-    rows = taps.shape[1]
+    depth, rows = taps.shape[:2]
     phases, low, high = zip(*(_phases(space, axis, taps) for axis in (0, 1)), strict=True)
     (sh, sw), image = space.strides, (1, *x.shape[2:])[-2:]
     size = [-(-n // s) for n, s in zip(space.full, space.strides, strict=True)]
@@ -81,14 +113,13 @@ def conv_transpose(call: Call) -> Tensor:
     before = [-a for a in low]
     after = [n - h + b for n, h, b in zip(size, image, high, strict=True)]
     x, before, after = _cropped(call, x, before, after)
-    bias = _bias(call, 2, groups * rows).reshape(groups, 1, 1, rows)
     merged = wide.reshape(-1, *wide.shape[4:])
     op = ConvOp(
         call.build.name,
         [x],
         Tensor((x.shape[0], merged.shape[0], *size[-(x.rank - 2) :])),
         merged,
-        np.ascontiguousarray(np.broadcast_to(bias, wide.shape[:4])).reshape(-1),
+        np.broadcast_to(bias.reshape(groups, 1, 1, rows), wide.shape[:4]).reshape(-1).copy(),
         True,
         pads=(before[0], before[1], after[0], after[1]),
         groups=groups,
@@ -96,8 +127,8 @@ def conv_transpose(call: Call) -> Tensor:
     return _unfold(call, call.build.add(op), space, groups, rows, size)
 
 
-def _transposed(call: Call, kernel: list[int]) -> Window:
-    """The geometry of the result: ``pads`` of its front, ``out`` its size."""
+def _transposed(call: Call, kernel: list[int]) -> Extents:
+    """The geometry of the result: ``front`` what is cut off it, ``out`` its size."""
     x, spatial = call.x, call.x.rank - 2
     strides = call.sequence("strides", [1] * spatial)
     dilations = call.sequence("dilations", [1] * spatial)
@@ -125,7 +156,7 @@ def _transposed(call: Call, kernel: list[int]) -> Window:
     elif auto == "VALID":
         pads = [0] * 2 * spatial
     out = [f - a - b for f, a, b in zip(full, pads[:spatial], pads[spatial:], strict=True)]
-    return Window.of(kernel, strides, pads, dilations, out)
+    return Extents(kernel, strides, pads[:spatial], pads[spatial:], dilations, out)
 
 
 def _phases(space: Window, axis: int, taps: Array) -> tuple[list[tuple[int, int, int]], int, int]:

@@ -133,10 +133,10 @@ def test_weights_must_be_known() -> None:
     assert (found.operator, found.reason) == ("Conv", "its weight is computed")
 
 
-def test_three_axes_are_refused() -> None:
-    found = refusal(single("Conv", (1, 2, 5, 5, 5), normal(3, 2, 3, 3, 3)))
+def test_four_axes_are_refused() -> None:
+    found = refusal(single("Conv", (1, 2, 3, 3, 3, 3), normal(3, 2, 3, 3, 3, 3)))
     assert found.operator == "Conv"
-    assert "3 axes" in found.reason
+    assert "4 axes" in found.reason
 
 
 def test_pixels_of_a_linear_layer_lie_as_planes() -> None:

@@ -43,7 +43,7 @@ def test_control_flow_is_refused() -> None:
     assert refusal(model).operator == "If"
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.uint8])
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int16])
 def test_inputs_of_other_types_are_refused(dtype: type) -> None:
     net = Small()
     y = net.node("Cast", net.input(2, 3, dtype=dtype), to=TensorProto.FLOAT)
@@ -65,12 +65,11 @@ def test_half_precision_inside_is_refused() -> None:
     assert (found.operator, found.reason) == ("Cast", "a cast to FLOAT16 is not known")
 
 
-def test_outputs_that_are_not_float32_are_refused() -> None:
+def test_outputs_of_other_types_are_refused() -> None:
     net = Small()
-    model = net.model(net.node("Greater", net.input(2, 3), np.float32(0)))
-    assert refusal(model, 2).reason == "it is bool, not float32"
-    net = Small()
-    assert refusal(net.model(net.node("ArgMax", net.input(2, 3))), 2).operator == "ArgMax"
+    half = net.node("Cast", net.normal(2, 3), to=TensorProto.FLOAT16)
+    model = net.model(net.node("Relu", net.input(2, 3)), half)
+    assert refusal(model, 2).reason == "it is float16, not float32"
 
 
 def test_sizes_that_nobody_gives_are_asked_for() -> None:

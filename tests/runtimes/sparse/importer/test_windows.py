@@ -88,9 +88,11 @@ def test_resize_of_older_versions() -> None:
 
 def test_what_resize_does_not_know_is_refused() -> None:
     scales = np.float32([1, 1, 2, 2])
-    assert "cubic" in refusal(single("Resize", (1, 2, 3, 4), None, scales, mode="cubic")).reason
-    more = np.float32([1, 2, 2, 2])
-    assert "channels" in refusal(single("Resize", (1, 2, 3, 4), None, more)).reason
+    crop = {"coordinate_transformation_mode": "tf_crop_and_resize"}
+    model = single("Resize", (1, 2, 3, 4), np.float32([0] * 4 + [1] * 4), scales, **crop)
+    assert "tf_crop_and_resize" in refusal(model).reason
+    volume = single("Upsample", (1, 2, 3, 4, 5), np.float32([1, 1, 2, 2, 2]), opset=9)
+    assert "3 spatial axes" in refusal(volume).reason
 
 
 @pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])

@@ -22,7 +22,19 @@ from prunedeploy.runtimes.sparse.codegen.project import CODE, blob
 from prunedeploy.runtimes.sparse.kernels.table import KERNELS
 from prunedeploy.runtimes.sparse.plan import steps as plan
 
-STEPS = ("copy", "pool", "reduce", "elementwise", "softmax", "norm", "matmul", "tables", "mixed")
+STEPS = (
+    "copy",
+    "pool",
+    "reduce",
+    "elementwise",
+    "softmax",
+    "norm",
+    "matmul",
+    "tables",
+    "mixed",
+    "recurrent",
+    "take",
+)
 MODULES = (
     *(f"kernels_{name}" for name in STEPS),
     "conv",

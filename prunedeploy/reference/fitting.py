@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from prunedeploy.core.budget import Budget, OverBudgetError
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Array, InputSample, TensorSpec
 from prunedeploy.graph import model as models
@@ -42,6 +43,8 @@ THROUGH = frozenset(
     ("Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape", "Expand", "Flatten", "Transpose")
 )
 WORDS = ("cats_strings", "keys_strings", "pool_strings")  # attributes that list known texts
+LOOPS = frozenset(("Loop", "Scan"))
+MODEST = Budget(0).values(0)  # elements of a result
 COMPARISONS = frozenset(("Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual"))
 MAX_VALUES = 12  # that one input is compared with
 
@@ -50,7 +53,11 @@ Score = tuple[bool, float]  # whether the outputs are finite, and how far they v
 
 
 def fitted(program: ir.Model) -> tuple[TensorSpec, ...]:
-    """The inputs of ``program``, with samples that fit it; found once for a model in memory."""
+    """The inputs of ``program``, with samples that fit it; found once for a model in memory.
+
+    Raises:
+        OverBudgetError: a run takes more than a file of its size has reason to.
+    """
     inputs, _ = models.specs(program)
     samples: Mapping[str, InputSample] | None = program.meta.get(MEMO)
     if samples is None:
@@ -140,12 +147,12 @@ def _search(
 
 
 def _runner(program: ir.Model, inputs: Sequence[TensorSpec]) -> Run:
-    """What runs the trials."""
+    """What runs the trials: the interpreter first, which keeps to the budget of the file."""
     from prunedeploy.reference.evaluate import Evaluator
 
     other = second_oracle.opened(program)
     fixed = all(isinstance(dim, int) for spec in inputs for dim in spec.shape)
-    if fixed and not isinstance(other, NotAvailable):
+    if fixed and not isinstance(other, NotAvailable) and _is_modest(program):
         return other
     try:
         interpret = Evaluator(program).run
@@ -153,17 +160,28 @@ def _runner(program: ir.Model, inputs: Sequence[TensorSpec]) -> Run:
         unknown = NotAvailable(str(error))
         return (lambda _: unknown) if isinstance(other, NotAvailable) else other
 
+    smallest = iter((True,))  # sizes grow from the first trial on
+
     def run(feeds: Mapping[str, Array]) -> dict[str, Any] | NotAvailable:
-        if not isinstance(other, NotAvailable):
-            outputs = other(feeds)
-            if isinstance(outputs, NotAvailable):
-                return outputs
+        is_smallest = next(smallest, False)
         try:
-            return interpret(feeds)
+            outputs = interpret(feeds)
         except UserError as error:
+            if is_smallest and isinstance(error, OverBudgetError):
+                raise  # whatever it is given
             return NotAvailable(str(error))
+        theirs = outputs if isinstance(other, NotAvailable) else other(feeds)
+        return theirs if isinstance(theirs, NotAvailable) else outputs
 
     return run
+
+
+def _is_modest(program: ir.Model) -> bool:
+    """Whether the file alone shows that a run takes little: no loops, and no result is large."""
+    nodes = list(program.graph.all_nodes())
+    shapes = [value.shape for node in nodes for value in node.outputs]
+    sizes = [math.prod(x.numpy()) if x is not None and x.is_static() else math.inf for x in shapes]
+    return not LOOPS & {node.op_type for node in nodes} and max(sizes, default=0) <= MODEST
 
 
 def _score(run: Run, inputs: tuple[TensorSpec, ...], turn: int) -> Score | None:

@@ -32,7 +32,6 @@ AT_ONCE = 4000  # cases of one worker, which may leak
 PRELOAD = [
     *("torch", "onnx", "onnxruntime", "prunedeploy.checkpoint", "prunedeploy.cli.commands"),
     *("prunedeploy.engines.building", "prunedeploy.inspection.inspect"),
-    *("prunedeploy.checkpoint.read", "prunedeploy.checkpoint.state"),
     *("prunedeploy.reports.report", "prunedeploy.shrinking.pipeline", "prunedeploy.measure.bench"),
 ]
 

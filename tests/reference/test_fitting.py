@@ -13,10 +13,11 @@ from small_onnx import draw as numbers
 from small_onnx import info as value
 from small_onnx import model
 
+from prunedeploy.core.budget import OverBudgetError
 from prunedeploy.core.errors import UserError
 from prunedeploy.engines import building
 from prunedeploy.graph import preparation
-from prunedeploy.reference import fitting, verify
+from prunedeploy.reference import fitting, second_oracle, verify
 from prunedeploy.reference.evaluate import Evaluator
 from prunedeploy.shrinking.pipeline import shrink
 
@@ -196,3 +197,47 @@ def test_advice_names_the_inputs_where_there_are_several():
     advice = "--input-range x=LOW,HIGH --input-range low=LOW,HIGH --input-range high=LOW,HIGH"
     with pytest.raises(UserError, match=advice):
         fitting.refuse_incomparable({"y": np.full(3, np.nan)}, inputs)
+
+
+def filled(size, batch):
+    """A network that adds up a matrix of ones, which its file does not have."""
+    nodes = [
+        h.make_node("ConstantOfShape", ["shape"], ["ones"]),
+        h.make_node("ReduceMax", ["ones"], ["sum"], keepdims=0),
+        h.make_node("Add", ["x", "sum"], ["y"]),
+    ]
+    x, y = value("x", T.FLOAT, [batch, 16]), value("y", T.FLOAT, [batch, 16])
+    return model(nodes, [x], [y], {"shape": np.array([size, size], np.int64)})
+
+
+def endless(batch):
+    """A network with a loop of 2^62 turns."""
+    body = h.make_graph(
+        [h.make_node("Identity", ["go"], ["on"]), h.make_node("Relu", ["a"], ["b"])],
+        "body",
+        [value("i", T.INT64, []), value("go", T.BOOL, []), value("a", T.FLOAT, [batch, 16])],
+        [value("on", T.BOOL, []), value("b", T.FLOAT, [batch, 16])],
+    )
+    x, y = value("x", T.FLOAT, [batch, 16]), value("y", T.FLOAT, [batch, 16])
+    loop = h.make_node("Loop", ["trips", "", "x"], ["y"], body=body)
+    return model([loop], [x], [y], {"trips": np.array(1 << 62, np.int64)})
+
+
+@pytest.mark.parametrize("batch", [2, "batch"])
+def test_what_is_over_the_budget_never_reaches_onnxruntime(batch, monkeypatch):
+    """It has no budget: it takes the memory, and goes on with the loop."""
+    pytest.importorskip("onnxruntime")
+    ran = []
+    opened = second_oracle.opened
+
+    def counted(program):
+        run = opened(program)
+        return lambda feeds: ran.append(program) or run(feeds)
+
+    monkeypatch.setattr(second_oracle, "opened", counted)
+    for bomb in (filled(1 << 16, batch), endless(batch)):
+        with pytest.raises(OverBudgetError):
+            fitted(bomb)
+    assert not ran
+    fitted(filled(1 << 4, batch))
+    assert ran

@@ -34,12 +34,12 @@ SLOWEST = 0.97
 
 def exports(folder: Path) -> dict[str, Path]:
     """One file for each architecture."""
-    found: dict[str, Path] = {}
+    chosen: dict[str, Path] = {}
     for path in sorted(folder.glob("*.onnx")):
         name, _, how = path.stem.rpartition("@")
-        if how == PREFERRED or name not in found:
-            found[name] = path
-    return found
+        if how == PREFERRED or name not in chosen:
+            chosen[name] = path
+    return chosen
 
 
 def row(path: Path) -> dict[str, Any]:

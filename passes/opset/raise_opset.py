@@ -53,8 +53,8 @@ class RaiseOpset:
 
     def _is_unknown(self, node: ir.Node) -> bool:
         """Whether an operator is none of the newer opset: onnx lets such pass."""
-        found = schema(node.op_type, self.opset)
-        return not node.domain and (found is None or found.deprecated)
+        known = schema(node.op_type, self.opset)
+        return not node.domain and (known is None or known.deprecated)
 
     def _refusal(self, node: ir.Node) -> Note:
         reason = f"{node.op_type} is no operator of opset {self.opset}"

@@ -125,13 +125,13 @@ def convert(model: ir.Model, kept: frozenset[str]) -> int:
 
 def _of_floats(model: ir.Model, kept: frozenset[str]) -> dict[ir.Node, Schema]:
     """The nodes but those named that take or give float32, in order, each with its definition."""
-    version, found = opset(model), {}
+    version, nodes = opset(model), {}
     for node in model.graph:
         spec = schema(node.op_type, version) if not node.domain else None
         floats = any(is_float32(value) for value in (*node.inputs, *node.outputs))
         if spec is not None and floats and node.name not in kept:
-            found[node] = spec
-    return found
+            nodes[node] = spec
+    return nodes
 
 
 def _wants_single(reader: ir.Node, index: int, converted: set[ir.Node], opset: int) -> bool:

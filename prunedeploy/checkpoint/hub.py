@@ -58,9 +58,9 @@ def _cached(repository: Repository, names: Sequence[str]) -> Path | None:
         what = f"{repository.name} is no file here, and huggingface_hub, which looks on the hub,"
         raise MissingExtra(what, "hub") from None
     for name in names:
-        found = try_to_load_from_cache(repository.name, name, revision=repository.revision)
-        if isinstance(found, str):
-            return Path(found)
+        cached = try_to_load_from_cache(repository.name, name, revision=repository.revision)
+        if isinstance(cached, str):
+            return Path(cached)
     return None
 
 

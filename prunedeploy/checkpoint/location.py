@@ -58,12 +58,12 @@ def _in_folder(folder: Path) -> Path:
     for name in NAMES:
         if (folder / name).is_file():
             return folder / name
-    for place in (folder, *(folder / name for name in BELOW)):
-        files = sorted(x for x in place.glob("*") if x.suffix in SUFFIXES and x.is_file())
+    for inside in (folder, *(folder / name for name in BELOW)):
+        files = sorted(x for x in inside.glob("*") if x.suffix in SUFFIXES and x.is_file())
         if len(files) == 1:
             return files[0]
         if files:
             shown = ", ".join(file.name for file in files[:SHOWN])
             more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
-            raise UserError(f"{place} holds several checkpoints ({shown}{more}): name the file")
+            raise UserError(f"{inside} holds several checkpoints ({shown}{more}): name the file")
     raise UserError(f"{folder} is a folder without a checkpoint: name the file itself")

@@ -78,7 +78,7 @@ def read(path: Path, read_file: Callable[[Path], Mapping[str, Any]]) -> dict[str
     tensors: dict[str, Any] = {}
     for file in files(path)[1:]:
         part = read_file(file)
-        wanted = {name for name, place in index.items() if place == file.name}
+        wanted = {name for name, where in index.items() if where == file.name}
         if absent := sorted(wanted - part.keys()):
             raise UserError(f"{file} has no {absent[0]}, which {path.name} says is in it")
         if twice := sorted(part.keys() & tensors.keys()):

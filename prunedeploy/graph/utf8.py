@@ -29,12 +29,12 @@ def repair(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def _repair(message: Any, is_remark: bool) -> bool:
-    found = False
+    repaired = False
     for field, value in _texts(message):
         remark = is_remark or field.name in REMARKS
         if field.type == field.TYPE_MESSAGE:
             for part in value if field.is_repeated else (value,):
-                found |= _repair(part, remark)
+                repaired |= _repair(part, remark)
         elif field.is_repeated:
             if any(isinstance(each, bytes) for each in value):
                 raise InvalidError(f"one of {field.full_name} is not UTF-8")
@@ -42,8 +42,8 @@ def _repair(message: Any, is_remark: bool) -> bool:
             if not remark:
                 raise InvalidError(f"{field.full_name} is not UTF-8")
             setattr(message, field.name, value.decode("utf-8", "replace"))
-            found = True
-    return found
+            repaired = True
+    return repaired
 
 
 def _texts(message: Any) -> list[tuple[Any, Any]]:

@@ -312,8 +312,9 @@ def compare(
         raise UserError("there is nothing to compare: the model has no outputs")
     if isinstance(tolerance, Mapping):
         named = {name: _parts(name, value) for name, value in reference.items()}
-        tolerance = {part: limit for name, limit in tolerance.items() for part in named[name]}
-    reference, candidate = arrays(reference), arrays(candidate)
+        parts = [(part, x) for name, x in tolerance.items() for part in named.get(name, (name,))]
+        tolerance = dict(parts)
+    reference, candidate = _in_pairs(reference, candidate)
     worst_abs, worst_rel, where, samples, changed = 0.0, 0.0, "", 0, 0
     allowed = _allowed(reference, tolerance)
     limit, share = max(allowed.values()), 0.0
@@ -328,13 +329,28 @@ def compare(
         worst_abs = absolute if not absolute <= worst_abs else worst_abs
         samples = max(samples, len(expected) if expected.ndim else 1)
         changed = max(changed, _changed_predictions(expected, candidate[name]))
-    each = allowed if isinstance(tolerance, Mapping) else {}
+    each = allowed if isinstance(tolerance, Mapping) or len({*allowed.values()}) > 1 else {}
     return Difference(worst_abs, worst_rel, limit, samples, where, changed, each)
 
 
 def arrays(outputs: Mapping[str, Array | list[Array]]) -> dict[str, Array]:
     """The arrays of ``outputs``, those of a sequence under ``name[0]``, ``name[1]`` and so on."""
     return {part: x for name, value in outputs.items() for part, x in _parts(name, value).items()}
+
+
+def _in_pairs(
+    reference: Mapping[str, Array | list[Array]], candidate: Mapping[str, Array | list[Array]]
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The arrays of both, once their sequences are known to be of one length.
+
+    Raises:
+        UserError: they are not.
+    """
+    for name, value in reference.items():
+        other = candidate.get(name)
+        if isinstance(value, list) and isinstance(other, list) and len(value) != len(other):
+            raise UserError(f"output {name} should have {len(value)} elements, found {len(other)}")
+    return arrays(reference), arrays(candidate)
 
 
 def _parts(name: str, value: Array | list[Array]) -> dict[str, Array]:
@@ -344,13 +360,14 @@ def _parts(name: str, value: Array | list[Array]) -> dict[str, Array]:
 
 
 def _allowed(reference: Mapping[str, Array], tolerance: Tolerance) -> dict[str, float]:
-    """The tolerance of each output."""
+    """The tolerance of each output; integers and texts have none of the floats beside them."""
     if isinstance(tolerance, float | int):
         return dict.fromkeys(reference, float(tolerance))
     named = dict(tolerance or {})
     others = [array.dtype.name for name, array in reference.items() if name not in named]
     usual = max((TOLERANCE.get(dtype, 0.0) for dtype in others), default=0.0)
-    return {name: named.get(name, usual) for name in reference}
+    floats = {name for name, array in reference.items() if array.dtype.name in TOLERANCE}
+    return {name: named.get(name, usual if name in floats else 0.0) for name in reference}
 
 
 def _output_difference(expected: Array, candidate: Array) -> tuple[float, float]:
@@ -448,7 +465,7 @@ def against_noise(
     fault of an engine does not shrink with the rounding, so one that is larger than it is found.
     """
     exact, moved = exact_and_moved(model, feeds)
-    reference, outputs = arrays(reference), arrays(outputs)
+    reference, outputs = _in_pairs(reference, outputs)
     allowed = _allowed(reference, tolerance)
     exact = {name: array.astype(reference[name].dtype) for name, array in exact.items()}
 
@@ -487,7 +504,7 @@ def exactly(
     if difference.passed:
         return difference
     wide = [Evaluator(model, float64=True) for model in (reference, candidate)]
-    exact, outputs = (arrays(each.run(feeds)) for each in wide)
+    exact, outputs = _in_pairs(*(each.run(feeds) for each in wide))
     allowed = _allowed(exact, difference.tolerances or difference.tolerance)
     rounded = {x.name for x in wide[0].outputs if x.dtype == "float32"} & exact.keys()
     for name in rounded:

@@ -98,7 +98,9 @@ def _job(source: Path, target: Target, options: BuildOptions, scratch: Path) -> 
     inputs, _ = models.specs(loaded)
     batches = batch_sizes(inputs, options.batches)
     is_open = any(spec.shape and isinstance(spec.shape[0], str) for spec in inputs)
-    sizes = (batches[0], 2 * batches[0] + 1) if is_open else batches[:1]
+    # the third shows what depends on the batch by a comparison, or by a division
+    several = (batches[0], 2 * batches[0] + 1, 16 * max(batches) + 3)
+    sizes = several if is_open else batches[:1]
     model = prepare(loaded)
     fold(model, survey(model, sizes))
     seen = survey(model, sizes)

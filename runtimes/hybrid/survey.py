@@ -2,7 +2,7 @@
 
 Nodes are read one after the other as for a whole sparse engine. Where one is refused the results
 that ONNX's shape inference knows the sizes of are taken for inputs, and reading goes on behind it.
-A model that leaves its batch open is read at two batch sizes: that shows which sizes are the batch.
+A model that leaves its batch open is read at three batch sizes: that shows which sizes are the batch.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Survey:
-    """One reading of a model, or two at different batch sizes.
+    """One reading of a model, or several at different batch sizes.
 
     Attributes:
-        batches: the batch size of each reading; two where the model leaves it open.
+        batches: the batch size of each reading; three where the model leaves it open.
         values: the tensors of each reading by name; without those of unknown sizes.
         refused: the nodes that ONNX Runtime computes, by name.
     """

@@ -58,6 +58,27 @@ def test_changed_predictions_are_counted() -> None:
     assert (found.changed_predictions, found.samples) == (2, 3)
 
 
+def test_integers_have_no_tolerance_of_the_floats_beside_them() -> None:
+    ids = np.arange(1000, dtype=np.int64)
+    half = np.linspace(0, 1, 5, dtype=np.float16)
+    found = verify.compare({"ids": ids, "y": half}, {"ids": ids + (ids == 7), "y": half})
+    assert not found.passed
+    assert (found.where, found.tolerance) == ("ids", 0.0)
+    texts = np.array(["a"] * 999 + ["b"], object)
+    wrong = np.array(["a"] * 1000, object)
+    assert not verify.compare({"t": texts, "y": half}, {"t": wrong, "y": half}).passed
+    near = half + np.float16(1e-3)
+    assert verify.compare({"ids": ids, "y": half}, {"ids": ids, "y": near}).passed
+
+
+def test_sequences_of_another_length_are_refused() -> None:
+    one = np.ones(2, np.float32)
+    with pytest.raises(UserError, match="should have 1 elements, found 2"):
+        verify.compare({"s": [one]}, {"s": [one, one]})
+    # a tolerance for an output that is not there, or for an element of a sequence, is no mistake
+    assert verify.compare({"s": [one]}, {"s": [one]}, {"s[0]": 1e-3, "t": 1e-3}).passed
+
+
 def test_missing_or_reshaped_outputs() -> None:
     with pytest.raises(UserError, match="should have shape"):
         verify.compare(outputs([0, 1]), outputs([0, 1, 2]))

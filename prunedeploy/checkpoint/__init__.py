@@ -17,6 +17,7 @@ from prunedeploy.core.errors import MissingExtra, UserError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from prunedeploy.checkpoint.naming import LeftOut
     from prunedeploy.checkpoint.state import Normalised
     from prunedeploy.models import Recipe
 
@@ -165,7 +166,9 @@ def _read(
         whole = held.module if own else None
         candidates = collect(tree, held, own=whole is None)
         candidates += collect({"constants of the program": constants(path, what)})
+        candidates = beside.without_left_out(candidates, held.left)
         origins = origins_of(held.holder)
+    left_out = held.left
     tensors, notes, others = held.tensors, held.notes, held.others
     del tree, held  # what is masked is not to be in memory twice
     with _naming(path):
@@ -182,7 +185,7 @@ def _read(
     program = ["its program not run: the weights alone"] if what == "torchscript" else []
     done.notes = [DESCRIPTIONS[what], *program, *notes, *left, *done.notes]
     if mask is not None:
-        _apply_mask_file(done, Path(mask), trust)
+        _apply_mask_file(done, Path(mask), trust, left_out)
     return done, whole
 
 
@@ -201,13 +204,13 @@ def _other(keys: tuple[str, ...], holder: Any, chosen: Mapping[str, Tensor]) -> 
     return f"{line}: {theirs:.0%} of its weights are zero, {ours:.0%} of those taken"
 
 
-def _apply_mask_file(done: Normalised, path: Path, trust: bool) -> None:
+def _apply_mask_file(done: Normalised, path: Path, trust: bool, left: LeftOut | None) -> None:
     from prunedeploy.checkpoint import beside
     from prunedeploy.checkpoint.read import read, readable
 
     tree: Any = read(path, kind(path), trust)
     with readable(path), _naming(path):
-        applied = beside.apply_file(done.state, tree, f"in {path.name}")
+        applied = beside.apply_file(done.state, tree, f"in {path.name}", left)
     done.settle(applied)
     done.notes += applied.notes
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prunedeploy.checkpoint import masks
 from prunedeploy.checkpoint.masks import Pair, Settled, State
-from prunedeploy.checkpoint.naming import Index, Target, is_mask_key, words
+from prunedeploy.checkpoint.naming import Index, LeftOut, Target, is_mask_key, words
 from prunedeploy.checkpoint.tree import NOT_WEIGHTS, Path, keys
 from prunedeploy.checkpoint.walk import MaskCandidate, collect
 from prunedeploy.core.errors import UserError
@@ -90,11 +90,22 @@ def apply(state: State, candidates: list[MaskCandidate]) -> Applied:
     return _applied(settled, notes)
 
 
-def apply_file(state: State, tree: Any, where: str) -> Applied:
+def without_left_out(
+    candidates: list[MaskCandidate], left: LeftOut | None, prefixes: bool = False
+) -> list[MaskCandidate]:
+    """The candidates but for the masks of weights that are left out, which would go with weights
+    that are taken: both are called the same once their prefixes are ignored."""
+    if left is None:
+        return candidates
+    return [each for each in candidates if not left.has(_target(each, left.index, prefixes))]
+
+
+def apply_file(state: State, tree: Any, where: str, left: LeftOut | None = None) -> Applied:
     """Apply the masks that a file of masks holds, each by the name of its weight.
 
     Names may be those of the weights, with ``mask`` in them or not, or of the layers, in containers
-    of any depth; a prefix that one side alone has is ignored.
+    of any depth; a prefix that one side alone has is ignored. Masks of weights that are left out
+    are, too.
 
     Raises:
         UserError: a mask of no weight, of another shape, or that is none.
@@ -109,14 +120,20 @@ def apply_file(state: State, tree: Any, where: str) -> Applied:
         return _applied([listed], [f"{len(listed.applied)} masks {where}"])
     index = Index(state)
     matched = []
-    for each in candidates:
+    taken = without_left_out(candidates, left, prefixes=True)
+    if candidates and not taken:
+        raise UserError(f"all masks {where} are of weights that are left out")
+    for each in taken:
         target = _target(each, index, prefixes=True)
         if target is None:
             raise UserError(f"mask {'.'.join(each.path)} {where} names no weight of the checkpoint")
         matched.append((each, target))
     if not matched:
         raise UserError(f"there is no mask {where}")
-    return _applied([_settled(state, matched, where)], [f"{len(matched)} masks {where}"])
+    notes = [f"{len(matched)} masks {where}"]
+    if gone := len(candidates) - len(taken):
+        notes.append(f"{gone} masks {where} of weights that are left out")
+    return _applied([_settled(state, matched, where)], notes)
 
 
 def _applied(settled: list[Settled], notes: list[str]) -> Applied:

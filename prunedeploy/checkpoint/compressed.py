@@ -19,7 +19,8 @@ from prunedeploy.core.errors import UserError
 
 BITMASK, SHAPE, VALUES = "bitmask", "shape", "compressed"
 PARTS = (BITMASK, SHAPE, VALUES, "row_offsets")
-PACKED, SCALE = "weight_packed", "weight_scale"  # of weights of fewer bits
+# Of weights of fewer bits; the inverse is what DeepSeek's block-wise float8 has.
+PACKED, SCALES = "weight_packed", ("weight_scale", "weight_scale_inv")
 PLAIN = (
     "load it with transformers and CompressedTensorsConfig(run_compressed=False), and save the"
     " dense weights"
@@ -50,9 +51,11 @@ def decompress(tensors: dict[str, Any]) -> str | None:
 
 def _is_quantised(name: str, tensors: Mapping[str, Any]) -> bool:
     layer, _, last = name.rpartition(".")
-    weight = tensors.get(f"{layer}.weight")
+    dot = f"{layer}." if layer else ""
+    # Of a sparse and quantised layer the values alone are there: the weight is yet to be made.
+    weight = tensors.get(f"{dot}weight", tensors.get(f"{dot}{VALUES}"))
     narrow = isinstance(weight, Tensor) and weight.dtype.itemsize == 1
-    return last == PACKED or (last == SCALE and narrow)
+    return last == PACKED or (last in SCALES and narrow)
 
 
 def _dense(prefix: str, tensors: Mapping[str, Any]) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +40,8 @@ def find(repository: Repository, names: Sequence[str]) -> Path:
 
     Raises:
         MissingExtra: no huggingface_hub.
-        UserError: there is no such repository or file, or it cannot be fetched.
+        UserError: there is no such repository or file, or it cannot be fetched; the index in the
+            cache is damaged.
     """
     path = _cached(repository, names) or _fetched_first(repository, names)
     if path.name.endswith(INDEX):
@@ -54,11 +54,18 @@ def find(repository: Repository, names: Sequence[str]) -> Path:
 def _cached(repository: Repository, names: Sequence[str]) -> Path | None:
     try:
         from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
     except ImportError:
         what = f"{repository.name} is no file here, and huggingface_hub, which looks on the hub,"
         raise MissingExtra(what, "hub") from None
     for name in names:
-        cached = try_to_load_from_cache(repository.name, name, revision=repository.revision)
+        try:
+            cached = try_to_load_from_cache(repository.name, name, revision=repository.revision)
+        except HFValidationError:  # the hub has rules of its own: no ``--``, no ``..``
+            raise UserError(
+                f"{repository.name} is no file here, and no name that a repository of the hub"
+                " can have"
+            ) from None
         if isinstance(cached, str):
             return Path(cached)
     return None
@@ -97,6 +104,6 @@ def _fetched(repository: Repository, name: str) -> Path:
 
 
 def _shards(index: Path) -> list[str]:
-    from prunedeploy.checkpoint.shards import files_of
+    from prunedeploy.checkpoint.shards import read_index
 
-    return sorted(set(files_of(json.loads(index.read_text(encoding="utf-8"))).values()))
+    return sorted(set(read_index(index).values()))

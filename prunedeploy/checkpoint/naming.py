@@ -133,6 +133,19 @@ class Index:
         return None
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """The ``names`` of the weights that are left out of a set, and the index of all of it by the
+    names in the file: what tells their masks from those of the weights that are taken."""
+
+    index: Index
+    names: frozenset[str]
+
+    def has(self, target: Target | None) -> bool:
+        """Whether what a mask was found to belong to is left out."""
+        return target is not None and target.name in self.names
+
+
 def _forms(name: str) -> Iterator[tuple[Words, bool]]:
     """Possible names of the weight, and whether the mask's name contains the parameter's."""
     parts = words(name)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prunedeploy.checkpoint.masks import binary, mixed
-from prunedeploy.checkpoint.naming import is_mask_key
+from prunedeploy.checkpoint.naming import Index, LeftOut, is_mask_key
 from prunedeploy.checkpoint.pickle.stub import (
     NumpyArray,
     Quantised,
@@ -53,7 +53,7 @@ class Weights:
     """A state_dict as it was found, under which keys, and the other sets of weights in the file.
 
     ``holder`` is what has the tensors, under the keys ``path``: a mapping, a module, or what stands
-    for one. ``others`` are by their keys.
+    for one. ``others`` are by their keys. ``left`` are the weights that a prefix left out.
     """
 
     tensors: dict[str, Any]  # Tensor, or a stub that is named when it matters
@@ -62,6 +62,7 @@ class Weights:
     holder: Any
     others: dict[Path, Any]
     module: nn.Module | None = None  # a trusted file's
+    left: LeftOut | None = None
 
 
 def find_weights(
@@ -89,12 +90,24 @@ def find_weights(
     tensors = tensors_of(holder)
     assert tensors is not None
     notes = [f"weights under {keys(path)}"] if path else []
+    left_out, set_aside = None, set[str]()
+    whole, names = tensors, {name: name for name in tensors}  # to what they are called in the file
     for begin in (name if named is None else None, prefix):
         if begin is not None:
             begin = begin.removesuffix(".")
-            count, masks = len(tensors), _masks_of(tensors, begin)
-            tensors = {**_below(f"{begin}.", tensors, sets), **masks}
-            left = count - len(tensors)
+            below = _below(f"{begin}.", tensors, sets)
+            masks = _masks_of(tensors, f"{begin}.")
+            taken = {names[old] for old in below.values()}
+            set_aside |= {names[name] for name in masks}
+            left_out = _left_out(whole, taken, set_aside)
+            # the mask of a weight that is left out may go with one that is taken by its shape
+            masks = [name for name in masks if not left_out.has(left_out.index.find(name, True))]
+            rest = {k: v for k, v in tensors.items() if names[k] not in taken | set_aside}
+            masks += _masks_among(rest, left_out.index, taken)
+            kept = {**below, **{name: name for name in masks}}
+            left = len(tensors) - len(kept)
+            names = {new: names[old] for new, old in kept.items()}
+            tensors = {new: tensors[old] for new, old in kept.items()}
             notes.append(f"weights whose names begin with {begin}., {left} others not")
     if isinstance(holder, nn.Module):
         notes.append(f"whole pickled module {type(holder).__name__}")
@@ -103,7 +116,7 @@ def find_weights(
     others = {at: value for at, value in every.items() if at != path and _same(value, tensors)}
     is_whole = prefix is None and (name is None or named is not None)
     module = holder if isinstance(holder, nn.Module) and is_whole else None
-    return Weights(tensors, tuple(notes), path, holder, others, module)
+    return Weights(tensors, tuple(notes), path, holder, others, module, left_out)
 
 
 def keys(path: Path) -> str:
@@ -285,15 +298,21 @@ def _named(name: str, sets: Mapping[Path, Any]) -> Path | None:
     return at[0] if at else None
 
 
-def _below(prefix: str, tensors: dict[str, Any], sets: Mapping[Path, Any]) -> dict[str, Any]:
-    """The tensors whose names begin with ``prefix``, whatever wrappers put in front of it."""
+def _start(prefix: str, tensors: Iterable[str]) -> str:
+    """What wrappers put in front of ``prefix``, the least of it where there are several."""
     starts = [
         name[: f".{name}".index(f".{prefix}")] for name in tensors if f".{prefix}" in f".{name}"
     ]
-    start = min(starts, key=len, default="")
+    return min(starts, key=len, default="")
+
+
+def _below(prefix: str, tensors: dict[str, Any], sets: Mapping[Path, Any]) -> dict[str, str]:
+    """The names of the tensors that begin with ``prefix``, whatever wrappers put in front of it, by
+    the names that they have without it."""
+    start = _start(prefix, tensors)
     begin = start + prefix
-    below = {start + k.removeprefix(begin): v for k, v in tensors.items() if k.startswith(begin)}
-    if not any(_counts(value) for value in below.values()):
+    below = {start + name.removeprefix(begin): name for name in tensors if name.startswith(begin)}
+    if not any(_counts(tensors[name]) for name in below.values()):
         names = [".".join(path) for path in sets if path]
         names += dict.fromkeys(name.partition(".")[0] for name in tensors if "." in name)
         shown = ", ".join(names[:8]) or "one set without a name"
@@ -301,16 +320,42 @@ def _below(prefix: str, tensors: dict[str, Any], sets: Mapping[Path, Any]) -> di
     return below
 
 
-def _masks_of(tensors: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What is beside the weights called ``name`` in parts that have no weights but masks alone."""
+def _masks_of(tensors: Mapping[str, Any], prefix: str) -> list[str]:
+    """What is beside the tensors of a prefix in parts that have no weights but masks alone; the
+    prefix may be in its names, too: ``mask.backbone.conv1.weight`` beside ``backbone.``."""
+    start = _start(prefix, tensors)
     parts: dict[str, dict[str, Any]] = {}
     for key, value in tensors.items():
-        if f".{name}." not in f".{key}" and isinstance(value, Tensor) and value.dim():
-            parts.setdefault(key.partition(".")[0], {})[key] = value
+        if not key.startswith(start + prefix) and isinstance(value, Tensor) and value.dim():
+            parts.setdefault(key.removeprefix(start).partition(".")[0], {})[key] = value
     masks = [
         part for part in parts.values() if _all_binary(part) and any(map(mixed, part.values()))
     ]
-    return {key: value for part in masks for key, value in part.items()}
+    return [key for part in masks for key in part]
+
+
+def _masks_among(tensors: Mapping[str, Any], index: Index, taken: set[str]) -> list[str]:
+    """Masks that have the whole name of a weight that is taken, and other tensors beside them, as
+    the scores of a pruner."""
+    called = [x for x in tensors if is_mask_key(x) or any(map(is_mask_key, x.split(".")))]
+    targets = {name: index.find(name, among=True) for name in called}
+    return [
+        name
+        for name, target in targets.items()
+        if target is not None
+        and target.name in taken
+        and isinstance(tensors[name], Tensor)
+        and tensors[name].dim()
+        and binary(tensors[name])
+    ]
+
+
+def _left_out(whole: Mapping[str, Any], taken: set[str], masks: set[str]) -> LeftOut:
+    """The weights of a set that are not taken; of those that have a mask of torch's, under the name
+    that they have without it."""
+    weights = {k: v for k, v in whole.items() if isinstance(v, Tensor) and k not in masks}
+    index = Index({name.removesuffix("_orig"): value for name, value in weights.items()})
+    return LeftOut(index, frozenset(x.removesuffix("_orig") for x in weights if x not in taken))
 
 
 def _same(holder: Any, tensors: Mapping[str, Any]) -> bool:

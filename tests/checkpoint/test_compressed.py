@@ -91,11 +91,26 @@ def test_damage_is_named(tmp_path: Path) -> None:
         {"weight_packed": torch.ones(4, 2, dtype=torch.int32), "weight_scale": torch.ones(4, 1)},
         {"weight": torch.ones(4, 8, dtype=torch.int8), "weight_scale": torch.ones(4, 1)},
         {"weight": torch.ones(4, 8).to(torch.float8_e4m3fn), "weight_scale": torch.ones(1)},
+        {"weight": torch.ones(4, 8).to(torch.float8_e4m3fn), "weight_scale_inv": torch.ones(1, 1)},
     ],
 )
 def test_quantised_weights_are_refused(tmp_path: Path, parts: dict[str, Tensor]) -> None:
     save_file({f"fc.{name}": x for name, x in parts.items()}, tmp_path / "net")
     with pytest.raises(UserError, match=r"fc\.weight_\w+ belongs to .*run_compressed=False"):
+        weights(tmp_path / "net")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("layer", ["fc.", ""])
+def test_quantised_weights_of_bitmasks_are_refused(
+    tmp_path: Path, dtype: torch.dtype, layer: str
+) -> None:
+    """``sparse-24-bitmask`` over a quantised layer: the values have a scale, no weight is there."""
+    parts = two_four("fc", torch.randn(4, 8))
+    parts |= {"fc.compressed": parts["fc.compressed"].to(dtype), "fc.weight_scale": torch.ones(4)}
+    state = {f"{layer}{name.removeprefix('fc.')}": x for name, x in parts.items()}
+    save_file(state, tmp_path / "net")
+    with pytest.raises(UserError, match=r"weight_scale belongs to .*run_compressed=False"):
         weights(tmp_path / "net")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -63,6 +64,21 @@ def test_a_repository_in_several_files(tmp_path: Path, offline: Path) -> None:
         find("maker/large")
     cached(offline, "maker/whole", {index: tmp_path / index, shard: tmp_path / shard})
     assert find("maker/whole").name == snapshot.joinpath(index).name
+
+
+def test_a_damaged_index_in_the_cache(tmp_path: Path, offline: Path) -> None:
+    index = "model.safetensors.index.json"
+    for at, text in enumerate(('{"weight_map": {', '{"weight_map": 3}')):
+        (tmp_path / index).write_text(text)
+        snapshot = cached(offline, f"maker/damaged{at}", {index: tmp_path / index})
+        with pytest.raises(UserError, match=re.escape(str(snapshot / index))):
+            find(f"maker/damaged{at}")
+
+
+@pytest.mark.parametrize("name", ["maker--other/net", "a..b/net"])
+def test_names_that_the_hub_does_not_allow(name: str, offline: Path) -> None:
+    with pytest.raises(UserError, match=f"{re.escape(name)} is no file here, and no name"):
+        find(name)
 
 
 def test_what_is_nowhere(tmp_path: Path, offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,10 +75,12 @@ def quantised_constants(node: ir.Node, facts: Facts) -> None:
 
 
 def dequantised_constants(node: ir.Node, facts: Facts) -> None:
-    """(q - zero point) * scale."""
-    if node.outputs[0].dtype is not None:
+    """(q - zero point) * scale, rounded to the type of the result as the operator does."""
+    kind = node.outputs[0].dtype
+    if kind is not None:
         for axis, known, scale, zero in _scaled(node, facts):
-            facts.learn(node.outputs[0], axis, (known - zero) * scale)
+            product = ((known - zero) * scale).astype(kind.numpy())
+            facts.learn(node.outputs[0], axis, product.astype(np.float64))
 
 
 OPERATORS = (

@@ -201,7 +201,7 @@ def _inspect_model(path: Path, shapes: Shapes) -> Inspection:
 
 def _inspect_checkpoint(path: Path, options: CheckpointOptions) -> Inspection:
     from prunedeploy import checkpoint
-    from prunedeploy.shrinking.loading import batch_shape
+    from prunedeploy.shrinking.request import batch_shape
 
     how = options.trust, options.mask, options.weights, options.prefix
     try:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from prunedeploy import targets
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Forecast, NextStep, ShrinkResult
-from prunedeploy.graph.fixed_shapes import Shapes
 from prunedeploy.runtimes import registry
 
 if TYPE_CHECKING:
+    from prunedeploy.graph.fixed_shapes import Shapes
     from prunedeploy.inspection.inspect import Inspection
 
 # The speed of the sparse runtime beside ONNX Runtime, from the share s of multiply-accumulates

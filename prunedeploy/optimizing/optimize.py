@@ -19,7 +19,6 @@ from prunedeploy.core.log import logged
 from prunedeploy.core.records import BenchResult, Engine, ShrinkResult
 from prunedeploy.engines.building import build
 from prunedeploy.engines.request import Progress
-from prunedeploy.graph.fixed_shapes import Shapes
 from prunedeploy.measure.bench import bench
 from prunedeploy.prediction.predict import predict_all
 from prunedeploy.prediction.record import Prediction

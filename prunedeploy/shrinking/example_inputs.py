@@ -83,9 +83,11 @@ def call_of(module: torch.nn.Module, inputs: Sequence[ExampleInput]) -> Call:
     named = by_name(module, inputs)
     generator = torch.Generator().manual_seed(0)
     drawn = {each.name: each.draw(generator) for each in inputs}
+    described = ", ".join(f"{x.name}={x.dtype}[{','.join(map(str, x.shape))}]" for x in inputs)
+    words = (described, "state its inputs with --input")
     if named:
-        return Call((), drawn)
-    return Call(tuple(drawn.values()), stated=tuple(drawn))
+        return Call((), drawn, (), *words)
+    return Call(tuple(drawn.values()), {}, tuple(drawn), *words)
 
 
 def by_name(module: torch.nn.Module, inputs: Sequence[ExampleInput]) -> bool:

@@ -29,6 +29,8 @@ class Call:
     args: tuple[torch.Tensor, ...]
     kwargs: Mapping[str, torch.Tensor] = field(default_factory=dict)
     stated: tuple[str, ...] = ()  # names for those by position
+    described: str = "the example inputs"
+    advice: str = "give what its forward takes"
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
@@ -57,7 +59,7 @@ class Call:
         return Call(
             tuple(torch.cat([x, x]) for x in self.args),
             {name: torch.cat([x, x]) for name, x in self.kwargs.items()},
-            self.stated,
+            *(self.stated, self.described, self.advice),
         )
 
 

@@ -174,10 +174,7 @@ def outputs_of(module: torch.nn.Module, call: Call) -> list[torch.Tensor]:
     """
     outputs = _outputs(module, call)
     if isinstance(outputs, str):
-        raise UserError(
-            f"the network does not run on the example inputs ({outputs}): "
-            "give what its forward takes"
-        )
+        raise UserError(f"the network does not run on {call.described} ({outputs}): {call.advice}")
     return outputs
 
 

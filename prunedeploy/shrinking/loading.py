@@ -27,6 +27,7 @@ from prunedeploy.shrinking.request import (
     CheckpointOptions,
     Progress,
     ShrinkRequest,
+    batch_shape,
     is_module,
     is_onnx,
 )
@@ -153,22 +154,6 @@ def _load_module(
 
 def _buffers(module: nn.Module) -> frozenset[str]:
     return frozenset(name for name, _ in module.named_buffers())
-
-
-def batch_shape(options: CheckpointOptions) -> tuple[int, ...] | None:
-    """The shape of one batch of a checkpoint's first input, as the options state it.
-
-    Raises:
-        UserError: they state several, and not what else is to be known of them.
-    """
-    if options.inputs:
-        return options.inputs[0].shape
-    if options.input_shape is not None:
-        return tuple(options.input_shape)
-    if len(options.shapes) > 1:
-        raise UserError("state several inputs of a checkpoint with --input NAME=int64[1,128]")
-    shapes = options.shapes.values()
-    return next((tuple(1 if size is None else size for size in shape) for shape in shapes), None)
 
 
 def _attach_bounds(program: ir.Model, options: CheckpointOptions) -> None:

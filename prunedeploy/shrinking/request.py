@@ -14,10 +14,6 @@ from prunedeploy.core import files
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.log import logged
 from prunedeploy.core.records import ShrinkResult
-from prunedeploy.graph.fixed_shapes import Shapes
-from prunedeploy.graph.input_range import Stated
-from prunedeploy.shrinking.example_inputs import ExampleInput
-from prunedeploy.shrinking.examples import Call
 from prunedeploy.shrinking.inference_copy import unwrapped
 from prunedeploy.to_torch import Outputs
 
@@ -26,6 +22,11 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
     from torch import nn
     from typing_extensions import TypeIs
+
+    from prunedeploy.graph.fixed_shapes import Shapes
+    from prunedeploy.graph.input_range import Stated
+    from prunedeploy.shrinking.example_inputs import ExampleInput
+    from prunedeploy.shrinking.examples import Call
 
     Model: TypeAlias = str | Path | onnx.ModelProto | gs.Graph | nn.Module
 
@@ -161,6 +162,22 @@ def _with_shape(options: CheckpointOptions, call: Call | None) -> CheckpointOpti
     if options.input_shape is not None and tuple(options.input_shape) != shape:
         raise UserError("the example inputs have another shape than input_shape: give one of them")
     return replace(options, input_shape=shape)
+
+
+def batch_shape(options: CheckpointOptions) -> tuple[int, ...] | None:
+    """The shape of one batch of a checkpoint's first input, as the options state it.
+
+    Raises:
+        UserError: they state several, and not what else is to be known of them.
+    """
+    if options.inputs:
+        return options.inputs[0].shape
+    if options.input_shape is not None:
+        return tuple(options.input_shape)
+    if len(options.shapes) > 1:
+        raise UserError("state several inputs of a checkpoint with --input NAME=int64[1,128]")
+    shapes = options.shapes.values()
+    return next((tuple(1 if size is None else size for size in shape) for shape in shapes), None)
 
 
 def is_onnx(source: Path) -> bool:

@@ -2,7 +2,7 @@
 
 Nodes are read one after the other as for a whole sparse engine. Where one is refused the results
 that ONNX's shape inference knows the sizes of are taken for inputs, and reading goes on behind it.
-A model that leaves its batch open is read at three batch sizes: that shows which sizes are the batch.
+A model that leaves its batch open is read at three batch sizes, which shows what the batch decides.
 """
 
 from __future__ import annotations

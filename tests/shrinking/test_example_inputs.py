@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from prunedeploy.cli import main
 from prunedeploy.core.errors import UserError
 from prunedeploy.graph import model as models
-from prunedeploy.shrinking.example_inputs import ExampleInput, by_name, parse
-from prunedeploy.shrinking.export import to_model
+from prunedeploy.shrinking.example_inputs import ExampleInput, by_name, call_of, parse
+from prunedeploy.shrinking.export import call_to_model
 
 SOURCE = """
 from torch import nn
@@ -71,11 +71,11 @@ def test_mistakes(text: str, says: str) -> None:
 
 def test_values_lie_within_their_range_and_reach_its_ends() -> None:
     generator = torch.Generator().manual_seed(0)
-    ids = parse("ids=int64[1,500]:3..7").draw(2, generator)
+    ids = parse("ids=int64[2,500]:3..7").draw(generator)
     assert (ids.shape, ids.dtype) == ((2, 500), torch.int64)
     assert set(ids.unique().tolist()) == {3, 4, 5, 6, 7}
-    assert set(parse("m=int64[1,99]").draw(1, generator).unique().tolist()) == {0, 1}
-    pixels = parse("x=float32[1,999]:-2..2").draw(1, generator)
+    assert set(parse("m=int64[1,99]").draw(generator).unique().tolist()) == {0, 1}
+    pixels = parse("x=float32[1,999]:-2..2").draw(generator)
     assert -2 <= float(pixels.min()) < -1.9
     assert 1.9 < float(pixels.max()) <= 2
 
@@ -92,7 +92,8 @@ def test_names_of_arguments() -> None:
 
 def test_inputs_in_their_order() -> None:
     inputs = [parse("pixels=float32[1,4]"), parse("gate=int64[1,1]")]
-    specs, _ = models.specs(to_model(Positional(), (1, 4), inputs=inputs))
+    program = call_to_model(Positional(), call_of(Positional(), inputs))
+    specs, _ = models.specs(program)
     assert [(x.name, x.dtype, x.shape) for x in specs] == [
         ("pixels", "float32", ("batch", 4)),
         ("gate", "int64", ("batch", 1)),
@@ -101,7 +102,7 @@ def test_inputs_in_their_order() -> None:
 
 def test_inputs_that_do_not_fit_are_one_line() -> None:
     with pytest.raises(UserError, match=r"does not run on input=float32\[1,5\] \(.*--input"):
-        to_model(nn.Linear(4, 2), (1, 5), inputs=[parse("input=float32[1,5]")])
+        call_to_model(nn.Linear(4, 2), call_of(nn.Linear(4, 2), [parse("input=float32[1,5]")]))
 
 
 def test_a_token_model_from_its_weights(

@@ -123,8 +123,15 @@ def loadtest(
         options: of the server that is started for an engine.
         progress: called with a line of text for each step.
 
+    Returns:
+        Throughput, latencies, and the answers that were wrong or lost, for each number of clients.
+
     Raises:
         UserError: no such server, model or engine, it does not answer, or not as the engine does.
+
+    Example:
+        >>> import prunedeploy
+        >>> result = prunedeploy.loadtest("net.engine", clients=(8,))  # doctest: +SKIP
     """
     if not clients or min(clients) < 1 or seconds <= 0 or batch < 1:
         raise UserError("give numbers of clients, seconds and samples above 0")

@@ -40,13 +40,16 @@ def serve(
         options: see ``ServeOptions``.
         started: called with the server's URL and its models once it takes requests.
 
+    Returns:
+        Once all that was begun is finished.
+
     Raises:
         MissingExtra: the libraries of extra ``serve`` are not installed.
         UserError: an engine cannot be served, two have one name, or the address is taken.
 
-    Example::
-
-        prunedeploy.serve({"resnet56": "resnet56.host.sparse.engine"}, port=8000)
+    Example:
+        >>> import prunedeploy
+        >>> prunedeploy.serve({"net": "net.engine"}, port=8000)  # doctest: +SKIP
     """
     _check_installed()
     chosen = options or ServeOptions()

@@ -138,6 +138,16 @@ def test_integers_that_float32_may_round_are_refused() -> None:
     assert "round" in refusal(net.model(large)).reason
 
 
+def test_integers_go_out_as_the_type_they_were_cast_to() -> None:
+    net = Small()
+    x = net.input(2, 9)
+    values, top = net.node("TopK", x, ints(5), outputs=2)
+    largest = net.node("ArgMax", x, axis=1, keepdims=0)
+    small = [net.node("Cast", each, to=6) for each in (top, largest)]
+    plan = check(net.model(values, largest, *small), 2)
+    assert [port.dtype for port in plan.outputs] == ["float32", "int64", "int32", "int32"]
+
+
 def test_values_that_are_no_numbers() -> None:
     net = Small()
     x = net.input(2, 6)

@@ -138,6 +138,24 @@ def test_integers_that_float32_may_round_are_refused() -> None:
     assert "round" in refusal(net.model(large)).reason
 
 
+@pytest.mark.parametrize(("op", "second"), [("Sub", 1), ("Add", 1), ("Mul", 2), ("Neg", None)])
+def test_bytes_that_may_wrap_around_are_refused(op: str, second: int | None) -> None:
+    net = Small()
+    x = net.input(1, 4, dtype=np.uint8)
+    others = [] if second is None else [np.array([second], np.uint8)]
+    model = net.model(net.node("Cast", net.node(op, x, *others), to=1))
+    assert refusal(model).reason == "uint8 may wrap around"
+
+
+def test_bytes_that_become_larger_integers_do_not_wrap_around() -> None:
+    net = Small()
+    x = net.input(2, 5, dtype=np.uint8)
+    halves = net.node("Div", x, np.array([2], np.uint8))
+    least = net.node("Sub", net.node("Cast", x, to=7), ints(255))
+    feeds = {x: np.array([[0, 1, 2, 254, 255]] * 2, np.uint8)}
+    check(net.model(halves, least), 2, feeds=feeds)
+
+
 def test_integers_go_out_as_the_type_they_were_cast_to() -> None:
     net = Small()
     x = net.input(2, 9)

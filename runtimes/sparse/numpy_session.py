@@ -21,6 +21,7 @@ import ctypes
 import hashlib
 import itertools
 import json
+import math
 import os
 import platform
 import threading
@@ -250,16 +251,22 @@ class Session:
         """``batch`` as the shortest sum of the sizes that the engine was built for."""
         if batch in self._batches:
             return (batch,)
-        best: list[tuple[int, ...] | None] = [()]
+        # of each total how many parts it takes and one of them: to keep all parts of all totals
+        # would take memory by the square of the batch
+        fewest, last = [0.0], [0]
         for total in range(1, batch + 1 if self._cuts else 1):
-            rests = ((best[total - size], size) for size in self._batches if size <= total)
-            sums = [(*rest, size) for rest, size in rests if rest is not None]
-            best.append(min(sums, key=len, default=None))
-        parts = best[batch] if batch < len(best) else None
-        if not parts:
+            sums = [(fewest[total - size] + 1, size) for size in self._batches if size <= total]
+            number, size = min(sums, default=(math.inf, 0))
+            fewest.append(number)
+            last.append(size)
+        if not batch or batch >= len(fewest) or fewest[batch] == math.inf:
             sizes = ", ".join(map(str, self._batches))
             raise EngineError(f"the engine was built for batches of {sizes}, found {batch}")
-        return parts
+        parts: list[int] = []
+        while batch:
+            parts.append(last[batch])
+            batch -= last[batch]
+        return tuple(sorted(parts, reverse=True))
 
 
 def _manifest(folder: Path) -> _Record:

@@ -18,6 +18,8 @@ T = TypeVar("T")
 # Their answers would not be what was asked for, so that ignoring them is no way.
 _UNSUPPORTED = ("classification", "shared_memory_region")
 
+MAX_RANK = 32  # axes that an array of any NumPy may have
+
 
 @dataclass(frozen=True)
 class InferRequest:
@@ -133,12 +135,17 @@ def _array(tensor: dict[str, Any], reader: _Bytes) -> Array:
     shape = _field(tensor, "shape", list, None)
     if shape is None or not all(type(size) is int and size >= 0 for size in shape):
         raise Refusal(400, f"{where} has no 'shape' of numbers from 0")
+    if len(shape) > MAX_RANK:
+        raise Refusal(400, f"{where} has {len(shape)} axes, {MAX_RANK} are the most")
     parameters = _parameters(tensor, where)
     if "binary_data_size" in parameters:
         size = parameters["binary_data_size"]
         if "data" in tensor or type(size) is not int:
             raise Refusal(400, f"{where} needs either 'data' or the number 'binary_data_size'")
         values = reader.take(dtype, size, where)
+        # any other byte would be a truth value that is neither True nor False to those who compute
+        if dtype == np.bool_ and np.any(values.view(np.uint8) > 1):
+            raise Refusal(400, f"{where} of BOOL has bytes that are neither 0 nor 1")
     else:
         values = _values(tensor, dtype, where)
     if values.size != math.prod(shape):
@@ -146,7 +153,10 @@ def _array(tensor: dict[str, Any], reader: _Bytes) -> Array:
         raise Refusal(
             400, f"{where} of shape {shape} should have {needed} values, found {values.size}"
         )
-    return values.reshape(shape)
+    try:
+        return values.reshape(shape)
+    except (ValueError, OverflowError):  # next to a 0 a size may be larger than any array's
+        raise Refusal(400, f"{where} of shape {shape} is too large") from None
 
 
 def _parameters(item: dict[str, Any], where: str) -> dict[str, Any]:

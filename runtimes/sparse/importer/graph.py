@@ -20,6 +20,7 @@ from prunedeploy.runtimes.sparse.plan.steps import Activation
 NONE = Activation()
 INTEGERS = ("int64", "int32", "uint8")
 EXACT = 1 << 24  # integers below it are float32 numbers
+UINT8 = 255.0  # the largest one
 
 
 @dataclass(eq=False)
@@ -40,6 +41,8 @@ class Tensor:
     def __post_init__(self) -> None:
         if self.dtype == "bool":
             self.bound = 1.0
+        elif self.dtype == "uint8" and self.value is None:
+            self.bound = min(self.bound, UINT8)
         elif self.value is not None and self.value.dtype.kind in "iu":
             self.bound = float(np.abs(self.value.astype(np.float64)).max(initial=0.0))
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from prunedeploy.runtimes.sparse.importer import graph as ops
 from prunedeploy.runtimes.sparse.importer.graph import ConcatOp, Op, Tensor
+from prunedeploy.runtimes.sparse.importer.importer import RefusedError
 from prunedeploy.runtimes.sparse.plan import steps
 from prunedeploy.runtimes.sparse.plan import strides as layout
 from prunedeploy.runtimes.sparse.plan.steps import Port, View
@@ -63,7 +64,11 @@ class LayoutAssigner:
         self._names: set[str] = set()
 
     def plan(self, inputs: dict[str, Tensor], outputs: Sequence[str], batch: int) -> steps.Plan:
-        """The steps, buffers and ports; no buffer of the arena has an offset yet."""
+        """The steps, buffers and ports; no buffer of the arena has an offset yet.
+
+        Raises:
+            RefusedError: float32, which an output of integers passes through, may round them.
+        """
         ports = [self._input(i, name, t) for i, (name, t) in enumerate(inputs.items())]
         results = [self._output(i, name) for i, name in enumerate(outputs)]
         for op in reversed(self.graph.ops):
@@ -74,6 +79,9 @@ class LayoutAssigner:
             self._emit(op)
         for port, tensor in zip(results, self.graph.outputs, strict=True):
             view, target = self.view(tensor), steps.row_major(port.buffer, port.shape)
+            converted = self.buffers[view.buffer].dtype != tensor.dtype
+            if converted and tensor.is_integer and tensor.bound >= ops.EXACT:
+                raise RefusedError("output", port.name, "float32 may round its integers")
             if not layout.same(view, target):
                 self.copy(f"{port.name} out", view, target)
         return steps.Plan(

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import tracemalloc
 import venv
 from collections.abc import Callable
 from pathlib import Path
@@ -188,6 +189,22 @@ def test_arrays_of_any_layout(engine: Engine, loader: ModuleType) -> None:
         wanted = engines.output(session, {"input": x})
         for same in (np.asfortranarray(x), x.astype(">f4"), np.repeat(x, 2, axis=3)[..., ::2]):
             np.testing.assert_array_equal(engines.output(session, {"input": same}), wanted)
+
+
+def test_a_large_batch_is_cut_in_little_memory(loader: ModuleType) -> None:
+    with loader.open() as session:
+        assert session._parts(11) == (3, 3, 3, 1, 1)
+        session._batches = (3, 5)
+        assert session._parts(14) == (5, 3, 3, 3)
+        with pytest.raises(loader.EngineError, match="built for batches of 3, 5, found 7"):
+            session._parts(7)
+        session._batches = (1,)
+        tracemalloc.start()
+        parts = session._parts(2000)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert parts == (1,) * 2000
+    assert peak < 1_000_000
 
 
 MANIFESTS: dict[str, tuple[dict[str, Any], str]] = {

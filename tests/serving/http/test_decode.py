@@ -89,6 +89,9 @@ def test_outputs_by_name_and_form():
         (request(one(shape=[-1])), "no 'shape' of numbers from 0"),
         (request(one(shape=[True, 2])), "no 'shape' of numbers from 0"),
         (request(one(shape=[10**12])), "should have 1000000000000 values, found 2"),
+        (request(one(shape=[1] * 70, data=[1])), "has 70 axes, 32 are the most"),
+        (request(one(shape=[10**18] * 300)), "has 300 axes"),
+        (request(one(shape=[0, 2**63], data=[])), "is too large"),
         (request(one(data=None)), "has no 'data'"),
         (request(one(data=[1, [2]])), "arrays of different lengths"),
         (request(one(data=["1", "2"])), "values in 'data' that are no float32"),
@@ -129,6 +132,15 @@ def test_bytes_that_are_not_as_said(size, extra, said):
     text = request({**head, "parameters": {"binary_data_size": size}})
     with pytest.raises(Refusal, match=said):
         decode(text + b"\0" * 4 + extra, len(text), OUTPUTS)
+
+
+def test_bytes_that_are_no_truth_values():
+    head = {"name": "x", "datatype": "BOOL", "shape": [2]}
+    text = request({**head, "parameters": {"binary_data_size": 2}})
+    assert decode(text + b"\0\1", len(text), OUTPUTS).feeds["x"].tolist() == [False, True]
+    with pytest.raises(Refusal, match="bytes that are neither 0 nor 1") as refused:
+        decode(text + b"\1\2", len(text), OUTPUTS)
+    assert refused.value.status == 400
 
 
 def test_a_length_of_json_beyond_the_body():

@@ -188,8 +188,14 @@ def cast(call: Call) -> Tensor:
     x, wanted = call.x, TYPES.get(ir.DataType(call.integer("to", 0)))
     if wanted is None:
         raise call.refuse(f"a cast to {ir.DataType(call.integer('to', 0)).name} is not known")
-    if wanted == x.dtype or (wanted in ("int32", "int64") and x.is_integer):
+    if wanted == x.dtype:
         return x
+    if wanted in ("int32", "int64") and x.is_integer:
+        if x.bound >= EXACT:  # an index, say, which is read as it is; no output may be made of it
+            return x
+        return call.build.elementwise(
+            Expr("identity", (call.build.operand(x),)), x.shape, wanted, x.bound
+        )
     if wanted == "float32":
         return call.build.elementwise(Expr("identity", (call.build.operand(x),)), x.shape)
     if wanted == "bool":

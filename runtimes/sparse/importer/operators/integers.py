@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from prunedeploy.runtimes.sparse.importer.expr import Expr
-from prunedeploy.runtimes.sparse.importer.graph import EXACT, Tensor, broadcast
+from prunedeploy.runtimes.sparse.importer.graph import EXACT, UINT8, Tensor, broadcast
 from prunedeploy.runtimes.sparse.importer.importer import Call, Importer
 
 # The largest result of operands that are no larger than a and b.
@@ -43,6 +43,9 @@ def arithmetic(call: Call) -> Tensor:
     # a remainder is found by way of a product
     if max(bound, a.bound + b.bound if op == "Mod" else 0) >= EXACT:
         raise call.refuse("float32 may round the integers that it gives")
+    # float32 does not wrap around as bytes do
+    if a.dtype == "uint8" and (op == "Sub" or bound > UINT8):
+        raise call.refuse("uint8 may wrap around")
     x, y = map(call.build.operand, (a, b))
     if op in ("Div", "Mod"):
         if b.value is None or not b.value.all():
@@ -56,6 +59,8 @@ def arithmetic(call: Call) -> Tensor:
 def absolute(call: Call) -> Tensor:
     """Neg, Abs and Sign."""
     x = call.exact(0)
+    if x.dtype == "uint8" and call.node.op_type == "Neg":
+        raise call.refuse("uint8 may wrap around")
     made = Expr(call.node.op_type.lower(), (call.build.operand(x),))
     return call.build.elementwise(made, x.shape, x.dtype, x.bound)
 

@@ -138,6 +138,76 @@ def test_integers_that_float32_may_round_are_refused() -> None:
     assert "round" in refusal(net.model(large)).reason
 
 
+def moved(net: Small, way: str) -> str:
+    """Integers that pass through float32 on their way out."""
+    large = np.array([2**40 + 1, 1, 2])
+    if way == "elements of an input":
+        return net.node("Gather", net.input(4, dtype=np.int64), net.input(4, dtype=np.int64))
+    if way == "known elements of an input":
+        return net.node("Gather", net.input(4, 6, dtype=np.int64), ints(0, 3, 2), axis=1)
+    if way == "elements of a table":
+        return net.node("Gather", large, net.input(4, dtype=np.int64))
+    if way == "elements one by one":
+        x, index = (net.input(4, dtype=np.int64) for _ in range(2))
+        return net.node("GatherElements", x, index)
+    if way == "elements of all axes":
+        x, index = (net.input(4, 2, dtype=np.int64) for _ in range(2))
+        return net.node("GatherND", x, index)
+    if way == "a constant":
+        net.node("Relu", net.input(4))
+        return net.node("Add", large, ints(1))
+    _, top = net.node("TopK", net.input(4, 9), ints(5), outputs=2)
+    return net.node("CumSum", net.node("Mul", top, ints(1 << 20)), np.array(1))
+
+
+@pytest.mark.parametrize(
+    "way",
+    ["elements of an input", "known elements of an input", "elements of a table",
+     "elements one by one", "elements of all axes", "a constant", "sums"],
+)  # fmt: skip
+def test_outputs_of_integers_that_float32_may_round_are_refused(way: str) -> None:
+    net = Small()
+    found = refusal(net.model(moved(net, way)), 4)
+    assert found.operator == "output"
+    assert found.reason == "float32 may round its integers"
+
+
+def test_integers_that_are_only_viewed_or_small_go_out_as_they_came() -> None:
+    net = Small()
+    x, index = net.input(2, 6, dtype=np.int64), net.input(3, dtype=np.int64)
+    small = net.node("Gather", np.array([2**24 - 1, 5, -7]), index)
+    model = net.model(net.node("Transpose", x, perm=[1, 0]), small)
+    check(model, 2, feeds={x: np.arange(12).reshape(2, 6) + 2**40, index: np.array([2, 0, 1])})
+
+
+@pytest.mark.parametrize(("op", "second"), [("Sub", 1), ("Add", 1), ("Mul", 2), ("Neg", None)])
+def test_bytes_that_may_wrap_around_are_refused(op: str, second: int | None) -> None:
+    net = Small()
+    x = net.input(1, 4, dtype=np.uint8)
+    others = [] if second is None else [np.array([second], np.uint8)]
+    model = net.model(net.node("Cast", net.node(op, x, *others), to=1))
+    assert refusal(model).reason == "uint8 may wrap around"
+
+
+def test_bytes_that_become_larger_integers_do_not_wrap_around() -> None:
+    net = Small()
+    x = net.input(2, 5, dtype=np.uint8)
+    halves = net.node("Div", x, np.array([2], np.uint8))
+    least = net.node("Sub", net.node("Cast", x, to=7), ints(255))
+    feeds = {x: np.array([[0, 1, 2, 254, 255]] * 2, np.uint8)}
+    check(net.model(halves, least), 2, feeds=feeds)
+
+
+def test_integers_go_out_as_the_type_they_were_cast_to() -> None:
+    net = Small()
+    x = net.input(2, 9)
+    values, top = net.node("TopK", x, ints(5), outputs=2)
+    largest = net.node("ArgMax", x, axis=1, keepdims=0)
+    small = [net.node("Cast", each, to=6) for each in (top, largest)]
+    plan = check(net.model(values, largest, *small), 2)
+    assert [port.dtype for port in plan.outputs] == ["float32", "int64", "int32", "int32"]
+
+
 def test_values_that_are_no_numbers() -> None:
     net = Small()
     x = net.input(2, 6)

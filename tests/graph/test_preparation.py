@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from _pytest.mark import ParameterSet
 from commands import through_all
 from onnx import TensorProto, helper, numpy_helper
 from small_onnx import (
@@ -28,6 +29,12 @@ from prunedeploy.graph import model as models
 from prunedeploy.graph import preparation
 
 X8, Y8 = info("x", FLOAT, [1, 8]), info("y", FLOAT, [1, 8])
+
+
+def some_slow(cases: Iterable[str]) -> list[ParameterSet]:
+    """Every third case, and the others among the slow tests: each one builds engines."""
+    marks = ([], [pytest.mark.slow], [pytest.mark.slow])
+    return [pytest.param(case, marks=marks[i % 3]) for i, case in enumerate(cases)]
 
 
 @pytest.fixture(autouse=True)
@@ -80,19 +87,21 @@ def more_outputs(case: str) -> onnx.ModelProto:
 
 @pytest.mark.parametrize(
     "case",
-    [
-        "two names",
-        "three names",
-        "chain",
-        "dropout",
-        "input",
-        "identity of input",
-        "twice",
-        "small constant",
-        "large constant",
-        "initializer",
-        "identity of initializer",
-    ],
+    some_slow(
+        [
+            "two names",
+            "three names",
+            "chain",
+            "dropout",
+            "input",
+            "identity of input",
+            "twice",
+            "small constant",
+            "large constant",
+            "initializer",
+            "identity of initializer",
+        ]
+    ),
 )
 def test_outputs_keep_their_names_and_values(case: str) -> None:
     through_all(more_outputs(case), {"x": draw(2, 3, 8, 8, seed=5)})
@@ -211,7 +220,7 @@ def test_a_resize_without_a_region_before_opset_13() -> None:
     assert any("no region" in n for n in preparation.from_file(Path("net.onnx")).notes)
 
 
-@pytest.mark.parametrize("case", REPAIRED)
+@pytest.mark.parametrize("case", some_slow(REPAIRED))
 def test_what_can_only_mean_one_thing_is_put_right_and_said(case: str) -> None:
     made, said = REPAIRED[case]
     feeds = {"x": draw(1, 8, seed=7)}

@@ -47,6 +47,7 @@ def test_everything_lies_in_one_folder(folder, net):
     assert abs(small - wanted).max() <= 1e-5 * np.ptp(wanted)
 
 
+@pytest.mark.slow
 def test_what_optimize_wrote_is_written_anew(folder, net):
     optimize(net, "out", tune="none", rounds=2)
     again = optimize(net, "out", tune="none", rounds=3)
@@ -72,6 +73,7 @@ def test_bad_input_is_one_line(folder):
     assert [path.name for path in folder.iterdir()] == ["bad.onnx"]
 
 
+@pytest.mark.slow
 def test_a_failure_behind_shrink_can_be_tried_again(folder, net, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise UserError("no compiler")
@@ -84,6 +86,7 @@ def test_a_failure_behind_shrink_can_be_tried_again(folder, net, monkeypatch):
     assert optimize(net, tune="none", rounds=2).engine is not None
 
 
+@pytest.mark.slow
 def test_the_last_line_is_the_result(folder, net):
     done = CliRunner().invoke(app, ["optimize", "net.onnx", "--tune", "none", "--rounds", "3"])
     assert done.exit_code == 0, done.output
@@ -107,6 +110,7 @@ def test_for_another_machine_it_predicts(folder, net):
     assert "predicted" in done.report.read_text()
 
 
+@pytest.mark.slow
 def test_a_module_in_memory(folder):
     module = torch.nn.Sequential(
         torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8 * 36, 4)

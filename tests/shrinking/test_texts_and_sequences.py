@@ -102,7 +102,7 @@ def test_one_tensor_of_a_sequence_that_differs_is_found() -> None:
     assert not found.passed
     assert found.where == "s[2]"
     assert verify.compare(ours, other, {"s": 2.0}).passed
-    with pytest.raises(UserError, match=r"s\[2\]"):
+    with pytest.raises(UserError, match="should have 3 elements, found 2"):
         verify.compare(ours, {"s": ours["s"][:2]})
 
 

@@ -1,102 +1,66 @@
-"""The runtime that ``build`` takes by itself for many architectures at 90 % zeros, and its speed.
+"""Ten architectures with 30 % of their channels dead, for prunedeploy and its peers, in Markdown.
 
-    python benchmarks/architectures.py FOLDER [-o benchmarks/results/architectures.json]
+    python benchmarks/architectures.py [-o docs/peers.md] [--only NAME] [--peers ENV/bin/python]
 
-FOLDER holds what ``benchmarks/operators.py export FOLDER`` wrote. Of each architecture the default
-export is taken (``dynamo-sdpa``), else the first there is. Every runtime that can compute the model
-is built, verified and timed in turn by ``build``, on one thread and on all. A result is kept as
-soon as it is there, so that an interrupted run goes on. Ends with status 1 where an engine is
-slower than 0.97 times ONNX Runtime, or none was built.
+Random weights and BatchNorm statistics, images of 64 x 64. How many weights can go is counted from
+structures written down by hand (benchmarks/peers/networks.py). The peers run only with ``--peers``,
+in an environment of their own (benchmarks/requirements-peers.txt); without it the table shows what
+they did last time.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-import tempfile
-import time
-from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from prunedeploy.core.errors import UserError
-from prunedeploy.core.files import atomic_path
-from prunedeploy.core.records import Engine
-from prunedeploy.engines import building
-from prunedeploy.measure.environment import environment
-from prunedeploy.runtimes.hybrid.engine import read_placement
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
-RESULTS = Path(__file__).parent / "results" / "architectures.json"
-PREFERRED = "dynamo-sdpa"
-SLOWEST = 0.97
+from peers import run
+from peers.ours import NAME
+from peers.result import Result, Results
 
+HEADING = """## Architectures
 
-def exports(folder: Path) -> dict[str, Path]:
-    """One file for each architecture."""
-    chosen: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.onnx")):
-        name, _, how = path.stem.rpartition("@")
-        if how == PREFERRED or name not in chosen:
-            chosen[name] = path
-    return chosen
+Images of 64 x 64, random weights and BatchNorm statistics, 30 % of the channels dead (of the three
+heads of ViT one, and 30 % of its neurons). A cell has the share that is gone of the weights that
+can go, and the largest error relative to the range of the outputs. WRONG: above 1e-5. "+ n": values
+of a map that is added instead (what constants come to under zero padding).
+
+*clean*: all that writes a dead channel is zero. *beta*: it holds a constant that is not zero.
+*columns*: nobody reads it. *independent*: zero rows layer by layer; what can go is what goes
+together.
+"""
 
 
-def row(path: Path) -> dict[str, Any]:
-    """The runtime, the seconds that building took, and speeds by the number of threads."""
-    begin = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            engine = building.build(path, output=Path(folder) / "e")
-        except UserError as error:
-            return {"export": path.stem, "refused": str(error)}
-        return {
-            "export": path.stem,
-            "runtime": engine.manifest.runtime,
-            "seconds": round(time.perf_counter() - begin, 1),
-            "speed": speeds(engine),
-            **shares(engine),
-        }
+def render(keys: list[str], results: Results) -> Iterable[str]:
+    """The table, then messages of tools that failed and what refused where we left something."""
+    tools = (NAME, *run.PEERS)
+    yield HEADING
+    yield f"| network | regime | weights that can go | {' | '.join(tools)} |"
+    yield "|---|---|---:|" + "---|" * len(tools)
+    for key in keys:
+        name, regime = key.split(" @ ")
+        cells = [cell(results[key].get(tool)) for tool in tools]
+        removable = f"{results[key][NAME].removable:,}"
+        yield f"| {name} | {regime} | {removable} | {' | '.join(cells)} |"
+    yield "\nFailures, and what prunedeploy left:\n"
+    for key in keys:
+        for tool, result in results[key].items():
+            if result.message:
+                yield f"- {key.replace(' @ ', ', ')}, {tool}: {result.message}"
 
 
-def speeds(engine: Engine) -> dict[str, float]:
-    """Relative to ONNX Runtime on the same model; 1 where nothing else was to be compared."""
-    choice = engine.manifest.choice
-    times = {(x.runtime, x.threads): x.seconds for x in choice.times} if choice else {}
-    return {
-        str(threads): round(times["ort", threads] / seconds, 3)
-        for (runtime, threads), seconds in times.items()
-        if runtime == engine.manifest.runtime and ("ort", threads) in times
-    }
-
-
-def shares(engine: Engine) -> dict[str, Any]:
-    """Of a hybrid engine: the share of the multiply-adds that its sparse parts have."""
-    if engine.manifest.runtime != "hybrid":
-        return {}
-    return {"sparse share": round(read_placement(engine).share, 3)}
-
-
-def main() -> int:
-    """Build what is not known yet; print a line for each and the counts."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("-o", "--output", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
-    rows: dict[str, Any] = {}
-    if arguments.output.is_file():
-        rows = json.loads(arguments.output.read_text())["rows"]
-    for name, path in exports(arguments.folder).items():
-        if name not in rows:
-            rows[name] = row(path)
-            with atomic_path(arguments.output) as file:
-                file.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1))
-        print(f"{name:36}", json.dumps({k: v for k, v in rows[name].items() if k != "export"}))
-    slow = [x for x, r in rows.items() if min(r.get("speed", {}).values(), default=1.0) < SLOWEST]
-    refused = [name for name, each in rows.items() if "refused" in each]
-    print(Counter(each.get("runtime", "refused") for each in rows.values()), "slower:", slow)
-    return 1 if slow or refused else 0
+def cell(result: Result | None) -> str:
+    """Share and error."""
+    if result is None:
+        return ""
+    if result.failed:
+        return "CRASH"
+    maps = f" + {result.added:,}" if result.added else ""
+    wrong = "" if result.right else "**WRONG** "
+    return f"{wrong}{max(result.share, 0):.3f} / {result.error:.0e}{maps}"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run.main("architectures", render)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -118,9 +119,9 @@ def test_an_engine_of_one_size_beside_a_baseline_of_any(model: Path) -> None:
 def test_engines_of_any_size_are_timed_at_one(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fed = []
 
-    def spy(sessions: object, feeds: dict[str, np.ndarray], *rest: object) -> object:
+    def spy(sessions: Any, feeds: dict[str, np.ndarray], *rest: Any, **named: Any) -> object:
         fed.append({name: array.shape for name, array in feeds.items()})
-        return interleave(sessions, feeds, *rest)  # type: ignore[arg-type]
+        return interleave(sessions, feeds, *rest, **named)
 
     interleave = bench.interleave
     monkeypatch.setattr(bench, "interleave", spy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,6 +94,10 @@ def _fetched(repository: Repository, name: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    # its warnings say in other lines what the error says
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
         return Path(hf_hub_download(repository.name, name, revision=repository.revision))
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
@@ -101,6 +106,8 @@ def _fetched(repository: Repository, name: str) -> Path:
             f"{repository.name} is no file here and not in the hub's cache, and its {name} cannot"
             f" be fetched from the hub ({lines[0]})"
         ) from error
+    finally:
+        logger.setLevel(level)
 
 
 def _shards(index: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -64,6 +65,24 @@ def test_a_repository_in_several_files(tmp_path: Path, offline: Path) -> None:
         find("maker/large")
     cached(offline, "maker/whole", {index: tmp_path / index, shard: tmp_path / shard})
     assert find("maker/whole").name == snapshot.joinpath(index).name
+
+
+def test_what_the_hub_library_warns_of_is_not_printed_beside_the_error(
+    offline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+
+    def fetch(*_: object, **__: object) -> str:
+        hub.warning("in a line of its own")
+        raise OSError("no way there")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    monkeypatch.setattr(hub, "handlers", [logging.StreamHandler()])
+    with pytest.raises(UserError, match="no way there"):
+        find("maker/nowhere")
+    assert capsys.readouterr().err == ""
+    assert hub.level == level
 
 
 def test_a_damaged_index_in_the_cache(tmp_path: Path, offline: Path) -> None:

@@ -1,0 +1,1 @@
+"""Methods that train: each from its paper, one file a method."""

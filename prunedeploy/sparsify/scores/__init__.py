@@ -1,0 +1,1 @@
+"""Scores of units, one file a criterion: larger is more worth keeping."""

@@ -1,0 +1,1 @@
+"""Grids of recipes on one machine or on a cluster."""

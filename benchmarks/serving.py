@@ -60,6 +60,7 @@ class Results:
 
 def engines(model: str, threads: int, folder: Path) -> dict[str, Path]:
     """An engine of each runtime for the same file, in ``folder`` unless they are there."""
+    folder.mkdir(parents=True, exist_ok=True)
     built = {name: folder / f"{model}.{name}.engine" for name in ("ort", "sparse")}
     for runtime, path in built.items():
         if not path.is_dir():

@@ -209,7 +209,7 @@ def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Array]) -> d
                 f"input {spec.name!r} takes {spec.dtype}, found {array.dtype}: "
                 f"convert it with .astype('{spec.dtype}')"
             )
-        if not _fits(array.shape, spec):
+        if not fits(array.shape, spec):
             wanted = " x ".join(map(str, spec.shape)) or "a scalar"
             shape = " x ".join(map(str, array.shape)) or "a scalar"
             raise UserError(f"input {spec.name!r} takes {wanted}, found {shape}")
@@ -254,7 +254,8 @@ def _check_same(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Array]) -> N
                 )
 
 
-def _fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
+def fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
+    """Whether an array of ``shape`` is one that ``spec`` describes."""
     return len(shape) == len(spec.shape) and all(
         size == dim if isinstance(dim, int) else size > 0
         for size, dim in zip(shape, spec.shape, strict=True)

@@ -45,6 +45,15 @@ ShapeOption = Annotated[
         help="Fix the sizes of an input; ? leaves one open. Repeat it for several inputs.",
     ),
 ]
+SizesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape",
+        metavar="NAME=1x128",
+        help="Fix the sizes of an input; ? leaves one open. Repeat it for several inputs. "
+        "NAME=1x64,1x128 is for both sizes.",
+    ),
+]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Allow the checkpoint to run the code that it contains.")
 ]

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 ABI = 1  # PD_ABI of model.h
-FORMATS = (1, 2)  # of manifests that this file reads
+FORMATS = (1, 2, 3)  # of manifests that this file reads
 MAX_THREADS = 256
 MANIFEST, LIBRARY = "manifest.json", "model.so"
 

@@ -42,14 +42,6 @@ ShapeOption = Annotated[
     typer.Option(
         "--shape",
         metavar="NAME=1x128",
-        help="Fix the sizes of an input; ? leaves one open. Repeat it for several inputs.",
-    ),
-]
-SizesOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--shape",
-        metavar="NAME=1x128",
         help="Fix the sizes of an input; ? leaves one open. Repeat it for several inputs. "
         "NAME=1x64,1x128 is for both sizes.",
     ),

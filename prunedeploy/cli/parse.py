@@ -21,16 +21,11 @@ def parse_shape(text: str) -> tuple[int, ...]:
 Shapes: TypeAlias = dict[str, tuple[int | None, ...]]
 
 
-def parse_shapes(given: list[str] | None) -> Shapes:
-    """NAME=1x128 for each input, or 1x128 for the only one; ? is a size that stays open."""
-    first, *others = parse_sizes(given)
-    if others:
-        raise typer.BadParameter("this takes one size: name it alone, and repeat for each")
-    return first
-
-
 def parse_sizes(given: list[str] | None) -> tuple[Shapes, ...]:
-    """The same for each of several sizes, NAME=1x64,1x128: the first of every input go together."""
+    """NAME=1x128 for each input, or 1x128 for the only one; ? is a size that stays open.
+
+    NAME=1x64,1x128 is for several sizes: the first of every input go together, then the second.
+    """
     stated: dict[str, list[tuple[int | None, ...]]] = {}
     for text in given or []:
         name, _, sizes = text.rpartition("=")

@@ -484,7 +484,8 @@ class BenchResult:
 
     ``predicted`` is what a model of the machine says of the baseline and of each candidate.
     ``busy`` is the share of the processors' time that other programs took just before, None if not
-    known.
+    known. Where engines were measured at several sizes, ``size`` is this one's, and ``others`` are
+    the results at the others.
     """
 
     baseline: Measurement
@@ -495,8 +496,18 @@ class BenchResult:
     profiles: tuple[Profile, ...] = ()
     predicted: tuple[Forecast | None, ...] = ()
     busy: float | None = None
+    size: str = ""
+    others: tuple[BenchResult, ...] = ()
+
+    @property
+    def each_size(self) -> tuple[BenchResult, ...]:
+        """The results at all sizes, this one first."""
+        return (self, *self.others)
 
     def _repr_html_(self) -> str:
+        return "".join(each._html() for each in self.each_size)
+
+    def _html(self) -> str:
         rows = [(self.baseline.name, *_figures(self.baseline), "1")]
         for each, ratio in zip(self.candidates, self.ratios, strict=True):
             speed = f"{ratio.value:.2f}x ({ratio.low:.2f} to {ratio.high:.2f})"
@@ -504,6 +515,7 @@ class BenchResult:
         headers = ("engine", "median, ms", "difference", "speed (95 %)")
         one = self.baseline
         note = f"batch {one.batch}, threads {one.threads}, {len(one.samples_ns)} runs in turn"
+        note += f", size {self.size}" if self.size else ""
         return html.table("measured", headers, rows, note)
 
 

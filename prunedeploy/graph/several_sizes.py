@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Dim, TensorSpec
-from prunedeploy.graph.fixed_shapes import Shapes
 
+Shape = Sequence[int | None]  # None leaves an axis as it is
+Shapes = Mapping[str, Shape]  # by the name of the input; "" is the only one
 AllSizes = Shapes | Sequence[Shapes]  # of one size, or of each of several
 MAX_NAME = 60  # characters of a size's name; longer ones are numbers
 
@@ -46,6 +47,26 @@ def common(sizes: Sequence[Shapes]) -> Shapes:
             axes = zip(*stated, strict=True)
             agreed[name] = tuple(axis[0] if len(set(axis)) == 1 else None for axis in axes)
     return agreed
+
+
+def stated_names(sizes: Sequence[Shapes]) -> tuple[str, ...]:
+    """``size_names`` from what was stated of the sizes; "" for the only one.
+
+    Raises:
+        UserError: two sizes are the same, or not of the same inputs.
+    """
+    if len(sizes) == 1:
+        return ("",)
+    if any(each.keys() != sizes[0].keys() for each in sizes):
+        raise UserError("the sizes are not of the same inputs: state each input at every size")
+    specs = [
+        [
+            TensorSpec(name, "", tuple("n" if size is None else size for size in shape))
+            for name, shape in each.items()
+        ]
+        for each in sizes
+    ]
+    return size_names(specs)
 
 
 def size_names(inputs: Sequence[Sequence[TensorSpec]]) -> tuple[str, ...]:

@@ -34,23 +34,23 @@ def check_profiling(engines: Sequence[Engine], sessions: Sequence[Session]) -> N
 
 
 def profiles_of(
-    engines: Sequence[Engine],
+    names: Sequence[str],
     sessions: Sequence[Session],
     feeds: Mapping[str, Array],
     batch: int,
     threads: int,
     rounds: int,
 ) -> tuple[Profile, ...]:
-    """The profile of every engine that supports it."""
+    """The profile of every engine that supports it, by the engines' names."""
     return tuple(
         Profile(
-            name=engine.path.name,
+            name=name,
             batch=batch,
             threads=threads,
             rounds=rounds,
             steps=_steps(cast(_Profiled, session), feeds, batch, rounds),
         )
-        for engine, session in zip(engines, sessions, strict=True)
+        for name, session in zip(names, sessions, strict=True)
         if hasattr(session, "profile")
     )
 

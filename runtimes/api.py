@@ -28,10 +28,12 @@ class OpenOptions:
 
     ``threads`` 0 leaves the number to the runtime. ``shared`` says that other sessions of this
     process run in turn with this one: its threads must not keep spinning once a run has ended.
+    ``trace`` begins the name of a file in which ONNX Runtime notes the time of every node.
     """
 
     threads: int = 0
     shared: bool = False
+    trace: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -223,6 +223,7 @@ def _inspect_model(path: Path, shapes: Shapes) -> Inspection:
 
 def _inspect_checkpoint(path: Path, options: CheckpointOptions) -> Inspection:
     from prunedeploy import checkpoint
+    from prunedeploy.shrinking.input_size import input_size
     from prunedeploy.shrinking.request import batch_shape
 
     how = options.trust, options.mask, options.weights, options.prefix
@@ -235,7 +236,7 @@ def _inspect_checkpoint(path: Path, options: CheckpointOptions) -> Inspection:
         tensors, notes = checkpoint.weights(path, *how)
         layers = tuple(state_layers(tensors))
         return _inspection(path, "checkpoint", None, notes, layers, _parameters(tensors), None)
-    shape = batch_shape(options) or loaded.input_shape
+    shape = batch_shape(options) or loaded.input_shape or input_size(loaded.module)
     macs = module_macs(loaded.module, None if options.inputs else shape)
     layers = tuple(module_layers(loaded.module, macs))
     parameters, total = _parameters(loaded.module.state_dict()), sum(macs.values()) or None

@@ -79,7 +79,8 @@ def bench(
         warmup: untimed runs of each engine before the first round.
         seed: of the random inputs, of the order in the rounds and of the interval.
         progress: called with one line of text for each step.
-        profile: also time every step of the engines that support it: compiled ones.
+        profile: also time every step of the engines that support it: of the sparse runtime, and
+            every node of those on ONNX Runtime.
         shapes: sizes of inputs that the engines leave open, by their names; a sequence of such for
             several sizes. None for every size that the first engine was built for.
 
@@ -162,7 +163,9 @@ def _bench(
         )
         profiles: tuple[records.Profile, ...] = ()
         if conditions.profile:
-            profiles = profiles_of(size.titles, sessions[1:], feeds, batch, used, rounds)
+            profiles = profiles_of(
+                *(size.titles, candidates, sessions[1:], feeds, batch, used, rounds)
+            )
         progress("predicting the same")
         predicted = tuple(forecast_of(engine, batch, used) for engine in everything)
         measured = [

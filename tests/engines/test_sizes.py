@@ -134,7 +134,7 @@ def test_a_damaged_size_is_noticed(ort: Engine, tmp_path: Path) -> None:
     copy = tmp_path / "e"
     shutil.copytree(ort.path, copy)
     (copy / "batchx3x12x12" / "model.onnx").write_bytes(b"")
-    with pytest.raises(UserError, match="model.onnx is not what was built"):
+    with pytest.raises(UserError, match=r"model\.onnx is not what was built"):
         engine_folder.read_engine(copy)
 
 

@@ -49,7 +49,7 @@ def bench(
     ] = 100,
     shapes: ShapeOption = None,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Also time every step of the sparse engines.")
+        bool, typer.Option("--profile", help="Also time every step of the engines.")
     ] = False,
     remote: Remote = None,
     target: Annotated[

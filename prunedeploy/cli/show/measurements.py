@@ -82,7 +82,7 @@ def _print_profile(profile: Profile) -> None:
             f"{1e3 * step.seconds:.3f}",
             share(step.seconds / total) if total else "-",
             f"{1e-9 * step.flops / step.seconds:.1f}" if step.flops and step.seconds else "-",
-            f"{1e-9 * step.bytes / step.seconds:.1f}" if step.seconds else "-",
+            f"{1e-9 * step.bytes / step.seconds:.1f}" if step.bytes and step.seconds else "-",
             share(step.nonzeros / step.weights) if step.weights else "-",
         )
         for step in profile.steps

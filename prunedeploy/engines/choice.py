@@ -228,7 +228,7 @@ def _batches(engines: Sequence[Candidate], wanted: Sequence[int]) -> tuple[int, 
 
 
 def _times(engines: Sequence[Candidate], batch: int, threads: int) -> list[RuntimeTime]:
-    from prunedeploy.reference.verify import random_feeds
+    from prunedeploy.reference.drawing import random_feeds
     from prunedeploy.runtimes.timing import SETTLING, interleave
 
     with ExitStack() as stack:

@@ -36,7 +36,8 @@ from prunedeploy.measure.memory import peak_bytes
 from prunedeploy.measure.profiling import check_profiling, profiles_of
 from prunedeploy.measure.sizes import AtSize, at_each_size, at_size
 from prunedeploy.prediction.engines import forecast_of
-from prunedeploy.reference.verify import compare, random_feeds
+from prunedeploy.reference.drawing import random_feeds
+from prunedeploy.reference.verify import compare
 from prunedeploy.runtimes.api import Session
 from prunedeploy.runtimes.timing import interleave
 

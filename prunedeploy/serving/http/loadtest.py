@@ -18,7 +18,8 @@ from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Array, Dim, Engine, TensorSpec
 from prunedeploy.engines import engine_folder, opening
 from prunedeploy.engines.sizes import each_engine, refuse_several
-from prunedeploy.reference.verify import Tolerance, compare, random_feeds
+from prunedeploy.reference.drawing import random_feeds
+from prunedeploy.reference.verify import Tolerance, compare
 from prunedeploy.runtimes.api import silent
 from prunedeploy.serving.http.client import Client, Form, Message, message
 from prunedeploy.serving.http.launch import launched

@@ -27,7 +27,7 @@ from prunedeploy.core.records import Ratio, RuntimeChoice
 from prunedeploy.core.statistics import ratio
 from prunedeploy.engines import building, opening
 from prunedeploy.measure.environment import environment
-from prunedeploy.reference.verify import random_feeds
+from prunedeploy.reference.drawing import random_feeds
 from prunedeploy.runtimes.timing import SETTLING, interleave
 
 RESULTS = Path(__file__).parent / "results" / "auto_runtime.json"

@@ -29,7 +29,7 @@ from prunedeploy.core.files import atomic_path, to_json
 from prunedeploy.core.records import Array, Engine
 from prunedeploy.engines import building, engine_folder, opening
 from prunedeploy.measure.environment import environment
-from prunedeploy.reference.verify import random_feeds
+from prunedeploy.reference.drawing import random_feeds
 from prunedeploy.runtimes.api import Session
 
 RESULTS = Path(__file__).parent / "results" / "contention.json"

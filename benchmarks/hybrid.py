@@ -25,7 +25,7 @@ from prunedeploy.core.records import Engine, Ratio
 from prunedeploy.core.statistics import ratio
 from prunedeploy.engines import building, opening
 from prunedeploy.measure.environment import environment
-from prunedeploy.reference.verify import random_feeds
+from prunedeploy.reference.drawing import random_feeds
 from prunedeploy.runtimes.hybrid.engine import read_placement
 from prunedeploy.runtimes.timing import SETTLING, interleave
 

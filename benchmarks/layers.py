@@ -37,7 +37,7 @@ from prunedeploy.core.records import StepTime
 from prunedeploy.engines import opening
 from prunedeploy.graph import model as models
 from prunedeploy.measure.profiling import profiles_of
-from prunedeploy.reference.verify import random_feeds
+from prunedeploy.reference.drawing import random_feeds
 from prunedeploy.runtimes.sparse.build import plan_of, schedules
 from prunedeploy.runtimes.sparse.kernels.jit.schedule import program_loads
 from prunedeploy.runtimes.sparse.kernels.table import KERNELS, geometry

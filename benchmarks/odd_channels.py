@@ -19,7 +19,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from prunedeploy.graph import model as models
-from prunedeploy.reference.verify import random_feeds
+from prunedeploy.reference.drawing import random_feeds
 from prunedeploy.runtimes.api import OpenOptions
 from prunedeploy.runtimes.ort.cpu import OrtSession
 from prunedeploy.runtimes.timing import interleave

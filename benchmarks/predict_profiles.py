@@ -29,7 +29,7 @@ from prunedeploy.measure.profiling import profiles_of
 from prunedeploy.prediction.graph import FEW_ROWS, KERNEL_OF
 from prunedeploy.prediction.record import Work
 from prunedeploy.prediction.steps import of_layers
-from prunedeploy.reference.verify import random_feeds
+from prunedeploy.reference.drawing import random_feeds
 from prunedeploy.runtimes.api import Session
 from prunedeploy.runtimes.ort.cpu import PAYLOAD
 from prunedeploy.runtimes.timing import interleave

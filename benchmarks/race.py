@@ -27,7 +27,8 @@ from prunedeploy.core.records import Array, Engine, Ratio
 from prunedeploy.core.statistics import ratio
 from prunedeploy.engines import building, opening
 from prunedeploy.measure.environment import environment
-from prunedeploy.reference.verify import compare, random_feeds
+from prunedeploy.reference.drawing import random_feeds
+from prunedeploy.reference.verify import compare
 from prunedeploy.runtimes.api import Session, Tuning
 from prunedeploy.runtimes.timing import interleave
 

@@ -17,8 +17,9 @@ from prunedeploy.core.records import Array, Engine, Ratio
 from prunedeploy.core.statistics import ratio
 from prunedeploy.engines import building, opening
 from prunedeploy.graph import model as models
+from prunedeploy.reference.drawing import random_feeds
 from prunedeploy.reference.evaluate import Evaluator
-from prunedeploy.reference.verify import TOLERANCE, compare, random_feeds
+from prunedeploy.reference.verify import TOLERANCE, compare
 from prunedeploy.runtimes.api import Session, Tuning
 from prunedeploy.runtimes.sparse.payload import LIBRARY
 from prunedeploy.runtimes.timing import interleave

@@ -35,7 +35,7 @@ from prunedeploy.core.statistics import ratio
 from prunedeploy.graph import model as models
 from prunedeploy.measure.environment import environment
 from prunedeploy.models import RECIPES, by_name
-from prunedeploy.reference.verify import random_feeds
+from prunedeploy.reference.drawing import random_feeds
 from prunedeploy.runtimes.api import OpenOptions
 from prunedeploy.runtimes.ort.cpu import OrtSession
 from prunedeploy.runtimes.timing import interleave

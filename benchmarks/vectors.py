@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import prunedeploy
 from prunedeploy.core.statistics import ratio
-from prunedeploy.reference.verify import random_feeds
+from prunedeploy.reference.drawing import random_feeds
 from prunedeploy.runtimes.timing import interleave
 
 WARMUP = 3

@@ -28,10 +28,12 @@ class OpenOptions:
 
     ``threads`` 0 leaves the number to the runtime. ``shared`` says that other sessions of this
     process run in turn with this one: its threads must not keep spinning once a run has ended.
+    ``trace`` begins the name of a file in which ONNX Runtime notes the time of every node.
     """
 
     threads: int = 0
     shared: bool = False
+    trace: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,7 @@ def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Array]) -> d
                 f"input {spec.name!r} takes {spec.dtype}, found {array.dtype}: "
                 f"convert it with .astype('{spec.dtype}')"
             )
-        if not _fits(array.shape, spec):
+        if not fits(array.shape, spec):
             wanted = " x ".join(map(str, spec.shape)) or "a scalar"
             shape = " x ".join(map(str, array.shape)) or "a scalar"
             raise UserError(f"input {spec.name!r} takes {wanted}, found {shape}")
@@ -254,7 +256,8 @@ def _check_same(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Array]) -> N
                 )
 
 
-def _fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
+def fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
+    """Whether an array of ``shape`` is one that ``spec`` describes."""
     return len(shape) == len(spec.shape) and all(
         size == dim if isinstance(dim, int) else size > 0
         for size, dim in zip(shape, spec.shape, strict=True)

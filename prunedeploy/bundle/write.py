@@ -26,7 +26,8 @@ from prunedeploy.engines.bundle_record import MANIFEST, Tensor
 from prunedeploy.engines.request import Progress, build_options
 from prunedeploy.engines.verified_build import versions
 from prunedeploy.graph import model as models
-from prunedeploy.graph.fixed_shapes import Shapes, sized
+from prunedeploy.graph.fixed_shapes import sized
+from prunedeploy.graph.several_sizes import AllSizes, one_size
 from prunedeploy.prediction.predict import predict_all
 from prunedeploy.reference import verify
 from prunedeploy.reference.evaluate import Evaluator
@@ -61,7 +62,7 @@ def write_bundle(
     threads: int = 0,
     inputs: Mapping[str, Array] | None = None,
     archive: bool = False,
-    shapes: Shapes | None = None,
+    shapes: AllSizes | None = None,
 ) -> bundle_record.Written:
     """Write what ``target`` needs to build and to measure engines of ``model`` itself.
 
@@ -91,6 +92,7 @@ def write_bundle(
         'net.jetson-nano.bundle'
     """
     progress = logged(progress)
+    stated = one_size(shapes, "a device bundle")
     source = sources.model_file(model, progress)
     machine = targets.by_name(target)
     output_path = Path(
@@ -103,8 +105,8 @@ def write_bundle(
     dense = sources.dense_file(source, baseline, progress)
     progress(f"writing {output_path}")
     with ExitStack() as stack:
-        source = stack.enter_context(sized(source, shapes))
-        dense = stack.enter_context(sized(dense, shapes)) if dense is not None else None
+        source = stack.enter_context(sized(source, stated))
+        dense = stack.enter_context(sized(dense, stated)) if dense is not None else None
         return _write_to(output_path, packed, (source, dense, machine, options, inputs))
 
 

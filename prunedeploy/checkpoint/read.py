@@ -29,6 +29,7 @@ from prunedeploy.core.records import Array
 if TYPE_CHECKING:
     from torch import Tensor
 
+IMAGES = {"images", "labels"}  # the arrays of a file of labelled images
 DESCRIPTIONS: dict[Kind, str] = {
     "zip": "torch.save, zip format",
     "legacy": "torch.save, legacy format",
@@ -170,6 +171,8 @@ def _read_npz(path: Path) -> dict[str, Array]:
     with zipfile.ZipFile(path) as members:
         check_claims(members)
     with np.load(path, allow_pickle=False) as archive:
+        if set(archive.files) >= IMAGES:
+            raise UserError(f"{path} holds labelled images, not weights: they go to --data")
         arrays = {name: archive[name] for name in archive.files}
     return {name: array.astype(array.dtype.newbyteorder("=")) for name, array in arrays.items()}
 

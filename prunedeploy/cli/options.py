@@ -42,7 +42,8 @@ ShapeOption = Annotated[
     typer.Option(
         "--shape",
         metavar="NAME=1x128",
-        help="Fix the sizes of an input; ? leaves one open. Repeat it for several inputs.",
+        help="Fix the sizes of an input; ? leaves one open. Repeat it for several inputs. "
+        "NAME=1x64,1x128 is for both sizes.",
     ),
 ]
 Trust = Annotated[

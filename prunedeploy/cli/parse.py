@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import typer
 
@@ -18,22 +18,41 @@ def parse_shape(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def parse_shapes(given: list[str] | None) -> dict[str, tuple[int | None, ...]]:
-    """NAME=1x128 for each input, or 1x128 for the only one; ? is a size that stays open."""
-    shapes: dict[str, tuple[int | None, ...]] = {}
+Shapes: TypeAlias = dict[str, tuple[int | None, ...]]
+
+
+def parse_sizes(given: list[str] | None) -> tuple[Shapes, ...]:
+    """NAME=1x128 for each input, or 1x128 for the only one; ? is a size that stays open.
+
+    NAME=1x64,1x128 is for several sizes: the first of every input go together, then the second.
+    """
+    stated: dict[str, list[tuple[int | None, ...]]] = {}
     for text in given or []:
         name, _, sizes = text.rpartition("=")
-        if name in shapes or (shapes and not name):
+        if name in stated or (stated and not name):
             raise typer.BadParameter(f"{text!r}: state the shape of each input once, by its name")
-        parts = sizes.split("x")
-        if "," in sizes and "x" in sizes:
-            raise typer.BadParameter(f"{text!r}: an engine has one size; build one for each")
-        if "," in sizes:
-            parts = sizes.split(",")
-        if not all(x.strip() == "?" or (x.strip().isdecimal() and int(x) > 0) for x in parts):
-            raise typer.BadParameter(f"{text!r} is not a shape; write it as NAME=1x128")
-        shapes[name] = tuple(None if x.strip() == "?" else int(x) for x in parts)
-    return shapes
+        # 1,3,224,224 is one shape, with commas
+        forms = sizes.split(",") if "x" in sizes else [sizes.replace(",", "x")]
+        stated[name] = [_parse_open(text, form) for form in forms]
+    counts = {name: len(shapes) for name, shapes in stated.items()}
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise typer.BadParameter(
+            f"the sizes of all inputs go together, in their order: give as many of each ({found})"
+        )
+    if not stated:
+        return ({},)
+    return tuple(
+        dict(zip(stated, size, strict=True)) for size in zip(*stated.values(), strict=True)
+    )
+
+
+def _parse_open(text: str, sizes: str) -> tuple[int | None, ...]:
+    """1x128, which ``text`` has; ? is None."""
+    parts = [part.strip() for part in sizes.split("x")]
+    if not all(part == "?" or (part.isdecimal() and int(part) > 0) for part in parts):
+        raise typer.BadParameter(f"{text!r} is not a shape; write it as NAME=1x128")
+    return tuple(None if part == "?" else int(part) for part in parts)
 
 
 def parse_batches(text: str) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from prunedeploy.core import html
 from prunedeploy.core.note_codes import NoteCode
 
 # Of manifests: it changes with every field that is added or changes its meaning. 1 had no number.
-MANIFEST_FORMAT = 2
+MANIFEST_FORMAT = 3
 
 EARLIER = "earlier"  # key of a field's metadata
 
@@ -204,13 +204,27 @@ class RefusedRuntime:
 class RuntimeChoice:
     """The choice of an engine's runtime, where the user named none.
 
-    ``times`` are of every runtime that can compute the model; empty where only one can.
+    ``times`` are of every runtime that can compute the model; empty where only one can. Of an
+    engine for several sizes they are sums over its ``sizes``.
     """
 
     kind: Literal["measured", "predicted"]
     runtime: str
     times: tuple[RuntimeTime, ...]
     refused: tuple[RefusedRuntime, ...] = ()
+    sizes: int = 1
+
+
+@dataclass(frozen=True)
+class EngineSize:
+    """One of several sizes that an engine was built for.
+
+    ``folder``, in the engine's, is an engine of its own, for inputs of ``shapes``, by their names;
+    its name says the size, as in ``1x128``.
+    """
+
+    folder: str
+    shapes: dict[str, tuple[Dim, ...]]
 
 
 @dataclass(frozen=True)
@@ -223,7 +237,9 @@ class Manifest:
     ``batches`` are the batch sizes it was built for, empty where it takes any, ``threads`` how many
     it was cut for; ``arch`` and ``isa`` are what compiled code in it needs. ``choice`` is how its
     runtime was chosen, None where it was named. ``found`` is what was put right in the model before
-    it was built. ``format_version`` is ``MANIFEST_FORMAT`` of the version that wrote it.
+    it was built. ``sizes`` are those that it was built for, each with an engine of its own; empty
+    for an engine of one size. ``format_version`` is ``MANIFEST_FORMAT`` of the version that wrote
+    it.
     """
 
     runtime: str
@@ -243,6 +259,7 @@ class Manifest:
     choice: RuntimeChoice | None = None
     found: tuple[str, ...] = ()
     cross_check: CrossCheck | None = None  # of the reference that ``difference`` is from
+    sizes: tuple[EngineSize, ...] = ()
     format_version: int = field(default=MANIFEST_FORMAT, metadata=earlier(1))
 
 
@@ -260,6 +277,7 @@ class Engine:
             ("runtime", known.runtime),
             ("target", known.target),
             ("batches", ", ".join(map(str, known.batches)) or "any"),
+            *(("size", size.folder) for size in known.sizes),
             *(("input", f"{x.name}: {x.dtype} {list(x.shape)}") for x in known.inputs),
             *(("output", f"{x.name}: {x.dtype} {list(x.shape)}") for x in known.outputs),
             ("difference", f"{checked.max_rel:.2g}" if checked else "never compared"),
@@ -466,7 +484,8 @@ class BenchResult:
 
     ``predicted`` is what a model of the machine says of the baseline and of each candidate.
     ``busy`` is the share of the processors' time that other programs took just before, None if not
-    known.
+    known. Where engines were measured at several sizes, ``size`` is this one's, and ``others`` are
+    the results at the others.
     """
 
     baseline: Measurement
@@ -477,8 +496,18 @@ class BenchResult:
     profiles: tuple[Profile, ...] = ()
     predicted: tuple[Forecast | None, ...] = ()
     busy: float | None = None
+    size: str = ""
+    others: tuple[BenchResult, ...] = ()
+
+    @property
+    def each_size(self) -> tuple[BenchResult, ...]:
+        """The results at all sizes, this one first."""
+        return (self, *self.others)
 
     def _repr_html_(self) -> str:
+        return "".join(each._html() for each in self.each_size)
+
+    def _html(self) -> str:
         rows = [(self.baseline.name, *_figures(self.baseline), "1")]
         for each, ratio in zip(self.candidates, self.ratios, strict=True):
             speed = f"{ratio.value:.2f}x ({ratio.low:.2f} to {ratio.high:.2f})"
@@ -486,6 +515,7 @@ class BenchResult:
         headers = ("engine", "median, ms", "difference", "speed (95 %)")
         one = self.baseline
         note = f"batch {one.batch}, threads {one.threads}, {len(one.samples_ns)} runs in turn"
+        note += f", size {self.size}" if self.size else ""
         return html.table("measured", headers, rows, note)
 
 

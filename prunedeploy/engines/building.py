@@ -7,7 +7,9 @@ replaced at once, and only by one whose outputs agree with the model's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from prunedeploy import targets
@@ -15,12 +17,14 @@ from prunedeploy.core import records
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_directory, sha256
 from prunedeploy.core.log import logged
-from prunedeploy.core.records import Engine
+from prunedeploy.core.records import Engine, Manifest, RuntimeChoice
 from prunedeploy.engines import choice, sources
 from prunedeploy.engines.engine_folder import MANIFEST, refuse_to_replace, write_manifest
 from prunedeploy.engines.request import BuildRequest, Progress, build_options
+from prunedeploy.engines.sizes import Specs, joined
 from prunedeploy.engines.verified_build import build_verified, narrow_precision
-from prunedeploy.graph.fixed_shapes import Shapes, sized
+from prunedeploy.graph.fixed_shapes import sized
+from prunedeploy.graph.several_sizes import AllSizes, each_size, merged, size_names
 from prunedeploy.runtimes.api import BuildOptions, Tuning
 from prunedeploy.runtimes.registry import by_name as runtime_by_name
 
@@ -38,7 +42,7 @@ def build(
     tune: Tuning = "quick",
     within: float | None = None,
     blocks: bool = True,
-    shapes: Shapes | None = None,
+    shapes: AllSizes | None = None,
 ) -> Engine:
     """Build an engine, and write it once it is known to compute what the model computes.
 
@@ -63,7 +67,8 @@ def build(
             where it has to.
         blocks: False builds a sparse engine without the kernel for blocks of rows that share
             columns, for measurements of what blocks bring.
-        shapes: sizes of inputs that the model leaves open, by their names.
+        shapes: sizes of inputs that the model leaves open, by their names. A sequence of such makes
+            an engine for several sizes, whose session takes inputs of any of them.
 
     Returns:
         The engine: its folder, and its manifest with the difference from the model.
@@ -81,14 +86,15 @@ def build(
     progress = logged(progress)
     options = replace(build_options(batch, threads, tune, progress), blocks=blocks)
     origin = sources.model_file(model, progress)
-    with sized(origin, shapes) as source:
+    with ExitStack() as stack:
+        files = [stack.enter_context(sized(origin, each)) for each in each_size(shapes)]
         return _build(
-            *(source, origin, target, runtime, output, baseline, progress), options, within=within
+            *(files, origin, target, runtime, output, baseline, progress), options, within=within
         )
 
 
 def _build(
-    source: Path,
+    files: Sequence[Path],
     origin: Path,
     target: str,
     runtime: str,
@@ -99,36 +105,97 @@ def _build(
     *,
     within: float | None,
 ) -> Engine:
-    """``build`` of the model in ``source``, which is that in ``origin`` with its inputs' sizes."""
+    """``build`` of the model in ``origin``, of which each of ``files`` has the inputs of a size."""
     machine = targets.by_name(target)
     names, refused = choice.candidates(machine, runtime)
     if within is not None:
-        _check_within(within, source, machine, names)
+        _check_within(within, files[0], machine, names)
     outputs = {
         name: Path(output or f"{origin.stem}.{machine.name}.{name}.engine") for name in names
     }
     for folder in outputs.values():
         refuse_to_replace(folder)
     dense = sources.dense_file(origin, baseline, progress)
-    specs = _specs(source)
+    specs = tuple(map(_specs, files))
+    sizes = size_names([inputs for inputs, _ in specs]) if len(files) > 1 else ("",)
+    job = _Job(origin, tuple(files), specs, sizes, machine, outputs, dense, within, refused)
+    if len(names) > 1 and targets.why_not_here(machine) is None:
+        requests = [partial(job.request, size) for size in range(len(files))]
+        with choice.measured(requests, names, options, outputs[names[0]]) as best:
+            place = outputs[best.choice.runtime]
+            with atomic_directory(place) as folder:
+                for one, size in zip(best.engines, sizes, strict=True):
+                    _move(one.folder, folder / size)
+                manifest = job.finish(folder, [x.manifest for x in best.engines], best.choice)
+        return Engine(place, manifest, sha256(place / MANIFEST))
+    chosen = choice.predicted(files, machine, names, options) if len(names) > 1 else None
+    name = chosen.runtime if chosen is not None else names[0]
+    place = outputs[name]
+    progress(f"building {place} with {name}")
+    with atomic_directory(place) as folder:
+        manifest = job.finish(folder, job.build(folder, name, options), chosen)
+    return Engine(place, manifest, sha256(place / MANIFEST))
 
-    def request(name: str) -> BuildRequest:
-        builder = runtime_by_name(name)
+
+@dataclass(frozen=True)
+class _Job:
+    """What to build of a model: an engine for each of its ``sizes``, by the names of their folders.
+
+    ``files`` are the model at each size, ``specs`` its inputs and outputs there. The name of the
+    only size is empty: its engine's folder is the engine's. ``outputs`` are by runtime.
+    """
+
+    origin: Path
+    files: tuple[Path, ...]
+    specs: tuple[Specs, ...]
+    sizes: tuple[str, ...]
+    target: targets.Target
+    outputs: dict[str, Path]
+    dense: Path | None
+    within: float | None
+    refused: tuple[records.RefusedRuntime, ...]
+
+    def request(self, size: int, name: str) -> BuildRequest:
+        """For the engine of one size, with the runtime of a name."""
+        inputs, outputs = self.specs[size]
         return BuildRequest(
-            *(source, origin, machine, builder, outputs[name], dense), *specs, within
+            *(self.files[size], self.origin, self.target, runtime_by_name(name)),
+            output=self.outputs[name] / self.sizes[size],
+            dense=self.dense,
+            inputs=inputs,
+            outputs=outputs,
+            within=self.within,
         )
 
-    if len(names) > 1 and targets.why_not_here(machine) is None:
-        with choice.measured(request, names, options) as best:
-            return _move(best.folder, best.request.output, _add_refused(best.manifest, refused))
-    chosen = choice.predicted(source, machine, names, options) if len(names) > 1 else None
-    wanted = request(chosen.runtime if chosen is not None else names[0])
-    progress(f"building {wanted.output} with {wanted.runtime.name}")
-    with atomic_directory(wanted.output) as folder:
-        manifest = replace(build_verified(folder, wanted, options), choice=chosen)
-        manifest = _add_refused(manifest, refused)
-        write_manifest(folder, manifest)
-    return Engine(wanted.output, manifest, sha256(wanted.output / MANIFEST))
+    def build(self, folder: Path, name: str, options: BuildOptions) -> list[Manifest]:
+        """Build the engines of all sizes in ``folder``."""
+        built = []
+        for number, size in enumerate(self.sizes):
+            if size:
+                options.progress(f"building for {size}")
+            (folder / size).mkdir(exist_ok=True)
+            built.append(build_verified(folder / size, self.request(number, name), options))
+        return built
+
+    def finish(
+        self, folder: Path, built: Sequence[Manifest], chosen: RuntimeChoice | None
+    ) -> Manifest:
+        """Write the manifest of the engine in ``folder``, in which the engines of its sizes lie."""
+        whole = built[0]
+        if len(built) > 1:
+            for each, size in zip(built, self.sizes, strict=True):
+                write_manifest(folder / size, _add_refused(each, self.refused))
+            inputs, outputs = _specs(self.origin)
+            open_specs = (
+                merged(inputs, [each for each, _ in self.specs]),
+                merged(outputs, [each for _, each in self.specs]),
+            )
+            whole = joined(folder, self.sizes, built, open_specs)
+        if len(built) > 1 or whole.choice is None:
+            whole = replace(whole, choice=chosen)
+        whole = _add_refused(whole, self.refused)
+        write_manifest(folder, whole)
+        return whole
 
 
 def _check_within(
@@ -147,26 +214,22 @@ def _check_within(
         raise UserError(f"outputs cannot be held within {within:g}: the model is in {precision}")
 
 
-def _add_refused(
-    manifest: records.Manifest, refused: tuple[records.RefusedRuntime, ...]
-) -> records.Manifest:
+def _add_refused(manifest: Manifest, refused: tuple[records.RefusedRuntime, ...]) -> Manifest:
     """Add the runtimes that could not even be tried to the record of the choice."""
     if not refused:
         return manifest
-    made = manifest.choice or records.RuntimeChoice("measured", manifest.runtime, ())
+    made = manifest.choice or RuntimeChoice("measured", manifest.runtime, ())
     return replace(manifest, choice=replace(made, refused=(*made.refused, *refused)))
 
 
-def _move(built: Path, output: Path, manifest: records.Manifest) -> Engine:
-    """Move the files of an engine from the folder where it was built to ``output``."""
-    with atomic_directory(output) as folder:
-        for file in built.iterdir():
-            file.replace(folder / file.name)
-        write_manifest(folder, manifest)
-    return Engine(output, manifest, sha256(output / MANIFEST))
+def _move(built: Path, place: Path) -> None:
+    """Move the files of an engine from the folder where it was built to ``place``."""
+    place.mkdir(exist_ok=True)
+    for file in built.iterdir():
+        file.replace(place / file.name)
 
 
-def _specs(source: Path) -> tuple[tuple[records.TensorSpec, ...], tuple[records.TensorSpec, ...]]:
+def _specs(source: Path) -> Specs:
     from prunedeploy.graph import model as models
     from prunedeploy.reference.fitting import fitted
 

@@ -11,7 +11,8 @@ from prunedeploy.core.files import atomic_directory
 from prunedeploy.core.log import logged
 from prunedeploy.engines import sources
 from prunedeploy.engines.request import Progress, build_options
-from prunedeploy.graph.fixed_shapes import Shapes, sized
+from prunedeploy.graph.fixed_shapes import sized
+from prunedeploy.graph.several_sizes import AllSizes, each_size, stated_names
 from prunedeploy.runtimes.api import Tuning
 
 
@@ -24,12 +25,13 @@ def emit_c(
     batch: int | Sequence[int] = (),
     threads: int = 0,
     tune: Tuning = "quick",
-    shapes: Shapes | None = None,
+    shapes: AllSizes | None = None,
 ) -> Path:
     """Write the C project that a sparse engine is compiled from; arguments are those of ``build``.
 
     Returns:
-        Its folder, ``<model>.<target>.c`` in the current one where ``output`` is None.
+        Its folder, ``<model>.<target>.c`` in the current one where ``output`` is None. Of several
+        sizes it has a project for each.
 
     Raises:
         UserError: as ``build``; there is something at ``output`` already.
@@ -53,6 +55,10 @@ def emit_c(
     if project.exists() or project.is_symlink():
         raise UserError(f"cannot write {project}: it is there already; name another or remove it")
     progress(f"writing {project}")
-    with atomic_directory(project) as folder, sized(source, shapes) as file:
-        Sparse().emit(file, machine, folder, options)
+    sizes = each_size(shapes)
+    with atomic_directory(project) as folder:
+        for each, name in zip(sizes, stated_names(sizes), strict=True):
+            (folder / name).mkdir(exist_ok=True)
+            with sized(source, each) as file:
+                Sparse().emit(file, machine, folder / name, options)
     return project

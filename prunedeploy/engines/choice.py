@@ -7,10 +7,12 @@ and on as many as the engine is asked for, which decides. For another machine th
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +48,14 @@ class Candidate:
     manifest: Manifest
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """The engines of the fastest runtime, one a size, and how it was chosen."""
+
+    engines: tuple[Candidate, ...]
+    choice: RuntimeChoice
+
+
 def candidates(target: Target, runtime: str) -> tuple[tuple[str, ...], tuple[RefusedRuntime, ...]]:
     """The runtimes to build with, and the target's other runtimes with why they are refused.
 
@@ -77,61 +87,94 @@ def candidates(target: Target, runtime: str) -> tuple[tuple[str, ...], tuple[Ref
 
 
 def predicted(
-    source: Path, target: Target, names: Sequence[str], options: BuildOptions
+    sources: Sequence[Path], target: Target, names: Sequence[str], options: BuildOptions
 ) -> RuntimeChoice:
-    """The choice among ``names`` by prediction; the first where nothing can be predicted."""
+    """The choice among ``names`` by prediction; the first where nothing can be predicted.
+
+    ``sources`` are the model's files, one a size.
+    """
     from prunedeploy.prediction.predict import predict
 
     batch = max(options.batches, default=1)
+    how: dict[str, Any] = {"batch": batch, "threads": options.threads}
     times, refused = [], []
     for name in names:
         try:
-            prediction = predict(source, target.name, name, batch=batch, threads=options.threads)
+            forecasts = [predict(each, target.name, name, **how).forecast for each in sources]
         except UserError as error:
             refused.append(RefusedRuntime(name, _reason(error)))
         else:
-            forecast = prediction.forecast
-            times.append(RuntimeTime(name, batch, forecast.threads, forecast.seconds))
+            seconds = sum(each.seconds for each in forecasts)
+            times.append(RuntimeTime(name, batch, forecasts[0].threads, seconds))
     first = min(times, key=lambda x: x.seconds).runtime if times else names[0]
-    return RuntimeChoice("predicted", first, tuple(times), tuple(refused))
+    return RuntimeChoice("predicted", first, tuple(times), tuple(refused), len(sources))
 
 
 @contextmanager
 def measured(
-    requests: Requests, names: Sequence[str], options: BuildOptions
-) -> Iterator[Candidate]:
+    requests: Sequence[Requests], names: Sequence[str], options: BuildOptions, output: Path
+) -> Iterator[Chosen]:
     """Build with every runtime of ``names``, time the engines in turn, and yield the fastest.
 
+    Of several sizes the runtime counts whose times are the shortest in sum; all have that one.
+
     Args:
-        requests: gives the request for each runtime.
+        requests: for each size what gives the request for each runtime.
         names: at least two runtimes.
         options: the options of every build.
+        output: the folder that the engines go to, or one beside it.
 
     Raises:
         UserError: no runtime can compute the model; its folder cannot be written.
     """
-    with scratch_folder(requests(names[0]).output) as folder:
-        built, refused = _build_all(requests, names, options, folder)
-        times: tuple[RuntimeTime, ...] = ()
-        if len(built) > 1:
-            times = _race(built, options)
-        best = _fastest(built, times)
-        choice = RuntimeChoice("measured", best.manifest.runtime, times, refused)
-        yield replace(best, manifest=replace(best.manifest, choice=choice))
+    with scratch_folder(output) as folder:
+        tried = [
+            _build_all(each, names, options, folder / str(index))
+            for index, each in enumerate(requests)
+        ]
+        refused = {each.runtime: each for _, others in tried for each in others}
+        usable = [name for name in names if all(name in built for built, _ in tried)]
+        if not usable:
+            reasons = "; ".join(f"{each.runtime}: {each.reason}" for each in refused.values())
+            raise UserError(f"no runtime here can compute every size: {reasons}")
+        engines = [[built[name] for name in usable] for built, _ in tried]
+        times = [_race(each, options) if len(usable) > 1 else () for each in engines]
+        summed = _summed(times)
+        best = _fastest(usable, summed)
+
+        def choice(times: tuple[RuntimeTime, ...], sizes: int) -> RuntimeChoice:
+            return RuntimeChoice("measured", best, times, tuple(refused.values()), sizes)
+
+        chosen = tuple(
+            replace(one, manifest=replace(one.manifest, choice=choice(own, 1)))
+            for (built, _), own in zip(tried, times, strict=True)
+            for one in (built[best],)
+        )
+        yield Chosen(chosen, choice(summed, len(requests)))
+
+
+def _summed(times: Sequence[tuple[RuntimeTime, ...]]) -> tuple[RuntimeTime, ...]:
+    """The times of all sizes as one, of each runtime, batch size and number of threads."""
+    sums: dict[tuple[str, int, int], float] = {}
+    for each in itertools.chain(*times):
+        key = each.runtime, each.batch, each.threads
+        sums[key] = sums.get(key, 0.0) + each.seconds
+    return tuple(RuntimeTime(*key, seconds) for key, seconds in sums.items())
 
 
 def _build_all(
     requests: Requests, names: Sequence[str], options: BuildOptions, folder: Path
-) -> tuple[list[Candidate], tuple[RefusedRuntime, ...]]:
+) -> tuple[dict[str, Candidate], tuple[RefusedRuntime, ...]]:
     """The engines that compute what the model computes, and the runtimes that built none."""
-    built, refused, errors = [], [], []
+    built: dict[str, Candidate] = {}
+    refused, errors = [], []
     compared = [name for name in names if name not in FALLBACK]
     lacking: set[str] = set()
     for name in names:
         if name in FALLBACK and FALLBACK[name] not in lacking:
             continue
         request, own = requests(name), folder / name
-        own.mkdir()
+        own.mkdir(parents=True)
         what = f"one of {len(compared)} runtimes to be compared"
         if name in FALLBACK:
             what = f"because {FALLBACK[name]} cannot compute all of it"
@@ -145,7 +188,7 @@ def _build_all(
             if isinstance(error, UnsupportedModelError):
                 lacking.add(name)
         else:
-            built.append(Candidate(request, own, manifest))
+            built[name] = Candidate(request, own, manifest)
     if not built:
         if len({str(error) for error in errors}) == 1:
             raise errors[0]
@@ -185,7 +228,7 @@ def _batches(engines: Sequence[Candidate], wanted: Sequence[int]) -> tuple[int, 
 
 
 def _times(engines: Sequence[Candidate], batch: int, threads: int) -> list[RuntimeTime]:
-    from prunedeploy.reference.verify import random_feeds
+    from prunedeploy.reference.drawing import random_feeds
     from prunedeploy.runtimes.timing import SETTLING, interleave
 
     with ExitStack() as stack:
@@ -202,16 +245,16 @@ def _times(engines: Sequence[Candidate], batch: int, threads: int) -> list[Runti
     ]
 
 
-def _fastest(engines: Sequence[Candidate], times: Sequence[RuntimeTime]) -> Candidate:
-    """The engine with the smallest geometric mean of its times over the batch sizes, on the largest
-    number of threads that was timed; the first one where none is faster by ``MARGIN``."""
-    if len(engines) == 1:
-        return engines[0]
+def _fastest(names: Sequence[str], times: Sequence[RuntimeTime]) -> str:
+    """The runtime with the smallest geometric mean of its times over the batch sizes, on the
+    largest number of threads that was timed; the first one where none is faster by ``MARGIN``."""
+    if len(names) == 1:
+        return names[0]
     largest = max(each.threads for each in times)
 
-    def score(one: Candidate) -> float:
-        own = (x for x in times if x.runtime == one.manifest.runtime and x.threads == largest)
+    def score(name: str) -> float:
+        own = (x for x in times if x.runtime == name and x.threads == largest)
         return float(np.mean([np.log(each.seconds) for each in own]))
 
-    best = min(engines, key=score)
-    return best if score(best) + np.log(MARGIN) < score(engines[0]) else engines[0]
+    best = min(names, key=score)
+    return best if score(best) + np.log(MARGIN) < score(names[0]) else names[0]

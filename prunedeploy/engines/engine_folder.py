@@ -84,6 +84,15 @@ def _read_manifest(folder: Path) -> Manifest:
     except (OSError, UnicodeDecodeError):
         refuse_bundle(folder)
         raise UserError(f"{folder} is not an engine: it has no readable {MANIFEST}") from None
+    return parse_manifest(folder, text)
+
+
+def parse_manifest(folder: Path, text: str) -> Manifest:
+    """The manifest of the engine in ``folder`` from its text.
+
+    Raises:
+        UserError: it is none, or of a version that this one does not read.
+    """
     _check_format(folder, text)
     try:
         manifest = from_json(Manifest, text)

@@ -58,6 +58,7 @@ def lower(
     keep: Sequence[str] = (),
     budget: float | None = None,
     shapes: Shapes | None = None,
+    suffix: str = "",
 ) -> LowerResult:
     """Write ``model`` in the opset, IR version and precision that ``target`` takes.
 
@@ -76,6 +77,7 @@ def lower(
         keep: names of nodes that stay in float32, or whose weights do.
         budget: for int8: the most that the outputs may be off, relative to their range.
         shapes: sizes of inputs that the model leaves open, by their names; the file has them.
+        suffix: what the name of the file has before its ``.onnx``, as the size of several.
 
     Returns:
         The file that was written, and how far its outputs are from the model's.
@@ -93,6 +95,7 @@ def lower(
         *(Path(model), targets.by_name(target), output, precision, weights),
         keep=frozenset(keep),
         budget=budget,
+        suffix=suffix,
     )
     prepared = preparation.from_file(request.source)
     fix(prepared.model, shapes or {})
@@ -153,6 +156,7 @@ def _check_request(
     *,
     keep: frozenset[str],
     budget: float | None,
+    suffix: str,
 ) -> _Request:
     if weights != "float32" and precision != "float32":
         raise UserError(
@@ -162,6 +166,8 @@ def _check_request(
     path = Path(output or f"{source.stem}.{target.name}.{form.replace(' ', '-')}.onnx")
     if path.suffix != ".onnx" or path.resolve() == source.resolve():
         raise UserError(f"cannot write {path}: name another file that ends in .onnx")
+    if suffix:
+        path = path.with_suffix(f".{suffix}.onnx")
     limits = target.toolchain
     if limits is not None and precision not in limits.precisions:
         known = ", ".join(limits.precisions)

@@ -7,6 +7,7 @@ from pathlib import Path
 from prunedeploy.core.records import Engine
 from prunedeploy.engines.engine_folder import read_engine
 from prunedeploy.engines.request import check_threads
+from prunedeploy.engines.sizes import SizesSession
 from prunedeploy.runtimes.api import OpenOptions, Session
 from prunedeploy.runtimes.registry import by_name as runtime_by_name
 
@@ -15,7 +16,8 @@ def open(engine: str | Path | Engine, threads: int = 0, *, shared: bool = False)
     """Open a session on an engine, ready to run.
 
     ``with prunedeploy.open(...) as session:`` closes it at the end of the block. A session that
-    nobody refers to any more is closed by itself.
+    nobody refers to any more is closed by itself. Of an engine for several sizes it takes inputs of
+    each of them.
 
     Args:
         engine: an engine's folder, which is checked, or one that was read already.
@@ -38,4 +40,7 @@ def open(engine: str | Path | Engine, threads: int = 0, *, shared: bool = False)
     """
     check_threads(threads)
     known = engine if isinstance(engine, Engine) else read_engine(engine)
-    return runtime_by_name(known.manifest.runtime).open(known, OpenOptions(threads, shared))
+    options = OpenOptions(threads, shared)
+    if known.manifest.sizes:
+        return SizesSession(known, options)
+    return runtime_by_name(known.manifest.runtime).open(known, options)

@@ -148,8 +148,8 @@ class _Reference:
         Raises:
             UserError: the model cannot run on them, or an output has no finite number.
         """
+        from prunedeploy.reference.drawing import random_feeds, turns
         from prunedeploy.reference.fitting import refuse_incomparable
-        from prunedeploy.reference.verify import random_feeds, turns
 
         if size not in self._known:
             drawn = [random_feeds(self._inputs, size, turn) for turn in range(turns(self._inputs))]

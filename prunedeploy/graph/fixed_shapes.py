@@ -13,10 +13,9 @@ import onnx_ir as ir
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Dim, TensorSpec
 from prunedeploy.graph import model as models
+from prunedeploy.graph.several_sizes import Shape as Shape
+from prunedeploy.graph.several_sizes import Shapes as Shapes
 from prunedeploy.graph.shapes import infer_shapes
-
-Shape = Sequence[int | None]  # None leaves an axis as it is
-Shapes = Mapping[str, Shape]  # by the name of the input; "" is the only one
 
 
 def fix(model: ir.Model, shapes: Shapes) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from prunedeploy.graph.fixed_shapes import Shapes
+    from prunedeploy.graph.several_sizes import AllSizes
     from prunedeploy.inspection.block_report import LayerBlocks
     from prunedeploy.inspection.hints import Hint
     from prunedeploy.shrinking.example_inputs import ExampleInput
@@ -63,6 +64,15 @@ class Outlook:
 
 
 @dataclass(frozen=True)
+class SizeWork:
+    """The multiply-accumulates of one sample at one of several sizes; see ``Totals``."""
+
+    size: str
+    macs: int | None
+    nonzero_macs: int | None
+
+
+@dataclass(frozen=True)
 class Inspection:
     """The result of ``inspect``.
 
@@ -81,6 +91,7 @@ class Inspection:
     hints: tuple[Hint, ...] = ()
     blocks: tuple[LayerBlocks, ...] = ()
     next_step: NextStep | None = None  # by the command line
+    sizes: tuple[SizeWork, ...] = ()
 
 
 def inspect(
@@ -96,7 +107,7 @@ def inspect(
     weights: str | None = None,
     prefix: str | None = None,
     inputs: Sequence[ExampleInput] = (),
-    shapes: Shapes | None = None,
+    shapes: AllSizes | None = None,
 ) -> Inspection:
     """Measure the zeros of every weight in the checkpoint or ONNX model at ``path``.
 
@@ -117,7 +128,7 @@ def inspect(
             names.
         prefix: take the tensors of a checkpoint alone whose names begin with it.
         inputs: what the network of a checkpoint takes, as ``shrink`` has it.
-        shapes: sizes of inputs by their names.
+        shapes: sizes of inputs by their names; a sequence of such for several sizes.
 
     Returns:
         Shape, density and dead channels of every layer, their totals, and the outlook.
@@ -133,18 +144,29 @@ def inspect(
         (12, 26)
     """
     from prunedeploy.checkpoint import find, kind
+    from prunedeploy.graph.several_sizes import each_size, stated_names
     from prunedeploy.shrinking.request import CheckpointOptions
 
     path = find(path)
+    sizes = each_size(shapes)
     options = CheckpointOptions(
-        *(arch, None, trust, mask, weights, prefix), tuple(inputs), shapes or {}
+        *(arch, None, trust, mask, weights, prefix), tuple(inputs), sizes[0]
     )
     whole = kind(path) == "onnx"
     if whole:
         options.refuse_for("an ONNX model")
-    inspection = (
-        _inspect_model(path, options.shapes) if whole else _inspect_checkpoint(path, options)
+    names = stated_names(sizes)
+    first, *others = (
+        _inspect_model(path, size)
+        if whole
+        else _inspect_checkpoint(path, replace(options, shapes=size))
+        for size in sizes
     )
+    inspection = first
+    if others:
+        totals = (each.totals for each in (first, *others))
+        work = (SizeWork(n, t.macs, t.nonzero_macs) for n, t in zip(names, totals, strict=True))
+        inspection = replace(first, sizes=tuple(work))
     if blocks is not None:
         inspection = replace(inspection, blocks=_blocks(path, options, Path(blocks)))
     if data is None:
@@ -201,6 +223,7 @@ def _inspect_model(path: Path, shapes: Shapes) -> Inspection:
 
 def _inspect_checkpoint(path: Path, options: CheckpointOptions) -> Inspection:
     from prunedeploy import checkpoint
+    from prunedeploy.shrinking.input_size import input_size
     from prunedeploy.shrinking.request import batch_shape
 
     how = options.trust, options.mask, options.weights, options.prefix
@@ -213,7 +236,7 @@ def _inspect_checkpoint(path: Path, options: CheckpointOptions) -> Inspection:
         tensors, notes = checkpoint.weights(path, *how)
         layers = tuple(state_layers(tensors))
         return _inspection(path, "checkpoint", None, notes, layers, _parameters(tensors), None)
-    shape = batch_shape(options) or loaded.input_shape
+    shape = batch_shape(options) or loaded.input_shape or input_size(loaded.module)
     macs = module_macs(loaded.module, None if options.inputs else shape)
     layers = tuple(module_layers(loaded.module, macs))
     parameters, total = _parameters(loaded.module.state_dict()), sum(macs.values()) or None

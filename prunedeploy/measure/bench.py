@@ -10,6 +10,7 @@ import dataclasses
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,20 +26,23 @@ from prunedeploy.engines import building, engine_folder, opening, sources
 from prunedeploy.engines.request import Progress
 from prunedeploy.graph import input_range
 from prunedeploy.graph import model as models
-from prunedeploy.graph.fixed_shapes import Shapes
-from prunedeploy.graph.fixed_shapes import fixed as with_sizes
+from prunedeploy.graph.several_sizes import AllSizes
 from prunedeploy.measure import labelled
 from prunedeploy.measure.busy import busy_share
+from prunedeploy.measure.comparable import check_comparable
 from prunedeploy.measure.environment import environment
 from prunedeploy.measure.labelled import Labelled
 from prunedeploy.measure.memory import peak_bytes
 from prunedeploy.measure.profiling import check_profiling, profiles_of
+from prunedeploy.measure.sizes import AtSize, at_each_size, at_size
 from prunedeploy.prediction.engines import forecast_of
-from prunedeploy.reference.verify import compare, random_feeds
-from prunedeploy.runtimes.api import Session, split
+from prunedeploy.reference.drawing import random_feeds
+from prunedeploy.reference.verify import compare
+from prunedeploy.runtimes.api import Session
 from prunedeploy.runtimes.timing import interleave
 
 Outputs = dict[str, Array]
+Normalisation = tuple[Sequence[float], Sequence[float]]  # mean and std, a channel each
 
 MIN_COMPARED = 8  # random inputs that every candidate is compared on
 DATA_BATCH = 50  # labelled images computed together, where the engine leaves it open
@@ -58,7 +62,7 @@ def bench(
     seed: int = 0,
     progress: Progress | None = None,
     profile: bool = False,
-    shapes: Shapes | None = None,
+    shapes: AllSizes | None = None,
 ) -> records.BenchResult:
     """Measure engines against their dense baseline; nothing that differs from it is timed.
 
@@ -76,11 +80,14 @@ def bench(
         warmup: untimed runs of each engine before the first round.
         seed: of the random inputs, of the order in the rounds and of the interval.
         progress: called with one line of text for each step.
-        profile: also time every step of the engines that support it: compiled ones.
-        shapes: sizes of inputs that the engines leave open, by their names.
+        profile: also time every step of the engines that support it: of the sparse runtime, and
+            every node of those on ONNX Runtime.
+        shapes: sizes of inputs that the engines leave open, by their names; a sequence of such for
+            several sizes. None for every size that the first engine was built for.
 
     Returns:
-        Every sample, the differences, and the speeds relative to the baseline.
+        Every sample, the differences, and the speeds relative to the baseline; of several sizes
+        the result at the first, which has the others.
 
     Raises:
         UserError: an engine or the baseline is missing or damaged, takes another batch, is
@@ -94,36 +101,77 @@ def bench(
     """
     progress = logged(progress)
     _check_numbers(batch, threads, rounds, warmup)
-    candidates = _read_candidates(engines)
-    used = threads or targets.cores()
+    sizes = at_each_size(_read_candidates(engines), shapes)
+    if data is not None and len(sizes) > 1:
+        raise UserError("labelled images have one size: measure at that one alone, with --shape")
+    if (mean is None) != (std is None):
+        raise UserError("give both mean and std, or neither")
+    given = (mean, std) if mean is not None and std is not None else None
+    conditions = _Conditions(
+        *(batch, threads or targets.cores(), rounds, warmup, seed, profile),
+        *(data, given, progress),
+    )
+    results = []
+    for size in sizes:
+        if size.name:
+            progress(f"size {size.name}")
+        result = _bench(size, baseline, conditions)
+        results.append(dataclasses.replace(result, size=size.name))
+    return dataclasses.replace(results[0], others=tuple(results[1:]))
+
+
+@dataclass(frozen=True)
+class _Conditions:
+    """How engines are measured, at every size; ``normalisation`` is mean and std, if stated."""
+
+    batch: int
+    threads: int
+    rounds: int
+    warmup: int
+    seed: int
+    profile: bool
+    data: str | Path | None
+    normalisation: Normalisation | None
+    progress: Progress
+
+
+def _bench(
+    size: AtSize, baseline: str | Path | None, conditions: _Conditions
+) -> records.BenchResult:
+    """``bench`` at one size."""
+    batch, used, seed = conditions.batch, conditions.threads, conditions.seed
+    progress, candidates = conditions.progress, size.engines
     with ExitStack() as stack:
-        dense, name = _baseline(baseline, candidates[0], stack, progress)
-        dense, *candidates = everything = [_sized(x, shapes) for x in (dense, *candidates)]
-        _check_engines(everything, batch)
-        images = _labelled(data, candidates[0], mean, std)
+        found, name = _baseline(baseline, candidates[0], stack, progress)
+        dense = at_size(found, size.shapes)
+        everything = [dense, *candidates]
+        check_comparable(everything, batch)
+        images = _labelled(conditions.data, candidates[0], conditions.normalisation)
         progress("measuring memory")
         peaks = [peak_bytes(engine, batch, used) for engine in everything]
         sessions = [
             stack.enter_context(opening.open(engine, used, shared=True)) for engine in everything
         ]
-        if profile:
+        if conditions.profile:
             check_profiling(candidates, sessions[1:])
         inputs = _shared_inputs(everything)
         verdicts = _verdicts(everything, sessions, inputs, batch, seed, images, progress)
         busy = busy_share()
-        feeds = random_feeds(inputs, batch, seed)
+        feeds, rounds = random_feeds(inputs, batch, seed), conditions.rounds
         samples = interleave(
-            *(sessions, feeds, rounds, warmup, seed),
+            *(sessions, feeds, rounds, conditions.warmup, seed),
             tell=lambda done: progress(Counted(f"timing {rounds} rounds", done, rounds)),
         )
         profiles: tuple[records.Profile, ...] = ()
-        if profile:
-            profiles = profiles_of(candidates, sessions[1:], feeds, batch, used, rounds)
+        if conditions.profile:
+            profiles = profiles_of(
+                *(size.titles, candidates, sessions[1:], feeds, batch, used, rounds)
+            )
         progress("predicting the same")
         predicted = tuple(forecast_of(engine, batch, used) for engine in everything)
         measured = [
             records.Measurement(
-                name=name if engine is dense else engine.path.name,
+                name=title,
                 runtime=engine.manifest.runtime,
                 provider=session.provider,
                 model_sha256=engine.manifest.model_sha256,
@@ -134,8 +182,8 @@ def bench(
                 difference=difference,
                 accuracy=accuracy,
             )
-            for engine, session, times, peak, (difference, accuracy) in zip(
-                everything, sessions, samples, peaks, verdicts, strict=True
+            for title, engine, session, times, peak, (difference, accuracy) in zip(
+                (name, *size.titles), everything, sessions, samples, peaks, verdicts, strict=True
             )
         ]
     ratios = tuple(ratio(samples[0], times, seed) for times in samples[1:])
@@ -213,14 +261,6 @@ def _baseline(
     return engine, path.name
 
 
-def _sized(engine: Engine, shapes: Shapes | None) -> Engine:
-    """The engine with the sizes that its inputs are to have in all that follows."""
-    if not shapes:
-        return engine
-    inputs = with_sizes(engine.manifest.inputs, shapes)
-    return dataclasses.replace(engine, manifest=dataclasses.replace(engine.manifest, inputs=inputs))
-
-
 def _open_sizes(model: Path, first: Engine) -> dict[str, tuple[int | None, ...]]:
     """Sizes of ``first`` that the dense model leaves open, so that both compute the same."""
     have = {spec.name: spec.shape for spec in first.manifest.inputs}
@@ -235,79 +275,13 @@ def _open_sizes(model: Path, first: Engine) -> dict[str, tuple[int | None, ...]]
     }
 
 
-def _check_engines(engines: Sequence[Engine], batch: int) -> None:
-    """All are verified, are the same network to a caller, and take ``batch`` inputs."""
-    dense = engines[0].manifest
-    for engine in engines:
-        manifest = engine.manifest
-        if manifest.difference is None or not manifest.difference.passed:
-            raise UserError(
-                f"{engine.path} was not found to compute what its model computes: it has no speed"
-            )
-        if _interface(engine) != _interface(engines[0]):
-            raise UserError(
-                f"{engine.path} is not the same network as its baseline: "
-                f"{_described(engine)} against {_described(engines[0])}"
-            )
-        if split(batch, manifest.batches) is None:
-            sizes = ", ".join(map(str, manifest.batches))
-            raise UserError(
-                f"{engine.path} was built for batches of {sizes}, not {batch}: "
-                f"use one of those, or build it again with --batch {batch}"
-            )
-        for fixed in (_fixed_batch(manifest.inputs), _fixed_batch(dense.inputs)):
-            if fixed is not None and fixed != batch:
-                raise UserError(
-                    f"{engine.path} takes batches of {fixed} only: use --batch {fixed}, "
-                    "or export the model with a dynamic batch"
-                )
-
-
-def _fixed_batch(inputs: Iterable[TensorSpec]) -> int | None:
-    """The one batch that inputs allow; None where it is open.
-
-    Where one input leaves it open, first sizes of others that are numbers are none of the batch:
-    those of recurrent states count layers.
-    """
-    first = [spec.shape[0] for spec in inputs if spec.shape]
-    numbers = [dim for dim in first if isinstance(dim, int)]
-    return numbers[0] if numbers and len(numbers) == len(first) else None
-
-
-def _interface(engine: Engine) -> tuple[object, ...]:
-    """Names, dtypes and sizes other than the first; dynamic sizes whatever their name."""
-    return tuple(
-        sorted(
-            (spec.name, spec.dtype, tuple(d if isinstance(d, int) else -1 for d in spec.shape[1:]))
-            for spec in specs
-        )
-        for specs in (engine.manifest.inputs, engine.manifest.outputs)
-    )
-
-
-def _described(engine: Engine) -> str:
-    def words(specs: Iterable[object]) -> str:
-        return ", ".join(map(str, specs))
-
-    manifest = engine.manifest
-    inputs = words(f"{x.name} {'x'.join(map(str, x.shape))}" for x in manifest.inputs)
-    outputs = words(f"{x.name} {'x'.join(map(str, x.shape))}" for x in manifest.outputs)
-    return f"{inputs} -> {outputs}"
-
-
 def _labelled(
-    data: str | Path | None,
-    engine: Engine,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
+    data: str | Path | None, engine: Engine, normalisation: Normalisation | None
 ) -> Labelled | None:
     if data is None:
         return None
-    if (mean is None) != (std is None):
-        raise UserError("give both mean and std, or neither")
-    given = (mean, std) if mean is not None and std is not None else None
-    normalisation = given or labelled.normalisation_of(engine)
-    return labelled.load(Path(data), engine.manifest.inputs, normalisation)
+    known = normalisation or labelled.normalisation_of(engine)
+    return labelled.load(Path(data), engine.manifest.inputs, known)
 
 
 def _outputs(session: Session, batches: Iterable[Mapping[str, Array]]) -> Outputs:

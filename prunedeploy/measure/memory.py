@@ -50,7 +50,7 @@ def peak_bytes(engine: Engine, batch: int, threads: int) -> int:
 
 def _measure(path: str, batch: int, threads: int, shapes: Mapping[str, Sequence[Dim]]) -> int:
     from prunedeploy.engines import engine_folder, opening
-    from prunedeploy.reference.verify import random_feeds
+    from prunedeploy.reference.drawing import random_feeds
     from prunedeploy.runtimes.registry import by_name
 
     engine = engine_folder.read_engine(path)

@@ -1,15 +1,20 @@
-"""Times each step of a compiled engine with the engine's own clock."""
+"""Times each step of an engine with the clock of the engine, or of ONNX Runtime."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Array, Engine, Profile, StepTime
-from prunedeploy.runtimes.api import Session
+from prunedeploy.runtimes.api import OpenOptions, Session
+from prunedeploy.runtimes.registry import by_name
+
+ON_ONNXRUNTIME = ("ort", "hybrid")  # runtimes whose sessions can time their nodes
 
 
 class _Profiled(Protocol):
@@ -28,12 +33,17 @@ def check_profiling(engines: Sequence[Engine], sessions: Sequence[Session]) -> N
     Raises:
         UserError: none of the engines can tell how long its steps take.
     """
-    if not any(hasattr(session, "profile") for session in sessions):
+    if not any(map(_can_tell, engines, sessions)):
         names = ", ".join(f"{x.path} is of {x.manifest.runtime}" for x in engines)
-        raise UserError(f"--profile needs an engine of the sparse runtime: {names}")
+        raise UserError(f"--profile needs an engine of sparse, hybrid or ort: {names}")
+
+
+def _can_tell(engine: Engine, session: Session) -> bool:
+    return hasattr(session, "profile") or engine.manifest.runtime in ON_ONNXRUNTIME
 
 
 def profiles_of(
+    names: Sequence[str],
     engines: Sequence[Engine],
     sessions: Sequence[Session],
     feeds: Mapping[str, Array],
@@ -41,18 +51,41 @@ def profiles_of(
     threads: int,
     rounds: int,
 ) -> tuple[Profile, ...]:
-    """The profile of every engine that supports it."""
-    return tuple(
-        Profile(
-            name=engine.path.name,
-            batch=batch,
-            threads=threads,
-            rounds=rounds,
-            steps=_steps(cast(_Profiled, session), feeds, batch, rounds),
-        )
-        for engine, session in zip(engines, sessions, strict=True)
-        if hasattr(session, "profile")
-    )
+    """The profile of every engine that supports it, by the engines' names."""
+    profiles = []
+    for name, engine, session in zip(names, engines, sessions, strict=True):
+        if hasattr(session, "profile"):
+            steps = _steps(cast(_Profiled, session), feeds, batch, rounds)
+        elif engine.manifest.runtime in ON_ONNXRUNTIME:
+            steps = _nodes(engine, feeds, threads, rounds)
+        else:
+            continue
+        profiles.append(Profile(name, batch, threads, rounds, steps))
+    return tuple(profiles)
+
+
+def _nodes(
+    engine: Engine, feeds: Mapping[str, Array], threads: int, rounds: int
+) -> tuple[StepTime, ...]:
+    """The nodes of an engine on ONNX Runtime, by its own clock, in a session of its own."""
+    from prunedeploy.runtimes.hybrid.custom_op import OP
+    from prunedeploy.runtimes.ort.cpu import OrtSession
+
+    runs = rounds + 1  # the first is not of the steady state
+    with tempfile.TemporaryDirectory(prefix="prunedeploy-") as folder:
+        options = OpenOptions(threads, shared=True, trace=Path(folder) / "trace")
+        with by_name(engine.manifest.runtime).open(engine, options) as session:
+            for _ in range(runs):
+                session.run(feeds)
+            times = cast(OrtSession, session).node_times()
+    steps = []
+    for each in times:
+        often = len(each.seconds) // runs  # in a run: more than once within a loop
+        if often:
+            seconds = often * float(np.median(each.seconds[often:]))
+            choice = "a sparse part" if each.operator == OP else each.operator
+            steps.append(StepTime(each.name, each.operator, choice, seconds, 0, 0, 0, 0))
+    return tuple(steps)
 
 
 def _steps(

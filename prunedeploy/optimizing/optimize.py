@@ -19,6 +19,7 @@ from prunedeploy.core.log import logged
 from prunedeploy.core.records import BenchResult, Engine, ShrinkResult
 from prunedeploy.engines.building import build
 from prunedeploy.engines.request import Progress
+from prunedeploy.graph.several_sizes import common, each_size, stated_names
 from prunedeploy.measure.bench import bench
 from prunedeploy.prediction.predict import predict_all
 from prunedeploy.prediction.record import Prediction
@@ -31,6 +32,7 @@ from prunedeploy.shrinking.request import CheckpointOptions, check_request, stem
 
 if TYPE_CHECKING:
     from prunedeploy.graph.fixed_shapes import Shapes
+    from prunedeploy.graph.several_sizes import AllSizes
     from prunedeploy.shrinking.example_inputs import ExampleInput
     from prunedeploy.shrinking.examples import ExampleInputs
     from prunedeploy.shrinking.request import Model
@@ -76,6 +78,7 @@ class _Settings:
     tune: Tuning
     rounds: int
     progress: Progress
+    sizes: tuple[Shapes, ...]  # empty where there is but one
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def optimize(
     weights: str | None = None,
     prefix: str | None = None,
     inputs: Sequence[ExampleInput] = (),
-    shapes: Shapes | None = None,
+    shapes: AllSizes | None = None,
     batch: int = 1,
     threads: int = 0,
     tune: Tuning = "quick",
@@ -123,7 +126,8 @@ def optimize(
         data: an .npz file of labelled images, to count the accuracy and changed predictions on.
         arch, input_shape, trust, mask, weights, prefix, inputs: of a checkpoint, as ``shrink`` has
             them.
-        shapes: sizes of inputs by their names, which all models and engines then have.
+        shapes: sizes of inputs by their names, which all models and engines then have. A sequence
+            of such makes an engine for several sizes; the models are then open where they differ.
         batch: inputs a run.
         threads: that the engine runs with; 0 for all cores.
         tune: how thoroughly the sparse runtime measures its schedules.
@@ -147,9 +151,12 @@ def optimize(
     """
     begin = time.perf_counter()
     call, path = call_and_output(example_inputs, output)
-    settings = _Settings(target, data, batch, threads, tune, rounds, logged(progress))
+    sizes = each_size(shapes)
+    several = sizes if len(sizes) > 1 else ()
+    settings = _Settings(target, data, batch, threads, tune, rounds, logged(progress), several)
+    _check_sizes(settings)
     options = CheckpointOptions(
-        *(arch, input_shape, trust, mask, weights, prefix), tuple(inputs), shapes or {}
+        *(arch, input_shape, trust, mask, weights, prefix), tuple(inputs), common(sizes)
     )
     machine, stem = targets.by_name(target), stem_of(model)
     with _folder(Path(path if path is not None else f"{stem}.optimized")) as folder:
@@ -178,6 +185,17 @@ def optimize(
         return result
 
 
+def _check_sizes(settings: _Settings) -> None:
+    """Refuse several sizes where something has but one: labelled images, a device bundle."""
+    if not settings.sizes:
+        return
+    stated_names(settings.sizes)
+    if settings.data is not None:
+        raise UserError("labelled images have one size: leave out --data, or state one --shape")
+    if targets.why_not_here(targets.by_name(settings.target)) is not None:
+        raise UserError("a device bundle has one size: state one with --shape, make one for each")
+
+
 def _build(shrunk: ShrinkResult, stem: Path, settings: _Settings) -> _Made:
     """The fastest engine for this machine, measured beside the dense network."""
     engine = build(
@@ -189,6 +207,7 @@ def _build(shrunk: ShrinkResult, stem: Path, settings: _Settings) -> _Made:
         batch=settings.batch,
         threads=settings.threads,
         tune=settings.tune,
+        shapes=settings.sizes,
     )
     measured = bench(
         engine.path,

@@ -184,7 +184,10 @@ def _runtime(target: Target, wanted: str) -> str:
             f"{target.name} cannot have {wanted}: it takes {', '.join(target.runtimes)}"
         )
     if wanted not in PREDICTED:
-        raise UserError(f"{wanted} cannot be predicted: choose from {', '.join(PREDICTED)}")
+        others = ", ".join(name for name in target.runtimes if name in PREDICTED)
+        raise UserError(
+            f"{wanted} cannot be predicted: build it to measure it, or choose from {others}"
+        )
     return wanted
 
 

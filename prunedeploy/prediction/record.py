@@ -45,7 +45,7 @@ class Prediction:
     """A forecast, layer by layer.
 
     ``basis`` says where peaks and efficiencies are from, ``notes`` what the forecast leaves out or
-    takes a guess at.
+    takes a guess at; ``size`` is that of the inputs, where several were asked for.
     """
 
     model: str
@@ -56,3 +56,4 @@ class Prediction:
     basis: str
     notes: tuple[str, ...] = ()
     kind: Literal["predicted"] = "predicted"
+    size: str = ""

@@ -23,7 +23,8 @@ def speeds(bench: BenchResult) -> str:
         bar = _bar(ratio.value / longest, "bar" if measured is not bench.baseline else "base")
         whisker = _line(ratio.low / longest, ratio.high / longest)
         rows.append(_row(measured.name, bar + whisker, text))
-    return _figure("Speed relative to the dense baseline (longer is faster)", rows)
+    size = f" at {bench.size}" if bench.size else ""
+    return _figure(f"Speed relative to the dense baseline{size} (longer is faster)", rows)
 
 
 def runtimes(choice: RuntimeChoice) -> str:
@@ -40,7 +41,8 @@ def runtimes(choice: RuntimeChoice) -> str:
             rows.append(_row(f"{each.runtime}, batch {batch}", bar, text))
     if not rows:
         return ""
-    caption = f"The shrunk network in every runtime, {choice.kind}, {threads} threads"
+    sizes = f", sums of {choice.sizes} sizes" if choice.sizes > 1 else ""
+    caption = f"The shrunk network in every runtime, {choice.kind}, {threads} threads{sizes}"
     return _figure(f"{caption} (longer is faster)", rows)
 
 

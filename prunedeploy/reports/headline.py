@@ -28,12 +28,18 @@ def headline(bench: BenchResult) -> str:
         ``4.60x faster, the same predictions on 1,000 of 1,000 images, largest difference 2e-07``
     """
     best = fastest(bench)
-    gain, measured = bench.ratios[best], bench.candidates[best]
+    measured = [each.candidates[fastest(each)] for each in bench.each_size]
+    speed = ", ".join(map(_speed, bench.each_size))
+    largest = max(each.difference.max_rel for each in measured)
+    return f"{speed}, {_agreement(bench.candidates[best])}, largest difference {largest:.0e}"
+
+
+def _speed(bench: BenchResult) -> str:
+    gain = bench.ratios[fastest(bench)]
+    where = f" at {bench.size}" if bench.size else ""
     if gain.value >= 1:
-        speed = f"{gain.value:.2f}x faster"
-    else:
-        speed = f"slower: {gain.value:.2f}x the speed"
-    return f"{speed}, {_agreement(measured)}, largest difference {measured.difference.max_rel:.0e}"
+        return f"{gain.value:.2f}x faster{where}"
+    return f"slower{where}: {gain.value:.2f}x the speed"
 
 
 def _agreement(measured: Measurement) -> str:

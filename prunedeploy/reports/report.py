@@ -72,7 +72,8 @@ def report(
         raise UserError("nothing to report: name the JSON files that shrink and bench wrote")
     if output is not None and any(_same_file(x, output) for x in results):
         raise UserError(f"{output} is one of the results: name another file to write")
-    records = [x if isinstance(x, Result) else read(Path(x)) for x in results]
+    read_all = [x if isinstance(x, Result) else read(Path(x)) for x in results]
+    records = [y for x in read_all for y in (x.each_size if isinstance(x, BenchResult) else (x,))]
     shrunk = [x for x in records if isinstance(x, ShrinkResult)]
     others = [x for x in records if not isinstance(x, ShrinkResult)]
     parts = ["# Report"]
@@ -131,6 +132,8 @@ def read(path: Path) -> Result:
 
 
 def _whole(bench: BenchResult) -> bool:
+    if not all(map(_whole, bench.others)):
+        return False
     measured = (bench.baseline, *bench.candidates)
     return all(m.samples_ns for m in measured) and len(bench.ratios) == len(bench.candidates)
 
@@ -208,7 +211,7 @@ def _timed(bench: BenchResult) -> str:
     cores = f"{first.threads} thread{'s' if first.threads != 1 else ''}"
     return "\n\n".join(
         (
-            f"### Speed, {bench.kind}",
+            f"### Speed, {bench.kind}" + (f", {cell(bench.size)}" if bench.size else ""),
             f"Batch {first.batch}, {cores}, {len(first.samples_ns)} rounds in which every engine "
             "ran in turn on the same inputs; the interval of a ratio covers 95 %. Differences: of "
             "the baseline from the reference evaluator, of the others from the baseline, relative "

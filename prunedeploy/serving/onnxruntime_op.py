@@ -10,6 +10,7 @@ from prunedeploy.core.files import atomic_path
 from prunedeploy.core.records import Engine, TensorSpec
 from prunedeploy.engines import engine_folder
 from prunedeploy.engines.request import check_threads
+from prunedeploy.engines.sizes import refuse_several
 from prunedeploy.runtimes.api import listed_bytes
 from prunedeploy.runtimes.hybrid.custom_op import (
     DOMAIN,
@@ -66,6 +67,7 @@ def onnxruntime_model(
     if not 0 <= sessions < MAX_SESSIONS:
         raise UserError(f"cannot have {sessions} sessions: give 1 to {MAX_SESSIONS - 1}, or 0")
     known = engine if isinstance(engine, Engine) else engine_folder.read_engine(engine)
+    refuse_several(known, "the custom op")
     if known.manifest.runtime != "sparse":
         raise UserError(
             f"{known.path} is an engine of {known.manifest.runtime}: the custom op is for sparse "

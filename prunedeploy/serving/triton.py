@@ -19,6 +19,7 @@ from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_directory
 from prunedeploy.core.records import Engine, TensorSpec
 from prunedeploy.engines import engine_folder
+from prunedeploy.engines.sizes import refuse_several
 from prunedeploy.graph.external_data import check_listed
 from prunedeploy.runtimes.hybrid.placement import OP_LIBRARY
 from prunedeploy.runtimes.ort.cpu import DATA, PAYLOAD
@@ -133,6 +134,7 @@ def serve_repo(
         ['1', 'config.pbtxt']
     """
     known = engine if isinstance(engine, Engine) else engine_folder.read_engine(engine)
+    refuse_several(known, "Triton")
     runtime = known.manifest.runtime
     model = MODELS.get((runtime, backend))
     if model is None:

@@ -23,6 +23,7 @@ from prunedeploy.shrinking.example_inputs import call_of
 from prunedeploy.shrinking.examples import Call
 from prunedeploy.shrinking.export import call_to_model, to_model
 from prunedeploy.shrinking.inference_copy import inference_copy
+from prunedeploy.shrinking.input_size import input_size
 from prunedeploy.shrinking.request import (
     CheckpointOptions,
     Progress,
@@ -107,7 +108,9 @@ def _load_checkpoint(source: Path, options: CheckpointOptions, progress: Progres
         weights=options.weights,
         prefix=options.prefix,
     )
-    shape = batch_shape(options) or read.input_shape
+    shape, found = batch_shape(options) or read.input_shape, read.found
+    if shape is None and (shape := input_size(read.module)) is not None:
+        found = (*found, f"input taken as {'x'.join(map(str, shape))}: --shape states another")
     if shape is None:
         raise UserError(
             f"the input shape of {source} is not known: give it with --shape 1x3x224x224, or, of"
@@ -122,7 +125,7 @@ def _load_checkpoint(source: Path, options: CheckpointOptions, progress: Progres
     mean, std = _normalisation(read, shape)
     plain = partial(export, optimize=False)
     buffers = _buffers(read.module)
-    return Loaded(program, shape, read.found, read.arch, mean, std, read.module, buffers, plain)
+    return Loaded(program, shape, found, read.arch, mean, std, read.module, buffers, plain)
 
 
 def _load_module(

@@ -176,8 +176,13 @@ def batch_shape(options: CheckpointOptions) -> tuple[int, ...] | None:
         return tuple(options.input_shape)
     if len(options.shapes) > 1:
         raise UserError("state several inputs of a checkpoint with --input NAME=int64[1,128]")
-    shapes = options.shapes.values()
-    return next((tuple(1 if size is None else size for size in shape) for shape in shapes), None)
+    shape = next(iter(options.shapes.values()), None)
+    if shape is not None and None in shape[1:]:
+        raise UserError(
+            "a checkpoint is exported at one size: state all sizes of --shape but the batch, or "
+            "export an ONNX model of open sizes, and take that"
+        )
+    return None if shape is None else tuple(1 if size is None else size for size in shape)
 
 
 def is_onnx(source: Path) -> bool:

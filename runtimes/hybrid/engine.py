@@ -6,6 +6,7 @@ library that runs such nodes; and the record of which node is where, and why.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from prunedeploy import targets
@@ -58,7 +59,7 @@ class Hybrid:
             raise UserError(f"{engine.path} {reason}: build it here, or for this machine")
         library = held(engine.path / OP_LIBRARY, listed_hash(engine, OP_LIBRARY))
         threads = options.threads or max(1, min(manifest.threads, targets.cores()))
-        given = OpenOptions(threads, options.shared)
+        given = replace(options, threads=threads)
         with payload(engine) as (path, weights):
             specs = (manifest.inputs, manifest.outputs)
             return HybridSession(path, library, *specs, given, manifest.batches, weights)

@@ -11,7 +11,7 @@ import numpy as np
 
 from prunedeploy.core.files import sha256
 from prunedeploy.core.records import TensorSpec
-from prunedeploy.reference.verify import random_feeds
+from prunedeploy.reference.drawing import random_feeds
 from prunedeploy.runtimes.api import OpenOptions, Session
 from prunedeploy.runtimes.hybrid.session import HybridSession
 from prunedeploy.runtimes.ort.cpu import OrtSession

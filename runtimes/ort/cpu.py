@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from mmap import mmap
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,6 +27,7 @@ NO_ENTRIES: Mapping[str, str] = {}
 Weights: TypeAlias = Mapping[str, mmap]  # files beside a model, by their names
 NO_WEIGHTS: Weights = {}
 IN_MEMORY = "add_external_initializers_from_files_in_memory"  # older releases lack it
+KERNEL_TIME = "_kernel_time"  # ends the names of a trace's events that are runs of nodes
 _inherited: list[Any] = []  # sessions of a parent process, which are never ended here
 ERRORS_ONLY = 3  # severity from which onnxruntime writes to the terminal
 
@@ -109,6 +112,9 @@ class OrtSession(api.Closing):
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = ERRORS_ONLY
         settings.intra_op_num_threads = options.threads
+        if options.trace is not None:
+            settings.enable_profiling = True
+            settings.profile_file_prefix = str(options.trace)
         if options.shared:
             # idle worker threads otherwise spin on the cores that the next session needs
             settings.add_session_config_entry("session.force_spinning_stop", "1")
@@ -143,11 +149,38 @@ class OrtSession(api.Closing):
             raise UserError(f"onnxruntime cannot run this: {_first_line(error)}") from error
         return dict(zip(self._names, results, strict=True))
 
+    def node_times(self) -> list[NodeTime]:
+        """The times of every node in all runs so far, of a session that writes a trace."""
+        if self._inner is None:
+            raise api.closed_error()
+        return read_trace(Path(self._inner.end_profiling()).read_text())
+
     def close(self) -> None:
         """Let go of memory and threads, whoever still holds this object."""
         if self._inner is not None and self._process != os.getpid():
             _inherited.append(self._inner)  # it would wait for its threads, which are not in here
         self._inner = None
+
+
+@dataclass(frozen=True)
+class NodeTime:
+    """A node as ONNX Runtime computes it, after its optimisations; seconds of every run."""
+
+    name: str
+    operator: str
+    seconds: tuple[float, ...]
+
+
+def read_trace(text: str) -> list[NodeTime]:
+    """The nodes in ONNX Runtime's trace, in the order in which they first ran."""
+    seconds: dict[tuple[str, str], list[float]] = {}
+    for event in json.loads(text):
+        name = str(event.get("name", ""))
+        if event.get("cat") == "Node" and name.endswith(KERNEL_TIME):
+            operator = str(event.get("args", {}).get("op_name", ""))
+            key = name.removesuffix(KERNEL_TIME), operator
+            seconds.setdefault(key, []).append(1e-6 * event["dur"])
+    return [NodeTime(*key, tuple(times)) for key, times in seconds.items()]
 
 
 class Ort:

@@ -9,9 +9,9 @@ the folder on ``sys.path``, or copied to your own code under any name:
     logits = engine.run({"input": images})["output"]
     engine.close()  # or: with session.open() as engine:
 
-A session computes one batch at a time; calls from several threads take turns, and sessions are
-independent of one another. It needs Linux, Python 3.8 or newer, and NumPy. An engine is a program:
-open only those of people you trust.
+An engine for several sizes takes inputs of any of them. A session computes one batch at a time;
+calls from several threads take turns, and sessions are independent of one another. It needs Linux,
+Python 3.8 or newer, and NumPy. An engine is a program: open only those of people you trust.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 ABI = 1  # PD_ABI of model.h
-FORMATS = (1, 2)  # of manifests that this file reads
+FORMATS = (1, 2, 3)  # of manifests that this file reads
 MAX_THREADS = 256
 MANIFEST, LIBRARY = "manifest.json", "model.so"
 
@@ -114,12 +114,16 @@ def tensors(first: Any, count: int) -> tuple[Tensor, ...]:
 
 
 class _Record(NamedTuple):
-    """What a manifest says: the library's hash and ISA, names and dtypes of inputs and outputs."""
+    """What a manifest says: the library's hash and ISA, names and dtypes of inputs and outputs.
+
+    Of an engine for several sizes there are their folders, and no library.
+    """
 
     library: str
     isa: str
     inputs: set[tuple[str, str]]
     outputs: set[tuple[str, str]]
+    sizes: tuple[str, ...]
 
 
 class _Loaded:
@@ -143,7 +147,7 @@ def _renew_lock() -> None:
 os.register_at_fork(after_in_child=_renew_lock)
 
 
-def open(folder: str | Path | None = None, threads: int = 0) -> Session:
+def open(folder: str | Path | None = None, threads: int = 0) -> Session | SizesSession:
     """A session on the engine in ``folder``, by default that of this file.
 
     Args:
@@ -160,7 +164,10 @@ def open(folder: str | Path | None = None, threads: int = 0) -> Session:
     directory = Path(folder) if folder is not None else Path(__file__).resolve().parent
     if not 0 <= threads <= MAX_THREADS:
         raise EngineError(f"cannot compute with {threads} threads: give 0 to {MAX_THREADS}")
-    return Session(directory, _manifest(directory), threads)
+    record = _manifest(directory)
+    if record.sizes:
+        return SizesSession(directory, record, threads)
+    return Session(directory, record, threads)
 
 
 class Session:
@@ -269,6 +276,56 @@ class Session:
         return tuple(sorted(parts, reverse=True))
 
 
+class SizesSession:
+    """A session for each size that an engine was built for; the inputs' sizes choose among them.
+
+    ``sizes`` has the inputs of each, ``outputs`` are those of the first.
+    """
+
+    def __init__(self, folder: Path, record: _Record, threads: int) -> None:
+        self._sessions: list[Session] = []
+        try:
+            for name in record.sizes:
+                own = _manifest(folder / name)
+                self._sessions.append(Session(folder / name, own, threads))
+        except BaseException:
+            self.close()
+            raise
+        self.sizes = tuple(session.inputs for session in self._sessions)
+        self.outputs = self._sessions[0].outputs
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """As ``Session.run``, of the size that the inputs have.
+
+        Raises:
+            EngineError: as there; the engine was built for other sizes.
+        """
+        first = self.sizes[0]
+        arrays = dict(zip((t.name for t in first), _checked(first, feeds)))
+        for session in self._sessions:
+            shapes = ((arrays[t.name].shape, t.sized) for t in session.inputs)
+            if all(shape == sized(shape[0] if shape else 0) for shape, sized in shapes):
+                return session.run(arrays)
+        found = ", ".join(f"{name} {_text(array.shape)}" for name, array in arrays.items())
+        each = (", ".join(f"{t.name} {_text(t.shape)}" for t in x) for x in self.sizes)
+        raise EngineError(f"the engine takes {' or '.join(each)}, found {found}")
+
+    def close(self) -> None:
+        """Let go of memory and threads; more than once is fine."""
+        for session in self._sessions:
+            session.close()
+
+    def __enter__(self) -> SizesSession:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "x".join("batch" if dim == -1 else str(dim) for dim in shape) or "a scalar"
+
+
 def _manifest(folder: Path) -> _Record:
     """The manifest, once every file has the hash that it says.
 
@@ -280,7 +337,8 @@ def _manifest(folder: Path) -> _Record:
         written, runtime = manifest.get("format_version", 1), manifest["runtime"]
         files, arch = dict(manifest["files"]), manifest["arch"]
         specs = [{(x["name"], x["dtype"]) for x in manifest[key]} for key in ("inputs", "outputs")]
-        record = _Record(files.get(LIBRARY, ""), manifest["isa"], *specs)
+        sizes = tuple(str(size["folder"]) for size in manifest.get("sizes", ()))
+        record = _Record(files.get(LIBRARY, ""), manifest["isa"], specs[0], specs[1], sizes)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise EngineError(f"{folder} is not an engine: no readable {MANIFEST}") from error
     if written not in FORMATS:
@@ -288,7 +346,7 @@ def _manifest(folder: Path) -> _Record:
             f"{folder} has a manifest of format {written!a:.20}, this file reads "
             f"{FORMATS[0]} to {FORMATS[-1]}: take the session.py that lies in the engine"
         )
-    if runtime != "sparse" or not record.library:
+    if runtime != "sparse" or not (record.library or record.sizes):
         raise EngineError(f"{folder} is an engine of {runtime!a:.20}: open it with prunedeploy")
     if arch != platform.machine():
         raise EngineError(f"{folder} is for {arch!a:.20}, this machine is {platform.machine()}")
@@ -297,6 +355,8 @@ def _manifest(folder: Path) -> _Record:
         if parts.is_absolute() or ".." in parts.parts or "\0" in name:
             raise EngineError(f"{folder} is not an engine: its manifest names {name!a:.99}")
         _read(folder / name, expected)
+    if any(f"{size}/{MANIFEST}" not in files for size in record.sizes):
+        raise EngineError(f"{folder} is not an engine: its manifest names sizes that it has not")
     return record
 
 

@@ -249,3 +249,12 @@ def test_tar_archive_is_refused(tmp_path: Path) -> None:
         archive.addfile(tarfile.TarInfo("storages"))
     with pytest.raises(UserError, match=r"tar archive.*--trust"):
         load(tmp_path / "net")
+
+
+def test_labelled_images_are_no_weights(tmp_path: Path) -> None:
+    path = tmp_path / "test.npz"
+    np.savez(path, images=np.ones((4, 3, 8, 8), np.float32), labels=np.arange(4))
+    with pytest.raises(UserError, match="labelled images, not weights: they go to --data"):
+        weights(path)
+    np.savez(path, images=np.ones((4, 3), np.float32))  # a layer may be called so
+    assert list(weights(path)[0]) == ["images"]

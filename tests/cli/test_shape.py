@@ -14,7 +14,7 @@ from net import Net
 
 import prunedeploy
 from prunedeploy.cli import main
-from prunedeploy.cli.parse import parse_shapes
+from prunedeploy.cli.parse import parse_sizes
 from prunedeploy.graph import model as models
 from prunedeploy.measure import bench
 
@@ -44,7 +44,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_forms(given: list[str] | None, expected: dict[str, tuple[int | None, ...]]) -> None:
-    assert parse_shapes(given) == expected
+    assert parse_sizes(given) == (expected,)
 
 
 @pytest.mark.parametrize(
@@ -53,14 +53,24 @@ def test_forms(given: list[str] | None, expected: dict[str, tuple[int | None, ..
         (["ids=1x0"], "write it as NAME=1x128"),
         (["ids=1xmany"], "write it as NAME=1x128"),
         (["ids="], "write it as NAME=1x128"),
-        (["ids=1x64,1x128"], "an engine has one size; build one for each"),
+        (["ids=1x64,1x128", "mask=1x64"], r"give as many of each \(ids 2, mask 1\)"),
+        (["ids=1x64,1xmany"], "write it as NAME=1x128"),
+        (["ids=1x64,"], "write it as NAME=1x128"),
         (["ids=1x8", "ids=1x9"], "once, by its name"),
         (["ids=1x8", "1x9"], "once, by its name"),
     ],
 )
 def test_mistakes(given: list[str], says: str) -> None:
     with pytest.raises(typer.BadParameter, match=says):
-        parse_shapes(given)
+        parse_sizes(given)
+
+
+def test_several_sizes_go_together_in_their_order() -> None:
+    assert parse_sizes(["1x3x8x8,1x3x16x16"]) == ({"": (1, 3, 8, 8)}, {"": (1, 3, 16, 16)})
+    assert parse_sizes(["ids=1x64,?x128", "mask=1x64x1,?x128x1"]) == (
+        {"ids": (1, 64), "mask": (1, 64, 1)},
+        {"ids": (None, 128), "mask": (None, 128, 1)},
+    )
 
 
 def test_an_input_that_is_not_there(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,6 +108,51 @@ def test_shrink_fixes_both_models(model: Path) -> None:
     for name in ("net.shrunk.onnx", "net.shrunk.dense.onnx"):
         (spec,), _ = models.specs(models.load(Path(name)))
         assert spec.shape == ("batch", 3, 12, 12)
+
+
+TWO = ["--shape", "input=1x3x12x12,1x3x24x24"]
+
+
+def test_lower_writes_a_file_a_size(model: Path) -> None:
+    assert main(["lower", "net.onnx", "-o", "sized.onnx", *TWO]) == 0
+    for side in (12, 24):
+        path = Path(f"sized.1x3x{side}x{side}.onnx")
+        assert models.specs(models.load(path))[0][0].shape == (1, 3, side, side)
+    assert not Path("sized.onnx").exists()
+
+
+def test_several_sizes_are_counted_and_predicted_one_by_one(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", "net.onnx", *TWO, "--json"]) == 0
+    small, large = json.loads(capsys.readouterr().out)["sizes"]
+    assert (small["size"], large["size"]) == ("1x3x12x12", "1x3x24x24")
+    assert large["macs"] - 40 == 4 * (small["macs"] - 40)  # but for the linear layer
+    assert main(["predict", "net.onnx", "--runtime", "ort", *TWO, "--json"]) == 0
+    small, large = json.loads(capsys.readouterr().out)["predictions"]
+    assert (small["size"], large["size"]) == ("1x3x12x12", "1x3x24x24")
+    assert large["forecast"]["seconds"] > small["forecast"]["seconds"]
+    assert main(["predict", "net.onnx", "--runtime", "ort", *TWO, "-o", "p.json"]) == 2
+    assert "-o keeps the forecast of one size" in capsys.readouterr().err
+
+
+def test_shrink_leaves_open_what_differs(model: Path) -> None:
+    assert main(["shrink", "net.onnx", "--align", "1", *TWO]) == 0
+    (spec,), _ = models.specs(models.load(Path("net.shrunk.onnx")))
+    assert spec.shape == (1, 3, "side", "side")
+
+
+def test_sizes_that_cannot_be(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, says in (
+        (["build", "--shape", "1x3x12x12,1x3x12x12"], "two of the sizes are the same, 1x3x12x12"),
+        (["build", "--target", "jetson-nano", *TWO], "a device bundle has one size"),
+        (["optimize", "--target", "jetson-nano", *TWO], "a device bundle has one size"),
+        (["optimize", "--data", "x.npz", *TWO], "labelled images have one size"),
+    ):
+        assert main([words[0], "net.onnx", *words[1:]]) == 2
+        error = capsys.readouterr().err
+        assert says in " ".join(error.split()), error
+    assert sorted(Path().iterdir()) == [model]
 
 
 @pytest.mark.slow  # engines are compiled and measured

@@ -16,7 +16,7 @@ from signals import listen
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.engines import building, engine_folder, opening
-from prunedeploy.reference.verify import random_feeds
+from prunedeploy.reference.drawing import random_feeds
 from prunedeploy.runtimes.ort.cpu import PAYLOAD, Ort, OrtSession
 
 

@@ -166,11 +166,11 @@ def test_no_runtime_at_all(folder, monkeypatch, capsys):
 
 def test_elsewhere_by_prediction(folder):
     row = targets.by_name("x86-avx2")
-    found = choice.predicted(Path("net.onnx"), row, ("ort", "sparse"), BuildOptions())
+    found = choice.predicted([Path("net.onnx")], row, ("ort", "sparse"), BuildOptions())
     assert found.kind == "predicted"
     assert {x.runtime for x in found.times} == {"ort", "sparse"}
     assert found.runtime == min(found.times, key=lambda x: x.seconds).runtime
-    unknown = choice.predicted(Path("net.onnx"), row, ("tensorrt-rtx",), BuildOptions())
+    unknown = choice.predicted([Path("net.onnx")], row, ("tensorrt-rtx",), BuildOptions())
     assert unknown.runtime == "tensorrt-rtx"
     assert unknown.refused[0].runtime == "tensorrt-rtx"
 

@@ -14,7 +14,7 @@ import pytest
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import sha256
 from prunedeploy.engines import building, engine_folder, opening
-from prunedeploy.reference.verify import random_feeds
+from prunedeploy.reference.drawing import random_feeds
 
 
 def run(engine, **options):

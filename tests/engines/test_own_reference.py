@@ -12,7 +12,7 @@ from small_onnx import FLOAT, draw, info, model, node
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.engines import building, opening
-from prunedeploy.reference.verify import random_feeds
+from prunedeploy.reference.drawing import random_feeds
 from prunedeploy.runtimes.ort.cpu import Ort
 from prunedeploy.shrinking.pipeline import shrink
 

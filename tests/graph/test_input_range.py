@@ -20,8 +20,8 @@ from prunedeploy.core.records import InputRange, ShrinkResult, TensorSpec
 from prunedeploy.engines import building
 from prunedeploy.graph import input_range
 from prunedeploy.graph import model as onnx_models
+from prunedeploy.reference.drawing import random_feeds
 from prunedeploy.reference.evaluate import Evaluator
-from prunedeploy.reference.verify import random_feeds
 from prunedeploy.reports.report import report
 from prunedeploy.shrinking import pipeline
 

@@ -11,7 +11,7 @@ import typer
 import prunedeploy as api
 from prunedeploy.cli import show
 from prunedeploy.cli.options import Json, Output, Remote, ShapeOption, SshOption, Timeout
-from prunedeploy.cli.parse import parse_batches, parse_shapes
+from prunedeploy.cli.parse import Shapes, parse_batches, parse_sizes
 from prunedeploy.cli.progress import working
 from prunedeploy.cli.remote import RemoteMachine, build_there
 
@@ -37,7 +37,7 @@ class BuildArguments:
     archive: bool
     inputs: Path | None
     output: Path | None
-    shapes: dict[str, tuple[int | None, ...]]
+    shapes: tuple[Shapes, ...]
 
 
 def build(
@@ -113,6 +113,7 @@ def build(
       prunedeploy build
       prunedeploy build resnet56.shrunk.onnx --target host --runtime ort -o engine/
       prunedeploy build resnet50.shrunk.onnx --runtime sparse --batch 1,16
+      prunedeploy build bert.shrunk.onnx --shape input_ids=1x64,1x128
       prunedeploy build resnet50.shrunk.onnx --target jetson --archive
     """
     given = BuildArguments(
@@ -127,7 +128,7 @@ def build(
         archive=archive,
         inputs=inputs,
         output=output,
-        shapes=parse_shapes(shapes),
+        shapes=parse_sizes(shapes),
     )
     machine = None
     if remote is not None:
@@ -175,7 +176,7 @@ def _refuse_options(given: BuildArguments, product: Product) -> None:
         )
     if product == "remote engines" and (given.archive or given.runtime != "auto"):
         raise typer.BadParameter("--remote builds what the machine can have, into a folder")
-    if product == "remote engines" and given.shapes:
+    if product == "remote engines" and any(given.shapes):
         raise typer.BadParameter("--shape is not for --remote: write the model with lower --shape")
     if product == "engine" and (given.archive or given.inputs is not None):
         raise typer.BadParameter("--archive and --input are for targets that are not at hand")

@@ -25,7 +25,7 @@ from prunedeploy.cli.options import (
     Trust,
     WeightSet,
 )
-from prunedeploy.cli.parse import parse_align, parse_floats, parse_ranges, parse_shape, parse_shapes
+from prunedeploy.cli.parse import parse_align, parse_floats, parse_ranges, parse_shape, parse_sizes
 from prunedeploy.cli.progress import working
 from prunedeploy.cli.show import emit
 
@@ -72,6 +72,7 @@ def inspect(
         "arch": arch, "mask": mask, "weights": weights, "prefix": prefix,
         "input": inputs, "shape": shapes,
     }  # fmt: skip
+    sizes = parse_sizes(shapes)
     with working(f"reading {source}") as progress:
         result = api.inspect(
             source,
@@ -81,14 +82,16 @@ def inspect(
             weights=weights,
             prefix=prefix,
             inputs=[example_inputs.parse(text) for text in inputs or []],
-            shapes=parse_shapes(shapes),
+            shapes=sizes,
             data=data,
             mean=None if mean is None else parse_floats(mean),
             std=None if std is None else parse_floats(std),
             blocks=blocks,
         )
         progress("predicting what can be gained")
-        step = after_inspect(result, _given(options, trust), shapes=parse_shapes(shapes))
+        step = after_inspect(result, _given(options, trust), shapes=sizes[0])
+        if step is not None and len(sizes) > 1:
+            step = replace(step, runtime="", why="")  # it is of the first size alone
         result = replace(result, next_step=step)
     emit(result, print_inspection, json)
 
@@ -164,6 +167,7 @@ def shrink(
       prunedeploy shrink net.pt --pt small.pt2 --state-dict small.pt    # back to PyTorch
     """
     from prunedeploy.cli.show.shrunk import print_shrinking
+    from prunedeploy.graph.several_sizes import common
     from prunedeploy.inspection.next_step import after_shrink
     from prunedeploy.shrinking import example_inputs
 
@@ -179,7 +183,7 @@ def shrink(
             weights=weights,
             prefix=prefix,
             inputs=[example_inputs.parse(text) for text in inputs or []],
-            shapes=parse_shapes(shapes),
+            shapes=common(parse_sizes(shapes)),
             zero_threshold=zero_threshold,
             input_range=parse_ranges(input_range or []),
             align=parse_align(align),

@@ -19,7 +19,7 @@ from prunedeploy.cli.options import (
     Threads,
     Timeout,
 )
-from prunedeploy.cli.parse import parse_floats, parse_shapes
+from prunedeploy.cli.parse import parse_floats, parse_sizes
 from prunedeploy.cli.progress import working
 from prunedeploy.cli.remote import RemoteMachine, bench_there
 from prunedeploy.cli.show import emit
@@ -49,7 +49,7 @@ def bench(
     ] = 100,
     shapes: ShapeOption = None,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Also time every step of the sparse engines.")
+        bool, typer.Option("--profile", help="Also time every step of the engines.")
     ] = False,
     remote: Remote = None,
     target: Annotated[
@@ -64,7 +64,7 @@ def bench(
 
     An engine whose outputs are not those of the baseline is refused, not timed. -o keeps every
     sample and its environment as JSON, for `prunedeploy report`. With --remote a model or a device
-    bundle is built and timed on another machine.
+    bundle is built and timed on another machine. An engine for several sizes is timed at each.
 
     \b
     Examples:
@@ -96,7 +96,7 @@ def bench(
             rounds=rounds,
             progress=progress,
             profile=profile,
-            shapes=parse_shapes(shapes),
+            shapes=parse_sizes(shapes) if shapes else None,
         )
     if output is not None:
         with atomic_path(output) as file:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 import prunedeploy as api
 from prunedeploy.cli.options import Json, Output, ShapeOption, Threads
-from prunedeploy.cli.parse import parse_shapes
+from prunedeploy.cli.parse import parse_sizes
 from prunedeploy.cli.progress import working
-from prunedeploy.cli.show import emit
+from prunedeploy.cli.show import emit, emit_each
+
+if TYPE_CHECKING:
+    from prunedeploy.prediction.record import Prediction
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")]
 
@@ -60,7 +64,8 @@ def lower(
     """Write a model in the opset and precision that a machine reads.
 
     Another opset is exact. Models in float16 or int8 and rounded weights are compared with the
-    model as it was, and refused where they differ by more than their tolerance.
+    model as it was, and refused where they differ by more than their tolerance. Of several sizes
+    each is a model of its own.
 
     \b
     Examples:
@@ -70,21 +75,27 @@ def lower(
     """
     from prunedeploy.cli.arrays import inputs_of
     from prunedeploy.cli.show.models import print_lowered
+    from prunedeploy.graph.several_sizes import stated_names
 
+    sizes = parse_sizes(shapes)
     with working(f"reading {model}"):
-        result = api.lower(
-            *(model, output),
-            target=target,
-            precision=precision,
-            weights=weights,
-            opset=opset,
-            ir_version=ir_version,
-            feeds=inputs_of(model, inputs),
-            keep=tuple(keep or ()),
-            budget=budget,
-            shapes=parse_shapes(shapes),
-        )
-    emit(result, print_lowered, json)
+        results = [
+            api.lower(
+                *(model, output),
+                target=target,
+                precision=precision,
+                weights=weights,
+                opset=opset,
+                ir_version=ir_version,
+                feeds=inputs_of(model, inputs),
+                keep=tuple(keep or ()),
+                budget=budget,
+                shapes=size,
+                suffix=name,
+            )
+            for size, name in zip(sizes, stated_names(sizes), strict=True)
+        ]
+    emit_each(results, print_lowered, json)
 
 
 def predict(
@@ -121,27 +132,29 @@ def predict(
     """
     from prunedeploy.cli.show.models import Forecasts, print_forecasts
     from prunedeploy.core.files import atomic_path, check_writable, to_json
+    from prunedeploy.graph.several_sizes import stated_names
 
     if runtime == "all" and (layers or output is not None or precision != "float32"):
         raise typer.BadParameter("--layers, --precision and -o are of one runtime: give --runtime")
     if output is not None:
         check_writable(output)
+    sizes = parse_sizes(shapes)
+    names = stated_names(sizes)
+    if output is not None and len(sizes) > 1:
+        raise typer.BadParameter("-o keeps the forecast of one size: state one --shape")
+    found: list[Prediction] = []
+    refused: list[str] = []
     with working(f"reading {model}"):
-        if runtime == "all":
-            forecasts = Forecasts(
-                *api.predict_all(
-                    *(model, target), batch=batch, threads=threads, shapes=parse_shapes(shapes)
-                )
-            )
-        else:
-            one = api.predict(
-                *(model, target, runtime),
-                precision=precision,
-                batch=batch,
-                threads=threads,
-                shapes=parse_shapes(shapes),
-            )
-            forecasts = Forecasts((one,), ())
+        for size, name in zip(sizes, names, strict=True):
+            how: dict[str, Any] = {"batch": batch, "threads": threads, "shapes": size}
+            if runtime == "all":
+                predictions, why = api.predict_all(model, target, **how)
+            else:
+                predictions = (api.predict(model, target, runtime, precision=precision, **how),)
+                why = ()
+            found += [replace(each, size=name) for each in predictions]
+            refused += [f"{name}, {each}" if name else each for each in why]
+    forecasts = Forecasts(tuple(found), tuple(refused))
     if output is not None:
         with atomic_path(output) as file:
             file.write_text(to_json(forecasts.predictions[0]))

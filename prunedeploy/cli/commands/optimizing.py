@@ -22,7 +22,7 @@ from prunedeploy.cli.options import (
     Trust,
     WeightSet,
 )
-from prunedeploy.cli.parse import parse_shape, parse_shapes
+from prunedeploy.cli.parse import parse_shape, parse_sizes
 from prunedeploy.cli.progress import working
 
 
@@ -70,6 +70,7 @@ def optimize(
     Examples:
       prunedeploy optimize resnet18-pruned.pt
       prunedeploy optimize resnet56.pt --data cifar10_test1k.npz -o fast/
+      prunedeploy optimize bert.onnx --shape input_ids=1x64,1x128
       prunedeploy optimize mobilenet.onnx --target jetson
     """
     from prunedeploy.cli.show import emit
@@ -90,7 +91,7 @@ def optimize(
             weights=weights,
             prefix=prefix,
             inputs=[parse(text) for text in inputs or []],
-            shapes=parse_shapes(shapes),
+            shapes=parse_sizes(shapes),
             batch=batch,
             threads=threads,
             tune=tune,

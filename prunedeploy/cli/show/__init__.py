@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -15,8 +15,20 @@ def emit(value: T, human: Callable[[T], None], as_json: bool) -> None:
     if not as_json:
         human(value)
         return
+    print(json.dumps(_plain(value), indent=1, default=str))
+
+
+def emit_each(values: Sequence[T], human: Callable[[T], None], as_json: bool) -> None:
+    """Print the values one after the other: as JSON the only one, or a list of several."""
+    if as_json:
+        plain = [_plain(value) for value in values]
+        print(json.dumps(plain[0] if len(plain) == 1 else plain, indent=1, default=str))
+        return
+    for value in values:
+        human(value)
+
+
+def _plain(value: object) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        plain: Any = {"type": type(value).__name__, **dataclasses.asdict(value)}
-    else:
-        plain = value
-    print(json.dumps(plain, indent=1, default=str))
+        return {"type": type(value).__name__, **dataclasses.asdict(value)}
+    return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunedeploy.cli.show.next_steps import print_choice
@@ -11,6 +12,7 @@ from prunedeploy.cli.show.placements import print_placement
 from prunedeploy.cli.show.verdicts import cross_checks, difference
 from prunedeploy.cli.tables import say
 from prunedeploy.core.records import Engine
+from prunedeploy.engines.sizes import each_engine
 from prunedeploy.runtimes.hybrid.engine import read_placement
 
 if TYPE_CHECKING:
@@ -32,8 +34,11 @@ def print_engine(built: Engine) -> None:
     if manifest.batches:
         sizes = ", ".join(map(str, manifest.batches))
         say(f"  for batches of {sizes}, {manifest.threads} threads, {manifest.isa}")
+    if manifest.sizes:
+        say(f"  for the sizes {', '.join(size.folder for size in manifest.sizes)}")
     if manifest.runtime == "hybrid":
-        print_placement(read_placement(built))
+        for each in each_engine(built):
+            print_placement(read_placement(each))
     if manifest.difference is None:
         say("  never compared with its model, so never to be timed")
     else:
@@ -47,8 +52,10 @@ def print_engine(built: Engine) -> None:
 
 
 def print_project(project: dict[str, str]) -> None:
-    """Print where the C project is, and how to build it."""
-    say(f"{project['path']}: C sources; build them with: make -C {project['path']}")
+    """Print where the C project is, or those of several sizes, and how to build it."""
+    path = Path(project["path"])
+    for folder in sorted(file.parent for file in path.rglob("Makefile")):
+        say(f"{folder}: C sources; build them with: make -C {shlex.quote(str(folder))}")
 
 
 def _shape(dims: Iterable[int | str]) -> str:

@@ -94,7 +94,10 @@ def _totals(inspection: Inspection) -> None:
         ("dead input channels", f"{count(t.dead_inputs)} of {count(t.inputs)}"),
         ("zero BatchNorm scales", count(t.dead_scales)),
     ]
-    if t.macs is not None:
+    for each in inspection.sizes:
+        rows.append((f"MACs, one sample, {each.size}", count(each.macs or 0)))
+        rows.append((f"MACs of non-zero weights, {each.size}", count(each.nonzero_macs or 0)))
+    if t.macs is not None and not inspection.sizes:
         rows.append(("MACs, one sample", count(t.macs)))
         rows.append(("MACs of non-zero weights", count(t.nonzero_macs)))
     if t.tiny:

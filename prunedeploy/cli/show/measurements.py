@@ -5,33 +5,15 @@ from __future__ import annotations
 import textwrap
 
 from prunedeploy.cli.tables import count, say, share, size, table
-from prunedeploy.core.records import BenchResult, Profile
+from prunedeploy.core.records import BenchResult, Measurement, Profile
 from prunedeploy.core.statistics import summary
 from prunedeploy.prediction import text as forecasts
 from prunedeploy.reports.headline import caution
 
 
 def print_benchmark(done: BenchResult) -> None:
-    """Print the baseline and every candidate, a line each."""
-    rows = []
-    for i, m in enumerate((done.baseline, *done.candidates)):
-        times = summary(m)
-        gain = done.ratios[i - 1] if i else None
-        right = f"{m.accuracy.correct / m.accuracy.samples:.2%}" if m.accuracy else "-"
-        changed = count(m.accuracy.changed_predictions) if m.accuracy else "-"
-        rows.append(
-            (
-                m.name if i else f"{m.name} (baseline)",
-                f"{m.runtime}/{m.provider}",
-                *(f"{ms:.3f}" for ms in (times.p50, times.p90, times.p99)),
-                f"{times.throughput:,.1f}",
-                f"{gain.value:.2f}x [{gain.low:.2f}, {gain.high:.2f}]" if gain else "1",
-                size(m.peak_memory_bytes),
-                f"{m.difference.max_rel:.1e}",
-                right,
-                changed,
-            )
-        )
+    """Print the baseline and every candidate, a line each, at each size."""
+    rows = [row for each in done.each_size for row in _rows(each)]
     headers = ("engine", "runs on", "p50 ms", "p90 ms", "p99 ms", "inputs/s", "faster [95 %]")
     table(
         (*headers, "peak memory", "difference", "accuracy", "changed"),
@@ -44,13 +26,44 @@ def print_benchmark(done: BenchResult) -> None:
         f"{done.kind}: batch {base.batch}, threads {base.threads or 'left to the runtime'}, "
         f"{len(base.samples_ns)} runs of each in turn"
     )
-    print_caution(done)
-    for forecast, m in zip(done.predicted, (base, *done.candidates), strict=False):
-        if forecast is not None:
-            off = forecasts.error(forecast, summary(m).p50)
-            say(f"{m.name}: {forecasts.line(forecast)}, {off} of the measured p50")
-    for profile in done.profiles:
-        _print_profile(profile)
+    for each in done.each_size:
+        print_caution(each)
+        for forecast, m in zip(each.predicted, (each.baseline, *each.candidates), strict=False):
+            if forecast is not None:
+                off = forecasts.error(forecast, summary(m).p50)
+                say(f"{_name(m, each)}: {forecasts.line(forecast)}, {off} of the measured p50")
+    for each in done.each_size:
+        for profile in each.profiles:
+            _print_profile(profile)
+
+
+def _rows(done: BenchResult) -> list[tuple[str, ...]]:
+    """A row for the baseline and for every candidate."""
+    rows = []
+    for i, m in enumerate((done.baseline, *done.candidates)):
+        times = summary(m)
+        gain = done.ratios[i - 1] if i else None
+        right = f"{m.accuracy.correct / m.accuracy.samples:.2%}" if m.accuracy else "-"
+        changed = count(m.accuracy.changed_predictions) if m.accuracy else "-"
+        rows.append(
+            (
+                _name(m, done) if i else f"{_name(m, done)} (baseline)",
+                f"{m.runtime}/{m.provider}",
+                *(f"{ms:.3f}" for ms in (times.p50, times.p90, times.p99)),
+                f"{times.throughput:,.1f}",
+                f"{gain.value:.2f}x [{gain.low:.2f}, {gain.high:.2f}]" if gain else "1",
+                size(m.peak_memory_bytes),
+                f"{m.difference.max_rel:.1e}",
+                right,
+                changed,
+            )
+        )
+    return rows
+
+
+def _name(measured: Measurement, done: BenchResult) -> str:
+    """The name of what was measured, with the size where there are several."""
+    return f"{measured.name}, {done.size}" if done.size else measured.name
 
 
 def print_caution(done: BenchResult) -> None:
@@ -69,7 +82,7 @@ def _print_profile(profile: Profile) -> None:
             f"{1e3 * step.seconds:.3f}",
             share(step.seconds / total) if total else "-",
             f"{1e-9 * step.flops / step.seconds:.1f}" if step.flops and step.seconds else "-",
-            f"{1e-9 * step.bytes / step.seconds:.1f}" if step.seconds else "-",
+            f"{1e-9 * step.bytes / step.seconds:.1f}" if step.bytes and step.seconds else "-",
             share(step.nonzeros / step.weights) if step.weights else "-",
         )
         for step in profile.steps

@@ -42,7 +42,8 @@ def print_lowered(result: LowerResult) -> None:
 def print_forecasts(forecasts: Forecasts, layers: bool) -> None:
     """Print a line a forecast, and with ``layers`` a table of the layers."""
     for each in forecasts.predictions:
-        say(f"{each.model} on {each.target}: {text.line(each.forecast)}")
+        size = f", {each.size}," if each.size else ""
+        say(f"{each.model}{size} on {each.target}: {text.line(each.forecast)}")
         for note in each.notes:
             say(f"  {note}")
         if layers:

@@ -56,6 +56,7 @@ def print_choice(choice: RuntimeChoice | None) -> None:
             rows.append((f"{name}{taken}", *cells, f"{base / by_runtime[name]:.2f}x"))
         say()
         heads = (f"ms, {n} thread{'s' * (n != 1)}" for n in threads)
-        table((f"runtime, batch {batch}, {how}", *heads, "speed"), rows)
+        sizes = f", sum of {choice.sizes} sizes" if choice.sizes > 1 else ""
+        table((f"runtime, batch {batch}{sizes}, {how}", *heads, "speed"), rows)
     for each in choice.refused:
         say(f"  not {each.runtime}: {each.reason}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 
 from prunedeploy.cli.show.measurements import print_caution
@@ -41,3 +42,10 @@ def print_optimized(done: OptimizeResult) -> None:
         print_caution(done.measured)
     say()
     say(*textwrap.wrap(f"{done.summary}.", WIDTH))
+    say()
+    if done.engine is not None:
+        engine = str(done.engine.path)
+        say(f"next: prunedeploy serve {shlex.quote(engine)}")
+        say(f"or, in Python: prunedeploy.open({engine!r}).run({{...}})")
+    elif done.bundle is not None:
+        say("next: copy the bundle to the machine, and run build.sh in it there")

@@ -16,13 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StartedModel:
-    """A model that is served; ``largest`` samples go together, 0 for the reason ``alone``."""
+    """A model that is served; ``largest`` samples go together, 0 for the reason ``alone``.
+
+    Of several ``sizes`` that is said of the first.
+    """
 
     name: str
     runtime: str
     provider: str
     largest: int
     alone: str
+    sizes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,9 @@ class Started:
             url,
             tuple(
                 StartedModel(
-                    *(x.name, x.engine.manifest.runtime, x.provider, x.plan.largest, x.plan.alone)
+                    *(x.name, x.engine.manifest.runtime, x.provider),
+                    *(x.plans[0].largest, x.plans[0].alone),
+                    tuple(size.folder for size in x.engine.manifest.sizes),
                 )
                 for x in models
             ),
@@ -54,6 +60,8 @@ def print_started(server: Started) -> None:
         if not model.largest:
             together = "every request by itself"
         say(f"  {model.name} ({model.runtime}, {model.provider}): {together}")
+        if model.sizes:
+            say(f"    sizes {', '.join(model.sizes)}")
         if model.alone:
             say(f"    {model.alone}")
     say(f"  described at {server.url}/docs, figures at {server.url}/metrics")

@@ -36,6 +36,7 @@ class Computed:
 class _Waiting:
     feeds: Feeds
     samples: int
+    plan: BatchPlan
     key: tuple[object, ...]  # only requests of one key go together
     since: float
     answer: asyncio.Future[Feeds]
@@ -46,7 +47,6 @@ class Batcher:
 
     Args:
         sessions: on the engine; each computes in a thread of its own.
-        plan: how many samples go together.
         max_delay: seconds that a request waits for others at most while a session is free.
         computed: called after every run.
     """
@@ -54,11 +54,10 @@ class Batcher:
     def __init__(
         self,
         sessions: Sequence[Session],
-        plan: BatchPlan,
         max_delay: float,
         computed: Callable[[Computed], None],
     ) -> None:
-        self._sessions, self._plan, self._max_delay = sessions, plan, max_delay
+        self._sessions, self._max_delay = sessions, max_delay
         self._computed = computed
         self._queue: list[_Waiting] = []
         self._changed = asyncio.Event()
@@ -76,16 +75,16 @@ class Batcher:
         await asyncio.gather(*self._workers, return_exceptions=True)
         self._threads.shutdown()
 
-    async def compute(self, feeds: Feeds) -> Feeds:
-        """The outputs for ``feeds``, which fit the plan's inputs.
+    async def compute(self, feeds: Feeds, plan: BatchPlan) -> Feeds:
+        """The outputs for ``feeds``, which fit the inputs of ``plan``: how many go together.
 
         Raises:
             UserError: the engine does not compute them.
         """
-        samples = len(next(iter(feeds.values()))) if self._plan.largest else 1
+        samples = len(next(iter(feeds.values()))) if plan.largest else 1
         key = tuple((name, array.shape[1:]) for name, array in sorted(feeds.items()))
         answer: asyncio.Future[Feeds] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(feeds, samples, key, time.monotonic(), answer))
+        self._queue.append(_Waiting(feeds, samples, plan, key, time.monotonic(), answer))
         self._changed.set()
         return await answer
 
@@ -113,7 +112,7 @@ class Batcher:
         while not self._queue:
             self._changed.clear()
             await self._changed.wait()
-        while self._queue and sum(each.samples for each in self._queue) < self._plan.largest:
+        while self._queue and not self._full():
             left = self._queue[0].since + self._max_delay - time.monotonic()
             if left <= 0:
                 return
@@ -123,11 +122,17 @@ class Batcher:
             except TimeoutError:
                 return
 
+    def _full(self) -> bool:
+        """Whether as much waits as can be computed with the oldest request."""
+        first = self._queue[0]
+        waiting = (each.samples for each in self._queue if each.key == first.key)
+        return sum(waiting) >= first.plan.largest
+
     def _take(self) -> list[_Waiting]:
         """The oldest request and those that go with it, off the queue."""
         taken: list[_Waiting] = []
         rest: list[_Waiting] = []
-        room = self._plan.largest
+        room = self._queue[0].plan.largest if self._queue else 0
         for each in self._queue:
             if not taken or (each.key == taken[0].key and each.samples <= room):
                 taken.append(each)
@@ -150,13 +155,14 @@ class Batcher:
             return [error] * len(taken)
 
     def _together(self, session: Session, taken: Sequence[_Waiting]) -> list[Feeds]:
-        if not self._plan.largest:
+        plan = taken[0].plan
+        if not plan.largest:
             return [session.run(each.feeds) for each in taken]  # which is one
         feeds = taken[0].feeds
         if len(taken) > 1:
             feeds = {n: np.concatenate([each.feeds[n] for each in taken]) for n in feeds}
         samples = sum(each.samples for each in taken)
-        results = session.run(padded(feeds, samples, self._plan.total(samples)))
+        results = session.run(padded(feeds, samples, plan.total(samples)))
         ends = np.cumsum([each.samples for each in taken])
         return [
             {name: array[end - each.samples : end] for name, array in results.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +15,11 @@ from typing import Literal
 import numpy as np
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.records import Array, Engine, TensorSpec
+from prunedeploy.core.records import Array, Dim, Engine, TensorSpec
 from prunedeploy.engines import engine_folder, opening
-from prunedeploy.reference.verify import Tolerance, compare, random_feeds
+from prunedeploy.engines.sizes import each_engine, refuse_several
+from prunedeploy.reference.drawing import random_feeds
+from prunedeploy.reference.verify import Tolerance, compare
 from prunedeploy.runtimes.api import silent
 from prunedeploy.serving.http.client import Client, Form, Message, message
 from prunedeploy.serving.http.launch import launched
@@ -146,12 +149,17 @@ def loadtest(
         one = Client(url)
         stack.callback(one.close)
         name = model or _only_model(one)
-        feeds = _feeds(_inputs(one, name, known), batch, inputs)
+        if known is not None and inputs is not None:
+            refuse_several(known, "a load test with given inputs")
         progress("computing what the answers should be")
-        expected, tolerance = _expected(one, name, known, feeds, form)
-        cases = [
-            _Case(message(each, form), answer) for each, answer in zip(feeds, expected, strict=True)
-        ]
+        cases: list[_Case] = []
+        for size in (None,) if known is None else each_engine(known):
+            feeds = _feeds(_inputs(one, name, size), batch, inputs)
+            expected, tolerance = _expected(one, name, size, feeds, form)
+            cases += [
+                _Case(message(each, form), answer)
+                for each, answer in zip(feeds, expected, strict=True)
+            ]
         levels = []
         for count in clients:
             progress(f"{count} clients for {seconds:g} s")
@@ -173,7 +181,16 @@ def _inputs(client: Client, model: str, engine: Engine | None) -> tuple[TensorSp
     known = {spec.name: spec for spec in engine.manifest.inputs} if engine else {}
     if engine and set(known) != {spec.name for spec in specs}:
         raise UserError(f"{engine.path} is another network than {model} of the server")
-    return tuple(replace(known.get(spec.name, spec), shape=spec.shape) for spec in specs)
+    return tuple(
+        replace(own, shape=tuple(map(_closed, itertools.count(), spec.shape, own.shape)))
+        for spec in specs
+        for own in (known.get(spec.name, spec),)
+    )
+
+
+def _closed(axis: int, served: Dim, known: Dim) -> Dim:
+    """A size of an input: that of the engine's where a server of several sizes leaves it open."""
+    return known if axis and isinstance(served, str) and isinstance(known, int) else served
 
 
 def _feeds(

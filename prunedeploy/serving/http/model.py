@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.records import Engine
+from prunedeploy.core.records import Engine, TensorSpec
 from prunedeploy.engines import opening
-from prunedeploy.runtimes.api import check_feeds
+from prunedeploy.engines.sizes import each_engine, no_such_size
+from prunedeploy.graph.several_sizes import merged
+from prunedeploy.runtimes.api import check_feeds, fits
 from prunedeploy.serving.http.batching import Batcher, Computed
 from prunedeploy.serving.http.datatypes import metadata
 from prunedeploy.serving.http.decode import InferRequest, decode
 from prunedeploy.serving.http.encode import VERSION, encode
 from prunedeploy.serving.http.options import ServeOptions
-from prunedeploy.serving.http.plan import plan_of
+from prunedeploy.serving.http.plan import BatchPlan, plan_of
 from prunedeploy.serving.http.refusal import Refusal
 from prunedeploy.serving.names import model_name
 
@@ -49,13 +51,15 @@ class ServedModel:
                 for _ in range(options.sessions)
             ]
             self.provider = sessions[0].provider
-            self.plan = plan_of(sessions[0], engine.manifest, options.max_batch)
-            self._inputs = [metadata(spec) for spec in self.plan.inputs]
-            self._outputs = [metadata(spec) for spec in self.plan.outputs]
-            delay = options.max_delay_ms / 1000
-            self._batcher = Batcher(
-                sessions, self.plan, delay, lambda run: computed(self.name, run)
+            self.plans = tuple(
+                plan_of(sessions[0], each.manifest, options.max_batch)
+                for each in each_engine(engine)
             )
+            manifest = engine.manifest
+            self._inputs = self._described(manifest.inputs, [x.inputs for x in self.plans])
+            self._outputs = self._described(manifest.outputs, [x.outputs for x in self.plans])
+            delay = options.max_delay_ms / 1000
+            self._batcher = Batcher(sessions, delay, lambda run: computed(self.name, run))
             self._sessions = stack.pop_all()
 
     def start(self) -> None:
@@ -85,17 +89,34 @@ class ServedModel:
         """
         request = decode(body, json_length, self.engine.manifest.outputs)
         try:
-            self._check(request)
-            results = await self._batcher.compute(request.feeds)
+            plan = self._check(request)
+            results = await self._batcher.compute(request.feeds, plan)
         except UserError as error:
             raise Refusal(400, str(error)) from None
         return encode(self.name, request, results)
 
-    def _check(self, request: InferRequest) -> None:
-        """Refuse a request before it is computed together with others."""
-        request.feeds.update(check_feeds(self.plan.inputs, request.feeds))
-        samples = len(next(iter(request.feeds.values()))) if self.plan.largest else 0
-        if self.plan.fixed and samples > self.plan.sizes[0]:
-            raise UserError(
-                f"the model takes {self.plan.sizes[0]} samples at most, found {samples}"
-            )
+    def _described(
+        self, known: Sequence[TensorSpec], plans: Sequence[Sequence[TensorSpec]]
+    ) -> list[dict[str, Any]]:
+        """The tensors of a request in the protocol: a size in which the plans differ is open."""
+        return [metadata(spec) for spec in merged(known, plans)]
+
+    def _check(self, request: InferRequest) -> BatchPlan:
+        """The plan for a request; refuse it before it is computed together with others."""
+        plan = self._plan(request)
+        request.feeds.update(check_feeds(plan.inputs, request.feeds))
+        samples = len(next(iter(request.feeds.values()))) if plan.largest else 0
+        if plan.fixed and samples > plan.sizes[0]:
+            raise UserError(f"the model takes {plan.sizes[0]} samples at most, found {samples}")
+        return plan
+
+    def _plan(self, request: InferRequest) -> BatchPlan:
+        """The plan of the size that the inputs have."""
+        if len(self.plans) == 1:
+            return self.plans[0]
+        manifest = self.engine.manifest
+        given = check_feeds(manifest.inputs, request.feeds)
+        for plan in self.plans:
+            if all(fits(given[spec.name].shape, spec) for spec in plan.inputs):
+                return plan
+        raise UserError(no_such_size(manifest.sizes, given))

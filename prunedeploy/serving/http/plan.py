@@ -18,7 +18,8 @@ import numpy as np
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Array, Dim, Manifest, TensorSpec
-from prunedeploy.reference.verify import compare, random_feeds
+from prunedeploy.reference.drawing import random_feeds
+from prunedeploy.reference.verify import compare
 from prunedeploy.runtimes.api import Session, split
 
 USUAL_LARGEST = 16  # samples of a batch, for engines that take any

@@ -288,3 +288,16 @@ def test_json_of_the_placement_is_for_machines(engine):
     data = json.loads((Path(engine.path) / "placement.json").read_text())
     assert data["type"] == "Placement"
     assert {"name", "operator", "code", "reason", "macs"} == set(data["stock"][0])
+
+
+@pytest.mark.slow
+def test_profile_has_a_step_for_each_part(tmp_path: Path) -> None:
+    net = hybrids.net()
+    result = hybrids.pooled(net, hybrids.unknown(net, hybrids.convs(net, "input")))
+    engine = hybrids.build(net, tmp_path, result)
+    done = prunedeploy.bench(engine.path, tmp_path / "net.onnx", rounds=3, threads=1, profile=True)
+    (found,) = done.profiles
+    parts = [step for step in found.steps if step.choice == "a sparse part"]
+    assert len(parts) == len(read_placement(engine).parts) >= 1
+    assert {"If"} <= {step.kind for step in found.steps}
+    assert all(step.seconds > 0 for step in parts)

@@ -96,9 +96,14 @@ def test_profile(here, capsys):
     assert "sparse" in capsys.readouterr().out
 
 
-def test_profile_of_engines_that_cannot_tell(here, capsys):
-    assert main(["bench", "ort", "--rounds", "1", "--profile"]) == 2
-    assert "--profile needs an engine of the sparse runtime" in capsys.readouterr().err
+def test_profile_of_onnxruntime_has_its_nodes(here, capsys):
+    line = ["bench", "ort", "--rounds", "3", "--profile", "--threads", "1", "-o", "result.json"]
+    assert main(line) == 0
+    assert "GFLOP/s" in capsys.readouterr().out
+    (found,) = from_json(BenchResult, (here / "result.json").read_text()).profiles
+    assert sum("Conv" in step.kind for step in found.steps) == 2
+    assert all(step.seconds > 0 for step in found.steps)
+    assert len({step.name for step in found.steps}) == len(found.steps)
 
 
 def test_bench_of_a_batch_it_was_not_built_for(here, tmp_path):

@@ -45,8 +45,18 @@ def feed(*values: float, length: int = 2) -> dict[str, np.ndarray]:
     return {"x": np.repeat(np.array(values, np.float32)[:, None], length, 1)}
 
 
+class Planned:
+    """A queue, all of whose requests have one plan."""
+
+    def __init__(self, batcher: Batcher, plan: BatchPlan) -> None:
+        self.batcher, self.plan = batcher, plan
+
+    def compute(self, feeds: dict[str, np.ndarray]) -> Awaitable[dict[str, np.ndarray]]:
+        return self.batcher.compute(feeds, self.plan)
+
+
 def queue(
-    use: Callable[[Batcher, Doubling], Awaitable[object]],
+    use: Callable[[Planned, Doubling], Awaitable[object]],
     how: BatchPlan | None = None,
     delay: float = 0.0,
 ) -> tuple[Doubling, list[Computed]]:
@@ -54,10 +64,10 @@ def queue(
     session, computed = Doubling(), []
 
     async def main() -> None:
-        batcher = Batcher([session], how or plan(), delay, computed.append)
+        batcher = Batcher([session], delay, computed.append)
         batcher.start()
         try:
-            await use(batcher, session)
+            await use(Planned(batcher, how or plan()), session)
         finally:
             await batcher.stop()
 
@@ -65,7 +75,7 @@ def queue(
     return session, computed
 
 
-async def while_one_runs(batcher: Batcher, session: Doubling, *feeds) -> list:
+async def while_one_runs(batcher: Planned, session: Doubling, *feeds) -> list:
     """Answers to ``feeds``, which all came while another request was computed."""
     session.gate.clear()
     first = asyncio.create_task(batcher.compute(feed(100)))
@@ -170,11 +180,11 @@ def test_several_sessions_take_turns():
     second.gate.clear()
 
     async def main() -> None:
-        batcher = Batcher([first, second], plan(), 0.0, lambda _: None)
+        batcher = Batcher([first, second], 0.0, lambda _: None)
         batcher.start()
         tasks = []
         for n in range(2):
-            tasks.append(asyncio.create_task(batcher.compute(feed(n))))
+            tasks.append(asyncio.create_task(batcher.compute(feed(n), plan())))
             await asyncio.sleep(0.05)  # each is taken by the session that is free
         first.gate.set()
         second.gate.set()
@@ -183,3 +193,26 @@ def test_several_sessions_take_turns():
 
     asyncio.run(main())
     assert first.batches == second.batches == [(1, 2)]
+
+
+def test_requests_of_two_plans_do_not_go_together():
+    """The sizes of one engine: the one is computed in pairs, the other by itself."""
+    session, pairs, single = Doubling(), plan(2), plan(0)
+
+    async def main() -> None:
+        batcher = Batcher([session], 0.0, lambda _: None)
+        session.gate.clear()
+        batcher.start()
+        first = asyncio.create_task(batcher.compute(feed(100), pairs))
+        await asyncio.sleep(0.05)
+        asked = [(feed(1), pairs), (feed(2, length=3), single), (feed(3), pairs)]
+        asked += [(feed(4, length=3), single), (feed(5), pairs)]
+        tasks = [asyncio.create_task(batcher.compute(*each)) for each in asked]
+        await asyncio.sleep(0.05)
+        session.gate.set()
+        answers = await asyncio.gather(first, *tasks)
+        assert [each["y"][0, 0] for each in answers] == [200, 2, 4, 6, 8, 10]
+        await batcher.stop()
+
+    asyncio.run(main())
+    assert session.batches == [(1, 2), (2, 2), (1, 3), (1, 3), (1, 2)]

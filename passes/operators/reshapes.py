@@ -44,7 +44,7 @@ def moves(node: ir.Node) -> Moves | None:
     are not in the list.
     """
     before, after = _sizes(node.inputs[0]), _sizes(node.outputs[0])
-    pairs = _pairs(node)
+    pairs = runs(node)
     if before is None or after is None or pairs is None:
         return None
     passing: Moves = []
@@ -61,7 +61,7 @@ def moves(node: ir.Node) -> Moves | None:
     return passing
 
 
-def _pairs(node: ir.Node) -> list[Run] | None:
+def runs(node: ir.Node) -> list[Run] | None:
     """The groups of axes, before and after, that hold the same elements."""
     source, result = node.inputs[0], node.outputs[0]
     before = lengths_of(source) if source is not None else None
@@ -73,7 +73,7 @@ def _pairs(node: ir.Node) -> list[Run] | None:
 def splits(node: ir.Node) -> list[tuple[int, list[int]]]:
     """Axes that a reshape splits: the axis before, and those after that are longer than one."""
     before, after = _sizes(node.inputs[0]), _sizes(node.outputs[0])
-    pairs = _pairs(node)
+    pairs = runs(node)
     if before is None or after is None or pairs is None:
         return []
     divided = []
@@ -121,7 +121,7 @@ def blocks(node: ir.Node) -> list[tuple[int, int]]:
     Channels and maps become groups of channels and whatever fills a group, and back again: what
     GroupNormalization is written with.
     """
-    before, after, pairs = _sizes(node.inputs[0]), _sizes(node.outputs[0]), _pairs(node)
+    before, after, pairs = _sizes(node.inputs[0]), _sizes(node.outputs[0]), runs(node)
     if before is None or after is None or pairs is None:
         return []
     starts = []
@@ -172,7 +172,7 @@ def _block_constants(node: ir.Node, facts: Facts) -> None:
 def couple_reshape(node: ir.Node, axes: Axes) -> None:
     """Flattened channels are cut as blocks of features, split ones by one of their parts."""
     source, result, passing = node.inputs[0], node.outputs[0], moves(node)
-    if source is None or passing is None or not _can_shrink(node):
+    if source is None or passing is None or not can_shrink(node):
         opaque(node, axes)
         return
     pin_parameters(node, axes)
@@ -213,7 +213,7 @@ def _split_axis(source: ir.Value, merged: Moves, axes: Axes) -> Move | None:
     return choices[min(axes.split_choice, len(choices) - 1)] if choices else None
 
 
-def _can_shrink(node: ir.Node) -> bool:
+def can_shrink(node: ir.Node) -> bool:
     """Whether the node is still well defined once an axis is shorter.
 
     A Squeeze without axes drops whatever has come to be of length one; a target shape must be

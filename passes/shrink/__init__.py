@@ -109,6 +109,9 @@ class ShrinkChannels:
             return even_heads.even_out(graph, plan, self.align)
 
         plan, changed = cut_to_fixed_point(graph, settings, prepare, carry_out, even_out)
+        if changed:
+            even_heads.drop_gathers(graph)
+            models.drop_unused(graph)
         left = [*_aligned(plan, self.align), *refused(plan, graph)]
         join(copies)
         if lowered := lower(graph):

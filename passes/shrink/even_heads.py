@@ -9,12 +9,13 @@ layers where they are joined again. What only the Gather left out is dead to the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
+from prunedeploy.core.records import Array
 from prunedeploy.passes.analysis.axes import Mask, rank, static_size
 from prunedeploy.passes.analysis.facts import Constants, constant_array
 from prunedeploy.passes.analysis.heads import PRODUCTS, Bundle, End, bundles, scaled
@@ -55,14 +56,23 @@ class Exit:
 
 @dataclass(frozen=True)
 class Cut:
-    """Which dimensions of each head stay, [heads, dims]: as many in each."""
+    """Which dimensions of each head stay, [heads, dims]: as many in each.
+
+    Where ``silent`` says of whole heads that they can go, for one reason here and another there,
+    the layers behind stop to read these first: that is a reason that the analyses know.
+    """
 
     bundle: Bundle
     stays: Mask
     exits: tuple[Exit, ...]
+    silent: bool = False
 
     def carry_out(self) -> None:
         """Edit the graph in place."""
+        if self.silent:
+            for each in self.exits:
+                _silence(each, self.stays.reshape(-1))
+            return
         flat, left = self.stays.reshape(-1), self.stays.sum(axis=1)[0]
         masks = {
             (value, dims): np.arange(self.bundle.dims) < left
@@ -100,7 +110,9 @@ def _listed(
     node: ir.Node | None, axis: int
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]] | None:
     """The indices of a Gather along ``axis``."""
-    if node is None or node.op_type != "Gather" or node.outputs[0].is_graph_output():
+    if node is None or node.op_type != "Gather" or node.domain not in ("", "ai.onnx"):
+        return None
+    if node.outputs[0].is_graph_output():
         return None
     given, width = constant_array(node.inputs[1]), rank(node.inputs[0]) if node.inputs[0] else None
     along = given is not None and given.ndim == 1 and width
@@ -109,18 +121,47 @@ def _listed(
     return np.asarray(given, np.int64)
 
 
-def _narrow(exit_: Exit, stays: Mask) -> None:
+def drop_gathers(graph: ir.Graph) -> None:
+    """Remove, in place, every Gather that takes a whole axis in its order: the others were cut."""
+    for node in list(graph):
+        source, axis = node.inputs[0] if node.inputs else None, node.attributes.get_int("axis", 0)
+        taken = _listed(node, axis % (rank(source) or 1)) if source is not None else None
+        size = static_size(source, axis) if source is not None else None
+        if source is None or taken is None or size is None:
+            continue
+        if np.array_equal(taken, np.arange(size)):
+            node.outputs[0].replace_all_uses_with(source)
+            graph.remove(node, safe=True)
+
+
+def _narrow(each: Exit, stays: Mask) -> None:
     """The columns that stay; constants of the others go into the bias."""
-    layer = exit_.layer
-    tensor, going = layer.weight.const_value, np.where(stays, 0.0, np.nan_to_num(exit_.constants))
-    assert tensor is not None
+    _absorb(each, stays)
+    _set_weight(each.layer, lambda array, axis: np.compress(stays, array, axis=axis))
+
+
+def _silence(each: Exit, stays: Mask) -> None:
+    """Zeros in the columns that do not stay; constants there go into the bias."""
+    _absorb(each, stays)
+    shape = np.ones(rank(each.layer.weight) or 2, int)
+    shape[each.layer.weight_in] = len(stays)
+    _set_weight(each.layer, lambda array, _: np.where(stays.reshape(shape), array, 0))
+
+
+def _absorb(each: Exit, stays: Mask) -> None:
+    layer, going = each.layer, np.where(stays, 0.0, np.nan_to_num(each.constants))
     if going.any():
         assert layer.weight.dtype is not None
         bias = bias_rows(layer) + contribution(layer, going)
         set_bias(layer, bias.astype(layer.weight.dtype.numpy()))
-    array = np.compress(stays, tensor.numpy(), axis=layer.weight_in)
-    layer.weight.const_value = ir.tensor(array, dtype=tensor.dtype, name=layer.weight.name)
-    layer.weight.shape = ir.Shape(array.shape)
+
+
+def _set_weight(layer: Layer, edit: Callable[[Array, int], Array]) -> None:
+    weight = layer.weight
+    assert weight.const_value is not None
+    array = edit(weight.const_value.numpy(), layer.weight_in)
+    weight.const_value = ir.tensor(array, dtype=weight.const_value.dtype, name=weight.name)
+    weight.shape = ir.Shape(array.shape)
 
 
 def _cut(bundle: Bundle, plan: Plan, align: int) -> Cut | None:
@@ -136,15 +177,18 @@ def _cut(bundle: Bundle, plan: Plan, align: int) -> Cut | None:
         dead &= ~_needed(each, plan)
     for entry in bundle.entries.values():
         dead &= ~np.isin(plan.axes.roots(entry.value, entry.axis), list(plan.aligned))
-    dead = dead.reshape(bundle.heads, bundle.dims)
-    left = max(1, int((~dead).sum(axis=1).max()))
+    by_head = dead.reshape(bundle.heads, bundle.dims)
+    whole = by_head.all(axis=1).repeat(bundle.dims)
+    if not whole.all() and any(plan.weights.used(each.layer)[:, whole].any() for each in exits):
+        return Cut(bundle, ~whole, tuple(exits), silent=True)
+    left = max(1, int((~by_head).sum(axis=1).max()))
     while bundle.heads * left % align and left < bundle.dims:
         left += 1
     if left == bundle.dims:
         return None
     # those that are needed, and the first others
-    order = np.argsort(dead, axis=1, kind="stable")[:, :left]
-    stays = np.zeros(dead.shape, bool)
+    order = np.argsort(by_head, axis=1, kind="stable")[:, :left]
+    stays = np.zeros(by_head.shape, bool)
     np.put_along_axis(stays, order, True, axis=1)
     return Cut(bundle, stays, tuple(exits))
 
@@ -255,11 +299,8 @@ def _constants(bundle: Bundle, value: ir.Value, plan: Plan) -> Constants:
         return -before
     if scaled(node) is None:
         return before
-    number = next(constant_array(v) for v in node.inputs if v is not carried)
+    (number,) = (constant_array(v) for v in node.inputs if v is not carried)
+    factor = float(np.asarray(number).item())
     with np.errstate(all="ignore"):
-        after = (
-            before * float(number.item())
-            if node.op_type == "Mul"
-            else before / float(number.item())
-        )
+        after = before * factor if node.op_type == "Mul" else before / factor
     return np.where(np.isfinite(after), after, np.nan)

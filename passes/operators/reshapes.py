@@ -10,8 +10,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from prunedeploy.passes.analysis.axes import Axes, rank, static_size
+from prunedeploy.passes.analysis.axes import Axes, Mask, rank, static_size
 from prunedeploy.passes.analysis.facts import Facts, constant_array
+from prunedeploy.passes.analysis.feature_maps import held_beside_constants
 from prunedeploy.passes.analysis.lengths import Run, groups, lengths_of
 from prunedeploy.passes.analysis.shape_targets import entries, reshaped, retarget, rewritable
 from prunedeploy.passes.analysis.value_numbers import ValueNumbers
@@ -253,6 +254,26 @@ def reshape_constants(node: ir.Node, facts: Facts) -> None:
             )
 
 
+def reshape_maps(node: ir.Node, facts: Facts) -> Mask | None:
+    """Groups of channels of which all is known, the channels of such groups, flattened maps."""
+    held, size = held_beside_constants(node, facts), static_size(node.outputs[0], 1)
+    if held is None or not size or ([0], [0]) not in (runs(node) or []):
+        return None
+    target = constant_array(node.inputs[1]) if node.op_type == "Reshape" else None
+    if target is not None and target[0] not in (-1, 0, 1):
+        return None  # of another batch than the one example
+    if (1, 1) in blocks(node):
+        if len(held) < size:
+            return held.repeat(size // len(held))
+        return np.asarray(held.reshape(size, -1).all(axis=1))
+    ways = [
+        (repeat, tile)
+        for before, after, repeat, tile in moves(node) or []
+        if (before, after) == (1, 1)
+    ]
+    return held.repeat(ways[0][0]) if ways and ways[0][1] == 1 else None
+
+
 def edit_reshape(node: ir.Node, keep: Keep) -> None:
     """The target shape names fewer features.
 
@@ -313,6 +334,7 @@ _RESHAPE = Operator(
     "Reshape",
     couple=couple_reshape,
     constants=reshape_constants,
+    maps=reshape_maps,
     moves_elements=True,
     number=number_reshape,
     reorder=reorder_reshape,

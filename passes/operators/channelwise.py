@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from prunedeploy.passes.analysis.axes import Axes, Mask, rank, static_size
-from prunedeploy.passes.analysis.facts import Facts, constant_array
+from prunedeploy.passes.analysis.facts import Constants, Facts, constant_array
 from prunedeploy.passes.analysis.feature_maps import held_beside_constants
 from prunedeploy.passes.analysis.ranges import ANYTHING, Range, Ranges, unit
 from prunedeploy.passes.analysis.value_numbers import ValueNumbers, signature
@@ -16,6 +16,7 @@ from prunedeploy.passes.operators.operator import AxisOrder, Indices, Operator, 
 from prunedeploy.reference.opsets import drops, scales_channels
 
 EPSILON = float(np.float32(1e-5))  # of a BatchNormalization that names none, as ONNX stores it
+NOISE = 2.0**-13  # of what is normalised to one: how far rounding may be off where it is left out
 
 
 def couple_first(node: ir.Node, axes: Axes) -> None:
@@ -66,10 +67,9 @@ def batch_norm_constants(node: ir.Node, facts: Facts) -> None:
 
 
 def instance_norm_constants(node: ir.Node, facts: Facts) -> None:
-    """A channel of zeros becomes its bias, and so does every channel whose scale is zero.
+    """A channel that is constant over its map becomes its bias, as one whose scale is zero does.
 
-    A constant other than zero is left alone: in float32 its mean is off by rounding, which the
-    division by sqrt(epsilon) makes 300 times larger.
+    But for constants that ``_steady`` refuses.
     """
     source = node.inputs[0]
     known = facts.of(source, 1) if source is not None else None
@@ -77,8 +77,29 @@ def instance_norm_constants(node: ir.Node, facts: Facts) -> None:
     if bias is not None:
         flat = np.zeros(bias.shape, bool) if scale is None else scale == 0
         if known is not None:
-            flat |= known == 0
+            flat |= _steady(node, np.abs(known), np.zeros(len(known)))
         facts.learn(node.outputs[0], 1, np.where(flat, bias.astype(np.float64), np.nan))
+
+
+def instance_norm_maps(node: ir.Node, facts: Facts) -> Mask | None:
+    """A known map of a channel gives one; of constants ``instance_norm_constants`` decides."""
+    held, source = held_beside_constants(node, facts), node.inputs[0]
+    maps = facts.maps(source) if source is not None else None
+    if held is None or maps is None:
+        return None
+    flat = maps.reshape(len(maps), -1)
+    return held & _steady(node, np.abs(flat).max(axis=1), flat.var(axis=1))
+
+
+def _steady(node: ir.Node, sizes: Constants, variances: Constants) -> Mask:
+    """Which channels, by largest magnitude and variance, are normalised without much rounding.
+
+    Their mean is off by a few units in the last place, which the division by the root of variance
+    and epsilon makes larger. False for NaN.
+    """
+    epsilon = max(node.attributes.get_float("epsilon", EPSILON), 0.0)
+    noise = 4 * unit(node.outputs[0]) * sizes
+    return np.asarray((sizes == 0) | (noise <= NOISE * np.sqrt(variances + epsilon)))
 
 
 def first_constants(node: ir.Node, facts: Facts) -> None:
@@ -175,6 +196,7 @@ OPERATORS = (
         "InstanceNormalization",
         couple=couple_instance_norm,
         constants=instance_norm_constants,
+        maps=instance_norm_maps,
         number=number_normalising,
         reorder=reorder_channels,
     ),

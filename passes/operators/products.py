@@ -117,7 +117,7 @@ def product_constants(node: ir.Node, facts: Facts) -> None:
     if subscripts is None or len(node.inputs) > 2:
         return
     operands, result = subscripts
-    shares = _adds_up_to_one(node, operands, result)
+    shares = adds_up_to_one(node)
     for axis, letter in enumerate(result):
         size = static_size(node.outputs[0], axis)
         constants = np.full(size or 0, np.nan)
@@ -131,15 +131,18 @@ def product_constants(node: ir.Node, facts: Facts) -> None:
         facts.learn(node.outputs[0], axis, constants)
 
 
-def _adds_up_to_one(node: ir.Node, operands: list[str], result: str) -> bool:
+def adds_up_to_one(node: ir.Node) -> bool:
     """Whether the first operand is normalised over the one index that is summed over."""
-    first = node.inputs[0]
+    subscripts, first = indices(node), node.inputs[0]
     producer = first.producer() if first is not None else None
-    summed_letters = set("".join(operands)) - set(result)
-    if node.op_type == "Gemm" or producer is None or producer.op_type != "Softmax":
+    if subscripts is None or node.op_type == "Gemm" or producer is None:
         return False
+    operands, result = subscripts
+    if producer.op_type != "Softmax" or len(operands) != 2:
+        return False
+    summed_letters = set("".join(operands)) - set(result)
     normalised = {operands[0][axis] for axis in softmax_axes(producer, len(operands[0]))}
-    return len(operands) == 2 and summed_letters == normalised <= set(operands[1])
+    return summed_letters == normalised <= set(operands[1])
 
 
 def summed(node: ir.Node, facts: Facts) -> Reads:

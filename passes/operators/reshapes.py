@@ -10,8 +10,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from prunedeploy.passes.analysis.axes import Axes, rank, static_size
+from prunedeploy.passes.analysis.axes import Axes, Mask, rank, static_size
 from prunedeploy.passes.analysis.facts import Facts, constant_array
+from prunedeploy.passes.analysis.feature_maps import held_beside_constants
 from prunedeploy.passes.analysis.lengths import Run, groups, lengths_of
 from prunedeploy.passes.analysis.shape_targets import entries, reshaped, retarget, rewritable
 from prunedeploy.passes.analysis.value_numbers import ValueNumbers
@@ -44,7 +45,7 @@ def moves(node: ir.Node) -> Moves | None:
     are not in the list.
     """
     before, after = _sizes(node.inputs[0]), _sizes(node.outputs[0])
-    pairs = _pairs(node)
+    pairs = runs(node)
     if before is None or after is None or pairs is None:
         return None
     passing: Moves = []
@@ -61,7 +62,7 @@ def moves(node: ir.Node) -> Moves | None:
     return passing
 
 
-def _pairs(node: ir.Node) -> list[Run] | None:
+def runs(node: ir.Node) -> list[Run] | None:
     """The groups of axes, before and after, that hold the same elements."""
     source, result = node.inputs[0], node.outputs[0]
     before = lengths_of(source) if source is not None else None
@@ -73,7 +74,7 @@ def _pairs(node: ir.Node) -> list[Run] | None:
 def splits(node: ir.Node) -> list[tuple[int, list[int]]]:
     """Axes that a reshape splits: the axis before, and those after that are longer than one."""
     before, after = _sizes(node.inputs[0]), _sizes(node.outputs[0])
-    pairs = _pairs(node)
+    pairs = runs(node)
     if before is None or after is None or pairs is None:
         return []
     divided = []
@@ -121,7 +122,7 @@ def blocks(node: ir.Node) -> list[tuple[int, int]]:
     Channels and maps become groups of channels and whatever fills a group, and back again: what
     GroupNormalization is written with.
     """
-    before, after, pairs = _sizes(node.inputs[0]), _sizes(node.outputs[0]), _pairs(node)
+    before, after, pairs = _sizes(node.inputs[0]), _sizes(node.outputs[0]), runs(node)
     if before is None or after is None or pairs is None:
         return []
     starts = []
@@ -172,7 +173,7 @@ def _block_constants(node: ir.Node, facts: Facts) -> None:
 def couple_reshape(node: ir.Node, axes: Axes) -> None:
     """Flattened channels are cut as blocks of features, split ones by one of their parts."""
     source, result, passing = node.inputs[0], node.outputs[0], moves(node)
-    if source is None or passing is None or not _can_shrink(node):
+    if source is None or passing is None or not can_shrink(node):
         opaque(node, axes)
         return
     pin_parameters(node, axes)
@@ -213,7 +214,7 @@ def _split_axis(source: ir.Value, merged: Moves, axes: Axes) -> Move | None:
     return choices[min(axes.split_choice, len(choices) - 1)] if choices else None
 
 
-def _can_shrink(node: ir.Node) -> bool:
+def can_shrink(node: ir.Node) -> bool:
     """Whether the node is still well defined once an axis is shorter.
 
     A Squeeze without axes drops whatever has come to be of length one; a target shape must be
@@ -251,6 +252,26 @@ def reshape_constants(node: ir.Node, facts: Facts) -> None:
             facts.learn(
                 node.outputs[0], axis, np.where((rows == rows[:, :1]).all(1), rows[:, 0], np.nan)
             )
+
+
+def reshape_maps(node: ir.Node, facts: Facts) -> Mask | None:
+    """Groups of channels of which all is known, the channels of such groups, flattened maps."""
+    held, size = held_beside_constants(node, facts), static_size(node.outputs[0], 1)
+    if held is None or not size or ([0], [0]) not in (runs(node) or []):
+        return None
+    target = constant_array(node.inputs[1]) if node.op_type == "Reshape" else None
+    if target is not None and target[0] not in (-1, 0, 1):
+        return None  # of another batch than the one example
+    if (1, 1) in blocks(node):
+        if len(held) < size:
+            return held.repeat(size // len(held))
+        return np.asarray(held.reshape(size, -1).all(axis=1))
+    ways = [
+        (repeat, tile)
+        for before, after, repeat, tile in moves(node) or []
+        if (before, after) == (1, 1)
+    ]
+    return held.repeat(ways[0][0]) if ways and ways[0][1] == 1 else None
 
 
 def edit_reshape(node: ir.Node, keep: Keep) -> None:
@@ -313,6 +334,7 @@ _RESHAPE = Operator(
     "Reshape",
     couple=couple_reshape,
     constants=reshape_constants,
+    maps=reshape_maps,
     moves_elements=True,
     number=number_reshape,
     reorder=reorder_reshape,

@@ -28,6 +28,7 @@ from prunedeploy.passes.analysis.shape_targets import name_lengths
 from prunedeploy.passes.analysis.subgraphs import own_weights, settle_names, share_opsets
 from prunedeploy.passes.analysis.zero import Zero
 from prunedeploy.passes.operators.recurrent import drop_zero_states
+from prunedeploy.passes.shrink import even_heads
 from prunedeploy.passes.shrink.align import reason
 from prunedeploy.passes.shrink.edit import apply
 from prunedeploy.passes.shrink.fixed_point import cut_to_fixed_point
@@ -104,7 +105,13 @@ class ShrinkChannels:
             apply(graph, plan)
             settle_names(model)
 
-        plan, changed = cut_to_fixed_point(graph, settings, prepare, carry_out)
+        def even_out(plan: Plan) -> bool:
+            return even_heads.even_out(graph, plan, self.align)
+
+        plan, changed = cut_to_fixed_point(graph, settings, prepare, carry_out, even_out)
+        if changed:
+            even_heads.drop_gathers(graph)
+            models.drop_unused(graph)
         left = [*_aligned(plan, self.align), *refused(plan, graph)]
         join(copies)
         if lowered := lower(graph):

@@ -42,9 +42,9 @@ def _apply(graph: ir.Graph, plan: Plan) -> None:
             _narrow_groups(layer, plan.keep)
     for value in list(graph.initializers.values()):
         _slice_initializer(value, plan.keep)
-    _update_shapes(plan.keep)
+    update_shapes(plan.keep)
     for layer, bias in biases:
-        _set_bias(layer, bias)
+        set_bias(layer, bias)
     for layer, added in maps:
         _add_map(layer, added)
     regroup(graph, regrouped)
@@ -106,7 +106,7 @@ def _slice_initializer(value: ir.Value, keep: Keep) -> None:
         value.shape = ir.Shape(array.shape)
 
 
-def _set_bias(layer: Layer, bias: Array) -> None:
+def set_bias(layer: Layer, bias: Array) -> None:
     """A bias of the layer's own; a MatMul, which has none, is followed by an addition."""
     if layer.bias_input is None:
         node, index = put_behind(layer.node, "Add", "bias", "before_bias"), 1
@@ -124,7 +124,7 @@ def _add_map(layer: Layer, added: Border) -> None:
     feed(add, 1, table, added.repeats, f"{layer.weight.name}.borders")
 
 
-def _update_shapes(keep: Keep) -> None:
+def update_shapes(keep: Keep) -> None:
     """Shorter axes; whatever was not cut is as long as before, so nothing need be inferred."""
     for value, axis, stays in keep.items():
         if value.const_value is None and value.shape is not None:

@@ -17,6 +17,7 @@ def cut_to_fixed_point(
     settings: Settings,
     prepare: Callable[[], None],
     carry_out: Callable[[Plan], None],
+    even_out: Callable[[Plan], bool] = lambda _: False,
 ) -> tuple[Plan, bool]:
     """Plan and cut until no choice of the axis that carries labels through a split cuts anything.
 
@@ -25,6 +26,8 @@ def cut_to_fixed_point(
         settings: how the analyses are run.
         prepare: called before every analysis, to infer the shapes of ``graph`` anew.
         carry_out: called with every plan that cuts something, to edit ``graph``.
+        even_out: called with a plan that cuts nothing, to edit ``graph`` so that more can go;
+            whether it did.
 
     Returns:
         The last plan, which cuts nothing and says why what is left stays; whether any cut was made.
@@ -41,7 +44,9 @@ def cut_to_fixed_point(
         if idle >= plan.axes.split_choices:
             starved = _starved(plan) if settings.limits is None else frozenset()
             if starved <= settings.apart:
-                return plan, changed
+                if not even_out(plan):
+                    return plan, changed
+                changed = True
             settings, idle = replace(settings, apart=settings.apart | starved), 0
         choice = (choice + 1) % plan.axes.split_choices
         plan.weights.forget()

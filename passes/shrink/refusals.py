@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from prunedeploy.core.records import Note, Reason
 from prunedeploy.passes.analysis.axes import Mask, rank, static_size
+from prunedeploy.passes.analysis.heads import bundles
 from prunedeploy.passes.analysis.liveness import JOINED
 from prunedeploy.passes.operators.layers import Layer
 from prunedeploy.passes.shrink.plan import Plan
@@ -18,6 +19,9 @@ READ = Reason(
     "joined-with-live",
     "joined, in a sum, a grouped convolution or a split in parts, with channels that are read",
 )
+UNEQUAL = Reason(
+    "unequal-heads", "other heads have fewer channels that could go: all heads are of one size"
+)
 
 # Operators that may add a border of another number: padding that is counted or appended.
 PADDING = ("AveragePool", "Pad")
@@ -25,7 +29,7 @@ PADDING = ("AveragePool", "Pad")
 
 def refused(plan: Plan, graph: ir.Graph) -> list[Note]:
     """Channels that nothing feeds or that nobody reads, and that stay nevertheless."""
-    borders = _shared(plan, graph) | _borders(plan, graph)
+    borders = _split(plan, graph) | _shared(plan, graph) | _borders(plan, graph)
     notes: list[Note] = []
     for layer in plan.layers:
         dead = ~plan.weights.used(layer).any(axis=1)
@@ -81,6 +85,16 @@ def _shared(plan: Plan, graph: ir.Graph) -> dict[int, Reason]:
         for axis in range(rank(value) or 0):
             reasons |= dict.fromkeys(plan.axes.roots(value, axis).tolist(), why)
     return reasons
+
+
+def _split(plan: Plan, graph: ir.Graph) -> dict[int, Reason]:
+    """Labels that one size of all heads ties together: by label, the reason."""
+    return {
+        root: UNEQUAL
+        for bundle in bundles(graph)
+        for entry in bundle.entries.values()
+        for root in plan.axes.roots(entry.value, entry.axis).tolist()
+    }
 
 
 def _constant(plan: Plan, value: ir.Value, axis: int) -> Mask:

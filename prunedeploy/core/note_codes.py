@@ -66,6 +66,7 @@ NoteCode = Literal[
     "slower-on-target",  # the cost model says that the rewrite would be slower on the target
     "table-repeated",  # a large constant became a small table that is repeated
     "two-four",  # a layer has at most two non-zeros in every four input channels
+    "unequal-heads",  # dead channels stay, because other heads of attention have fewer of them
     "unknown-type",  # the type of a value is not known
     "unread-but-kept",  # channels that no layer reads stay
     "variant-chosen",  # the variant of the network that was chosen, and what it was compared with

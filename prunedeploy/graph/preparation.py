@@ -20,7 +20,16 @@ from onnx_ir.passes import common
 from prunedeploy.core import child
 from prunedeploy.core.budget import Budget
 from prunedeploy.core.errors import UserError, first_cause
-from prunedeploy.graph import forms, functions, repairs, scopes, tensors, utf8, validity
+from prunedeploy.graph import (
+    element_types,
+    forms,
+    functions,
+    repairs,
+    scopes,
+    tensors,
+    utf8,
+    validity,
+)
 from prunedeploy.graph.protos import InvalidError
 from prunedeploy.graph.random_nodes import drop_idle
 from prunedeploy.graph.shapes import infer_shapes
@@ -112,6 +121,7 @@ def _read(path: Path) -> onnx.ModelProto:
 def _from_proto(proto: onnx.ModelProto, path: Path | None) -> Prepared:
     notes = utf8.repair(proto)
     tensors.check_all(proto, path)
+    element_types.check(proto)
     notes += forms.normalise(proto, path)
     repaired = [*repairs.repair(proto), *scopes.check(proto)]
     functions.ready(proto)

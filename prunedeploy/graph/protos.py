@@ -74,14 +74,6 @@ def graph_tensors(graph: Graph) -> Iterator[onnx.TensorProto]:
         yield from (each.values, each.indices)
 
 
-def all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor that the model stores."""
-    for graph in all_graphs(model):
-        yield from graph_tensors(graph)
-    for node in all_nodes(model):
-        yield from attribute_tensors(node)
-
-
 def label(node: Node) -> str:
     """How messages name a node."""
     operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type

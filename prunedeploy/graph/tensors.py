@@ -45,18 +45,19 @@ def is_external(tensor: TensorProto) -> bool:
     return bool(tensor.data_location == TensorProto.EXTERNAL)
 
 
-def check(tensor: TensorProto, path: Path | None) -> None:
+def check(tensor: TensorProto, path: Path | None, of: str = "") -> None:
     """Check that the stored data have exactly the size that shape and type require.
 
     Args:
         tensor: of a model.
         path: the model's file, None for a model in memory, which has no folder.
+        of: what it belongs to, where its name does not say that.
 
     Raises:
         InvalidError: the data are missing, or of another size.
         UserError: the data lie in a file that the model may not read.
     """
-    name = f"tensor {tensor.name!r}"
+    name = f"{f'tensor {tensor.name!r}' if tensor.name else 'the tensor'}{of}"
     if any(dim < 0 for dim in tensor.dims):
         raise InvalidError(f"{name} has the shape {list(tensor.dims)}")
     if len(tensor.dims) > MAX_AXES:
@@ -191,6 +192,10 @@ def check_all(model: onnx.ModelProto, path: Path | None) -> None:
         InvalidError: the data of one are not what its shape asks for.
         UserError: one is said to lie where the model may not read, or sparse ones are too large.
     """
-    for tensor in protos.all_tensors(model):
-        check(tensor, path)
+    for graph in protos.all_graphs(model):
+        for tensor in protos.graph_tensors(graph):
+            check(tensor, path)
+    for node in protos.all_nodes(model):
+        for tensor in protos.attribute_tensors(node):
+            check(tensor, path, f" of node {protos.label(node)}")
     check_dense(model)

@@ -58,6 +58,7 @@ def build_verified(folder: Path, request: BuildRequest, options: BuildOptions) -
         return manifest
     options.progress("comparing its outputs with the reference's")
     reference = _Reference(request)
+    difference = _settled_difference(folder, request, manifest, allowed, reference, options)
     if reference.own:
         options.progress(Notice(f"ONNX Runtime is compared with itself only: {reference.own}"))
         cross_check = CrossCheck(str(request.origin), "", reference.own)
@@ -65,7 +66,6 @@ def build_verified(folder: Path, request: BuildRequest, options: BuildOptions) -
     else:
         runs = (run for size in _sizes(manifest, False) for run in reference.on(size))
         cross_check = second_oracle.check_all(request.source, runs, str(request.origin))
-    difference = _difference(folder, request, manifest, allowed, reference)
     limit = min(request.within or math.inf, REBUILD_SHARE * difference.tolerance)
     for level in ACCURACY_LEVELS.get(request.runtime.name, ()):
         if difference.max_rel <= limit:
@@ -142,6 +142,38 @@ class _Reference:
         self._inputs = request.inputs
         self._known: dict[int, list[tuple[Feeds, Feeds]]] = {}
 
+    @property
+    def unsettled(self) -> str:
+        """What to add to a message where no inputs are found on which rounding decides nothing."""
+        from prunedeploy.reference.settled import has_decided
+
+        if not any(has_decided(outputs) for runs in self._known.values() for _, outputs in runs):
+            return ""
+        return (
+            ": on all random inputs that were tried rounding alone decides it, so that nothing can"
+            " be compared; export the network without its last selection"
+        )
+
+    def settle(self) -> bool:
+        """Take inputs on which rounding decides no output; False where none can be found.
+
+        Nor are any looked for where all outputs are floats of one shape: rounding moves those a
+        little, which the tolerance allows for.
+        """
+        from prunedeploy.reference.drawing import turns
+        from prunedeploy.reference.settled import has_decided, settled
+
+        if not any(has_decided(outputs) for runs in self._known.values() for _, outputs in runs):
+            return False
+        found: dict[int, list[tuple[Feeds, Feeds]]] = {}
+        for size in self._known:
+            each = [settled(self._run, self._inputs, size, x) for x in range(turns(self._inputs))]
+            found[size] = [(feeds, self._run(feeds)) for feeds in each if feeds is not None]
+            if not found[size]:
+                return False
+        self._known = found
+        return True
+
     def on(self, size: int) -> list[tuple[Feeds, Feeds]]:
         """Random inputs for a batch of ``size``, and the model's outputs for them.
 
@@ -164,6 +196,38 @@ def _outputs(run: second_oracle.Run, feeds: Mapping[str, Array]) -> Feeds:
     if isinstance(outputs, second_oracle.NotAvailable):
         raise UserError(outputs.reason)
     return outputs
+
+
+def _settled_difference(
+    folder: Path,
+    request: BuildRequest,
+    manifest: Manifest,
+    allowed: Tolerance,
+    reference: _Reference,
+    options: BuildOptions,
+) -> Difference:
+    """The difference, on other random inputs where rounding decides outputs on the first ones.
+
+    Raises:
+        UserError: the outputs are of another shape than the reference's.
+    """
+    from prunedeploy.reference.verify import OtherShapeError
+
+    def difference() -> Difference:
+        return _difference(folder, request, manifest, allowed, reference)
+
+    try:
+        found = difference()
+    except OtherShapeError as error:
+        if not reference.settle():
+            raise UserError(f"{error}{reference.unsettled}") from None
+    else:
+        if found.passed or not reference.settle():
+            return found
+    options.progress(
+        Notice("on the first random inputs rounding decides outputs: others are taken")
+    )
+    return difference()
 
 
 def _difference(

@@ -37,6 +37,7 @@ from prunedeploy.measure.profiling import check_profiling, profiles_of
 from prunedeploy.measure.sizes import AtSize, at_each_size, at_size
 from prunedeploy.prediction.engines import forecast_of
 from prunedeploy.reference.drawing import random_feeds
+from prunedeploy.reference.settled import has_decided, settled
 from prunedeploy.reference.verify import compare
 from prunedeploy.runtimes.api import Session
 from prunedeploy.runtimes.timing import interleave
@@ -313,15 +314,35 @@ def _differences(
     batch: int,
     seed: int,
 ) -> list[Difference]:
-    """The difference of every candidate from the baseline, and of that from its model."""
-    count = -(-MIN_COMPARED // batch)
-    batches = [random_feeds(inputs, batch, seed + index) for index in range(count)]
+    """The difference of every candidate from the baseline, and of that from its model.
+
+    Where rounding may decide outputs, they are compared on inputs on which it does not.
+    """
+    seeds = range(seed, seed - (-MIN_COMPARED // batch))
+    batches = [random_feeds(inputs, batch, each) for each in seeds]
     dense = _outputs(sessions[0], batches)
+    try:
+        return _compare_all(engines, sessions, batches, dense)
+    except UserError:
+        if not has_decided(dense):
+            raise
+        found = [settled(sessions[0].run, inputs, batch, each) for each in seeds]
+        batches = [feeds for feeds in found if feeds is not None]
+        if not batches:
+            raise
+    return _compare_all(engines, sessions, batches, _outputs(sessions[0], batches))
+
+
+def _compare_all(
+    engines: Sequence[Engine],
+    sessions: Sequence[Session],
+    batches: Sequence[Mapping[str, Array]],
+    dense: Outputs,
+) -> list[Difference]:
     differences = [_refuse_other(engines[0], engines[0].manifest.difference)]
     for engine, session in zip(engines[1:], sessions[1:], strict=True):
-        differences.append(
-            _refuse_other(engine, _compare(engine, dense, _outputs(session, batches)))
-        )
+        difference = _compare(engine, dense, _outputs(session, batches))
+        differences.append(_refuse_other(engine, difference))
     return differences
 
 

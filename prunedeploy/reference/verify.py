@@ -80,6 +80,10 @@ FOLDED_FACTOR = 4.0
 UNSTABLE = 0.05  # rounding relative to an output's range from which no comparison is possible
 
 
+class OtherShapeError(UserError):
+    """The outputs that are compared are not of one shape, or are missing."""
+
+
 def tolerance_of(precision: str) -> float | None:
     """The tolerance of a network that computes in ``precision``; None if that is its dtype."""
     return NARROW_TOLERANCE.get(precision)
@@ -176,7 +180,8 @@ def compare(
             the largest difference is the one that uses the largest share of its limit.
 
     Raises:
-        UserError: outputs are missing or of another shape, or there are none.
+        OtherShapeError: outputs are missing or of another shape.
+        UserError: there are none.
     """
     if not reference:
         raise UserError("there is nothing to compare: the model has no outputs")
@@ -191,7 +196,9 @@ def compare(
     for name, expected in reference.items():
         if name not in candidate or candidate[name].shape != expected.shape:
             shape = candidate[name].shape if name in candidate else "nothing"
-            raise UserError(f"output {name} should have shape {expected.shape}, found {shape}")
+            raise OtherShapeError(
+                f"output {name} should have shape {expected.shape}, found {shape}"
+            )
         absolute, relative = _output_difference(expected, candidate[name])
         used = Difference(absolute, relative, allowed[name], 0).share
         if not used <= share:  # NaN is the worst of all
@@ -219,7 +226,9 @@ def _in_pairs(
     for name, value in reference.items():
         other = candidate.get(name)
         if isinstance(value, list) and isinstance(other, list) and len(value) != len(other):
-            raise UserError(f"output {name} should have {len(value)} elements, found {len(other)}")
+            raise OtherShapeError(
+                f"output {name} should have {len(value)} elements, found {len(other)}"
+            )
     return arrays(reference), arrays(candidate)
 
 

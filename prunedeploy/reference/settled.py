@@ -61,7 +61,8 @@ def _moved(feeds: Feeds, random: np.random.Generator) -> Feeds:
         if array.dtype.kind != "f":
             return array
         step = random.choice((-MOVED, MOVED), array.shape)
-        return (array.astype(np.float64) * (1 + step)).astype(array.dtype)
+        changed: Array = (array.astype(np.float64) * (1 + step)).astype(array.dtype)
+        return changed
 
     return {name: moved(array) for name, array in feeds.items()}
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from prunedeploy import targets
 from prunedeploy.core.errors import NoGainError, UnsupportedModelError, UserError
-from prunedeploy.core.files import to_json
+from prunedeploy.core.files import sha256, to_json
 from prunedeploy.graph import model as models
 from prunedeploy.runtimes.api import BuildOptions, Payload
 from prunedeploy.runtimes.hybrid import custom_op, race, work
@@ -25,6 +25,7 @@ from prunedeploy.runtimes.hybrid.placement import (
     Placement,
     StockNode,
 )
+from prunedeploy.runtimes.hybrid.session import held
 from prunedeploy.runtimes.hybrid.survey import BATCH, Refusal, Survey, survey
 from prunedeploy.runtimes.ort.cpu import PAYLOAD, Ort
 from prunedeploy.runtimes.sparse.build import batch_sizes, build_payload
@@ -76,10 +77,12 @@ def build_hybrid(source: Path, target: Target, directory: Path, options: BuildOp
     """
     library = directory / OP_LIBRARY
     library.write_bytes(custom_op.onnxruntime_library(target.name).read_bytes())
+    # ONNX Runtime never unloads it: a second build into the folder must not write over what it runs
+    loaded = held(library, sha256(library))
     with tempfile.TemporaryDirectory(prefix="prunedeploy-") as scratch:
         job = _job(source, target, options, Path(scratch))
         built, refused = _build_parts(job)
-        kept, times = _choose(job, built, refused, directory / PAYLOAD, library)
+        kept, times = _choose(job, built, refused, directory / PAYLOAD, loaded)
     placement = _placement(job, kept, refused, times)
     (directory / PLACEMENT).write_text(to_json(placement))
     tools = compiling.toolchain(target)

@@ -15,12 +15,17 @@ from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
 import prunedeploy
+from prunedeploy import targets
 from prunedeploy.cli.commands import app
 from prunedeploy.core.errors import NoGainError, UnsupportedModelError, UserError
+from prunedeploy.core.files import sha256
 from prunedeploy.core.records import Engine
 from prunedeploy.engines import building, engine_folder, opening
 from prunedeploy.graph.model import save
+from prunedeploy.runtimes.api import BuildOptions
 from prunedeploy.runtimes.hybrid import race
+from prunedeploy.runtimes.hybrid.build import build_hybrid
+from prunedeploy.runtimes.hybrid.custom_op import onnxruntime_library
 from prunedeploy.runtimes.hybrid.engine import read_placement
 from prunedeploy.runtimes.hybrid.placement import OP_LIBRARY
 
@@ -244,6 +249,27 @@ def test_whole_models_of_the_sparse_runtime_stay_whole(tmp_path, monkeypatch):
     assert {each.runtime for each in engine.manifest.choice.times} == {"ort", "sparse"}
     assert not engine.manifest.choice.refused
     assert not any("hybrid" in line for line in said)
+
+
+def test_a_second_build_into_a_folder_leaves_what_runs_alone(tmp_path, monkeypatch):
+    """As a build does whose outputs differ too much: ONNX Runtime still holds the first library."""
+    whole = race.time_whole
+
+    def time_whole(*arguments):
+        times = whole(*arguments)
+        return (1.0, *(1e-3 for _ in times[1:]))
+
+    monkeypatch.setattr(race, "time_part", lambda *_: (1e-3, 2e-3))
+    monkeypatch.setattr(race, "time_whole", time_whole)
+    net = hybrids.net()
+    middle = hybrids.unknown(net, hybrids.convs(net, net.input, 1))
+    model = tmp_path / "net.onnx"
+    save(net.model(hybrids.pooled(net, middle)), model)
+    folder = tmp_path / "payload"
+    folder.mkdir()
+    for _ in range(2):
+        build_hybrid(model, targets.by_name("host"), folder, BuildOptions(tune="quick"))
+    assert sha256(folder / OP_LIBRARY) == sha256(onnxruntime_library())
 
 
 @pytest.mark.slow

@@ -265,8 +265,8 @@ def row(path: Path) -> dict[str, Any]:
     options = dict(SPECIAL.get(path.name, {}))
     if "arch" in options:
         options["arch"] = f"{path.parent}/{options['arch']}"
-    with tempfile.TemporaryDirectory() as place:
-        done = prunedeploy.optimize(path, f"{place}/o", **options)
+    with tempfile.TemporaryDirectory() as folder:
+        done = prunedeploy.optimize(path, f"{folder}/o", **options)
     assert done.engine is not None
     assert done.measured is not None
     manifest, difference = done.engine.manifest, done.measured.candidates[0].difference

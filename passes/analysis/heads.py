@@ -19,8 +19,8 @@ from prunedeploy.passes.operators.products import indices
 from prunedeploy.passes.operators.reshapes import runs, splits
 from prunedeploy.passes.operators.table import layer_of
 
-Place = tuple[int, int]  # the axes of heads and of dimensions
-ALIKE = ("Identity", "Neg")  # zeros stay zeros, and elements where they are
+AxisPair = tuple[int, int]  # the axes of heads and of dimensions
+KEEPS_ZEROS = ("Identity", "Neg")  # zeros stay zeros, and elements where they are
 SCALING = ("Div", "Mul")
 PRODUCTS = ("Einsum", "MatMul")
 
@@ -43,7 +43,7 @@ class Bundle:
 
     heads: int
     dims: int
-    places: dict[ir.Value, Place] = field(default_factory=dict)
+    axes: dict[ir.Value, AxisPair] = field(default_factory=dict)
     entries: dict[ir.Node, End] = field(default_factory=dict)
     exits: dict[ir.Node, End] = field(default_factory=dict)
     products: set[ir.Node] = field(default_factory=set)
@@ -61,25 +61,25 @@ def bundles(graph: ir.Graph) -> Iterator[Bundle]:
             bundle = Bundle(heads, dims)
             if _collect(bundle, result, (parts[0], parts[1])):
                 yield bundle
-            seen |= bundle.places.keys()
+            seen |= bundle.axes.keys()
 
 
-def _collect(bundle: Bundle, start: ir.Value, place: Place) -> bool:
+def _collect(bundle: Bundle, start: ir.Value, pair_axes: AxisPair) -> bool:
     """Fill in the bundle; False where something reads or writes it that is not understood."""
-    pending = [(start, place)]
+    pending = [(start, pair_axes)]
     while pending:
-        value, place = pending.pop()
-        if value in bundle.places:
-            if bundle.places[value] != place:
+        value, pair_axes = pending.pop()
+        if value in bundle.axes:
+            if bundle.axes[value] != pair_axes:
                 return False
             continue
         producer = value.producer()
         nodes = [producer, *dict.fromkeys(use.node for use in value.uses())]
         if value.is_graph_output() or any(n is None or n.graph is not value.graph for n in nodes):
             return False
-        bundle.places[value] = place
+        bundle.axes[value] = pair_axes
         for node in filter(None, nodes):
-            further = _through(bundle, node, value, place)
+            further = _through(bundle, node, value, pair_axes)
             if further is None:
                 return False
             pending += further
@@ -87,23 +87,23 @@ def _collect(bundle: Bundle, start: ir.Value, place: Place) -> bool:
 
 
 def _through(
-    bundle: Bundle, node: ir.Node, value: ir.Value, place: Place
-) -> list[tuple[ir.Value, Place]] | None:
+    bundle: Bundle, node: ir.Node, value: ir.Value, pair_axes: AxisPair
+) -> list[tuple[ir.Value, AxisPair]] | None:
     """The other values of ``node`` that are in the bundle too; None where it is not understood."""
     source, result = node.inputs[0] if node.inputs else None, node.outputs[0]
     if node.domain not in ("", "ai.onnx") or source is None or len(node.outputs) > 1:
         return None
     if node.op_type in RESHAPES:
-        return _reshape(bundle, node, value, place)
+        return _reshape(bundle, node, value, pair_axes)
     if node.op_type == "Transpose":
         order = node.attributes.get_ints("perm", list(reversed(range(len(source.shape or ())))))
         if value is source:
-            return [(result, (order.index(place[0]), order.index(place[1])))]
-        return [(source, (order[place[0]], order[place[1]]))]
-    if node.op_type in ALIKE or scaled(node) is not None:
+            return [(result, (order.index(pair_axes[0]), order.index(pair_axes[1])))]
+        return [(source, (order[pair_axes[0]], order[pair_axes[1]]))]
+    if node.op_type in KEEPS_ZEROS or scaled(node) is not None:
         operand = scaled(node) or source
-        return [(result if value is operand else operand, place)]
-    return _product(bundle, node, value, place)
+        return [(result if value is operand else operand, pair_axes)]
+    return _product(bundle, node, value, pair_axes)
 
 
 def scaled(node: ir.Node) -> ir.Value | None:
@@ -123,8 +123,8 @@ def scaled(node: ir.Node) -> ir.Value | None:
 
 
 def _reshape(
-    bundle: Bundle, node: ir.Node, value: ir.Value, place: Place
-) -> list[tuple[ir.Value, Place]] | None:
+    bundle: Bundle, node: ir.Node, value: ir.Value, pair_axes: AxisPair
+) -> list[tuple[ir.Value, AxisPair]] | None:
     """Heads and dimensions that pass, each alone, or are joined: there the bundle ends."""
     source, result = node.inputs[0], node.outputs[0]
     pairs = runs(node)
@@ -139,26 +139,26 @@ def _reshape(
         )
         for pair in pairs
     ]
-    found = []
-    for axis in place:
+    matched = []
+    for axis in pair_axes:
         mine = [pair for pair in wide if axis in pair[here]]
         if len(mine) != 1 or len(mine[0][other]) != 1:
             return None
-        found.append(mine[0])
-    if found[0] is found[1]:
-        if found[0][here] != list(place):
+        matched.append(mine[0])
+    if matched[0] is matched[1]:
+        if matched[0][here] != list(pair_axes):
             return None
-        end = End(node, beyond, found[0][other][0])
+        end = End(node, beyond, matched[0][other][0])
         (bundle.exits if value is source else bundle.entries)[node] = end
         return []
-    if any(pair[here] != [axis] for pair, axis in zip(found, place, strict=True)):
+    if any(pair[here] != [axis] for pair, axis in zip(matched, pair_axes, strict=True)):
         return None
-    return [(beyond, (found[0][other][0], found[1][other][0]))]
+    return [(beyond, (matched[0][other][0], matched[1][other][0]))]
 
 
 def _product(
-    bundle: Bundle, node: ir.Node, value: ir.Value, place: Place
-) -> list[tuple[ir.Value, Place]] | None:
+    bundle: Bundle, node: ir.Node, value: ir.Value, pair_axes: AxisPair
+) -> list[tuple[ir.Value, AxisPair]] | None:
     """Both operands where the dimensions are summed over, else operand and result."""
     values, result = list(node.inputs), node.outputs[0]
     if node.op_type not in PRODUCTS or layer_of(node) is not None:
@@ -168,16 +168,16 @@ def _product(
         return None
     (left, right), after = subscripts
     spelt = {values[0]: left, values[1]: right, result: after}
-    head, dim = (spelt[value][axis] for axis in place)
-    carriers = [(v, letters) for v, letters in spelt.items() if dim in letters]
-    if len(carriers) != 2 or head not in after:
+    head, dim = (spelt[value][axis] for axis in pair_axes)
+    with_dim = [(v, letters) for v, letters in spelt.items() if dim in letters]
+    if len(with_dim) != 2 or head not in after:
         return None
     if dim not in after:
         bundle.products.add(node)
-    places = [(v, (letters.find(head), letters.index(dim))) for v, letters in carriers]
+    axes = [(v, (letters.find(head), letters.index(dim))) for v, letters in with_dim]
     sizes = {
-        tuple(static_size(v, axis) if axis >= 0 else None for axis in at) for v, at in places if v
+        tuple(static_size(v, axis) if axis >= 0 else None for axis in at) for v, at in axes if v
     }
     if sizes != {(bundle.heads, bundle.dims)}:
         return None
-    return [(v, at) for v, at in places if v is not None and v is not value]
+    return [(v, at) for v, at in axes if v is not None and v is not value]

@@ -76,7 +76,7 @@ class Cut:
         flat, left = self.stays.reshape(-1), self.stays.sum(axis=1)[0]
         masks = {
             (value, dims): np.arange(self.bundle.dims) < left
-            for value, (_, dims) in self.bundle.places.items()
+            for value, (_, dims) in self.bundle.axes.items()
         }
         masks |= {at: flat for each in self.exits for at in each.passed}
         keep = Keep(masks)
@@ -266,7 +266,7 @@ def _passes(node: ir.Node, value: ir.Value, axis: int) -> int | None:
 
 def _reshapes(bundle: Bundle, exits: list[Exit]) -> Iterator[tuple[ir.Value, int]]:
     """The axes that are to be shorter, of results of Reshapes."""
-    yield from ((value, dims) for value, (_, dims) in bundle.places.items())
+    yield from ((value, dims) for value, (_, dims) in bundle.axes.items())
     yield from (at for each in exits for at in each.passed)
 
 
@@ -290,7 +290,7 @@ def _constants(bundle: Bundle, value: ir.Value, plan: Plan) -> Constants:
     if node in bundle.entries:
         end = bundle.entries[node]
         return plan.facts.along(end.value, end.axis)
-    carried = next(v for v in node.inputs if v is not None and v in bundle.places)
+    carried = next(v for v in node.inputs if v is not None and v in bundle.axes)
     before = _constants(bundle, carried, plan)
     if node.op_type in PRODUCTS:
         steady = adds_up_to_one(node) and carried is node.inputs[1]

@@ -36,9 +36,9 @@ def parse_sizes(given: list[str] | None) -> tuple[Shapes, ...]:
         stated[name] = [_parse_open(text, form) for form in forms]
     counts = {name: len(shapes) for name, shapes in stated.items()}
     if len(set(counts.values())) > 1:
-        found = ", ".join(f"{name} {count}" for name, count in counts.items())
+        counted = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise typer.BadParameter(
-            f"the sizes of all inputs go together, in their order: give as many of each ({found})"
+            f"the sizes of all inputs go together, in their order: give as many of each ({counted})"
         )
     if not stated:
         return ({},)

@@ -122,19 +122,19 @@ def _build(
     if len(names) > 1 and targets.why_not_here(machine) is None:
         requests = [partial(job.request, size) for size in range(len(files))]
         with choice.measured(requests, names, options, outputs[names[0]]) as best:
-            place = outputs[best.choice.runtime]
-            with atomic_directory(place) as folder:
+            path = outputs[best.choice.runtime]
+            with atomic_directory(path) as folder:
                 for one, size in zip(best.engines, sizes, strict=True):
                     _move(one.folder, folder / size)
                 manifest = job.finish(folder, [x.manifest for x in best.engines], best.choice)
-        return Engine(place, manifest, sha256(place / MANIFEST))
+        return Engine(path, manifest, sha256(path / MANIFEST))
     chosen = choice.predicted(files, machine, names, options) if len(names) > 1 else None
     name = chosen.runtime if chosen is not None else names[0]
-    place = outputs[name]
-    progress(f"building {place} with {name}")
-    with atomic_directory(place) as folder:
+    path = outputs[name]
+    progress(f"building {path} with {name}")
+    with atomic_directory(path) as folder:
         manifest = job.finish(folder, job.build(folder, name, options), chosen)
-    return Engine(place, manifest, sha256(place / MANIFEST))
+    return Engine(path, manifest, sha256(path / MANIFEST))
 
 
 @dataclass(frozen=True)
@@ -222,11 +222,11 @@ def _add_refused(manifest: Manifest, refused: tuple[records.RefusedRuntime, ...]
     return replace(manifest, choice=replace(made, refused=(*made.refused, *refused)))
 
 
-def _move(built: Path, place: Path) -> None:
-    """Move the files of an engine from the folder where it was built to ``place``."""
-    place.mkdir(exist_ok=True)
+def _move(built: Path, output: Path) -> None:
+    """Move the files of an engine from the folder where it was built to ``output``."""
+    output.mkdir(exist_ok=True)
     for file in built.iterdir():
-        file.replace(place / file.name)
+        file.replace(output / file.name)
 
 
 def _specs(source: Path) -> Specs:

@@ -142,9 +142,11 @@ def no_such_size(sizes: Sequence[EngineSize], given: Mapping[str, Array]) -> str
     """What to say of inputs whose sizes are none of an engine's."""
     shapes = [size.shapes for size in sizes]
     names = [name for name in given if any(each[name] != shapes[0][name] for each in shapes)]
-    found = ", ".join(f"{name} {_text(given[name].shape)}" for name in names)
+    given_sizes = ", ".join(f"{name} {_text(given[name].shape)}" for name in names)
     taken = " or ".join(", ".join(f"{n} {_text(each[n])}" for n in names) for each in shapes)
-    return f"the engine takes {taken}, found {found}: build it for that size, too, with --shape"
+    return (
+        f"the engine takes {taken}, found {given_sizes}: build it for that size, too, with --shape"
+    )
 
 
 def _text(shape: Sequence[int | str]) -> str:

@@ -165,13 +165,13 @@ class _Reference:
 
         if not any(has_decided(outputs) for runs in self._known.values() for _, outputs in runs):
             return False
-        found: dict[int, list[tuple[Feeds, Feeds]]] = {}
+        runs: dict[int, list[tuple[Feeds, Feeds]]] = {}
         for size in self._known:
             each = [settled(self._run, self._inputs, size, x) for x in range(turns(self._inputs))]
-            found[size] = [(feeds, self._run(feeds)) for feeds in each if feeds is not None]
-            if not found[size]:
+            runs[size] = [(feeds, self._run(feeds)) for feeds in each if feeds is not None]
+            if not runs[size]:
                 return False
-        self._known = found
+        self._known = runs
         return True
 
     def on(self, size: int) -> list[tuple[Feeds, Feeds]]:
@@ -217,13 +217,13 @@ def _settled_difference(
         return _difference(folder, request, manifest, allowed, reference)
 
     try:
-        found = difference()
+        first = difference()
     except OtherShapeError as error:
         if not reference.settle():
             raise UserError(f"{error}{reference.unsettled}") from None
     else:
-        if found.passed or not reference.settle():
-            return found
+        if first.passed or not reference.settle():
+            return first
     options.progress(
         Notice("on the first random inputs rounding decides outputs: others are taken")
     )

@@ -143,8 +143,8 @@ def _bench(
     batch, used, seed = conditions.batch, conditions.threads, conditions.seed
     progress, candidates = conditions.progress, size.engines
     with ExitStack() as stack:
-        found, name = _baseline(baseline, candidates[0], stack, progress)
-        dense = at_size(found, size.shapes)
+        opened, name = _baseline(baseline, candidates[0], stack, progress)
+        dense = at_size(opened, size.shapes)
         everything = [dense, *candidates]
         check_comparable(everything, batch)
         images = _labelled(conditions.data, candidates[0], conditions.normalisation)
@@ -326,8 +326,8 @@ def _differences(
     except UserError:
         if not has_decided(dense):
             raise
-        found = [settled(sessions[0].run, inputs, batch, each) for each in seeds]
-        batches = [feeds for feeds in found if feeds is not None]
+        drawn = [settled(sessions[0].run, inputs, batch, each) for each in seeds]
+        batches = [feeds for feeds in drawn if feeds is not None]
         if not batches:
             raise
     return _compare_all(engines, sessions, batches, _outputs(sessions[0], batches))

@@ -33,12 +33,12 @@ def check_profiling(engines: Sequence[Engine], sessions: Sequence[Session]) -> N
     Raises:
         UserError: none of the engines can tell how long its steps take.
     """
-    if not any(map(_can_tell, engines, sessions)):
+    if not any(map(_profiles, engines, sessions)):
         names = ", ".join(f"{x.path} is of {x.manifest.runtime}" for x in engines)
         raise UserError(f"--profile needs an engine of sparse, hybrid or ort: {names}")
 
 
-def _can_tell(engine: Engine, session: Session) -> bool:
+def _profiles(engine: Engine, session: Session) -> bool:
     return hasattr(session, "profile") or engine.manifest.runtime in ON_ONNXRUNTIME
 
 

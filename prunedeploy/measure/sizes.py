@@ -38,8 +38,8 @@ def at_each_size(engines: Sequence[Engine], shapes: AllSizes | None) -> tuple[At
         names = size_names([first.manifest.inputs for first, *_ in chosen])
     titles = tuple(engine.path.name for engine in engines)
     return tuple(
-        AtSize(name, each, found, titles)
-        for name, each, found in zip(names, sizes, chosen, strict=True)
+        AtSize(name, each, opened, titles)
+        for name, each, opened in zip(names, sizes, chosen, strict=True)
     )
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prunedeploy import models
-
 if TYPE_CHECKING:
     from torch import nn
 
@@ -28,6 +26,8 @@ def input_size(module: nn.Module) -> tuple[int, ...] | None:
         >>> input_size(torch.nn.Sequential(torch.nn.Linear(784, 10)))
         (1, 784)
     """
+    from prunedeploy import models
+
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     if recipe := models.recognise(shapes):
         return (1, *recipe.input_for(shapes))

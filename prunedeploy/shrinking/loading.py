@@ -108,9 +108,9 @@ def _load_checkpoint(source: Path, options: CheckpointOptions, progress: Progres
         weights=options.weights,
         prefix=options.prefix,
     )
-    shape, found = batch_shape(options) or read.input_shape, read.found
+    shape, notes = batch_shape(options) or read.input_shape, read.found
     if shape is None and (shape := input_size(read.module)) is not None:
-        found = (*found, f"input taken as {'x'.join(map(str, shape))}: --shape states another")
+        notes = (*notes, f"input taken as {'x'.join(map(str, shape))}: --shape states another")
     if shape is None:
         raise UserError(
             f"the input shape of {source} is not known: give it with --shape 1x3x224x224, or, of"
@@ -125,7 +125,7 @@ def _load_checkpoint(source: Path, options: CheckpointOptions, progress: Progres
     mean, std = _normalisation(read, shape)
     plain = partial(export, optimize=False)
     buffers = _buffers(read.module)
-    return Loaded(program, shape, found, read.arch, mean, std, read.module, buffers, plain)
+    return Loaded(program, shape, notes, read.arch, mean, std, read.module, buffers, plain)
 
 
 def _load_module(

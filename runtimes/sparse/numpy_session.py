@@ -306,9 +306,9 @@ class SizesSession:
             shapes = ((arrays[t.name].shape, t.sized) for t in session.inputs)
             if all(shape == sized(shape[0] if shape else 0) for shape, sized in shapes):
                 return session.run(arrays)
-        found = ", ".join(f"{name} {_text(array.shape)}" for name, array in arrays.items())
+        given = ", ".join(f"{name} {_text(array.shape)}" for name, array in arrays.items())
         each = (", ".join(f"{t.name} {_text(t.shape)}" for t in x) for x in self.sizes)
-        raise EngineError(f"the engine takes {' or '.join(each)}, found {found}")
+        raise EngineError(f"the engine takes {' or '.join(each)}, found {given}")
 
     def close(self) -> None:
         """Let go of memory and threads; more than once is fine."""

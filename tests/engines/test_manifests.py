@@ -114,8 +114,8 @@ def test_shapes_that_are_not_the_librarys(attempt: Attempt, built: Path, shape: 
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        (99, r"built by a newer version .* format 99, this version reads 1 to 2; update it, or"),
-        (0, r"built by an older version .* format 0, this version reads 1 to 2; build"),
+        (99, r"built by a newer version .* format 99, this version reads 1 to 3; update it, or"),
+        (0, r"built by an older version .* format 0, this version reads 1 to 3; build"),
         ("2", "expected int"),
     ],
 )
@@ -134,9 +134,9 @@ def test_manifests_of_other_versions(
 
 
 FIELDS = """runtime target files model_sha256 baseline baseline_sha256 inputs outputs versions
-difference batches threads arch isa choice found cross_check format_version"""
+difference batches threads arch isa choice found cross_check sizes format_version"""
 
 
 def test_another_field_is_another_format() -> None:
     """What earlier versions do not know they have to be told by the number."""
-    assert (MANIFEST_FORMAT, [each.name for each in fields(Manifest)]) == (2, FIELDS.split())
+    assert (MANIFEST_FORMAT, [each.name for each in fields(Manifest)]) == (3, FIELDS.split())

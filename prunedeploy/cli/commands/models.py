@@ -142,7 +142,7 @@ def predict(
     names = stated_names(sizes)
     if output is not None and len(sizes) > 1:
         raise typer.BadParameter("-o keeps the forecast of one size: state one --shape")
-    found: list[Prediction] = []
+    predicted: list[Prediction] = []
     refused: list[str] = []
     with working(f"reading {model}"):
         for size, name in zip(sizes, names, strict=True):
@@ -152,9 +152,9 @@ def predict(
             else:
                 predictions = (api.predict(model, target, runtime, precision=precision, **how),)
                 why = ()
-            found += [replace(each, size=name) for each in predictions]
+            predicted += [replace(each, size=name) for each in predictions]
             refused += [f"{name}, {each}" if name else each for each in why]
-    forecasts = Forecasts(tuple(found), tuple(refused))
+    forecasts = Forecasts(tuple(predicted), tuple(refused))
     if output is not None:
         with atomic_path(output) as file:
             file.write_text(to_json(forecasts.predictions[0]))

@@ -146,12 +146,6 @@ def test_pixels_are_normalised_as_the_recognised_architecture_does(engine, folde
     assert accuracy.correct == 60
 
 
-def test_changed_predictions_are_counted():
-    dense, found = np.array([0, 1, 2, 3]), np.array([0, 1, 1, 1])
-    accuracy = module._accuracy(dense, found, np.array([0, 1, 1, 3]))
-    assert (accuracy.samples, accuracy.correct, accuracy.changed_predictions) == (4, 3, 2)
-
-
 def test_a_fixed_batch(engine, folder, write_network):
     write_network(folder / "two.onnx", 4, batch="2")
     building.build("two.onnx", output="two", runtime="ort")

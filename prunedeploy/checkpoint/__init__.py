@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from prunedeploy.checkpoint.state import Normalised
     from prunedeploy.models import Recipe
 
-__all__ = ["Checkpoint", "Kind", "find", "kind", "load", "name_of", "weights"]
+__all__ = ["Checkpoint", "Kind", "find", "kind", "load", "name_of", "screen", "weights"]
 
 TRUST_PROGRAM = " without running its program: pass --trust if you trust its origin"
+SMALL = 1 << 26  # bytes of a file
 MARKED = 0.05  # difference in the share of zeros from which two sets of weights are told apart
 
 
@@ -139,6 +140,19 @@ def weights(
     return read.state, tuple(read.notes)
 
 
+def screen(path: str | Path, name: str | None = None, prefix: str | None = None) -> None:
+    """Refuse a small checkpoint for what can be seen without torch.
+
+    For who imports much before it is read: a small file is read twice in less time than that takes.
+
+    Raises:
+        UserError: as ``weights``.
+    """
+    path = find(path)
+    if path.is_file() and path.stat().st_size < SMALL and (what := kind(path)) != "onnx":
+        _surveyed(path, what, False, (name, prefix))
+
+
 def _read(
     path: Path,
     what: Kind,
@@ -151,9 +165,10 @@ def _read(
 
     ``part`` is the name of the set and the prefix of the names that are wanted.
     """
-    from prunedeploy.checkpoint.read import DESCRIPTIONS, constants, read, readable
+    from prunedeploy.checkpoint.read import DESCRIPTIONS, constants, readable
 
-    tree = read(path, what, trust)  # refused, where it is, before what needs torch is imported
+    tree = _surveyed(path, what, trust, part)
+    masks = None if mask is None else _surveyed_masks(Path(mask), trust)
     from torch import Tensor
 
     from prunedeploy.checkpoint import beside, factory, state
@@ -161,8 +176,7 @@ def _read(
     from prunedeploy.checkpoint.walk import collect
 
     with readable(path), _naming(path):  # a damaged pickle may still be read, as nonsense
-        otherwise = TRUST_PROGRAM if what == "torchscript" else ""
-        held = find_weights(tree, part[0], otherwise, part[1])
+        held = find_weights(tree, part[0], _otherwise(what), part[1])
         whole = held.module if own else None
         candidates = collect(tree, held, own=whole is None)
         candidates += collect({"constants of the program": constants(path, what)})
@@ -185,8 +199,35 @@ def _read(
     program = ["its program not run: the weights alone"] if what == "torchscript" else []
     done.notes = [DESCRIPTIONS[what], *program, *notes, *left, *done.notes]
     if mask is not None:
-        _apply_mask_file(done, Path(mask), trust, left_out)
+        _apply_mask_file(done, Path(mask), masks, left_out)
     return done, whole
+
+
+def _surveyed(path: Path, what: Kind, trust: bool, part: tuple[str | None, str | None]) -> Any:
+    """What the file holds; refused, where it is, before what needs torch is imported."""
+    from prunedeploy.checkpoint import survey
+    from prunedeploy.checkpoint.read import read, readable
+
+    tree = read(path, what, trust)
+    if not trust:
+        with readable(path), _naming(path):
+            survey.refuse(tree, _otherwise(what), whole=part == (None, None))
+    return tree
+
+
+def _surveyed_masks(path: Path, trust: bool) -> Any:
+    from prunedeploy.checkpoint import survey
+    from prunedeploy.checkpoint.read import read, readable
+
+    tree = read(path, kind(path), trust)
+    if not trust:
+        with readable(path), _naming(path):
+            survey.refuse_masks(tree)
+    return tree
+
+
+def _otherwise(what: Kind) -> str:
+    return TRUST_PROGRAM if what == "torchscript" else ""
 
 
 def _other(keys: tuple[str, ...], holder: Any, chosen: Mapping[str, Tensor]) -> str:
@@ -204,11 +245,10 @@ def _other(keys: tuple[str, ...], holder: Any, chosen: Mapping[str, Tensor]) -> 
     return f"{line}: {theirs:.0%} of its weights are zero, {ours:.0%} of those taken"
 
 
-def _apply_mask_file(done: Normalised, path: Path, trust: bool, left: LeftOut | None) -> None:
+def _apply_mask_file(done: Normalised, path: Path, tree: Any, left: LeftOut | None) -> None:
     from prunedeploy.checkpoint import beside
-    from prunedeploy.checkpoint.read import read, readable
+    from prunedeploy.checkpoint.read import readable
 
-    tree: Any = read(path, kind(path), trust)
     with readable(path), _naming(path):
         applied = beside.apply_file(done.state, tree, f"in {path.name}", left)
     done.settle(applied)

@@ -174,7 +174,7 @@ def _is_weight(value: Any) -> bool:
     if isinstance(value, StoredTensor):
         return bool(value.size)
     if isinstance(value, np.ndarray):
-    return bool(hasattr(value, "requires_grad"))  # a tensor that a library has made
+        return bool(value.dtype.kind != "O")
     if isinstance(value, NumpyArray | SparseTensor | Quantised):
         return True
     return hasattr(value, "requires_grad")  # a tensor that a library has made

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
+LONGEST = 4096  # characters of a path
+SHOWN = 100
+
 
 def printable(text: str) -> str:
     """``text`` in one line that only shows characters.
@@ -13,3 +18,16 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in text)
+
+
+def shortened(text: str) -> str:
+    """``text`` with the middle of words left out that are longer than any path: names and numbers
+    of files that were made to fill a terminal.
+
+    Example:
+        >>> len(shortened("offset " + "9" * 100_000))
+        210
+    """
+    return re.sub(
+        rf"\S{{{LONGEST},}}", lambda word: f"{word[0][:SHOWN]}...{word[0][-SHOWN:]}", text
+    )

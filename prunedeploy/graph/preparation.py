@@ -110,6 +110,7 @@ def _read(path: Path) -> onnx.ModelProto:
 
 
 def _from_proto(proto: onnx.ModelProto, path: Path | None) -> Prepared:
+    functions.check_size(proto)
     notes = utf8.repair(proto)
     tensors.check_all(proto, path)
     notes += forms.normalise(proto, path)

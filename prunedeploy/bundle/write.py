@@ -17,7 +17,7 @@ from prunedeploy.bundle import archive as archives
 from prunedeploy.bundle import models as model_files
 from prunedeploy.bundle import sparse as sparse_part
 from prunedeploy.bundle.readme import readme
-from prunedeploy.core.errors import CompilerError, UnsupportedModelError, UserError
+from prunedeploy.core.errors import CompilerError, UnsupportedModelError, UserError, naming_file
 from prunedeploy.core.files import atomic_directory, atomic_path, sha256, to_json
 from prunedeploy.core.log import logged
 from prunedeploy.core.records import Array, TensorSpec
@@ -102,7 +102,7 @@ def write_bundle(
     options = build_options(batch, threads, "none", progress)
     dense = sources.dense_file(source, baseline, progress)
     progress(f"writing {output_path}")
-    with ExitStack() as stack:
+    with naming_file(source), ExitStack() as stack:
         source = stack.enter_context(sized(source, shapes))
         dense = stack.enter_context(sized(dense, shapes)) if dense is not None else None
         return _write_to(output_path, packed, (source, dense, machine, options, inputs))

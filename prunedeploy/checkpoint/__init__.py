@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from prunedeploy.checkpoint import shards
 from prunedeploy.checkpoint.location import find, name_of
 from prunedeploy.checkpoint.sniff import Kind, kind
 from prunedeploy.core import files
-from prunedeploy.core.errors import MissingExtra, UserError
+from prunedeploy.core.errors import UserError, naming_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -103,7 +102,7 @@ def load(
     from prunedeploy.checkpoint import factory, network, selection, state
 
     notes = read.notes
-    with _naming(path):
+    with naming_file(path):
         state.check_finite(read.state)
         if whole is not None:
             return Checkpoint(path, digest, whole, "pickled module", None, None, tuple(notes))
@@ -135,7 +134,7 @@ def weights(
     """
     path = find(path)
     read, _ = _read(path, kind(path), trust, mask, (name, prefix), False)
-    with _naming(path):
+    with naming_file(path):
         read.refuse_doubts()
     return read.state, tuple(read.notes)
 
@@ -175,7 +174,7 @@ def _read(
     from prunedeploy.checkpoint.tree import find_weights, origins_of
     from prunedeploy.checkpoint.walk import collect
 
-    with readable(path), _naming(path):  # a damaged pickle may still be read, as nonsense
+    with readable(path), naming_file(path):  # a damaged pickle may still be read, as nonsense
         held = find_weights(tree, part[0], _otherwise(what), part[1])
         whole = held.module if own else None
         candidates = collect(tree, held, own=whole is None)
@@ -185,7 +184,7 @@ def _read(
     left_out = held.left
     tensors, notes, others = held.tensors, held.notes, held.others
     del tree, held  # what is masked is not to be in memory twice
-    with _naming(path):
+    with naming_file(path):
         if whole is not None:
             whole = factory.from_pickle(whole)
             own_state = whole.state_dict().items()  # which may hold anything besides
@@ -210,7 +209,7 @@ def _surveyed(path: Path, what: Kind, trust: bool, part: tuple[str | None, str |
 
     tree = read(path, what, trust)
     if not trust:
-        with readable(path), _naming(path):
+        with readable(path), naming_file(path):
             survey.refuse(tree, _otherwise(what), whole=part == (None, None))
     return tree
 
@@ -221,7 +220,7 @@ def _surveyed_masks(path: Path, trust: bool) -> Any:
 
     tree = read(path, kind(path), trust)
     if not trust:
-        with readable(path), _naming(path):
+        with readable(path), naming_file(path):
             survey.refuse_masks(tree)
     return tree
 
@@ -249,7 +248,7 @@ def _apply_mask_file(done: Normalised, path: Path, tree: Any, left: LeftOut | No
     from prunedeploy.checkpoint import beside
     from prunedeploy.checkpoint.read import readable
 
-    with readable(path), _naming(path):
+    with readable(path), naming_file(path):
         applied = beside.apply_file(done.state, tree, f"in {path.name}", left)
     done.settle(applied)
     done.notes += applied.notes
@@ -282,14 +281,3 @@ def _or_trust(what: Kind, notes: list[str]) -> str:
     if own or any(line.startswith("whole pickled module") for line in notes):
         return ", or pass --trust if you trust its origin: the file's own network runs code"
     return ""
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Put the file's name in front of an error about what is in it."""
-    try:
-        yield
-    except MissingExtra:
-        raise
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error.__cause__

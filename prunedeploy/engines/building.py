@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prunedeploy import targets
 from prunedeploy.core import records
-from prunedeploy.core.errors import UserError
+from prunedeploy.core.errors import UserError, naming_file
 from prunedeploy.core.files import atomic_directory, sha256
 from prunedeploy.core.log import logged
 from prunedeploy.core.records import Engine
@@ -81,7 +81,7 @@ def build(
     progress = logged(progress)
     options = replace(build_options(batch, threads, tune, progress), blocks=blocks)
     origin = sources.model_file(model, progress)
-    with sized(origin, shapes) as source:
+    with naming_file(origin), sized(origin, shapes) as source:
         return _build(
             *(source, origin, target, runtime, output, baseline, progress), options, within=within
         )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prunedeploy import targets
-from prunedeploy.core.errors import UserError
+from prunedeploy.core.errors import UserError, naming_file
 from prunedeploy.core.files import atomic_directory
 from prunedeploy.core.log import logged
 from prunedeploy.engines import sources
@@ -53,6 +53,6 @@ def emit_c(
     if project.exists() or project.is_symlink():
         raise UserError(f"cannot write {project}: it is there already; name another or remove it")
     progress(f"writing {project}")
-    with atomic_directory(project) as folder, sized(source, shapes) as file:
+    with naming_file(source), atomic_directory(project) as folder, sized(source, shapes) as file:
         Sparse().emit(file, machine, folder, options)
     return project

@@ -21,6 +21,7 @@ from prunedeploy.core.errors import CompilerError, UnsupportedModelError, UserEr
 from prunedeploy.core.files import atomic_directory, atomic_path, sha256, to_json
 from prunedeploy.core.log import logged
 from prunedeploy.core.records import Array, TensorSpec
+from prunedeploy.core.text import printable_lines
 from prunedeploy.engines import bundle_record, sources
 from prunedeploy.engines.bundle_record import MANIFEST, Tensor
 from prunedeploy.engines.request import Progress, build_options
@@ -179,7 +180,7 @@ def _write(
         predicted=tuple(x.forecast for x in predicted),
         missing=tuple(_missing(machine, sparse, plans)),
     )
-    (folder / "README.md").write_text(readme(bundle))
+    (folder / "README.md").write_text(printable_lines(readme(bundle)))
     names = sorted(x.relative_to(folder).as_posix() for x in folder.rglob("*") if x.is_file())
     bundle = replace(bundle, files={name: sha256(folder / name) for name in names})
     (folder / MANIFEST).write_text(to_json(bundle))

@@ -20,6 +20,17 @@ def printable(text: str) -> str:
     return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in text)
 
 
+def printable_lines(text: str) -> str:
+    """``text`` in its lines, each of which only shows characters: for whole reports.
+
+    Example:
+        >>> print(printable_lines("# Report\\n\\x1b[2J"))
+        # Report
+        \\x1b[2J
+    """
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def shortened(text: str) -> str:
     """``text`` with the middle of words left out that are longer than any path: names and numbers
     of files that were made to fill a terminal.

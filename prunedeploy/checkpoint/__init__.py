@@ -221,7 +221,7 @@ def _surveyed_masks(path: Path, trust: bool) -> Any:
     tree = read(path, kind(path), trust)
     if not trust:
         with readable(path), naming_file(path):
-            survey.refuse_masks(tree)
+            survey.refuse_masks(tree, f"in {path.name}")
     return tree
 
 

@@ -61,16 +61,25 @@ def refuse(tree: Any, otherwise: str = "", whole: bool = True) -> None:
             _refuse_weight(name, value)
 
 
-def refuse_masks(tree: Any) -> None:
-    """Refuse a file of masks with names or modules that no network has.
+def refuse_masks(tree: Any, where: str) -> None:
+    """Refuse a file of masks with names or modules that no network has, or without a mask.
+
+    Args:
+        tree: what a reader made of an untrusted file.
+        where: what the file is called in the message, as "in masks.pt".
 
     Raises:
-        UserError: the first of these.
+        UserError: the first of these, in the words of ``beside.apply_file``.
     """
+    found = _may_mask(tree)
     for value in _containers(tree):
         if is_stub_of_module(value):
             refuse_modules(value)
-        refuse_names(name for name in _entries(value) if isinstance(name, str))
+        entries = _entries(value)
+        refuse_names(name for name in entries if isinstance(name, str))
+        found = found or any(map(_may_mask, entries.values()))
+    if not found:
+        raise UserError(f"there is no mask {where}")
 
 
 def refuse_names(names: Iterable[str]) -> None:
@@ -180,20 +189,39 @@ def _is_weight(value: Any) -> bool:
     return hasattr(value, "requires_grad")  # a tensor that a library has made
 
 
+def _may_mask(value: Any) -> bool:
+    """Whether it may be a mask: a tensor that ``tensors.as_tensor`` has a number type for."""
+    if isinstance(value, StoredTensor):
+        return _is_number(value.storage.dtype.name)
+    if isinstance(value, SparseTensor):
+        return math.prod(_sparse_size(value)) <= EXPANDED
+    if isinstance(value, Quantised):
+        return isinstance(value, PackedTensor)
+    return _is_weight(value)
+
+
+def _is_number(dtype: str) -> bool:
+    return dtype in ALIASES or NUMBERS.fullmatch(dtype) is not None
+
+
+def _sparse_size(value: SparseTensor) -> tuple[int, ...]:
+    """The size that it says it has; empty where it says none."""
+    parts = value.data if isinstance(value.data, tuple) else ()
+    size = parts[2 if value.layout == "torch.sparse_coo" else 3 :][:1]
+    numbers = size[0] if size and isinstance(size[0], tuple | list) else ()
+    return tuple(numbers) if all(isinstance(n, int) for n in numbers) else ()
+
+
 def _refuse_weight(name: Any, value: Any) -> None:
     if isinstance(value, SparseTensor):
-        parts = value.data if isinstance(value.data, tuple) else ()
-        size = parts[2 if value.layout == "torch.sparse_coo" else 3 :][:1]
-        numbers = size[0] if size and isinstance(size[0], tuple | list) else ()
-        if all(isinstance(n, int) for n in numbers) and math.prod(numbers) > EXPANDED:
-            raise UserError(
-                f"holds a sparse tensor of size {tuple(numbers)}, too large to be a weight"
-            )
+        size = _sparse_size(value)
+        if math.prod(size) > EXPANDED:
+            raise UserError(f"holds a sparse tensor of size {size}, too large to be a weight")
     if not isinstance(name, str) or name.rpartition(".")[2] in COUNTERS:
         return
     stored = value.storage.dtype.name if isinstance(value, StoredTensor) else ""
     quantised = isinstance(value, Quantised) and not isinstance(value, PackedTensor)
     if quantised or stored.startswith(("quint", "qint")):
         raise UserError(f"{name} is quantised to integers: load the network from before that")
-    if stored and stored not in ALIASES and not NUMBERS.fullmatch(stored):
+    if stored and not _is_number(stored):
         raise UserError(f"{name} is of type {stored}, which is not supported")

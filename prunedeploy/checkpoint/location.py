@@ -20,6 +20,15 @@ NAMES = (
     "model.onnx",
 )
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pt2", ".tar", ".npz", ".onnx")
+# What ends so is a path that was mistyped, never a repository.
+FILES = (
+    *SUFFIXES,
+    *(".pkl", ".pickle", ".p", ".th", ".t7", ".jit", ".ts", ".torchscript", ".model", ".weights"),
+    *(".h5", ".hdf5", ".keras", ".pb", ".tflite", ".pdparams", ".msgpack", ".gguf", ".mlmodel"),
+    *(".npy", ".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".json", ".txt", ".toml", ".yaml"),
+    *(".yml", ".csv", ".md", ".py", ".html", ".ort", ".onnxtxt", ".textproto", ".prototxt"),
+    *(".engine", ".plan", ".trt", ".so", ".bundle", ".log", ".out"),
+)
 BELOW = ("checkpoints", "weights", "onnx")  # of Lightning, ultralytics, optimum
 SHOWN = 4  # files in a message
 
@@ -42,7 +51,7 @@ def find(given: str | Path) -> Path:
     path = Path(given)
     if path.is_dir():
         return _in_folder(path)
-    if not path.exists() and (repository := hub.parse(str(given), SUFFIXES)) is not None:
+    if not path.exists() and (repository := hub.parse(str(given), FILES)) is not None:
         return hub.find(repository, NAMES)
     return path
 

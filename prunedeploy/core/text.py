@@ -32,13 +32,15 @@ def printable_lines(text: str) -> str:
 
 
 def shortened(text: str) -> str:
-    """``text`` with the middle of words left out that are longer than any path: names and numbers
-    of files that were made to fill a terminal.
+    """``text`` with the middle of words left out that are longer than any path, and its own where
+    it is longer than several: names, numbers and shapes of files that were made to fill a terminal.
 
     Example:
         >>> len(shortened("offset " + "9" * 100_000))
         210
     """
-    return re.sub(
+    words = re.sub(
         rf"\S{{{LONGEST},}}", lambda word: f"{word[0][:SHOWN]}...{word[0][-SHOWN:]}", text
     )
+    most = 4 * LONGEST
+    return words if len(words) <= most else f"{words[: most // 2]}...{words[-SHOWN:]}"

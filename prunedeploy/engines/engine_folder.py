@@ -91,6 +91,8 @@ def _read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{folder} is not an engine: {MANIFEST} is {error}") from None
     if not manifest.outputs:
         raise UserError(f"{folder} is not an engine: its manifest names no outputs")
+    if (least := min(manifest.batches, default=1)) < 1:
+        raise UserError(f"{folder} is not an engine: its manifest has a batch of {least}")
     return manifest
 
 

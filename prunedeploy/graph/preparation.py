@@ -19,7 +19,7 @@ from onnx_ir.passes import common
 
 from prunedeploy.core import child
 from prunedeploy.core.budget import Budget
-from prunedeploy.core.errors import UserError, first_cause
+from prunedeploy.core.errors import UserError, first_cause, naming_file
 from prunedeploy.graph import forms, functions, repairs, scopes, tensors, utf8, validity
 from prunedeploy.graph.protos import InvalidError
 from prunedeploy.graph.random_nodes import drop_idle
@@ -53,7 +53,8 @@ def from_file(path: Path) -> Prepared:
     """
     proto = _read(path)
     try:
-        return _from_proto(proto, path)
+        with naming_file(path):
+            return _from_proto(proto, path)
     except InvalidError as error:
         raise UserError(f"{path} is not valid ONNX: {error}") from None
 

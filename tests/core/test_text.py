@@ -38,3 +38,6 @@ def test_words_that_fill_a_terminal() -> None:
     path = "/".join(["folder"] * 500)
     assert shortened(f"{path} is no file") == f"{path} is no file"
     assert len(shortened(f"{'9' * 100_000} is no number")) < 300
+    shape = shortened(f"the shape [{', '.join('1' * 100_000)}] of net.onnx")
+    assert len(shape) < 10_000
+    assert shape.endswith("of net.onnx")

@@ -41,7 +41,7 @@ def _bases() -> Path:
 def good(name: str, path: Path) -> None:
     """Copy one of these to ``path``, unless it is there."""
     made = _bases() / name
-    if path.exists():
+    if path.exists() and path.name == name:
         return
     if made.is_dir():
         shutil.copytree(made, path)

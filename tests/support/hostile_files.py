@@ -5,7 +5,9 @@
 The script writes each kind of file into ``FOLDER``, gives it to every command that reads such a
 file, and prints a table: file, command, exit status, seconds of the processor, megabytes, line. A
 row that is not as promised begins with ``!``; the exit status is 1 where there is one. The seconds
-and megabytes are those of the whole process, imports included; the last lines say what these take.
+and megabytes are those of the whole process and of those that it started; the limits hold for what
+is beyond the imports, which is what the same command takes for two bytes that are no such file. A
+file that is taken, since it is only odd, is held to what the command takes for a good one.
 
 A maker is given an empty folder and returns the path that a command is to be given: of a few
 megabytes at most.
@@ -18,14 +20,16 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent)]
 
+import hostile_engines  # noqa: E402
 from hostile_containers import OTHERS  # noqa: E402
 from hostile_engines import ENGINES  # noqa: E402
 from hostile_models import MODELS  # noqa: E402
@@ -82,6 +86,7 @@ class Row:
     status: int
     seconds: float
     megabytes: int
+    imports: float  # seconds of these, and of the work on a good file for one that was taken
     line: str
     wrong: str
 
@@ -114,18 +119,34 @@ def _row(kind: str, command: str, path: Path, place: Path) -> Row:
     name = str(path.relative_to(place))
     words = [name if word == FILE else word for word in COMMANDS[command]]
     status, said, seconds, megabytes = measured(words, place)
+    imports, room = usual(command, path.suffix, place.parent, status == 0)
     made = sorted(x for x, _ in _listing(place) ^ before)
     wrong = [_wrong(status, said, path.name if name != "." else place.name)]
     wrong += [f"left {made[:3]}"] * bool(status and made)
-    wrong += [f"took {seconds:.1f} s"] * (seconds > MAX_SECONDS)
-    wrong += [f"took {megabytes} MB"] * (megabytes > MAX_MEGABYTES)
+    wrong += [f"took {seconds:.1f} s"] * (seconds > MAX_SECONDS + imports)
+    wrong += [f"took {megabytes} MB"] * (megabytes > MAX_MEGABYTES + room)
     for each in made:
         if (place / each).is_dir():
             shutil.rmtree(place / each)
         else:
             (place / each).unlink(missing_ok=True)
     line = said.strip().replace("\n", " / ").removeprefix("prunedeploy: error: ")
-    return Row(kind, command, status, seconds, megabytes, line, "; ".join(filter(None, wrong)))
+    found = "; ".join(filter(None, wrong))
+    return Row(kind, command, status, seconds, megabytes, imports, line, found)
+
+
+@cache
+def usual(command: str, suffix: str, folder: Path, taken: bool) -> tuple[float, int]:
+    """Seconds and megabytes of a command that is given a good file, or what it cannot read."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        place = Path(name)
+        (place / f"usual{suffix}").write_bytes(b"\x08\x08")
+        if taken and suffix in (".onnx", ".pt"):
+            hostile_engines.good(f"good{suffix}", place / f"usual{suffix}")
+        good(place, COMMANDS[command])
+        words = [f"usual{suffix}" if word == FILE else word for word in COMMANDS[command]]
+        _, _, seconds, megabytes = measured(words, place)
+    return seconds, megabytes
 
 
 def _wrong(status: int, said: str, name: str) -> str:
@@ -176,8 +197,6 @@ def measured(words: Sequence[str], folder: Path) -> tuple[int, str, float, int]:
 
 def good(place: Path, words: Sequence[str]) -> None:
     """What a command needs besides the file: a network, an engine, an input."""
-    import hostile_engines
-
     for name in words:
         if name.startswith("good."):
             hostile_engines.good(name, place / name)
@@ -209,23 +228,24 @@ def main() -> int:
     given.folder.mkdir(parents=True, exist_ok=True)
     folder = given.folder.resolve()
     said = partial(print, flush=True)
-    said(f"  {'file':22} {'command':16} status  CPU s    MB  line")
+    said(f"  {'file':22} {'command':16} status  CPU s  (imports)    MB  line")
     rows = []
     for row in table(given.kinds, given.commands, folder, given.jobs):
         rows.append(row)
         mark, line = "!" if row.wrong else " ", f"[{row.wrong}] " * bool(row.wrong) + row.line
         said(
-            f"{mark} {row.kind:22} {row.command:16} {row.status:6} {row.seconds:6.2f}"
-            f" {row.megabytes:5}  {line[:200]}"
+            f"{mark} {row.kind:22} {row.command:16} {row.status:6} {row.seconds:6.2f}  "
+            f"({row.imports:7.2f}) {row.megabytes:5}  {line[:200]}"
         )
     wrong = sum(bool(row.wrong) for row in rows)
     said(
         f"{len(rows)} runs, {sum(row.status == 2 for row in rows)} refused, {wrong} not as promised"
     )
-    said(f"at most {max(r.seconds for r in rows):.2f} s and {max(r.megabytes for r in rows)} MB")
-    for name, words in (("nothing", ["--version"]), ("all that shrink imports", ["inspect", "x"])):
-        _, _, seconds, megabytes = measured(words, folder)
-        said(f"{name}: {seconds:.2f} s, {megabytes} MB")
+    most = max(rows, key=lambda row: row.seconds - row.imports)
+    said(
+        f"at most {most.seconds - most.imports:.2f} s beyond the imports ({most.kind},"
+        f" {most.command}) and {max(row.megabytes for row in rows)} MB in all"
+    )
     return bool(wrong)
 
 

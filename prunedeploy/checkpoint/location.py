@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from prunedeploy.checkpoint import hub
@@ -60,7 +61,7 @@ def name_of(given: str | Path) -> str:
     """What the results of a checkpoint are called after: ``net`` of ``net.pt`` and of ``net/``."""
     path = Path(given)
     is_file = path.is_file() or path.suffix in SUFFIXES
-    return path.stem if is_file else path.resolve().name.partition("@")[0]
+    return path.stem if is_file else Path(os.path.realpath(path)).name.partition("@")[0]
 
 
 def _in_folder(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,7 +173,7 @@ def _check_request(
         )
     form = precision if weights == "float32" else f"{weights} weights"
     path = Path(output or f"{source.stem}.{target.name}.{form.replace(' ', '-')}.onnx")
-    if path.suffix != ".onnx" or path.resolve() == source.resolve():
+    if path.suffix != ".onnx" or os.path.realpath(path) == os.path.realpath(source):
         raise UserError(f"cannot write {path}: name another file that ends in .onnx")
     limits = target.toolchain
     if limits is not None and precision not in limits.precisions:

@@ -45,7 +45,8 @@ def newest_result(folder: Path) -> Path:
     ]
     if not results:
         raise UserError(
-            f"no result of `prunedeploy shrink` in {folder.resolve()}: name a model, or shrink one"
+            f"no result of `prunedeploy shrink` in {os.path.realpath(folder)}: name a model, or "
+            "shrink one"
         )
     return max(results)[1]
 
@@ -115,7 +116,11 @@ def model_sha256(path: Path) -> str:
 def _recorded_baseline(engine: Engine) -> Path | None:
     """The path in the manifest, which is relative to the engine's folder."""
     recorded = engine.manifest.baseline
-    return None if recorded is None else Path(os.path.normpath(engine.path.resolve() / recorded))
+    return (
+        None
+        if recorded is None
+        else Path(os.path.normpath(Path(os.path.realpath(engine.path), recorded)))
+    )
 
 
 def _refuse_checkpoint(path: Path) -> Path:

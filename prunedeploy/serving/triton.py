@@ -9,6 +9,7 @@ The protobuf schema of ``config.pbtxt`` is Triton's ``model_config.proto``.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -144,7 +145,7 @@ def serve_repo(
     path = repository / title
     if path.exists() or path.is_symlink():
         raise UserError(f"{path} is there already: give another --name, or remove it")
-    text = _config(known, title, model, f"{mount or repository.resolve()}/{title}")
+    text = _config(known, title, model, f"{mount or os.path.realpath(repository)}/{title}")
     try:
         repository.mkdir(parents=True, exist_ok=True)
     except OSError as error:

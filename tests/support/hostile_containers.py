@@ -67,8 +67,10 @@ def _pipe(name: str) -> Maker:
 
 def _linked(name: str, to: str) -> Maker:
     def make(folder: Path) -> Path:
-        (folder / name).symlink_to(to)
-        return folder if name == "model.safetensors" else folder / name
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.symlink_to(to)
+        return path if path.parent == folder else path.parent
 
     return make
 
@@ -97,5 +99,5 @@ OTHERS: dict[str, Maker] = {
     "pipe-onnx": _pipe("net.onnx"),
     "link-to-device": _linked("net.pt", "/dev/zero"),
     "link-to-itself": _linked("net.onnx", "net.onnx"),
-    "folder-with-device": _linked("model.safetensors", "/dev/zero"),
+    "folder-with-device": _linked("net/model.safetensors", "/dev/zero"),
 }

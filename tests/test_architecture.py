@@ -123,7 +123,7 @@ def test_the_labels_are_those_that_coupling_gives() -> None:
 
 
 def test_no_path_is_resolved_in_a_way_that_raises() -> None:
-    """``Path.resolve`` raises RuntimeError for a link to itself; ``os.path.realpath`` never does."""
+    """``Path.resolve`` raises RuntimeError for a link to itself, ``os.path.realpath`` does not."""
     sources = [*ROOT.glob("prunedeploy/**/*.py"), *ROOT.glob("runtimes/**/*.py")]
     found = [path for path in sources if re.search(r"\w\.resolve\(\)", path.read_text())]
     assert [path for path in found if "device" not in path.parts] == []

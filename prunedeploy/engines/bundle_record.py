@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.files import from_json, sha256
+from prunedeploy.core.files import from_json, read_small, sha256
 from prunedeploy.core.records import Difference, Dim, Forecast
 
 MANIFEST = "bundle.json"
@@ -146,7 +146,7 @@ def read(path: Path) -> Written:
         UserError: it is none.
     """
     try:
-        text = _from_archive(path) if path.is_file() else (path / MANIFEST).read_bytes()
+        text = _from_archive(path) if path.is_file() else read_small(path / MANIFEST)
         bundle = from_json(Bundle, text.decode())
     except UNREADABLE:
         raise UserError(f"{path} is not a device bundle: it has no readable {MANIFEST}") from None

@@ -6,7 +6,7 @@ import json
 from pathlib import Path, PurePosixPath
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.files import from_json, sha256, to_json
+from prunedeploy.core.files import from_json, read_text, sha256, to_json
 from prunedeploy.core.records import MANIFEST_FORMAT, Engine, Manifest
 
 MANIFEST = "manifest.json"
@@ -80,7 +80,7 @@ def refuse_bundle(path: Path) -> None:
 
 def _read_manifest(folder: Path) -> Manifest:
     try:
-        text = (folder / MANIFEST).read_text(encoding="utf-8-sig")
+        text = read_text(folder / MANIFEST)
     except (OSError, UnicodeDecodeError):
         refuse_bundle(folder)
         raise UserError(f"{folder} is not an engine: it has no readable {MANIFEST}") from None

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.files import from_json
+from prunedeploy.core.files import from_json, read_text
 from prunedeploy.core.progress import Notice
 from prunedeploy.core.records import Engine, ShrinkResult
 from prunedeploy.engines.engine_folder import refuse_bundle
@@ -140,6 +140,6 @@ def _refuse_checkpoint(path: Path) -> Path:
 def _read_record(path: Path) -> ShrinkResult | None:
     """The result of shrink in a JSON file; None when it is missing or something else."""
     try:
-        return from_json(ShrinkResult, path.read_text(encoding="utf-8-sig"))
+        return from_json(ShrinkResult, read_text(path))
     except (OSError, UnicodeDecodeError, UserError):
         return None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.files import atomic_path, from_json
+from prunedeploy.core.files import atomic_path, from_json, read_text
 from prunedeploy.core.markdown import Row, cell, markdown
 from prunedeploy.core.records import (
     BenchResult,
@@ -110,7 +110,7 @@ def read(path: Path) -> Result:
         UserError: missing, unreadable, or neither a shrink nor a bench result.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise UserError(f"cannot read {path}: {reason}") from None

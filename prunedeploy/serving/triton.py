@@ -21,6 +21,7 @@ from prunedeploy.core.files import atomic_directory
 from prunedeploy.core.records import Engine, TensorSpec
 from prunedeploy.engines import engine_folder
 from prunedeploy.graph.external_data import check_listed
+from prunedeploy.runtimes.api import listed_hash
 from prunedeploy.runtimes.hybrid.placement import OP_LIBRARY
 from prunedeploy.runtimes.ort.cpu import DATA, PAYLOAD
 from prunedeploy.serving.names import model_name
@@ -58,6 +59,7 @@ class Model:
     backend: str  # the line of the configuration
     kind: str
     write: Callable[[Engine, Path], None]  # its files into the folder of a version
+    needs: tuple[str, ...]  # files that the engine's manifest must have the hashes of
     more: str = ""
 
 
@@ -90,14 +92,14 @@ def _custom_op(engine: Engine, folder: Path) -> None:
 
 ONNX, PLAN = 'platform: "onnxruntime_onnx"', 'platform: "tensorrt_plan"'
 MODELS: dict[tuple[str, Backend], Model] = {
-    ("ort", "auto"): Model(ONNX, "KIND_CPU", _payload),
-    ("ort-cuda", "auto"): Model(ONNX, "KIND_GPU", _payload),
-    ("ort-tensorrt", "auto"): Model(ONNX, "KIND_GPU", _payload, ACCELERATOR),
-    ("tensorrt", "auto"): Model(PLAN, "KIND_GPU", _payload),
-    ("hybrid", "auto"): Model(ONNX, "KIND_CPU", _hybrid),
-    ("sparse", "auto"): Model('backend: "python"', "KIND_CPU", _python),
-    ("sparse", "python"): Model('backend: "python"', "KIND_CPU", _python),
-    ("sparse", "onnxruntime"): Model(ONNX, "KIND_CPU", _custom_op),
+    ("ort", "auto"): Model(ONNX, "KIND_CPU", _payload, (PAYLOAD,)),
+    ("ort-cuda", "auto"): Model(ONNX, "KIND_GPU", _payload, (PAYLOAD,)),
+    ("ort-tensorrt", "auto"): Model(ONNX, "KIND_GPU", _payload, (PAYLOAD,), ACCELERATOR),
+    ("tensorrt", "auto"): Model(PLAN, "KIND_GPU", _payload, ("model.plan",)),
+    ("hybrid", "auto"): Model(ONNX, "KIND_CPU", _hybrid, (PAYLOAD, OP_LIBRARY)),
+    ("sparse", "auto"): Model('backend: "python"', "KIND_CPU", _python, ("model.so",)),
+    ("sparse", "python"): Model('backend: "python"', "KIND_CPU", _python, ("model.so",)),
+    ("sparse", "onnxruntime"): Model(ONNX, "KIND_CPU", _custom_op, ("model.so",)),
 }
 
 
@@ -125,7 +127,8 @@ def serve_repo(
         The model's folder.
 
     Raises:
-        UserError: Triton has nothing for this engine, or there is a model of that name.
+        UserError: Triton has nothing for this engine, a file of it is in no hash of its manifest,
+            or there is a model of that name.
 
     Example:
         >>> import prunedeploy
@@ -145,6 +148,8 @@ def serve_repo(
     path = repository / title
     if path.exists() or path.is_symlink():
         raise UserError(f"{path} is there already: give another --name, or remove it")
+    for needed in model.needs:
+        listed_hash(known, needed)
     text = _config(known, title, model, f"{mount or os.path.realpath(repository)}/{title}")
     try:
         repository.mkdir(parents=True, exist_ok=True)

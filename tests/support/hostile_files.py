@@ -51,13 +51,12 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "build --target": ("build", FILE, "--target", "jetson-nano", "-o", "out"),
     "emit": ("build", FILE, "--emit", "c", "-o", "out"),
     "predict": ("predict", FILE, "--target", "jetson"),
-    "bench": ("bench", FILE, "--rounds", "2"),
+    "bench": ("bench", FILE, "--baseline", "good.onnx", "--rounds", "2"),
     "bench --baseline": ("bench", "good.engine", "--baseline", FILE, "--rounds", "2"),
     "bench --data": ("bench", "good.engine", "--baseline", "good.onnx", "--data", FILE),
     "run": ("run", FILE, "good.npy", "-o", "y.npy"),
     "run input": ("run", "good.engine", FILE, "-o", "y.npy"),
     "report": ("report", FILE),
-    "serve": ("serve", FILE, "--port", "0"),
     "serve-repo": ("serve-repo", FILE, "-o", "repo"),
     "of a target": ("predict", "good.onnx", "--target", "evil"),
     "emit for a target": ("build", "good.onnx", "--target", "evil", "--emit", "c", "-o", "out"),
@@ -70,7 +69,7 @@ READS = {  # by the suffix of the file
     ".npy": ("run input", "bench --data"),
     ".npz": ("inspect", "inspect --mask", "shrink", "optimize", "run input", "bench --data"),
     ".json": ("report", "inspect", "shrink", "optimize"),
-    ".engine": ("bench", "run", "serve", "serve-repo"),
+    ".engine": ("bench", "run", "serve-repo"),  # serve would go on with one that is right
     ".gz": ("build ort", "run", "bench"),
     ".toml": ("of a target", "emit for a target"),
 }

@@ -12,13 +12,15 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from prunedeploy.core.errors import UserError
+from prunedeploy.core.errors import UserError, naming_file
 from prunedeploy.core.files import atomic_directory
 from prunedeploy.core.records import Engine, TensorSpec
+from prunedeploy.core.text import printable
 from prunedeploy.engines import engine_folder
 from prunedeploy.graph.external_data import check_listed
 from prunedeploy.runtimes.api import listed_hash
@@ -137,6 +139,11 @@ def serve_repo(
         ['1', 'config.pbtxt']
     """
     known = engine if isinstance(engine, Engine) else engine_folder.read_engine(engine)
+    with naming_file(known.path):
+        return _serve_repo(known, Path(output), name, backend, mount)
+
+
+def _serve_repo(known: Engine, repository: Path, name: str, backend: Backend, mount: str) -> Path:
     runtime = known.manifest.runtime
     model = MODELS.get((runtime, backend))
     if model is None:
@@ -144,21 +151,27 @@ def serve_repo(
             raise UserError(f"backend {backend} is for sparse engines, this is one of {runtime}")
         raise UserError(f"Triton has no backend for engines of {runtime}: build with ort or sparse")
     title = model_name(known, name)
-    repository = Path(output)
     path = repository / title
     if path.exists() or path.is_symlink():
         raise UserError(f"{path} is there already: give another --name, or remove it")
     for needed in model.needs:
         listed_hash(known, needed)
     text = _config(known, title, model, f"{mount or os.path.realpath(repository)}/{title}")
+    made = not repository.exists()
     try:
         repository.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {repository}: {error.strerror or error}") from None
-    with atomic_directory(path) as folder:
-        (folder / VERSION).mkdir()
-        model.write(known, folder / VERSION)
-        (folder / CONFIG).write_text(text)
+    try:
+        with atomic_directory(path) as folder:
+            (folder / VERSION).mkdir()
+            model.write(known, folder / VERSION)
+            (folder / CONFIG).write_text(text)
+    except BaseException:
+        if made:
+            with suppress(OSError):  # somebody has put another model into it
+                repository.rmdir()
+        raise
     return path
 
 
@@ -167,8 +180,11 @@ def _config(engine: Engine, name: str, model: Model, path: str) -> str:
     manifest = engine.manifest
     max_batch = _max_batch_size(engine)
     lines = [
-        f"# engine {engine.sha256[:16]} of {manifest.runtime} for {manifest.target}, built with "
-        + ", ".join(f"{key} {value}" for key, value in sorted(manifest.versions.items())),
+        printable(
+            f"# engine {engine.sha256[:16]} of {manifest.runtime} for {manifest.target}, built "
+            + "with "
+            + ", ".join(f"{key} {value}" for key, value in sorted(manifest.versions.items()))
+        ),
         f"name: {_string(name)}",
         model.backend,
         f"max_batch_size: {max_batch}",

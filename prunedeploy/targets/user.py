@@ -81,7 +81,7 @@ def read(path: Path) -> tuple[Target, ...]:
     """
     try:
         tables = tomllib.loads(read_text(path))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # not TOML, or without end
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(f"cannot read targets from {path}: {reason}") from None
     taken = {name for target in TARGETS for name in (target.name, *target.aliases)}

@@ -140,11 +140,6 @@ def _targets(text: str | bytes) -> Maker:
     return written("prunedeploy.targets.toml", lambda: data)
 
 
-def _linked_targets(folder: Path) -> Path:
-    (folder / "prunedeploy.targets.toml").symlink_to("/dev/zero")
-    return folder / "prunedeploy.targets.toml"
-
-
 LIKE = '[evil]\nlike = "raspberry-pi-5"\n'
 ENGINES: dict[str, Maker] = {
     "manifest-nested": _manifest(lambda: b"[" * 200_000),
@@ -179,7 +174,6 @@ ENGINES: dict[str, Maker] = {
     "npy-no-bytes": _npy(
         b"{'descr': '|S0', 'fortran_order': False, 'shape': (%d, %d), }" % (HUGE, HUGE)
     ),
-    "targets-device": _linked_targets,
     "targets-nested": _targets("a = " + "[" * 50_000),
     "targets-binary": _targets(b"\xff\xfe"),
     "targets-number": _targets(LIKE + "cores = " + "9" * 5_000),

@@ -17,10 +17,11 @@ from prunedeploy.bundle import archive as archives
 from prunedeploy.bundle import models as model_files
 from prunedeploy.bundle import sparse as sparse_part
 from prunedeploy.bundle.readme import readme
-from prunedeploy.core.errors import CompilerError, UnsupportedModelError, UserError
+from prunedeploy.core.errors import CompilerError, UnsupportedModelError, UserError, naming_file
 from prunedeploy.core.files import atomic_directory, atomic_path, sha256, to_json
 from prunedeploy.core.log import logged
 from prunedeploy.core.records import Array, TensorSpec
+from prunedeploy.core.text import printable_lines
 from prunedeploy.engines import bundle_record, sources
 from prunedeploy.engines.bundle_record import MANIFEST, Tensor
 from prunedeploy.engines.request import Progress, build_options
@@ -104,7 +105,7 @@ def write_bundle(
     options = build_options(batch, threads, "none", progress)
     dense = sources.dense_file(source, baseline, progress)
     progress(f"writing {output_path}")
-    with ExitStack() as stack:
+    with naming_file(source), ExitStack() as stack:
         source = stack.enter_context(sized(source, stated))
         dense = stack.enter_context(sized(dense, stated)) if dense is not None else None
         return _write_to(output_path, packed, (source, dense, machine, options, inputs))
@@ -181,7 +182,7 @@ def _write(
         predicted=tuple(x.forecast for x in predicted),
         missing=tuple(_missing(machine, sparse, plans)),
     )
-    (folder / "README.md").write_text(readme(bundle))
+    (folder / "README.md").write_text(printable_lines(readme(bundle)))
     names = sorted(x.relative_to(folder).as_posix() for x in folder.rglob("*") if x.is_file())
     bundle = replace(bundle, files={name: sha256(folder / name) for name in names})
     (folder / MANIFEST).write_text(to_json(bundle))

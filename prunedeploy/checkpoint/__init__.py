@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from prunedeploy.checkpoint import shards
 from prunedeploy.checkpoint.location import find, name_of
 from prunedeploy.checkpoint.sniff import Kind, kind
 from prunedeploy.core import files
-from prunedeploy.core.errors import MissingExtra, UserError
+from prunedeploy.core.errors import UserError, naming_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,9 +20,10 @@ if TYPE_CHECKING:
     from prunedeploy.checkpoint.state import Normalised
     from prunedeploy.models import Recipe
 
-__all__ = ["Checkpoint", "Kind", "find", "kind", "load", "name_of", "weights"]
+__all__ = ["Checkpoint", "Kind", "find", "kind", "load", "name_of", "screen", "weights"]
 
 TRUST_PROGRAM = " without running its program: pass --trust if you trust its origin"
+SMALL = 1 << 26  # bytes of a file
 MARKED = 0.05  # difference in the share of zeros from which two sets of weights are told apart
 
 
@@ -102,7 +102,7 @@ def load(
     from prunedeploy.checkpoint import factory, network, selection, state
 
     notes = read.notes
-    with _naming(path):
+    with naming_file(path):
         state.check_finite(read.state)
         if whole is not None:
             return Checkpoint(path, digest, whole, "pickled module", None, None, tuple(notes))
@@ -134,9 +134,22 @@ def weights(
     """
     path = find(path)
     read, _ = _read(path, kind(path), trust, mask, (name, prefix), False)
-    with _naming(path):
+    with naming_file(path):
         read.refuse_doubts()
     return read.state, tuple(read.notes)
+
+
+def screen(path: str | Path, name: str | None = None, prefix: str | None = None) -> None:
+    """Refuse a small checkpoint for what can be seen without torch.
+
+    For who imports much before it is read: a small file is read twice in less time than that takes.
+
+    Raises:
+        UserError: as ``weights``.
+    """
+    path = find(path)
+    if path.is_file() and path.stat().st_size < SMALL and (what := kind(path)) != "onnx":
+        _surveyed(path, what, False, (name, prefix))
 
 
 def _read(
@@ -151,18 +164,18 @@ def _read(
 
     ``part`` is the name of the set and the prefix of the names that are wanted.
     """
-    from prunedeploy.checkpoint.read import DESCRIPTIONS, constants, read, readable
+    from prunedeploy.checkpoint.read import DESCRIPTIONS, constants, readable
 
-    tree = read(path, what, trust)  # refused, where it is, before what needs torch is imported
+    tree = _surveyed(path, what, trust, part)
+    masks = None if mask is None else _surveyed_masks(Path(mask), trust)
     from torch import Tensor
 
     from prunedeploy.checkpoint import beside, factory, state
     from prunedeploy.checkpoint.tree import find_weights, origins_of
     from prunedeploy.checkpoint.walk import collect
 
-    with readable(path), _naming(path):  # a damaged pickle may still be read, as nonsense
-        otherwise = TRUST_PROGRAM if what == "torchscript" else ""
-        held = find_weights(tree, part[0], otherwise, part[1])
+    with readable(path), naming_file(path):  # a damaged pickle may still be read, as nonsense
+        held = find_weights(tree, part[0], _otherwise(what), part[1])
         whole = held.module if own else None
         candidates = collect(tree, held, own=whole is None)
         candidates += collect({"constants of the program": constants(path, what)})
@@ -171,7 +184,7 @@ def _read(
     left_out = held.left
     tensors, notes, others = held.tensors, held.notes, held.others
     del tree, held  # what is masked is not to be in memory twice
-    with _naming(path):
+    with naming_file(path):
         if whole is not None:
             whole = factory.from_pickle(whole)
             own_state = whole.state_dict().items()  # which may hold anything besides
@@ -185,8 +198,35 @@ def _read(
     program = ["its program not run: the weights alone"] if what == "torchscript" else []
     done.notes = [DESCRIPTIONS[what], *program, *notes, *left, *done.notes]
     if mask is not None:
-        _apply_mask_file(done, Path(mask), trust, left_out)
+        _apply_mask_file(done, Path(mask), masks, left_out)
     return done, whole
+
+
+def _surveyed(path: Path, what: Kind, trust: bool, part: tuple[str | None, str | None]) -> Any:
+    """What the file holds; refused, where it is, before what needs torch is imported."""
+    from prunedeploy.checkpoint import survey
+    from prunedeploy.checkpoint.read import read, readable
+
+    tree = read(path, what, trust)
+    if not trust:
+        with readable(path), naming_file(path):
+            survey.refuse(tree, _otherwise(what), whole=part == (None, None))
+    return tree
+
+
+def _surveyed_masks(path: Path, trust: bool) -> Any:
+    from prunedeploy.checkpoint import survey
+    from prunedeploy.checkpoint.read import read, readable
+
+    tree = read(path, kind(path), trust)
+    if not trust:
+        with readable(path), naming_file(path):
+            survey.refuse_masks(tree, f"in {path.name}")
+    return tree
+
+
+def _otherwise(what: Kind) -> str:
+    return TRUST_PROGRAM if what == "torchscript" else ""
 
 
 def _other(keys: tuple[str, ...], holder: Any, chosen: Mapping[str, Tensor]) -> str:
@@ -204,12 +244,11 @@ def _other(keys: tuple[str, ...], holder: Any, chosen: Mapping[str, Tensor]) -> 
     return f"{line}: {theirs:.0%} of its weights are zero, {ours:.0%} of those taken"
 
 
-def _apply_mask_file(done: Normalised, path: Path, trust: bool, left: LeftOut | None) -> None:
+def _apply_mask_file(done: Normalised, path: Path, tree: Any, left: LeftOut | None) -> None:
     from prunedeploy.checkpoint import beside
-    from prunedeploy.checkpoint.read import read, readable
+    from prunedeploy.checkpoint.read import readable
 
-    tree: Any = read(path, kind(path), trust)
-    with readable(path), _naming(path):
+    with readable(path), naming_file(path):
         applied = beside.apply_file(done.state, tree, f"in {path.name}", left)
     done.settle(applied)
     done.notes += applied.notes
@@ -242,14 +281,3 @@ def _or_trust(what: Kind, notes: list[str]) -> str:
     if own or any(line.startswith("whole pickled module") for line in notes):
         return ", or pass --trust if you trust its origin: the file's own network runs code"
     return ""
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Put the file's name in front of an error about what is in it."""
-    try:
-        yield
-    except MissingExtra:
-        raise
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error.__cause__

@@ -29,7 +29,9 @@ def parse(text: str, suffixes: Sequence[str]) -> Repository | None:
     in front or not; None for what is rather a path."""
     plain = SCHEME.sub("", text, count=1)
     match = REPOSITORY.fullmatch(plain)
-    is_path = plain == text and (text.endswith(tuple(suffixes)) or Path(text).parent.exists())
+    is_path = plain == text and (
+        text.lower().endswith(tuple(suffixes)) or Path(text).parent.exists()
+    )
     return None if match is None or is_path else Repository(match["name"], match["revision"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from prunedeploy.checkpoint import hub
@@ -20,6 +21,15 @@ NAMES = (
     "model.onnx",
 )
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pt2", ".tar", ".npz", ".onnx")
+# What ends so is a path that was mistyped, never a repository.
+FILES = (
+    *SUFFIXES,
+    *(".pkl", ".pickle", ".p", ".th", ".t7", ".jit", ".ts", ".torchscript", ".model", ".weights"),
+    *(".h5", ".hdf5", ".keras", ".pb", ".tflite", ".pdparams", ".msgpack", ".gguf", ".mlmodel"),
+    *(".npy", ".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".json", ".txt", ".toml", ".yaml"),
+    *(".yml", ".csv", ".md", ".py", ".html", ".ort", ".onnxtxt", ".textproto", ".prototxt"),
+    *(".engine", ".plan", ".trt", ".so", ".bundle", ".log", ".out"),
+)
 BELOW = ("checkpoints", "weights", "onnx")  # of Lightning, ultralytics, optimum
 SHOWN = 4  # files in a message
 
@@ -42,7 +52,7 @@ def find(given: str | Path) -> Path:
     path = Path(given)
     if path.is_dir():
         return _in_folder(path)
-    if not path.exists() and (repository := hub.parse(str(given), SUFFIXES)) is not None:
+    if not path.exists() and (repository := hub.parse(str(given), FILES)) is not None:
         return hub.find(repository, NAMES)
     return path
 
@@ -51,7 +61,7 @@ def name_of(given: str | Path) -> str:
     """What the results of a checkpoint are called after: ``net`` of ``net.pt`` and of ``net/``."""
     path = Path(given)
     is_file = path.is_file() or path.suffix in SUFFIXES
-    return path.stem if is_file else path.resolve().name.partition("@")[0]
+    return path.stem if is_file else Path(os.path.realpath(path)).name.partition("@")[0]
 
 
 def _in_folder(folder: Path) -> Path:

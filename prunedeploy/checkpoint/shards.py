@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import read_text
 
 MAX_BYTES = 64 << 20  # of an index: the names of all tensors
 WEIGHT_MAP = "weight_map"
@@ -47,7 +48,7 @@ def read_index(path: Path) -> dict[str, str]:
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path} is too large for an index of weights")
     try:
-        return files_of(json.loads(path.read_text(encoding="utf-8-sig")))
+        return files_of(json.loads(read_text(path)))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}): fetch it again") from None
     except UserError as error:

@@ -19,6 +19,7 @@ from prunedeploy.checkpoint.beside import Applied
 from prunedeploy.checkpoint.masks import Doubts
 from prunedeploy.checkpoint.pickle.packed import PackedTensor
 from prunedeploy.checkpoint.pickle.stub import Quantised
+from prunedeploy.checkpoint.survey import COUNTERS, refuse_names
 from prunedeploy.checkpoint.tensors import NUMBERS
 from prunedeploy.checkpoint.walk import MaskCandidate
 from prunedeploy.core.budget import EXPANDED
@@ -30,8 +31,6 @@ State = dict[str, Tensor]
 WRAPPER = re.compile(
     r"(?:^module\.)+|(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
-COUNTERS = ("total_ops", "total_params", "n_averaged")  # of thop, and of torch.optim.swa_utils
-MAX_DEPTH = 100  # parts of a name
 FLAT = ("_flat_param", "flat_param")
 
 
@@ -210,8 +209,7 @@ def _refuse_shards(tensors: Mapping[str, Any]) -> None:
 
 def _refuse_bombs(tensors: Mapping[str, Any]) -> None:
     """Names and tensors that are many times as large as what the file has of them."""
-    if deep := next((name for name in tensors if name.count(".") > MAX_DEPTH), None):
-        raise UserError(f"holds a name of {deep.count('.') + 1:,} parts: no network has such")
+    refuse_names(tensors)
     total = 0
     for value in tensors.values():
         if not isinstance(value, Tensor):

@@ -7,7 +7,6 @@ hostile in a way that its reader sees is refused before. The first weight asked 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunedeploy.checkpoint import survey
 from prunedeploy.checkpoint.pickle.packed import PackedTensor
 from prunedeploy.checkpoint.pickle.stub import NumpyArray, SparseTensor, StoredTensor
 from prunedeploy.checkpoint.unpacked import dense
@@ -28,12 +28,10 @@ SPARSE_LAYOUTS = {
     "torch.sparse_bsc": torch.sparse_bsc,
 }
 
-# What torch computes with, or converts to what it does: not its bits, nor halves of bytes.
 NUMBERS = frozenset(
     value
     for name, value in vars(torch).items()
-    if isinstance(value, torch.dtype)
-    and re.fullmatch(r"bool|u?int(8|16|32|64)|b?float(8_\w+|16|32|64)|complex(64|128)", name)
+    if isinstance(value, torch.dtype) and survey.NUMBERS.fullmatch(name)
 )
 
 

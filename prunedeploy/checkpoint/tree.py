@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from prunedeploy.checkpoint.masks import binary, mixed
 from prunedeploy.checkpoint.naming import Index, LeftOut, is_mask_key
-from prunedeploy.checkpoint.pickle.stub import (
-    NumpyArray,
-    Quantised,
-    SparseTensor,
-    StoredTensor,
-    Stub,
+from prunedeploy.checkpoint.pickle.stub import Quantised, SparseTensor, StoredTensor, Stub
+from prunedeploy.checkpoint.survey import (
+    MAX_NESTED,
+    as_mapping,
+    children_of,
+    contents,
+    elements_of,
+    is_stub_of_module,
+    refuse_modules,
 )
 from prunedeploy.checkpoint.tensors import as_tensor
 from prunedeploy.core.errors import UserError
@@ -41,7 +42,6 @@ WRAPPERS = (
     "ema",
 )
 MAX_DEPTH = 4
-MAX_MODULES = 100_000
 WRAPPING = ("module", "_orig_mod")  # parts of names
 NOT_WEIGHTS = ("optim", "sched")  # how keys begin under which training keeps other things
 
@@ -83,7 +83,7 @@ def find_weights(
     every = _without_masks(_sets(tree, lists=True))
     sets = _without_masks(_sets(tree)) or every
     if not sets:
-        raise UserError(f"holds no weights that can be told{_contents(tree)}{otherwise}")
+        raise UserError(f"holds no weights that can be told{contents(tree)}{otherwise}")
     named = _named(name, sets) if name is not None else None
     path = _preferred(tree, sets) if named is None else named
     holder = sets[path]
@@ -124,22 +124,6 @@ def keys(path: Path) -> str:
     return ".".join(map(repr, path))
 
 
-def as_mapping(value: Any) -> Mapping[Any, Any] | None:
-    """A dictionary, or the fields of an object that stands for one."""
-    if isinstance(value, Mapping):
-        return value
-    return value.fields() if isinstance(value, Stub) else None
-
-
-def elements_of(value: Any) -> list[Any]:
-    """The elements of a list or of what is like one; of anything else none."""
-    if isinstance(value, NumpyArray):
-        return value.objects()
-    if isinstance(value, np.ndarray):
-        return [*value.flat] if value.dtype.kind == "O" else []
-    return [*value] if isinstance(value, list | tuple | set | frozenset | deque) else []
-
-
 def tensors_of(holder: Any) -> dict[str, Any] | None:
     """The state_dict that ``holder`` is or has, or None when there is no weight in it."""
     if isinstance(holder, nn.Module):
@@ -158,31 +142,26 @@ def tensors_of(holder: Any) -> dict[str, Any] | None:
 
 def is_module(value: Any) -> bool:
     """A module, or what stands for one."""
-    if isinstance(value, nn.Module):
-        return True
-    return isinstance(value, Stub) and (
-        value.origin.startswith("__torch__.") or "_modules" in value.fields()
-    )
+    return isinstance(value, nn.Module) or is_stub_of_module(value)
 
 
 def modules_of(module: Any) -> Iterator[tuple[str, Any]]:
-    """Every module in ``module`` with its name and a dot, itself with none."""
-    for count, each in enumerate(_modules_of(module, "", 64)):
-        if count > MAX_MODULES:
-            raise UserError("holds more modules than any network has")
-        yield each
+    """Every module in ``module`` with its name and a dot, itself with none.
+
+    Raises:
+        UserError: they are more than any network has, or nested too deeply.
+    """
+    if not isinstance(module, nn.Module):
+        refuse_modules(module)
+    yield from _modules_of(module, "", MAX_NESTED)
 
 
 def _modules_of(module: Any, prefix: str, above: int) -> Iterator[tuple[str, Any]]:
     if not above:
         raise UserError("holds modules nested too deeply")
     yield prefix, module
-    if isinstance(module, nn.Module):
-        children: Mapping[Any, Any] = module._modules
-    else:
-        fields = module.fields()
-        children = as_mapping(fields.get("_modules", fields)) or {}
-    for key, child in children.items():
+    inside = module._modules.items() if isinstance(module, nn.Module) else children_of(module)
+    for key, child in inside:
         if is_module(child) and isinstance(key, str):
             yield from _modules_of(child, f"{prefix}{key}.", above - 1)
 
@@ -405,15 +384,3 @@ def _module_tensors(module: Stub) -> Iterator[tuple[str, Any]]:
         for key, value in (as_mapping(fields.get("_buffers")) or {}).items():
             if value is not None and key not in hidden:
                 yield f"{path}{key}", value
-
-
-def _contents(tree: Any) -> str:
-    mapping = as_mapping(tree)
-    if mapping is None:
-        return f" (it is {_type(tree)})"
-    names = [str(key) for key in list(mapping)[:6]]
-    return f" (it has {', '.join(names)})" if names else " (it is empty)"
-
-
-def _type(value: Any) -> str:
-    return value.origin if isinstance(value, Stub) else f"a {type(value).__name__}"

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 
 from prunedeploy.checkpoint.naming import is_mask_key, words
 from prunedeploy.checkpoint.pickle.stub import SparseTensor, StoredTensor
+from prunedeploy.checkpoint.survey import as_mapping, elements_of
 from prunedeploy.checkpoint.tensors import NUMBERS, as_tensor
 from prunedeploy.checkpoint.tree import (
     NOT_WEIGHTS,
     Path,
     Weights,
-    as_mapping,
-    elements_of,
     is_module,
     keys,
     modules_of,

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.log import LOGGER
-from prunedeploy.core.text import printable
+from prunedeploy.core.text import printable, shortened
 
 COMPLETE = "_PRUNEDEPLOY_COMPLETE"  # set by the scripts of --show-completion
 
@@ -116,7 +116,7 @@ def _run(arguments: list[str]) -> int:
 
 def _fail(message: str, status: int) -> int:
     """One line on stderr, whatever the message holds."""
-    line = printable(" ".join(message.split()))
+    line = printable(shortened(" ".join(message.split())))
     LOGGER.error("%s", line)
     print(f"prunedeploy: error: {line}", file=sys.stderr)
     return status

@@ -62,7 +62,7 @@ class Budget:
 
     def steps(self, nodes: int, fed: int) -> int:
         """Nodes that the bodies of a model of ``nodes`` nodes run for one set of inputs."""
-        return 80_000 + 2000 * nodes + 16 * fed
+        return 20_000 + 2000 * nodes + 16 * fed
 
     def check(self, what: str, needed: int, allowed: int, unit: str = "elements") -> None:
         """Refuse what would take more than is allowed.

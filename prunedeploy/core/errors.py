@@ -5,6 +5,10 @@ Anything else that is raised is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class UserError(Exception):
     """A mistake the user can mend. The command line prints it as one line and exits with status 2.
@@ -49,6 +53,32 @@ class MissingExtra(UserError):  # noqa: N818 - it names what is missing, not an 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} is not installed: pip install 'prunedeploy[{extra}]'")
         self.extra = extra
+
+
+@contextmanager
+def naming_file(path: str | Path) -> Iterator[None]:
+    """Put the file's name in front of an error about what is in it, unless it is there.
+
+    What the machine lacks (``MissingExtra``, ``CompilerError``) is not about the file.
+
+    Raises:
+        UserError: as it was raised, with its type, attributes and cause.
+
+    Example:
+        >>> with naming_file("net.onnx"):
+        ...     raise UserError("a loop would take too many steps")
+        Traceback (most recent call last):
+        ...
+        prunedeploy.core.errors.UserError: net.onnx: a loop would take too many steps
+    """
+    try:
+        yield
+    except (MissingExtra, CompilerError):
+        raise
+    except UserError as error:
+        if Path(path).name not in str(error):
+            error.args = (f"{path}: {error}", *error.args[1:])
+        raise
 
 
 def first_cause(error: BaseException) -> str:

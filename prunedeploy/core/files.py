@@ -11,6 +11,7 @@ import mmap
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 import types
 import typing
@@ -22,6 +23,7 @@ from typing import Any
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import EARLIER
 
+MAX_TEXT = 64 << 20  # bytes of a record, with every sample of a long measurement
 WORD = 1 << 63  # integers of records are of 64 bits
 RENAME_EXCHANGE = 2  # of linux/fs.h
 
@@ -151,11 +153,50 @@ def check_writable(path: Path) -> None:
         temporary.unlink()
 
 
+def open_regular(path: Path) -> typing.BinaryIO:
+    """A file opened to be read, if it is one: a device has no end, and a pipe makes one wait.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_small(path: Path) -> bytes:
+    """The content of a file of ``MAX_TEXT`` bytes at most: of records, which strangers may write.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or larger.
+    """
+    with open_regular(path) as file:
+        data = file.read(MAX_TEXT + 1)
+    if len(data) > MAX_TEXT:
+        raise OSError(errno.EFBIG, f"it has more than {MAX_TEXT >> 20} MiB", str(path))
+    return data
+
+
+def read_text(path: Path) -> str:
+    """The text in such a file, without a byte order mark.
+
+    Raises:
+        OSError: as ``read_small``.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    return read_small(path).decode("utf-8-sig")
+
+
 def sha256(*paths: Path) -> str:
     """The SHA-256 of a file, or of several one after the other, in hexadecimal."""
     digest = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()
@@ -170,7 +211,7 @@ def held_copy(path: Path, expected: str) -> int:
         UserError: another hash.
         OSError: it cannot be read or copied.
     """
-    with path.open("rb") as file, _unnamed() as copy:
+    with open_regular(path) as file, _unnamed() as copy:
         digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
             digest.update(chunk)
@@ -191,7 +232,7 @@ def mapped(path: Path, expected: str) -> Iterator[mmap.mmap]:
         UserError: another hash; or somebody wrote into the file before the end of the block.
         OSError, ValueError: it cannot be mapped.
     """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         written = os.fstat(file.fileno()).st_mtime_ns
         if hashlib.sha256(data).hexdigest() != expected:
             raise UserError(f"{path} is not what was built: its hash differs; build it again")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from prunedeploy import targets
 from prunedeploy.core import records
-from prunedeploy.core.errors import UserError
+from prunedeploy.core.errors import UserError, naming_file
 from prunedeploy.core.files import atomic_directory, sha256
 from prunedeploy.core.log import logged
 from prunedeploy.core.records import Engine, Manifest, RuntimeChoice
@@ -86,7 +86,7 @@ def build(
     progress = logged(progress)
     options = replace(build_options(batch, threads, tune, progress), blocks=blocks)
     origin = sources.model_file(model, progress)
-    with ExitStack() as stack:
+    with naming_file(origin), ExitStack() as stack:
         files = [stack.enter_context(sized(origin, each)) for each in each_size(shapes)]
         return _build(
             *(files, origin, target, runtime, output, baseline, progress), options, within=within

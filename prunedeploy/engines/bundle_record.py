@@ -7,10 +7,11 @@ import re
 import tarfile
 import zlib
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.files import from_json, sha256
+from prunedeploy.core.files import from_json, read_small, sha256
 from prunedeploy.core.records import Difference, Dim, Forecast
 
 MANIFEST = "bundle.json"
@@ -18,6 +19,7 @@ MAX_MANIFEST_BYTES = 64 << 20
 ARCHIVE = ".tar.gz"
 #: what reading an archive that is none raises; ValueError for text that is none as well
 UNREADABLE = (OSError, KeyError, tarfile.TarError, EOFError, zlib.error, ValueError, OverflowError)
+MAX_MEMBERS = 10_000  # of an archive, until its manifest: bundles have dozens
 FOLDER = ".bundle"
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 NOT_AN_ENGINE = (
@@ -146,7 +148,7 @@ def read(path: Path) -> Written:
         UserError: it is none.
     """
     try:
-        text = _from_archive(path) if path.is_file() else (path / MANIFEST).read_bytes()
+        text = _from_archive(path) if path.is_file() else read_small(path / MANIFEST)
         bundle = from_json(Bundle, text.decode())
     except UNREADABLE:
         raise UserError(f"{path} is not a device bundle: it has no readable {MANIFEST}") from None
@@ -180,7 +182,7 @@ def check(folder: Path) -> Written:
 
 def _from_archive(path: Path) -> bytes:
     with tarfile.open(path) as archive:
-        for member in archive:
+        for member in islice(archive, MAX_MEMBERS):
             if member.isfile() and PurePosixPath(member.name).name == MANIFEST:
                 if member.issparse() or member.size > MAX_MANIFEST_BYTES:
                     break

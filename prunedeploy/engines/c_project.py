@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prunedeploy import targets
-from prunedeploy.core.errors import UserError
+from prunedeploy.core.errors import UserError, naming_file
 from prunedeploy.core.files import atomic_directory
 from prunedeploy.core.log import logged
 from prunedeploy.engines import sources
@@ -56,7 +56,7 @@ def emit_c(
         raise UserError(f"cannot write {project}: it is there already; name another or remove it")
     progress(f"writing {project}")
     sizes = each_size(shapes)
-    with atomic_directory(project) as folder:
+    with naming_file(source), atomic_directory(project) as folder:
         for each, name in zip(sizes, stated_names(sizes), strict=True):
             (folder / name).mkdir(exist_ok=True)
             with sized(source, each) as file:

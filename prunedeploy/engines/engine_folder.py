@@ -6,7 +6,7 @@ import json
 from pathlib import Path, PurePosixPath
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.files import from_json, sha256, to_json
+from prunedeploy.core.files import from_json, read_text, sha256, to_json
 from prunedeploy.core.records import MANIFEST_FORMAT, Engine, Manifest
 
 MANIFEST = "manifest.json"
@@ -80,7 +80,7 @@ def refuse_bundle(path: Path) -> None:
 
 def _read_manifest(folder: Path) -> Manifest:
     try:
-        text = (folder / MANIFEST).read_text(encoding="utf-8-sig")
+        text = read_text(folder / MANIFEST)
     except (OSError, UnicodeDecodeError):
         refuse_bundle(folder)
         raise UserError(f"{folder} is not an engine: it has no readable {MANIFEST}") from None
@@ -100,6 +100,8 @@ def parse_manifest(folder: Path, text: str) -> Manifest:
         raise UserError(f"{folder} is not an engine: {MANIFEST} is {error}") from None
     if not manifest.outputs:
         raise UserError(f"{folder} is not an engine: its manifest names no outputs")
+    if (least := min(manifest.batches, default=1)) < 1:
+        raise UserError(f"{folder} is not an engine: its manifest has a batch of {least}")
     return manifest
 
 

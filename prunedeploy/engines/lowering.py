@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import onnx_ir as ir
 
 from prunedeploy import passes, targets
 from prunedeploy.core import files
-from prunedeploy.core.errors import UserError
+from prunedeploy.core.errors import UserError, naming_file
 from prunedeploy.core.records import Array, Difference, PassReport
 from prunedeploy.graph import model as models
 from prunedeploy.graph import preparation
@@ -99,29 +100,8 @@ def lower(
     )
     prepared = preparation.from_file(request.source)
     fix(prepared.model, shapes or {})
-    versions = _versions(prepared.model, request.target, opset, ir_version)
-    steps, given = _passes(request, versions, prepared.model, feeds)
-    source = check_source(prepared.model, given, prepared.notes)
-    before = Evaluator(source.program).run(given)
-    second_oracle.check(source.program, given, before, str(request.source))
-    reports = passes.run(source.program, steps, given)
-    _refuse_undone(reports, request.form, versions, opset is not None)
-    difference = _difference(request, source, given, before)
-    with files.atomic_group(request.output) as temporary:
-        models.save(source.program, temporary)
-        digest = models.sha256(temporary)
-    return LowerResult(
-        source=request.source,
-        model=request.output,
-        model_sha256=digest,
-        opset=_opset(source.program),
-        ir_version=int(source.program.ir_version or 0),
-        precision=precision,
-        weights=weights,
-        difference=difference,
-        passes=reports,
-        found=source.notes,
-    )
+    with naming_file(request.source):
+        return _lower(request, prepared, opset, ir_version, feeds)
 
 
 @dataclass(frozen=True)
@@ -147,6 +127,39 @@ class _Versions:
     ir_version: int
 
 
+def _lower(
+    request: _Request,
+    prepared: preparation.Prepared,
+    opset: int | None,
+    ir_version: int | None,
+    feeds: Mapping[str, Array] | None,
+) -> LowerResult:
+    """``lower`` of a model that was read, for a request that was checked."""
+    versions = _versions(prepared.model, request.target, opset, ir_version)
+    steps, given = _passes(request, versions, prepared.model, feeds)
+    source = check_source(prepared.model, given, prepared.notes)
+    before = Evaluator(source.program).run(given)
+    second_oracle.check(source.program, given, before, str(request.source))
+    reports = passes.run(source.program, steps, given)
+    _refuse_undone(reports, request.form, versions, opset is not None)
+    difference = _difference(request, source, given, before)
+    with files.atomic_group(request.output) as temporary:
+        models.save(source.program, temporary)
+        digest = models.sha256(temporary)
+    return LowerResult(
+        source=request.source,
+        model=request.output,
+        model_sha256=digest,
+        opset=_opset(source.program),
+        ir_version=int(source.program.ir_version or 0),
+        precision=request.precision,
+        weights=request.weights,
+        difference=difference,
+        passes=reports,
+        found=source.notes,
+    )
+
+
 def _check_request(
     source: Path,
     target: targets.Target,
@@ -164,7 +177,7 @@ def _check_request(
         )
     form = precision if weights == "float32" else f"{weights} weights"
     path = Path(output or f"{source.stem}.{target.name}.{form.replace(' ', '-')}.onnx")
-    if path.suffix != ".onnx" or path.resolve() == source.resolve():
+    if path.suffix != ".onnx" or os.path.realpath(path) == os.path.realpath(source):
         raise UserError(f"cannot write {path}: name another file that ends in .onnx")
     if suffix:
         path = path.with_suffix(f".{suffix}.onnx")

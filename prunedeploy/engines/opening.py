@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from prunedeploy.core.errors import naming_file
 from prunedeploy.core.records import Engine
 from prunedeploy.engines.engine_folder import read_engine
 from prunedeploy.engines.request import check_threads
@@ -41,6 +42,7 @@ def open(engine: str | Path | Engine, threads: int = 0, *, shared: bool = False)
     check_threads(threads)
     known = engine if isinstance(engine, Engine) else read_engine(engine)
     options = OpenOptions(threads, shared)
-    if known.manifest.sizes:
-        return SizesSession(known, options)
-    return runtime_by_name(known.manifest.runtime).open(known, options)
+    with naming_file(known.path):
+        if known.manifest.sizes:
+            return SizesSession(known, options)
+        return runtime_by_name(known.manifest.runtime).open(known, options)

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.files import from_json
+from prunedeploy.core.files import from_json, read_text
 from prunedeploy.core.progress import Notice
 from prunedeploy.core.records import Engine, ShrinkResult
 from prunedeploy.engines.engine_folder import refuse_bundle
@@ -45,7 +45,8 @@ def newest_result(folder: Path) -> Path:
     ]
     if not results:
         raise UserError(
-            f"no result of `prunedeploy shrink` in {folder.resolve()}: name a model, or shrink one"
+            f"no result of `prunedeploy shrink` in {os.path.realpath(folder)}: name a model, or "
+            "shrink one"
         )
     return max(results)[1]
 
@@ -115,7 +116,11 @@ def model_sha256(path: Path) -> str:
 def _recorded_baseline(engine: Engine) -> Path | None:
     """The path in the manifest, which is relative to the engine's folder."""
     recorded = engine.manifest.baseline
-    return None if recorded is None else Path(os.path.normpath(engine.path.resolve() / recorded))
+    return (
+        None
+        if recorded is None
+        else Path(os.path.normpath(Path(os.path.realpath(engine.path), recorded)))
+    )
 
 
 def _refuse_checkpoint(path: Path) -> Path:
@@ -135,6 +140,6 @@ def _refuse_checkpoint(path: Path) -> Path:
 def _read_record(path: Path) -> ShrinkResult | None:
     """The result of shrink in a JSON file; None when it is missing or something else."""
     try:
-        return from_json(ShrinkResult, path.read_text(encoding="utf-8-sig"))
+        return from_json(ShrinkResult, read_text(path))
     except (OSError, UnicodeDecodeError, UserError):
         return None

@@ -97,7 +97,9 @@ def _build_payload(
         target=request.target.name,
         files={name: sha256(folder / name) for name in payload.files},
         model_sha256=model_sha256(request.origin),
-        baseline=os.path.relpath(dense.resolve(), request.output.resolve()) if dense else None,
+        baseline=os.path.relpath(os.path.realpath(dense), os.path.realpath(request.output))
+        if dense
+        else None,
         baseline_sha256=model_sha256(dense) if dense else None,
         inputs=request.inputs,
         outputs=request.outputs,

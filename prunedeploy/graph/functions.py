@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
 import onnx
 from onnx import helper
@@ -11,7 +12,9 @@ from prunedeploy.graph import protos
 from prunedeploy.graph.protos import InvalidError, Node
 from prunedeploy.graph.schemas import schema
 
-MAX_NODES = 1_000_000  # once functions are inlined: each may call others any number of times
+MAX_NODES = 100_000  # once functions are inlined: each may call others any number of times
+MAX_OPERANDS = 10_000  # inputs of one node, and outputs
+MAX_NAME = 1 << 16  # bytes
 MAX_DEPTH = 100  # of calls within calls
 
 Key = tuple[str, str, str]
@@ -29,6 +32,23 @@ def ready(model: onnx.ModelProto) -> None:
         _same_opset(function, model)
     if model.functions:
         _check_calls(model)
+
+
+def check_size(model: onnx.ModelProto) -> None:
+    """Refuse what no network has, before anything is done that takes time for each node.
+
+    Raises:
+        InvalidError: too many nodes, a node of too many inputs or outputs, or a name too long.
+    """
+    nodes = chain(model.graph.node, *(function.node for function in model.functions))
+    for count, node in enumerate(_all(nodes), 1):
+        if count > MAX_NODES:
+            raise InvalidError(f"it has more than {MAX_NODES:,} nodes")
+        if (operands := max(len(node.input), len(node.output))) > MAX_OPERANDS:
+            raise InvalidError(f"a node {node.op_type[:40]} has {operands:,} inputs or outputs")
+        longest = max(map(len, (node.name, node.op_type, *node.input, *node.output)))
+        if longest > MAX_NAME:
+            raise InvalidError(f"it has a name of {longest:,} characters")
 
 
 def _own_outputs(function: onnx.FunctionProto) -> None:

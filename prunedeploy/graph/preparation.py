@@ -19,7 +19,7 @@ from onnx_ir.passes import common
 
 from prunedeploy.core import child
 from prunedeploy.core.budget import Budget
-from prunedeploy.core.errors import UserError, first_cause
+from prunedeploy.core.errors import UserError, first_cause, naming_file
 from prunedeploy.graph import (
     element_types,
     forms,
@@ -62,7 +62,8 @@ def from_file(path: Path) -> Prepared:
     """
     proto = _read(path)
     try:
-        return _from_proto(proto, path)
+        with naming_file(path):
+            return _from_proto(proto, path)
     except InvalidError as error:
         raise UserError(f"{path} is not valid ONNX: {error}") from None
 
@@ -119,6 +120,7 @@ def _read(path: Path) -> onnx.ModelProto:
 
 
 def _from_proto(proto: onnx.ModelProto, path: Path | None) -> Prepared:
+    functions.check_size(proto)
     notes = utf8.repair(proto)
     tensors.check_all(proto, path)
     element_types.check(proto)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from prunedeploy.core.errors import UserError
+from prunedeploy.core.errors import UserError, naming_file
 from prunedeploy.core.records import NextStep
 from prunedeploy.graph.layers import (
     Layer,
@@ -210,9 +210,10 @@ def _inspect_model(path: Path, shapes: Shapes) -> Inspection:
     from prunedeploy.graph import preparation, work
     from prunedeploy.graph.fixed_shapes import fix
 
-    prepared = preparation.from_file(path)
-    model = prepared.model
-    fix(model, shapes)
+    with naming_file(path):
+        prepared = preparation.from_file(path)
+        model = prepared.model
+        fix(model, shapes)
     nodes = [node for node in model.graph.all_nodes() if node.domain in ("", "ai.onnx")]
     layers = tuple(layer for node in nodes if (layer := node_layer(node)) is not None)
     tensors = (v.const_value for v in model.graph.initializers.values())

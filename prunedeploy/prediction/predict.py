@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prunedeploy import targets
-from prunedeploy.core.errors import UserError
+from prunedeploy.core.errors import UserError, naming_file
 from prunedeploy.core.records import Forecast
 from prunedeploy.graph import model as models
 from prunedeploy.graph import preparation
@@ -64,15 +64,16 @@ def predict(
     chosen = _runtime(hardware, runtime)
     limits = machine(hardware, chosen, precision, threads)
     notes: tuple[str, ...] = ()
-    if chosen == "sparse":
-        with sized(path, shapes) as file:
-            works = steps.of_model(file, hardware, batch, limits.threads)
-    else:
-        style = graph.Style(hardware.multiple, chosen in GPU_RUNTIMES, WIDTHS[precision])
-        prepared = preparation.from_file(path)
-        fix(prepared.model, shapes or {})
-        works, notes = graph.works(prepared.model, batch, style)
-        notes = (*prepared.notes, *notes)
+    with naming_file(path):
+        if chosen == "sparse":
+            with sized(path, shapes) as file:
+                works = steps.of_model(file, hardware, batch, limits.threads)
+        else:
+            style = graph.Style(hardware.multiple, chosen in GPU_RUNTIMES, WIDTHS[precision])
+            prepared = preparation.from_file(path)
+            fix(prepared.model, shapes or {})
+            works, notes = graph.works(prepared.model, batch, style)
+            notes = (*prepared.notes, *notes)
     table = table_of(chosen)
     layers = layer_times(works, limits, table)
     return Prediction(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -76,6 +77,17 @@ class _Body:
         values = self._run(feeds)
         return [values[name] for name in self._outputs]
 
+    def expect(self, times: int) -> None:
+        """Check, before the first of so many steps, that they are not too many."""
+        self._meter.expect(times * len(self.graph))
+
+    def goes_on(self) -> bool:
+        """Whether the condition that a loop's body gives is always the one that it is given."""
+        value = self.graph.outputs[0]
+        while (made := value.producer()) is not None and made.op_type == "Identity":
+            value = made.inputs[0] or value
+        return value is self.graph.inputs[1]
+
     def keep(self, results: list[Any]) -> list[Any]:
         """Count results that stay until all steps are done."""
         self._meter.hold(self._node, elements(results), self._meter.fed)
@@ -114,13 +126,17 @@ def _loop(node: ir.Node, opsets: Mapping[str, int], make: Make) -> Step:
     A condition that is not given is true.
     """
     body = _Body(node, "body", opsets, make)
+    endless = body.goes_on()
 
     def step(inputs: Sequence[Any], around: Arrays) -> tuple[Any, ...]:
         limit, condition, *states = [*inputs, None, None][: max(2, len(inputs))]
         count = len(states)
         steps: list[list[Any]] = []
         going = condition is None or bool(np.all(condition))
-        while going and (limit is None or len(steps) < int(np.asarray(limit).reshape(()))):
+        most = math.inf if limit is None else int(np.asarray(limit).reshape(()))
+        if going and most < math.inf and endless:
+            body.expect(int(most))
+        while going and len(steps) < most:
             index = np.array(len(steps), np.int64)
             going_on, *results = body([index, np.array(True), *states], around)
             going = bool(np.all(going_on))
@@ -163,6 +179,7 @@ def _scanned(
     body: _Body, states: list[Any], rows: list[Any], around: Arrays
 ) -> tuple[list[Any], list[Any]]:
     kept, steps = len(states), []
+    body.expect(min(map(len, rows), default=0))
     for given in zip(*rows, strict=True):
         results = body([*states, *given], around)
         states = results[:kept]

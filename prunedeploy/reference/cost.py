@@ -77,8 +77,16 @@ class Meter:
             OverBudgetError: the bodies have run too often.
         """
         self._steps += max(1, nodes)
+        self.expect(0)
+
+    def expect(self, nodes: int) -> None:
+        """Check that so many nodes more may run in bodies.
+
+        Raises:
+            OverBudgetError: they would be too many.
+        """
         allowed = self._budget.steps(self._nodes, self._fed)
-        self._budget.check("a loop", self._steps, allowed, "steps")
+        self._budget.check("a loop", self._steps + nodes, allowed, "steps")
 
 
 def elements(value: Any) -> int:

@@ -15,7 +15,7 @@ from prunedeploy import targets
 from prunedeploy.bundle import archive as archives
 from prunedeploy.bundle.write import BundleOptions, write_bundle
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.files import atomic_directory, to_json
+from prunedeploy.core.files import atomic_directory, read_text, to_json
 from prunedeploy.core.log import logged
 from prunedeploy.engines.bundle_record import ARCHIVE, Written, check, is_bundle
 from prunedeploy.remote import ssh, transfer, untrusted
@@ -247,7 +247,7 @@ def _document(path: Path) -> dict[str, Any]:
         UserError: it is something else.
     """
     record = (
-        untrusted.document(path.read_text()) if path.stat().st_size <= MAX_RECORD_BYTES else None
+        untrusted.document(read_text(path)) if path.stat().st_size <= MAX_RECORD_BYTES else None
     )
     if record is None:
         raise UserError(f"{path.name} is no record of bench.py")

@@ -8,6 +8,7 @@ from html import escape
 from markdown_it import MarkdownIt
 
 from prunedeploy.core.records import BenchResult, RuntimeChoice
+from prunedeploy.core.text import printable_lines
 from prunedeploy.reports import figures
 from prunedeploy.reports.headline import caution, conditions, headline
 
@@ -73,7 +74,7 @@ def page(
     if commands:
         lines = escape("\n".join(commands))
         parts.append(f"<h3>Command lines</h3>\n<pre>{lines}</pre>")
-    return (
+    return printable_lines(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"

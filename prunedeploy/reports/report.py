@@ -6,9 +6,10 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.files import atomic_path, from_json
+from prunedeploy.core.files import atomic_path, from_json, read_text
 from prunedeploy.core.markdown import Row, cell, markdown
 from prunedeploy.core.records import (
     BenchResult,
@@ -21,6 +22,7 @@ from prunedeploy.core.records import (
     ShrinkResult,
 )
 from prunedeploy.core.statistics import summary
+from prunedeploy.core.text import printable, printable_lines
 from prunedeploy.graph.input_range import claim
 from prunedeploy.prediction import text as forecasts
 from prunedeploy.prediction.record import Prediction
@@ -87,7 +89,7 @@ def report(
             _noted(result.passes, "info", "Compared", "what"),
         ]
     parts += [_section(x) for x in others if not any(_belongs(x, result) for result in shrunk)]
-    text = "\n\n".join(part for part in parts if part) + "\n"
+    text = printable_lines("\n\n".join(part for part in parts if part) + "\n")
     if output is not None:
         measured = [x for x in records if isinstance(x, BenchResult)]
         is_page = Path(output).suffix.lower() in (".html", ".htm")
@@ -109,12 +111,13 @@ def read(path: Path) -> Result:
         UserError: missing, unreadable, or neither a shrink nor a bench result.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise UserError(f"cannot read {path}: {reason}") from None
     try:
-        data = json.loads(text)
+        data = _shown(json.loads(text))
+        text = json.dumps(data)
     except (ValueError, RecursionError):
         raise UserError(f"{path} is not JSON, or is cut short: write it again") from None
     kind = str(data.get("type")) if isinstance(data, dict) else ""
@@ -129,6 +132,17 @@ def read(path: Path) -> Result:
     if isinstance(result, BenchResult) and not _whole(result):
         raise UserError(f"cannot read {path}: it lacks samples or ratios; measure again")
     return result
+
+
+def _shown(value: Any) -> Any:
+    """The content of a file, each text of which is one line that only shows characters."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [_shown(item) for item in value]
+    if isinstance(value, dict):
+        return {printable(key): _shown(item) for key, item in value.items()}
+    return value
 
 
 def _whole(bench: BenchResult) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,7 @@ def onnxruntime_model(
     if embed and library.stat().st_size > MAX_ENGINE_BYTES:
         raise UserError(f"{library} is too large for one ONNX file: take embed=False")
     path = Path(output)
-    where: dict[str, Any] = {"path": str(known.path.resolve())}
+    where: dict[str, Any] = {"path": os.path.realpath(known.path)}
     if embed:
         where = {"engine": listed_bytes(known, LIBRARY)}
     inputs = [_value(spec) for spec in known.manifest.inputs]

@@ -9,18 +9,22 @@ The protobuf schema of ``config.pbtxt`` is Triton's ``model_config.proto``.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from prunedeploy.core.errors import UserError
+from prunedeploy.core.errors import UserError, naming_file
 from prunedeploy.core.files import atomic_directory
 from prunedeploy.core.records import Engine, TensorSpec
+from prunedeploy.core.text import printable
 from prunedeploy.engines import engine_folder
 from prunedeploy.engines.sizes import refuse_several
 from prunedeploy.graph.external_data import check_listed
+from prunedeploy.runtimes.api import listed_hash
 from prunedeploy.runtimes.hybrid.placement import OP_LIBRARY
 from prunedeploy.runtimes.ort.cpu import DATA, PAYLOAD
 from prunedeploy.serving.names import model_name
@@ -58,6 +62,7 @@ class Model:
     backend: str  # the line of the configuration
     kind: str
     write: Callable[[Engine, Path], None]  # its files into the folder of a version
+    needs: tuple[str, ...]  # files that the engine's manifest must have the hashes of
     more: str = ""
 
 
@@ -90,14 +95,14 @@ def _custom_op(engine: Engine, folder: Path) -> None:
 
 ONNX, PLAN = 'platform: "onnxruntime_onnx"', 'platform: "tensorrt_plan"'
 MODELS: dict[tuple[str, Backend], Model] = {
-    ("ort", "auto"): Model(ONNX, "KIND_CPU", _payload),
-    ("ort-cuda", "auto"): Model(ONNX, "KIND_GPU", _payload),
-    ("ort-tensorrt", "auto"): Model(ONNX, "KIND_GPU", _payload, ACCELERATOR),
-    ("tensorrt", "auto"): Model(PLAN, "KIND_GPU", _payload),
-    ("hybrid", "auto"): Model(ONNX, "KIND_CPU", _hybrid),
-    ("sparse", "auto"): Model('backend: "python"', "KIND_CPU", _python),
-    ("sparse", "python"): Model('backend: "python"', "KIND_CPU", _python),
-    ("sparse", "onnxruntime"): Model(ONNX, "KIND_CPU", _custom_op),
+    ("ort", "auto"): Model(ONNX, "KIND_CPU", _payload, (PAYLOAD,)),
+    ("ort-cuda", "auto"): Model(ONNX, "KIND_GPU", _payload, (PAYLOAD,)),
+    ("ort-tensorrt", "auto"): Model(ONNX, "KIND_GPU", _payload, (PAYLOAD,), ACCELERATOR),
+    ("tensorrt", "auto"): Model(PLAN, "KIND_GPU", _payload, ("model.plan",)),
+    ("hybrid", "auto"): Model(ONNX, "KIND_CPU", _hybrid, (PAYLOAD, OP_LIBRARY)),
+    ("sparse", "auto"): Model('backend: "python"', "KIND_CPU", _python, ("model.so",)),
+    ("sparse", "python"): Model('backend: "python"', "KIND_CPU", _python, ("model.so",)),
+    ("sparse", "onnxruntime"): Model(ONNX, "KIND_CPU", _custom_op, ("model.so",)),
 }
 
 
@@ -125,7 +130,8 @@ def serve_repo(
         The model's folder.
 
     Raises:
-        UserError: Triton has nothing for this engine, or there is a model of that name.
+        UserError: Triton has nothing for this engine, a file of it is in no hash of its manifest,
+            or there is a model of that name.
 
     Example:
         >>> import prunedeploy
@@ -135,6 +141,11 @@ def serve_repo(
     """
     known = engine if isinstance(engine, Engine) else engine_folder.read_engine(engine)
     refuse_several(known, "Triton")
+    with naming_file(known.path):
+        return _serve_repo(known, Path(output), name, backend, mount)
+
+
+def _serve_repo(known: Engine, repository: Path, name: str, backend: Backend, mount: str) -> Path:
     runtime = known.manifest.runtime
     model = MODELS.get((runtime, backend))
     if model is None:
@@ -142,19 +153,27 @@ def serve_repo(
             raise UserError(f"backend {backend} is for sparse engines, this is one of {runtime}")
         raise UserError(f"Triton has no backend for engines of {runtime}: build with ort or sparse")
     title = model_name(known, name)
-    repository = Path(output)
     path = repository / title
     if path.exists() or path.is_symlink():
         raise UserError(f"{path} is there already: give another --name, or remove it")
-    text = _config(known, title, model, f"{mount or repository.resolve()}/{title}")
+    for needed in model.needs:
+        listed_hash(known, needed)
+    text = _config(known, title, model, f"{mount or os.path.realpath(repository)}/{title}")
+    made = not repository.exists()
     try:
         repository.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {repository}: {error.strerror or error}") from None
-    with atomic_directory(path) as folder:
-        (folder / VERSION).mkdir()
-        model.write(known, folder / VERSION)
-        (folder / CONFIG).write_text(text)
+    try:
+        with atomic_directory(path) as folder:
+            (folder / VERSION).mkdir()
+            model.write(known, folder / VERSION)
+            (folder / CONFIG).write_text(text)
+    except BaseException:
+        if made:
+            with suppress(OSError):  # somebody has put another model into it
+                repository.rmdir()
+        raise
     return path
 
 
@@ -163,8 +182,11 @@ def _config(engine: Engine, name: str, model: Model, path: str) -> str:
     manifest = engine.manifest
     max_batch = _max_batch_size(engine)
     lines = [
-        f"# engine {engine.sha256[:16]} of {manifest.runtime} for {manifest.target}, built with "
-        + ", ".join(f"{key} {value}" for key, value in sorted(manifest.versions.items())),
+        printable(
+            f"# engine {engine.sha256[:16]} of {manifest.runtime} for {manifest.target}, built "
+            + "with "
+            + ", ".join(f"{key} {value}" for key, value in sorted(manifest.versions.items()))
+        ),
         f"name: {_string(name)}",
         model.backend,
         f"max_batch_size: {max_batch}",

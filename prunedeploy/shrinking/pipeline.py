@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from prunedeploy import passes
 from prunedeploy.core import files
+from prunedeploy.core.errors import naming_file
 from prunedeploy.core.records import (
     Array,
     CrossCheck,
@@ -35,6 +36,7 @@ from prunedeploy.shrinking.examples import call_and_output
 from prunedeploy.shrinking.expected import Expected, expected_of, random_feeds, run
 from prunedeploy.shrinking.loading import Loaded, load_model, refuse_nan
 from prunedeploy.shrinking.request import (
+    IN_MEMORY,
     Align,
     CheckpointOptions,
     Progress,
@@ -153,7 +155,14 @@ def carry_out(request: ShrinkRequest) -> ShrinkResult:
         UserError, PassError: as ``shrink``.
     """
     begin = time.perf_counter()
-    loaded, ranges = _load(request)
+    request.progress(f"loading {request.source}")
+    loaded = load_model(request)
+    with contextlib.nullcontext() if request.source == IN_MEMORY else naming_file(request.source):
+        return _carry_out(request, loaded, begin)
+
+
+def _carry_out(request: ShrinkRequest, loaded: Loaded, begin: float) -> ShrinkResult:
+    loaded, ranges = _with_ranges(request, loaded)
     request.progress("running the model as it is")
     expected = expected_of(loaded.program, loaded.shape)
     unconnected = unconnected_outputs(loaded.program)
@@ -225,10 +234,8 @@ class _Verified:
     cross_check: CrossCheck
 
 
-def _load(request: ShrinkRequest) -> tuple[Loaded, dict[str, InputRange]]:
+def _with_ranges(request: ShrinkRequest, loaded: Loaded) -> tuple[Loaded, dict[str, InputRange]]:
     """The model, and what its inputs are stated to lie within, which is written into it too."""
-    request.progress(f"loading {request.source}")
-    loaded = load_model(request)
     if request.pytorch.state_dict is None:
         # its weights are the program's alone from here on
         loaded = replace(loaded, module=None, plain=None)

@@ -207,7 +207,7 @@ def _refuse_foreign(record: Path) -> None:
     if not record.exists():
         return
     try:
-        files.from_json(ShrinkResult, record.read_text(encoding="utf-8-sig"))
+        files.from_json(ShrinkResult, files.read_text(record))
     except (OSError, UnicodeDecodeError, UserError):
         raise UserError(
             f"{record} would be replaced, and is not a record of shrink: name another output"

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from prunedeploy.core.errors import UserError
+from prunedeploy.core.files import read_text
 from prunedeploy.targets.table import TARGETS
 from prunedeploy.targets.target import ISA_FLAGS, PRECISIONS, Peak, Target, Toolchain
 
@@ -79,8 +80,8 @@ def read(path: Path) -> tuple[Target, ...]:
         UserError: it cannot be read, is not TOML, or a target makes no sense.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        tables = tomllib.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:  # not TOML, or without end
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(f"cannot read targets from {path}: {reason}") from None
     taken = {name for target in TARGETS for name in (target.name, *target.aliases)}

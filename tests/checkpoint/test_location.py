@@ -112,11 +112,29 @@ def test_what_is_nowhere(tmp_path: Path, offline: Path, monkeypatch: pytest.Monk
         find("maker/other")
 
 
-@pytest.mark.parametrize(
-    "text", ["net", "net.pt", "a/b/c", "../net", "/etc/x", "maker/net.safetensors", "a b/c", "x/@y"]
+PATHS = (
+    *("net", "net.pt", "a/b/c", "../net", "/etc/x", "maker/net.safetensors", "a b/c", "x/@y"),
+    *("runs/net.PT", "runs/net.pkl", "runs/bench.json", "runs/net.engine", "runs/net.tar.gz"),
 )
+
+
+@pytest.mark.parametrize("text", PATHS)
 def test_paths_are_no_repositories(text: str) -> None:
-    assert hub.parse(text, location.SUFFIXES) is None
+    assert hub.parse(text, location.FILES) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["timm/resnet50.a1_in1k", "Qwen/Qwen2.5-0.5B", "a/b.c", "a/b-v1.0"]
+)
+def test_repositories_with_dots(text: str) -> None:
+    assert hub.parse(text, location.FILES) == hub.Repository(text, None)
+
+
+@pytest.mark.parametrize("name", ["runs/net.pkl", "runs/net.PTH", "runs/net.json"])
+def test_a_mistyped_path_never_asks_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # any use of it fails
+    with pytest.raises(UserError, match=f"no such file: {name}|{name}: no such file"):
+        kind(find(name))
 
 
 @pytest.mark.parametrize(

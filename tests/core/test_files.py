@@ -158,3 +158,27 @@ def test_a_mapped_file_that_is_written_to_is_noticed(tmp_path: Path) -> None:
         path.open("r+b") as file,
     ):
         file.write(b"b")
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe", "folder", "large"])
+def test_what_has_no_end_is_not_read(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    if kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        with path.open("wb") as file:
+            file.truncate(files.MAX_TEXT + 1)
+    with pytest.raises(OSError, match=r"regular|MiB"):
+        files.read_small(path)
+    if kind != "large":
+        with pytest.raises(OSError, match="regular"):
+            files.sha256(path)
+
+
+def test_a_text_is_read_without_its_mark(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"\xef\xbb\xbf{}")
+    assert files.read_text(tmp_path / "x") == "{}"

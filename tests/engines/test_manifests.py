@@ -97,6 +97,16 @@ def test_values_that_cannot_be(attempt: Attempt, what: str) -> None:
         np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("batches", [[0], [2, -1]], ids=str)
+def test_batches_are_counted_from_one(built: Path, tmp_path: Path, batches: list[int]) -> None:
+    """Whichever runtime the manifest names: sparse engines know their own, hybrid ones do not."""
+    shutil.copytree(built, tmp_path / "e")
+    manifest = json.loads((built / "manifest.json").read_text())
+    (tmp_path / "e/manifest.json").write_text(json.dumps(manifest | {"batches": batches}))
+    with pytest.raises(UserError, match=f"a batch of {min(batches)}"):
+        prunedeploy.open(tmp_path / "e")
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_shapes_that_are_not_the_librarys(attempt: Attempt, built: Path, shape: list[Any]) -> None:
     """The library says what it reads; whatever the manifest lets through is checked again."""

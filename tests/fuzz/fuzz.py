@@ -27,7 +27,8 @@ from fuzz_targets import TARGETS, Target  # noqa: E402
 from harness import Corpus, Found, Tally, attempt, run, target_of, write  # noqa: E402
 
 FINDINGS = Path("fuzz-findings")
-ROUND = 2000  # cases of the fastest targets between two others
+# cases of the fastest targets between two others: few at first, so that a short run has all of them
+FIRST, ROUND = 60, 2000
 
 
 def _keep(found: Found, corpus: Corpus, seed: int) -> Path:
@@ -71,18 +72,19 @@ def _rounds(
     with tempfile.TemporaryDirectory(prefix="prunedeploy-corpus-") as name:
         place = (arguments.corpus or Path(name)).resolve()
         corpora = {x.name: Corpus(x, place / x.name) for x in chosen}
-        done = False
+        done, count = False, FIRST
         while not done and time.monotonic() < until:
             done = True
             for target in chosen:
                 tally = tallies[target.name]
                 begin = arguments.begin + tally.cases
-                end = min(begin + max(1, ROUND // target.cost), arguments.begin + arguments.count)
+                end = min(begin + max(1, count // target.cost), arguments.begin + arguments.count)
                 done = done and begin >= end
                 numbers = range(begin, end)
                 for found in run(tally, place / target.name, arguments.seed, numbers, until):
                     kept = _keep(found, corpora[target.name], arguments.seed)
                     print(f"{found.what}\n  python tests/fuzz/fuzz.py --replay {kept}", flush=True)
+            count = min(2 * count, ROUND)
 
 
 def main(given: Sequence[str] | None = None) -> int:

@@ -6,6 +6,7 @@ user is a finding: whatever it raises, and whatever of the case gets to run or t
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import io
@@ -21,6 +22,7 @@ from random import Random
 
 import fake_ssh
 import seeds
+import seeds_other
 from mutate import Case
 
 CHOSEN = re.compile(r"^taking .*, the newest result of shrink here$")  # goes before an answer
@@ -93,13 +95,53 @@ def _load(fixed: Path) -> None:
         raise FindingError("code of the file was run")
 
 
+def _shrink_checkpoint(fixed: Path) -> None:
+    command("shrink", "net.pt", "--arch", "seeds:small", "--input-shape", "1,3,8,8", "-o", "o.onnx")
+
+
+def _plan(fixed: Path) -> None:
+    """The plan of slices on the network that it was made of."""
+    from prunedeploy.core.errors import UserError
+    from prunedeploy.to_torch.slices import apply_plan
+
+    with contextlib.suppress(UserError):
+        apply_plan(seeds.small(), "plan.pt")
+    if Path("PWNED").exists():
+        raise FindingError("code of the file was run")
+
+
+def _request(fixed: Path) -> None:
+    """A request is answered, or refused with a status of the client's mistakes."""
+    from prunedeploy.engines.engine_folder import read_engine
+    from prunedeploy.serving.http.model import ServedModel
+    from prunedeploy.serving.http.options import ServeOptions
+    from prunedeploy.serving.http.refusal import Refusal
+
+    body, data = Path("body.json").read_bytes(), Path("tensors").read_bytes()
+    engine = read_engine(fixed / "ort.engine")
+
+    async def answered() -> None:
+        model = ServedModel(engine, "net", ServeOptions(threads=1), lambda name, run: None)
+        model.start()
+        try:
+            await model.infer(body + data, len(body))
+        finally:
+            await model.stop()
+
+    try:
+        asyncio.run(answered())
+    except Refusal as refusal:
+        if not 400 <= refusal.status < 500:
+            raise
+
+
 def _masked(fixed: Path) -> None:
     command("inspect", "net.pt", "--mask", "mask.pt")
 
 
 def _build(runtime: str) -> Callable[[Path], None]:
     def run(fixed: Path) -> None:
-        options = ("--tune", "none") if runtime == "sparse" else ()
+        options = ("--tune", "none") if runtime != "ort" else ()
         command("build", "net.onnx", "--runtime", runtime, *options, "-o", "e")
 
     return run
@@ -132,6 +174,7 @@ def _engine(fixed: Path) -> None:
     from prunedeploy.prediction.engines import forecast_of
 
     command("run", "engine", fixed / "x.npy", "-o", "y.npy")
+    command("serve-repo", "engine", "-o", "repo")
     with contextlib.suppress(UserError):
         engine = read_engine("engine")
         forecast_of(engine, 1, 1)
@@ -255,7 +298,10 @@ TARGETS = {
         Target("torchscript", seeds.torchscript, _inspect("net.pt"), 1),
         Target("pt2", seeds.pt2, _inspect("net.pt2"), 2),
         Target("masks", seeds.masked, _masked, 1),
+        Target("shards", seeds_other.shards, _inspect("model.safetensors.index.json"), 1),
         Target("load", seeds.zips, _load, 2),
+        Target("plan", seeds_other.plans, _plan, 1),
+        Target("checkpoint-shrink", seeds.zips, _shrink_checkpoint, 100),
         Target("onnx-inspect", seeds.models, _inspect("net.onnx"), 2),
         Target("onnx-external", seeds.model_external, _inspect("net.onnx"), 2),
         Target("onnx-predict", seeds.models, _predict, 4),
@@ -264,8 +310,11 @@ TARGETS = {
         Target("onnx-build", seeds.models, _build("ort"), 8),
         Target("onnx-emit", seeds.models, _emit, 8),
         Target("onnx-sparse", seeds.models, _build("sparse"), 200),
+        Target("onnx-hybrid", seeds.models, _build("hybrid"), 200),
         Target("engine-ort", partial(seeds.engines, "ort"), _engine, 2, rehash),
         Target("engine-sparse", partial(seeds.engines, "sparse"), _engine, 2, rehash),
+        Target("engine-hybrid", seeds_other.hybrid_engine, _engine, 4, rehash),
+        Target("requests", seeds_other.requests, _request, 2),
         Target("arrays", seeds.arrays, _arrays, 2),
         Target("results", seeds.results, _report, 1),
         Target("record", seeds.shrunk, _record, 8),

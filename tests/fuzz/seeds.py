@@ -80,7 +80,7 @@ def _each(folder: Path, name: str, contents: list[bytes]) -> None:
         save(folder / str(number), name, data)
 
 
-def _torch(content: object, **options: Any) -> bytes:
+def packed(content: object, **options: Any) -> bytes:
     stream = io.BytesIO()
     torch.save(content, stream, **options)
     return stream.getvalue()
@@ -88,14 +88,14 @@ def _torch(content: object, **options: Any) -> bytes:
 
 def zips(folder: Path) -> None:
     """torch.save's format of today."""
-    _each(folder, "net.pt", [*map(_torch, _states()), _torch(small())])
+    _each(folder, "net.pt", [*map(packed, _states()), packed(small())])
 
 
 def legacy(folder: Path) -> None:
     """torch.save before 1.6, and plain pickles."""
     states = _states()
     arrays = {name: tensor.numpy() for name, tensor in states[1].items()}
-    files = [_torch(state, _use_new_zipfile_serialization=False) for state in (*states, small())]
+    files = [packed(state, _use_new_zipfile_serialization=False) for state in (*states, small())]
     _each(folder, "net.pt", [*files, pickle.dumps({"model": arrays}, 2), pickle.dumps(arrays, 4)])
 
 
@@ -157,8 +157,8 @@ def masked(folder: Path) -> None:
     state = small().state_dict()
     for number, kind in enumerate((torch.float32, torch.bool, torch.uint8)):
         masks = {name: (t != 0).to(kind) for name, t in state.items() if t.dim() == 4}
-        save(folder / str(number), "net.pt", _torch(state))
-        save(folder / str(number), "mask.pt", _torch(masks))
+        save(folder / str(number), "net.pt", packed(state))
+        save(folder / str(number), "mask.pt", packed(masks))
 
 
 # -- models ----------------------------------------------------------------------------------------

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from prunedeploy.cli import main
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import to_json
 from prunedeploy.core.records import Accuracy, BenchResult, Difference, Forecast, Measurement, Ratio
@@ -83,6 +86,40 @@ def test_from_files_as_from_records(folder, shrunk, timed):
     text = report(["bench.json", "out.json"], "report.md")
     assert text == report([shrunk, timed])
     assert (folder / "report.md").read_text() == text
+
+
+ODD = "\x1b[2J\x00\u202e\ud800\r\n## odd\n"
+
+
+def odd(value: Any, key: str = "") -> Any:
+    """The content of a result, each text of which drives a terminal; but for those that say what
+    the content is."""
+    if isinstance(value, dict):
+        return {key: odd(item, key) for key, item in value.items()}
+    if isinstance(value, list):
+        return [odd(item, key) for item in value]
+    plain = ("type", "code", "status", "kind", "precision", "unit", "how", "verdict")
+    return value if not isinstance(value, str) or key in plain else value + ODD
+
+
+@pytest.mark.parametrize("form", ["Markdown", "page", "terminal", "JSON"])
+def test_texts_of_a_file_stay_in_their_place(folder, shrunk, timed, capsys, form):
+    for name, result in (("shrunk.json", shrunk), ("timed.json", timed)):
+        content = odd(json.loads(to_json(result)))
+        Path(name).write_text(json.dumps(content))
+    output = {"Markdown": ["-o", "r.md"], "page": ["-o", "r.html"], "JSON": ["--json"]}
+    assert main(["report", "shrunk.json", "timed.json", *output.get(form, [])]) == 0
+    texts = [capsys.readouterr().out, *(x.read_text("utf-8") for x in Path().glob("r.*"))]
+    for text in texts:
+        assert all(line.isprintable() for line in text.split("\n"))
+        assert "\n## odd" not in text
+    assert "x1b[2J" in texts[-1]
+
+
+def test_records_in_memory_do_not_drive_the_terminal(timed):
+    changed = dataclasses.replace(timed.candidates[0], name=f"a{ODD}", provider=f"b{ODD}")
+    text = report([dataclasses.replace(timed, candidates=(changed,))])
+    assert all(line.isprintable() for line in text.split("\n"))
 
 
 def test_a_real_measurement(folder, shrunk):

@@ -143,6 +143,10 @@ def test_what_is_refused(engine, model, tmp_path):
     manifest = replace(engine.manifest, batches=(4, 8))
     with pytest.raises(UserError, match="build it with --batch 1,4,8"):
         serve_repo(replace(engine, manifest=manifest), tmp_path, name="b")
+    for runtime in ("sparse", "ort", "hybrid", "tensorrt"):
+        unlisted = replace(engine.manifest, runtime=runtime, files={})
+        with pytest.raises(UserError, match="its manifest has no hash of model"):
+            serve_repo(replace(engine, manifest=unlisted), tmp_path, name="b")
     strange = TensorSpec("x", "complex64", ("batch", 3))
     with pytest.raises(UserError, match="no type for 'x', which is complex64"):
         serve_repo(

@@ -72,6 +72,8 @@ def test_the_variable_comes_first(folder: Path, monkeypatch: pytest.MonkeyPatch)
     ("text", "reason"),
     [
         ("[a", "cannot read targets"),
+        ("a = " + "[" * 50_000, "cannot read targets"),
+        ("a = " + "9" * 5_000, "cannot read targets"),
         ("a = 1", "a stands outside of a target"),
         ("['A b']\narch = 'x86_64'", "a name is of small letters"),
         ("[a]\nwhat = 'x'", "arch is missing"),

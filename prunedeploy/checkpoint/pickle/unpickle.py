@@ -8,15 +8,13 @@ of the whole file, for modules that have no place in a checkpoint.
 
 from __future__ import annotations
 
-import io
 import pickle
-import pickletools
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from prunedeploy.checkpoint.pickle.rebuild import DTYPES, FUNCTIONS, STORAGES, Function
+from prunedeploy.checkpoint.pickle.scan import check_steps
 from prunedeploy.checkpoint.pickle.stub import StorageType, Stub, text
-from prunedeploy.core.budget import Budget
 
 # Modules that nothing beside weights has a reason to name. Any other is harmless as a stub;
 # these say that somebody meant code to run, and that is worth telling.
@@ -43,10 +41,6 @@ HARMLESS = frozenset((
 # fmt: on
 
 NESTED = "torch.storage._load_from_bytes"  # a storage as the bytes of a torch.save of its own
-MAX_DEPTH = 500  # of tuples within tuples
-MAX_LONG_INTEGERS = 10_000  # integers beyond 64 bits
-# Opcodes whose argument is a length, or an index of the memo.
-SIZED = frozenset(("FRAME", "PUT", "BINPUT", "LONG_BINPUT", "GET", "LONG_BINGET"))
 
 
 class CodeRefused(Exception):  # noqa: N818 - it names what was refused
@@ -67,84 +61,8 @@ def load_pickle(
         CodeRefused: it names a global that only code would need.
         Exception: any other, for a damaged pickle; the caller words it.
     """
-    begin = file.tell()
-    _check_sizes(file)
-    file.seek(begin)
+    check_steps(file)
     return Unpickler(file, nested, storage or _no_storage).load()
-
-
-def _check_sizes(file: BinaryIO) -> None:
-    """Refuse what makes the C unpickler take memory or stack without asking.
-
-    Lengths, and indices of its memo, that no pickle of this size has: it allocates and fills memory
-    for them (a single byte amiss, and it is 64 GB). Tuples in tuples without end: what computes the
-    hash of a key goes down into each. Many integers beyond 64 bits, which may all have one hash.
-    More steps than a checkpoint of this size takes.
-    """
-    begin = file.tell()
-    size = file.seek(0, io.SEEK_END) - begin
-    file.seek(begin)
-    depths, long, budget = _Depths(), 0, Budget(size)
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-        budget.check("a pickle", count, budget.opcodes, "steps")
-        if opcode.name in SIZED and (argument or 0) > size:
-            raise pickle.UnpicklingError(f"{opcode.name} of {argument}")
-        if (
-            isinstance(argument, int)
-            and argument.bit_length() > 64
-            and (long := long + 1) > MAX_LONG_INTEGERS
-        ):
-            raise pickle.UnpicklingError("too many integers beyond 64 bits")
-        if depths.after(opcode, argument) > MAX_DEPTH:
-            raise pickle.UnpicklingError("tuples nested too deeply")
-
-
-class _Depths:
-    """How many tuples lie in one another in each value on the stack of a pickle.
-
-    Lists and dictionaries have no hash, so what is in them does not count.
-    """
-
-    MARK = -1
-
-    def __init__(self) -> None:
-        self._stack: list[int] = []
-        self._memo: dict[int, int] = {}
-
-    def after(self, opcode: pickletools.OpcodeInfo, argument: Any) -> int:
-        """The depth of the value on top, once ``opcode`` was read."""
-        name, stack = opcode.name, self._stack
-        if name == "MARK":
-            stack.append(self.MARK)
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            key = len(self._memo) if name == "MEMOIZE" else int(argument)
-            self._memo[key] = stack[-1] if stack else 0
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(self._memo.get(int(argument), 0))
-        elif name == "DUP":
-            stack += stack[-1:]
-        else:
-            self._general(opcode)
-        return stack[-1] if stack else 0
-
-    def _general(self, opcode: pickletools.OpcodeInfo) -> None:
-        """Update the stack by what the opcode takes from it and puts onto it."""
-        stack, taken = self._stack, [0]
-        before = [x.name for x in opcode.stack_before]
-        if "mark" in before:
-            while stack and (depth := stack.pop()) != self.MARK:
-                taken.append(depth)
-            before = before[: before.index("mark")]
-        first = stack[-len(before)] if 0 < len(before) <= len(stack) else 0
-        for _ in before:
-            if stack and stack[-1] != self.MARK:
-                taken.append(stack.pop())
-        if opcode.name in ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS"):
-            stack.append(max(first, 0))
-        elif opcode.stack_after:
-            deeper = opcode.name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
-            keeps = deeper or opcode.name in ("REDUCE", "BUILD", "NEWOBJ", "NEWOBJ_EX")
-            stack.append(max(taken) + deeper if keeps else 0)
 
 
 class Unpickler(pickle.Unpickler):

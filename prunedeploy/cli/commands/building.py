@@ -14,6 +14,7 @@ from prunedeploy.cli.options import Json, Output, Remote, ShapeOption, SshOption
 from prunedeploy.cli.parse import Shapes, parse_batches, parse_sizes
 from prunedeploy.cli.progress import working
 from prunedeploy.cli.remote import RemoteMachine, build_there
+from prunedeploy.core.text import printable
 
 Tune = Literal["quick", "full", "none"]
 Product = Literal["engine", "sources", "bundle", "remote engines"]
@@ -151,7 +152,7 @@ def _newest_result() -> Path:
     from prunedeploy.engines.sources import newest_result
 
     model = newest_result(Path())
-    typer.echo(f"taking {model}, the newest result of shrink here", err=True)
+    typer.echo(f"taking {printable(str(model))}, the newest result of shrink here", err=True)
     return model
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 import prunedeploy as api
+from prunedeploy.checkpoint import screen
 from prunedeploy.cli.options import (
     Arch,
     Input,
@@ -166,13 +167,15 @@ def shrink(
       prunedeploy shrink net.pt --arch mypackage.nets:small --input-shape 1,3,64,64 -o small.onnx
       prunedeploy shrink net.pt --pt small.pt2 --state-dict small.pt    # back to PyTorch
     """
-    from prunedeploy.cli.show.shrunk import print_shrinking
-    from prunedeploy.graph.several_sizes import common
-    from prunedeploy.inspection.next_step import after_shrink
-    from prunedeploy.shrinking import example_inputs
-
-    shape = None if input_shape is None else parse_shape(input_shape)
     with working(f"reading {source}") as progress:
+        if not trust:
+            screen(source, weights, prefix)
+        from prunedeploy.cli.show.shrunk import print_shrinking
+        from prunedeploy.graph.several_sizes import common
+        from prunedeploy.inspection.next_step import after_shrink
+        from prunedeploy.shrinking import example_inputs
+
+        shape = None if input_shape is None else parse_shape(input_shape)
         result = api.shrink(
             source,
             output,

@@ -23,6 +23,7 @@ from prunedeploy.cli.parse import parse_floats, parse_sizes
 from prunedeploy.cli.progress import working
 from prunedeploy.cli.remote import RemoteMachine, bench_there
 from prunedeploy.cli.show import emit
+from prunedeploy.core.errors import naming_file
 
 
 def bench(
@@ -130,7 +131,9 @@ def run(
 
     arrays.check_output(output)
     with working(f"running {engine}"), api.open(engine, threads=threads) as session:
-        results = session.run(arrays.read(inputs, session.inputs))
+        feeds = arrays.read(inputs, session.inputs)
+        with naming_file(engine):
+            results = session.run(feeds)
     arrays.write(output, results)
     emit(arrays.describe(output, results), print_outputs, json)
 

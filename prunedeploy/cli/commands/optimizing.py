@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from prunedeploy.checkpoint import screen
 from prunedeploy.cli.options import (
     Arch,
     Input,
@@ -73,12 +74,14 @@ def optimize(
       prunedeploy optimize bert.onnx --shape input_ids=1x64,1x128
       prunedeploy optimize mobilenet.onnx --target jetson
     """
-    from prunedeploy.cli.show import emit
-    from prunedeploy.cli.show.optimized import print_optimized
-    from prunedeploy.optimizing.optimize import optimize as run
-    from prunedeploy.shrinking.example_inputs import parse
-
     with working(f"reading {source}") as progress:
+        if not trust:
+            screen(source, weights, prefix)
+        from prunedeploy.cli.show import emit
+        from prunedeploy.cli.show.optimized import print_optimized
+        from prunedeploy.optimizing.optimize import optimize as run
+        from prunedeploy.shrinking.example_inputs import parse
+
         result = run(
             source,
             output,

@@ -14,6 +14,7 @@ from prunedeploy.cli.options import Json, Output, Threads
 from prunedeploy.cli.parse import parse_batches, parse_engines
 from prunedeploy.cli.progress import working
 from prunedeploy.cli.show import emit
+from prunedeploy.cli.tables import say
 
 if TYPE_CHECKING:
     from prunedeploy.serving.http.model import ServedModel
@@ -182,4 +183,4 @@ def serve_repo(
     """
     with working(f"reading {engine}"):
         path = api.serve_repo(engine, output, name=name, backend=backend, mount=mount)
-    emit({"type": "Repository", "path": str(path)}, lambda x: typer.echo(x["path"]), json)
+    emit({"type": "Repository", "path": str(path)}, lambda x: say(x["path"]), json)

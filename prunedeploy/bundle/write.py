@@ -17,7 +17,13 @@ from prunedeploy.bundle import archive as archives
 from prunedeploy.bundle import models as model_files
 from prunedeploy.bundle import sparse as sparse_part
 from prunedeploy.bundle.readme import readme
-from prunedeploy.core.errors import CompilerError, UnsupportedModelError, UserError, naming_file
+from prunedeploy.core.errors import (
+    CompilerError,
+    OutputError,
+    UnsupportedModelError,
+    UserError,
+    naming_file,
+)
 from prunedeploy.core.files import atomic_directory, atomic_path, sha256, to_json
 from prunedeploy.core.log import logged
 from prunedeploy.core.records import Array, TensorSpec
@@ -278,7 +284,7 @@ def _record(
 def _refuse_to_replace(path: Path) -> None:
     """Refuse to replace anything but a bundle of ours in which the device left nothing."""
     if path.is_symlink():
-        raise UserError(f"cannot write {path}: it is a symbolic link; name the folder itself")
+        raise OutputError(f"cannot write {path}: it is a symbolic link; name the folder itself")
     if not path.exists():
         return
     try:
@@ -288,11 +294,11 @@ def _refuse_to_replace(path: Path) -> None:
             *(x.partition("/")[0] for x in bundle_record.read(path).bundle.files),
         }
     except UserError:
-        raise UserError(
+        raise OutputError(
             f"cannot write {path}: what is there is not a bundle; name another"
         ) from None
     if path.is_dir() and (strange := sorted({x.name for x in path.iterdir()} - ours)):
-        raise UserError(
+        raise OutputError(
             f"cannot write {path}: {strange[0]} in it is not the bundle's "
             "and would be lost; move it away"
         )

@@ -71,14 +71,14 @@ def refuse_masks(tree: Any, where: str) -> None:
     Raises:
         UserError: the first of these, in the words of ``beside.apply_file``.
     """
-    found = _may_mask(tree)
+    masked = _may_mask(tree)
     for value in _containers(tree):
         if is_stub_of_module(value):
             refuse_modules(value)
         entries = _entries(value)
         refuse_names(name for name in entries if isinstance(name, str))
-        found = found or any(map(_may_mask, entries.values()))
-    if not found:
+        masked = masked or any(map(_may_mask, entries.values()))
+    if not masked:
         raise UserError(f"there is no mask {where}")
 
 

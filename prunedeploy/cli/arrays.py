@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from prunedeploy.core.arrays import read_arrays
-from prunedeploy.core.errors import UserError
+from prunedeploy.core.errors import OutputError, UserError
 from prunedeploy.core.files import atomic_path
 from prunedeploy.core.records import Array, TensorSpec
 
@@ -49,9 +49,9 @@ def _only(path: Path, inputs: tuple[TensorSpec, ...]) -> str:
 def check_output(path: Path) -> None:
     """Refuse a file name that ``write`` could not write, before anything is computed."""
     if path.suffix not in (".npy", ".npz"):
-        raise UserError(f"cannot write {path}: name it .npy, or .npz for several outputs")
+        raise OutputError(f"cannot write {path}: name it .npy, or .npz for several outputs")
     if not path.parent.is_dir():
-        raise UserError(f"cannot write {path}: {path.parent} is not a folder")
+        raise OutputError(f"cannot write {path}: {path.parent} is not a folder")
 
 
 def write(path: Path, outputs: Mapping[str, Array]) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from prunedeploy.cli import progress
-from prunedeploy.core.errors import UserError
+from prunedeploy.core.errors import OutputError, UserError
 from prunedeploy.core.log import LOGGER
 from prunedeploy.core.text import printable
 
@@ -108,7 +108,7 @@ def _log_to(path: Path) -> None:
     try:
         file = logging.FileHandler(path, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
     _attach(file, "%(asctime)s %(levelname)s %(message)s")
     LOGGER.info("prunedeploy %s", " ".join(sys.argv[1:]))
 

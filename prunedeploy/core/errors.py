@@ -17,6 +17,10 @@ class UserError(Exception):
     """
 
 
+class OutputError(UserError):
+    """What is to be written cannot be: the place is taken, or the machine does not let us."""
+
+
 class UnsupportedModelError(UserError):
     """A runtime that lacks what the model needs; another may have it.
 
@@ -59,7 +63,8 @@ class MissingExtra(UserError):  # noqa: N818 - it names what is missing, not an 
 def naming_file(path: str | Path) -> Iterator[None]:
     """Put the file's name in front of an error about what is in it, unless it is there.
 
-    What the machine lacks (``MissingExtra``, ``CompilerError``) is not about the file.
+    What the machine lacks (``MissingExtra``, ``CompilerError``) and what is to be written
+    (``OutputError``) are not about the file.
 
     Raises:
         UserError: as it was raised, with its type, attributes and cause.
@@ -73,7 +78,7 @@ def naming_file(path: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except (MissingExtra, CompilerError):
+    except (MissingExtra, CompilerError, OutputError):
         raise
     except UserError as error:
         if Path(path).name not in str(error):

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from prunedeploy.core.errors import UserError
+from prunedeploy.core.errors import OutputError, UserError
 from prunedeploy.core.records import EARLIER
 
 MAX_TEXT = 64 << 20  # bytes of a record, with every sample of a long measurement
@@ -33,7 +33,7 @@ T = typing.TypeVar("T")
 def _temporary_name(path: Path) -> Path:
     """A name nobody else uses, in the same folder so that the final rename is atomic."""
     if not path.parent.is_dir():
-        raise UserError(f"cannot write {path}: {path.parent} is not a folder")
+        raise OutputError(f"cannot write {path}: {path.parent} is not a folder")
     return path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
 
 
@@ -43,12 +43,12 @@ def _reported(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _refuse_folder(path: Path) -> None:
     if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a folder")
+        raise OutputError(f"cannot write {path}: it is a folder")
 
 
 @contextmanager

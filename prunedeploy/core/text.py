@@ -42,5 +42,5 @@ def shortened(text: str) -> str:
     words = re.sub(
         rf"\S{{{LONGEST},}}", lambda word: f"{word[0][:SHOWN]}...{word[0][-SHOWN:]}", text
     )
-    most = 4 * LONGEST
-    return words if len(words) <= most else f"{words[: most // 2]}...{words[-SHOWN:]}"
+    limit = 4 * LONGEST
+    return words if len(words) <= limit else f"{words[: limit // 2]}...{words[-SHOWN:]}"

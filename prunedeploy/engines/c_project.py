@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prunedeploy import targets
-from prunedeploy.core.errors import UserError, naming_file
+from prunedeploy.core.errors import OutputError, UserError, naming_file
 from prunedeploy.core.files import atomic_directory
 from prunedeploy.core.log import logged
 from prunedeploy.engines import sources
@@ -53,7 +53,7 @@ def emit_c(
         raise UserError(f"{machine.name} cannot have sparse: it takes {runtimes}")
     project = Path(output or f"{source.stem}.{machine.name}.c")
     if project.exists() or project.is_symlink():
-        raise UserError(f"cannot write {project}: it is there already; name another or remove it")
+        raise OutputError(f"cannot write {project}: it is there already; name another or remove it")
     progress(f"writing {project}")
     sizes = each_size(shapes)
     with naming_file(source), atomic_directory(project) as folder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path, PurePosixPath
 
-from prunedeploy.core.errors import UserError
+from prunedeploy.core.errors import OutputError, UserError
 from prunedeploy.core.files import from_json, read_text, sha256, to_json
 from prunedeploy.core.records import MANIFEST_FORMAT, Engine, Manifest
 
@@ -47,20 +47,20 @@ def refuse_to_replace(path: Path) -> None:
         UserError: something is there that would be lost.
     """
     if path.is_symlink():
-        raise UserError(f"cannot write {path}: it is a symbolic link; name the folder itself")
+        raise OutputError(f"cannot write {path}: it is a symbolic link; name the folder itself")
     if not path.exists():
         return
     if not path.is_dir():
-        raise UserError(f"cannot write {path}: a file of that name is there; name another folder")
+        raise OutputError(f"cannot write {path}: a file of that name is there; name another folder")
     try:
         files = _read_manifest(path).files
     except UserError:
-        raise UserError(
+        raise OutputError(
             f"cannot write {path}: the folder that is there is not an engine; name another"
         ) from None
     ours = {MANIFEST, PYTHON_CACHE, *(PurePosixPath(name).parts[0] for name in files)}
     if strange := sorted({entry.name for entry in path.iterdir()} - ours):
-        raise UserError(
+        raise OutputError(
             f"cannot write {path}: {strange[0]} in it is not the engine's and would be lost; "
             "move it away"
         )
@@ -100,8 +100,8 @@ def parse_manifest(folder: Path, text: str) -> Manifest:
         raise UserError(f"{folder} is not an engine: {MANIFEST} is {error}") from None
     if not manifest.outputs:
         raise UserError(f"{folder} is not an engine: its manifest names no outputs")
-    if (least := min(manifest.batches, default=1)) < 1:
-        raise UserError(f"{folder} is not an engine: its manifest has a batch of {least}")
+    if (smallest := min(manifest.batches, default=1)) < 1:
+        raise UserError(f"{folder} is not an engine: its manifest has a batch of {smallest}")
     return manifest
 
 

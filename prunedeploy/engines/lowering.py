@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from prunedeploy import passes, targets
 from prunedeploy.core import files
-from prunedeploy.core.errors import UserError, naming_file
+from prunedeploy.core.errors import OutputError, UserError, naming_file
 from prunedeploy.core.records import Array, Difference, PassReport
 from prunedeploy.graph import model as models
 from prunedeploy.graph import preparation
@@ -178,7 +178,7 @@ def _check_request(
     form = precision if weights == "float32" else f"{weights} weights"
     path = Path(output or f"{source.stem}.{target.name}.{form.replace(' ', '-')}.onnx")
     if path.suffix != ".onnx" or os.path.realpath(path) == os.path.realpath(source):
-        raise UserError(f"cannot write {path}: name another file that ends in .onnx")
+        raise OutputError(f"cannot write {path}: name another file that ends in .onnx")
     if suffix:
         path = path.with_suffix(f".{suffix}.onnx")
     limits = target.toolchain

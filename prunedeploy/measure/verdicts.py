@@ -90,12 +90,12 @@ def _compare_all(
     for engine, session in zip(engines[1:], sessions[1:], strict=True):
         difference = _compare(engine, dense, _outputs(session, batches))
         if not difference.passed:
-            difference = _beside_rounding(engines[0], sessions[0], engine, session, batches)
+            difference = _against_rounding(engines[0], sessions[0], engine, session, batches)
         differences.append(_refuse_other(engine, difference))
     return differences
 
 
-def _beside_rounding(
+def _against_rounding(
     baseline: Engine, dense: Session, engine: Engine, session: Session, batches: Sequence[Feeds]
 ) -> Difference:
     """The difference from the baseline's model in float64, which tells what rounding explains.

@@ -133,10 +133,10 @@ def _loop(node: ir.Node, opsets: Mapping[str, int], make: Make) -> Step:
         count = len(states)
         steps: list[list[Any]] = []
         going = condition is None or bool(np.all(condition))
-        most = math.inf if limit is None else int(np.asarray(limit).reshape(()))
-        if going and most < math.inf and endless:
-            body.expect(int(most))
-        while going and len(steps) < most:
+        trips = math.inf if limit is None else int(np.asarray(limit).reshape(()))
+        if going and trips < math.inf and endless:
+            body.expect(int(trips))
+        while going and len(steps) < trips:
             index = np.array(len(steps), np.int64)
             going_on, *results = body([index, np.array(True), *states], around)
             going = bool(np.all(going_on))

@@ -14,7 +14,7 @@ from typing import Any, Unpack
 from prunedeploy import targets
 from prunedeploy.bundle import archive as archives
 from prunedeploy.bundle.write import BundleOptions, write_bundle
-from prunedeploy.core.errors import UserError
+from prunedeploy.core.errors import OutputError, UserError
 from prunedeploy.core.files import atomic_directory, read_text, to_json
 from prunedeploy.core.log import logged
 from prunedeploy.engines.bundle_record import ARCHIVE, Written, check, is_bundle
@@ -308,4 +308,4 @@ def _run(
 def _refuse_to_replace(path: Path) -> None:
     """Refuse to replace anything but engines that came from a device."""
     if path.is_symlink() or (path.exists() and not (path / RECORD).is_file()):
-        raise UserError(f"cannot write {path}: what is there did not come from a device")
+        raise OutputError(f"cannot write {path}: what is there did not come from a device")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from prunedeploy.core.errors import UserError, naming_file
+from prunedeploy.core.errors import OutputError, UserError, naming_file
 from prunedeploy.core.files import atomic_directory
 from prunedeploy.core.records import Engine, TensorSpec
 from prunedeploy.core.text import printable
@@ -163,7 +163,7 @@ def _serve_repo(known: Engine, repository: Path, name: str, backend: Backend, mo
     try:
         repository.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write {repository}: {error.strerror or error}") from None
+        raise OutputError(f"cannot write {repository}: {error.strerror or error}") from None
     try:
         with atomic_directory(path) as folder:
             (folder / VERSION).mkdir()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from prunedeploy import checkpoint, targets
 from prunedeploy.core import files
-from prunedeploy.core.errors import UserError
+from prunedeploy.core.errors import OutputError, UserError
 from prunedeploy.core.log import logged
 from prunedeploy.core.records import ShrinkResult
 from prunedeploy.shrinking.inference_copy import unwrapped
@@ -197,7 +197,7 @@ def _output(source: Path, output: str | Path | None, stem: str) -> Path:
     if os.path.realpath(path) == os.path.realpath(source):
         raise UserError(f"{path} is the input: name another output with -o")
     if not path.parent.is_dir():
-        raise UserError(f"cannot write {path}: {path.parent} is not a folder")
+        raise OutputError(f"cannot write {path}: {path.parent} is not a folder")
     _refuse_foreign(path.with_suffix(".json"))
     return path
 

@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 
 from prunedeploy import targets
-from prunedeploy.core.errors import UserError
+from prunedeploy.core.errors import OutputError, UserError
 from prunedeploy.core.files import atomic_path, cache_folder, sha256
 from prunedeploy.runtimes.sparse.codegen.project import SOURCES as ENGINE_SOURCES
 from prunedeploy.runtimes.sparse.codegen.project import c_file
@@ -67,7 +67,7 @@ def onnxruntime_library(target: str = "host") -> Path:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(
+            raise OutputError(
                 f"cannot write {path.parent}: {error.strerror}; set XDG_CACHE_HOME to a folder"
             ) from None
         with atomic_path(path) as file:

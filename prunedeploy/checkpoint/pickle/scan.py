@@ -24,7 +24,7 @@ PREFIXES |= {pickletools.TAKEN_FROM_ARGUMENT4U: 4, pickletools.TAKEN_FROM_ARGUME
 PUTS, GETS = ("PUT", "BINPUT", "LONG_BINPUT"), ("GET", "BINGET", "LONG_BINGET")
 # Opcodes whose argument is a length, or an index of the memo.
 SIZED = frozenset(("FRAME", "PUT", "BINPUT", "LONG_BINPUT", "GET", "LONG_BINGET"))
-IN_PLACE = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS")
+GROWING = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS")
 KEEPING = ("REDUCE", "BUILD", "NEWOBJ", "NEWOBJ_EX")  # the depth of what they take
 LONG = ("INT", "LONG", "LONG1", "LONG4")  # integers of any size
 
@@ -129,8 +129,8 @@ def _after_lines(data: memoryview | mmap.mmap, at: int, lines: int) -> int:
 def _newline(data: memoryview | mmap.mmap, at: int) -> int:
     step = 256
     while part := bytes(data[at : at + step]):
-        if (found := part.find(b"\n")) >= 0:
-            return at + found
+        if (newline := part.find(b"\n")) >= 0:
+            return at + newline
         at, step = at + len(part), min(2 * step, 1 << 20)
     raise pickle.UnpicklingError("no newline found")
 
@@ -188,7 +188,7 @@ class _Depths:
         for _ in range(opcode.taken):
             if stack and stack[-1] != MARK:
                 deepest = max(deepest, stack.pop())
-        if opcode.name in IN_PLACE:
+        if opcode.name in GROWING:
             stack.append(max(first, 0))
         elif opcode.given:
             deeper = opcode.name.startswith("TUPLE")

@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 import prunedeploy as api
-from prunedeploy.checkpoint import screen
 from prunedeploy.cli.options import (
     Arch,
     Input,
@@ -169,6 +168,8 @@ def shrink(
     """
     with working(f"reading {source}") as progress:
         if not trust:
+            from prunedeploy.checkpoint import screen
+
             screen(source, weights, prefix)
         from prunedeploy.cli.show.shrunk import print_shrinking
         from prunedeploy.graph.several_sizes import common

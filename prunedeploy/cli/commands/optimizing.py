@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from prunedeploy.checkpoint import screen
 from prunedeploy.cli.options import (
     Arch,
     Input,
@@ -76,6 +75,8 @@ def optimize(
     """
     with working(f"reading {source}") as progress:
         if not trust:
+            from prunedeploy.checkpoint import screen
+
             screen(source, weights, prefix)
         from prunedeploy.cli.show import emit
         from prunedeploy.cli.show.optimized import print_optimized

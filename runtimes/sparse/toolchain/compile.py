@@ -26,7 +26,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO
 
-from prunedeploy.core.errors import CompilerError, UserError
+from prunedeploy.core.errors import CompilerError, OutputError, UserError
 from prunedeploy.runtimes.sparse.codegen.project import CODE, GENERAL, WEIGHTS, Project
 from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.payload import LIBRARY
@@ -163,7 +163,7 @@ def build_library(
             write(project, Path(name))
         except OSError as error:
             reason = error.strerror or error
-            raise UserError(f"cannot write to {name}: {reason}; set TMPDIR") from error
+            raise OutputError(f"cannot write to {name}: {reason}; set TMPDIR") from error
         _build(Path(name), tools, extra)
         shutil.copyfile(Path(name) / LIBRARY, library)
 

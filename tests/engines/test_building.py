@@ -154,7 +154,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(folder, shrunk, leftovers):
     _, error = child.communicate(timeout=60)
     assert child.returncode == 1
     assert error.count("\n") == 1
-    assert error.startswith("OutputError: cannot write e: ")
+    assert error.startswith("UserError: cannot write e: ")
     assert engine_folder.read_engine("e") == kept
     assert not leftovers(folder)
 

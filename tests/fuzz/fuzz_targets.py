@@ -181,7 +181,7 @@ def _engine(fixed: Path) -> None:
         with open_engine(engine, 1) as session:
             names = [spec.name for spec in engine.manifest.inputs]
             feeds = dict.fromkeys(names, read_arrays(fixed / "x.npy"))
-            profiles_of([engine], [session], feeds, 2, 1, 2)
+            profiles_of(["engine"], [engine], [session], feeds, 2, 1, 2)
 
 
 def rehash(case: Case, random: Random) -> None:

@@ -7,12 +7,14 @@ hold ``{"metadata": ..., "weight_map": {name: file}}``; the files lie beside the
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import read_text
+from prunedeploy.core.text import shortened
 
 MAX_BYTES = 64 << 20  # of an index: the names of all tensors
 WEIGHT_MAP = "weight_map"
@@ -62,7 +64,8 @@ def files(path: Path) -> list[Path]:
         UserError: as ``read_index``, or one is missing.
     """
     beside = [path.parent / name for name in sorted(set(read_index(path).values()))]
-    absent = [file.name for file in beside if not file.is_file()]
+    # Path.is_file fails on a name that no file can have
+    absent = [shortened(file.name) for file in beside if not os.path.isfile(file)]  # noqa: PTH113
     if absent:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
         raise UserError(f"{path.parent} lacks {absent[0]}{more}, of {path.name}: fetch it, too")

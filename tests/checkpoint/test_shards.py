@@ -80,3 +80,11 @@ def test_other_json_is_no_index(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(UserError, match="is not a checkpoint"):
         weights(tmp_path / "x.json")
+
+
+def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    name = "x" * 5000 + ".safetensors"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": {"layer.weight": name}}))
+    with pytest.raises(UserError, match=r"lacks x+\.{3}x*\.safetensors, of model"):
+        load(index)

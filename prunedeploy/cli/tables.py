@@ -12,6 +12,7 @@ from prunedeploy.core.text import printable
 
 Row = Sequence[str]
 
+WIDTH = 80  # characters of a line of prose
 _GAP = "  "
 _NAME = 16  # characters of a name that are left at least on a narrow terminal
 _BOLD, _COLOURS, _PLAIN = "\x1b[1m", {"PASS": "\x1b[32m", "FAIL": "\x1b[31m"}, "\x1b[0m"
@@ -20,6 +21,11 @@ _BOLD, _COLOURS, _PLAIN = "\x1b[1m", {"PASS": "\x1b[32m", "FAIL": "\x1b[31m"}, "
 def say(*lines: str) -> None:
     """Print ``lines``, none of which a name can end or colour."""
     print("\n".join(map(printable, lines)))
+
+
+def say_wrapped(text: str, indent: str = "  ") -> None:
+    """Print ``text`` in lines of at most 80 characters, all of them behind ``indent``."""
+    say(*textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent))
 
 
 def table(headers: Row, rows: Iterable[Row], left: frozenset[int] = frozenset({0})) -> None:

@@ -31,9 +31,7 @@ def print_targets(listing: Targets) -> None:
             " ".join((target.name, *(f"({alias})" for alias in target.aliases))),
             target.what,
             target.arch,
-            ", ".join(
-                (*target.isa, *(f"compute {x}" for x in (target.compute_capability,) if x))
-            ),
+            ", ".join((*target.isa, *(f"compute {x}" for x in (target.compute_capability,) if x))),
             ", ".join(target.runtimes),
         )
         for target in listing.targets

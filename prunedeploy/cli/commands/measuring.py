@@ -142,7 +142,7 @@ def report(
     output: Output = None,
     json: Json = False,
 ) -> None:
-    """Put results into one report, as Markdown.
+    """Put results into one report, as HTML, Markdown or JSON.
 
     It takes the JSON files that shrink, bench and predict wrote.
 

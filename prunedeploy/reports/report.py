@@ -174,7 +174,8 @@ def _shrunk(result: ShrinkResult) -> str:
         after_name = f"{result.model.parent.name}/{after_name}"
     lines = [
         f"## {cell(result.source.name + arch)}",
-        f"`{before_name}` is the network as it was trained, `{after_name}` what was shrunk from it.",
+        f"`{before_name}` is the network as it was trained, `{after_name}` what was shrunk "
+        "from it.",
         markdown(("", "dense", "shrunk", "shrunk / dense"), rows),
         f"Largest difference of the two: {_difference(result.difference)}.",
     ]

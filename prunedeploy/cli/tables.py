@@ -65,7 +65,7 @@ def _narrowed(widths: Sequence[int], left: frozenset[int], excess: int) -> list[
     return narrow
 
 
-def _wrapped(line: Row, widths: Sequence[int]) -> Iterable[Row]:
+def _wrapped(line: Row, widths: Sequence[int]) -> Iterable[tuple[str, ...]]:
     """The lines that ``line`` takes where no cell is wider than its column."""
     cells = [
         textwrap.wrap(cell, width, break_on_hyphens=False) if len(cell) > width else [cell]

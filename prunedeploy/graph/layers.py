@@ -62,6 +62,8 @@ INTEGER = {
     "ConvInteger": ("Conv", 1, 3),
     "MatMulInteger": ("MatMul", 1, 3),
 }
+# Operators that put stored matrices together to the weight of an LSTM, GRU or RNN.
+MOVES = ("Concat", "Slice", "Split", "Squeeze", "Unsqueeze")
 MIN_AXES = {"Conv": 3, "ConvTranspose": 3, "Gemm": 2, "MatMul": 2, "BatchNormalization": 1}
 
 
@@ -87,6 +89,40 @@ def node_layer(node: ir.Node) -> Layer | None:
             rows = stored.swapaxes(-1, -2).reshape(-1, stored.shape[-2], 1)
     macs = work.macs(node) or None
     return Layer(name, node.op_type, stored.shape, groups, macs, measure(rows, groups))
+
+
+def node_layers(node: ir.Node) -> Iterator[Layer]:
+    """The layers that ``node`` is: one, or of an LSTM, GRU or RNN one a weight of its gates.
+
+    Those weights are listed as they are stored, also where the node reads them rearranged.
+    """
+    from prunedeploy.graph import work
+
+    if node.op_type not in work.RECURRENT:
+        if (layer := node_layer(node)) is not None:
+            yield layer
+        return
+    stored = [x for value in node.inputs[1:3] if value is not None for x in _gathered(value)]
+    total, macs = sum(weight.size for _, weight in stored), work.macs(node)
+    for name, weight in stored:
+        rows = weight.reshape(-1, weight.shape[-1], 1)
+        share = macs * weight.size // total or None
+        yield Layer(name, node.op_type, weight.shape, 1, share, measure(rows))
+
+
+def _gathered(value: ir.Value) -> Iterator[tuple[str, Array]]:
+    """The matrices that ``value`` is put together from, each once, as exporters order gates."""
+    names: set[str] = set()
+    pending = [value]
+    while pending:
+        value = pending.pop()
+        found, producer = _constant(value), value.producer()
+        if found is not None and found[0] not in names and found[1].ndim > 1:
+            names.add(found[0])
+            yield found
+        elif producer is not None and producer.op_type in MOVES:
+            inputs = producer.inputs if producer.op_type == "Concat" else producer.inputs[:1]
+            pending.extend(each for each in reversed(inputs) if each is not None)
 
 
 def _weight_of(node: ir.Node) -> tuple[str, Array] | None:
@@ -209,7 +245,15 @@ def module_layers(module: torch.nn.Module, macs: Mapping[str, int]) -> Iterator[
                 rows = _rows_transposed(weight, groups)
             else:
                 rows = _rows(weight)
-            yield Layer(name, op, shape, groups, macs.get(owner_name), measure(rows, groups))
+            count = macs.get(owner_name)
+            if count and hasattr(owner, "hidden_size"):  # several weights have a part each
+                count = count * weight.size // _gate_weights(owner)
+            yield Layer(name, op, shape, groups, count, measure(rows, groups))
+
+
+def _gate_weights(layer: torch.nn.Module) -> int:
+    """How many weights the gates of an LSTM, GRU or RNN have."""
+    return sum(each.numel() for each in layer.parameters(recurse=False) if each.ndim > 1)
 
 
 def module_macs(module: torch.nn.Module, shape: tuple[int, ...] | None) -> dict[str, int]:
@@ -219,13 +263,17 @@ def module_macs(module: torch.nn.Module, shape: tuple[int, ...] | None) -> dict[
     macs: dict[str, int] = {}
 
     def count(name: str, layer: Any, inputs: Any, output: torch.Tensor) -> None:
+        if isinstance(layer, torch.nn.RNNBase):  # every step meets all weights
+            steps = inputs[0].shape[int(layer.batch_first)]
+            macs[name] = macs.get(name, 0) + steps * _gate_weights(layer)
+            return
         # every output element (input, when transposed) meets one filter
         swept = inputs[0] if getattr(layer, "transposed", False) else output
         macs[name] = macs.get(name, 0) + swept.numel() // len(swept) * layer.weight[0].numel()
 
     if shape is None or isinstance(module, torch.jit.ScriptModule):
         return macs
-    products = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
+    products = (torch.nn.Linear, torch.nn.modules.conv._ConvNd, torch.nn.RNNBase)
     hooks = [
         layer.register_forward_hook(partial(count, name))
         for name, layer in module.named_modules()

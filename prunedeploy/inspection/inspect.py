@@ -14,7 +14,7 @@ from prunedeploy.graph.layers import (
     is_normalisation,
     module_layers,
     module_macs,
-    node_layer,
+    node_layers,
     state_layers,
 )
 from prunedeploy.graph.sparsity import TINY
@@ -215,7 +215,7 @@ def _inspect_model(path: Path, shapes: Shapes) -> Inspection:
         model = prepared.model
         fix(model, shapes)
     nodes = [node for node in model.graph.all_nodes() if node.domain in ("", "ai.onnx")]
-    layers = tuple(layer for node in nodes if (layer := node_layer(node)) is not None)
+    layers = tuple(layer for node in nodes for layer in node_layers(node))
     tensors = (v.const_value for v in model.graph.initializers.values())
     parameters = sum(t.size for t in tensors if t is not None and t.dtype.is_floating_point())
     macs = sum(map(work.macs, nodes)) or None

@@ -63,22 +63,10 @@ def load(
     Raises:
         UserError: unreadable, an array is missing or does not fit, uint8 without normalisation.
     """
-    images, labels = _read(path)
+    images, labels = read(path)
     if len(inputs) != 1:
         raise UserError(f"{path} has one array of images, the network takes {len(inputs)} inputs")
     spec = inputs[0]
-    if (
-        not images.ndim
-        or labels.ndim != 1
-        or labels.dtype.kind not in "iu"
-        or len(labels) != len(images)
-    ):
-        raise UserError(
-            f"{path}: labels must be one integer an image, found {labels.dtype} {labels.shape} "
-            f"for images {images.shape}"
-        )
-    if not len(labels):
-        raise UserError(f"{path} holds no images")
     if images.dtype.kind not in "fiu" or _arrange(images[:1], spec) is None:
         wanted = " x ".join(map(str, spec.shape))
         shape = " x ".join(map(str, images.shape))
@@ -108,13 +96,31 @@ def normalisation_of(engine: Engine) -> tuple[Sequence[float], Sequence[float]] 
     return (result.mean, result.std) if result is not None and result.mean else None
 
 
-def _read(path: Path) -> tuple[Array, Array]:
+def read(path: Path) -> tuple[Array, Array]:
+    """``images`` and ``labels`` of an .npz file, for whatever network.
+
+    Raises:
+        UserError: unreadable, an array is missing or is not what its name says.
+    """
     data = read_arrays(path)
     if isinstance(data, np.ndarray):
         raise UserError(f"cannot read {path}: it must be an .npz file of plain arrays")
     if missing := [name for name in ("images", "labels") if name not in data]:
         raise UserError(f"{path} has no array {missing[0]!r}: it needs images and labels")
-    return data["images"], data["labels"]
+    images, labels = data["images"], data["labels"]
+    if (
+        not images.ndim
+        or labels.ndim != 1
+        or labels.dtype.kind not in "iu"
+        or len(labels) != len(images)
+    ):
+        raise UserError(
+            f"{path}: labels must be one integer an image, found {labels.dtype} {labels.shape} "
+            f"for images {images.shape}"
+        )
+    if not len(labels):
+        raise UserError(f"{path} holds no images")
+    return images, labels
 
 
 def _arrange(images: Array, spec: TensorSpec) -> Array | None:

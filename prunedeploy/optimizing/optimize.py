@@ -19,7 +19,10 @@ from prunedeploy.core.log import logged
 from prunedeploy.core.records import BenchResult, Engine, ShrinkResult
 from prunedeploy.engines.building import build
 from prunedeploy.engines.request import Progress
+from prunedeploy.graph import model as models
+from prunedeploy.graph import preparation
 from prunedeploy.graph.several_sizes import common, each_size, stated_names
+from prunedeploy.measure import labelled
 from prunedeploy.measure.bench import bench
 from prunedeploy.prediction.predict import predict_all
 from prunedeploy.prediction.record import Prediction
@@ -155,6 +158,8 @@ def optimize(
     several = sizes if len(sizes) > 1 else ()
     settings = _Settings(target, data, batch, threads, tune, rounds, logged(progress), several)
     _check_sizes(settings)
+    if data is not None:  # a mistyped name is said at once, not when the engine is built
+        labelled.read(Path(data))
     options = CheckpointOptions(
         *(arch, input_shape, trust, mask, weights, prefix), tuple(inputs), common(sizes)
     )
@@ -198,6 +203,10 @@ def _check_sizes(settings: _Settings) -> None:
 
 def _build(shrunk: ShrinkResult, stem: Path, settings: _Settings) -> _Made:
     """The fastest engine for this machine, measured beside the dense network."""
+    if settings.data is not None:
+        inputs, _ = models.specs(preparation.from_file(shrunk.model).model)
+        normalisation = (shrunk.mean, shrunk.std) if shrunk.mean else None
+        labelled.load(Path(settings.data), inputs, normalisation)
     engine = build(
         shrunk.model,
         settings.target,

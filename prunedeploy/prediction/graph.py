@@ -12,7 +12,7 @@ import onnx_ir as ir
 from prunedeploy.core.errors import UserError
 from prunedeploy.graph import tensors
 from prunedeploy.graph.shapes import infer_shapes
-from prunedeploy.graph.work import macs, swept_value
+from prunedeploy.graph.work import RECURRENT, macs, swept_value
 from prunedeploy.prediction.record import Work
 
 FEW_ROWS = 16  # below, a linear layer is bound by the reading of its weights
@@ -165,6 +165,10 @@ def _work(node: ir.Node, style: Style) -> Work:
     flops = float(sum(map(_size, node.outputs)))
     if kernel == "view" or _is_index(node):
         return Work(name, "view", 0.0, 0, 0)
+    if node.op_type in RECURRENT:  # every step is a product of a vector
+        sequence = _shape(node.inputs[0])
+        batch = sequence[1 - node.attributes.get_int("layout", 0)] if len(sequence) == 3 else 0
+        return Work(name, "vector", 2.0 * batch * macs(node), weights, moved)
     if kernel == "conv":
         kernel, flops = _conv(node, style)
     elif kernel == "product":

@@ -183,10 +183,13 @@ def _shrunk(result: ShrinkResult) -> str:
     ]
     rows.append(("model, sha256", result.dense_sha256[:12], result.model_sha256[:12], ""))
     arch = f" ({result.arch})" if result.arch else ""
+    before_name, after_name = result.dense.name, result.model.name
+    if before_name == after_name:  # optimize names what it writes like the ONNX file that it reads
+        after_name = f"{result.model.parent.name}/{after_name}"
     lines = [
         f"## {cell(result.source.name + arch)}",
-        f"`{result.dense.name}` is the network as it was trained, `{result.model.name}` what was "
-        "shrunk from it.",
+        f"`{before_name}` is the network as it was trained, `{after_name}` what was shrunk "
+        "from it.",
         markdown(("", "dense", "shrunk", "shrunk / dense"), rows),
         f"Largest difference of the two: {_difference(result.difference)}.",
     ]

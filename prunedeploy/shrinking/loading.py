@@ -113,8 +113,9 @@ def _load_checkpoint(source: Path, options: CheckpointOptions, progress: Progres
         notes = (*notes, f"input taken as {'x'.join(map(str, shape))}: --shape states another")
     if shape is None:
         raise UserError(
-            f"the input shape of {source} is not known: give it with --shape 1x3x224x224, or, of"
-            " integers or of several inputs, with --input NAME=int64[1,128]"
+            f"the input shape of {source} is not known: give it with --input-shape 1,3,224,224"
+            " (--shape 1x3x224x224 fixes the batch, too), or, of integers or of several inputs,"
+            " with --input NAME=int64[1,128]"
         )
     progress(f"exporting {read.arch or source} at {'x'.join(map(str, shape))}")
     export = partial(to_model, read.module, shape)

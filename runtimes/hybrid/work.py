@@ -17,7 +17,6 @@ from prunedeploy.targets import Target
 # A non-zero of scattered zeros takes so many times as long as a weight of a dense product; a dense
 # layer takes as long as in ONNX Runtime.
 SCATTERED = 1.5
-RECURRENT = ("LSTM", "GRU", "RNN")
 CALL_SECONDS = 10e-6  # of one more node in the session
 #: passes over the memory at an edge: it is written by one runtime and read by the other, which
 #: each arrange it anew
@@ -39,7 +38,7 @@ def of_nodes(nodes: Iterable[ir.Node], survey: Survey) -> dict[str, Work]:
 
 
 def _of_node(node: ir.Node, survey: Survey) -> Work:
-    if node.op_type in RECURRENT:
+    if node.op_type in work.RECURRENT:
         return _of_recurrent(node, survey)
     if node.op_type not in (*work.CONVOLUTIONS, *work.PRODUCTS) or len(node.inputs) < 2:
         return Work(0, 0)

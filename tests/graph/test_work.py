@@ -16,6 +16,17 @@ CASES = [
     ("(float[n, 5, m] x, float[m, 8] w)", "MatMul(x, w)", 0),  # an open size
     ("(float[n, 5, 6] x, float[6] w)", "MatMul(x, w)", 5 * 6),
     ("(float[n, 6] x, float[6] w)", "Add(x, w)", 0),
+    (
+        "(float[7, n, 6] x, float[2, 12, 6] w, float[2, 12, 4] r)",
+        'GRU <hidden_size = 4, direction = "bidirectional"> (x, w, r)',
+        7 * 2 * 12 * (6 + 4),
+    ),
+    (
+        "(float[n, 7, 6] x, float[1, 16, 6] w, float[1, 16, 4] r)",
+        "LSTM <hidden_size = 4, layout = 1> (x, w, r)",
+        7 * 16 * (6 + 4),
+    ),
+    ("(float[t, n, 6] x, float[1, 16, 6] w, float[1, 16, 4] r)", "LSTM(x, w, r)", 0),
 ]
 
 

@@ -74,6 +74,17 @@ def test_bad_input_is_one_line(folder):
 
 
 @pytest.mark.slow
+def test_images_that_do_not_fit_are_refused_before_an_engine_is_built(folder, net) -> None:
+    steps: list[str] = []
+    with pytest.raises(UserError, match=r"no such file: .*typo\.npz"):
+        prunedeploy.optimize(net, data=folder / "typo.npz", progress=steps.append)
+    assert not steps
+    np.savez(folder / "grey.npz", images=np.zeros((2, 5, 5), np.uint8), labels=np.zeros(2, int))
+    with pytest.raises(UserError, match="the network takes"):
+        prunedeploy.optimize(net, data=folder / "grey.npz", progress=steps.append)
+    assert not [step for step in steps if "engine" in step or "building" in step]
+
+
 def test_a_failure_behind_shrink_can_be_tried_again(folder, net, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise UserError("no compiler")

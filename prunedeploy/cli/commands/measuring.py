@@ -145,13 +145,13 @@ def report(
     output: Output = None,
     json: Json = False,
 ) -> None:
-    """Put results into one report, as Markdown.
+    """Put results into one report, as Markdown or HTML.
 
     It takes the JSON files that shrink, bench and predict wrote.
 
     \b
     Example:
-      prunedeploy report result.json -o report.md
+      prunedeploy report result.json -o report.html
     """
     with working("reading results"):
         text = api.report(results, output)

@@ -23,9 +23,12 @@ def print_inspection(inspection: Inspection) -> None:
     for line in inspection.found:
         say(f"  {line}")
     layers = [x for x in inspection.layers if not is_normalisation(x) or x.pattern.dead_outputs]
-    headers = ("layer", "op", "shape", "density", "dead out", "dead in", "2:4", "in blocks")
+    headers = ("layer", "op", "shape", "density", "dead out", "dead in", "2:4")
+    blocks = ("in blocks", "largest") if any(x.pattern.blocks for x in layers) else ()
+    columns = len(headers) + len(blocks)  # few networks have blocks
     say()
-    table((*headers, "largest"), map(_layer_row, layers), left=frozenset({0, 1, 2}))
+    rows = [_layer_row(layer)[:columns] for layer in layers]
+    table((*headers, *blocks), rows, left=frozenset({0, 1, 2}))
     say()
     _totals(inspection)
     say()

@@ -31,14 +31,13 @@ def print_targets(listing: Targets) -> None:
             " ".join((target.name, *(f"({alias})" for alias in target.aliases))),
             target.what,
             target.arch,
-            ", ".join(target.isa) or "-",
-            target.compute_capability or "-",
+            ", ".join((*target.isa, *(f"compute {x}" for x in (target.compute_capability,) if x))),
             ", ".join(target.runtimes),
         )
         for target in listing.targets
     ]
-    headers = ("target", "machine", "arch", "isa", "compute", "runtimes, best first")
-    table(headers, rows, left=frozenset(range(6)))
+    headers = ("target", "machine", "arch", "isa, compute", "runtimes, best first")
+    table(headers, rows, left=frozenset(range(5)))
     say()
     checks = [(x.target, x.runtime, x.status, x.reason) for x in listing.checks]
     table(("target", "runtime", "check", "reason"), checks, left=frozenset(range(4)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prunedeploy.cli.tables import say, share, table
+from prunedeploy.cli.tables import say, say_wrapped, share, table
 from prunedeploy.core.records import NextStep, RuntimeChoice
 from prunedeploy.reports.headline import RUNTIMES
 
@@ -21,16 +21,15 @@ def print_next_step(step: NextStep | None) -> None:
     name = RUNTIMES.get(step.runtime, step.runtime)
     if step.seconds:
         threads = f"{step.threads} thread{'s' * (step.threads != 1)}"
-        say(
-            f"  predicted for {where}, {threads}: {1e3 * step.seconds:.3g} ms in {name}, "
-            f"{step.low:.2f}x the",
-            "  speed of ONNX Runtime on the dense network",
+        say_wrapped(
+            f"predicted for {where}, {threads}: {1e3 * step.seconds:.3g} ms in {name}, "
+            f"{step.low:.2f}x the speed of ONNX Runtime on the dense network"
         )
         return
-    say(
-        f"  {share(step.share)} of the work is left; then `prunedeploy build` should give "
-        f"{step.low:.1f}x to {step.high:.1f}x",
-        f"  the speed of ONNX Runtime on {where}, in {name} (estimated)",
+    say_wrapped(
+        f"{share(step.share)} of the work is left; then `prunedeploy build` should give "
+        f"{step.low:.1f}x to {step.high:.1f}x the speed of ONNX Runtime on {where}, in {name} "
+        "(estimated)"
     )
 
 

@@ -7,10 +7,8 @@ import textwrap
 
 from prunedeploy.cli.show.measurements import print_caution
 from prunedeploy.cli.show.next_steps import print_choice
-from prunedeploy.cli.tables import count, ratio, say, table
+from prunedeploy.cli.tables import WIDTH, count, ratio, say, table
 from prunedeploy.optimizing.optimize import OptimizeResult
-
-WIDTH = 80
 
 
 def print_optimized(done: OptimizeResult) -> None:
@@ -46,6 +44,7 @@ def print_optimized(done: OptimizeResult) -> None:
     if done.engine is not None:
         engine = str(done.engine.path)
         say(f"next: prunedeploy serve {shlex.quote(engine)}")
-        say(f"or, in Python: prunedeploy.open({engine!r}).run({{...}})")
+        say("or, in Python:")
+        say(f"  prunedeploy.open({engine!r}).run({{...}})")
     elif done.bundle is not None:
         say("next: copy the bundle to the machine, and run build.sh in it there")

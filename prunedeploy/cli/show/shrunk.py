@@ -8,12 +8,11 @@ from collections.abc import Iterable, Sequence
 
 from prunedeploy.cli.show.next_steps import print_next_step
 from prunedeploy.cli.show.verdicts import cross_checks, difference
-from prunedeploy.cli.tables import count, ratio, say, size, table
+from prunedeploy.cli.tables import WIDTH, count, ratio, say, size, table
 from prunedeploy.core.records import Note, PassReport, ShrinkResult
 from prunedeploy.graph.input_range import claim
 from prunedeploy.reports.headline import unvarying
 
-WIDTH = 80
 MAX_REASONS = 5  # of each kind, shown without --verbose
 
 
@@ -109,7 +108,7 @@ def _print_notes(title: str, notes: list[Note], verbose: bool) -> None:
         return
     reasons = _by_reason(notes)
     for reason in reasons[:MAX_REASONS]:
-        say(f"  {reason}")
+        say(*textwrap.wrap(reason, WIDTH, initial_indent="  ", subsequent_indent="    "))
     if len(reasons) > MAX_REASONS:
         say(f"  and {len(reasons) - MAX_REASONS} more: see --verbose")
 

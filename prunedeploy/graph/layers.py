@@ -116,10 +116,10 @@ def _gathered(value: ir.Value) -> Iterator[tuple[str, Array]]:
     pending = [value]
     while pending:
         value = pending.pop()
-        found, producer = _constant(value), value.producer()
-        if found is not None and found[0] not in names and found[1].ndim > 1:
-            names.add(found[0])
-            yield found
+        stored, producer = _constant(value), value.producer()
+        if stored is not None and stored[0] not in names and stored[1].ndim > 1:
+            names.add(stored[0])
+            yield stored
         elif producer is not None and producer.op_type in MOVES:
             inputs = producer.inputs if producer.op_type == "Concat" else producer.inputs[:1]
             pending.extend(each for each in reversed(inputs) if each is not None)

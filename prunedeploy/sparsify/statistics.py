@@ -68,8 +68,8 @@ def _has_statistics(layer: nn.Module) -> bool:
 
 def _moments(x: Tensor) -> Pair:
     axes = [axis for axis in range(x.dim()) if axis != 1]
-    variance, mean = torch.var_mean(x.double(), axes, correction=0)
-    return mean, variance.sqrt()
+    variance, mean = torch.var_mean(x, axes, correction=0)
+    return mean.double(), variance.double().sqrt()
 
 
 def _watch(name: str, seen: dict[str, Pair]) -> object:

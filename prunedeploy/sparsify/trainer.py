@@ -13,6 +13,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -91,7 +92,7 @@ LEARNING_RATES: dict[str, Callable[[float], float]] = {
     "cosine": lambda share: (1 + math.cos(math.pi * share)) / 2,
     "steps": lambda share: 0.1 ** sum(share >= at for at in MILESTONES),
     "onecycle": _one_cycle,
-    "constant": lambda share: 1.0,
+    "constant": lambda _: 1.0,
 }
 
 
@@ -146,9 +147,13 @@ class Trainer:
         """``count`` batches of training data, not augmented, drawn by the seed; for scores."""
         total = len(self.data.labels)
         generator = _generator(self.settings.seed, _SCORE, 0)
-        drawn = [torch.randperm(total, generator=generator) for _ in range(-(-count * size // total))]
+        drawn = [
+            torch.randperm(total, generator=generator) for _ in range(-(-count * size // total))
+        ]
         chosen = torch.cat(drawn)[: count * size]
-        return [(self.data.batch(each), self.data.labels[each]) for each in chosen.split(size)]
+        return [
+            (self.data.batch(each), self.data.labels[each]) for each in torch.split(chosen, size)
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of the weights, the optimizer's state, and the step."""
@@ -219,14 +224,14 @@ def accuracy(module: nn.Module, data: Data, batch: int = 500) -> float:
         raise UserError("there are no images to be right or wrong about")
     module.eval()
     right = 0
-    for chosen in torch.arange(len(data.labels)).split(batch):
+    for chosen in torch.split(torch.arange(len(data.labels)), batch):
         right += int((module(data.batch(chosen)).argmax(1) == data.labels[chosen]).sum())
     return right / len(data.labels)
 
 
 def _seed(seed: int, purpose: int, at: int) -> int:
-    """One number for each purpose and step of a seed."""
-    return (seed * 4 + purpose) * (1 << 32) + at
+    """A number for each purpose and step of a seed; torch looks at its lower 32 bits alone."""
+    return int(np.random.SeedSequence((seed, purpose, at)).generate_state(1)[0])
 
 
 def _generator(seed: int, purpose: int, at: int) -> torch.Generator:

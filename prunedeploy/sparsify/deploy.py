@@ -11,6 +11,7 @@ from prunedeploy import targets
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import BenchResult, Measurement, Ratio, ShrinkResult
 from prunedeploy.engines.building import build
+from prunedeploy.engines.choice import ANY_BATCH
 from prunedeploy.measure.bench import bench
 from prunedeploy.prediction.predict import predict
 from prunedeploy.remote.device import remote_bench
@@ -71,7 +72,7 @@ def _measured(
         try:
             build(
                 *(shrunk.model, wanted.target, runtime, path, shrunk.dense, progress),
-                batch=wanted.batches,
+                batch=() if runtime in ANY_BATCH else wanted.batches,
                 threads=wanted.threads,
                 tune=wanted.tune,
             )

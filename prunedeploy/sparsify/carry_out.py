@@ -13,7 +13,7 @@ from prunedeploy.sparsify.data import Splits, load
 from prunedeploy.sparsify.deploy import deploy
 from prunedeploy.sparsify.recipe import DataSource, Recipe, row_key, to_toml
 from prunedeploy.sparsify.row import Row, Trained
-from prunedeploy.sparsify.training import RECORD, WEIGHTS, train
+from prunedeploy.sparsify.training import WEIGHTS, train
 
 ROW, RECIPE = "row.json", "recipe.toml"
 
@@ -23,7 +23,7 @@ def carry_out(recipe: Recipe, folder: Path, progress: Progress | None = None) ->
     progress = logged(progress)
     _take(folder, recipe)
     progress(f"reading {recipe.data.path}")
-    splits = splits_of(recipe.data, recipe)
+    splits = splits_of(recipe.source)
     key = row_key(recipe, splits.sha256)
     if (folder / ROW).is_file():
         row = from_json(Row, (folder / ROW).read_text())
@@ -54,22 +54,16 @@ def finish(
     )
 
 
-def splits_of(source: DataSource, recipe: Recipe) -> Splits:
-    """The data, normalised as said; else as the published network was trained, if it fits."""
-    from prunedeploy import models
-
-    network = models.by_name(recipe.network.name)
-    mean, std = source.mean, source.std
-    if not mean and recipe.network.checkpoint:
-        mean, std = network.mean, network.std
+def splits_of(source: DataSource) -> Splits:
+    """The data that a recipe names, read."""
     return load(
         source.path,
         source.test or None,
         hold_out=source.hold_out,
         limit=source.limit,
         size=source.size,
-        mean=mean or None,
-        std=std or None,
+        mean=source.mean or None,
+        std=source.std or None,
     )
 
 

@@ -82,7 +82,7 @@ def load(
         raise UserError(f"{path} has no test data: name a file of them with the key test")
     inputs, labels = read.train
     if inputs.shape[1:] != tested[0].shape[1:] or inputs.dtype != tested[0].dtype:
-        raise UserError(f"the test data of {path} have another shape or type than those to train on")
+        raise UserError(f"the test data of {path} have another shape or type than the others")
     held, taken = _split(len(labels), hold_out, limit, path)
     return _splits(_Parts((inputs, labels), held, taken, tested), mean, std)
 
@@ -136,7 +136,7 @@ def _npz(path: Path) -> Arrays:
     if not isinstance(arrays, dict):
         raise UserError(f"{path} has to be an .npz file of images or tokens, and labels")
     name = "tokens" if "tokens" in arrays else "images"
-    parts = []
+    parts: list[tuple[Array, Array] | None] = []
     for prefix in ("", "test_"):
         if f"{prefix}{name}" not in arrays and prefix:
             parts.append(None)
@@ -177,9 +177,7 @@ def _digits() -> Arrays:
     return Arrays((pixels[train], labels[train]), (pixels[test], labels[test]))
 
 
-def _split(
-    count: int, hold_out: int | None, limit: int, path: str | Path
-) -> tuple[Array, Array]:
+def _split(count: int, hold_out: int | None, limit: int, path: str | Path) -> tuple[Array, Array]:
     """Indices that are held out and that are trained on, both in their order."""
     held = count // HELD_OUT if hold_out is None else hold_out
     if held < 0 or limit < 0 or held >= count:

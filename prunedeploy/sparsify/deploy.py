@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from prunedeploy.engines.choice import ANY_BATCH
 from prunedeploy.measure.bench import bench
 from prunedeploy.prediction.predict import predict
 from prunedeploy.remote.device import remote_bench
+from prunedeploy.runtimes.api import Tuning
 from prunedeploy.shrinking.pipeline import shrink
 from prunedeploy.sparsify.recipe import Deploy, Recipe
 from prunedeploy.sparsify.row import DENSE, Deployed, Latency
@@ -74,7 +76,7 @@ def _measured(
                 *(shrunk.model, wanted.target, runtime, path, shrunk.dense, progress),
                 batch=() if runtime in ANY_BATCH else wanted.batches,
                 threads=wanted.threads,
-                tune=wanted.tune,
+                tune=cast(Tuning, wanted.tune),
             )
         except UserError as error:
             notes.append(f"no engine of {runtime}: {error}")

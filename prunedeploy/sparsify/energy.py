@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from prunedeploy.core.errors import UserError
 
@@ -41,7 +42,8 @@ def metered(country: str) -> Iterator[Consumption]:
         yield used
         return
     logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
-    if country not in DataSource().get_global_energy_mix_data():  # it would take the world's mean
+    source: Any = DataSource
+    if country not in source().get_global_energy_mix_data():  # it would take the world's mean
         raise UserError(f"country {country!r} is none: give three letters, such as DEU or USA")
     tracker = OfflineEmissionsTracker(
         country_iso_code=country,

@@ -29,7 +29,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +131,14 @@ class Recipe:
     def seed(self) -> int:
         """Of the initial weights, the order of the data and the method."""
         return self.train.seed
+
+    @property
+    def source(self) -> DataSource:
+        """The data, normalised as a checkpoint's network was trained where the recipe says not."""
+        if self.data.mean or not self.network.checkpoint:
+            return self.data
+        known = models.by_name(self.network.name)
+        return replace(self.data, mean=known.mean, std=known.std)
 
 
 TABLES = ("network", "seed", "country", "data", "train", "method", "deploy")

@@ -77,7 +77,9 @@ class RecordedTrainer(Trainer):
         """Train up to step ``until``, from the newest state that is kept of this call."""
         self._call += 1
         holders = self._holders(on_step)
-        file = self._folder / f"call-{self._call}.pt" if self._folder and holders is not None else None
+        file = None
+        if self._folder is not None and holders is not None:
+            file = self._folder / f"call-{self._call}.pt"
         begin = fingerprint(self.module, self.step)
         if file is not None and file.is_file():
             self._go_on(file, begin, holders or [])
@@ -99,9 +101,11 @@ class RecordedTrainer(Trainer):
         # torch has no public list of the hooks that its public functions add
         pre, post = (getattr(self.optimizer, f"_optimizer_step_{x}_hooks") for x in ("pre", "post"))
         hooks = [*pre.values(), *post.values(), *([on_step] if on_step else [])]
-        owners = {id(owner): owner for hook in hooks if (owner := getattr(hook, "__self__", None))}
-        stateless = [hook for hook in hooks if not isinstance(getattr(hook, "__self__", None), Stateful)]
-        return None if stateless else list(owners.values())
+        owners = [getattr(hook, "__self__", None) for hook in hooks]
+        stateful = [owner for owner in owners if isinstance(owner, Stateful)]
+        if len(stateful) < len(owners):
+            return None
+        return list({id(owner): owner for owner in stateful}.values())
 
     def _record(self) -> None:
         selected = None

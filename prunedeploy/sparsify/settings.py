@@ -25,7 +25,12 @@ KINDS = {  # by the type of a field
     "tuple[float, ...]": NUMBERS,
     OPTIONS: "a table of plain values",
 }
-PLAIN = {TEXT: str, COUNT: int, NUMBER: (int, float), FLAG: bool}
+PLAIN: dict[str, type[Any] | tuple[type[Any], ...]] = {
+    TEXT: str,
+    COUNT: int,
+    NUMBER: (int, float),
+    FLAG: bool,
+}
 ELEMENTS = {TEXTS: TEXT, COUNTS: COUNT, NUMBERS: NUMBER}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from prunedeploy.core.files import atomic_path, from_json, to_json
@@ -38,9 +39,7 @@ def trained(folder: Path, key: str) -> Trained | None:
     return record if record.key == key else None
 
 
-def train(
-    recipe: Recipe, splits: Splits, folder: Path, progress: Callable[[str], None]
-) -> Trained:
+def train(recipe: Recipe, splits: Splits, folder: Path, progress: Callable[[str], None]) -> Trained:
     """Train, or go on, or take what is done; ``folder`` then has the files of ``KEPT``.
 
     Raises:
@@ -112,11 +111,11 @@ def _train(
 
 
 @torch.inference_mode()
-def _right(module: nn.Module, data: Data, batch: int = 500) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _right(module: nn.Module, data: Data, batch: int = 500) -> NDArray[np.bool_]:
     """Which examples are classified rightly, bool [N]."""
     module.eval()
-    parts = [
-        module(data.batch(chosen)).argmax(1) == data.labels[chosen]
-        for chosen in torch.arange(len(data.labels)).split(batch)
-    ]
-    return torch.cat(parts).numpy() if len(data.labels) else np.zeros(0, bool)
+    right = np.zeros(len(data.labels), bool)
+    for start in range(0, len(right), batch):
+        chosen = torch.arange(start, min(start + batch, len(right)))
+        right[start : start + batch] = module(data.batch(chosen)).argmax(1) == data.labels[chosen]
+    return right

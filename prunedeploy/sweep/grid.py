@@ -66,7 +66,7 @@ def _seeds(value: Any, where: str) -> list[int] | None:
     if value is None:
         return None
     if not isinstance(value, list) or not all(type(each) is int for each in value):
-        raise UserError(f"{where}, [deploy]: seeds should be a list of whole numbers: {value!r:.60}")
+        raise UserError(f"{where}, [deploy]: seeds should be a list of whole numbers")
     return value
 
 

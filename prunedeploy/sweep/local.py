@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from typing import cast
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.sparsify.training import WEIGHTS
@@ -38,8 +39,8 @@ class Local:
                     task = waiting.pop()
                     receiver, process = _start(task)
                     running[receiver] = task, process
-                for receiver in wait(list(running)):
-                    assert isinstance(receiver, Connection)
+                for ready in wait(list(running)):
+                    receiver = cast(Connection, ready)
                     task, process = running[receiver]
                     result = _result(task, receiver, process)
                     del running[receiver]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from prunedeploy.core.files import atomic_path, from_json, to_json
 from prunedeploy.core.log import logged
 from prunedeploy.core.progress import Counted
 from prunedeploy.engines.request import Progress
+from prunedeploy.sparsify import table
 from prunedeploy.sparsify.carry_out import splits_of
 from prunedeploy.sparsify.data import Splits
 from prunedeploy.sparsify.recipe import DataSource, Recipe, row_key, training_key
@@ -85,6 +86,7 @@ def sweep(
         raise UserError(f"jobs should be from 1, found {jobs}")
     progress = logged(progress)
     recipes = grid.read(path)
+    table.library()  # which the report needs
     folder = Path(output if output is not None else f"{Path(path).stem}.sweep").absolute()
     with _taken(folder, Path(path)) as lock, contextlib.ExitStack() as stack:
         splits = _data(recipes, progress)
@@ -96,92 +98,76 @@ def sweep(
             stack.enter_context(connected(ray, folder / "rows"))
             engine = Ray({each.sha256: each for each in splits.values()}, lock)
         missing = [each for each in wanted if not _file(folder, each.key).is_file()]
-        failed = _compute(missing, folder, engine, progress)
+        run = _Run(missing, folder, progress)
+        run(engine)
         rows = tuple(row for each in wanted if (row := _read(_file(folder, each.key))) is not None)
         report = _report(rows, folder, progress)
-    return SweepResult(folder, rows, failed, len(missing) - len(failed), report)
+    computed = sum(_file(folder, each.key).is_file() for each in missing)
+    return SweepResult(folder, rows, tuple(run.failed.values()), computed, report)
 
 
-def _compute(
-    missing: Sequence[_Wanted], folder: Path, engine: Engine, progress: Progress
-) -> tuple[Failure, ...]:
-    """Train what is not trained, measure what deploys, and write each row once it is whole."""
-    done: dict[str, Trained] = {}
-    failed: dict[str, Failure] = {}
-    for each in missing:
-        if (record := trained(each.train.folder, each.train.key)) is not None:
-            done[each.train.key] = record
-    _announce(engine, _trainings(missing, done), "training", progress, done, failed)
-    for each in missing:
-        if each.recipe.deploy is None and each.train.key in done:
-            _write(folder, each, done[each.train.key], None)
-    deployed: dict[str, Deployed] = {}
-    by_key = {each.key: each for each in missing}
+class _Run:
+    """The computation of missing rows; ``failed`` has what gave nothing, by its key."""
 
-    def finish(task: Task, result: Result) -> None:
+    def __init__(self, missing: Sequence[_Wanted], folder: Path, progress: Progress) -> None:
+        self._missing, self._folder, self._progress = missing, folder, progress
+        self._trained: dict[str, Trained] = {}
+        self._stage, self._count, self._total = "training", 0, len(missing)
+        self.failed: dict[str, Failure] = {}
+
+    def __call__(self, engine: Engine) -> None:
+        """Train what is not trained, measure what deploys, write each row once it is whole."""
+        tasks = {each.train.key: each.train for each in self._missing}
+        for task in tasks.values():
+            if (record := trained(task.folder, task.key)) is not None:
+                self._finish_training(task, record)
+        self._all(
+            "training",
+            [task for key, task in tasks.items() if key not in self._trained],
+            lambda part: engine(part, self._finish_training),
+        )
+        self._all(
+            "measuring",
+            [x.measure for x in self._missing if x.recipe.deploy and x.train.key in self._trained],
+            lambda part: engine(part, self._finish_measuring),
+        )
+
+    def _all(
+        self, stage: str, tasks: Sequence[Task], run: Callable[[Sequence[Task]], None]
+    ) -> None:
+        self._stage, self._count, self._total = stage, 0, len(tasks)
+        if tasks:
+            self._progress(Counted(stage, 0, len(tasks)))
+            run(tasks)
+
+    def _finish_training(self, task: Task, result: Result) -> None:
+        if isinstance(result, Trained):
+            self._trained[task.key] = result
+            for each in self._missing:
+                if each.train.key == task.key and each.recipe.deploy is None:
+                    _write(self._folder, each, result, None)
+        self._tell(task, result)
+
+    def _finish_measuring(self, task: Task, result: Result) -> None:
         if isinstance(result, Deployed):
-            deployed[task.key] = result
-            _write(folder, by_key[task.key], done[by_key[task.key].train.key], result)
+            wanted = next(each for each in self._missing if each.key == task.key)
+            _write(self._folder, wanted, self._trained[wanted.train.key], result)
+        self._tell(task, result)
 
-    measured = [each.measure for each in missing if each.recipe.deploy and each.train.key in done]
-    _announce(engine, measured, "measuring", progress, {}, failed, finish)
-    return tuple(failed.values())
-
-
-def _trainings(missing: Sequence[_Wanted], done: dict[str, Trained]) -> list[Task]:
-    """The trainings that are not done, each once: rows that differ in the target share one."""
-    return list({x.train.key: x.train for x in missing if x.train.key not in done}.values())
-
-
-def _announce(
-    engine: Engine,
-    tasks: Sequence[Task],
-    stage: str,
-    progress: Progress,
-    done: dict[str, Trained],
-    failed: dict[str, Failure],
-    then: object = None,
-) -> None:
-    """Run tasks, keep their results, and tell how many are done."""
-    count = 0
-
-    def one(task: Task, result: Result) -> None:
-        nonlocal count
-        count += 1
+    def _tell(self, task: Task, result: Result) -> None:
         if isinstance(result, Failure):
-            failed[task.key] = result
-        elif isinstance(result, Trained):
-            done[task.key] = result
-        if callable(then):
-            then(task, result)
-        progress(Counted(stage, count, len(tasks)))
-
-    if tasks:
-        progress(Counted(stage, 0, len(tasks)))
-        engine(tasks, one)
+            self.failed[task.key] = result
+        self._count += 1
+        self._progress(Counted(self._stage, self._count, self._total))
 
 
 def _data(recipes: Sequence[Recipe], progress: Progress) -> dict[DataSource, Splits]:
     """Each of the data once."""
     splits: dict[DataSource, Splits] = {}
-    for recipe in recipes:
-        source = normalised(recipe)
-        if source not in splits:
-            progress(f"reading {source.path}")
-            splits[source] = splits_of(recipe.data, recipe)
+    for source in dict.fromkeys(recipe.source for recipe in recipes):
+        progress(f"reading {source.path}")
+        splits[source] = splits_of(source)
     return splits
-
-
-def normalised(recipe: Recipe) -> DataSource:
-    """Where the data are and how they are normalised, which a checkpoint's network may say."""
-    from dataclasses import replace
-
-    from prunedeploy import models
-
-    if recipe.data.mean or not recipe.network.checkpoint:
-        return recipe.data
-    network = models.by_name(recipe.network.name)
-    return replace(recipe.data, mean=network.mean, std=network.std)
 
 
 def _wanted(
@@ -189,7 +175,7 @@ def _wanted(
 ) -> list[_Wanted]:
     rows = []
     for recipe in recipes:
-        data = splits[normalised(recipe)]
+        data = splits[recipe.source]
         key = training_key(recipe, data.sha256)
         task = Task("train", key, recipe, data.sha256, folder / "trained" / key, data.sample)
         rows.append(_Wanted(row_key(recipe, data.sha256), recipe, task))

@@ -65,9 +65,9 @@ def train_in(task: Task, folder: Path, splits: Splits | None = None) -> Trained:
     import torch
 
     torch.set_num_threads(task.recipe.train.threads)
-    taken = splits or splits_of(task.recipe.data, task.recipe)
+    taken = splits or splits_of(task.recipe.source)
     if taken.sha256 != task.data_sha256:
-        raise UserError(f"{task.recipe.data.path} has changed since the sweep began: start it again")
+        raise UserError(f"{task.recipe.data.path} has changed meanwhile: start the sweep again")
     return train(task.recipe, taken, folder, lambda _: None)
 
 

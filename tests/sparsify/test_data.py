@@ -116,8 +116,10 @@ def test_an_npz_may_have_channels_last_or_none(tmp_path: Path) -> None:
     labels = np.array(LABELS)
     both = npz(
         tmp_path / "both.npz",
-        **{"images": IMAGES[:50], "labels": labels[:50]},
-        **{"test_images": IMAGES[50:], "test_labels": labels[50:]},
+        images=IMAGES[:50],
+        labels=labels[:50],
+        test_images=IMAGES[50:],
+        test_labels=labels[50:],
     )
     one = npz(tmp_path / "train.npz", images=IMAGES[:50].transpose(0, 3, 1, 2), labels=labels[:50])
     two = npz(tmp_path / "test.npz", images=IMAGES[50:], labels=labels[50:])

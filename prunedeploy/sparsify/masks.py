@@ -43,14 +43,14 @@ class Held:
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Apply the masks now, and around every step from now on."""
-        self.remove()
+        self.detach()
         self.apply()
         self._handles = [
             optimizer.register_step_pre_hook(lambda *_: self.mask_gradients()),
             optimizer.register_step_post_hook(lambda *_: self.apply()),
         ]
 
-    def remove(self) -> None:
+    def detach(self) -> None:
         """Hold nothing any more; what is masked now stays zero until somebody writes it."""
         for handle in self._handles:
             handle.remove()
@@ -60,7 +60,7 @@ class Held:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.remove()
+        self.detach()
 
     def mask_gradients(self) -> None:
         """Set the gradients of all masked weights to zero."""

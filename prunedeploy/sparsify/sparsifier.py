@@ -82,7 +82,7 @@ class Sparsifier:
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Begin: what the schedule says of step 0 is done now."""
-        self._remove()
+        self.detach()
         if self.step == 0:
             self._prune()
         self._held.apply()
@@ -125,18 +125,19 @@ class Sparsifier:
         self.step = int(state["step"])
         self.set_keep({name: each.clone() for name, each in keep.items()})
 
+    def detach(self) -> None:
+        """Let go of the optimizer; ``attach`` goes on."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
     def finish(self) -> Sparsified:
         """Let go of the optimizer; the module has plain weights with zeros in their places."""
-        self._remove()
+        self.detach()
         self._held.apply()
         return Sparsified(
             self.masks, unit_sparsity(self.keep), weight_sparsity(self.module), self.step
         )
-
-    def _remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
 
     def _after_step(self) -> None:
         self._held.apply()
@@ -151,5 +152,5 @@ class Sparsifier:
 
 def unit_sparsity(keep: Keep) -> float:
     """The share of units that do not stay, in [0, 1]."""
-    total = sum(len(each) for each in keep.values())
+    total = sum(each.numel() for each in keep.values())
     return 1 - sum(int(each.sum()) for each in keep.values()) / total if total else 0.0

@@ -10,7 +10,6 @@ from prunedeploy.core.files import atomic_path, from_json, to_json
 from prunedeploy.core.log import logged
 from prunedeploy.engines.request import Progress
 from prunedeploy.sparsify.data import Splits, load
-from prunedeploy.sparsify.deploy import deploy
 from prunedeploy.sparsify.recipe import DataSource, Recipe, row_key, to_toml
 from prunedeploy.sparsify.row import Row, Trained
 from prunedeploy.sparsify.training import WEIGHTS, train
@@ -47,6 +46,8 @@ def finish(
     """The row of a training whose files are in ``weights``: deployed in ``folder`` and measured."""
     deployed = None
     if recipe.deploy is not None:
+        from prunedeploy.sparsify.deploy import deploy
+
         deployed = deploy(recipe, weights / WEIGHTS, splits.sample, folder, progress)
     return Row(
         *(row_key(recipe, splits.sha256), recipe, splits.sha256, prunedeploy.__version__),

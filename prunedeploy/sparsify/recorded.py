@@ -9,6 +9,7 @@ hook has a state of its own that it does not hand out, the call is computed anew
 from __future__ import annotations
 
 import hashlib
+import inspect
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -101,7 +102,7 @@ class RecordedTrainer(Trainer):
         # torch has no public list of the hooks that its public functions add
         pre, post = (getattr(self.optimizer, f"_optimizer_step_{x}_hooks") for x in ("pre", "post"))
         hooks = [*pre.values(), *post.values(), *([on_step] if on_step else [])]
-        owners = [getattr(hook, "__self__", None) for hook in hooks]
+        owners = [owner for hook in hooks for owner in _owners(hook)]
         stateful = [owner for owner in owners if isinstance(owner, Stateful)]
         if len(stateful) < len(owners):
             return None
@@ -140,6 +141,15 @@ class RecordedTrainer(Trainer):
         self.loss = kept["loss"]
         self.epochs = [Epoch(**epoch) for epoch in kept["epochs"]]
         self._before, self._begin, self.resumed = kept["seconds"], time.monotonic(), True
+
+
+def _owners(hook: Callable[..., object]) -> list[object]:
+    """Whatever a hook may keep a state in: its object, or the variables that it closes over."""
+    if inspect.ismethod(hook):
+        return [hook.__self__]
+    if inspect.isfunction(hook):
+        return list(inspect.getclosurevars(hook).nonlocals.values())
+    return [hook]
 
 
 def zeros(module: nn.Module) -> float:

@@ -12,7 +12,6 @@ import prunedeploy
 from prunedeploy.core.errors import UserError
 from prunedeploy.sparsify.carry_out import splits_of
 from prunedeploy.sparsify.data import Splits
-from prunedeploy.sparsify.deploy import deploy
 from prunedeploy.sparsify.recipe import Recipe
 from prunedeploy.sparsify.row import Deployed, Trained
 from prunedeploy.sparsify.training import KEPT, train
@@ -73,6 +72,8 @@ def train_in(task: Task, folder: Path, splits: Splits | None = None) -> Trained:
 
 def measure(task: Task, weights: Path) -> Deployed:
     """Deploy and measure, in a folder that is gone afterwards."""
+    from prunedeploy.sparsify.deploy import deploy  # trainings need nothing of it
+
     with tempfile.TemporaryDirectory(prefix="prunedeploy-") as name:
         return deploy(task.recipe, weights, task.sample, Path(name), lambda _: None)
 

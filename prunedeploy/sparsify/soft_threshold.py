@@ -1,9 +1,10 @@
-"""Soft thresholds: W' = sign(W) relu(|W| - sigmoid(s)), s trained (STR), for weights or gamma.
+"""Soft thresholds: W' = sign(W) relu(|W| - g(s)), s trained (STR), for weights or gamma.
 
 Kusupati et al., "Soft Threshold Weight Reparameterization for Learnable Sparsity", ICML 2020. They
 choose s at the start and weight decay by trial, and get what sparsity comes. Here one offset is
 added to every s, found by bisection, so that the sparsity is the wanted one, while the differences
-between layers stay learned. A layer keeps its largest weight.
+between layers stay learned. A layer keeps its largest weight. g is the sigmoid for weights, as in
+the paper, and exp for gamma, which starts at 1: no sigmoid could reach it.
 """
 
 from __future__ import annotations
@@ -16,22 +17,23 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 LARGEST = 0.999  # of the largest weight of a layer: a threshold that leaves it
-WIDE = 60.0  # sigmoid(-60) is 0 and sigmoid(60) is 1 to double precision
+WIDE = 60.0  # exp(-60) is 0, and exp(60) or sigmoid(60) above every weight
 HALVINGS = 40
 
 
 class SoftThreshold(nn.Module):
     """The parametrization; ``offset`` is one tensor for all layers."""
 
-    def __init__(self, start: float, offset: Tensor) -> None:
+    def __init__(self, start: float, offset: Tensor, g: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
+        self._g = g
         self.s = nn.Parameter(torch.tensor(start))
         self._offset = (offset,)  # shared, and no part of the state
 
     def threshold(self, weight: Tensor) -> Tensor:
         """Weights up to this are zero."""
         largest = LARGEST * weight.detach().abs().max()
-        return torch.sigmoid(self.s + self._offset[0]).minimum(largest)
+        return self._g(self.s + self._offset[0]).minimum(largest)
 
     def forward(self, weight: Tensor) -> Tensor:
         """The thresholded weight."""
@@ -61,7 +63,10 @@ class SoftThresholds:
     def __init__(self, layers: Sequence[nn.Module], start: float) -> None:
         self.layers = tuple(layers)
         self.offset = torch.zeros(())
-        self._thresholds = [SoftThreshold(start, self.offset) for _ in self.layers]
+        self._thresholds = [
+            SoftThreshold(start, self.offset, torch.exp if _is_norm(layer) else torch.sigmoid)
+            for layer in self.layers
+        ]
         for layer, threshold in zip(self.layers, self._thresholds, strict=True):
             if _is_norm(layer):
                 with torch.no_grad():  # beta^ = beta / gamma

@@ -1,7 +1,7 @@
 """STR-BN: trained thresholds on the scales of BatchNorm, so that whole channels go.
 
 Kusupati, "Adapting Unstructured Sparsity Techniques for Structured Sparsity": Y = gamma' (X + beta)
-with gamma' thresholded. A channel of a residual sum counts once it is zero in every BatchNorm that
+with gamma' thresholded; what g(s) is the report leaves open. A channel of a residual sum counts once it is zero in every BatchNorm that
 writes it, and a BatchNorm keeps its largest scale.
 """
 

@@ -11,7 +11,7 @@ Scores and choices are per unit, masks are per parameter::
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,6 +32,10 @@ class Member(Protocol):
     @property
     def parameter(self) -> str:
         """The parameter's name in the module."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The parameter's shape."""
 
     def gather(self, values: Tensor, count: int) -> Tensor:
         """Sums [count] over the elements of each unit; ``values`` has the parameter's shape."""
@@ -150,6 +154,10 @@ class Units:
         return sum(group.count for group in self.groups)
 
 
+Batches = Sequence[tuple[Tensor, Tensor]]  # normalised inputs and labels
+Score = Callable[[nn.Module, Units, Batches], Scores]
+
+
 def masks_of(units: Units, keep: Mapping[str, Tensor]) -> Masks:
     """The masks of the parameters: an element is kept where every unit that holds it is."""
     masks: Masks = {}
@@ -168,12 +176,11 @@ def inner_layers(module: nn.Module) -> Scope:
     return lambda name, _: name in inner
 
 
-def _layers(module: nn.Module, scope: Scope | None) -> list[tuple[str, Tensor]]:
-    """Names and weights of the layers in ``scope``, each tensor once."""
-    scope = inner_layers(module) if scope is None else scope
+def layer_weights(module: nn.Module, scope: Scope | None = None) -> list[tuple[str, Tensor]]:
+    """Names and weights of the layers in ``scope`` (by default all), each tensor once."""
     found: dict[int, tuple[str, Tensor]] = {}
     for name, layer in module.named_modules():
-        if isinstance(layer, LAYERS) and scope(name, layer):
+        if isinstance(layer, LAYERS) and (scope is None or scope(name, layer)):
             key = f"{name}.weight" if name else "weight"
             found.setdefault(id(layer.weight), (key, layer.weight))
     return list(found.values())
@@ -185,7 +192,7 @@ def weights(module: nn.Module, scope: Scope | None = None) -> Units:
     ``scope`` says which layers, by default ``inner_layers``.
     """
     groups = []
-    for name, tensor in _layers(module, scope):
+    for name, tensor in layer_weights(module, scope or inner_layers(module)):
         member = Elements(name, tuple(tensor.shape))
         groups.append(Group(name, tensor.numel(), (member,)))
     return Units(tuple(groups))
@@ -194,7 +201,7 @@ def weights(module: nn.Module, scope: Scope | None = None) -> Units:
 def blocks(module: nn.Module, rows: int, columns: int, scope: Scope | None = None) -> Units:
     """One unit a block of the weight matrix [outputs, inputs x window], one group a layer."""
     groups = []
-    for name, tensor in _layers(module, scope):
+    for name, tensor in layer_weights(module, scope or inner_layers(module)):
         member = Blocks(name, tuple(tensor.shape), rows, columns)
         groups.append(Group(name, math.prod(member.grid), (member,)))
     return Units(tuple(groups))

@@ -56,13 +56,12 @@ def shrunk_shapes(
 
 
 def randomise(module: nn.Module) -> None:
-    """Statistics and scales like those of a trained network."""
+    """Scales and shifts like those of a trained network, with no channel that a ReLU clips away."""
     torch.manual_seed(1)
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.weight, 0.5, 1.5)
-            nn.init.normal_(layer.bias)
-            nn.init.normal_(layer.running_mean)
+            nn.init.uniform_(layer.bias, 0.1, 0.5)
             nn.init.uniform_(layer.running_var, 0.5, 1.5)
 
 

@@ -88,7 +88,7 @@ def test_learning_rates() -> None:
     rates = {name: [rate(share) for share in at] for name, rate in LEARNING_RATES.items()}
     assert rates["constant"] == [1] * 6
     assert rates["steps"] == pytest.approx([1, 1, 1, 0.1, 0.01, 0.01])
-    assert rates["onecycle"] == pytest.approx([0, 0.5, 1, 0.811745, 0.282976, 0], abs=1e-5)
+    assert rates["onecycle"] == pytest.approx([0, 0.5, 1, 0.811745, 0.283058, 0], abs=1e-5)
     assert rates["cosine"] == pytest.approx([1, 0.945503, 0.793893, 0.5, 0.146447, 0], abs=1e-5)
 
 

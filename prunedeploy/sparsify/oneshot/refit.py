@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from prunedeploy.sparsify.calibrate import Calibration, Moments, grouped, groups_of
+from prunedeploy.sparsify.oneshot.calibrate import Calibration, Moments, grouped, groups_of
 from prunedeploy.sparsify.units import Masks
 
 RIDGE = 1e-4  # added to the metric's diagonal, relative to its mean

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from prunedeploy.sparsify.calibrate import NORMS, Inputs, hooked, run
+from prunedeploy.sparsify.oneshot.calibrate import NORMS, Inputs, hooked, run
 
 SMALLEST = 1e-6  # standard deviation below which a channel counts as constant
 Pair = tuple[Tensor, Tensor]

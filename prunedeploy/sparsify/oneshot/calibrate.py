@@ -36,14 +36,19 @@ class Moments:
 
     ``gram`` is float64 [groups, columns, columns], or, where memory did not allow it, the
     diagonals [groups, columns]; ``mean`` is float64 [groups, columns]; ``rows`` counts the windows.
-    ``shift_free`` says that a constant added to an output channel costs nothing, because the layer
-    has a bias, or a BatchNorm reads its outputs.
+    ``biased`` says that the layer has a bias, ``normalised`` that a BatchNorm reads its outputs.
     """
 
     gram: Tensor
     mean: Tensor
     rows: int
-    shift_free: bool
+    biased: bool = False
+    normalised: bool = False
+
+    @property
+    def shift_free(self) -> bool:
+        """Whether a constant added to an output channel costs nothing."""
+        return self.biased or self.normalised
 
     @property
     def diagonal(self) -> bool:
@@ -151,7 +156,7 @@ def calibrate(
             run(module, inputs)
             normalised.forget()
     return {
-        name: collector.moments(normalised.reads(found[name]))
+        name: collector.moments(_is_biased(found[name]), normalised.reads(found[name]))
         for name, collector in collectors.items()
     }
 
@@ -193,9 +198,9 @@ class _Collector:
         self.mean += windows.sum(1, dtype=torch.float64)
         self.rows += windows.shape[1]
 
-    def moments(self, normalised: bool) -> Moments:
+    def moments(self, biased: bool, normalised: bool) -> Moments:
         rows = max(self.rows, 1)
-        return Moments(self.gram / rows, self.mean / rows, self.rows, normalised)
+        return Moments(self.gram / rows, self.mean / rows, self.rows, biased, normalised)
 
     def _windows(self, layer: nn.Module, x: Tensor, output: Tensor) -> Tensor:
         if isinstance(layer, nn.Linear):
@@ -228,7 +233,7 @@ def conv_windows(layer: Any, x: Tensor, drawn: Tensor) -> Tensor:
         shape = [1] * dims
         shape[d] = len(taps)
         index.append((at * layer.stride[d]).reshape(-1, *[1] * dims) + taps.reshape(1, *shape))
-    windows = x[(slice(None), slice(None), *index)]  # [N, C, positions, *kernel]
+    windows = x[:, :, *index]  # [N, C, positions, *kernel]
     n, channels, count = windows.shape[:3]
     windows = windows.reshape(n, layer.groups, channels // layer.groups, count, -1)
     return windows.permute(1, 0, 3, 2, 4).reshape(layer.groups, n * count, -1)
@@ -252,7 +257,11 @@ class _Normalised:
         self._made.clear()
 
     def reads(self, layer: nn.Module) -> bool:
-        return layer in self._read or getattr(layer, "bias", None) is not None
+        return layer in self._read
+
+
+def _is_biased(layer: nn.Module) -> bool:
+    return getattr(layer, "bias", None) is not None
 
 
 def _weight(layer: nn.Module) -> Tensor:

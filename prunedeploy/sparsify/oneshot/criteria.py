@@ -12,12 +12,14 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from prunedeploy.sparsify.budgets import best
 from prunedeploy.sparsify.oneshot.calibrate import Moments
-from prunedeploy.sparsify.oneshot.refit import DIRECT, damped, refit_rows
+from prunedeploy.sparsify.oneshot.refit import DIRECT, damped
 
 Criterion = Callable[[Tensor, Moments], Tensor]
 
-SHRINKING = 0.8  # share of the weights that each round of ``obs`` leaves
+FIRST = 0.6  # density that the first round of ``obs`` leaves: later rounds look closer
+SHRINKING = 0.8  # share of the weights that each further round leaves
 LAST = 0.01  # density at which the rest is ranked without a further round
 
 
@@ -40,7 +42,7 @@ def obs(dense: Tensor, moments: Moments) -> Tensor:
     """What the output loses without the weight once the others have taken over.
 
     Optimal Brain Surgeon (Hassibi and Stork, NeurIPS 1992): w² / [H⁻¹]jj. Weights are removed in
-    rounds, a fifth of those left at a time and across all rows, and the rest is refitted exactly
+    rounds, across all rows and a fifth of those left at a time, and the rest is refitted exactly
     after each, where Frantar and Alistarh ("Optimal Brain Compression", NeurIPS 2022) remove one at
     a time. A weight's score is what its removal cost in its round. Layers of more than ``DIRECT``
     columns have one round.
@@ -49,9 +51,7 @@ def obs(dense: Tensor, moments: Moments) -> Tensor:
     whole = output_energy(dense, metric)
     if moments.diagonal:
         return wanda(dense, moments)
-    return torch.stack(
-        [_rounds(*pair) for pair in zip(dense, damped(metric), strict=True)]
-    ) / whole
+    return torch.stack([_rounds(*pair) for pair in zip(dense, damped(metric), strict=True)]) / whole
 
 
 def output_energy(dense: Tensor, metric: Tensor) -> float:
@@ -64,32 +64,35 @@ CRITERIA: Mapping[str, Criterion] = {"magnitude": magnitude, "wanda": wanda, "ob
 
 def _rounds(dense: Tensor, metric: Tensor) -> Tensor:
     """The cost at removal [rows, columns] of every weight of one group."""
-    inverse = torch.linalg.inv_ex(metric).inverse.diagonal()
-    costs = dense**2 / inverse
+    costs: Tensor = dense**2 / torch.linalg.inv_ex(metric).inverse.diagonal()
     if dense.shape[1] > DIRECT:
         return costs
     kept = torch.ones_like(dense, dtype=torch.bool)
-    floor, left = 0.0, dense.numel()
-    while left > max(LAST * dense.numel(), 1):
-        goal = int(left * SHRINKING)
-        order = costs.masked_fill(~kept, torch.inf).flatten().argsort()
-        gone = order[: left - goal]
-        costs.view(-1)[gone] = costs.view(-1)[gone].clamp_min(floor)
-        floor = float(costs.view(-1)[gone].max())
-        kept.view(-1)[gone] = False
-        left = goal
+    floor, goal = 0.0, int(FIRST * dense.numel())
+    while goal > max(LAST * dense.numel(), 1):
+        gone = ~best_of(costs.masked_fill(~kept, -torch.inf), goal) & kept
+        costs[gone] = costs[gone].clamp_min(floor)
+        floor = float(costs[gone].max()) if bool(gone.any()) else floor
+        kept &= ~gone
+        goal = int(goal * SHRINKING)
         costs = torch.where(kept, _costs(dense, kept, metric), costs)
     return torch.where(kept, costs.clamp_min(floor), costs)
 
 
+def best_of(values: Tensor, count: int) -> Tensor:
+    """True for the ``count`` largest of ``values``, in their shape."""
+    return best(values.flatten(), count).reshape(values.shape)
+
+
 def _costs(dense: Tensor, kept: Tensor, metric: Tensor) -> Tensor:
     """What each kept weight costs, the rest of its row refitted: w² / [H[S, S]⁻¹]jj."""
-    fitted = refit_rows(dense, kept, metric)
+    pull = (dense * ~kept) @ metric
     costs = torch.zeros_like(dense)
     for row, mask in enumerate(kept):
         support = mask.nonzero()[:, 0]
         if len(support):
             factor = torch.linalg.cholesky(metric[support][:, support])
-            inverse = torch.cholesky_inverse(factor).diagonal()
-            costs[row, support] = fitted[row, support] ** 2 / inverse
+            inverse = torch.cholesky_inverse(factor)
+            fitted = dense[row, support] + inverse @ pull[row, support]
+            costs[row, support] = fitted**2 / inverse.diagonal()
     return costs

@@ -98,16 +98,17 @@ def refitted(weight: Tensor, mask: Tensor, moments: Moments, groups: int) -> tup
 def refit(module: nn.Module, masks: Masks, calibration: Calibration) -> dict[str, float]:
     """Refit every masked layer of ``module``, in place, to its own dense outputs.
 
-    Biases take up the shift of the mean where a layer has one. A layer that keeps all its weights
-    keeps them bit for bit.
+    Masks of what has no calibration (biases, normalisations) are left to the caller. Biases take up
+    the shift of the mean where a layer has one. A layer that keeps all its weights keeps them bit
+    for bit.
 
     Returns:
         For each masked weight the mean square error of the layer's outputs, relative to their mean
         square (their variance, where a shift is free).
     """
     errors = {}
-    for name, mask in masks.items():
-        layer = module.get_submodule(name.rpartition(".")[0])
+    for name in [each for each in masks if each in calibration]:
+        mask, layer = masks[name], module.get_submodule(name.rpartition(".")[0])
         weight, moments = module.get_parameter(name), calibration[name]
         new, errors[name] = refitted(weight, mask, moments, groups_of(layer))
         take(layer, new, moments)

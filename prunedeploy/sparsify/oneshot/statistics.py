@@ -1,5 +1,7 @@
 """Relative statistics: BatchNorm's running statistics move by what pruning moved, and no more.
 
+Where no BatchNorm follows, biases do.
+
 Ordinary recalibration puts the statistics of a thousand images in the place of those of the whole
 training, which costs a dense network accuracy. Here every BatchNorm of the sparse network gives
 outputs of the mean and variance that the dense one gives *on the same images*: with m, s of its
@@ -13,12 +15,12 @@ which is the identity where pruning moved nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from prunedeploy.sparsify.oneshot.calibrate import NORMS, Inputs, hooked, run
+from prunedeploy.sparsify.oneshot.calibrate import NORMS, Calibration, Inputs, hooked, run
 
 SMALLEST = 1e-6  # standard deviation below which a channel counts as constant
 Pair = tuple[Tensor, Tensor]
@@ -46,9 +48,7 @@ def match_statistics(sparse: nn.Module, dense: nn.Module, batches: Sequence[Inpu
     """
     originals = {name: each for name, each in dense.named_modules() if _has_statistics(each)}
     seen: dict[str, Pair] = {}
-    corrections = {
-        name: _Correction(name, sparse.get_submodule(name), seen) for name in originals
-    }
+    corrections = {name: _Correction(name, sparse.get_submodule(name), seen) for name in originals}
     watching = [
         each.register_forward_pre_hook(_watch(name, seen)) for name, each in originals.items()
     ]
@@ -62,6 +62,74 @@ def match_statistics(sparse: nn.Module, dense: nn.Module, batches: Sequence[Inpu
     return len(corrections)
 
 
+@torch.no_grad()
+def match_biases(
+    sparse: nn.Module, dense: nn.Module, batches: Sequence[Inputs], calibration: Calibration
+) -> int:
+    """Correct the biases of ``sparse``, in place, of layers that no BatchNorm reads.
+
+    The mean of each output channel over the samples and positions of a batch becomes that of
+    ``dense``, layer by layer as in ``match_statistics``.
+
+    Returns:
+        How many layers were corrected.
+    """
+    names = [
+        name.rpartition(".")[0]
+        for name, each in calibration.items()
+        if each.biased and not each.normalised and each.rows
+    ]
+    seen: dict[str, Tensor] = {}
+    shifts = [_Shift(name, sparse.get_submodule(name), seen) for name in names]
+    watching = [
+        dense.get_submodule(name).register_forward_hook(_watch_mean(name, seen)) for name in names
+    ]
+    correcting = [each.layer.register_forward_hook(each) for each in shifts]
+    with hooked(watching + correcting):
+        for inputs in batches if names else ():
+            run(dense, inputs)
+            run(sparse, inputs)
+    for each in shifts:
+        each.settle()
+    return len(names)
+
+
+def _channel_mean(layer: nn.Module, output: Tensor) -> Tensor:
+    last = isinstance(layer, nn.Linear)
+    axes = [axis for axis in range(output.dim()) if axis != (output.dim() - 1 if last else 1)]
+    return output.mean(axes, dtype=torch.float64)
+
+
+def _watch_mean(name: str, seen: dict[str, Tensor]) -> Callable[..., None]:
+    def hook(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        seen[name] = _channel_mean(layer, output)
+
+    return hook
+
+
+class _Shift:
+    """A forward hook of a layer of the sparse network, which corrects its outputs and its bias."""
+
+    def __init__(self, name: str, layer: nn.Module, dense: dict[str, Tensor]) -> None:
+        self.name, self.layer, self.dense = name, layer, dense
+        self.total: Tensor | float = 0.0
+        self.count = 0
+
+    def __call__(self, layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        shift = self.dense[self.name] - _channel_mean(layer, output)
+        self.total = self.total + len(output) * shift
+        self.count += len(output)
+        shape = [1] * output.dim()
+        shape[-1 if isinstance(layer, nn.Linear) else 1] = -1
+        return output + shift.to(output.dtype).reshape(shape)
+
+    def settle(self) -> None:
+        """Add the mean shift of all batches to the bias."""
+        bias = self.layer.bias
+        if self.count and isinstance(bias, Tensor):
+            bias += torch.as_tensor(self.total / self.count, dtype=bias.dtype)
+
+
 def _has_statistics(layer: nn.Module) -> bool:
     return isinstance(layer, NORMS) and layer.running_var is not None
 
@@ -72,7 +140,7 @@ def _moments(x: Tensor) -> Pair:
     return mean.double(), variance.double().sqrt()
 
 
-def _watch(name: str, seen: dict[str, Pair]) -> object:
+def _watch(name: str, seen: dict[str, Pair]) -> Callable[..., None]:
     def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         seen[name] = _moments(inputs[0])
 

@@ -30,12 +30,12 @@ def kept_count(count: int, density: float) -> int:
     return max(1, round(density * count))
 
 
-def overall(scores: Scores, units: Units, density: float, least: float = 0.0) -> Keep:
-    """The best of all groups together; ``least`` is the share of each group that stays anyway."""
+def overall(scores: Scores, units: Units, density: float, min_share: float = 0.0) -> Keep:
+    """The best of all groups together; ``min_share`` of each group stays anyway."""
     groups = list(units)
     total = max(kept_count(units.count, density), len(groups))
     keep = {
-        group.name: best(scores[group.name], max(1, math.ceil(least * group.count)))
+        group.name: best(scores[group.name], max(1, math.ceil(min_share * group.count)))
         for group in groups
     }
     left = total - sum(int(each.sum()) for each in keep.values())

@@ -21,7 +21,7 @@ from prunedeploy.shrinking.export import to_model
 from prunedeploy.sparsify.units import LAYERS, Group, Scope, Slices, Units
 from prunedeploy.to_torch import origins
 
-Place = tuple[str, int, int]  # parameter, axis, index
+Position = tuple[str, int, int]  # parameter, axis, index
 
 
 def channels(module: nn.Module, input_shape: Sequence[int], scope: Scope | None = None) -> Units:
@@ -42,11 +42,11 @@ def channels(module: nn.Module, input_shape: Sequence[int], scope: Scope | None 
         >>> units.count, len(units.groups), len(units.groups[0].members)
         (400, 12, 40)
     """
-    places = _places(module, input_shape)
+    positions = _positions(module, input_shape)
     if scope is not None:
-        places = [each for each in places if _inside(each, module, scope)]
-    by_axes: dict[tuple[tuple[str, int], ...], list[list[Place]]] = defaultdict(list)
-    for each in places:
+        positions = [each for each in positions if _inside(each, module, scope)]
+    by_axes: dict[tuple[tuple[str, int], ...], list[list[Position]]] = defaultdict(list)
+    for each in positions:
         by_axes[tuple(sorted({(key, axis) for key, axis, _ in each}))].append(each)
     parameters = dict(module.named_parameters())
     groups = [_group(axes, units, parameters) for axes, units in by_axes.items()]
@@ -62,8 +62,8 @@ def channels(module: nn.Module, input_shape: Sequence[int], scope: Scope | None 
     return Units(tuple(groups))
 
 
-def _places(module: nn.Module, input_shape: Sequence[int]) -> list[list[Place]]:
-    """Of every channel that may go, the places in parameters where it lies."""
+def _positions(module: nn.Module, input_shape: Sequence[int]) -> list[list[Position]]:
+    """Of every channel that may go, the positions in parameters where it lies."""
     copied = _with_random_weights(module)
     model = prepare(to_model(copied, input_shape, optimize=False))
     origins.simplify(model)
@@ -74,13 +74,13 @@ def _places(module: nn.Module, input_shape: Sequence[int]) -> list[list[Place]]:
     }
     traced = origins.trace(model.graph, state)
     axes = couple(model.graph, equal_groups=True)
-    found: dict[int, list[Place]] = defaultdict(list)
+    by_root: dict[int, list[Position]] = defaultdict(list)
     for value, axis, roots in axes.items():
         origin = traced.get(str(value.name)) if value.is_initializer() else None
         if origin is not None and origin.key in parameters:
             for index, root in enumerate(roots.tolist()):
-                found[root].append((origin.key, origin.axis(axis), index))
-    return [sorted(each) for root, each in found.items() if root not in axes.pinned]
+                by_root[root].append((origin.key, origin.axis(axis), index))
+    return [sorted(each) for root, each in by_root.items() if root not in axes.pinned]
 
 
 def _with_random_weights(module: nn.Module) -> nn.Module:
@@ -94,9 +94,9 @@ def _with_random_weights(module: nn.Module) -> nn.Module:
     return copied
 
 
-def _inside(places: list[Place], module: nn.Module, scope: Scope) -> bool:
+def _inside(positions: list[Position], module: nn.Module, scope: Scope) -> bool:
     """Whether all layers that write the channel are in ``scope``."""
-    for key, axis, _ in places:
+    for key, axis, _ in positions:
         name = key.rpartition(".")[0]
         layer = module.get_submodule(name)
         writes = axis == 0 and key.endswith("weight") and isinstance(layer, LAYERS)
@@ -106,7 +106,9 @@ def _inside(places: list[Place], module: nn.Module, scope: Scope) -> bool:
 
 
 def _group(
-    axes: tuple[tuple[str, int], ...], units: list[list[Place]], parameters: dict[str, nn.Parameter]
+    axes: tuple[tuple[str, int], ...],
+    units: list[list[Position]],
+    parameters: dict[str, nn.Parameter],
 ) -> Group:
     """The units that lie in ``axes``, in the order of the first one's indices."""
     order = {name: at for at, name in enumerate(parameters)}

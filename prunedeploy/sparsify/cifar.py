@@ -55,8 +55,8 @@ def _files(path: Path) -> Mapping[str, bytes]:
     wanted = re.compile("|".join(f"(?:{each})" for kind in KINDS for each in kind[:2]))
     if path.is_dir():
         folder = next((path / name for name in FOLDERS if (path / name).is_dir()), path)
-        found = [each for each in folder.iterdir() if wanted.fullmatch(each.name)]
-        return {each.name: each.read_bytes() for each in found if each.is_file()}
+        matching = [each for each in folder.iterdir() if wanted.fullmatch(each.name)]
+        return {each.name: each.read_bytes() for each in matching if each.is_file()}
     if not tarfile.is_tarfile(path):
         return {}
     files: dict[str, bytes] = {}

@@ -58,14 +58,14 @@ class Gates:
     def scores(self, units: Units) -> Scores:
         """What was added up, summed over the BatchNorms of a channel; none where there is none."""
         values = {f"{name}.weight": each for name, each in self._scores.items()}
-        found = {}
+        by_group = {}
         for group in units:
             norms = scales(self._module, group)
             if norms is None:
-                found[group.name] = torch.zeros(group.count)
+                by_group[group.name] = torch.zeros(group.count)
             else:
-                found[group.name] = named(norms, "weight").gather(values)
-        return found
+                by_group[group.name] = named(norms, "weight").gather(values)
+        return by_group
 
     def fold(self, optimizer: torch.optim.Optimizer) -> None:
         """Multiply the gates into gamma and beta; the optimizer trains these as before."""

@@ -93,10 +93,10 @@ def parameter(module: nn.Module, name: str) -> Tensor:
         if parametrize.is_parametrized(owner, key):
             original: Tensor = owner.parametrizations[key].original  # type: ignore[union-attr,index]
             return original
-        found = owner.get_parameter(key)
+        tensor = owner.get_parameter(key)
     except AttributeError as error:
         raise UserError(f"the network has no parameter {name}: the masks are another's") from error
-    return found
+    return tensor
 
 
 def weight_sparsity(module: nn.Module) -> float:

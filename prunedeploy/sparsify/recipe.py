@@ -280,4 +280,9 @@ def run(
     """
     from prunedeploy.sparsify.carry_out import carry_out
 
-    return carry_out(read(path), Path(output or f"{Path(path).stem}.sparsified"), progress)
+    return carry_out(read(path), Path(output or folder_of(path)), progress)
+
+
+def folder_of(path: str | Path) -> Path:
+    """The folder in which a recipe is carried out where none is named."""
+    return Path(f"{Path(path).stem}.sparsified")

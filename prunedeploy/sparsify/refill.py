@@ -56,9 +56,9 @@ def refill(module: nn.Module, units: Units, masks: Masks, extra: float = 0.0) ->
             keep[group.name] = first.gather(rows[first.parameter].float(), group.count) > 0
         else:
             keep[group.name] = torch.ones(group.count, dtype=torch.bool)
-    found = masks_of(units, keep)
+    filled = masks_of(units, keep)
     for name, each in rows.items():
         shape = parameters[name].shape
         whole = each.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
-        found[name] = found[name] & whole if name in found else whole.clone()
-    return found, keep
+        filled[name] = filled[name] & whole if name in filled else whole.clone()
+    return filled, keep

@@ -57,12 +57,12 @@ def rounds(density: float, rate: float = 0.2) -> list[float]:
     """
     if not 0 < rate < 1 or not 0 < density <= 1:
         raise UserError("the rate of a round has to be in (0, 1), the density in (0, 1]")
-    found = []
+    densities = []
     left = 1 - rate
     while left > density:
-        found.append(left)
+        densities.append(left)
         left *= 1 - rate
-    return [*found, density]
+    return [*densities, density]
 
 
 def cropit_rounds(density: float, count: int = 6) -> list[float]:

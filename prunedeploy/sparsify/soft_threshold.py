@@ -88,27 +88,27 @@ class SoftThresholds:
 
     def alive(self) -> list[Tensor]:
         """By layer, where the thresholded weight is not zero."""
-        found = []
+        masks = []
         for layer, threshold in zip(self.layers, self._thresholds, strict=True):
             weight: Tensor = layer.parametrizations.weight.original  # type: ignore[union-attr,assignment]
-            found.append(weight.detach().abs() > threshold.threshold(weight).detach())
-        return found
+            masks.append(weight.detach().abs() > threshold.threshold(weight).detach())
+        return masks
 
     @torch.no_grad()
-    def solve(self, sparsity: Callable[[], float], least: float, most: float) -> float:
-        """Set the offset so that ``sparsity()``, which grows with it, is in [least, most].
+    def solve(self, sparsity: Callable[[], float], low: float, high: float) -> float:
+        """Set the offset so that ``sparsity()``, which grows with it, is in [low, high].
 
         It is zero where the trained thresholds do that by themselves. Gives the sparsity reached.
         """
         natural = self._at(0.0, sparsity)
-        if least <= natural <= most:
+        if low <= natural <= high:
             return natural
-        wanted = least if natural < least else most
-        low, high = -max(self.values) - WIDE, -min(self.values) + WIDE
+        wanted = low if natural < low else high
+        down, up = -max(self.values) - WIDE, -min(self.values) + WIDE
         for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self._at(middle, sparsity) < wanted else (low, middle)
-        nearest = min((low, high), key=lambda each: abs(self._at(each, sparsity) - wanted))
+            middle = (down + up) / 2
+            down, up = (middle, up) if self._at(middle, sparsity) < wanted else (down, middle)
+        nearest = min((down, up), key=lambda each: abs(self._at(each, sparsity) - wanted))
         return self._at(nearest, sparsity)
 
     def fold(self) -> None:

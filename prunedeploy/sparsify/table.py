@@ -136,8 +136,8 @@ def compare(pairs: Sequence[tuple[Row, Row]], seed: int = 0) -> Comparison:
     by_example = np.mean(
         [one.outcome.bits.astype(float) - other.outcome.bits for one, other in pairs], axis=0
     )
-    found, p = bootstrap(by_example, seed)
-    return Comparison(found, p, p, "bootstrap", len(pairs))
+    difference, p = bootstrap(by_example, seed)
+    return Comparison(difference, p, p, "bootstrap", len(pairs))
 
 
 def bootstrap(values: Array, seed: int = 0) -> tuple[Interval, float]:
@@ -175,14 +175,14 @@ class Agreement:
 
 def agreements(columns: dict[str, Sequence[float | None]]) -> tuple[Agreement, ...]:
     """Kendall's tau of each pair of columns, over the configurations that have both."""
-    found = []
+    pairs = []
     for (first, x), (second, y) in combinations(columns.items(), 2):
         both = [(a, b) for a, b in zip(x, y, strict=True) if a is not None and b is not None]
         if len(both) < MIN_SEEDS:
             continue
         tau, p = library().kendalltau(*zip(*both, strict=True))
-        found.append(Agreement(first, second, float(tau), float(p), len(both)))
-    return tuple(found)
+        pairs.append(Agreement(first, second, float(tau), float(p), len(both)))
+    return tuple(pairs)
 
 
 def _configuration(row: Row) -> str:

@@ -40,7 +40,7 @@ class Member(Protocol):
     def gather(self, values: Tensor, count: int) -> Tensor:
         """Sums [count] over the elements of each unit; ``values`` has the parameter's shape."""
 
-    def spread(self, per_unit: Tensor) -> Tensor:
+    def expand(self, per_unit: Tensor) -> Tensor:
         """The entry of ``per_unit`` [count] at each element, or 1/True where no unit is."""
 
 
@@ -55,7 +55,7 @@ class Elements:
         """``values``, flat."""
         return values.reshape(count)
 
-    def spread(self, per_unit: Tensor) -> Tensor:
+    def expand(self, per_unit: Tensor) -> Tensor:
         """``per_unit`` in the parameter's shape."""
         return per_unit.reshape(self.shape)
 
@@ -80,7 +80,7 @@ class Slices:
         sums = torch.zeros(count, dtype=values.dtype, device=values.device)
         return sums.index_add(0, self.unit_of[held], per_index[held])
 
-    def spread(self, per_unit: Tensor) -> Tensor:
+    def expand(self, per_unit: Tensor) -> Tensor:
         """One entry an index, the same along all other axes."""
         along = torch.where(
             self.unit_of >= 0, per_unit[self.unit_of.clamp_min(0)], per_unit.new_ones(())
@@ -118,7 +118,7 @@ class Blocks:
         tall[: matrix.shape[0], : matrix.shape[1]] = matrix
         return tall.reshape(down, self.rows, across, self.columns).sum((1, 3)).reshape(count)
 
-    def spread(self, per_unit: Tensor) -> Tensor:
+    def expand(self, per_unit: Tensor) -> Tensor:
         """The entry of each block at its elements."""
         tall = per_unit.reshape(self.grid).repeat_interleave(self.rows, 0)
         tall = tall.repeat_interleave(self.columns, 1)
@@ -163,7 +163,7 @@ def masks_of(units: Units, keep: Mapping[str, Tensor]) -> Masks:
     masks: Masks = {}
     for group in units:
         for member in group.members:
-            mask = member.spread(keep[group.name])
+            mask = member.expand(keep[group.name])
             name = member.parameter
             masks[name] = masks[name] & mask if name in masks else mask
     return {name: mask.contiguous() for name, mask in masks.items()}
@@ -178,12 +178,12 @@ def inner_layers(module: nn.Module) -> Scope:
 
 def layer_weights(module: nn.Module, scope: Scope | None = None) -> list[tuple[str, Tensor]]:
     """Names and weights of the layers in ``scope`` (by default all), each tensor once."""
-    found: dict[int, tuple[str, Tensor]] = {}
+    by_id: dict[int, tuple[str, Tensor]] = {}
     for name, layer in module.named_modules():
         if isinstance(layer, LAYERS) and (scope is None or scope(name, layer)):
             key = f"{name}.weight" if name else "weight"
-            found.setdefault(id(layer.weight), (key, layer.weight))
-    return list(found.values())
+            by_id.setdefault(id(layer.weight), (key, layer.weight))
+    return list(by_id.values())
 
 
 def weights(module: nn.Module, scope: Scope | None = None) -> Units:

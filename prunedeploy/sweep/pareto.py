@@ -25,12 +25,12 @@ def points(cells: Sequence[Cell], target: str, batch: int) -> tuple[Point, ...]:
     """The configurations that have a latency on ``target``, by their latency."""
     timed = [(cell, time) for cell in cells if (time := cell.fastest(target, batch)) is not None]
     timed.sort(key=lambda each: (each[1][1], -each[0].accuracy.mean))
-    found, best = [], -1.0
+    ordered, best = [], -1.0
     for cell, (runtime, milliseconds) in timed:
         front = cell.accuracy.mean > best
         best = max(best, cell.accuracy.mean)
-        found.append(Point(cell, runtime, milliseconds, front))
-    return tuple(found)
+        ordered.append(Point(cell, runtime, milliseconds, front))
+    return tuple(ordered)
 
 
 def machines(cells: Sequence[Cell]) -> tuple[tuple[str, int], ...]:

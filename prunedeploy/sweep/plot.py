@@ -50,9 +50,9 @@ class Axes:
     def shares(self) -> list[float]:
         """Percents that are marked."""
         low, high = self.y
-        rough = (high - low) / 5
-        power = 10.0 ** math.floor(math.log10(rough))
-        step = next(x * power for x in (*STEPS, 10) if x * power >= rough)
+        ideal = (high - low) / 5
+        power = 10.0 ** math.floor(math.log10(ideal))
+        step = next(x * power for x in (*STEPS, 10) if x * power >= ideal)
         return [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 

@@ -70,7 +70,7 @@ def _conditions(rows: Sequence[Row], made: Sequence[Cell]) -> str:
 def _figures(made: Sequence[Cell], link: dict[int, str]) -> list[str]:
     drawn = []
     for target, batch in machines(made):
-        if found := points(made, target, batch):
+        if shown := points(made, target, batch):
             kinds = {
                 latency.kind
                 for cell in made
@@ -79,7 +79,7 @@ def _figures(made: Sequence[Cell], link: dict[int, str]) -> list[str]:
                 for latency in row.deployed.latencies
             }
             caption = f"{target}, batch {batch}: accuracy against {' and '.join(sorted(kinds))} "
-            drawn.append(figure(found, f"{caption}latency", link))
+            drawn.append(figure(shown, f"{caption}latency", link))
     return drawn
 
 
@@ -167,13 +167,13 @@ def _size(cell: Cell, name: str) -> float | None:
 
 
 def _orders(made: Sequence[Cell]) -> str:
-    found = [each for each in orders(made) if not math.isnan(each.tau)]
-    if not found:
+    taus = [each for each in orders(made) if not math.isnan(each.tau)]
+    if not taus:
         return ""
     lines = "".join(
         f"<tr><th>{escape(each.first)} and {escape(each.second)}</th><td>{each.tau:.2f}</td>"
         f"<td>{each.p:.2g}</td><td>{each.count}</td></tr>"
-        for each in found
+        for each in taus
     )
     return (
         "<h2>Do sizes order as latencies do?</h2><p>Kendall's tau: 1 is the same order, 0 none. "

@@ -146,15 +146,15 @@ class _Run:
             for each in self._missing:
                 if each.train.key == task.key and each.recipe.deploy is None:
                     _write(self._folder, each, result, None)
-        self._tell(task, result)
+        self._count_in(task, result)
 
     def _finish_measuring(self, task: Task, result: Result) -> None:
         if isinstance(result, Deployed):
             wanted = next(each for each in self._missing if each.key == task.key)
             _write(self._folder, wanted, self._trained[wanted.train.key], result)
-        self._tell(task, result)
+        self._count_in(task, result)
 
-    def _tell(self, task: Task, result: Result) -> None:
+    def _count_in(self, task: Task, result: Result) -> None:
         if isinstance(result, Failure):
             self.failed[task.key] = result
         self._count += 1

@@ -30,7 +30,7 @@ def test_the_best_of_all_together() -> None:
     keep = overall(scores, units, 0.5)
     assert keep["a"].tolist() == [True, False, True, True, False, True]
     assert keep["b"].tolist() == [True, False, False, False]  # one stays of every group
-    assert counts(overall(scores, units, 0.5, least=0.5)) == {"a": 3, "b": 2}
+    assert counts(overall(scores, units, 0.5, min_share=0.5)) == {"a": 3, "b": 2}
     assert counts(overall(scores, units, 0.1)) == {"a": 1, "b": 1}
 
 

@@ -42,10 +42,10 @@ def print_sweep(done: SweepResult) -> None:
 def _difference(cell: Cell) -> str:
     if cell.compared is None:
         return "-"
-    found = cell.compared.difference
-    if math.isnan(found.low):
-        return f"{100 * found.mean:+.2f}"
-    return f"{100 * found.mean:+.2f} ({100 * found.low:+.2f} to {100 * found.high:+.2f})"
+    interval = cell.compared.difference
+    if math.isnan(interval.low):
+        return f"{100 * interval.mean:+.2f}"
+    return f"{100 * interval.mean:+.2f} ({100 * interval.low:+.2f} to {100 * interval.high:+.2f})"
 
 
 def _time(cell: Cell, target: str, batch: int) -> str:

@@ -40,8 +40,8 @@ def train_with(run: Run, thresholds: SoftThresholds, sparsity: Callable[[], floa
     run.train(on_step=correct)
     optimizer.param_groups.pop()
     reached = thresholds.solve(sparsity, wanted, wanted)
-    spread = sorted(thresholds.values)
+    values = sorted(thresholds.values)
     run.notes.append(
-        f"sparsity {reached:.2%}; s from {spread[0]:.3g} to {spread[-1]:.3g}, to each of which"
+        f"sparsity {reached:.2%}; s from {values[0]:.3g} to {values[-1]:.3g}, to each of which"
         f" {float(thresholds.offset):+.3g} was added"
     )

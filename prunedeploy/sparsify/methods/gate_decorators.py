@@ -14,23 +14,23 @@ from prunedeploy.sparsify.run import Method, MethodReport, MethodSettings, Run
 from prunedeploy.sparsify.sparsifier import Sparsifier
 from prunedeploy.sparsify.trainer import Trainer
 
-OPTIONS = {"begin": 0.4, "end": 0.8, "rounds": 8, "tick": 0.2, "penalty": 1e-3, "least": 0.1}
+OPTIONS = {"begin": 0.4, "end": 0.8, "rounds": 8, "tick": 0.2, "penalty": 1e-3, "min_share": 0.1}
 
 
 def run(trainer: Trainer, settings: MethodSettings) -> MethodReport:
     """Options: shares of training from ``begin`` to ``end`` in which is pruned in ``rounds``.
 
     ``tick`` is the share of a round in which gates alone are trained, ``penalty`` that on the gates
-    in the rest, ``least`` the share of each group that stays, where the sparsity allows it.
+    in the rest, ``min_share`` the share of each group that stays, where the sparsity allows it.
     """
     this = Run(trainer, settings, OPTIONS)
     units = this.units("channels")
     this.train(this.at(this.options["begin"]))
     gates = Gates(trainer.module)
     gates.join(trainer.optimizer)
-    least = min(this.options["least"], this.density)
+    min_share = min(this.options["min_share"], this.density)
     sparsifier = this.sparsifier(
-        units, lambda _, units, __: gates.scores(units), partial(overall, least=least)
+        units, lambda _, units, __: gates.scores(units), partial(overall, min_share=min_share)
     )
     count = this.options["rounds"]
     for number in range(count):

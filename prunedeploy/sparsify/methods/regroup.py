@@ -35,9 +35,9 @@ def run(trainer: Trainer, settings: MethodSettings) -> MethodReport:
     rule = Rule("paper", b1=this.options["b1"], b2=this.options["b2"], seed=settings.seed)
     masks: Masks = {}
     for name, mask in ticket.sparsifier.masks.items():
-        found = _as_many(parameters[name].detach(), mask, rule)
-        masks[name] = torch.from_numpy(found.mask.reshape(mask.shape).copy())
-        this.notes.append(f"{name}: {found.note}")
+        blocks = _as_many(parameters[name].detach(), mask, rule)
+        masks[name] = torch.from_numpy(blocks.mask.reshape(mask.shape).copy())
+        this.notes.append(f"{name}: {blocks.note}")
     trainer.load_state_dict(ticket.early)
     this.train(held=Held(trainer.module, masks))
     return this.report(masks)

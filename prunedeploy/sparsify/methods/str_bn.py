@@ -1,8 +1,8 @@
 """STR-BN: trained thresholds on the scales of BatchNorm, so that whole channels go.
 
 Kusupati, "Adapting Unstructured Sparsity Techniques for Structured Sparsity": Y = gamma' (X + beta)
-with gamma' thresholded; what g(s) is the report leaves open. A channel of a residual sum counts once it is zero in every BatchNorm that
-writes it, and a BatchNorm keeps its largest scale.
+with gamma' thresholded; what g(s) is the report leaves open. A channel of a residual sum counts
+once it is zero in every BatchNorm that writes it, and a BatchNorm keeps its largest scale.
 """
 
 from __future__ import annotations

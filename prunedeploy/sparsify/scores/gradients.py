@@ -28,7 +28,7 @@ def gradients(module: nn.Module, units: Units, batches: Batches) -> Values:
     wanted = parameters_of(module, units)
     with frozen(module, batches):
         parts = [_grad(loss(module, batch), wanted) for batch in batches]
-    return _sums(parts)
+    return _added(parts)
 
 
 def gradient_flow(
@@ -43,14 +43,14 @@ def gradient_flow(
     weights = {name: parameter(module, name) for name, _ in layer_weights(module)}
     with frozen(module, batches):
         parts = [_grad(loss(module, batch, temperature), weights) for batch in batches]
-        g = _sums(parts)
+        g = _added(parts)
         products = []
         for batch in batches:
             again = _grad(loss(module, batch, temperature), weights, create_graph=True)
             dot = torch.stack([(again[name] * g[name]).sum() for name in g]).sum()
             products.append(_grad(dot, wanted))
     flow = {name: g[name] if name in g else torch.zeros_like(each) for name, each in wanted.items()}
-    return flow, _sums(products)
+    return flow, _added(products)
 
 
 def required(batches: Batches) -> None:
@@ -114,14 +114,14 @@ def _estimate(module: nn.Module, fresh: list[nn.Module], batches: Batches) -> No
 
 
 def _grad(of: Tensor, wanted: Values, create_graph: bool = False) -> Values:
-    found = torch.autograd.grad(
+    derivatives = torch.autograd.grad(
         of, list(wanted.values()), create_graph=create_graph, allow_unused=True
     )
     return {
         name: torch.zeros_like(wanted[name]) if each is None else each
-        for name, each in zip(wanted, found, strict=True)
+        for name, each in zip(wanted, derivatives, strict=True)
     }
 
 
-def _sums(parts: list[Values]) -> Values:
+def _added(parts: list[Values]) -> Values:
     return {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}

@@ -17,8 +17,8 @@ def writers(module: nn.Module, group: Group) -> Group:
 
 def scales(module: nn.Module, group: Group) -> Group | None:
     """The scales and shifts of the BatchNorms on the channels; None where there is none."""
-    found = [each for each in group.members if isinstance(_owner(module, each), _BatchNorm)]
-    return _only(group, found) if found else None
+    norms = [each for each in group.members if isinstance(_owner(module, each), _BatchNorm)]
+    return _only(group, norms) if norms else None
 
 
 def gates(module: nn.Module, group: Group) -> Group:

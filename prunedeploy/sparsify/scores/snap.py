@@ -12,7 +12,7 @@ from prunedeploy.sparsify.units import Batches, Scores, Units
 
 def snap(module: nn.Module, units: Units, batches: Batches) -> Scores:
     """|dL/dc| / L of the factor c on all that a channel's layers write, before BatchNorm."""
-    found = by_gate(module, units, batches)
+    gradients = by_gate(module, units, batches)
     with frozen(module, batches), torch.no_grad():
         total = torch.stack([loss(module, batch) for batch in batches]).sum()
-    return {name: each.abs() / total for name, each in found.items()}
+    return {name: each.abs() / total for name, each in gradients.items()}

@@ -12,9 +12,9 @@ from prunedeploy.sparsify.units import Batches, Scores, Units
 
 def snip(module: nn.Module, units: Units, batches: Batches) -> Scores:
     """|dL/dc| of the factor c of a unit, over the sum of all: |theta g| for a weight."""
-    found = {name: each.abs() for name, each in by_gate(module, units, batches).items()}
-    total = torch.stack([each.sum() for each in found.values()]).sum()
-    return {name: each / total for name, each in found.items()}
+    sensitivities = {name: each.abs() for name, each in by_gate(module, units, batches).items()}
+    total = torch.stack([each.sum() for each in sensitivities.values()]).sum()
+    return {name: each / total for name, each in sensitivities.items()}
 
 
 def by_gate(module: nn.Module, units: Units, batches: Batches) -> dict[str, Tensor]:

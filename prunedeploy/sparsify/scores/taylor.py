@@ -20,6 +20,6 @@ def taylor(module: nn.Module, units: Units, batches: Batches) -> Scores:
     for batch in batches:
         values = times_weights(module, units, gradients(module, units, [batch]))
         for group in units:
-            found = gates(module, group).gather(values).abs()
-            scores[group.name] = scores[group.name] + found if group.name in scores else found
+            terms = gates(module, group).gather(values).abs()
+            scores[group.name] = scores[group.name] + terms if group.name in scores else terms
     return scores

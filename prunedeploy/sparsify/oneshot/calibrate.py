@@ -233,7 +233,8 @@ def conv_windows(layer: Any, x: Tensor, drawn: Tensor) -> Tensor:
         shape = [1] * dims
         shape[d] = len(taps)
         index.append((at * layer.stride[d]).reshape(-1, *[1] * dims) + taps.reshape(1, *shape))
-    windows = x[:, :, *index]  # [N, C, positions, *kernel]
+    places: tuple[Any, ...] = (slice(None), slice(None), *index)
+    windows = x[places]  # [N, C, positions, *kernel]
     n, channels, count = windows.shape[:3]
     windows = windows.reshape(n, layer.groups, channels // layer.groups, count, -1)
     return windows.permute(1, 0, 3, 2, 4).reshape(layer.groups, n * count, -1)

@@ -4,53 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch import Tensor, nn
 
-from prunedeploy.core.errors import UserError
 from prunedeploy.core.log import logged
 from prunedeploy.shrinking.inference_copy import inference_copy
 from prunedeploy.sparsify.oneshot import layers as layer_shares
 from prunedeploy.sparsify.oneshot.calibrate import Inputs
-from prunedeploy.sparsify.oneshot.patterns import PATTERNS, Pattern, chosen
+from prunedeploy.sparsify.oneshot.options import OneShotOptions
+from prunedeploy.sparsify.oneshot.patterns import PATTERNS, chosen
 from prunedeploy.sparsify.oneshot.result import LayerResult, OneShot
 from prunedeploy.sparsify.oneshot.study import Progress, Study, study
-from prunedeploy.sparsify.units import Masks, Scope
+from prunedeploy.sparsify.units import Masks
 
 HALVINGS = 20  # of the interval in which a density is searched
-SHARES = ("global", "uniform", "erk")  # budgets by scores and a density
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What is wanted, one of three: the share of weights, of multiply-accumulates, or a speed."""
-
-    density: float | None = None
-    flops: float | None = None
-    speedup: float | None = None
-
-    def __post_init__(self) -> None:
-        given = [each for each in (self.density, self.flops, self.speedup) if each is not None]
-        if len(given) != 1:
-            raise UserError("say what is wanted by one of density, flops and speedup")
-        if self.speedup is None and not 0 < given[0] <= 1:
-            raise UserError(f"a share of {given[0]:g} makes no sense: give one in (0, 1]")
-        if self.speedup is not None and not 0 < self.speedup < float("inf"):
-            raise UserError(f"a speed-up of {self.speedup:g} makes no sense: give one above 1")
 
 
 def one_shot(
     module: nn.Module,
     batches: Sequence[Inputs],
+    options: OneShotOptions,
     *,
-    density: float | None = None,
-    flops: float | None = None,
-    method: str = "obs",
-    budget: str = "global",
-    units: str = "scattered",
-    scope: Scope | None = None,
-    seed: int = 0,
     progress: Progress | None = None,
 ) -> OneShot:
     """Make a sparse copy of ``module``, which needs nothing but a few hundred of its inputs.
@@ -63,66 +38,48 @@ def one_shot(
         module: is left as it is, in either mode.
         batches: what it takes: tensors, or dictionaries of its arguments by name. Labels are not
             needed. Statistics are corrected batch by batch: some hundred samples each.
-        density: the share of the weights of the layers that may lose some, that stays.
-        flops: the share of all multiply-accumulates that stays, in the place of ``density``.
-        method: of scoring: "magnitude", "wanda" or "obs" (see ``criteria``).
-        budget: what every layer keeps: "global" ranks the weights of all layers together, "uniform"
-            takes the same share of each, "erk" more of the small ones.
-        units: a name of ``patterns.PATTERNS``.
-        scope: layers that may lose weights; by default all but the first and the last.
-        seed: of the positions that calibration looks at.
+        options: what is wanted.
         progress: called with one line of text for each step.
 
     Returns:
         The sparse network in eval mode, its masks, and the error of every layer.
 
     Raises:
-        UserError: nothing that makes sense is wanted, a name is unknown, there are no inputs, or
-            the network does not take them.
+        UserError: there are no inputs, or the network does not take them.
 
     Example:
         >>> import torch
         >>> from prunedeploy.sparsify.oneshot.one_shot import one_shot
+        >>> from prunedeploy.sparsify.oneshot.options import OneShotOptions
         >>> network = torch.nn.Sequential(
         ...     *(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 32)),
         ...     *(torch.nn.ReLU(), torch.nn.Linear(32, 4)),
         ... )
-        >>> sparse = one_shot(network, [torch.randn(200, 16)], density=0.25)
+        >>> sparse = one_shot(network, [torch.randn(200, 16)], OneShotOptions(density=0.25))
         >>> int((sparse.module[2].weight != 0).sum())
         256
     """
     begin = time.perf_counter()
-    goal = Goal(density, flops)
-    pattern = known_pattern(units)
-    if budget not in SHARES:
-        raise UserError(f"no budget is called {budget!r}: use {', '.join(SHARES)}")
-    dense = inference_copy(module).requires_grad_(False)
     told = logged(progress)
-    looked = study(dense, batches, method, seed=seed, scope=scope, progress=told)
-    ranked = pattern.units(dense, looked.scope)
-
-    def masks_at(share: float) -> Masks:
-        return chosen(pattern, ranked, looked.scores, share, budget)
-
-    if goal.density is not None:
-        masks = masks_at(goal.density)
-    else:
-        assert goal.flops is not None
-        masks = searched(masks_at, lambda each: layer_shares.flops(looked.layers, each), goal.flops)
-    told("refitting")
-    done = carried_out(looked, masks, dict.fromkeys(masks, units))
+    dense = inference_copy(module).requires_grad_(False)
+    looked = study(dense, batches, options.method, seed=options.seed, progress=told)
+    masks = by_share(looked, options)
+    done = carried_out(looked, masks, dict.fromkeys(masks, options.units), told)
     return replace(done, seconds=time.perf_counter() - begin)
 
 
-def known_pattern(name: str) -> Pattern:
-    """The pattern of that name.
+def by_share(looked: Study, options: OneShotOptions) -> Masks:
+    """The masks for a share of weights or of multiply-accumulates."""
+    pattern = PATTERNS[options.units]
+    ranked = pattern.units(looked.dense, looked.scope)
 
-    Raises:
-        UserError: there is none.
-    """
-    if name not in PATTERNS:
-        raise UserError(f"no units are called {name!r}: use {', '.join(PATTERNS)}")
-    return PATTERNS[name]
+    def masks_at(share: float) -> Masks:
+        return chosen(pattern, ranked, looked.scores, share, options.chosen_budget)
+
+    if options.density is not None:
+        return masks_at(options.density)
+    assert options.flops is not None
+    return searched(masks_at, lambda each: layer_shares.flops(looked.layers, each), options.flops)
 
 
 def searched(
@@ -143,9 +100,11 @@ def searched(
     return best if low else masks_at(high)
 
 
-def carried_out(looked: Study, masks: Masks, patterns: dict[str, str]) -> OneShot:
+def carried_out(
+    looked: Study, masks: Masks, patterns: dict[str, str], progress: Progress
+) -> OneShot:
     """Prune, refit and correct, and say what became of every layer."""
-    sparse, errors = looked.pruned(masks)
+    sparse, errors = looked.pruned(masks, progress)
     rows = tuple(
         LayerResult(
             name=layer.name,

@@ -9,10 +9,13 @@ second moments of x, or their covariance where a shift is free) that is, on the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from prunedeploy.sparsify.oneshot.calibrate import Calibration, Moments, grouped, groups_of
+from prunedeploy.sparsify.oneshot.parallel import side_by_side
 from prunedeploy.sparsify.units import Masks
 
 RIDGE = 1e-4  # added to the metric's diagonal, relative to its mean
@@ -95,7 +98,12 @@ def refitted(weight: Tensor, mask: Tensor, moments: Moments, groups: int) -> tup
 
 
 @torch.no_grad()
-def refit(module: nn.Module, masks: Masks, calibration: Calibration) -> dict[str, float]:
+def refit(
+    module: nn.Module,
+    masks: Masks,
+    calibration: Calibration,
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, float]:
     """Refit every masked layer of ``module``, in place, to its own dense outputs.
 
     Masks of what has no calibration (biases, normalisations) are left to the caller. Biases take up
@@ -106,13 +114,17 @@ def refit(module: nn.Module, masks: Masks, calibration: Calibration) -> dict[str
         For each masked weight the mean square error of the layer's outputs, relative to their mean
         square (their variance, where a shift is free).
     """
-    errors = {}
-    for name in [each for each in masks if each in calibration]:
-        mask, layer = masks[name], module.get_submodule(name.rpartition(".")[0])
-        weight, moments = module.get_parameter(name), calibration[name]
-        new, errors[name] = refitted(weight, mask, moments, groups_of(layer))
-        take(layer, new, moments)
-    return errors
+    names = [name for name in masks if name in calibration]
+
+    def fitted(name: str) -> tuple[Tensor, float]:
+        layer = module.get_submodule(name.rpartition(".")[0])
+        weight = module.get_parameter(name)
+        return refitted(weight, masks[name], calibration[name], groups_of(layer))
+
+    every = side_by_side(fitted, names, "refitting", progress)
+    for name, (new, _) in zip(names, every, strict=True):
+        take(module.get_submodule(name.rpartition(".")[0]), new, calibration[name])
+    return {name: error for name, (_, error) in zip(names, every, strict=True)}
 
 
 @torch.no_grad()

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.progress import Counted
 from prunedeploy.sparsify.masks import apply
 from prunedeploy.sparsify.oneshot.calibrate import (
     Calibration,
@@ -22,6 +21,7 @@ from prunedeploy.sparsify.oneshot.calibrate import (
 )
 from prunedeploy.sparsify.oneshot.criteria import CRITERIA
 from prunedeploy.sparsify.oneshot.layers import Layer, layers_of
+from prunedeploy.sparsify.oneshot.parallel import side_by_side
 from prunedeploy.sparsify.oneshot.refit import refit
 from prunedeploy.sparsify.oneshot.statistics import match_biases, match_statistics
 from prunedeploy.sparsify.units import Masks, Scope
@@ -54,10 +54,13 @@ class Study:
         return lambda name, _: name in names
 
     @torch.no_grad()
-    def pruned(self, masks: Masks) -> tuple[nn.Module, dict[str, float]]:
+    def pruned(
+        self, masks: Masks, progress: Progress = lambda _: None
+    ) -> tuple[nn.Module, dict[str, float]]:
         """A sparse copy, refitted and its statistics corrected, and the error of each layer."""
         sparse = deepcopy(self.dense)
-        errors = refit(sparse, masks, self.calibration)
+        errors = refit(sparse, masks, self.calibration, progress)
+        progress("correcting statistics")
         apply(sparse, masks)
         match_statistics(sparse, self.dense, self.batches)
         match_biases(sparse, self.dense, self.batches, self.calibration)
@@ -96,21 +99,21 @@ def study(
         progress: called with one line of text for each step.
 
     Raises:
-        UserError: there is no such method, no data, or the network does not take them.
+        UserError: there are no inputs, or the network does not take them.
     """
-    if method not in CRITERIA:
-        raise UserError(f"no method is called {method!r}: use {', '.join(CRITERIA)}")
     if not batches:
         raise UserError("there are no inputs to calibrate on")
     layers = layers_of(module, batches[0], scope)
     wanted = [layer.name for layer in layers if layer.inner or every_layer]
     progress("calibrating")
     calibration = calibrate(module, batches, wanted, seed=seed)
-    scores = {}
     inner = [layer for layer in layers if layer.inner]
-    for number, layer in enumerate(inner):
-        progress(Counted(f"scoring weights ({method})", number, len(inner)))
+
+    def scored(layer: Layer) -> Tensor:
         weight = module.get_parameter(layer.name).detach().double()
         each = CRITERIA[method](grouped(weight, layer.groups), calibration[layer.name])
-        scores[layer.name] = each.reshape(weight.shape)
+        return each.reshape(weight.shape)
+
+    every = side_by_side(scored, inner, f"scoring weights ({method})", progress)
+    scores = {layer.name: each for layer, each in zip(inner, every, strict=True)}
     return Study(module, batches, layers, calibration, scores)

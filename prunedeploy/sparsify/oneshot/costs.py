@@ -29,14 +29,14 @@ from prunedeploy.prediction.roofline import layer_time
 from prunedeploy.runtimes.sparse.build import plan_of
 from prunedeploy.runtimes.sparse.codegen.project import layer_of
 from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
-from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan, Step
+from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan, Step, View
 from prunedeploy.runtimes.sparse.toolchain.compile import isa_of
 from prunedeploy.shrinking.export import to_model
 from prunedeploy.sparsify.oneshot.layers import Layer
+from prunedeploy.sparsify.units import Masks
 from prunedeploy.targets import Target
 
 SPARSE, STOCK = "sparse", "ort"
-BUDGET_LINES = 1000
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,21 @@ class Costs:
     limits: Machine
     blocks: BlockCache = field(default_factory=BlockCache)
 
-    def seconds(self, name: str, mask: Tensor) -> float:
-        """The time of a layer with the zeros of ``mask``; 0 where no step could be found."""
-        step = self.found.get(name)
-        return 0.0 if step is None else self._seconds(with_zeros(step, mask.numpy()))
+    def seconds(self, name: str, mask: Tensor, cut: bool = False) -> float:
+        """The time of a layer with the zeros of ``mask``; 0 where no step could be found.
 
-    def total(self, masks: dict[str, Tensor]) -> float:
+        With ``cut`` inputs and outputs that are masked as a whole are gone.
+        """
+        step = self.found.get(name)
+        if step is None:
+            return 0.0
+        zeros = with_zeros(step, mask.numpy())
+        return self._seconds(without_channels(zeros) if cut else zeros)
+
+    def total(self, masks: Masks, cut: bool = False) -> float:
         """The time of a run of the network, masks of layers without one being full."""
         return self.fixed + sum(
-            self.seconds(name, masks[name] if name in masks else torch.ones(_shape(step)))
+            self.seconds(name, masks[name] if name in masks else torch.ones(_shape(step)), cut)
             for name, step in self.found.items()
         )
 
@@ -122,11 +128,34 @@ def costs_of(
     return replace(fixed, fixed=others, found=found)
 
 
-def with_zeros(step: Step, mask: Array) -> Step:
+def with_zeros(step: Step, mask: Array) -> Conv:
     """The step with weights of one where ``mask`` is true, and zero elsewhere."""
     assert isinstance(step, Conv)
     kept = mask.reshape(step.weight.shape)
     return replace(step, weight=np.where(kept, np.float32(1), np.float32(0)))
+
+
+def without_channels(step: Conv) -> Conv:
+    """The step without inputs and outputs that have no weight; grouped ones stay as they are."""
+    if step.groups > 1:
+        return step
+    kept = step.weight != 0
+    outputs, inputs = kept.any((1, 2, 3)), kept.any((0, 2, 3))
+    if not outputs.any() or (outputs.all() and inputs.all()):
+        return step
+    rows, columns = int(outputs.sum()), int(inputs.sum())
+    return replace(
+        step,
+        x=_narrowed(step.x, columns),
+        y=_narrowed(step.y, rows),
+        weight=np.ascontiguousarray(step.weight[outputs][:, inputs]),
+        bias=step.bias[outputs],
+        residual=None if step.residual is None else _narrowed(step.residual, rows),
+    )
+
+
+def _narrowed(view: View, channels: int) -> View:
+    return replace(view, shape=(view.shape[0], channels, *view.shape[2:]))
 
 
 def _shape(step: Step) -> tuple[int, ...]:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from torch import Tensor, nn
 
+from prunedeploy.core.errors import UserError
 from prunedeploy.core.log import logged
 from prunedeploy.shrinking.inference_copy import inference_copy
 from prunedeploy.sparsify.oneshot import layers as layer_shares
+from prunedeploy.sparsify.oneshot import speed
 from prunedeploy.sparsify.oneshot.calibrate import Inputs
-from prunedeploy.sparsify.oneshot.options import OneShotOptions
+from prunedeploy.sparsify.oneshot.coupled import coupled
+from prunedeploy.sparsify.oneshot.options import CHANNELS, MIXED, OneShotOptions
 from prunedeploy.sparsify.oneshot.patterns import PATTERNS, chosen
-from prunedeploy.sparsify.oneshot.result import LayerResult, OneShot
+from prunedeploy.sparsify.oneshot.result import LayerResult, OneShot, Speed
+from prunedeploy.sparsify.oneshot.search import searched
 from prunedeploy.sparsify.oneshot.study import Progress, Study, study
 from prunedeploy.sparsify.units import Masks
 
-HALVINGS = 20  # of the interval in which a density is searched
+TOLERANCE = 0.05  # how far a measured speed may be from the wanted one before it is corrected
 
 
 def one_shot(
@@ -50,7 +55,7 @@ def one_shot(
     Example:
         >>> import torch
         >>> from prunedeploy.sparsify.oneshot.one_shot import one_shot
-        >>> from prunedeploy.sparsify.oneshot.options import OneShotOptions
+        >>> from prunedeploy.sparsify.oneshot.options import CHANNELS, MIXED, OneShotOptions
         >>> network = torch.nn.Sequential(
         ...     *(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 32)),
         ...     *(torch.nn.ReLU(), torch.nn.Linear(32, 4)),
@@ -62,42 +67,71 @@ def one_shot(
     begin = time.perf_counter()
     told = logged(progress)
     dense = inference_copy(module).requires_grad_(False)
-    looked = study(dense, batches, options.method, seed=options.seed, progress=told)
-    masks = by_share(looked, options)
-    done = carried_out(looked, masks, dict.fromkeys(masks, options.units), told)
+    every = options.units == CHANNELS
+    looked = study(
+        dense, batches, options.method, seed=options.seed, every_layer=every, progress=told
+    )
+    if options.speedup is not None:
+        done = for_speed(looked, options, told)
+    else:
+        masks = by_share(looked, options)
+        done = carried_out(looked, masks, dict.fromkeys(masks, options.units), told)
     return replace(done, seconds=time.perf_counter() - begin)
 
 
 def by_share(looked: Study, options: OneShotOptions) -> Masks:
     """The masks for a share of weights or of multiply-accumulates."""
+    if options.units == CHANNELS:
+        found = coupled(looked, speed.input_shape(looked), options.method)
+        return _to_share(looked, options, lambda x: found.masks(x, options.chosen_budget))
+    if options.units == MIXED:
+        raise UserError("mixed units are chosen by their times: give --speedup")
     pattern = PATTERNS[options.units]
     ranked = pattern.units(looked.dense, looked.scope)
 
     def masks_at(share: float) -> Masks:
         return chosen(pattern, ranked, looked.scores, share, options.chosen_budget)
 
+    return _to_share(looked, options, masks_at)
+
+
+def _to_share(looked: Study, options: OneShotOptions, masks_at: Callable[[float], Masks]) -> Masks:
     if options.density is not None:
         return masks_at(options.density)
     assert options.flops is not None
     return searched(masks_at, lambda each: layer_shares.flops(looked.layers, each), options.flops)
 
 
-def searched(
-    masks_at: Callable[[float], Masks], cost: Callable[[Masks], float], wanted: float
-) -> Masks:
-    """The masks of the largest density that costs no more than ``wanted``, or the cheapest."""
-    low, high = 0.0, 1.0
-    best = masks_at(1.0)
-    if cost(best) <= wanted:
-        return best
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        masks = masks_at(middle)
-        if cost(masks) <= wanted:
-            low, best = middle, masks
-        else:
-            high = middle
-    return best if low else masks_at(high)
+def for_speed(looked: Study, options: OneShotOptions, progress: Progress) -> OneShot:
+    """Plan for a speed; where the target is here, build, measure, and correct the plan by it."""
+    assert options.speedup is not None
+    planned = speed.plan(looked, options, progress)
+    shape, wanted = speed.input_shape(looked), options.speedup
+    best: OneShot | None = None
+    for _ in range(1 + speed.CORRECTIONS):
+        masks, patterns = planned.masks(planned.costs.dense / wanted)
+        done = carried_out(looked, masks, patterns, progress)
+        predicted = planned.predicted(masks)
+        told = Speed(options.target, options.speedup, predicted)
+        if not speed.is_here(options):
+            return replace(done, speed=told)
+        got = speed.measured(done.module, shape, options, progress)
+        best = _nearer(best, replace(done, speed=replace(told, measured=got)))
+        if not best.speed or abs(best.speed.measured / options.speedup - 1) < TOLERANCE:
+            break
+        wanted *= options.speedup / got
+    assert best is not None
+    return best
+
+
+def _nearer(one: OneShot | None, other: OneShot) -> OneShot:
+    """The one that misses its speed least: too fast costs accuracy, too slow the speed."""
+
+    def missed(done: OneShot) -> float:
+        assert done.speed is not None
+        return abs(math.log(done.speed.measured / done.speed.wanted))
+
+    return other if one is None or missed(other) < missed(one) else one
 
 
 def carried_out(

@@ -33,7 +33,6 @@ class Speed:
     """
 
     target: str
-    runtime: str
     wanted: float
     predicted: float
     measured: float = 0.0

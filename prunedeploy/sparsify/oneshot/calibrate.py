@@ -80,6 +80,14 @@ def run(module: nn.Module, inputs: Inputs) -> Any:
     return module(inputs) if isinstance(inputs, Tensor) else module(**inputs)
 
 
+def joined(batches: Sequence[Inputs]) -> Inputs:
+    """All batches as one."""
+    if isinstance(batches[0], Tensor):
+        return torch.cat([each for each in batches if isinstance(each, Tensor)])
+    named = [each for each in batches if not isinstance(each, Tensor)]
+    return {key: torch.cat([each[key] for each in named]) for key in named[0]}
+
+
 def logits(outputs: Any) -> Tensor:
     """The tensor that a network is judged by: its output, the first one, or the one so named."""
     if isinstance(outputs, Tensor):

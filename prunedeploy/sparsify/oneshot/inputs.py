@@ -31,14 +31,6 @@ class Samples:
     batches: tuple[Inputs, ...]
     labels: Tensor | None
 
-    @property
-    def inputs(self) -> Inputs:
-        """All batches as one."""
-        if isinstance(self.batches[0], Tensor):
-            return torch.cat([each for each in self.batches if isinstance(each, Tensor)])
-        named = [each for each in self.batches if not isinstance(each, Tensor)]
-        return {key: torch.cat([each[key] for each in named]) for key in named[0]}
-
 
 def read_samples(
     path: str | Path,

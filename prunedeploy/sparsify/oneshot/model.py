@@ -92,7 +92,7 @@ def sparsify_model(
     samples = read_samples(
         *(data, count), normalisation=normalisation or _known(loaded), seed=options.seed
     )
-    done = one_shot(loaded.module, samples.batches, options, progress=told)
+    done = one_shot(loaded.module, samples.batches, options, labels=samples.labels, progress=told)
     told("writing")
     with atomic_path(path) as temporary:
         torch.save({"state_dict": done.module.state_dict()}, temporary)

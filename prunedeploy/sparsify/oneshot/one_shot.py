@@ -14,8 +14,9 @@ from prunedeploy.core.log import logged
 from prunedeploy.shrinking.inference_copy import inference_copy
 from prunedeploy.sparsify.oneshot import layers as layer_shares
 from prunedeploy.sparsify.oneshot import speed
-from prunedeploy.sparsify.oneshot.calibrate import Inputs
+from prunedeploy.sparsify.oneshot.calibrate import Inputs, joined
 from prunedeploy.sparsify.oneshot.coupled import coupled
+from prunedeploy.sparsify.oneshot.distill import distill, finetune
 from prunedeploy.sparsify.oneshot.options import CHANNELS, MIXED, OneShotOptions
 from prunedeploy.sparsify.oneshot.patterns import PATTERNS, chosen
 from prunedeploy.sparsify.oneshot.result import LayerResult, OneShot, Speed
@@ -31,6 +32,7 @@ def one_shot(
     batches: Sequence[Inputs],
     options: OneShotOptions,
     *,
+    labels: Tensor | None = None,
     progress: Progress | None = None,
 ) -> OneShot:
     """Make a sparse copy of ``module``, which needs nothing but a few hundred of its inputs.
@@ -44,13 +46,15 @@ def one_shot(
         batches: what it takes: tensors, or dictionaries of its arguments by name. Labels are not
             needed. Statistics are corrected batch by batch: some hundred samples each.
         options: what is wanted.
+        labels: int64 [N] of all samples in order, for ``options.finetune``.
         progress: called with one line of text for each step.
 
     Returns:
         The sparse network in eval mode, its masks, and the error of every layer.
 
     Raises:
-        UserError: there are no inputs, or the network does not take them.
+        UserError: there are no inputs, or the network does not take them; there are no labels to
+            train by.
 
     Example:
         >>> import torch
@@ -65,6 +69,8 @@ def one_shot(
         256
     """
     begin = time.perf_counter()
+    if options.finetune and labels is None:
+        raise UserError("training needs labels: store them beside the samples, or use --distill")
     told = logged(progress)
     dense = inference_copy(module).requires_grad_(False)
     every = options.units == CHANNELS
@@ -76,7 +82,27 @@ def one_shot(
     else:
         masks = by_share(looked, options)
         done = carried_out(looked, masks, dict.fromkeys(masks, options.units), told)
+    done = trained(looked, done, options, labels, told)
     return replace(done, seconds=time.perf_counter() - begin)
+
+
+def trained(
+    looked: Study, done: OneShot, options: OneShotOptions, labels: Tensor | None, progress: Progress
+) -> OneShot:
+    """Train a sparse network, in place, as far as ``options`` say so; zeros stay."""
+    if not options.distill and not options.finetune:
+        return done
+    inputs = joined(looked.batches)
+    if options.distill:
+        distill(
+            *(done.module, looked.dense, inputs, done.masks, options.distill),
+            seed=options.seed,
+            progress=progress,
+        )
+    if options.finetune:
+        progress("training by labels")
+        finetune(done.module, inputs, labels, done.masks, options.finetune, seed=options.seed)
+    return replace(done, agreement=looked.agreement(done.module))
 
 
 def by_share(looked: Study, options: OneShotOptions) -> Masks:

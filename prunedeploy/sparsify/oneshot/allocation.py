@@ -14,6 +14,7 @@ import numpy as np
 from prunedeploy.core.records import Array
 
 BINS = 4096
+SMALLEST = 1e-15  # a step where nothing may be spent beyond the cheapest
 
 
 def allocate(
@@ -38,7 +39,7 @@ def allocate(
     spare = budget - sum(least)
     if spare < 0:
         return None
-    step = spare / bins or 1.0
+    step = spare / bins or SMALLEST
     best = np.zeros(bins + 1)  # least error, by the bins that may be spent so far
     taken: list[Array] = []
     for layer, (error, cost) in enumerate(zip(errors, costs, strict=True)):

@@ -51,12 +51,25 @@ def plan(looked: Study, options: OneShotOptions, progress: Progress) -> Plan:
         UserError: the target has no figures, its runtime cannot compute the network, or the network
             does not take a single tensor.
     """
-    shape = input_shape(looked)
-    told = looked.layers if options.units == CHANNELS else looked.inner
     progress("lowering the network")
-    costs = costs_of(looked.dense, told, shape, options.target, options.batch, options.threads)
+    return planned(looked, lowered(looked, options), options, progress)
+
+
+def lowered(looked: Study, options: OneShotOptions) -> Costs:
+    """The times of the layers on the target; of channels those of the outer layers vary as well.
+
+    Raises:
+        UserError: as ``plan``.
+    """
+    layers = looked.layers if options.units == CHANNELS else looked.inner
+    shape = input_shape(looked)
+    return costs_of(looked.dense, layers, shape, options.target, options.batch, options.threads)
+
+
+def planned(looked: Study, costs: Costs, options: OneShotOptions, progress: Progress) -> Plan:
+    """``plan`` with the times at hand."""
     if options.units == CHANNELS:
-        return _of_channels(looked, costs, options, shape)
+        return _of_channels(looked, costs, options)
     if options.chosen_budget == LATENCY:
         patterns = MIX if options.units == MIXED else (options.units,)
         return _of_menu(menu(looked, costs, patterns, progress))
@@ -98,10 +111,8 @@ def _of_shares(looked: Study, costs: Costs, options: OneShotOptions) -> Plan:
     return Plan(costs, masks, cut=False)
 
 
-def _of_channels(
-    looked: Study, costs: Costs, options: OneShotOptions, shape: tuple[int, ...]
-) -> Plan:
-    found = coupled(looked, shape, options.method)
+def _of_channels(looked: Study, costs: Costs, options: OneShotOptions) -> Plan:
+    found = coupled(looked, input_shape(looked), options.method)
     budget = "global" if options.chosen_budget == LATENCY else options.chosen_budget
 
     def masks(seconds: float) -> Planned:

@@ -67,9 +67,8 @@ class Gates:
                 by_group[group.name] = named(norms, "weight").gather(values)
         return by_group
 
-    def fold(self, optimizer: torch.optim.Optimizer) -> None:
-        """Multiply the gates into gamma and beta; the optimizer trains these as before."""
-        optimizer.param_groups.pop()
+    def fold(self) -> None:
+        """Multiply the gates into gamma and beta."""
         for norm in self._norms.values():
             for key in ("weight", "bias"):
                 parametrize.remove_parametrizations(norm, key)

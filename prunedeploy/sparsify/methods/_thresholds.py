@@ -35,10 +35,9 @@ def train_with(run: Run, thresholds: SoftThresholds, sparsity: Callable[[], floa
         elif step > end and step % every == 0:
             thresholds.solve(sparsity, wanted, wanted)
 
-    optimizer = run.trainer.optimizer
-    optimizer.add_param_group({"params": thresholds.parameters})
+    run.trainer.optimizer.add_param_group({"params": thresholds.parameters})
     run.train(on_step=correct)
-    optimizer.param_groups.pop()
+    run.trainer.drop_last_group()
     reached = thresholds.solve(sparsity, wanted, wanted)
     values = sorted(thresholds.values)
     run.notes.append(

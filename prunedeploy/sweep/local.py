@@ -11,7 +11,7 @@ import multiprocessing
 import signal
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from typing import cast
@@ -26,6 +26,7 @@ IMPORTED = [  # once, before the first task
     "prunedeploy.sparsify.methods",
     "torch._dynamo",  # by which channels are exported
     "onnxscript",
+    "sklearn.datasets",  # where it is: the digits
 ]
 
 
@@ -102,4 +103,5 @@ def _child(task: Task, sender: Connection) -> None:
     except Exception as error:
         traceback.print_exc()
         result = Failure(task.name, f"a bug: {type(error).__name__}: {error}")
-    sender.send(result)
+    with suppress(BrokenPipeError):  # nobody is there any more
+        sender.send(result)

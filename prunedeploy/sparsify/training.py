@@ -119,7 +119,7 @@ def _train(
         torch.save(module.state_dict(), file)
     curves.write_csv(folder / "epochs.csv", trainer.epochs)
     title = f"{recipe.network.name}, {choice.name}, sparsity {choice.sparsity:g}"
-    if not curves.write_png(folder / "curves.png", trainer.epochs, title):
+    if not curves.write_png(folder / "curves.png", trainer.epochs, title, report.detection):
         notes.append("no curves.png: matplotlib is not installed: pip install 'prunedeploy[plot]'")
     if trainer.resumed and recipe.country:
         notes.append("no energy: the training was interrupted, and only its last part was metered")

@@ -67,7 +67,6 @@ def test_a_node_that_is_killed_changes_no_row(tmp_path: Path) -> None:
                 time.sleep(0.05)
             killed.append(len(list((out / "rows").glob("*.json"))))
             made.remove_node(second, allow_graceful=False)
-            made.add_node(num_cpus=1)
 
         killer = threading.Thread(target=kill)
         killer.start()

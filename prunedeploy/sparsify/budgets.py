@@ -35,7 +35,7 @@ def overall(scores: Scores, units: Units, density: float, min_share: float = 0.0
     groups = list(units)
     total = max(kept_count(units.count, density), len(groups))
     keep = {
-        group.name: best(scores[group.name], max(1, math.ceil(min_share * group.count)))
+        group.name: best(scores[group.name], max(1, math.floor(min_share * group.count)))
         for group in groups
     }
     left = total - sum(int(each.sum()) for each in keep.values())

@@ -19,8 +19,12 @@ def write_csv(path: Path, epochs: Sequence[Epoch]) -> None:
         writer.writerows(dataclasses.asdict(epoch) for epoch in epochs)
 
 
-def write_png(path: Path, epochs: Sequence[Epoch], title: str) -> bool:
-    """Loss, accuracy on the held-out examples, and zeros, by the steps of all calls.
+def write_png(
+    path: Path, epochs: Sequence[Epoch], title: str, detection: Sequence[float] = ()
+) -> bool:
+    """Loss, accuracy on the held-out examples, and zeros, by the epochs of all calls.
+
+    ``detection``, what a method found its time by, has a panel where there is any.
 
     Returns:
         False where matplotlib, which draws, is not installed.
@@ -30,16 +34,20 @@ def write_png(path: Path, epochs: Sequence[Epoch], title: str) -> bool:
     except ImportError:
         return False
     figure = Figure(figsize=(8, 6), layout="constrained")
-    panels = figure.subplots(3, 1, sharex=True)
+    panels = figure.subplots(4 if detection else 3, 1, sharex=True)
     names = ("loss", "accuracy", "sparsity")
     titles = ("loss of the last batch", "accuracy, held-out examples", "share of zeros")
-    for panel, name, label in zip(panels, names, titles, strict=True):
+    for panel, name, label in zip(panels[:3], names, titles, strict=True):
         for call in sorted({epoch.call for epoch in epochs}):
             part = [epoch for epoch in epochs if epoch.call == call]
             at = [_at(epochs, epoch) for epoch in part]
             panel.plot(at, [getattr(epoch, name) for epoch in part], ".-", color="#0a7d55")
         panel.set_ylabel(label, fontsize=8)
         panel.grid(alpha=0.3)
+    if detection:
+        panels[-1].semilogy(range(1, len(detection) + 1), detection, ".-", color="#a05a00")
+        panels[-1].set_ylabel("change in an epoch", fontsize=8)
+        panels[-1].grid(alpha=0.3)
     panels[0].set_title(title, fontsize=10)
     panels[-1].set_xlabel("epochs of all trainings")
     with atomic_path(path) as temporary:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -67,9 +69,16 @@ class Gates:
                 by_group[group.name] = named(norms, "weight").gather(values)
         return by_group
 
-    def fold(self, optimizer: torch.optim.Optimizer) -> None:
-        """Multiply the gates into gamma and beta; the optimizer trains these as before."""
-        optimizer.param_groups.pop()
+    def state_dict(self) -> dict[str, Tensor]:
+        """What was added up; the gates themselves are in the module's state."""
+        return {name: each.clone() for name, each in self._scores.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on adding up."""
+        self._scores = {name: each.clone() for name, each in state.items()}
+
+    def fold(self) -> None:
+        """Multiply the gates into gamma and beta."""
         for norm in self._norms.values():
             for key in ("weight", "bias"):
                 parametrize.remove_parametrizations(norm, key)

@@ -62,6 +62,13 @@ class Held:
     def __exit__(self, *_: object) -> None:
         self.detach()
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Nothing: whoever holds masks that change keeps them."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing to go to."""
+
     def mask_gradients(self) -> None:
         """Set the gradients of all masked weights to zero."""
         for name, mask in self.masks.items():

@@ -148,13 +148,18 @@ class Run:
         """
         masking.apply(self.trainer.module, masks)
         share = unit_sparsity(masks if keep is None else keep)
-        if keep is not None and share < self.settings.sparsity - 0.002:
+        if keep is not None and self._too_few(keep):
             self.notes.append(
                 f"{share:.1%} of the units are gone, not {self.settings.sparsity:.1%}: every group"
                 " keeps one"
             )
         zeros = masking.weight_sparsity(self.trainer.module)
         return MethodReport(masks, zeros, share, self.steps, tuple(self.notes), detection)
+
+    def _too_few(self, keep: Keep) -> bool:
+        """Whether more units stay than the nearest whole number to the share."""
+        total = sum(each.numel() for each in keep.values())
+        return sum(int(each.sum()) for each in keep.values()) > max(1, round(self.density * total))
 
 
 def choose(table: Mapping[str, Any], name: str, what: str) -> Any:

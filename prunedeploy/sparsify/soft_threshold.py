@@ -4,7 +4,9 @@ Kusupati et al., "Soft Threshold Weight Reparameterization for Learnable Sparsit
 choose s at the start and weight decay by trial, and get what sparsity comes. Here one offset is
 added to every s, found by bisection, so that the sparsity is the wanted one, while the differences
 between layers stay learned. A layer keeps its largest weight. g is the sigmoid for weights, as in
-the paper, and exp for gamma, which starts at 1: no sigmoid could reach it.
+the paper, and exp for gamma, which starts at 1: no sigmoid could reach it. At a threshold of 1, exp
+is about a hundred times as steep as the sigmoid is at thresholds of weights, so that s would run
+away from one layer to the next; its gradient is divided by as much.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from torch.nn.utils import parametrize
 LARGEST = 0.999  # of the largest weight of a layer: a threshold that leaves it
 WIDE = 60.0  # exp(-60) is 0, and exp(60) or sigmoid(60) above every weight
 HALVINGS = 40
+SLOW = 0.01  # of the gradient of s behind exp
 
 
 class SoftThreshold(nn.Module):
@@ -64,7 +67,7 @@ class SoftThresholds:
         self.layers = tuple(layers)
         self.offset = torch.zeros(())
         self._thresholds = [
-            SoftThreshold(start, self.offset, torch.exp if _is_norm(layer) else torch.sigmoid)
+            SoftThreshold(start, self.offset, _slow_exp if _is_norm(layer) else torch.sigmoid)
             for layer in self.layers
         ]
         for layer, threshold in zip(self.layers, self._thresholds, strict=True):
@@ -133,6 +136,11 @@ def start_of(end: float, weight_decay: float, rates: float, momentum: float) -> 
         -121.82
     """
     return end * math.exp(weight_decay * rates / (1 - momentum))
+
+
+def _slow_exp(s: Tensor) -> Tensor:
+    """exp(s), with ``SLOW`` of its derivative."""
+    return torch.exp(SLOW * s + (1 - SLOW) * s.detach())
 
 
 def _is_norm(layer: nn.Module) -> bool:

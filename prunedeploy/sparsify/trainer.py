@@ -155,6 +155,11 @@ class Trainer:
             (self.data.batch(each), self.data.labels[each]) for each in torch.split(chosen, size)
         ]
 
+    def drop_last_group(self) -> None:
+        """Train the parameters no more that were added to the optimizer last."""
+        for parameter in self.optimizer.param_groups.pop()["params"]:
+            self.optimizer.state.pop(parameter, None)
+
     def state_dict(self) -> dict[str, Any]:
         """A copy of the weights, the optimizer's state, and the step."""
         return {

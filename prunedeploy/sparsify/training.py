@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -42,22 +45,42 @@ def trained(folder: Path, key: str) -> Trained | None:
 def train(recipe: Recipe, splits: Splits, folder: Path, progress: Callable[[str], None]) -> Trained:
     """Train, or go on, or take what is done; ``folder`` then has the files of ``KEPT``.
 
+    Where another process trains in the folder, what it does is waited for.
+
     Raises:
         UserError: the method refuses its options or the network.
     """
     key = training_key(recipe, splits.sha256)
-    if (done := trained(folder, key)) is not None:
-        return done
     folder.mkdir(parents=True, exist_ok=True)
-    states = folder / f"states-{key[:16]}"
-    states.mkdir(exist_ok=True)
-    record = _train(recipe, splits, folder, states, key, progress)
-    with atomic_path(folder / RECORD) as file:
-        file.write_text(to_json(record))
-    for state in states.iterdir():
-        state.unlink()
-    states.rmdir()
-    return record
+    with _alone(folder, progress):
+        if (done := trained(folder, key)) is not None:
+            return done
+        states = folder / f"states-{key[:16]}"
+        states.mkdir(exist_ok=True)
+        record = _train(recipe, splits, folder, states, key, progress)
+        with atomic_path(folder / RECORD) as file:
+            file.write_text(to_json(record))
+        for state in states.iterdir():
+            state.unlink()
+        states.rmdir()
+        return record
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, progress: Callable[[str], None]) -> Iterator[None]:
+    """Alone in ``folder``: the process of a sweep that was killed may be there for a moment yet."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress(f"waiting for another process that trains in {folder}")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _train(
@@ -96,7 +119,7 @@ def _train(
         torch.save(module.state_dict(), file)
     curves.write_csv(folder / "epochs.csv", trainer.epochs)
     title = f"{recipe.network.name}, {choice.name}, sparsity {choice.sparsity:g}"
-    if not curves.write_png(folder / "curves.png", trainer.epochs, title):
+    if not curves.write_png(folder / "curves.png", trainer.epochs, title, report.detection):
         notes.append("no curves.png: matplotlib is not installed: pip install 'prunedeploy[plot]'")
     if trainer.resumed and recipe.country:
         notes.append("no energy: the training was interrupted, and only its last part was metered")

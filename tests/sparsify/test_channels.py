@@ -6,12 +6,13 @@ from pathlib import Path
 
 import onnx
 import torch
+from sparse_nets import removed_shapes
 from torch import nn
 
 import prunedeploy
 from prunedeploy.models import by_name
 from prunedeploy.sparsify.channels import channels
-from prunedeploy.sparsify.units import LAYERS, Keep, Units, masks_of
+from prunedeploy.sparsify.units import Keep, Units, masks_of
 
 
 def randomly(units: Units, share: float = 0.5, seed: int = 0) -> Keep:
@@ -30,20 +31,6 @@ def mask(module: nn.Module, units: Units, keep: Keep) -> None:
     with torch.no_grad():
         for name, each in masks_of(units, keep).items():
             parameters[name].mul_(each)
-
-
-def expected_shapes(module: nn.Module, units: Units, keep: Keep) -> dict[str, tuple[int, ...]]:
-    """By name of a layer's weight, its shape without what is masked."""
-    kept = {name: torch.ones(p.shape, dtype=torch.bool) for name, p in module.named_parameters()}
-    kept |= masks_of(units, keep)
-    shapes = {}
-    for name, layer in module.named_modules():
-        if isinstance(layer, LAYERS):
-            whole = kept[f"{name}.weight"]
-            rows = whole.flatten(1).any(1).sum()
-            columns = whole.transpose(0, 1).flatten(1).any(1).sum()
-            shapes[f"{name}.weight"] = (int(rows), int(columns), *whole.shape[2:])
-    return shapes
 
 
 def shrunk_shapes(
@@ -70,7 +57,7 @@ def removes_what_is_masked(module: nn.Module, shape: tuple[int, ...], folder: Pa
     units = channels(module, shape)
     keep = randomly(units)
     mask(module, units, keep)
-    expected = expected_shapes(module, units, keep)
+    expected = removed_shapes(module, masks_of(units, keep))
     found = shrunk_shapes(module, shape, folder)
     assert {name: found.get(name) for name in expected} == expected
 

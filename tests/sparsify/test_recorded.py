@@ -95,6 +95,7 @@ def test_every_method_that_is_killed_gives_the_same_bits(name: str, tmp_path: Pa
             METHODS[name].run(trainer(tmp_path, kill_at), settings)
     again = trainer(tmp_path)
     resumed = METHODS[name].run(again, settings)
+    assert again.resumed
     assert fingerprint(again.module) == fingerprint(whole.module)
     assert again.epochs == whole.epochs
     assert resumed.steps == report.steps

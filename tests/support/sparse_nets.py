@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from prunedeploy.sparsify.trainer import Data, Trainer, TrainSettings
-from prunedeploy.sparsify.units import Group, Slices, Units
+from prunedeploy.sparsify.units import LAYERS, Group, Masks, Slices, Units
 
 
 class Gated(nn.Module):
@@ -95,3 +95,16 @@ class Small(nn.Module):
 
 def trainer(epochs: float = 4, **settings: object) -> Trainer:
     return Trainer(Small(), stripes(), TrainSettings(epochs=epochs, batch=32, **settings))
+
+
+def removed_shapes(module: nn.Module, masks: Masks) -> dict[str, tuple[int, ...]]:
+    """By name of a layer's weight, its shape without the rows and columns that are masked."""
+    shapes = {}
+    for name, layer in module.named_modules():
+        if isinstance(layer, LAYERS):
+            key = f"{name}.weight"
+            whole = masks.get(key, torch.ones(layer.weight.shape, dtype=torch.bool))
+            rows = whole.flatten(1).any(1).sum()
+            columns = whole.transpose(0, 1).flatten(1).any(1).sum()
+            shapes[key] = (int(rows), int(columns), *whole.shape[2:])
+    return shapes

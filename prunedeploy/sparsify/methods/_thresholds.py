@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prunedeploy.sparsify.run import Run
 from prunedeploy.sparsify.schedules import cubic
@@ -21,25 +21,44 @@ def start(run: Run) -> float:
     return start_of(run.options["s_end"], settings.weight_decay, rates, settings.momentum)
 
 
+class Correction:
+    """Sets the offset of all thresholds after the steps at which the sparsity is to change."""
+
+    def __init__(self, run: Run, thresholds: SoftThresholds, sparsity: Callable[[], float]) -> None:
+        begin, self._end = run.at(run.options["begin"]), run.at(run.options["end"])
+        self._every = max(1, (self._end - begin) // run.options["times"])
+        self._rising = cubic(begin, self._end, self._every, run.density)
+        self._wanted = run.settings.sparsity
+        self._thresholds, self._sparsity = thresholds, sparsity
+
+    def __call__(self, step: int) -> None:
+        """What is due at ``step``: up to the end at least the scheduled share, then the last."""
+        density = self._rising(step)
+        if density is not None:
+            self._thresholds.solve(self._sparsity, 1 - density, self._wanted)
+        elif step > self._end and step % self._every == 0:
+            self.finish()
+
+    def finish(self) -> float:
+        """Meet the sparsity asked for, and return what that is to the nearest unit."""
+        return self._thresholds.solve(self._sparsity, self._wanted, self._wanted)
+
+    def state_dict(self) -> dict[str, float]:
+        """The offset; the thresholds themselves are in the module's state."""
+        return {"offset": float(self._thresholds.offset)}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go to the state."""
+        self._thresholds.offset.fill_(state["offset"])
+
+
 def train_with(run: Run, thresholds: SoftThresholds, sparsity: Callable[[], float]) -> None:
     """Train to the end; ``sparsity()`` rises to the one asked for, and is that at the end."""
-    begin, end = run.at(run.options["begin"]), run.at(run.options["end"])
-    every = max(1, (end - begin) // run.options["times"])
-    rising = cubic(begin, end, every, run.density)
-    wanted = run.settings.sparsity
-
-    def correct(step: int) -> None:
-        density = rising(step)
-        if density is not None:
-            thresholds.solve(sparsity, 1 - density, wanted)
-        elif step > end and step % every == 0:
-            thresholds.solve(sparsity, wanted, wanted)
-
-    optimizer = run.trainer.optimizer
-    optimizer.add_param_group({"params": thresholds.parameters})
-    run.train(on_step=correct)
-    optimizer.param_groups.pop()
-    reached = thresholds.solve(sparsity, wanted, wanted)
+    correction = Correction(run, thresholds, sparsity)
+    run.trainer.optimizer.add_param_group({"params": thresholds.parameters})
+    run.train(on_step=correction)
+    run.trainer.drop_last_group()
+    reached = correction.finish()
     values = sorted(thresholds.values)
     run.notes.append(
         f"sparsity {reached:.2%}; s from {values[0]:.3g} to {values[-1]:.3g}, to each of which"

@@ -37,7 +37,8 @@ def run(trainer: Trainer, settings: MethodSettings) -> MethodReport:
         _round(this, gates, sparsifier, number)
         sparsifier.prune(1 - settings.sparsity * (number + 1) / count)
     trainer.penalty = None
-    gates.fold(trainer.optimizer)
+    trainer.drop_last_group()
+    gates.fold()
     this.train(held=sparsifier)
     return this.report(sparsifier.masks, sparsifier.keep)
 

@@ -144,10 +144,11 @@ def _print(rows: list[Row]) -> None:
     for name in dict.fromkeys(row.network for row in rows):
         for density in DENSITIES:
             each = [row for row in rows if (row.network, row.density) == (name, density)]
-            found = [row.accuracy for row in each]
+            accuracies = [row.accuracy for row in each]
+            mean = statistics.mean(accuracies)
             print(
-                f"| {name} | {1 - density:.0%} | {statistics.mean(found):.1f} | {min(found):.1f} "
-                f"| {max(found):.1f} | {each[0].dense:.1f} "
+                f"| {name} | {1 - density:.0%} | {mean:.1f} | {min(accuracies):.1f} "
+                f"| {max(accuracies):.1f} | {each[0].dense:.1f} "
                 f"| {statistics.mean(row.seconds for row in each):.0f} |"
             )
 

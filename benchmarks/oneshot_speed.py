@@ -91,8 +91,8 @@ def _compute(data: Path, measured: int) -> None:
                 *(looked.agreement(sparse), density(looked.layers, masks)),
             )
             if number <= measured:
-                found = speed.measured(sparse, (1, 3, 32, 32), options, lambda _: None)
-                row = replace(row, measured=found)
+                measurement = speed.measured(sparse, (1, 3, 32, 32), options, lambda _: None)
+                row = replace(row, measured=measurement)
             print(row, flush=True)
             rows[units, budget, wanted] = row
             _write(list(rows.values()))

@@ -35,8 +35,8 @@ def allocate(
         >>> allocate([[0.0, 1.0], [0.0, 9.0]], [[4, 1], [4, 1]], 5.0)
         (1, 0)
     """
-    least = [min(each) for each in costs]
-    spare = budget - sum(least)
+    cheapest = [min(each) for each in costs]
+    spare = budget - sum(cheapest)
     if spare < 0:
         return None
     step = spare / bins or SMALLEST
@@ -45,7 +45,7 @@ def allocate(
     for layer, (error, cost) in enumerate(zip(errors, costs, strict=True)):
         rows = np.full((len(error), bins + 1), np.inf)
         for option, (loss, price) in enumerate(zip(error, cost, strict=True)):
-            width = _width(price - least[layer], step)
+            width = _width(price - cheapest[layer], step)
             if width <= bins:
                 rows[option, width:] = best[: bins + 1 - width] + loss
         taken.append(rows.argmin(0))
@@ -54,7 +54,7 @@ def allocate(
     for layer in reversed(range(len(errors))):
         option = int(taken[layer][at])
         chosen.append(option)
-        at -= _width(costs[layer][option] - least[layer], step)
+        at -= _width(costs[layer][option] - cheapest[layer], step)
     return tuple(reversed(chosen))
 
 

@@ -142,18 +142,21 @@ def calibrate(
         >>> moments["weight"].gram[0].tolist() == (torch.eye(3) / 3).double().tolist()
         True
     """
-    found = {
+    layers_by_name = {
         f"{name}.weight" if name else "weight": each
         for name, each in module.named_modules()
         if isinstance(each, LAYERS)
     }
-    wanted = list(found) if layers is None else list(layers)
-    collectors = _collectors({name: found[name] for name in wanted}, positions, memory, seed)
+    wanted = list(layers_by_name) if layers is None else list(layers)
+    collectors = _collectors(
+        {name: layers_by_name[name] for name in wanted}, positions, memory, seed
+    )
     normalised = _Normalised()
     handles = [
-        found[name].register_forward_hook(collector) for name, collector in collectors.items()
+        layers_by_name[name].register_forward_hook(collector)
+        for name, collector in collectors.items()
     ]
-    handles += [each.register_forward_hook(normalised.produced) for each in found.values()]
+    handles += [each.register_forward_hook(normalised.produced) for each in layers_by_name.values()]
     handles += [
         each.register_forward_pre_hook(normalised.read)
         for each in module.modules()
@@ -164,7 +167,9 @@ def calibrate(
             run(module, inputs)
             normalised.forget()
     return {
-        name: collector.moments(_is_biased(found[name]), normalised.reads(found[name]))
+        name: collector.moments(
+            _is_biased(layers_by_name[name]), normalised.reads(layers_by_name[name])
+        )
         for name, collector in collectors.items()
     }
 

@@ -44,7 +44,7 @@ class Costs:
     """The predicted seconds of one run, layer by layer.
 
     ``dense`` are those of the dense network in the best stock runtime; ``fixed`` those of all that
-    no mask changes; ``found`` the steps that compute the layers, by the names of the weights.
+    no mask changes; ``steps`` are those that compute the layers, by the names of the weights.
     """
 
     target: Target
@@ -53,7 +53,7 @@ class Costs:
     dense: float
     fixed: float
     plan: Plan
-    found: dict[str, Step]
+    steps: dict[str, Step]
     limits: Machine
     blocks: BlockCache = field(default_factory=BlockCache)
 
@@ -62,7 +62,7 @@ class Costs:
 
         With ``cut`` inputs and outputs that are masked as a whole are gone.
         """
-        step = self.found.get(name)
+        step = self.steps.get(name)
         if step is None:
             return 0.0
         zeros = with_zeros(step, mask.numpy())
@@ -72,7 +72,7 @@ class Costs:
         """The time of a run of the network, masks of layers without one being full."""
         return self.fixed + sum(
             self.seconds(name, masks[name] if name in masks else torch.ones(_shape(step)), cut)
-            for name, step in self.found.items()
+            for name, step in self.steps.items()
         )
 
     def _seconds(self, step: Step) -> float:
@@ -120,12 +120,12 @@ def costs_of(
         models.save(to_model(marked, shape), path)
         loaded = models.load(path)
         plan = plan_of(loaded, batch, limits.threads)
-    found = _found(plan, marks)
+    steps = _steps_of(plan, marks)
     fixed = Costs(hardware, batch, limits.threads, dense, 0.0, plan, {}, limits)
-    used = {id(step) for step in found.values()}
+    used = {id(step) for step in steps.values()}
     suffix = plan.suffix.plan.steps if plan.suffix is not None else ()
     others = sum(fixed._seconds(each) for each in (*plan.steps, *suffix) if id(each) not in used)
-    return replace(fixed, fixed=others, found=found)
+    return replace(fixed, fixed=others, steps=steps)
 
 
 def with_zeros(step: Step, mask: Array) -> Conv:
@@ -179,15 +179,15 @@ def _marked(module: nn.Module, layers: Sequence[Layer]) -> tuple[nn.Module, dict
     return copied, marks
 
 
-def _found(plan: Plan, marks: dict[str, Array]) -> dict[str, Step]:
+def _steps_of(plan: Plan, marks: dict[str, Array]) -> dict[str, Step]:
     """The step of each layer: the one whose weights are zero where its mark says."""
     suffix = plan.suffix.plan.steps if plan.suffix is not None else ()
     convs = [step for step in (*plan.steps, *suffix) if isinstance(step, Conv)]
-    found: dict[str, Step] = {}
+    steps: dict[str, Step] = {}
     for name, mark in marks.items():
         for step in convs:
             same = step.weight.size == mark.size and len(step.weight) == len(mark)
             if same and bool(((step.weight != 0).reshape(mark.shape) == mark).all()):
-                found[name] = step
+                steps[name] = step
                 break
-    return found
+    return steps

@@ -91,8 +91,8 @@ def _length(path: Path, arrays: Mapping[str, Array], labels: Array | None) -> in
     every = {**arrays, **({} if labels is None else {LABELS: labels})}
     lengths = {name: each.shape[0] if each.ndim else 0 for name, each in every.items()}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise UserError(f"{path} has arrays of different lengths ({told}): give one row a sample")
+        sizes = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise UserError(f"{path} has arrays of different lengths ({sizes}): give one row a sample")
     total = next(iter(lengths.values()))
     if not total:
         raise UserError(f"{path} holds no samples")

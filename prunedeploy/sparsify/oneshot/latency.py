@@ -22,7 +22,7 @@ from prunedeploy.sparsify.oneshot.refit import refitted
 from prunedeploy.sparsify.oneshot.study import Progress, Study
 from prunedeploy.sparsify.units import Masks
 
-STEP, LEAST = 0.8, 0.015  # from one density to the next, and the smallest
+STEP, SPARSEST = 0.8, 0.015  # from one density to the next, and the smallest
 
 
 @dataclass(frozen=True)
@@ -68,20 +68,20 @@ class Menu:
 
 def densities() -> list[float]:
     """The densities of the options, the full one first."""
-    return [STEP**n for n in range(math.floor(math.log(LEAST, STEP)) + 1)]
+    return [STEP**n for n in range(math.floor(math.log(SPARSEST, STEP)) + 1)]
 
 
 def menu(looked: Study, costs: Costs, patterns: Sequence[str], progress: Progress) -> Menu:
     """The options of every inner layer, in ``patterns``; slower ones of more error are left out."""
 
     def options(layer: Layer) -> tuple[Option, ...]:
-        found = [
+        pruned = [
             option
             for pattern in patterns
             for density in ([PATTERNS[pattern].fixed] if PATTERNS[pattern].fixed else densities())
             if (option := _option(looked, costs, layer, pattern, density)) is not None
         ]
-        return _useful([_full(costs, layer), *found])
+        return _useful([_full(costs, layer), *pruned])
 
     every = side_by_side(options, looked.inner, "errors and times of layers", progress)
     return Menu(looked.inner, tuple(every), costs)

@@ -56,23 +56,23 @@ def layers_of(module: nn.Module, inputs: Inputs, scope: Scope | None = None) -> 
         for name, each in module.named_modules()
         if isinstance(each, LAYERS)
     }
-    found: dict[int, Layer] = {}
+    layers: dict[int, Layer] = {}
 
     def seen(layer: nn.Module, _: object, output: Tensor) -> None:
         weight = layer.weight
         assert isinstance(weight, Tensor)
         per_sample = output.numel() // (len(output) * weight.shape[0])
         inner = scope(names[layer].rpartition(".")[0], layer)
-        found.setdefault(
+        layers.setdefault(
             id(weight),
             Layer(names[layer], tuple(weight.shape), groups_of(layer), per_sample, inner),
         )
 
     with hooked([each.register_forward_hook(seen) for each in names]), torch.no_grad():
         _run(module, inputs)
-    if not any(layer.inner for layer in found.values()):
+    if not any(layer.inner for layer in layers.values()):
         raise UserError("the network has no convolution or linear layer that could lose weights")
-    return tuple(found.values())
+    return tuple(layers.values())
 
 
 def density(layers: tuple[Layer, ...], masks: Masks) -> float:

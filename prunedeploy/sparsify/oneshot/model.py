@@ -81,7 +81,7 @@ def sparsify_model(
         >>> print(done.next_step)
         prunedeploy optimize resnet20.sparse.pt
     """
-    told = logged(progress)
+    report = logged(progress)
     path = Path(output or f"{checkpoint.name_of(source)}.sparse.pt")
     check_writable(path)
     if path.resolve() == Path(source).resolve():
@@ -92,8 +92,8 @@ def sparsify_model(
     samples = read_samples(
         *(data, count), normalisation=normalisation or _known(loaded), seed=options.seed
     )
-    done = one_shot(loaded.module, samples.batches, options, labels=samples.labels, progress=told)
-    told("writing")
+    done = one_shot(loaded.module, samples.batches, options, labels=samples.labels, progress=report)
+    report("writing")
     with atomic_path(path) as temporary:
         torch.save({"state_dict": done.module.state_dict()}, temporary)
     return _result(Path(source), path, loaded, done, options)

@@ -71,18 +71,18 @@ def one_shot(
     begin = time.perf_counter()
     if options.finetune and labels is None:
         raise UserError("training needs labels: store them beside the samples, or use --distill")
-    told = logged(progress)
+    report = logged(progress)
     dense = inference_copy(module).requires_grad_(False)
     every = options.units == CHANNELS
     looked = study(
-        dense, batches, options.method, seed=options.seed, every_layer=every, progress=told
+        dense, batches, options.method, seed=options.seed, every_layer=every, progress=report
     )
     if options.speedup is not None:
-        done = for_speed(looked, options, told)
+        done = for_speed(looked, options, report)
     else:
         masks = by_share(looked, options)
-        done = carried_out(looked, masks, dict.fromkeys(masks, options.units), told)
-    done = trained(looked, done, options, labels, told)
+        done = carried_out(looked, masks, dict.fromkeys(masks, options.units), report)
+    done = trained(looked, done, options, labels, report)
     return replace(done, seconds=time.perf_counter() - begin)
 
 
@@ -108,8 +108,8 @@ def trained(
 def by_share(looked: Study, options: OneShotOptions) -> Masks:
     """The masks for a share of weights or of multiply-accumulates."""
     if options.units == CHANNELS:
-        found = coupled(looked, speed.input_shape(looked), options.method)
-        return _to_share(looked, options, lambda x: found.masks(x, options.chosen_budget))
+        every = coupled(looked, speed.input_shape(looked), options.method)
+        return _to_share(looked, options, lambda x: every.masks(x, options.chosen_budget))
     if options.units == MIXED:
         raise UserError("mixed units are chosen by their times: give --speedup")
     pattern = PATTERNS[options.units]
@@ -138,11 +138,11 @@ def for_speed(looked: Study, options: OneShotOptions, progress: Progress) -> One
         masks, patterns = planned.masks(planned.costs.dense / wanted)
         done = carried_out(looked, masks, patterns, progress)
         predicted = planned.predicted(masks)
-        told = Speed(options.target, options.speedup, predicted)
+        reached = Speed(options.target, options.speedup, predicted)
         if not speed.is_here(options):
-            return replace(done, speed=told)
+            return replace(done, speed=reached)
         got = speed.measured(done.module, shape, options, progress)
-        best = _nearer(best, replace(done, speed=replace(told, measured=got)))
+        best = _nearer(best, replace(done, speed=replace(reached, measured=got)))
         if not best.speed or abs(best.speed.measured / options.speedup - 1) < TOLERANCE:
             break
         wanted *= options.speedup / got

@@ -101,23 +101,23 @@ def _of_shares(looked: Study, costs: Costs, options: OneShotOptions) -> Plan:
     units = pattern.units(looked.dense, looked.scope)
 
     def masks(seconds: float) -> Planned:
-        found = searched(
+        taken = searched(
             lambda share: chosen(pattern, units, looked.scores, share, options.chosen_budget),
             costs.total,
             seconds,
         )
-        return found, dict.fromkeys(found, options.units)
+        return taken, dict.fromkeys(taken, options.units)
 
     return Plan(costs, masks, cut=False)
 
 
 def _of_channels(looked: Study, costs: Costs, options: OneShotOptions) -> Plan:
-    found = coupled(looked, input_shape(looked), options.method)
+    every = coupled(looked, input_shape(looked), options.method)
     budget = "global" if options.chosen_budget == LATENCY else options.chosen_budget
 
     def masks(seconds: float) -> Planned:
         taken = searched(
-            lambda share: found.masks(share, budget),
+            lambda share: every.masks(share, budget),
             lambda each: costs.total(each, cut=True),
             seconds,
         )

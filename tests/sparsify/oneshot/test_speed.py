@@ -31,7 +31,7 @@ def costs(looked: Study) -> Costs:
 
 
 def test_times_are_those_of_predict(looked: Study, costs: Costs, tmp_path: Path) -> None:
-    assert set(costs.found) == {layer.name for layer in looked.inner}
+    assert set(costs.steps) == {layer.name for layer in looked.inner}
     generator = torch.Generator().manual_seed(0)
     masks = {x.name: torch.rand(x.shape, generator=generator) < 0.2 for x in looked.inner}
     sparse = deepcopy(looked.dense)

@@ -19,13 +19,14 @@ from prunedeploy.sparsify.oneshot.parallel import side_by_side
 from prunedeploy.sparsify.units import Masks
 
 RIDGE = 1e-4  # added to the metric's diagonal, relative to its mean
+SMALLEST = 1e-30  # mean of the diagonal, of layers that read nothing that varies
 DIRECT = 1024  # kept weights of a row up to which its system is factorised
 ITERATIONS, TOLERANCE = 500, 1e-8  # of conjugate gradients, for longer rows
 
 
 def damped(metric: Tensor, ridge: float = RIDGE) -> Tensor:
     """The metric [groups, n, n] with a ridge that pulls weights towards the dense ones."""
-    size = metric.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(metric.dtype).tiny)
+    size = metric.diagonal(dim1=1, dim2=2).mean(1).clamp_min(SMALLEST)
     eye = torch.eye(metric.shape[1], dtype=metric.dtype)
     return metric + ridge * size[:, None, None] * eye
 

@@ -77,6 +77,16 @@ def test_nothing_moves_where_all_stays() -> None:
     assert done.agreement == 1.0
 
 
+def test_layers_that_read_zeros_or_a_constant() -> None:
+    module = Small().eval()
+    with torch.no_grad():
+        module.bn1.weight.zero_()  # conv2 reads zeros, or a constant
+        for bias in (0.0, 1.0):
+            module.bn1.bias.fill_(bias)
+            done = one_shot(module, images(), OneShotOptions(density=0.5))
+            assert all(bool(each.isfinite().all()) for each in done.module.parameters())
+
+
 def test_patterns() -> None:
     runs = {
         units: one_shot(Small(), images(), OneShotOptions(density=0.5, units=units))

@@ -1,4 +1,4 @@
-"""ResNet-20 to -110 for CIFAR-10, parameter names of akamaster/pytorch_resnet_cifar10.
+"""ResNet-8 to -110 for CIFAR-10, parameter names of akamaster/pytorch_resnet_cifar10.
 
 He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2: depth 6n + 2,
 three stages of 16, 32 and 64 channels, shortcuts of option A (no weights).
@@ -52,11 +52,11 @@ def option_a(x: Tensor, channels: int) -> Tensor:
 
 
 class CifarResNet(Network):
-    """Three stages of ``depth`` blocks."""
+    """Three stages of ``depth`` blocks, for images of ``inputs`` channels."""
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, inputs: int = 3) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(inputs, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1 = _stage(16, 16, depth, stride=1)
         self.layer2 = _stage(16, 32, depth, stride=2)
@@ -83,9 +83,12 @@ def _recipe(name: str, depth: int) -> Recipe:
 
 
 RECIPES = (
+    _recipe("resnet8", 1),
     _recipe("resnet20", 3),
     _recipe("resnet32", 5),
     _recipe("resnet44", 7),
     _recipe("resnet56", 9),
     _recipe("resnet110", 18),
+    # scikit-learn's digits: 8x8 pixels, one channel
+    Recipe("resnet8_digits", partial(CifarResNet, 1, 1), (1, 8, 8), (0.3,), (0.38,)),
 )

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from prunedeploy.serving.triton import serve_repo
     from prunedeploy.shrinking.export import export
     from prunedeploy.shrinking.pipeline import shrink
+    from prunedeploy.sparsify.oneshot.model import SparsifyResult, sparsify_model
+    from prunedeploy.sparsify.oneshot.options import OneShotOptions
     from prunedeploy.to_torch.slices import SlicePlan, apply_plan
 
 __version__ = "0.1.0"
@@ -81,20 +83,23 @@ _MODULES = {
     "serving.triton": ("serve_repo",),
     "shrinking.export": ("export",),
     "shrinking.pipeline": ("shrink",),
+    "sparsify.oneshot.model": ("sparsify_model", "SparsifyResult"),
+    "sparsify.oneshot.options": ("OneShotOptions",),
     "to_torch.slices": ("SlicePlan", "apply_plan"),
 }
 _PUBLIC = {name: f"prunedeploy.{module}" for module, names in _MODULES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - in the order of the main job
-    "optimize", "load", "export", "shrink", "apply_plan",
+    "optimize", "sparsify_model", "load", "export", "shrink", "apply_plan",
     "build", "emit_c", "write_bundle", "remote_build", "remote_bench",
     "open", "bench", "report",
     "inspect", "lower", "predict", "predict_all",
     "serve", "loadtest", "onnxruntime_library", "onnxruntime_model", "serve_repo",
     "Checkpoint", "Inspection", "Session", "SlicePlan", "UserError", "MissingExtra",
     "Accuracy", "BenchResult", "Difference", "Engine", "LoadResult", "LowerResult", "Manifest",
-    "Measurement", "ModelStats", "Note", "OptimizeResult", "PassReport", "PassResult",
-    "Prediction", "Ratio", "ServeOptions", "ShrinkResult", "TensorSpec",
+    "Measurement", "ModelStats", "Note", "OneShotOptions", "OptimizeResult", "PassReport",
+    "PassResult", "Prediction", "Ratio", "ServeOptions", "ShrinkResult", "SparsifyResult",
+    "TensorSpec",
 ]  # fmt: skip
 
 

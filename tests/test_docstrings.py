@@ -7,6 +7,7 @@ import inspect
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,15 +20,18 @@ FUNCTIONS = {
     for name in prunedeploy.__all__
     if inspect.isfunction(getattr(prunedeploy, name))
 }
-SLOW = ("optimize", "apply_plan", "write_bundle")
+SLOW = ("optimize", "apply_plan", "write_bundle", "sparsify_model")
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory, write_network) -> Path:
-    """What the examples find in the current folder: a model, an engine of it, a checkpoint."""
+    """What the examples find in the current folder: a model, an engine of it, a checkpoint,
+    images."""
     folder = tmp_path_factory.mktemp("files")
     model = write_network(folder / "net.onnx", 16)
     prunedeploy.build(model, runtime="sparse", output=folder / "net.engine", tune="none")
+    images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8)
+    np.savez(folder / "images.npz", images=images)
     torch.save(models.by_name("resnet20").factory().state_dict(), folder / "resnet20.pt")
     return folder
 

@@ -11,7 +11,7 @@ Scores and choices are per unit, masks are per parameter::
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,10 +33,14 @@ class Member(Protocol):
     def parameter(self) -> str:
         """The parameter's name in the module."""
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The parameter's shape."""
+
     def gather(self, values: Tensor, count: int) -> Tensor:
         """Sums [count] over the elements of each unit; ``values`` has the parameter's shape."""
 
-    def spread(self, per_unit: Tensor) -> Tensor:
+    def expand(self, per_unit: Tensor) -> Tensor:
         """The entry of ``per_unit`` [count] at each element, or 1/True where no unit is."""
 
 
@@ -51,7 +55,7 @@ class Elements:
         """``values``, flat."""
         return values.reshape(count)
 
-    def spread(self, per_unit: Tensor) -> Tensor:
+    def expand(self, per_unit: Tensor) -> Tensor:
         """``per_unit`` in the parameter's shape."""
         return per_unit.reshape(self.shape)
 
@@ -76,7 +80,7 @@ class Slices:
         sums = torch.zeros(count, dtype=values.dtype, device=values.device)
         return sums.index_add(0, self.unit_of[held], per_index[held])
 
-    def spread(self, per_unit: Tensor) -> Tensor:
+    def expand(self, per_unit: Tensor) -> Tensor:
         """One entry an index, the same along all other axes."""
         along = torch.where(
             self.unit_of >= 0, per_unit[self.unit_of.clamp_min(0)], per_unit.new_ones(())
@@ -114,7 +118,7 @@ class Blocks:
         tall[: matrix.shape[0], : matrix.shape[1]] = matrix
         return tall.reshape(down, self.rows, across, self.columns).sum((1, 3)).reshape(count)
 
-    def spread(self, per_unit: Tensor) -> Tensor:
+    def expand(self, per_unit: Tensor) -> Tensor:
         """The entry of each block at its elements."""
         tall = per_unit.reshape(self.grid).repeat_interleave(self.rows, 0)
         tall = tall.repeat_interleave(self.columns, 1)
@@ -150,12 +154,16 @@ class Units:
         return sum(group.count for group in self.groups)
 
 
+Batches = Sequence[tuple[Tensor, Tensor]]  # normalised inputs and labels
+Score = Callable[[nn.Module, Units, Batches], Scores]
+
+
 def masks_of(units: Units, keep: Mapping[str, Tensor]) -> Masks:
     """The masks of the parameters: an element is kept where every unit that holds it is."""
     masks: Masks = {}
     for group in units:
         for member in group.members:
-            mask = member.spread(keep[group.name])
+            mask = member.expand(keep[group.name])
             name = member.parameter
             masks[name] = masks[name] & mask if name in masks else mask
     return {name: mask.contiguous() for name, mask in masks.items()}
@@ -168,15 +176,14 @@ def inner_layers(module: nn.Module) -> Scope:
     return lambda name, _: name in inner
 
 
-def _layers(module: nn.Module, scope: Scope | None) -> list[tuple[str, Tensor]]:
-    """Names and weights of the layers in ``scope``, each tensor once."""
-    scope = inner_layers(module) if scope is None else scope
-    found: dict[int, tuple[str, Tensor]] = {}
+def layer_weights(module: nn.Module, scope: Scope | None = None) -> list[tuple[str, Tensor]]:
+    """Names and weights of the layers in ``scope`` (by default all), each tensor once."""
+    by_id: dict[int, tuple[str, Tensor]] = {}
     for name, layer in module.named_modules():
-        if isinstance(layer, LAYERS) and scope(name, layer):
+        if isinstance(layer, LAYERS) and (scope is None or scope(name, layer)):
             key = f"{name}.weight" if name else "weight"
-            found.setdefault(id(layer.weight), (key, layer.weight))
-    return list(found.values())
+            by_id.setdefault(id(layer.weight), (key, layer.weight))
+    return list(by_id.values())
 
 
 def weights(module: nn.Module, scope: Scope | None = None) -> Units:
@@ -185,7 +192,7 @@ def weights(module: nn.Module, scope: Scope | None = None) -> Units:
     ``scope`` says which layers, by default ``inner_layers``.
     """
     groups = []
-    for name, tensor in _layers(module, scope):
+    for name, tensor in layer_weights(module, scope or inner_layers(module)):
         member = Elements(name, tuple(tensor.shape))
         groups.append(Group(name, tensor.numel(), (member,)))
     return Units(tuple(groups))
@@ -194,7 +201,7 @@ def weights(module: nn.Module, scope: Scope | None = None) -> Units:
 def blocks(module: nn.Module, rows: int, columns: int, scope: Scope | None = None) -> Units:
     """One unit a block of the weight matrix [outputs, inputs x window], one group a layer."""
     groups = []
-    for name, tensor in _layers(module, scope):
+    for name, tensor in layer_weights(module, scope or inner_layers(module)):
         member = Blocks(name, tuple(tensor.shape), rows, columns)
         groups.append(Group(name, math.prod(member.grid), (member,)))
     return Units(tuple(groups))

@@ -25,7 +25,7 @@ from prunedeploy.graph import model as models
 
 COMMANDS = (
     *("inspect", "shrink", "lower", "build", "predict", "bench", "run", "report", "serve"),
-    *("loadtest", "serve-repo", "targets"),
+    *("loadtest", "serve-repo", "targets", "sparsify", "sweep"),
 )
 
 

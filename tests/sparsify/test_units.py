@@ -33,7 +33,7 @@ def test_a_unit_of_slices_sums_and_masks_all_its_indices() -> None:
     flattened = Slices("w", (2, 6), 1, torch.tensor([0, 0, 1, 1, -1, 2]))
     values = torch.arange(12.0).reshape(2, 6)
     assert flattened.gather(values, 3).tolist() == [0 + 1 + 6 + 7, 2 + 3 + 8 + 9, 5 + 11]
-    mask = flattened.spread(torch.tensor([True, False, False]))
+    mask = flattened.expand(torch.tensor([True, False, False]))
     assert mask.tolist() == [[True, True, False, False, True, False]] * 2
 
 
@@ -43,7 +43,7 @@ def test_blocks_cover_the_border() -> None:
     sums = member.gather(torch.ones(5, 7), 6)
     assert sums.tolist() == [8, 6, 8, 6, 4, 3]
     keep = torch.tensor([True, False, False, True, True, True])
-    mask = member.spread(keep)
+    mask = member.expand(keep)
     assert mask.shape == (5, 7)
     assert mask.sum() == sums[keep].sum()
     assert [group.count for group in blocks(network(), 4, 16)] == [2 * 5]

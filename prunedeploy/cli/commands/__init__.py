@@ -13,6 +13,8 @@ from prunedeploy.cli.commands.measuring import bench, report, run
 from prunedeploy.cli.commands.models import lower, predict
 from prunedeploy.cli.commands.optimizing import optimize
 from prunedeploy.cli.commands.serving import loadtest, serve, serve_repo
+from prunedeploy.cli.commands.sparsifying import sparsify
+from prunedeploy.cli.commands.sweeping import sweep
 from prunedeploy.cli.logs import with_logs
 
 COMMANDS = (  # in the order in which help lists them
@@ -25,6 +27,8 @@ COMMANDS = (  # in the order in which help lists them
     bench,
     run,
     report,
+    sparsify,
+    sweep,
     serve,
     loadtest,
     serve_repo,

@@ -165,6 +165,14 @@ def emit_project(plans: Sequence[plan.Plan], options: Options) -> Project:
     )
 
 
+def layer_of(step: plan.Step, one: plan.Plan, isa: str, threads: int, blocks: BlockCache) -> Layer:
+    """A step of the plan ``one``, scheduled by the cost model, as reports would know it."""
+    alone = threads if one.repeats == 1 else 1
+    context = Context(one, Constants(), isa, alone, {}, Constants(), blocks)
+    code = emit.emitter(step)(step, context)
+    return _layer(_Function("", code, step, one.batch, one.repeats), threads)
+
+
 def c_file(name: str) -> str:
     """A file of ``c/``."""
     return (SOURCES / name).read_text()

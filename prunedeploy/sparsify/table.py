@@ -24,6 +24,7 @@ from prunedeploy.sparsify.row import DENSE, Row
 CONFIDENCE = 0.95
 RESAMPLES = 4000
 MIN_SEEDS = 3  # for an interval over seeds
+EQUAL = 1e-9  # differences that are all the same have no deviation to go by
 DENSE_METHOD = "dense"
 
 
@@ -118,9 +119,9 @@ def _cell(rows: tuple[Row, ...], dense: dict[str, Row]) -> Cell:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """The mean with Student's interval; without one for a single value."""
+    """The mean with Student's interval; without one of fewer than three values."""
     mean = float(np.mean(values))
-    if len(values) < 2:
+    if len(values) < MIN_SEEDS:
         return Interval(mean, math.nan, math.nan)
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
     half = error * float(library().t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
@@ -130,7 +131,7 @@ def interval(values: Sequence[float]) -> Interval:
 def compare(pairs: Sequence[tuple[Row, Row]], seed: int = 0) -> Comparison:
     """The difference of the first of each pair to the second; ``seed`` is of the resampling."""
     differences = [one.outcome.accuracy - other.outcome.accuracy for one, other in pairs]
-    if len(pairs) >= MIN_SEEDS and np.ptp(differences) > 0:
+    if len(pairs) >= MIN_SEEDS and np.ptp(differences) > EQUAL:
         p = float(library().ttest_1samp(differences, 0.0).pvalue)
         return Comparison(interval(differences), p, p, "t", len(pairs))
     by_example = np.mean(

@@ -18,7 +18,7 @@ def test_students_interval() -> None:
     low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
     assert interval(values).low == pytest.approx(low)
     assert interval(values).high == pytest.approx(high)
-    assert math.isnan(interval([0.9]).low)
+    assert math.isnan(interval([0.9, 0.8]).low)
 
 
 def test_holm_by_hand() -> None:
@@ -49,6 +49,15 @@ def test_differences_are_paired_by_seed() -> None:
     assert second.compared.difference.mean == pytest.approx(-0.02)
     expected = stats.ttest_rel([0.88, 0.92, 0.79], [0.9, 0.95, 0.8]).pvalue
     assert second.compared.p == pytest.approx(expected)
+
+
+def test_equal_differences_are_compared_by_test_examples() -> None:
+    dense = [made_row(x, "dense", seed) for seed, x in enumerate((0.9, 0.7, 0.8))]
+    snip = [made_row(x - 0.1, "snip", seed) for seed, x in enumerate((0.9, 0.7, 0.8))]
+    _, second = cells([*dense, *snip])
+    assert second.compared is not None
+    assert second.compared.how == "bootstrap"
+    assert second.compared.difference.low < -0.1 < second.compared.difference.high
 
 
 def test_two_seeds_are_compared_by_test_examples() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prunedeploy.core.errors import UserError
+from prunedeploy.core.text import shortened
 
 VERSION = 1
 SHOWN = 3  # names in an error
@@ -52,17 +53,32 @@ class SlicePlan:
         if not isinstance(data, Mapping) or data.get("version") != VERSION:
             raise UserError("this is no plan: it takes what prunedeploy shrink --state-dict wrote")
         try:
-            return cls(
-                {name: tuple(map(int, shape)) for name, shape in data["shapes"].items()},
+            plan = cls(
+                {_text(name): tuple(map(int, shape)) for name, shape in data["shapes"].items()},
                 {
                     name: {int(axis): tuple(map(int, kept)) for axis, kept in axes.items()}
                     for name, axes in data["kept"].items()
                 },
-                {name: int(count) for name, count in data["groups"].items()},
-                tuple(map(str, data["biases"])),
+                {_text(name): int(count) for name, count in data["groups"].items()},
+                tuple(map(_text, data["biases"])),
             )
+            plan._check()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"the plan is damaged ({error!r}): write it anew") from None
+        return plan
+
+    def _check(self) -> None:
+        """Refuse a plan of which an index lies outside of its tensor.
+
+        Raises:
+            ValueError: the first that does.
+        """
+        for name, axes in self.kept.items():
+            for axis, indices in axes.items():
+                sizes = self.shapes.get(name, ())
+                size = sizes[axis] if 0 <= axis < len(sizes) else 0
+                if not all(0 <= index < size for index in indices):
+                    raise ValueError(f"axis {axis} of {shortened(name)}")
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a parameter or buffer once it is sliced."""
@@ -76,6 +92,13 @@ class SlicePlan:
             at = torch.tensor(indices, dtype=torch.int64, device=tensor.device)
             tensor = tensor.index_select(axis, at)
         return tensor
+
+
+def _text(name: object) -> str:
+    """A name, which has to be a text."""
+    if not isinstance(name, str):
+        raise TypeError(f"a name is of type {type(name).__name__}")
+    return name
 
 
 def apply_plan(module: nn.Module, plan: SlicePlan | Mapping[str, Any] | str | Path) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -185,6 +186,25 @@ def test_round_trip_through_files(saved: Path) -> None:
     with pytest.raises(UserError, match="another network"):
         apply_plan(torch_nets.mobile(), saved)
     assert network.b.out_channels == 10
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"kept": {"weight": {"2": [0]}}}, "axis 2 of weight"),
+        ({"kept": {"weight": {"0": [0, 9]}}}, "axis 0 of weight"),
+        ({"kept": {"weight": {"0": [-1]}}}, "axis 0 of weight"),
+        ({"kept": {"other": {"0": [0]}}}, "axis 0 of other"),
+        ({"shapes": {nn.Linear: [4, 4]}}, "a name is of type type"),
+        ({"biases": [7]}, "a name is of type int"),
+    ],
+)
+def test_a_plan_that_fits_no_tensor_is_damaged(changed: dict[str, Any], reason: str) -> None:
+    layer = nn.Linear(4, 4, bias=False)
+    plan = {"version": 1, "shapes": {"weight": [4, 4]}, "kept": {}, "groups": {}, "biases": []}
+    with pytest.raises(UserError, match=rf"the plan is damaged .*{reason}"):
+        apply_plan(layer, plan | changed)
+    assert layer.weight.shape == (4, 4)
 
 
 def test_refusals_of_apply_plan(saved: Path, tmp_path: Path) -> None:

@@ -107,7 +107,8 @@ def costs_of(
     hardware = targets.by_name(target)
     if SPARSE not in hardware.runtimes:
         raise UserError(
-            f"{hardware.name} has no runtime that skips scattered zeros: take --units channels"
+            f"a speed is predicted by the sparse runtime, which {hardware.name} does not have: give"
+            " --density or --flops, with --units channels"
         )
     limits = machine(hardware, SPARSE, "float32", threads)
     marked, marks = _marked(module, layers)

@@ -9,13 +9,30 @@ import numpy as np
 Values = np.ndarray[Any, Any]
 
 BITS = {
-    "pred": 1, "b8": 8, "u16": 16, "b16": 16, "u32": 32, "s32": 32, "b32": 32, "f32": 32,
-    "u64": 64, "s64": 64, "b64": 64,
+    "pred": 1,
+    "b8": 8,
+    "u16": 16,
+    "b16": 16,
+    "u32": 32,
+    "s32": 32,
+    "b32": 32,
+    "f32": 32,
+    "u64": 64,
+    "s64": 64,
+    "b64": 64,
 }
 DTYPES: dict[str, Any] = {
-    "pred": np.bool_, "b8": np.uint8, "u16": np.uint16, "b16": np.uint16,
-    "u32": np.uint32, "s32": np.int32, "b32": np.uint32, "f32": np.float32,
-    "u64": np.uint64, "s64": np.int64, "b64": np.uint64,
+    "pred": np.bool_,
+    "b8": np.uint8,
+    "u16": np.uint16,
+    "b16": np.uint16,
+    "u32": np.uint32,
+    "s32": np.int32,
+    "b32": np.uint32,
+    "f32": np.float32,
+    "u64": np.uint64,
+    "s64": np.int64,
+    "b64": np.uint64,
 }
 SMALLEST = float(np.finfo(np.float32).tiny)
 
@@ -55,8 +72,12 @@ def compare(relation: str, a: Values, b: Values) -> Values:
         result: Values = np.isnan(a) | np.isnan(b)
         return result
     functions = {
-        "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal,
-        "gt": np.greater, "ge": np.greater_equal,
+        "eq": np.equal,
+        "ne": np.not_equal,
+        "lt": np.less,
+        "le": np.less_equal,
+        "gt": np.greater,
+        "ge": np.greater_equal,
     }
     known = functions[relation](a, b)
     if relation == "ne" and a.dtype.kind == "f":

@@ -324,7 +324,10 @@ class Run:
         data, address = checked
         words = data.view(DTYPES[f"b{BITS[kind]}"])
         for index, target in enumerate(targets):
-            self._put(target, words[address // size + index], group)
+            value = words[address // size + index]
+            if kind in ("u8", "u16"):  # into a wider register: zeros in front
+                value = value.astype(np.uint32)
+            self._put(target, value, group)
 
     def _store(self, op: tuple[str, ...], operands: tuple[Operand, ...], group: _Group) -> None:
         kind, space = op[-1], op[1]

@@ -1,7 +1,7 @@
 """PTX text to instructions: the part of PTX ISA 6.4 that the runtime emits.
 
-One scope a kernel, registers in ranges (``.reg .f32 %f<8>;``), labels, ``.branchtargets`` tables and
-arrays of bytes in shared memory.
+One scope a kernel, registers in ranges (``.reg .f32 %f<8>;``), labels, ``.branchtargets`` tables
+and arrays of bytes in shared memory.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Instruction:
 
 @dataclass
 class Kernel:
-    """An entry, parsed. ``registers`` has the type of each, ``shared`` the address of each array."""
+    """An entry, parsed: ``registers`` by their types, ``shared`` arrays by their addresses."""
 
     name: str
     params: tuple[str, ...]

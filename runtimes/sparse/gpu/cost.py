@@ -16,6 +16,7 @@ from prunedeploy.targets.gpu import Gpu
 WARP = 32
 SCHEDULERS = 4  # of an SM; each issues one instruction of a warp in a cycle
 CYCLES = 4  # between two dependent instructions of one thread
+STALL = 300  # cycles that a thread waits for loads from L2
 DRAM = 0.75  # of the peak that kernels reach
 RESIDENT = 0.7  # of the L2 cache that a launch's tensors may take and stay there
 
@@ -58,6 +59,6 @@ def floors(cost: Cost, blocks: int, gpu: Gpu, target: Target) -> Floors:
         l1=cost.l1 / (gpu.l1 * clock),
         code=cost.fetched * gpu.code / (gpu.fetch * clock),
         dram=moved / (DRAM * target.bytes_per_second),
-        latency=cost.longest * CYCLES / gpu.hz(target),
+        latency=(cost.longest * CYCLES + cost.waits * STALL) / gpu.hz(target),
         launch=gpu.launch,
     )

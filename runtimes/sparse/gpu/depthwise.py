@@ -68,6 +68,7 @@ def emit(step: Conv, name: str, constants: Constants) -> Kernel:
         code=length,
         longest=length + INSTRUCTIONS,
         fetched=length * blocks * rows,
+        waits=2,
     )
     arguments = (*views, constants.add(packed.astype(np.float32)))
     choice = f"{block} pixels"

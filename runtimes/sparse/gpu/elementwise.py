@@ -49,6 +49,7 @@ def _kernel(step: Map | Copy, entry: Entry, views: tuple[View, ...], count: int)
         code=length,
         longest=length,
         fetched=length * blocks,
+        waits=1,
     )
     kind = type(step).__name__.lower()
     text = entry.text()

@@ -86,14 +86,14 @@ class _Emitter:
             return
         if reason := refusal(step, plan):
             raise RefusedError(type(step).__name__, step.name, f"on a GPU: {reason}")
-        for number, kernel in enumerate(self._written(step, plan, name)):
+        for number, kernel in enumerate(self._written(step, name)):
             if kernel.grid[1] > MAX_GRID_Y:
                 reason = f"on a GPU: {kernel.grid[1]} channels, {MAX_GRID_Y} at most"
                 raise RefusedError(type(step).__name__, step.name, reason)
             assert kernel.name == f"{name}_{number}"
             yield kernel
 
-    def _written(self, step: Step, plan: Plan, name: str) -> Iterable[Kernel]:
+    def _written(self, step: Step, name: str) -> Iterable[Kernel]:
         first = f"{name}_0"
         match step:
             case Conv():

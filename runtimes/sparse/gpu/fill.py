@@ -21,5 +21,5 @@ def emit(step: str, y: View, value: float, name: str) -> Kernel:
     entry.place(done)
     blocks, length = -(-axes.count // BLOCK), len(entry.lines)
     work = length * axes.count
-    cost = Cost(0, work, 4 * axes.count, 4 * axes.count, length, length, length * blocks)
+    cost = Cost(0, work, 4 * axes.count, 4 * axes.count, length, length, length * blocks, 0)
     return Kernel(name, step, "fill", "", entry.text(), (blocks, 1), BLOCK, (y,), cost)

@@ -21,6 +21,7 @@ class Cost:
         code: instructions of all programs; those of a loop once.
         longest: instructions of the longest thread.
         fetched: instructions that all blocks fetch, each block its program once.
+        waits: how often the longest thread waits for loads.
     """
 
     fma: int
@@ -30,6 +31,7 @@ class Cost:
     code: int
     longest: int
     fetched: int
+    waits: int
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,7 @@ def emit(step: Conv, name: str, constants: Constants) -> Kernel:
         code=len(entry.lines),
         longest=length,
         fetched=len(entry.lines) * blocks * programs,
+        waits=1 + taps * depth // _unroll(depth),
     )
     arguments = (*views, constants.add(packed))
     choice = f"{ROWS} rows, {block} pixels"
@@ -109,21 +110,29 @@ def _packed(step: Conv, per_group: int) -> Array:
     return packed
 
 
+def _unroll(depth: int) -> int:
+    """Input channels in one turn of the loop."""
+    return next(count for count in (4, 2, 1) if depth % count == 0)
+
+
 def _loop(entry: Entry, x: str, w: str, sums: list[str], depth: int, stride: int) -> None:
     """Over the input channels of a tap; ``x`` and ``w`` are moved."""
     left, again, begin = entry.register("u32"), entry.register("pred"), entry.label()
-    value, weights = entry.register("f32"), entry.registers("f32", len(sums))
-    entry.add(f"mov.u32 {left}, {depth}")
+    count = _unroll(depth)
+    values, weights = entry.registers("f32", count), entry.registers("f32", count * len(sums))
+    entry.add(f"mov.u32 {left}, {depth // count}")
     entry.place(begin)
-    entry.add(f"ld.global.nc.f32 {value}, [{x}]")
-    for index in range(0, len(sums), 4):
+    for index, value in enumerate(values):
+        entry.add(f"ld.global.nc.f32 {value}, [{x}+{4 * index * stride}]")
+    for index in range(0, len(weights), 4):
         quad = ", ".join(weights[index : index + 4])
         entry.add(f"ld.global.nc.v4.f32 {{{quad}}}, [{w}+{4 * index}]")
-    for total, weight in zip(sums, weights, strict=True):
+    for index, weight in enumerate(weights):
+        total, value = sums[index % len(sums)], values[index // len(sums)]
         entry.add(f"fma.rn.f32 {total}, {value}, {weight}, {total}")
     entry.add(
-        f"add.s64 {x}, {x}, {4 * stride}",
-        f"add.s64 {w}, {w}, {4 * len(sums)}",
+        f"add.s64 {x}, {x}, {4 * count * stride}",
+        f"add.s64 {w}, {w}, {4 * len(weights)}",
         f"sub.u32 {left}, {left}, 1",
         f"setp.ne.u32 {again}, {left}, 0",
         f"@{again} bra {begin}",

@@ -45,7 +45,8 @@ def balanced(counts: Sequence[int], programs: int, max_rows: int) -> list[range]
     ranges: list[range] = []
     begin, left = 0, int(weights.sum())
     while begin < len(weights):
-        share = left / max(programs - len(ranges), 1)
+        programs_left = max(programs - len(ranges), -(-(len(weights) - begin) // max_rows))
+        share = left / programs_left
         ends = np.cumsum(weights[begin : begin + max_rows])
         # the end whose sum is the nearest to a fair share of what is left
         end = begin + 1 + int(np.abs(ends - share).argmin())

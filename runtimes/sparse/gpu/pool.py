@@ -70,6 +70,7 @@ def emit(step: Pool, name: str) -> Kernel:
         code=length,
         longest=length,
         fetched=length * blocks * channels,
+        waits=1,
     )
     grid, views = (blocks, channels), (step.x, step.y)
     return Kernel(name, step.name, "pool", "", entry.text(), grid, block, views, cost)

@@ -54,6 +54,7 @@ def emit(step: Reduce, name: str) -> Kernel:
         code=len(entry.lines),
         longest=length,
         fetched=len(entry.lines) * results.count,
+        waits=-(-inside.count // BLOCK),
     )
     grid, views = (results.count, 1), (step.x, step.y)
     return Kernel(name, step.name, "reduce", "", entry.text(), grid, BLOCK, views, cost)

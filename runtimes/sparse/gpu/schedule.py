@@ -12,7 +12,7 @@ from prunedeploy.runtimes.sparse.gpu.cost import floors
 from prunedeploy.runtimes.sparse.gpu.epilogue import INSTRUCTIONS
 from prunedeploy.runtimes.sparse.gpu.launch import Cost, Kernel
 from prunedeploy.runtimes.sparse.gpu.nonzeros import MAX_INSTRUCTIONS
-from prunedeploy.runtimes.sparse.gpu.unrolled import PROLOGUE, WARP, Schedule
+from prunedeploy.runtimes.sparse.gpu.unrolled import IN_FLIGHT, PROLOGUE, WARP, Schedule
 from prunedeploy.runtimes.sparse.gpu.window import window_of
 from prunedeploy.runtimes.sparse.plan.steps import Conv
 from prunedeploy.targets import Target
@@ -97,5 +97,6 @@ class _Model:
             code=code,
             longest=code // (programs * parts),
             fetched=code * blocks,
+            waits=1 + loads // (programs * parts * IN_FLIGHT),
         )
         return cost, blocks * programs

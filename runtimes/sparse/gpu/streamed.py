@@ -100,6 +100,7 @@ def _cost(step: Conv, tables: tuple[Array, ...], lines: int, pixels: int) -> Cos
         code=lines,
         longest=int(turns.max(initial=0)) * loop + lines + INSTRUCTIONS,
         fetched=lines * -(-rows // WARPS),
+        waits=2 + 2 * int(turns.max(initial=0)),
     )
 
 

@@ -32,6 +32,7 @@ from prunedeploy.runtimes.sparse.gpu.window import (
 from prunedeploy.runtimes.sparse.plan.steps import Conv, View
 
 AHEAD = 8  # loads before the multiply-adds that need them
+IN_FLIGHT = 24  # loads that the assembler is taken to have in flight, moving them up
 WARP = 32
 PROLOGUE = 20  # instructions before a program, about
 
@@ -81,7 +82,7 @@ class _Emitter:
         self.sums = self.entry.registers("f32", longest)
         self.slots = self.entry.registers("f32", AHEAD)
         self.lengths: list[int] = []  # instructions of each program's part
-        self.nonzeros = self.loads = 0
+        self.nonzeros = self.loads = self.longest_loads = 0
 
     def kernel(self) -> Kernel:
         """The kernel, complete."""
@@ -115,6 +116,7 @@ class _Emitter:
             code=code,
             longest=max(self.lengths),
             fetched=code * blocks,
+            waits=1 + self.longest_loads // IN_FLIGHT,
         )
 
     def _begin(self, number: str) -> tuple[Pixel, list[str]]:
@@ -149,6 +151,7 @@ class _Emitter:
 
     def _products(self, terms: list[Terms], where: Pixel, x: str) -> None:
         """Add the terms to the sums."""
+        self.longest_loads = max(self.longest_loads, sum(part.loads for part in terms))
         for part in terms:
             tap, end = self._tap(part.tap), self.entry.label()
             skip_outside(self.entry, self.window, where, tap, end)

@@ -87,7 +87,7 @@ class Pixel:
 
 
 def pixel(entry: Entry, window: Window, number: str) -> Pixel:
-    """Where the window of the output pixel ``number`` (u32) begins; outside the plane at borders."""
+    """Where the window of output pixel ``number`` (u32) begins: outside the plane at borders."""
     if window.direct:
         return Pixel("", "", number)
     _, _, height, width = window.x.shape

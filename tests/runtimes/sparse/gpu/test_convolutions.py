@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from gpu_layers import TARGET, Layer, check, emitted, feeds_of, kinds, summed_in_order
@@ -105,10 +107,12 @@ def test_nan_and_infinity_go_through() -> None:
     (result,) = run_kernels(plan, *emitted(plan), feeds).values()
     (step,) = (step for step in plan.steps if isinstance(step, Conv))
     reads = step.weight[:, 3, 0, 0] != 0
-    assert np.isnan(result[0, reads, 2, 2]).all() and not np.isnan(result[0, :, 1, 1]).any()
+    assert np.array_equal(np.isnan(result[0, :, 2, 2]), reads)
+    assert not np.isnan(result[0, :, 1, 1]).any()
     weight = step.weight[:, 1, 0, 0]
     assert (result[0, weight > 0, 0, 0] == np.inf).all()
-    assert (result[0, weight > 0, 4, 4] == 0).all() and (result[0, weight < 0, 0, 0] == 0).all()
+    assert (result[0, weight > 0, 4, 4] == 0).all()
+    assert (result[0, weight < 0, 0, 0] == 0).all()
 
 
 def test_a_long_program_is_cut_at_its_limit() -> None:
@@ -120,10 +124,11 @@ def test_a_long_program_is_cut_at_its_limit() -> None:
 
 def test_rows_are_balanced_by_their_non_zeros() -> None:
     (step,) = _convs(Layer((1, 64, 7, 7), 64, density=0.2, empty=0))
-    step.weight[:8] = 1
-    ranges = unrolled.programs(step, Schedule(32, 32))
+    weight = step.weight.copy()
+    weight[:8] = 1
+    ranges = unrolled.programs(replace(step, weight=weight), Schedule(16, 32))
     assert [each.stop for each in ranges][-1] == 64
-    assert len(ranges[0]) < len(ranges[-1])
+    assert len(ranges[0]) < min(map(len, ranges[1:]))
 
 
 def _convs(layer: Layer) -> list[Conv]:
@@ -139,7 +144,7 @@ def _chosen(layer: Layer, target: str = "rtx2080ti") -> Kernel:
 
 
 def test_the_kernel_follows_the_layer() -> None:
-    assert _chosen(Layer((1, 64, 28, 28), 64)).kind == "unrolled"
+    assert _chosen(Layer((1, 64, 56, 56), 64)).kind == "unrolled"
     assert _chosen(Layer((1, 256, 7, 7), 512, density=0.1)).kind == "split"
     assert _chosen(Layer((1, 256, 14, 14), 256, density=1.0, empty=0)).kind == "looped"
     assert _chosen(Layer((1, 512, 1, 1), 100)).kind == "streamed"

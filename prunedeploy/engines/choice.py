@@ -74,6 +74,8 @@ def candidates(target: Target, runtime: str) -> tuple[tuple[str, ...], tuple[Ref
     known = [name for name in target.runtimes if name in RUNTIMES and name != "null"]
     if target.name == "host":
         known = [name for name in known if name in ON_CPU]
+    elif not target.isa:  # on a GPU the sparse runtime was never measured: it is asked for by name
+        known = [name for name in known if name != "sparse"]
     reasons = {name: registry.refuse(target, name) for name in known}
     usable = tuple(name for name, reason in reasons.items() if reason is None)
     if not usable:

@@ -44,6 +44,10 @@ def emit_module(plans: Sequence[Plan], target: Target) -> Module:
     Raises:
         RefusedError: no kernel computes a step.
     """
+    for port in (port for plan in plans for port in (*plan.inputs, *plan.outputs)):
+        if port.dtype != "float32":
+            reason = f"on a GPU: it is {port.dtype}, kernels compute in float32"
+            raise RefusedError("tensor", port.name, reason)
     constants = Constants()
     emitter = _Emitter(constants, GPUS[target.name], target)
     kernels = [

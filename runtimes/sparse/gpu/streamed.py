@@ -89,7 +89,7 @@ def _cost(step: Conv, tables: tuple[Array, ...], lines: int, pixels: int) -> Cos
     begins, columns, values = tables
     rows = step.weight.shape[0]
     loop = 4 * (2 + 2 * pixels) + 8
-    turns = -(-np.diff(begins) // 32)  # of a warp, a lane four non-zeros each
+    turns = -(-np.diff(begins.astype(np.int64)) // 32)  # of a warp, a lane four non-zeros each
     stored = columns.nbytes + values.nbytes
     touched = step.x.size + step.y.size + (step.residual.size if step.residual else 0)
     return Cost(

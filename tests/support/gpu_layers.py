@@ -58,8 +58,14 @@ class Layer:
             group=self.groups,
         )
         if self.residual:
-            flat = net.node("Conv", x, net.normal(self.outputs, channels, *self.kernel),
-                            strides=self.strides, pads=self.pads, dilations=self.dilations)
+            flat = net.node(
+                "Conv",
+                x,
+                net.normal(self.outputs, channels, *self.kernel),
+                strides=self.strides,
+                pads=self.pads,
+                dilations=self.dilations,
+            )
             y = net.node("Add", y, flat)
         if self.activation:
             y = net.node(self.activation, y)

@@ -154,9 +154,7 @@ def _model(
         ]
         lines += [line for each in sizes for line in each]
         names = (f"{x}_{table.batch}" for x in ("launches", "names", *PORTS))
-        rows.append(
-            f"{{{table.batch}, {len(table.launches)}, {table.size}, {', '.join(names)}}}"
-        )
+        rows.append(f"{{{table.batch}, {len(table.launches)}, {table.size}, {', '.join(names)}}}")
     first = module.plans[0]
     lines.append(f"const pd_gpu_plan pd_gpu_plans[] = {{{', '.join(rows)}}};")
     lines.append(f"const int pd_capability = {capability};")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,13 @@ class Terms:
     @property
     def loads(self) -> int:
         """Input channels that are read."""
-        return int(np.unique(self.channels).size)
+        return int(np.count_nonzero(self.starts))
+
+    @property
+    def starts(self) -> Array:
+        """For each term whether it is the first one of its input channel."""
+        starts: Array = np.append(True, self.channels[1:] != self.channels[:-1])
+        return starts
 
 
 def balanced(counts: Sequence[int], programs: int, max_rows: int) -> list[range]:
@@ -82,8 +88,7 @@ def split(whole: Sequence[Terms], parts: int) -> list[list[Terms]]:
     """The terms in ``parts`` runs of about as many instructions; no input channel is in two."""
     costs = []
     for each in whole:
-        first = np.append(True, each.channels[1:] != each.channels[:-1])
-        costs.append(np.where(first, 2, 1))
+        costs.append(np.where(each.starts, 2, 1))
     if not costs:
         return [[] for _ in range(parts)]
     ends = np.cumsum(np.concatenate(costs))
@@ -102,12 +107,3 @@ def split(whole: Sequence[Terms], parts: int) -> list[list[Terms]]:
                     Terms(each.tap, each.channels[chosen], each.rows[chosen], each.values[chosen])
                 )
     return result
-
-
-def by_channel(part: Terms) -> Iterator[tuple[int, list[int], list[float]]]:
-    """Each input channel with its rows and weights."""
-    starts = np.flatnonzero(np.append(True, part.channels[1:] != part.channels[:-1]))
-    ends = np.append(starts[1:], len(part.channels))
-    rows, values = part.rows.tolist(), part.values.tolist()
-    for begin, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        yield int(part.channels[begin]), rows[begin:end], values[begin:end]

@@ -12,13 +12,15 @@ computes a part of the sums of the same pixels, and they are added up in shared 
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
 
 from prunedeploy.runtimes.sparse.gpu import nonzeros
 from prunedeploy.runtimes.sparse.gpu.epilogue import INSTRUCTIONS, Epilogue, epilogue_of
 from prunedeploy.runtimes.sparse.gpu.launch import Cost, Kernel
-from prunedeploy.runtimes.sparse.gpu.nonzeros import Terms, by_channel
+from prunedeploy.runtimes.sparse.gpu.nonzeros import Terms
 from prunedeploy.runtimes.sparse.gpu.ptx import Entry, Offsets, f32
 from prunedeploy.runtimes.sparse.gpu.window import (
     Pixel,
@@ -153,32 +155,31 @@ class _Emitter:
         """Add the terms to the sums."""
         self.longest_loads = max(self.longest_loads, sum(part.loads for part in terms))
         for part in terms:
-            tap, end = self._tap(part.tap), self.entry.label()
+            tap, end = self.taps[part.tap], self.entry.label()
             skip_outside(self.entry, self.window, where, tap, end)
             self._tap_products(part, tap, x)
             if tap.row_check or tap.column_check:
                 self.entry.place(end)
 
-    def _tap(self, number: int) -> Tap:
-        return self.taps[number]
-
     def _tap_products(self, part: Terms, tap: Tap, x: str) -> None:
-        stride, lines = self.step.x.strides[1], self.entry.lines
+        """Loads of some channels, then the multiply-adds on them, until all are through."""
+        stride, sums = self.step.x.strides[1], self.sums
         addresses = Offsets(self.entry, x)
-        channels = list(by_channel(part))
-        for begin in range(0, len(channels), AHEAD):
-            ahead = channels[begin : begin + AHEAD]
-            for (channel, _, _), slot in zip(ahead, self.slots, strict=False):
-                address = addresses.at(4 * (channel * stride + tap.offset))
-                self.entry.add(f"ld.global.nc.f32 {slot}, {address}")
-            for (_, rows, values), slot in zip(ahead, self.slots, strict=False):
-                bits = struct.unpack(f"<{len(values)}I", struct.pack(f"<{len(values)}f", *values))
-                lines += [
-                    f"fma.rn.f32 {self.sums[row]}, {slot}, 0f{value:08X}, {self.sums[row]};"
-                    for row, value in zip(rows, bits, strict=True)
-                ]
-        self.nonzeros += len(part.values)
-        self.loads += len(channels)
+        starts = part.starts
+        order = (np.cumsum(starts) - 1) % AHEAD  # which of the loads a term is on
+        begins = [*np.flatnonzero(starts)[::AHEAD].tolist(), len(part.channels)]
+        slots = [self.slots[index] for index in order.tolist()]
+        rows, bits = part.rows.tolist(), part.values.view(np.uint32).tolist()
+        for begin, end in pairwise(begins):
+            for index in begin + np.flatnonzero(starts[begin:end]):
+                address = addresses.at(4 * (int(part.channels[index]) * stride + tap.offset))
+                self.entry.add(f"ld.global.nc.f32 {slots[index]}, {address}")
+            self.entry.lines += [
+                f"fma.rn.f32 {sums[rows[i]]},{slots[i]},0f{bits[i]:08X},{sums[rows[i]]};"
+                for i in range(begin, end)
+            ]
+        self.nonzeros += len(rows)
+        self.loads += part.loads
 
     # -- a part of a program for each warp --------------------------------------------------------
 

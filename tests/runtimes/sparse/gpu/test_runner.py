@@ -114,7 +114,7 @@ def test_a_build_is_reproducible(engine: Path, tmp_path: Path) -> None:
 def test_the_missing_operator_is_named_and_nothing_is_left(tmp_path: Path) -> None:
     net = Small()
     model = net.model(net.node("Softmax", net.input("n", 5)))
-    with pytest.raises(UserError, match="Softmax .*on a GPU: no kernel computes it yet"):
+    with pytest.raises(UserError, match=r"Softmax .*on a GPU: no kernel computes it yet"):
         build(model, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
 

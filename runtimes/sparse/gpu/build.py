@@ -16,8 +16,8 @@ from prunedeploy.runtimes.sparse import numpy_session
 from prunedeploy.runtimes.sparse.build import batch_sizes, check_batched, is_batched
 from prunedeploy.runtimes.sparse.codegen import project as projects
 from prunedeploy.runtimes.sparse.codegen.work import Work, work
-from prunedeploy.runtimes.sparse.gpu.emit import emit_module
-from prunedeploy.runtimes.sparse.gpu.launch import LaunchTable, Module
+from prunedeploy.runtimes.sparse.gpu.emit import emit_module, price
+from prunedeploy.runtimes.sparse.gpu.launch import LaunchTable, Module, Priced
 from prunedeploy.runtimes.sparse.payload import HEADER, LAYERS, LIBRARY, LOADER, MODEL_HEADER, PTX
 from prunedeploy.runtimes.sparse.plan.lower import Refusal, lower
 from prunedeploy.runtimes.sparse.plan.steps import Plan
@@ -68,6 +68,23 @@ def module_of(
     Raises:
         UserError: as ``build_payload``, without the compiler.
     """
+    plans, inputs, outputs = plans_of(model, target, options)
+    try:
+        module = emit_module(plans, target)
+    except Refusal as refused:
+        raise UnsupportedModelError("sparse", str(refused), refused.node) from None
+    return module, inputs, tuple(spec for spec in outputs if is_batched(spec, plans))
+
+
+def plans_of(
+    model: Path, target: Target, options: BuildOptions
+) -> tuple[list[Plan], tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """The plan for each batch size, and the inputs and outputs of ``model``.
+
+    Raises:
+        UserError: the model cannot be lowered, or not for these batch sizes; nothing is known of
+            the target's GPU.
+    """
     from prunedeploy.graph import model as models
 
     if target.name not in GPUS:
@@ -78,11 +95,24 @@ def module_of(
     inputs, outputs = models.specs(loaded)
     try:
         plans = [_plan(loaded, batch) for batch in batch_sizes(inputs, options.batches)]
-        check_batched(plans, outputs)
-        module = emit_module(plans, target)
     except Refusal as refused:
         raise UnsupportedModelError("sparse", str(refused), refused.node) from None
-    return module, inputs, tuple(spec for spec in outputs if is_batched(spec, plans))
+    check_batched(plans, outputs)
+    return plans, inputs, outputs
+
+
+def priced(model: Path, target: Target, batch: int) -> list[Priced]:
+    """The launches of the engine that would be built for ``batch``; nothing is emitted.
+
+    Raises:
+        UserError: as ``build_payload``, without the compiler.
+    """
+    options = BuildOptions(batches=(batch,) * (batch > 1))
+    (plan,), *_ = plans_of(model, target, options)
+    try:
+        return price(plan, target)
+    except Refusal as refused:
+        raise UnsupportedModelError("sparse", str(refused), refused.node) from None
 
 
 def _plan(model: object, batch: int) -> Plan:

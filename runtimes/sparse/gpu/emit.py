@@ -13,6 +13,7 @@ from prunedeploy.runtimes.sparse.gpu.launch import (
     Launch,
     LaunchTable,
     Module,
+    Priced,
 )
 from prunedeploy.runtimes.sparse.gpu.ptx import HEADER
 from prunedeploy.runtimes.sparse.importer.importer import RefusedError
@@ -65,6 +66,22 @@ def emit_module(plans: Sequence[Plan], target: Target) -> Module:
     tables = tuple(_table(p, own, constants) for p, own in zip(plans, kernels, strict=True))
     text = HEADER + "".join(kernel.text for own in kernels for kernel in own)
     return Module(text, constants.data()[: constants.size], tables, tuple(plans))
+
+
+def price(plan: Plan, target: Target) -> list[Priced]:
+    """The launches of a plan as the model of cost sees them, without any code.
+
+    Raises:
+        RefusedError: no kernel computes a step.
+    """
+    emitter = _Emitter(Constants(), GPUS[target.name], target)
+    launches = []
+    for step in plan.steps:
+        if isinstance(step, Conv) and step.y.size and refusal(step, plan) is None:
+            launches.append(schedule.priced(step, GPUS[target.name], target))
+        else:
+            launches += map(schedule.price_of, emitter.kernels(step, plan, "priced"))
+    return launches
 
 
 def emit_step(step: Step, plan: Plan, name: str, target: Target) -> tuple[list[Kernel], bytes]:

@@ -62,6 +62,17 @@ class Kernel:
 
 
 @dataclass(frozen=True)
+class Priced:
+    """A launch without its code: what predictions are made of. ``blocks`` is of the whole grid."""
+
+    step: str
+    kind: str
+    choice: str
+    cost: Cost
+    blocks: int
+
+
+@dataclass(frozen=True)
 class Launch:
     """A kernel with the offsets of its pointers, in bytes of the session's memory."""
 

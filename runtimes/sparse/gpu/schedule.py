@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from prunedeploy.runtimes.sparse.codegen._context import Constants
 from prunedeploy.runtimes.sparse.gpu import depthwise, looped, streamed, unrolled
 from prunedeploy.runtimes.sparse.gpu.cost import floors
 from prunedeploy.runtimes.sparse.gpu.epilogue import INSTRUCTIONS
-from prunedeploy.runtimes.sparse.gpu.launch import Cost, Kernel
+from prunedeploy.runtimes.sparse.gpu.launch import Cost, Kernel, Priced
 from prunedeploy.runtimes.sparse.gpu.nonzeros import MAX_INSTRUCTIONS
 from prunedeploy.runtimes.sparse.gpu.unrolled import IN_FLIGHT, PROLOGUE, WARP, Schedule
 from prunedeploy.runtimes.sparse.gpu.window import window_of
@@ -28,14 +29,38 @@ MAX_SUMS = 256  # rows * parts: 32 KB of shared memory with 32 pixels
 
 def emit(step: Conv, name: str, constants: Constants, gpu: Gpu, target: Target) -> Kernel:
     """The kernel of a convolution or linear layer."""
-    if depthwise.fits(step):
-        return depthwise.emit(step, name, constants)
-    if streamed.fits(step):
-        return streamed.emit(step, name, constants)
-    nonzeros = int(np.count_nonzero(step.weight))
-    if nonzeros > max(SMALL, DENSE * step.weight.size):
-        return looped.emit(step, name, constants)
+    if (emitter := _of_weights_in_memory(step)) is not None:
+        return emitter(step, name, constants)
     return unrolled.emit(step, name, best(step, gpu, target))
+
+
+def priced(step: Conv, gpu: Gpu, target: Target) -> Priced:
+    """The launch of the same kernel by the model of cost, without its code."""
+    if (emitter := _of_weights_in_memory(step)) is not None:
+        return price_of(emitter(step, "priced", Constants()))
+    chosen = best(step, gpu, target)
+    cost, blocks = _Model(step).cost(chosen)
+    return Priced(step.name, _unrolled_kind(chosen), str(chosen), cost, blocks)
+
+
+def price_of(kernel: Kernel) -> Priced:
+    """The launch of a kernel, without its code."""
+    blocks = kernel.grid[0] * kernel.grid[1]
+    return Priced(kernel.step, kernel.kind, kernel.choice, kernel.cost, blocks)
+
+
+def _unrolled_kind(chosen: Schedule) -> str:
+    return "split" if chosen.parts > 1 else "unrolled"
+
+
+def _of_weights_in_memory(step: Conv) -> Callable[[Conv, str, Constants], Kernel] | None:
+    """The emitter of a layer whose weights lie in memory; None where they go into the code."""
+    if depthwise.fits(step):
+        return depthwise.emit
+    if streamed.fits(step):
+        return streamed.emit
+    nonzeros = int(np.count_nonzero(step.weight))
+    return looped.emit if nonzeros > max(SMALL, DENSE * step.weight.size) else None
 
 
 def candidates(step: Conv) -> list[Schedule]:

@@ -65,7 +65,11 @@ def test_without_a_fault_there_is_no_difference(cut: str) -> None:
             "beyond its table",
         ),
         ("whole", lambda kernel: replace(kernel, block=64), "64 threads a block, 32 at most"),
-        ("whole", edit("setp.ge.u32 %p0", "setp.gt.u32 %p0"), "outside every buffer|race|uninitialised read"),
+        (
+            "whole",
+            edit("setp.ge.u32 %p0", "setp.gt.u32 %p0"),
+            "outside every buffer|race|uninitialised read",
+        ),
     ],
 )
 def test_the_machine_finds(cut: str, plant: Callable[[Kernel], Kernel], message: str) -> None:

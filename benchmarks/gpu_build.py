@@ -24,6 +24,7 @@ import cpu_models
 from prunedeploy import targets
 from prunedeploy.graph import model as models
 from prunedeploy.runtimes.sparse.gpu.cost import floors
+from prunedeploy.runtimes.sparse.gpu.cubin import instructions
 from prunedeploy.runtimes.sparse.gpu.emit import emit_module
 from prunedeploy.runtimes.sparse.gpu.launch import Kernel, Module
 from prunedeploy.runtimes.sparse.gpu.ptx import HEADER
@@ -43,6 +44,12 @@ class Assembled:
     registers: int
     spilled: int  # bytes
     size: int  # bytes of the cubin
+    instructions: int
+
+    @property
+    def share(self) -> float:
+        """Multiply-adds in its code."""
+        return self.kernel.text.count("fma.rn.f32") / max(self.instructions, 1)
 
 
 def main() -> None:
@@ -91,10 +98,10 @@ def _build(network: str, plan: Plan, name: str, ptxas: Path | None, limit: float
         flush=True,
     )
     if ptxas is not None:
-        _summary(module, _assemble(module, ptxas, f"sm_{capability(target)}", limit))
+        _summary(module, _assemble(module, ptxas, capability(target), limit))
 
 
-def _assemble(module: Module, ptxas: Path, arch: str, limit: float) -> list[Assembled]:
+def _assemble(module: Module, ptxas: Path, capability: int, limit: float) -> list[Assembled]:
     """The smallest kernels first, each by itself, until ``limit`` seconds have passed."""
     kernels = {launch.kernel.name: launch.kernel for launch in module.tables[0].launches}
     done, end = [], time.monotonic() + limit
@@ -105,7 +112,7 @@ def _assemble(module: Module, ptxas: Path, arch: str, limit: float) -> list[Asse
             begin = time.monotonic()
             if begin > end:
                 break
-            command = [str(ptxas), f"-arch={arch}", "-v", str(source), "-o", str(cubin)]
+            command = [str(ptxas), f"-arch=sm_{capability}", "-v", str(source), "-o", str(cubin)]
             try:
                 run = subprocess.run(
                     command, capture_output=True, text=True, check=True, timeout=end - begin
@@ -121,9 +128,16 @@ def _assemble(module: Module, ptxas: Path, arch: str, limit: float) -> list[Asse
                     int(registers.group(1)) if registers else 0,
                     int(spilled.group(1)) if spilled else 0,
                     cubin.stat().st_size,
+                    sum(instructions(cubin.read_bytes(), capability).values()),
                 )
             )
     return done
+
+
+def _shares(done: list[Assembled]) -> str:
+    """The smallest and the largest share among kernels with weights in the code."""
+    large = [x.share for x in done if x.kernel.kind in ("unrolled", "split")]
+    return f"{min(large):.2f} to {max(large):.2f}" if large else "none"
 
 
 def _summary(module: Module, done: list[Assembled]) -> None:
@@ -132,7 +146,8 @@ def _summary(module: Module, done: list[Assembled]) -> None:
         f"  ptxas: {len(done)} of {total} kernels in {sum(x.seconds for x in done):.0f} s, "
         f"{sum(x.size for x in done) / 1e6:.1f} MB of cubins, "
         f"{max((x.registers for x in done), default=0)} registers at most, "
-        f"{sum(x.spilled for x in done)} bytes spilled",
+        f"{sum(x.spilled for x in done)} bytes spilled; "
+        f"multiply-adds in the code of unrolled kernels: {_shares(done)}",
         flush=True,
     )
 

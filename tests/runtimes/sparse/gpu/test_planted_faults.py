@@ -95,7 +95,7 @@ def test_a_misaligned_load_is_found() -> None:
         line = first_line(kernel, "ld.global.nc.f32")
         return replace(kernel, text=kernel.text.replace(line, line.replace("]", "2]"), 1))
 
-    with pytest.raises(PtxError, match="misaligned|outside"):
+    with pytest.raises(PtxError, match=r"misaligned|outside"):
         run("whole", plant)
 
 
@@ -117,7 +117,7 @@ def test_a_missing_bias_is_found() -> None:
 
 
 def test_a_border_that_is_not_checked_is_found() -> None:
-    """A tap beyond the last column reads the next row instead of zero, or leaves the buffer."""
+    """A tap above the first row leaves the plane, and the buffer with it."""
 
     def plant(kernel: Kernel) -> Kernel:
         lines = [x for x in kernel.text.splitlines() if not x.startswith("setp.ge.u32 %p1,")]
@@ -125,9 +125,5 @@ def test_a_border_that_is_not_checked_is_found() -> None:
         text = "\n".join(x for x in lines if not x.startswith("@%p1 ")) + "\n"
         return replace(kernel, text=text)
 
-    try:
-        difference = run("whole", plant)
-    except PtxError as error:
-        assert "outside" in str(error) or "uninitialised" in str(error)
-    else:
-        assert difference > 1e-3
+    with pytest.raises(PtxError, match=r"outside|uninitialised"):
+        run("whole", plant)

@@ -81,19 +81,19 @@ def _build(network: str, plan: Plan, name: str, ptxas: Path | None, limit: float
     module = emit_module([plan], target)
     seconds = time.process_time() - begin
     launches = module.tables[0].launches
-    found = [
+    limits_of = [
         floors(x.kernel.cost, x.kernel.grid[0] * x.kernel.grid[1], GPUS[name], target)
         for x in launches
     ]
     kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(x.kernel.kind for x in launches).items())
-    limits = ", ".join(f"{n} {limit}" for limit, n in Counter(x.limit for x in found).items())
+    limits = ", ".join(f"{n} {limit}" for limit, n in Counter(x.limit for x in limits_of).items())
     print(
         f"{network} for {name}: emitted in {seconds:.1f} s of processor time, "
         f"{len(module.text) / 1e6:.1f} MB of PTX, {len(module.constants) / 1e6:.1f} MB of constants"
     )
     print(f"  {len(launches)} launches: {kinds}")
     print(
-        f"  predicted at least {1e3 * sum(x.seconds for x in found):.3f} ms; "
+        f"  predicted at least {1e3 * sum(x.seconds for x in limits_of):.3f} ms; "
         f"highest floors: {limits}",
         flush=True,
     )
@@ -136,7 +136,7 @@ def _assemble(module: Module, ptxas: Path, capability: int, limit: float) -> lis
 
 def _shares(done: list[Assembled]) -> str:
     """The smallest and the largest share among kernels with weights in the code."""
-    large = [x.share for x in done if x.kernel.kind in ("unrolled", "split")]
+    large = [x.share for x in done if x.kernel.kind in ("generated", "split")]
     return f"{min(large):.2f} to {max(large):.2f}" if large else "none"
 
 
@@ -147,7 +147,7 @@ def _summary(module: Module, done: list[Assembled]) -> None:
         f"{sum(x.size for x in done) / 1e6:.1f} MB of cubins, "
         f"{max((x.registers for x in done), default=0)} registers at most, "
         f"{sum(x.spilled for x in done)} bytes spilled; "
-        f"multiply-adds in the code of unrolled kernels: {_shares(done)}",
+        f"multiply-adds in the code of generated kernels: {_shares(done)}",
         flush=True,
     )
 

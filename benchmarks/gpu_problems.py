@@ -62,18 +62,18 @@ def main() -> None:
             for name in given.targets:
                 target = targets.by_name(name)
                 launch = priced(step, GPUS[name], target)
-                found = floors(launch.cost, launch.blocks, GPUS[name], target)
+                highest = floors(launch.cost, launch.blocks, GPUS[name], target)
                 whole = dense(step, target)
-                ratios.setdefault((name, zeros), []).extend([whole / found.seconds] * often)
+                ratios.setdefault((name, zeros), []).extend([whole / highest.seconds] * often)
                 cells.append(
-                    f"{1e6 * found.seconds:.1f} / {1e6 * whole:.1f} / "
-                    f"{whole / found.seconds:.2f} {found.limit}"
+                    f"{1e6 * highest.seconds:.1f} / {1e6 * whole:.1f} / "
+                    f"{whole / highest.seconds:.2f} {highest.limit}"
                 )
             label = f"{rows}x{depth}x{taps}x{taps} at {side}x{side}, {zeros:.0%}"
             print(f"{label}: {'; '.join(cells)}", flush=True)
-    for (name, zeros), found_ in ratios.items():
-        mean = math.exp(sum(map(math.log, found_)) / len(found_))
-        print(f"{name} at {zeros:.0%}: geometric mean of {len(found_)} problems {mean:.2f}x")
+    for (name, zeros), values in ratios.items():
+        mean = math.exp(sum(map(math.log, values)) / len(values))
+        print(f"{name} at {zeros:.0%}: geometric mean of {len(values)} problems {mean:.2f}x")
 
 
 if __name__ == "__main__":

@@ -38,10 +38,10 @@ def layer_times(model: Path, target: Target, batch: int) -> tuple[LayerTime, ...
     """
     times = []
     for launch in priced(model, target, batch):
-        found: Floors = floors(launch.cost, launch.blocks, GPUS[target.name], target)
-        cost, limit = launch.cost, LIMITS[found.limit]
+        highest: Floors = floors(launch.cost, launch.blocks, GPUS[target.name], target)
+        cost, limit = launch.cost, LIMITS[highest.limit]
         times.append(
-            LayerTime(launch.step, launch.kind, 2 * cost.fma, cost.moved, found.seconds, limit)
+            LayerTime(launch.step, launch.kind, 2 * cost.fma, cost.moved, highest.seconds, limit)
         )
     return tuple(times)
 

@@ -52,8 +52,9 @@ class Sparse:
         from prunedeploy.runtimes.sparse import build as on_cpu
         from prunedeploy.runtimes.sparse.gpu import build as on_gpu
 
-        builder = on_gpu if on_gpu.is_for_gpu(target) else on_cpu
-        return builder.build_payload(model, target, directory, options)
+        if on_gpu.is_for_gpu(target):
+            return on_gpu.build_payload(model, target, directory, options)
+        return on_cpu.build_payload(model, target, directory, options)
 
     def emit(self, model: Path, target: Target, directory: Path, options: BuildOptions) -> None:
         """The same as a C project, for somebody else to compile; no compiler is needed here."""

@@ -123,14 +123,14 @@ def _moved(kernel: Kernel, begin: int) -> Kernel:
 
 
 def summed_in_order(step: Conv, x: Array) -> Array:
-    """The sums of ``step`` on ``x`` [N, C, H, W] as unrolled kernels order them, all fused.
+    """The accumulators of ``step`` on ``x`` [N, C, H, W] as generated kernels order them, all fused.
 
     Bias first, then tap after tap, channel after channel: bit for bit what a GPU computes.
     """
     rows, depth, height, width = step.weight.shape
     top, left, _, _ = step.pads
     out = step.y.shape[2:]
-    sums = np.empty((x.shape[0], rows, *out), np.float32)
+    accumulators = np.empty((x.shape[0], rows, *out), np.float32)
     for row in range(rows):
         total = np.full((x.shape[0], *out), step.bias[row], np.float32)
         for tap in np.ndindex(height, width):
@@ -143,8 +143,8 @@ def summed_in_order(step: Conv, x: Array) -> Array:
                 weight = step.weight[row, channel, tap[0], tap[1]]
                 value = x[:, begin + channel][:, where[0], where[1]]
                 total = np.where(inside, fma32(value, np.full_like(value, weight), total), total)
-        sums[:, row] = total
-    return sums
+        accumulators[:, row] = total
+    return accumulators
 
 
 def _inside(numbers: Array, size: int) -> Array:

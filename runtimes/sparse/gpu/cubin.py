@@ -18,11 +18,11 @@ def instructions(cubin: bytes, capability: int) -> dict[str, int]:
     size, count, names = struct.unpack_from("<3H", cubin, 0x3A)
     sections = [struct.unpack_from("<2I4Q", cubin, table + size * index) for index in range(count)]
     strings = sections[names][4]
-    found = {}
+    counts = {}
     for name, _, _, _, _, length in sections:
         begin = strings + name
         text = cubin[begin : cubin.index(b"\0", begin)].decode()
         if text.startswith(".text."):
             each = 16 if capability >= VOLTA else 32 / 3
-            found[text.removeprefix(".text.")] = int(length / each)
-    return found
+            counts[text.removeprefix(".text.")] = int(length / each)
+    return counts

@@ -38,8 +38,8 @@ def emit(step: Conv, name: str, constants: Constants) -> Kernel:
         begin, wide = entry.registers("u64", 2)
         entry.add(f"mul.wide.u32 {wide}, {plane}, {4 * view.strides[1]}")
         entry.add(f"add.u64 {begin}, {entry.pointer(index)}, {wide}")
-        place = number if index else where.index
-        pointers.append(entry.shifted(begin, place, signed=not index))
+        element = number if index else where.index
+        pointers.append(entry.shifted(begin, element, signed=not index))
     weights, wide = entry.pointer(len(views)), entry.register("u64")
     entry.add(
         f"mul.wide.u32 {wide}, {row}, {4 * (taps + 1)}", f"add.u64 {weights}, {weights}, {wide}"
@@ -54,10 +54,10 @@ def emit(step: Conv, name: str, constants: Constants) -> Kernel:
             f"ld.global.nc.f32 {value}, [{pointers[0]}+{4 * tap.offset}]",
             f"fma.rn.f32 {total}, {value}, {weight}, {total}",
         )
-        entry.place(end)
+        entry.mark(end)
     residual = pointers[2] if len(pointers) > 2 else None
     epilogue_of(entry, step, pointers[1], residual).store(0, total)
-    entry.place(done)
+    entry.mark(done)
     blocks, length = -(-window.pixels // block), len(entry.lines)
     padded = -(-window.pixels // 32) * 32 * rows
     cost = Cost(

@@ -18,14 +18,14 @@ def emit(step: Map | Copy, name: str) -> Kernel:
     entry = Entry(name, len(views), BLOCK)
     done = entry.label()
     number = thread_number(entry, axes.count, done)
-    places = [
+    addresses = [
         entry.shifted(entry.pointer(index), offset, signed=True)
         for index, offset in enumerate(offsets(entry, axes, number))
     ]
     values = entry.registers("f32", len(inputs))
-    for value, place in zip(values, places, strict=False):
+    for value, address in zip(values, addresses, strict=False):
         # no .nc: the result may take the memory of an input
-        entry.add(f"ld.global.f32 {value}, [{place}]")
+        entry.add(f"ld.global.f32 {value}, [{address}]")
     if isinstance(step, Map):
         for constant in step.constants:
             values.append(entry.register("f32"))
@@ -33,8 +33,8 @@ def emit(step: Map | Copy, name: str) -> Kernel:
         for instr in step.code:
             operands = [values[index] for index in instr.operands]
             values.append(FUNCTIONS[instr.op](entry, *operands, *instr.numbers))
-    entry.add(f"st.global.f32 [{places[-1]}], {values[-1]}")
-    entry.place(done)
+    entry.add(f"st.global.f32 [{addresses[-1]}], {values[-1]}")
+    entry.mark(done)
     return _kernel(step, entry, views, axes.count)
 
 

@@ -16,9 +16,9 @@ def emit(step: str, y: View, value: float, name: str) -> Kernel:
     done = entry.label()
     number = thread_number(entry, axes.count, done)
     (offset,) = offsets(entry, axes, number)
-    place, constant = entry.shifted(entry.pointer(0), offset, signed=True), entry.register("f32")
-    entry.add(f"mov.f32 {constant}, {f32(value)}", f"st.global.f32 [{place}], {constant}")
-    entry.place(done)
+    address, constant = entry.shifted(entry.pointer(0), offset, signed=True), entry.register("f32")
+    entry.add(f"mov.f32 {constant}, {f32(value)}", f"st.global.f32 [{address}], {constant}")
+    entry.mark(done)
     blocks, length = -(-axes.count // BLOCK), len(entry.lines)
     work = length * axes.count
     cost = Cost(0, work, 4 * axes.count, 4 * axes.count, length, length, length * blocks, 0)

@@ -50,13 +50,13 @@ def emit(step: Conv, name: str, constants: Constants) -> Kernel:
         begin, wide = entry.registers("u64", 2)
         entry.add(f"mul.wide.u32 {wide}, {plane}, {size}")
         entry.add(f"add.u64 {begin}, {entry.pointer(index)}, {wide}")
-        place = number if index else where.index
-        pointers.append(entry.shifted(begin, place, signed=not index))
+        element = number if index else where.index
+        pointers.append(entry.shifted(begin, element, signed=not index))
     weights, wide = entry.pointer(len(views)), entry.register("u64")
     stored = 4 * ROWS * (taps * depth + 1)
     entry.add(f"mul.wide.u32 {wide}, {chosen}, {stored}", f"add.u64 {weights}, {weights}, {wide}")
-    sums = entry.registers("f32", ROWS)
-    quads = [sums[index : index + 4] for index in range(0, ROWS, 4)]
+    accumulators = entry.registers("f32", ROWS)
+    quads = [accumulators[index : index + 4] for index in range(0, ROWS, 4)]
     for index, quad in enumerate(quads):  # the bias comes first
         entry.add(f"ld.global.nc.v4.f32 {{{', '.join(quad)}}}, [{weights}+{16 * index}]")
     x, w = entry.registers("u64", 2)
@@ -67,16 +67,16 @@ def emit(step: Conv, name: str, constants: Constants) -> Kernel:
             f"add.s64 {x}, {pointers[0]}, {4 * tap.offset}",
             f"add.s64 {w}, {weights}, {4 * ROWS * (1 + index * depth)}",
         )
-        _loop(entry, x, w, sums, depth, step.x.strides[1])
-        entry.place(end)
+        _loop(entry, x, w, accumulators, depth, step.x.strides[1])
+        entry.mark(end)
     finish = epilogue_of(entry, step, pointers[1], pointers[2] if len(pointers) > 2 else None)
-    for row, total in enumerate(sums):
+    for row, total in enumerate(accumulators):
         if each % ROWS and row:  # the last block of a group has fewer rows
             number_, outside = entry.register("u32"), entry.register("pred")
             entry.add(f"add.u32 {number_}, {within}, {row}")
             entry.add(f"setp.ge.u32 {outside}, {number_}, {each}", f"@{outside} bra {done}")
         finish.store(row, total)
-    entry.place(done)
+    entry.mark(done)
     blocks, programs = -(-window.pixels // block), step.groups * per_group
     padded = -(-window.pixels // 32) * 32 * programs
     length = taps * depth * (ROWS + ROWS // 4 + 5) + ROWS * INSTRUCTIONS + 4 * taps
@@ -115,20 +115,23 @@ def _unroll(depth: int) -> int:
     return next(count for count in (4, 2, 1) if depth % count == 0)
 
 
-def _loop(entry: Entry, x: str, w: str, sums: list[str], depth: int, stride: int) -> None:
+def _loop(entry: Entry, x: str, w: str, accumulators: list[str], depth: int, stride: int) -> None:
     """Over the input channels of a tap; ``x`` and ``w`` are moved."""
     left, again, begin = entry.register("u32"), entry.register("pred"), entry.label()
     count = _unroll(depth)
-    values, weights = entry.registers("f32", count), entry.registers("f32", count * len(sums))
+    values, weights = (
+        entry.registers("f32", count),
+        entry.registers("f32", count * len(accumulators)),
+    )
     entry.add(f"mov.u32 {left}, {depth // count}")
-    entry.place(begin)
+    entry.mark(begin)
     for index, value in enumerate(values):
         entry.add(f"ld.global.nc.f32 {value}, [{x}+{4 * index * stride}]")
     for index in range(0, len(weights), 4):
         quad = ", ".join(weights[index : index + 4])
         entry.add(f"ld.global.nc.v4.f32 {{{quad}}}, [{w}+{4 * index}]")
     for index, weight in enumerate(weights):
-        total, value = sums[index % len(sums)], values[index // len(sums)]
+        total, value = accumulators[index % len(accumulators)], values[index // len(accumulators)]
         entry.add(f"fma.rn.f32 {total}, {value}, {weight}, {total}")
     entry.add(
         f"add.s64 {x}, {x}, {4 * count * stride}",

@@ -72,7 +72,7 @@ def terms(step: Conv, rows: range) -> list[Terms]:
     """The terms of a range of rows, tap after tap: the order in which they are summed."""
     outputs, depth, height, width = step.weight.shape
     part = step.weight[rows.start : rows.stop].reshape(len(rows), depth, height * width)
-    found = []
+    tap_terms = []
     for tap in range(height * width):
         row, channel = np.nonzero(part[:, :, tap])
         values = part[row, channel, tap]
@@ -80,8 +80,10 @@ def terms(step: Conv, rows: range) -> list[Terms]:
             channel = channel + (rows.start + row) // (outputs // step.groups) * depth
         order = np.lexsort((row, channel))
         if order.size:
-            found.append(Terms(tap, channel[order], row[order], values[order].astype(np.float32)))
-    return found
+            tap_terms.append(
+                Terms(tap, channel[order], row[order], values[order].astype(np.float32))
+            )
+    return tap_terms
 
 
 def split(whole: Sequence[Terms], parts: int) -> list[list[Terms]]:
@@ -92,11 +94,11 @@ def split(whole: Sequence[Terms], parts: int) -> list[list[Terms]]:
     if not costs:
         return [[] for _ in range(parts)]
     ends = np.cumsum(np.concatenate(costs))
-    place = np.minimum((ends - 1) * parts // int(ends[-1]), parts - 1)
+    part_of = np.minimum((ends - 1) * parts // int(ends[-1]), parts - 1)
     result: list[list[Terms]] = [[] for _ in range(parts)]
     begin = 0
     for each, cost in zip(whole, costs, strict=True):
-        own = place[begin : begin + len(cost)]
+        own = part_of[begin : begin + len(cost)]
         begin += len(cost)
         leaders = np.flatnonzero(cost == 2)
         own = own[leaders][np.cumsum(cost == 2) - 1]  # a channel goes with its first term

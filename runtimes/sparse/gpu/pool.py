@@ -54,11 +54,11 @@ def emit(step: Pool, name: str) -> Kernel:
             entry.add(f"add.rn.f32 {result}, {result}, {value}")
             if not step.count_include_pad:
                 entry.add(f"add.rn.f32 {counted}, {counted}, {f32(1)}")
-        entry.place(end)
+        entry.mark(end)
     if step.kind == "average":
         entry.add(f"div.rn.f32 {result}, {result}, {counted}")
     entry.add(f"st.global.f32 [{pointers[1]}], {result}")
-    entry.place(done)
+    entry.mark(done)
     blocks, length = -(-window.pixels // block), len(entry.lines)
     padded = -(-window.pixels // 32) * 32 * channels
     taps = step.kernel[0] * step.kernel[1]
@@ -92,4 +92,4 @@ def _count_padding(
             entry.add(f"add.s32 {moved}, {begin}, {distance}")
             entry.add(f"setp.ge.s32 {outside}, {moved}, {size}", f"@{outside} bra {end}")
     entry.add(f"add.rn.f32 {counted}, {counted}, {f32(1)}")
-    entry.place(end)
+    entry.mark(end)

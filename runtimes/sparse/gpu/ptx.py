@@ -54,7 +54,7 @@ class Entry:
         self._labels += 1
         return f"L{self._labels}"
 
-    def place(self, label: str) -> None:
+    def mark(self, label: str) -> None:
         """Have ``label`` stand here."""
         self.lines.append(f"{label}:")
 

@@ -30,13 +30,13 @@ def emit(step: Reduce, name: str) -> Kernel:
     total, value = entry.registers("f32", 2)
     entry.add(f"mov.f32 {total}, {f32(BEGINS[step.kind])}", f"mov.u32 {turn}, {thread}")
     begin, end, over = entry.label(), entry.label(), entry.register("pred")
-    entry.place(begin)
+    entry.mark(begin)
     entry.add(f"setp.ge.u32 {over}, {turn}, {inside.count}", f"@{over} bra {end}")
     (offset,) = offsets(entry, inside, turn)
     entry.add(f"ld.global.nc.f32 {value}, [{entry.shifted(x, offset, signed=True)}]")
     _combine(entry, step.kind, total, value)
     entry.add(f"add.u32 {turn}, {turn}, {BLOCK}", f"bra {begin}")
-    entry.place(end)
+    entry.mark(end)
     loop = len(entry.lines)
     _across(entry, step, thread, total)
     done, idle = entry.label(), entry.register("pred")
@@ -44,7 +44,7 @@ def emit(step: Reduce, name: str) -> Kernel:
     if step.kind == "mean":
         entry.add(f"div.rn.f32 {total}, {total}, {f32(inside.count)}")
     entry.add(f"st.global.f32 [{y}], {total}")
-    entry.place(done)
+    entry.mark(done)
     length = loop * -(-inside.count // BLOCK) + len(entry.lines) - loop
     cost = Cost(
         fma=0,
@@ -77,5 +77,5 @@ def _across(entry: Entry, step: Reduce, thread: str, total: str) -> None:
         entry.add(f"setp.ge.u32 {idle}, {thread}, {half}", f"@{idle} bra {skip}")
         entry.add(f"ld.shared.f32 {other}, [{own}+{4 * half}]")
         _combine(entry, step.kind, total, other)
-        entry.place(skip)
+        entry.mark(skip)
         entry.add("bar.sync 0")

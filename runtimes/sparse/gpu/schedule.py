@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from prunedeploy.runtimes.sparse.codegen._context import Constants
-from prunedeploy.runtimes.sparse.gpu import depthwise, looped, streamed, unrolled
+from prunedeploy.runtimes.sparse.gpu import depthwise, generated, looped, streamed
 from prunedeploy.runtimes.sparse.gpu.cost import floors
 from prunedeploy.runtimes.sparse.gpu.epilogue import INSTRUCTIONS
+from prunedeploy.runtimes.sparse.gpu.generated import IN_FLIGHT, PROLOGUE, WARP, Schedule
 from prunedeploy.runtimes.sparse.gpu.launch import Cost, Kernel, Priced
 from prunedeploy.runtimes.sparse.gpu.nonzeros import MAX_INSTRUCTIONS
-from prunedeploy.runtimes.sparse.gpu.unrolled import IN_FLIGHT, PROLOGUE, WARP, Schedule
 from prunedeploy.runtimes.sparse.gpu.window import window_of
 from prunedeploy.runtimes.sparse.plan.steps import Conv
 from prunedeploy.targets import Target
@@ -24,14 +24,14 @@ DENSE = 0.5  # density above which a loop over all weights is smaller and no slo
 ROWS = (8, 16, 32, 64)
 THREADS = (32, 64, 128, 256)
 PARTS = (1, 2, 4, 8)
-MAX_SUMS = 256  # rows * parts: 32 KB of shared memory with 32 pixels
+MAX_ACCUMULATORS = 256  # rows * parts: 32 KB of shared memory with 32 pixels
 
 
 def emit(step: Conv, name: str, constants: Constants, gpu: Gpu, target: Target) -> Kernel:
     """The kernel of a convolution or linear layer."""
     if (emitter := _of_weights_in_memory(step)) is not None:
         return emitter(step, name, constants)
-    return unrolled.emit(step, name, best(step, gpu, target))
+    return generated.emit(step, name, best(step, gpu, target))
 
 
 def priced(step: Conv, gpu: Gpu, target: Target) -> Priced:
@@ -40,7 +40,7 @@ def priced(step: Conv, gpu: Gpu, target: Target) -> Priced:
         return price_of(emitter(step, "priced", Constants()))
     chosen = best(step, gpu, target)
     cost, blocks = _Model(step).cost(chosen)
-    return Priced(step.name, _unrolled_kind(chosen), str(chosen), cost, blocks)
+    return Priced(step.name, _generated_kind(chosen), str(chosen), cost, blocks)
 
 
 def price_of(kernel: Kernel) -> Priced:
@@ -49,8 +49,8 @@ def price_of(kernel: Kernel) -> Priced:
     return Priced(kernel.step, kernel.kind, kernel.choice, kernel.cost, blocks)
 
 
-def _unrolled_kind(chosen: Schedule) -> str:
-    return "split" if chosen.parts > 1 else "unrolled"
+def _generated_kind(chosen: Schedule) -> str:
+    return "split" if chosen.parts > 1 else "generated"
 
 
 def _of_weights_in_memory(step: Conv) -> Callable[[Conv, str, Constants], Kernel] | None:
@@ -64,12 +64,12 @@ def _of_weights_in_memory(step: Conv) -> Callable[[Conv, str, Constants], Kernel
 
 
 def candidates(step: Conv) -> list[Schedule]:
-    """Every schedule of an unrolled layer that there is room for."""
+    """Every schedule of an generated layer that there is room for."""
     pixels, rows = window_of(step).pixels, step.weight.shape[0]
     warps = -(-pixels // WARP) * WARP
     smaller = [count for count in ROWS if count < 2 * rows] or [ROWS[0]]
     whole = [Schedule(r, t) for r in smaller for t in THREADS if t <= max(warps, THREADS[0])]
-    cut = [Schedule(r, WARP, p) for r in smaller for p in PARTS[1:] if r * p <= MAX_SUMS]
+    cut = [Schedule(r, WARP, p) for r in smaller for p in PARTS[1:] if r * p <= MAX_ACCUMULATORS]
     return whole + cut
 
 

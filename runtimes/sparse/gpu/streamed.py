@@ -46,11 +46,11 @@ def emit(step: Conv, name: str, constants: Constants) -> Kernel:
         f"setp.ge.u32 {beyond}, {row}, {rows}",
         f"min.u32 {row}, {row}, {rows - 1}",  # all threads have to reach the barriers
     )
-    sums = entry.registers("f32", pixels)
-    for total in sums:
+    accumulators = entry.registers("f32", pixels)
+    for total in accumulators:
         entry.add(f"mov.f32 {total}, 0f00000000")
-    _stream(entry, step, sums, row, lane, len(views), columns.dtype == np.uint16)
-    own = _reduce(entry, sums, thread, lane)
+    _stream(entry, step, accumulators, row, lane, len(views), columns.dtype == np.uint16)
+    own = _reduce(entry, accumulators, thread, lane)
     done = entry.label()
     idle = entry.register("pred")
     entry.add(f"@{beyond} bra {done}", f"setp.ne.u32 {idle}, {lane}, 0", f"@{idle} bra {done}")
@@ -62,16 +62,16 @@ def emit(step: Conv, name: str, constants: Constants) -> Kernel:
         entry.add(f"mul.wide.u32 {wide}, {row}, {4 * view.strides[1]}")
         entry.add(f"add.u64 {begin}, {entry.pointer(index)}, {wide}")
         pointers.append(begin)
-    for index, total in enumerate(sums):
+    for index, total in enumerate(accumulators):
         entry.add(f"ld.shared.f32 {total}, [{own}+{4 * BLOCK * index}]")
         entry.add(f"add.rn.f32 {total}, {total}, {bias}")
-        places = []
+        addresses = []
         for pointer in pointers:
-            places.append(entry.register("u64"))
-            entry.add(f"add.u64 {places[-1]}, {pointer}, {4 * index}")
-        residual = places[1] if len(places) > 1 else None
-        epilogue_of(entry, step, places[0], residual).store(0, total)
-    entry.place(done)
+            addresses.append(entry.register("u64"))
+            entry.add(f"add.u64 {addresses[-1]}, {pointer}, {4 * index}")
+        residual = addresses[1] if len(addresses) > 1 else None
+        epilogue_of(entry, step, addresses[0], residual).store(0, total)
+    entry.mark(done)
     return Kernel(
         name=name,
         step=step.name,
@@ -109,10 +109,10 @@ def _packed(step: Conv) -> tuple[Array, Array, Array]:
     matrix = step.weight.reshape(step.weight.shape[0], -1)
     begins, columns, values = [0], [], []
     for row in matrix:
-        (found,) = np.nonzero(row)
-        fill = -len(found) % 4
-        columns.append(np.append(found, np.repeat(found[-1:], fill)))
-        values.append(np.append(row[found], np.zeros(fill)))
+        (filled,) = np.nonzero(row)
+        fill = -len(filled) % 4
+        columns.append(np.append(filled, np.repeat(filled[-1:], fill)))
+        values.append(np.append(row[filled], np.zeros(fill)))
         begins.append(begins[-1] + len(columns[-1]) // 4)
     short = np.uint16 if matrix.shape[1] <= SHORT else np.uint32
     return (
@@ -123,9 +123,9 @@ def _packed(step: Conv) -> tuple[Array, Array, Array]:
 
 
 def _stream(
-    entry: Entry, step: Conv, sums: list[str], row: str, lane: str, first: int, short: bool
+    entry: Entry, step: Conv, accumulators: list[str], row: str, lane: str, first: int, short: bool
 ) -> None:
-    """Add to the sums what the lane's non-zeros of its row contribute."""
+    """Add to the accumulators what the lane's non-zeros of its row contribute."""
     begins, columns, values = (entry.pointer(first + index) for index in range(3))
     x, at = entry.pointer(0), entry.shifted(begins, row)
     turn, last = entry.registers("u32", 2)
@@ -135,7 +135,7 @@ def _stream(
         f"add.u32 {turn}, {turn}, {lane}",
     )
     begin, end, over = entry.label(), entry.label(), entry.register("pred")
-    entry.place(begin)
+    entry.mark(begin)
     entry.add(f"setp.ge.u32 {over}, {turn}, {last}", f"@{over} bra {end}")
     numbers, weights = entry.registers("u32", 4), entry.registers("f32", 4)
     from_, behind = entry.registers("u64", 2)
@@ -150,24 +150,24 @@ def _stream(
     for number, weight in zip(numbers, weights, strict=True):
         plane = entry.register("u64")
         entry.add(f"mad.wide.u32 {plane}, {number}, {4 * step.x.strides[1]}, {x}")
-        for index, total in enumerate(sums):
+        for index, total in enumerate(accumulators):
             entry.add(f"ld.global.nc.f32 {value}, [{plane}+{4 * index}]")
             entry.add(f"fma.rn.f32 {total}, {value}, {weight}, {total}")
     entry.add(f"add.u32 {turn}, {turn}, 32", f"bra {begin}")
-    entry.place(end)
+    entry.mark(end)
 
 
-def _reduce(entry: Entry, sums: list[str], thread: str, lane: str) -> str:
-    """Add the sums of a warp's lanes up in shared memory; the address of the thread's own."""
+def _reduce(entry: Entry, accumulators: list[str], thread: str, lane: str) -> str:
+    """Add up what a warp's lanes have, in shared memory; the address of the thread's own."""
     own, other, more = entry.register("u32"), *entry.registers("f32", 2)
-    entry.add(f"mov.u32 {own}, {entry.shared(4 * BLOCK * len(sums))}")
+    entry.add(f"mov.u32 {own}, {entry.shared(4 * BLOCK * len(accumulators))}")
     entry.add(f"mad.lo.u32 {own}, {thread}, 4, {own}")
-    for index, total in enumerate(sums):
+    for index, total in enumerate(accumulators):
         entry.add(f"st.shared.f32 [{own}+{4 * BLOCK * index}], {total}")
     for half in (16, 8, 4, 2, 1):
         idle = entry.register("pred")
         entry.add("bar.sync 0", f"setp.ge.u32 {idle}, {lane}, {half}")
-        for index in range(len(sums)):
+        for index in range(len(accumulators)):
             at = 4 * BLOCK * index
             entry.add(
                 f"@!{idle} ld.shared.f32 {other}, [{own}+{at}]",

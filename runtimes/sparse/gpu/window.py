@@ -62,12 +62,12 @@ class Window:
     def _axis(self, axis: int, dim: int) -> list[tuple[int, bool]]:
         """The distance of each tap along an axis, and whether it may lie outside."""
         size, last = self.x.shape[dim], (self.y.shape[dim] - 1) * self.strides[axis]
-        found = []
+        distances = []
         for tap in range(self.kernel[axis]):
             distance = tap * self.dilations[axis]
             first = distance - self.pads[axis]
-            found.append((distance, first < 0 or last + first >= size))
-        return found
+            distances.append((distance, first < 0 or last + first >= size))
+        return distances
 
 
 def window_of(step: Conv | Pool) -> Window:

@@ -12,20 +12,21 @@ import pytest
 from gpu_layers import Layer, emitted
 
 from prunedeploy import targets
-from prunedeploy.runtimes.sparse.gpu import unrolled
+from prunedeploy.runtimes.sparse.gpu import generated
 from prunedeploy.runtimes.sparse.gpu.cubin import instructions
+from prunedeploy.runtimes.sparse.gpu.generated import Schedule
 from prunedeploy.runtimes.sparse.gpu.ptx import HEADER
-from prunedeploy.runtimes.sparse.gpu.unrolled import Schedule
 from prunedeploy.targets.gpu import GPUS, capability
 
 PTXAS = os.environ.get("PRUNEDEPLOY_PTXAS") or shutil.which("ptxas")
 pytestmark = pytest.mark.skipif(
-    PTXAS is None, reason="no ptxas: name that of nvidia-cuda-nvcc-cu12==12.9.* in PRUNEDEPLOY_PTXAS"
+    PTXAS is None,
+    reason="no ptxas: name that of nvidia-cuda-nvcc-cu12==12.9.* in PRUNEDEPLOY_PTXAS",
 )
 # the multiply-adds in the code of a kernel, at least
-SHARES = {"unrolled": 0.65, "split": 0.55, "strided": 0.45}
+SHARES = {"generated": 0.65, "split": 0.55, "strided": 0.45}
 LAYERS = {
-    "unrolled": (Layer((1, 64, 14, 14), 64, (3, 3), pads=(1, 1, 1, 1), empty=0), Schedule(64, 64)),
+    "generated": (Layer((1, 64, 14, 14), 64, (3, 3), pads=(1, 1, 1, 1), empty=0), Schedule(64, 64)),
     "split": (Layer((1, 128, 7, 7), 64), Schedule(32, 32, 4)),
     "strided": (Layer((2, 16, 15, 13), 24, (3, 3), (2, 2), (1, 1, 1, 1)), Schedule(16, 32)),
 }
@@ -48,15 +49,15 @@ def assemble(text: str, arch: str, folder: Path) -> str:
 
 @pytest.mark.parametrize("target", ["jetson-nano", "rtx2080ti", "jetson-orin", "h100"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_unrolled_kernels_fit_the_registers(name: str, target: str, tmp_path: Path) -> None:
+def test_generated_kernels_fit_the_registers(name: str, target: str, tmp_path: Path) -> None:
     layer, cut = LAYERS[name]
     machine = targets.by_name(target)
-    kernels, _ = emitted(layer.plan(), lambda step, n, _: unrolled.emit(step, n, cut), machine)
+    kernels, _ = emitted(layer.plan(), lambda step, n, _: generated.emit(step, n, cut), machine)
     said = assemble("".join(k.text for k in kernels), f"sm_{capability(machine)}", tmp_path)
     assert set(re.findall(r"(\d+) bytes spill", said)) == {"0"}
     assert max(map(int, re.findall(r"Used (\d+) registers", said))) <= 128
     found = instructions((tmp_path / "kernel.cubin").read_bytes(), capability(machine))
-    (kernel,) = (k for k in kernels if k.kind in ("unrolled", "split"))
+    (kernel,) = (k for k in kernels if k.kind in ("generated", "split"))
     assert kernel.text.count("fma.rn.f32") >= SHARES[name] * found[kernel.name]
 
 

@@ -10,9 +10,9 @@ from gpu_layers import TARGET, Layer, check, emitted, feeds_of, kinds, summed_in
 from ptx.kernels import run_kernels
 
 from prunedeploy.runtimes.sparse.codegen._context import Constants
-from prunedeploy.runtimes.sparse.gpu import depthwise, looped, schedule, streamed, unrolled
+from prunedeploy.runtimes.sparse.gpu import depthwise, generated, looped, schedule, streamed
+from prunedeploy.runtimes.sparse.gpu.generated import Schedule
 from prunedeploy.runtimes.sparse.gpu.launch import Kernel
-from prunedeploy.runtimes.sparse.gpu.unrolled import Schedule
 from prunedeploy.runtimes.sparse.plan.steps import Conv
 from prunedeploy.targets.gpu import GPUS
 
@@ -40,12 +40,12 @@ SCHEDULES = (Schedule(8, 32), Schedule(64, 64), Schedule(8, 32, 2), Schedule(16,
 
 
 def _whole(cut: Schedule):  # type: ignore[no-untyped-def]
-    return lambda step, name, _: unrolled.emit(step, name, cut)
+    return lambda step, name, _: generated.emit(step, name, cut)
 
 
 @pytest.mark.parametrize("cut", SCHEDULES, ids=str)
 @pytest.mark.parametrize("name", LAYERS)
-def test_unrolled(name: str, cut: Schedule) -> None:
+def test_generated(name: str, cut: Schedule) -> None:
     check(LAYERS[name].plan(), _whole(cut))
 
 
@@ -84,8 +84,8 @@ def test_streamed(batch: int, empty: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["batch of 2", "stride 2", "dilated", "groups", "seven by seven"])
-def test_unrolled_is_bit_for_bit_what_the_order_of_sums_gives(name: str) -> None:
-    """With sums of one order there is one right answer in float32."""
+def test_generated_is_bit_for_bit_what_the_order_of_sums_gives(name: str) -> None:
+    """With accumulators of one order there is one right answer in float32."""
     plan = LAYERS[name].plan()
     feeds = feeds_of(plan)
     (x,) = feeds.values()
@@ -117,7 +117,7 @@ def test_nan_and_infinity_go_through() -> None:
 
 def test_a_long_program_is_cut_at_its_limit() -> None:
     (step,) = _convs(Layer((1, 512, 4, 8), 64, density=0.5, empty=0))
-    kernel = unrolled.emit(step, "k", Schedule(64, 32))
+    kernel = generated.emit(step, "k", Schedule(64, 32))
     assert kernel.grid[1] > 4
     assert kernel.cost.longest < 4400
 
@@ -126,7 +126,7 @@ def test_rows_are_balanced_by_their_non_zeros() -> None:
     (step,) = _convs(Layer((1, 64, 7, 7), 64, density=0.2, empty=0))
     weight = step.weight.copy()
     weight[:8] = 1
-    ranges = unrolled.programs(replace(step, weight=weight), Schedule(16, 32))
+    ranges = generated.programs(replace(step, weight=weight), Schedule(16, 32))
     assert [each.stop for each in ranges][-1] == 64
     assert len(ranges[0]) < min(map(len, ranges[1:]))
 
@@ -144,7 +144,7 @@ def _chosen(layer: Layer, target: str = "rtx2080ti") -> Kernel:
 
 
 def test_the_kernel_follows_the_layer() -> None:
-    assert _chosen(Layer((1, 64, 56, 56), 64)).kind == "unrolled"
+    assert _chosen(Layer((1, 64, 56, 56), 64)).kind == "generated"
     assert _chosen(Layer((1, 256, 7, 7), 512, density=0.1)).kind == "split"
     assert _chosen(Layer((1, 256, 14, 14), 256, density=1.0, empty=0)).kind == "looped"
     assert _chosen(Layer((1, 512, 1, 1), 100)).kind == "streamed"

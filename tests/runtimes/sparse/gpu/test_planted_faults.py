@@ -12,9 +12,9 @@ from plan_interpreter import evaluate
 from ptx.kernels import run_kernels
 from ptx.parse import PtxError
 
-from prunedeploy.runtimes.sparse.gpu import unrolled
+from prunedeploy.runtimes.sparse.gpu import generated
+from prunedeploy.runtimes.sparse.gpu.generated import Schedule
 from prunedeploy.runtimes.sparse.gpu.launch import Kernel
-from prunedeploy.runtimes.sparse.gpu.unrolled import Schedule
 
 LAYER = Layer((1, 24, 7, 7), 16, (3, 3), pads=(1, 1, 1, 1), activation="Relu", empty=0)
 CUTS = {"whole": Schedule(8, 32), "split": Schedule(8, 32, 4)}
@@ -24,8 +24,8 @@ def run(cut: str, plant: Callable[[Kernel], Kernel]) -> float:
     """The difference to float64 as a share of the range, with a fault in the convolution."""
     plan = LAYER.plan()
     feeds = feeds_of(plan)
-    kernels, constants = emitted(plan, lambda s, n, _: unrolled.emit(s, n, CUTS[cut]))
-    planted = [plant(k) if k.kind in ("unrolled", "split") else k for k in kernels]
+    kernels, constants = emitted(plan, lambda s, n, _: generated.emit(s, n, CUTS[cut]))
+    planted = [plant(k) if k.kind in ("generated", "split") else k for k in kernels]
     (found,) = run_kernels(plan, planted, constants, feeds).values()
     (wanted,) = evaluate(plan, feeds).values()
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())

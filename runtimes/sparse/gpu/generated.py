@@ -7,7 +7,7 @@ Sparsity on GPUs for Deep Learning Inference", 2020). Windows are one program as
 tap, each a shifted plane, and threads whose pixel has no such tap jump over it.
 
 Where pixels are too few to fill the GPU the program is cut into parts: each warp of a block
-computes a part of the sums of the same pixels, and they are added up in shared memory.
+computes a part of the accumulators of the same pixels, and they are added up in shared memory.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class _Emitter:
         self.views: tuple[View, ...] = tuple(views)
         self.entry = Entry(name, len(views), self.block)
         longest = max(len(rows) for rows in self.rows)
-        self.sums = self.entry.registers("f32", longest)
+        self.accumulators = self.entry.registers("f32", longest)
         self.slots = self.entry.registers("f32", AHEAD)
         self.lengths: list[int] = []  # instructions of each program's part
         self.nonzeros = self.loads = self.longest_loads = 0
@@ -96,7 +96,7 @@ class _Emitter:
         return Kernel(
             name=self.entry.name,
             step=self.step.name,
-            kind="split" if self.schedule.parts > 1 else "unrolled",
+            kind="split" if self.schedule.parts > 1 else "generated",
             choice=f"{len(self.rows)} programs, {self.schedule}",
             text=self.entry.text(),
             grid=(blocks, len(self.rows)),
@@ -139,31 +139,33 @@ class _Emitter:
         labels = [entry.label() for _ in self.rows]
         entry.branch(chosen, labels)
         for label, rows in zip(labels, self.rows, strict=True):
-            entry.place(label)
+            entry.mark(label)
             before = len(entry.lines)
-            for sum_, bias in zip(self.sums, self.step.bias[rows.start : rows.stop], strict=False):
+            for sum_, bias in zip(
+                self.accumulators, self.step.bias[rows.start : rows.stop], strict=False
+            ):
                 entry.add(f"mov.f32 {sum_}, {f32(float(bias))}")
             self._products(nonzeros.terms(self.step, rows), where, x)
             finish = epilogue_of(entry, self.step, y, residual[0] if residual else None)
-            for row, sum_ in zip(rows, self.sums, strict=False):
+            for row, sum_ in zip(rows, self.accumulators, strict=False):
                 finish.store(row, sum_)
             entry.add(f"bra {done}")
             self.lengths.append(len(entry.lines) - before + PROLOGUE)
-        entry.place(done)
+        entry.mark(done)
 
     def _products(self, terms: list[Terms], where: Pixel, x: str) -> None:
-        """Add the terms to the sums."""
+        """Add the terms to the accumulators."""
         self.longest_loads = max(self.longest_loads, sum(part.loads for part in terms))
         for part in terms:
             tap, end = self.taps[part.tap], self.entry.label()
             skip_outside(self.entry, self.window, where, tap, end)
             self._tap_products(part, tap, x)
             if tap.row_check or tap.column_check:
-                self.entry.place(end)
+                self.entry.mark(end)
 
     def _tap_products(self, part: Terms, tap: Tap, x: str) -> None:
         """Loads of some channels, then the multiply-adds on them, until all are through."""
-        stride, sums = self.step.x.strides[1], self.sums
+        stride, accumulators = self.step.x.strides[1], self.accumulators
         addresses = Offsets(self.entry, x)
         starts = part.starts
         order = (np.cumsum(starts) - 1) % AHEAD  # which of the loads a term is on
@@ -174,9 +176,10 @@ class _Emitter:
             for index in begin + np.flatnonzero(starts[begin:end]):
                 address = addresses.at(4 * (int(part.channels[index]) * stride + tap.offset))
                 self.entry.add(f"ld.global.nc.f32 {slots[index]}, {address}")
+            chosen = [accumulators[row] for row in rows[begin:end]]
             self.entry.lines += [
-                f"fma.rn.f32 {sums[rows[i]]},{slots[i]},0f{bits[i]:08X},{sums[rows[i]]};"
-                for i in range(begin, end)
+                f"fma.rn.f32 {total},{slots[i]},0f{bits[i]:08X},{total};"
+                for i, total in enumerate(chosen, begin)
             ]
         self.nonzeros += len(rows)
         self.loads += part.loads
@@ -205,51 +208,51 @@ class _Emitter:
         entry.branch(chosen, labels)
         for index, rows in enumerate(self.rows):
             for number_, terms in enumerate(nonzeros.split(nonzeros.terms(self.step, rows), parts)):
-                entry.place(labels[index * parts + number_])
+                entry.mark(labels[index * parts + number_])
                 before = len(entry.lines)
                 entry.add(f"mov.u32 {first}, {rows.start}", f"mov.u32 {count}, {len(rows)}")
                 bias = self.step.bias[rows.start : rows.stop]
-                for row, sum_ in enumerate(self.sums):
+                for row, sum_ in enumerate(self.accumulators):
                     begin = float(bias[row]) if row < len(rows) and number_ == 0 else 0.0
                     entry.add(f"mov.f32 {sum_}, {f32(begin)}")
                 self._products(terms, where, x)
                 entry.add(f"bra {join}")
-                rest = PROLOGUE + len(self.sums) * (2 + INSTRUCTIONS / parts)
+                rest = PROLOGUE + len(self.accumulators) * (2 + INSTRUCTIONS / parts)
                 self.lengths.append(len(entry.lines) - before + round(rest))
-        entry.place(join)
+        entry.mark(join)
         self._reduce((thread, lane, part, first, count), beyond, y, residual)
 
     def _reduce(self, registers: tuple[str, ...], beyond: str, y: str, residual: list[str]) -> None:
-        """Every part adds up the sums of some rows; shared memory is [row, part, lane]."""
+        """Every part adds up the accumulators of some rows; shared memory is [row, part, lane]."""
         entry, parts, lanes = self.entry, self.schedule.parts, self.schedule.threads
         thread, lane, part, first, count = registers
-        size = 4 * len(self.sums) * self.block
+        size = 4 * len(self.accumulators) * self.block
         own, base = entry.registers("u32", 2)
         entry.add(f"mov.u32 {base}, {entry.shared(size)}")
         entry.add(f"mad.lo.u32 {own}, {thread}, 4, {base}")
-        for row, sum_ in enumerate(self.sums):
+        for row, sum_ in enumerate(self.accumulators):
             entry.add(f"st.shared.f32 [{own}+{4 * row * self.block}], {sum_}")
         entry.add("bar.sync 0")
         done = entry.label()
         entry.add(f"@{beyond} bra {done}")
-        address, row_, place = entry.registers("u32", 3)
+        address, row_, output_row = entry.registers("u32", 3)
         entry.add(
             f"mad.lo.u32 {address}, {lane}, 4, {base}",
             f"mad.lo.u32 {address}, {part}, {4 * self.block}, {address}",
         )
-        for turn in range(-(-len(self.sums) // parts)):
+        for turn in range(-(-len(self.accumulators) // parts)):
             outside = entry.register("pred")
             entry.add(f"add.u32 {row_}, {part}, {turn * parts}")
             entry.add(f"setp.ge.u32 {outside}, {row_}, {count}", f"@{outside} bra {done}")
-            total, more = self.sums[0], self.slots[0]
+            total, more = self.accumulators[0], self.slots[0]
             for other in range(parts):
                 offset = 4 * (turn * parts * self.block + other * lanes)
                 entry.add(f"ld.shared.f32 {more if other else total}, [{address}+{offset}]")
                 if other:
                     entry.add(f"add.rn.f32 {total}, {total}, {more}")
-            entry.add(f"add.u32 {place}, {row_}, {first}")
-            self._row_epilogue(place, y, residual).store(0, total)
-        entry.place(done)
+            entry.add(f"add.u32 {output_row}, {row_}, {first}")
+            self._row_epilogue(output_row, y, residual).store(0, total)
+        entry.mark(done)
 
     def _row_epilogue(self, row: str, y: str, residual: list[str]) -> Epilogue:
         """The epilogue of the row whose number is in a register."""

@@ -77,9 +77,9 @@ def main() -> None:
 
 def _build(network: str, plan: Plan, name: str, ptxas: Path | None, limit: float) -> None:
     target = targets.by_name(name)
-    begin = time.process_time()
+    begin, processor = time.monotonic(), time.process_time()
     module = emit_module([plan], target)
-    seconds = time.process_time() - begin
+    seconds, processor = time.monotonic() - begin, time.process_time() - processor
     launches = module.tables[0].launches
     limits_of = [
         floors(x.kernel.cost, x.kernel.grid[0] * x.kernel.grid[1], GPUS[name], target)
@@ -88,7 +88,7 @@ def _build(network: str, plan: Plan, name: str, ptxas: Path | None, limit: float
     kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(x.kernel.kind for x in launches).items())
     limits = ", ".join(f"{n} {limit}" for limit, n in Counter(x.limit for x in limits_of).items())
     print(
-        f"{network} for {name}: emitted in {seconds:.1f} s of processor time, "
+        f"{network} for {name}: emitted in {seconds:.1f} s ({processor:.1f} s of processor time), "
         f"{len(module.text) / 1e6:.1f} MB of PTX, {len(module.constants) / 1e6:.1f} MB of constants"
     )
     print(f"  {len(launches)} launches: {kinds}")

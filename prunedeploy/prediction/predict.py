@@ -17,8 +17,8 @@ from prunedeploy.prediction.efficiency import GPU, ORT, SPARSE, Table, band
 from prunedeploy.prediction.machine import CPU_RUNTIMES, GPU_RUNTIMES, Machine, machine
 from prunedeploy.prediction.record import LayerTime, Prediction
 from prunedeploy.prediction.roofline import layer_times
-from prunedeploy.runtimes.sparse.gpu.build import is_for_gpu
 from prunedeploy.targets import Target
+from prunedeploy.targets.gpu import is_for_gpu
 
 WIDTHS = {"float64": 8.0, "float32": 4.0, "tf32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0}
 PREDICTED = (*CPU_RUNTIMES, *GPU_RUNTIMES)

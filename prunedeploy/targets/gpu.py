@@ -54,6 +54,11 @@ GPUS = {
 }
 
 
+def is_for_gpu(target: Target) -> bool:
+    """Whether sparse engines of ``target`` run on its GPU: where it states no CPU of its own."""
+    return target.compute_capability is not None and not target.isa
+
+
 def capability(target: Target) -> int:
     """The compute capability of ``target`` as one number: 75 for 7.5."""
     return round(10 * float(target.compute_capability or 0))

@@ -25,6 +25,7 @@ from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.payload import LAYERS, LIBRARY
 from prunedeploy.runtimes.sparse.session import Library, SparseSession
 from prunedeploy.targets import Target
+from prunedeploy.targets.gpu import is_for_gpu
 
 
 class Sparse:
@@ -52,14 +53,13 @@ class Sparse:
         from prunedeploy.runtimes.sparse import build as on_cpu
         from prunedeploy.runtimes.sparse.gpu import build as on_gpu
 
-        if on_gpu.is_for_gpu(target):
+        if is_for_gpu(target):
             return on_gpu.build_payload(model, target, directory, options)
         return on_cpu.build_payload(model, target, directory, options)
 
     def emit(self, model: Path, target: Target, directory: Path, options: BuildOptions) -> None:
         """The same as a C project, for somebody else to compile; no compiler is needed here."""
         from prunedeploy.runtimes.sparse.build import write_sources
-        from prunedeploy.runtimes.sparse.gpu.build import is_for_gpu
 
         if is_for_gpu(target):
             raise UserError(f"the engine for {target.name} is PTX: use prunedeploy build")

@@ -62,7 +62,10 @@ def run_engine(
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(engine), str(given), str(made), str(runs)],
         env={
-            **{**os.environ, **paths, "FALSE_CUDA": fault, "FALSE_CUDA_SERVER": server},
+            **os.environ,
+            **paths,
+            "FALSE_CUDA": fault,
+            "FALSE_CUDA_SERVER": server,
             "PYTHONPATH": str(HERE),
         },
         capture_output=True,

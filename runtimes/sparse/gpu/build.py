@@ -28,11 +28,6 @@ from prunedeploy.targets.gpu import GPUS, capability
 NO_WORK = Work(0, 0)
 
 
-def is_for_gpu(target: Target) -> bool:
-    """Whether sparse engines of ``target`` run on its GPU: where it states no CPU of its own."""
-    return target.compute_capability is not None and not target.isa
-
-
 def build_payload(model: Path, target: Target, directory: Path, options: BuildOptions) -> Payload:
     """Write the PTX, the library that launches it, its header and the list of its layers.
 

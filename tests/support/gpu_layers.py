@@ -123,7 +123,7 @@ def _moved(kernel: Kernel, begin: int) -> Kernel:
 
 
 def summed_in_order(step: Conv, x: Array) -> Array:
-    """The accumulators of ``step`` on ``x`` [N, C, H, W] as generated kernels order them, all fused.
+    """What ``step`` makes of ``x`` [N, C, H, W], summed in the order of generated kernels, fused.
 
     Bias first, then tap after tap, channel after channel: bit for bit what a GPU computes.
     """

@@ -7,7 +7,7 @@ Sparsity on GPUs for Deep Learning Inference", 2020). Windows are one program as
 tap, each a shifted plane, and threads whose pixel has no such tap jump over it.
 
 Where pixels are too few to fill the GPU the program is cut into parts: each warp of a block
-computes a part of the accumulators of the same pixels, and they are added up in shared memory.
+computes a part of the sums of the same pixels, and they are added up in shared memory.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ class _Emitter:
         self._reduce((thread, lane, part, first, count), beyond, y, residual)
 
     def _reduce(self, registers: tuple[str, ...], beyond: str, y: str, residual: list[str]) -> None:
-        """Every part adds up the accumulators of some rows; shared memory is [row, part, lane]."""
+        """Every part adds up the sums of some rows; shared memory is [row, part, lane]."""
         entry, parts, lanes = self.entry, self.schedule.parts, self.schedule.threads
         thread, lane, part, first, count = registers
         size = 4 * len(self.accumulators) * self.block

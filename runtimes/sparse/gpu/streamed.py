@@ -125,7 +125,7 @@ def _packed(step: Conv) -> tuple[Array, Array, Array]:
 def _stream(
     entry: Entry, step: Conv, accumulators: list[str], row: str, lane: str, first: int, short: bool
 ) -> None:
-    """Add to the accumulators what the lane's non-zeros of its row contribute."""
+    """Add to the sums what the lane's non-zeros of its row contribute."""
     begins, columns, values = (entry.pointer(first + index) for index in range(3))
     x, at = entry.pointer(0), entry.shifted(begins, row)
     turn, last = entry.registers("u32", 2)

@@ -85,7 +85,7 @@ def test_streamed(batch: int, empty: int) -> None:
 
 @pytest.mark.parametrize("name", ["batch of 2", "stride 2", "dilated", "groups", "seven by seven"])
 def test_generated_is_bit_for_bit_what_the_order_of_sums_gives(name: str) -> None:
-    """With accumulators of one order there is one right answer in float32."""
+    """With sums of one order there is one right answer in float32."""
     plan = LAYERS[name].plan()
     feeds = feeds_of(plan)
     (x,) = feeds.values()

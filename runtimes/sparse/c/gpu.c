@@ -83,12 +83,12 @@ static void pd_open_driver(void) {
     void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
     if (!library) return;
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
-        void *found = dlsym(library, wanted[i].name);
-        if (!found) {
+        void *symbol = dlsym(library, wanted[i].name);
+        if (!symbol) {
             pd_driver_code = PD_OLD_DRIVER;
             return;
         }
-        memcpy((char *)&pd_cuda + wanted[i].field, &found, sizeof found);
+        memcpy((char *)&pd_cuda + wanted[i].field, &symbol, sizeof symbol);
     }
     int version = 0;
     const int result = pd_cuda.init(0);

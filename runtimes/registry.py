@@ -8,6 +8,7 @@ from typing import cast
 from prunedeploy.core.errors import UserError
 from prunedeploy.runtimes.api import Runtime
 from prunedeploy.targets import Target, why_not_here
+from prunedeploy.targets.gpu import is_for_gpu
 
 RUNTIMES: dict[str, str] = {
     "ort": "prunedeploy.runtimes.ort.cpu:Ort",
@@ -35,6 +36,16 @@ def by_name(name: str) -> Runtime:
     return cast(Runtime, getattr(importlib.import_module(module), attribute)())
 
 
+def automatic(target: Target) -> list[str]:
+    """The runtimes that "auto" chooses among for ``target``, best first.
+
+    The sparse runtime on a GPU is asked for by name: it was never measured on one.
+    """
+    by_name_alone = ("null", "sparse") if is_for_gpu(target) else ("null",)
+    there = [name for name in target.runtimes if name in RUNTIMES]
+    return [name for name in there if name not in by_name_alone]
+
+
 def refuse(target: Target, runtime: str) -> str | None:
     """Why no engine of ``runtime`` for ``target`` can be built here, in one line, or None.
 
@@ -43,7 +54,7 @@ def refuse(target: Target, runtime: str) -> str | None:
     if runtime == "auto":
         if reason := why_not_here(target):
             return reason
-        there = [name for name in target.runtimes if name in RUNTIMES]
+        there = automatic(target)
         reasons = [by_name(name).refuse(target) for name in there]
         if not there:
             return f"none of {target.name}'s runtimes is there yet: {', '.join(target.runtimes)}"

@@ -25,7 +25,6 @@ from prunedeploy.engines.verified_build import build_verified
 from prunedeploy.runtimes import registry
 from prunedeploy.runtimes.api import BuildOptions, OpenOptions
 from prunedeploy.runtimes.api import split as split_batch
-from prunedeploy.runtimes.registry import RUNTIMES
 from prunedeploy.targets import Target
 
 SECONDS = 1.5  # duration of the timing for one number of threads and one batch size
@@ -71,7 +70,7 @@ def candidates(target: Target, runtime: str) -> tuple[tuple[str, ...], tuple[Ref
         if reason := registry.refuse(target, runtime):
             raise UserError(reason)
         return (runtime,), ()
-    known = [name for name in target.runtimes if name in RUNTIMES and name != "null"]
+    known = registry.automatic(target)
     if target.name == "host":
         known = [name for name in known if name in ON_CPU]
     reasons = {name: registry.refuse(target, name) for name in known}

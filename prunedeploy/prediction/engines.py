@@ -39,6 +39,8 @@ def _of_sparse(engine: Engine, batch: int, threads: int) -> Forecast | None:
     """Predict from the layers of the engine, for each part that the batch is computed in."""
     from prunedeploy.runtimes.sparse.engine import read_layers
 
+    if engine.manifest.isa.startswith("sm_"):
+        return None  # of a GPU, whose figures nobody has measured
     host, cut = targets.by_name("host"), engine.manifest.threads
     pieces = Counter(split(batch, engine.manifest.batches) or ())
     total: Forecast | None = None

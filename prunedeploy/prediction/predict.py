@@ -12,12 +12,13 @@ from prunedeploy.core.records import Forecast
 from prunedeploy.graph import model as models
 from prunedeploy.graph import preparation
 from prunedeploy.graph.fixed_shapes import Shapes, fix, sized
-from prunedeploy.prediction import graph, steps
+from prunedeploy.prediction import gpu, graph, steps
 from prunedeploy.prediction.efficiency import GPU, ORT, SPARSE, Table, band
 from prunedeploy.prediction.machine import CPU_RUNTIMES, GPU_RUNTIMES, Machine, machine
 from prunedeploy.prediction.record import LayerTime, Prediction
 from prunedeploy.prediction.roofline import layer_times
 from prunedeploy.targets import Target
+from prunedeploy.targets.gpu import is_for_gpu
 
 WIDTHS = {"float64": 8.0, "float32": 4.0, "tf32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0}
 PREDICTED = (*CPU_RUNTIMES, *GPU_RUNTIMES)
@@ -62,6 +63,8 @@ def predict(
     if batch < 1 or threads < 0:
         raise UserError(f"give a batch from 1 and threads from 0, not {batch} and {threads}")
     chosen = _runtime(hardware, runtime)
+    if chosen == "sparse" and is_for_gpu(hardware):
+        return _on_gpu(path, hardware, precision, batch, shapes)
     limits = machine(hardware, chosen, precision, threads)
     notes: tuple[str, ...] = ()
     with naming_file(path):
@@ -84,6 +87,24 @@ def predict(
         layers=layers,
         basis=f"peaks: {hardware.source}; efficiencies: {table.source}",
         notes=notes,
+    )
+
+
+def _on_gpu(
+    path: Path, target: Target, precision: str, batch: int, shapes: Shapes | None
+) -> Prediction:
+    """The prediction of a sparse engine on the GPU of ``target``."""
+    if precision != "float32":
+        raise UserError(f"sparse on a GPU computes in float32 only, not in {precision}")
+    with sized(path, shapes) as file:
+        layers = gpu.layer_times(file, target, batch)
+    return Prediction(
+        model=path.name,
+        model_sha256=models.sha256(path),
+        target=target.name,
+        forecast=gpu.forecast(layers, batch),
+        layers=layers,
+        basis=f"peaks: {target.source}; {gpu.BASIS}",
     )
 
 

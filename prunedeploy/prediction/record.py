@@ -7,7 +7,10 @@ from typing import Literal
 
 from prunedeploy.core.records import Forecast
 
-Limit = Literal["compute", "memory", "overhead"]
+# the first three of a roofline, the others of a GPU's launches
+Limit = Literal[
+    "compute", "memory", "overhead", "fma", "issue", "L1", "code", "DRAM", "latency", "launch"
+]
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Work:
 
 @dataclass(frozen=True)
 class LayerTime:
-    """The predicted time of a layer, and what it is made of: the largest of the three."""
+    """The predicted time of a layer, and what its limit is."""
 
     name: str
     kernel: str

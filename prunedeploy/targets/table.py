@@ -13,8 +13,9 @@ from typing import Any
 from prunedeploy.targets.target import Peak, Target, Toolchain
 from prunedeploy.targets.tensorrt import dialect
 
-GPU_RUNTIMES = ("tensorrt", "ort-tensorrt", "ort-cuda")  # on a server or a PC
-RTX_RUNTIMES = ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "ort-cuda")  # sm_75, 80, 86, 89, 120
+GPU_RUNTIMES = ("tensorrt", "ort-tensorrt", "ort-cuda", "sparse")  # on a server or a PC
+# of sm_75, 80, 86, 89, 120
+RTX_RUNTIMES = ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "ort-cuda", "sparse")
 
 
 def _tensorrt(version: str, *precisions: str, name: str = "", **system: str) -> Toolchain:

@@ -98,7 +98,7 @@ def project_of(
     inputs, outputs = models.specs(loaded)
     threads = options.threads or target.cores or targets.cores()
     plans = [plan_of(loaded, batch, threads) for batch in batch_sizes(inputs, options.batches)]
-    _check_batched(plans, outputs)
+    check_batched(plans, outputs)
     blocks = BlockCache()
     isa = compiling.isa_of(target)
     measured: list[dict[str, Schedule]] = [{} for _ in plans]
@@ -114,7 +114,7 @@ def project_of(
         threads=threads,
         version=metadata.version("prunedeploy"),
         inputs=inputs,
-        outputs=tuple(spec for spec in outputs if _is_batched(spec, plans)),
+        outputs=tuple(spec for spec in outputs if is_batched(spec, plans)),
         tuned=measured,
         blocks=blocks,
     )
@@ -260,7 +260,7 @@ def batch_sizes(inputs: tuple[TensorSpec, ...], wanted: tuple[int, ...]) -> tupl
     return tuple(sorted(set(wanted))) or (1,)
 
 
-def _is_batched(spec: TensorSpec, plans: list[Plan]) -> bool:
+def is_batched(spec: TensorSpec, plans: list[Plan]) -> bool:
     """Whether the first axis of an output is the batch, in every plan."""
     if not spec.shape or isinstance(spec.shape[0], int):
         return False
@@ -272,11 +272,16 @@ def _is_batched(spec: TensorSpec, plans: list[Plan]) -> bool:
     )
 
 
-def _check_batched(plans: list[Plan], outputs: tuple[TensorSpec, ...]) -> None:
+def check_batched(plans: list[Plan], outputs: tuple[TensorSpec, ...]) -> None:
+    """Check that the outputs of several plans can be put together.
+
+    Raises:
+        UserError: the first axis of one is not the batch.
+    """
     if len(plans) == 1:
         return
     for spec in outputs:
-        if not _is_batched(spec, plans):
+        if not is_batched(spec, plans):
             raise UserError(
                 f"the first axis of output {spec.name!r} is not the batch: "
                 "build for one batch size only"

@@ -25,6 +25,7 @@ from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.payload import LAYERS, LIBRARY
 from prunedeploy.runtimes.sparse.session import Library, SparseSession
 from prunedeploy.targets import Target
+from prunedeploy.targets.gpu import is_for_gpu
 
 
 class Sparse:
@@ -48,15 +49,20 @@ class Sparse:
         return {}
 
     def build(self, model: Path, target: Target, directory: Path, options: BuildOptions) -> Payload:
-        """Lower, emit, compile."""
-        from prunedeploy.runtimes.sparse.build import build_payload
+        """Lower, emit, compile; for the GPU of a target that has one and states no CPU."""
+        from prunedeploy.runtimes.sparse import build as on_cpu
+        from prunedeploy.runtimes.sparse.gpu import build as on_gpu
 
-        return build_payload(model, target, directory, options)
+        if is_for_gpu(target):
+            return on_gpu.build_payload(model, target, directory, options)
+        return on_cpu.build_payload(model, target, directory, options)
 
     def emit(self, model: Path, target: Target, directory: Path, options: BuildOptions) -> None:
         """The same as a C project, for somebody else to compile; no compiler is needed here."""
         from prunedeploy.runtimes.sparse.build import write_sources
 
+        if is_for_gpu(target):
+            raise UserError(f"the engine for {target.name} is PTX: use prunedeploy build")
         write_sources(model, target, directory, options)
 
     def open(self, engine: Engine, options: OpenOptions) -> SparseSession:
@@ -80,6 +86,8 @@ def why_not_here(arch: str, isa: str) -> str | None:
     """Why code for ``arch`` with ``isa`` does not run on this machine; None where it does."""
     if arch != platform.machine():
         return f"is for {arch}, this machine is {platform.machine()}"
+    if isa.startswith("sm_"):
+        return None  # of a GPU: its library looks for one when a session starts
     needs = ISAS[isa].needs if isa in ISAS else (isa,)
     missing = [name for name in needs if name not in targets.host_isa()]
     return f"needs {', '.join(missing)}, which this machine lacks" if missing else None

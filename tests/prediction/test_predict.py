@@ -285,7 +285,8 @@ def test_float16_is_faster_where_the_peak_is_higher() -> None:
     ("arguments", "says"),
     [
         ({"target": "jetsn"}, "no target 'jetsn': did you mean jetson"),
-        ({"target": "t4", "runtime": "sparse"}, "t4 cannot have sparse"),
+        ({"target": "t4", "runtime": "null"}, "t4 cannot have null"),
+        ({"target": "t4", "runtime": "sparse", "precision": "int8"}, "computes in float32 only"),
         ({"target": "host", "runtime": "null"}, "null cannot be predicted"),
         ({"target": "jetson", "precision": "int8"}, "jetson-nano does not compute in int8"),
         ({"runtime": "ort", "precision": "float16"}, "float32 only"),

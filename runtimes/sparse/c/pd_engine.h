@@ -27,7 +27,12 @@ enum {
     PD_BAD_ARGUMENT = 3, /* a null pointer, or a number of threads that makes no sense */
     PD_BAD_INDEX = 4,    /* an input holds an index that its table does not have */
     PD_BAD_BATCH = 5,    /* the engine was not built for this batch: see pd_model.batch */
-    PD_BAD_CPU = 6       /* the processor lacks the instructions the engine was built with */
+    PD_BAD_CPU = 6,      /* the processor lacks the instructions the engine was built with */
+    PD_NO_GPU = 7,       /* the next five of engines for GPUs: no driver, or no device */
+    PD_OLD_DRIVER = 8,   /* the driver does not read the engine's code */
+    PD_BAD_GPU = 9,      /* the GPU is older than what the engine was built for */
+    PD_NO_GPU_MEMORY = 10,
+    PD_GPU_LOST = 11     /* the GPU failed in a run; the session is of no more use */
 };
 
 /* One input or output. shape[0] is -1 where it is the batch; dtype is NumPy's name. */
@@ -41,7 +46,7 @@ typedef struct {
 typedef struct {
     int abi;             /* PD_ABI of the engine */
     const char *version; /* of prunedeploy, which built it */
-    const char *isa;     /* avx512, avx2, neon or generic */
+    const char *isa;     /* avx512, avx2, neon, generic, or sm_75 of a GPU */
     int inputs;
     const pd_tensor *input;
     int outputs;

@@ -289,8 +289,8 @@ def _model(
     if code:
         lines.append("extern PD_HIDDEN const unsigned char pd_code[];")
     lines.append(f"const pd_blob pd_programs = {{{'pd_code' if code else 0}, {code}}};")
-    lines += _tensors("input", plans[0].inputs, options.inputs)
-    lines += _tensors("output", plans[0].outputs, options.outputs)
+    lines += tensor_tables("input", plans[0].inputs, options.inputs)
+    lines += tensor_tables("output", plans[0].outputs, options.outputs)
     batches = ", ".join(str(one.batch) for one in plans)
     lines.append(f"static const int batches[] = {{{batches}}};")
     fields = {
@@ -335,7 +335,7 @@ def _sample_bytes(port: plan.Port, one: plan.Plan) -> int:
     return math.prod(port.shape) * BYTES[port.dtype] // one.repeats
 
 
-def _tensors(what: str, ports: Sequence[plan.Port], specs: Sequence[TensorSpec]) -> list[str]:
+def tensor_tables(what: str, ports: Sequence[plan.Port], specs: Sequence[TensorSpec]) -> list[str]:
     """The table of inputs or outputs; a first dimension that has a name is the batch."""
     batched = {spec.name for spec in specs if spec.shape and isinstance(spec.shape[0], str)}
     lines, rows = [], []

@@ -322,7 +322,7 @@ def test_nothing_is_overwritten(emitted):
     model, place = emitted
     with pytest.raises(UserError, match="is there already"):
         c_project.emit_c(model, output=place)
-    with pytest.raises(UserError, match="rtx2080ti cannot have sparse"):
+    with pytest.raises(UserError, match="the engine for rtx2080ti is PTX: use prunedeploy build"):
         c_project.emit_c(model, "rtx2080ti", place.with_name("other"))
 
 

@@ -1,0 +1,183 @@
+"""Plans to a PTX module: the kernels of every step, and the table of their launches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from prunedeploy.runtimes.sparse.codegen._context import Constants
+from prunedeploy.runtimes.sparse.gpu import elementwise, fill, pool, reduce, schedule
+from prunedeploy.runtimes.sparse.gpu.functions import unknown
+from prunedeploy.runtimes.sparse.gpu.launch import (
+    MAX_GRID_Y,
+    Kernel,
+    Launch,
+    LaunchTable,
+    Module,
+    Priced,
+)
+from prunedeploy.runtimes.sparse.gpu.ptx import HEADER
+from prunedeploy.runtimes.sparse.importer.importer import RefusedError
+from prunedeploy.runtimes.sparse.plan.steps import (
+    Conv,
+    Copy,
+    Map,
+    Plan,
+    Pool,
+    Reduce,
+    Step,
+    View,
+    reads,
+    writes,
+)
+from prunedeploy.targets import Target
+from prunedeploy.targets.gpu import GPUS, Gpu
+
+BOUNDARY = 256  # bytes: where a tensor of the caller begins in the session's memory
+
+
+def emit_module(plans: Sequence[Plan], target: Target) -> Module:
+    """The module of an engine for the GPU of ``target``, whose ``plans`` are one a batch size.
+
+    Args:
+        plans: with all their offsets; none of them per sample.
+        target: one of ``GPUS``.
+
+    Raises:
+        RefusedError: no kernel computes a step.
+    """
+    for port in (port for plan in plans for port in (*plan.inputs, *plan.outputs)):
+        if port.dtype != "float32":
+            reason = f"on a GPU: it is {port.dtype}, kernels compute in float32"
+            raise RefusedError("tensor", port.name, reason)
+    constants = Constants()
+    emitter = _Emitter(constants, GPUS[target.name], target)
+    kernels = [
+        [
+            kernel
+            for index, step in enumerate(plan.steps)
+            for kernel in emitter.kernels(step, plan, f"b{plan.batch}_{index}")
+        ]
+        for plan in plans
+    ]
+    for plan in plans:
+        for buffer in plan.buffers:
+            if buffer.value is not None:
+                constants.add(buffer.value)
+    tables = tuple(_table(p, own, constants) for p, own in zip(plans, kernels, strict=True))
+    text = HEADER + "".join(kernel.text for own in kernels for kernel in own)
+    return Module(text, constants.data()[: constants.size], tables, tuple(plans))
+
+
+def price(plan: Plan, target: Target) -> list[Priced]:
+    """The launches of a plan as the model of cost sees them, without any code.
+
+    Raises:
+        RefusedError: no kernel computes a step.
+    """
+    emitter = _Emitter(Constants(), GPUS[target.name], target)
+    launches = []
+    for step in plan.steps:
+        if isinstance(step, Conv) and step.y.size and refusal(step, plan) is None:
+            launches.append(schedule.priced(step, GPUS[target.name], target))
+        else:
+            launches += map(schedule.price_of, emitter.kernels(step, plan, "priced"))
+    return launches
+
+
+def emit_step(step: Step, plan: Plan, name: str, target: Target) -> tuple[list[Kernel], bytes]:
+    """The kernels of one step of ``plan`` and their constants, for tests and trials.
+
+    Raises:
+        RefusedError: no kernel computes it.
+    """
+    constants = Constants()
+    kernels = list(_Emitter(constants, GPUS[target.name], target).kernels(step, plan, name))
+    return kernels, constants.data()[: constants.size]
+
+
+class _Emitter:
+    """Writes kernels, and keeps their constants."""
+
+    def __init__(self, constants: Constants, gpu: Gpu, target: Target) -> None:
+        self._constants, self._gpu, self._target = constants, gpu, target
+
+    def kernels(self, step: Step, plan: Plan, name: str) -> Iterable[Kernel]:
+        """The kernels of a step, named ``name`` with a number behind it."""
+        if not any(view.size for view in writes(step)):
+            return
+        if reason := refusal(step, plan):
+            raise RefusedError(type(step).__name__, step.name, f"on a GPU: {reason}")
+        for number, kernel in enumerate(self._written(step, name)):
+            if kernel.grid[1] > MAX_GRID_Y:
+                reason = f"on a GPU: {kernel.grid[1]} channels, {MAX_GRID_Y} at most"
+                raise RefusedError(type(step).__name__, step.name, reason)
+            assert kernel.name == f"{name}_{number}"
+            yield kernel
+
+    def _written(self, step: Step, name: str) -> Iterable[Kernel]:
+        first = f"{name}_0"
+        match step:
+            case Conv():
+                given = (self._constants, self._gpu, self._target)
+                yield schedule.emit(step, first, *given)
+            case Map():
+                yield elementwise.emit(step, first)
+            case Copy():
+                if step.fill is None or step.outer is None:
+                    yield elementwise.emit(step, first)
+                    return
+                yield fill.emit(step.name, step.outer, step.fill, first)
+                yield elementwise.emit(step, f"{name}_1")
+            case Pool():
+                yield pool.emit(step, first)
+            case Reduce():
+                yield reduce.emit(step, first)
+
+
+def refusal(step: Step, plan: Plan) -> str | None:
+    """Why no kernel computes ``step``, in words; None where one does."""
+    for view in (*reads(step), *writes(step)):
+        if (dtype := plan.buffers[view.buffer].dtype) != "float32":
+            return f"it has a tensor of {dtype}, kernels compute in float32"
+    match step:
+        case Conv():
+            name = unknown([step.activation.op])
+            return f"no kernel computes the activation {name}" if name else None
+        case Map():
+            name = unknown([instr.op for instr in step.code])
+            return f"no kernel computes {name}" if name else None
+        case Reduce():
+            return None if step.kind in reduce.KINDS else f"no kernel reduces by {step.kind}"
+        case Copy() | Pool():
+            return None
+    return "no kernel computes it yet"
+
+
+def _up(size: int) -> int:
+    return -(-size // BOUNDARY) * BOUNDARY
+
+
+def _table(plan: Plan, kernels: Sequence[Kernel], constants: Constants) -> LaunchTable:
+    """The launches of a plan, once all constants are there."""
+    begin = _up(constants.size)
+    at = _up(begin + 4 * plan.arena)
+    starts: dict[int, int] = {}
+    for port in (*plan.inputs, *plan.outputs):
+        if port.buffer not in starts:
+            starts[port.buffer] = at
+            at = _up(at + 4 * plan.buffers[port.buffer].size)
+
+    def offset(argument: View | int) -> int:
+        if isinstance(argument, int):
+            return argument
+        buffer = plan.buffers[argument.buffer]
+        if buffer.value is not None:
+            return constants.add(buffer.value) + 4 * argument.offset
+        if buffer.space == "arena":
+            return begin + 4 * (plan.offsets[argument.buffer] + argument.offset)
+        return starts[argument.buffer] + 4 * argument.offset
+
+    launches = tuple(Launch(k, tuple(map(offset, k.arguments))) for k in kernels)
+    inputs = tuple(starts[port.buffer] for port in plan.inputs)
+    outputs = tuple(starts[port.buffer] for port in plan.outputs)
+    return LaunchTable(plan.batch, launches, inputs, outputs, at)

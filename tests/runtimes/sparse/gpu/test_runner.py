@@ -1,0 +1,155 @@
+"""The C runner of GPU engines, on a false libcuda that the PTX machine stands behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import false_cuda
+import numpy as np
+import onnx_ir as ir
+import pytest
+from lowered import Small
+
+import prunedeploy
+from prunedeploy.core.errors import UserError
+from prunedeploy.engines import building
+from prunedeploy.graph import model as models
+from prunedeploy.reference.evaluate import Evaluator
+from prunedeploy.shrinking.export import to_model
+
+TOLERANCE = 1e-5
+
+
+def small_net() -> ir.Model:
+    """Every kernel there is: strided, grouped, depthwise, pointwise, residual, pools, linear."""
+    net = Small()
+    x = net.input("n", 3, 14, 14)
+    stem = net.node("Relu", net.conv(x, 3, 8, strides=[2, 2]))
+    deep = net.node("Relu", net.conv(stem, 8, 8, group=8))
+    wide = net.conv(net.node("Relu", net.conv(deep, 8, 12, 1)), 12, 8, 1)
+    y = net.node("Relu", net.node("Add", wide, stem))
+    y = net.node("MaxPool", y, kernel_shape=[2, 2], strides=[2, 2])
+    y = net.node("Relu", net.conv(y, 8, 8, group=2))
+    y = net.node("Flatten", net.node("GlobalAveragePool", y))
+    return net.model(net.node("Gemm", y, net.normal(5, 8), net.normal(5), transB=1))
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cuda")
+    false_cuda.compile_library(folder)
+    return folder
+
+
+def build(model: ir.Model, folder: Path, batches: tuple[int, ...] = ()) -> Path:
+    file, engine = folder / "net.onnx", folder / "engine"
+    models.save(model, file)
+    building.build(file, "rtx2080ti", "sparse", engine, batch=batches)
+    return engine
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(small_net(), tmp_path_factory.mktemp("small"), (1, 3))
+
+
+def feeds_of(batch: int = 1) -> dict[str, np.ndarray]:
+    x = np.random.default_rng(batch).standard_normal((batch, 3, 14, 14))
+    return {"in0": x.astype(np.float32)}
+
+
+def agree(found: object, model: ir.Model, feeds: dict[str, np.ndarray]) -> None:
+    assert isinstance(found, dict), found
+    for name, wanted in Evaluator(model).run(feeds).items():
+        assert found[name].shape == wanted.shape
+        assert np.abs(found[name] - wanted).max() <= TOLERANCE * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4])
+def test_an_engine_computes_its_model(
+    engine: Path, library: Path, tmp_path: Path, batch: int
+) -> None:
+    """Batches that it was not built for in parts that it was; twice the same session."""
+    feeds = feeds_of(batch)
+    agree(
+        false_cuda.run_engine(engine, feeds, tmp_path, library=library, runs=2),
+        small_net(),
+        feeds,
+    )
+
+
+FAULTS = {
+    "no-device": "no NVIDIA GPU: libcuda.so.1 is not here, or has no device",
+    "version=10000": "the NVIDIA driver is too old: it has to be of CUDA 10.2 or newer",
+    "invalid-ptx": "the NVIDIA driver is too old: it has to be of CUDA 10.2 or newer",
+    "capability=53": "the GPU is older than the one the engine was built for",
+    "memory=1000": "not enough memory on the GPU",
+    "lost=4": "the GPU failed in the middle of a run: open the engine again",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_goes_wrong_is_said_in_one_line(
+    engine: Path, library: Path, tmp_path: Path, fault: str
+) -> None:
+    found = false_cuda.run_engine(engine, feeds_of(), tmp_path, library=library, fault=fault)
+    assert found == f"EngineError: {FAULTS[fault]}"
+
+
+def test_a_machine_without_a_driver_is_told_so(engine: Path, tmp_path: Path) -> None:
+    if Path("/usr/lib/x86_64-linux-gnu/libcuda.so.1").exists():
+        pytest.skip("this machine has an NVIDIA driver")
+    found = false_cuda.run_engine(engine, feeds_of(), tmp_path, library=None)
+    assert found == f"EngineError: {FAULTS['no-device']}"
+    with pytest.raises(UserError, match="cannot start the engine: no NVIDIA GPU"):
+        prunedeploy.open(engine)
+
+
+def test_a_build_is_reproducible(engine: Path, tmp_path: Path) -> None:
+    again = build(small_net(), tmp_path, (1, 3))
+    for name in ("model.ptx", "model.so", "layers.json"):
+        assert (again / name).read_bytes() == (engine / name).read_bytes()
+
+
+def test_the_missing_operator_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+    net = Small()
+    model = net.model(net.node("Softmax", net.input("n", 5)))
+    with pytest.raises(UserError, match=r"Softmax .*on a GPU: no kernel computes it yet"):
+        build(model, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+@pytest.mark.slow
+def test_resnet_20_whole(library: Path, tmp_path: Path) -> None:
+    import torch
+
+    from prunedeploy.models import by_name
+
+    torch.manual_seed(0)
+    module = by_name("resnet20").factory().eval()
+    with torch.no_grad():
+        for layer in module.modules():
+            if isinstance(layer, torch.nn.Conv2d):
+                layer.weight *= torch.rand_like(layer.weight) < 0.15
+    model = to_model(module, (1, 3, 32, 32))
+    feeds = {name_of(model): np.random.default_rng(0).random((1, 3, 32, 32), np.float32)}
+    built = build(model, tmp_path)
+    agree(false_cuda.run_engine(built, feeds, tmp_path, library=library), model, feeds)
+
+
+@pytest.mark.slow
+def test_mobilenet_v1_whole(library: Path, tmp_path: Path, real_data: Path) -> None:
+    """Real weights, 90 % zeros, on a small image."""
+    from prunedeploy.models.mobilenet_v1 import from_npz
+
+    path = real_data / "mobilenet_v1_imagenet_s90.npz"
+    if not path.is_file():
+        pytest.skip(f"no real weights: {path.name}")
+    model = to_model(from_npz(path).eval(), (1, 3, 64, 64))
+    feeds = {name_of(model): np.random.default_rng(0).random((1, 3, 64, 64), np.float32)}
+    built = build(model, tmp_path)
+    agree(false_cuda.run_engine(built, feeds, tmp_path, library=library), model, feeds)
+
+
+def name_of(model: ir.Model) -> str:
+    return str(model.graph.inputs[0].name)

@@ -101,7 +101,7 @@ def test_folders_of_other_things_are_left_alone(file: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("small.pt", "small.pt is no recipe"),
+        ("small.pt", "give --data images.npz"),
         ("none.toml", "cannot read the recipe none.toml: No such file"),
     ],
 )

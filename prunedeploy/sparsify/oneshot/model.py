@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,9 @@ def sparsify_model(
         count: of samples that are drawn.
         progress: called with one line of text for each step.
 
+    Returns:
+        What was masked in which layer, the file that was written, and the next command.
+
     Raises:
         UserError: anything about the input that the user can mend; nothing is written.
 
@@ -84,7 +88,7 @@ def sparsify_model(
     report = logged(progress)
     path = Path(output or f"{checkpoint.name_of(source)}.sparse.pt")
     check_writable(path)
-    if path.resolve() == Path(source).resolve():
+    if os.path.realpath(path) == os.path.realpath(source):
         raise UserError(f"{path} is the input: name another output with -o")
     if checkpoint.kind(checkpoint.find(source)) == "onnx":
         raise UserError(f"{source} is an ONNX model: give the checkpoint that it was exported from")

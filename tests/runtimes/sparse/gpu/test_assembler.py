@@ -43,6 +43,8 @@ def assemble(text: str, arch: str, folder: Path) -> str:
     source.write_text(HEADER + text)
     command = [str(PTXAS), f"-arch={arch}", "-v", str(source), "-o", str(folder / "kernel.cubin")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "is not defined for option 'gpu-name'" in done.stderr:
+        pytest.skip(f"this ptxas has dropped {arch}: CUDA 12.9 is the last that knows it")
     assert done.returncode == 0, done.stderr
     return done.stderr
 

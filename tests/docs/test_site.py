@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("docs", "benchmarks/NOTES.md", "mkdocs.yml", "*.md")
+SOURCES = ("docs", "benchmarks/NOTES.md", "examples/service", "mkdocs.yml", "*.md")
 
 pytestmark = [
     pytest.mark.slow,
@@ -42,7 +42,7 @@ def copied(tmp_path: Path) -> Path:
     """The documents without the packages, which are installed."""
     for path in (path for pattern in SOURCES for path in ROOT.glob(pattern)):
         to = tmp_path / path.relative_to(ROOT)
-        to.parent.mkdir(exist_ok=True)
+        to.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if path.is_dir() else shutil.copy)(path, to)
     return tmp_path
 

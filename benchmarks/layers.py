@@ -33,7 +33,7 @@ from cpu import shares
 from machine import Machine
 
 from prunedeploy import targets
-from prunedeploy.core.records import StepTime
+from prunedeploy.core.measurements import StepTime
 from prunedeploy.engines import opening
 from prunedeploy.graph import model as models
 from prunedeploy.measure.profiling import profiles_of

@@ -23,7 +23,8 @@ import race
 from machine import settled
 
 from prunedeploy.core.files import atomic_path
-from prunedeploy.core.records import Array, Engine, Profile
+from prunedeploy.core.measurements import Profile
+from prunedeploy.core.records import Array, Engine
 from prunedeploy.engines import building, opening
 from prunedeploy.measure.profiling import profiles_of
 from prunedeploy.prediction.graph import FEW_ROWS, KERNEL_OF

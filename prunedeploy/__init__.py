@@ -15,13 +15,11 @@ if TYPE_CHECKING:
     from prunedeploy.bundle.write import write_bundle
     from prunedeploy.checkpoint import Checkpoint, load
     from prunedeploy.core.errors import MissingExtra, UserError
+    from prunedeploy.core.measurements import Accuracy, BenchResult, Measurement
     from prunedeploy.core.records import (
-        Accuracy,
-        BenchResult,
         Difference,
         Engine,
         Manifest,
-        Measurement,
         ModelStats,
         Note,
         PassReport,
@@ -60,9 +58,10 @@ _MODULES = {
     "bundle.write": ("write_bundle",),
     "checkpoint": ("load", "Checkpoint"),
     "core.errors": ("MissingExtra", "UserError"),
+    "core.measurements": ("Accuracy", "BenchResult", "Measurement"),
     "core.records": (
-        *("Accuracy", "BenchResult", "Difference", "Engine", "Manifest", "Measurement"),
-        *("ModelStats", "Note", "PassReport", "PassResult", "Ratio", "ShrinkResult", "TensorSpec"),
+        *("Difference", "Engine", "Manifest", "ModelStats", "Note", "PassReport", "PassResult"),
+        *("Ratio", "ShrinkResult", "TensorSpec"),
     ),
     "engines.building": ("build",),
     "engines.c_project": ("emit_c",),

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prunedeploy.core.records import Measurement, Ratio
+from prunedeploy.core.measurements import Measurement
+from prunedeploy.core.records import Ratio
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95

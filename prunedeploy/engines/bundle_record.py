@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import from_json, read_small, sha256
-from prunedeploy.core.records import Difference, Dim, Forecast
+from prunedeploy.core.measurements import Forecast
+from prunedeploy.core.records import Difference, Dim
 
 MANIFEST = "bundle.json"
 MAX_MANIFEST_BYTES = 64 << 20

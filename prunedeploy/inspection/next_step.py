@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from prunedeploy import targets
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.records import Forecast, NextStep, ShrinkResult
+from prunedeploy.core.measurements import Forecast
+from prunedeploy.core.records import NextStep, ShrinkResult
 from prunedeploy.runtimes import registry
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunedeploy import targets
-from prunedeploy.core import records
+from prunedeploy.core import measurements, records
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.log import logged
 from prunedeploy.core.progress import Counted
@@ -60,7 +60,7 @@ def bench(
     progress: Progress | None = None,
     profile: bool = False,
     shapes: AllSizes | None = None,
-) -> records.BenchResult:
+) -> measurements.BenchResult:
     """Measure engines against their dense baseline; nothing that differs from it is timed.
 
     Args:
@@ -134,7 +134,7 @@ class _Conditions:
 
 def _bench(
     size: AtSize, baseline: str | Path | None, conditions: _Conditions
-) -> records.BenchResult:
+) -> measurements.BenchResult:
     """``bench`` at one size."""
     batch, used, seed = conditions.batch, conditions.threads, conditions.seed
     progress, candidates = conditions.progress, size.engines
@@ -159,7 +159,7 @@ def _bench(
             *(sessions, feeds, rounds, conditions.warmup, seed),
             tell=lambda done: progress(Counted(f"timing {rounds} rounds", done, rounds)),
         )
-        profiles: tuple[records.Profile, ...] = ()
+        profiles: tuple[measurements.Profile, ...] = ()
         if conditions.profile:
             profiles = profiles_of(
                 *(size.titles, candidates, sessions[1:], feeds, batch, used, rounds)
@@ -167,7 +167,7 @@ def _bench(
         progress("predicting the same")
         predicted = tuple(forecast_of(engine, batch, used) for engine in everything)
         measured = [
-            records.Measurement(
+            measurements.Measurement(
                 name=title,
                 runtime=engine.manifest.runtime,
                 provider=session.provider,
@@ -185,7 +185,7 @@ def _bench(
         ]
     ratios = tuple(ratio(samples[0], times, seed) for times in samples[1:])
     dense_run, *others = measured
-    return records.BenchResult(
+    return measurements.BenchResult(
         *(dense_run, tuple(others), ratios, environment()),
         profiles=profiles,
         predicted=predicted,

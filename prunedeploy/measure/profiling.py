@@ -10,7 +10,8 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.records import Array, Engine, Profile, StepTime
+from prunedeploy.core.measurements import Profile, StepTime
+from prunedeploy.core.records import Array, Engine
 from prunedeploy.runtimes.api import OpenOptions, Session
 from prunedeploy.runtimes.registry import by_name
 

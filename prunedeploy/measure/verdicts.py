@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from prunedeploy.core import records
+from prunedeploy.core import measurements
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.records import Accuracy, Array, Difference, Engine, TensorSpec
+from prunedeploy.core.measurements import Accuracy
+from prunedeploy.core.records import Array, Difference, Engine, TensorSpec
 from prunedeploy.engines.request import Progress
 from prunedeploy.measure.labelled import Labelled
 from prunedeploy.reference.drawing import random_feeds
@@ -33,7 +34,7 @@ def verdicts(
     seed: int,
     images: Labelled | None,
     progress: Progress,
-) -> Iterable[tuple[Difference, records.Accuracy | None]]:
+) -> Iterable[tuple[Difference, measurements.Accuracy | None]]:
     """Compare all engines on random inputs, and on ``images`` where there are some.
 
     Returns:

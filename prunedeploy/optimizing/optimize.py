@@ -16,7 +16,8 @@ from prunedeploy.bundle.write import write_bundle
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_path, to_json
 from prunedeploy.core.log import logged
-from prunedeploy.core.records import BenchResult, Engine, ShrinkResult
+from prunedeploy.core.measurements import BenchResult
+from prunedeploy.core.records import Engine, ShrinkResult
 from prunedeploy.engines.building import build
 from prunedeploy.engines.request import Progress
 from prunedeploy.graph import model as models

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from prunedeploy import targets
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.records import Dim, Engine, Forecast
+from prunedeploy.core.measurements import Forecast
+from prunedeploy.core.records import Dim, Engine
 from prunedeploy.prediction.predict import of_layers, predict
 from prunedeploy.runtimes.api import split
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prunedeploy.core.records import Forecast
+from prunedeploy.core.measurements import Forecast
 from prunedeploy.prediction.efficiency import ANY_GPU
 from prunedeploy.prediction.record import LayerTime, Limit
 from prunedeploy.runtimes.sparse.gpu.build import priced

@@ -8,7 +8,7 @@ from typing import Any
 
 from prunedeploy import targets
 from prunedeploy.core.errors import UserError, naming_file
-from prunedeploy.core.records import Forecast
+from prunedeploy.core.measurements import Forecast
 from prunedeploy.graph import model as models
 from prunedeploy.graph import preparation
 from prunedeploy.graph.fixed_shapes import Shapes, fix, sized

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from prunedeploy.core.records import Forecast
+from prunedeploy.core.measurements import Forecast
 
 # the first three of a roofline, the others of a GPU's launches
 Limit = Literal[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prunedeploy.core.records import Forecast
+from prunedeploy.core.measurements import Forecast
 
 
 def band(forecast: Forecast) -> str:

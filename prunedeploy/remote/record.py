@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from prunedeploy.core.records import Difference, Forecast, Ratio
+from prunedeploy.core.measurements import Forecast
+from prunedeploy.core.records import Difference, Ratio
 
 
 @dataclass(frozen=True)

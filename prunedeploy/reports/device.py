@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from prunedeploy.core.markdown import Row, cell, markdown
-from prunedeploy.core.records import Forecast
+from prunedeploy.core.measurements import Forecast
 from prunedeploy.prediction import text as forecasts
 from prunedeploy.prediction.record import Prediction
 from prunedeploy.remote.record import DeviceRun, RemoteResult

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from prunedeploy.core.records import BenchResult, Profile, Ratio, RuntimeChoice, StepTime
+from prunedeploy.core.measurements import BenchResult, Profile, StepTime
+from prunedeploy.core.records import Ratio, RuntimeChoice
 from prunedeploy.core.statistics import summary
 
 MAX_NAMED = 10  # steps that are named below the strip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prunedeploy.core.records import BenchResult, Measurement
+from prunedeploy.core.measurements import BenchResult, Measurement
 from prunedeploy.core.statistics import summary
 from prunedeploy.measure.busy import NOTABLE
 

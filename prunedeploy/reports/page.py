@@ -7,7 +7,8 @@ from html import escape
 
 from markdown_it import MarkdownIt
 
-from prunedeploy.core.records import BenchResult, RuntimeChoice
+from prunedeploy.core.measurements import BenchResult
+from prunedeploy.core.records import RuntimeChoice
 from prunedeploy.core.text import printable_lines
 from prunedeploy.reports import figures
 from prunedeploy.reports.headline import caution, conditions, headline

@@ -11,10 +11,9 @@ from typing import Any
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import atomic_path, from_json, read_text
 from prunedeploy.core.markdown import Row, cell, markdown
+from prunedeploy.core.measurements import BenchResult, Measurement
 from prunedeploy.core.records import (
-    BenchResult,
     Difference,
-    Measurement,
     Note,
     PassReport,
     Ratio,

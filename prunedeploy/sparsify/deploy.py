@@ -10,7 +10,8 @@ import numpy as np
 
 from prunedeploy import targets
 from prunedeploy.core.errors import UserError
-from prunedeploy.core.records import BenchResult, Measurement, Ratio, ShrinkResult
+from prunedeploy.core.measurements import BenchResult, Measurement
+from prunedeploy.core.records import Ratio, ShrinkResult
 from prunedeploy.engines.building import build
 from prunedeploy.engines.choice import ANY_BATCH
 from prunedeploy.measure.bench import bench

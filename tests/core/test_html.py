@@ -7,16 +7,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from prunedeploy.core import html
-from prunedeploy.core.records import (
-    BenchResult,
-    Difference,
-    Engine,
-    Manifest,
-    Measurement,
-    Ratio,
-    ShrinkResult,
-    TensorSpec,
-)
+from prunedeploy.core.measurements import BenchResult, Measurement
+from prunedeploy.core.records import Difference, Engine, Manifest, Ratio, ShrinkResult, TensorSpec
 
 
 class Parsed(HTMLParser):

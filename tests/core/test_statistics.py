@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunedeploy.core.records import Difference, Measurement
+from prunedeploy.core.measurements import Measurement
+from prunedeploy.core.records import Difference
 from prunedeploy.core.statistics import ratio, summary
 
 times = st.lists(st.integers(10**3, 10**9), min_size=1, max_size=60)

@@ -9,7 +9,7 @@ import pytest
 
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import from_json, sha256, to_json
-from prunedeploy.core.records import BenchResult
+from prunedeploy.core.measurements import BenchResult
 from prunedeploy.engines import building
 from prunedeploy.reference.evaluate import Evaluator
 from prunedeploy.runtimes.ort.cpu import Ort

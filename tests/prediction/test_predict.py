@@ -14,7 +14,7 @@ from prunedeploy import targets
 from prunedeploy.cli import main
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import from_json, to_json
-from prunedeploy.core.records import Forecast
+from prunedeploy.core.measurements import Forecast
 from prunedeploy.graph import model as models
 from prunedeploy.measure.bench import bench
 from prunedeploy.prediction import engines, graph, roofline, steps

@@ -15,17 +15,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from prunedeploy.core.records import (
-    Accuracy,
-    BenchResult,
-    Difference,
-    Measurement,
-    Profile,
-    Ratio,
-    RuntimeChoice,
-    RuntimeTime,
-    StepTime,
-)
+from prunedeploy.core.measurements import Accuracy, BenchResult, Measurement, Profile, StepTime
+from prunedeploy.core.records import Difference, Ratio, RuntimeChoice, RuntimeTime
 from prunedeploy.reports.headline import headline
 from prunedeploy.reports.page import page
 from prunedeploy.reports.report import report

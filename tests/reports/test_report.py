@@ -10,7 +10,8 @@ import pytest
 from prunedeploy.cli import main
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import to_json
-from prunedeploy.core.records import Accuracy, BenchResult, Difference, Forecast, Measurement, Ratio
+from prunedeploy.core.measurements import Accuracy, BenchResult, Forecast, Measurement
+from prunedeploy.core.records import Difference, Ratio
 from prunedeploy.engines import building
 from prunedeploy.remote.record import DeviceRun, RemoteResult
 from prunedeploy.reports.report import read, report

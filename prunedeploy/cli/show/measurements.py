@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from prunedeploy.cli.tables import count, say, share, size, table
-from prunedeploy.core.records import BenchResult, Measurement, Profile
+from prunedeploy.core.measurements import BenchResult, Measurement, Profile
 from prunedeploy.core.statistics import summary
 from prunedeploy.prediction import text as forecasts
 from prunedeploy.reports.headline import caution

@@ -10,7 +10,8 @@ from engines import network
 from prunedeploy.cli import main
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.files import from_json, to_json
-from prunedeploy.core.records import BenchResult, Manifest
+from prunedeploy.core.measurements import BenchResult
+from prunedeploy.core.records import Manifest
 from prunedeploy.engines import building, engine_folder
 from prunedeploy.measure.bench import bench
 

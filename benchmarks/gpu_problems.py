@@ -17,7 +17,8 @@ import numpy as np
 from prunedeploy import targets
 from prunedeploy.runtimes.sparse.gpu.cost import DRAM, floors
 from prunedeploy.runtimes.sparse.gpu.schedule import priced
-from prunedeploy.runtimes.sparse.plan.steps import Conv, planar
+from prunedeploy.runtimes.sparse.plan.steps import Conv
+from prunedeploy.runtimes.sparse.plan.views import planar
 from prunedeploy.targets import Target
 from prunedeploy.targets.gpu import GPUS
 

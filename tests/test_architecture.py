@@ -13,7 +13,8 @@ import pytest
 from prunedeploy.graph import preparation
 from prunedeploy.passes.analysis.coupling import couple
 from prunedeploy.runtimes.sparse.kernels.jit.packing import pack_jit
-from prunedeploy.runtimes.sparse.plan.steps import Activation, Conv, planar
+from prunedeploy.runtimes.sparse.plan.steps import Activation, Conv
+from prunedeploy.runtimes.sparse.plan.views import planar
 from prunedeploy.runtimes.sparse.schedule.schedule import Schedule, geometry
 
 ROOT = Path(__file__).parents[1]

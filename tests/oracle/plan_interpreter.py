@@ -17,7 +17,6 @@ from numpy.lib.stride_tricks import as_strided
 from prunedeploy.core.records import Array
 from prunedeploy.runtimes.sparse.importer.operations import OPERATIONS, Values, run_code
 from prunedeploy.runtimes.sparse.plan.steps import (
-    UNIT,
     Activation,
     Conv,
     Copy,
@@ -35,9 +34,9 @@ from prunedeploy.runtimes.sparse.plan.steps import (
     Step,
     Take,
     Top,
-    View,
     writes,
 )
+from prunedeploy.runtimes.sparse.plan.views import UNIT, View
 
 
 def evaluate(plan: Plan, feeds: Mapping[str, Array], dtype: Any = np.float64) -> dict[str, Array]:

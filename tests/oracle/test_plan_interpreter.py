@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from prunedeploy.runtimes.sparse.plan import strides
 from prunedeploy.runtimes.sparse.plan.steps import (
     Activation,
-    Buffer,
     Conv,
     Copy,
     Instr,
@@ -23,10 +22,8 @@ from prunedeploy.runtimes.sparse.plan.steps import (
     Pool,
     Port,
     Resize,
-    View,
-    planar,
-    row_major,
 )
+from prunedeploy.runtimes.sparse.plan.views import Buffer, View, planar, row_major
 
 
 class Memory:

@@ -10,7 +10,8 @@ import numpy as np
 from kernels import Case, Memory
 
 from prunedeploy.runtimes.sparse.kernels.table import KERNELS
-from prunedeploy.runtimes.sparse.plan.steps import Activation, Conv, View
+from prunedeploy.runtimes.sparse.plan.steps import Activation, Conv
+from prunedeploy.runtimes.sparse.plan.views import View
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
 from prunedeploy.runtimes.sparse.schedule.schedule import EIGHT, Schedule, is_flat, row_size
 

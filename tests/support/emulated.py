@@ -13,7 +13,7 @@ from pathlib import Path
 from kernels import FLAGS, Case, emitted, source
 
 from prunedeploy.core.records import Array
-from prunedeploy.runtimes.sparse.plan import steps as plan
+from prunedeploy.runtimes.sparse.plan import views
 
 QEMU = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
 MISSING = (
@@ -73,7 +73,7 @@ class Emulated:
         assert QEMU is not None
         assert len(arrays) == len(self.cases[number].buffers)
         (self.folder / "arena").write_bytes(arena.tobytes())
-        scratch = self.codes[number].scratch + plan.GUARD
+        scratch = self.codes[number].scratch + views.GUARD
         words = (number, threads, arena.size, scratch, self.weights)
         line = [QEMU, "./steps", *map(str, words)]
         status = subprocess.run(line, cwd=self.folder, check=False).returncode

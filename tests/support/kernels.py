@@ -22,7 +22,7 @@ from prunedeploy.runtimes.sparse.codegen._context import Code, Constants, Contex
 from prunedeploy.runtimes.sparse.codegen.project import CODE, blob
 from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.plan import steps as plan
-from prunedeploy.runtimes.sparse.plan import strides
+from prunedeploy.runtimes.sparse.plan import strides, views
 
 C_FOLDER = next(iter(sparse.__path__)) + "/c"
 FLAGS = (
@@ -70,7 +70,7 @@ class Case:
     """
 
     step: plan.Step
-    buffers: tuple[plan.Buffer, ...]
+    buffers: tuple[views.Buffer, ...]
     feeds: dict[int, Array] = field(default_factory=dict)
     tolerance: float = 3e-6
     others: tuple[plan.Step, ...] = ()
@@ -81,48 +81,48 @@ class Memory:
     """Buffers of a case, made as its views are."""
 
     def __init__(self) -> None:
-        self.buffers: list[plan.Buffer] = []
+        self.buffers: list[views.Buffer] = []
 
     def add(
-        self, size: int, place: plan.MemorySpace = "arena", dtype: plan.Dtype = "float32"
+        self, size: int, place: views.MemorySpace = "arena", dtype: views.Dtype = "float32"
     ) -> int:
         """A buffer's index."""
         index = sum(buffer.space == place for buffer in self.buffers)
-        self.buffers.append(plan.Buffer(place, size, dtype, index))
+        self.buffers.append(views.Buffer(place, size, dtype, index))
         return len(self.buffers) - 1
 
-    def planar(self, shape: tuple[int, ...], channel: int = 1) -> plan.View:
+    def planar(self, shape: tuple[int, ...], channel: int = 1) -> views.View:
         """A planar tensor of its own."""
         size = strides.planar(len(shape), channel).size(shape)
-        return plan.planar(self.add(size), shape, channel)
+        return views.planar(self.add(size), shape, channel)
 
     def rows(
         self,
         shape: tuple[int, ...],
-        place: plan.MemorySpace = "arena",
-        dtype: plan.Dtype = "float32",
-    ) -> plan.View:
+        place: views.MemorySpace = "arena",
+        dtype: views.Dtype = "float32",
+    ) -> views.View:
         """A tensor of its own in C order."""
-        return plan.row_major(self.add(int(np.prod(shape)), place, dtype), shape)
+        return views.row_major(self.add(int(np.prod(shape)), place, dtype), shape)
 
     def case(self, step: plan.Step, feeds: dict[int, Array] | None = None, **how: Any) -> Case:
         """The case of ``step`` on these buffers."""
         return Case(step, tuple(self.buffers), feeds or {}, **how)
 
 
-def permuted(view: plan.View, axes: Sequence[int]) -> plan.View:
+def permuted(view: views.View, axes: Sequence[int]) -> views.View:
     """``view`` with its axes in another order."""
     shape = tuple(view.shape[axis] for axis in axes)
-    return plan.View(view.buffer, shape, tuple(view.strides[a] for a in axes), view.offset)
+    return views.View(view.buffer, shape, tuple(view.strides[a] for a in axes), view.offset)
 
 
 def offsets(case: Case) -> tuple[tuple[int, ...], int]:
     """Where each arena buffer begins, with a guard behind it, and what all need."""
-    places, end = [], plan.GUARD
+    places, end = [], views.GUARD
     for buffer in case.buffers:
         places.append(end)
         if buffer.space == "arena":
-            end += -(-buffer.size // plan.UNIT) * plan.UNIT + plan.GUARD
+            end += -(-buffer.size // views.UNIT) * views.UNIT + views.GUARD
     return tuple(places), end
 
 
@@ -192,7 +192,7 @@ class Library:
         The last share is first: what one writes into the next one's is not covered up.
         """
         code, error = self.codes[number], ctypes.c_int(0)
-        scratch = aligned(np.full(code.scratch + plan.GUARD, np.nan, np.float32))
+        scratch = aligned(np.full(code.scratch + views.GUARD, np.nan, np.float32))
         places = {"input": [], "output": []}  # type: dict[str, list[int]]
         for buffer, array in zip(self.cases[number].buffers, arrays, strict=True):
             if buffer.space in places:

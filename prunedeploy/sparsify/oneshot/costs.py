@@ -29,7 +29,8 @@ from prunedeploy.prediction.roofline import layer_time
 from prunedeploy.runtimes.sparse.build import plan_of
 from prunedeploy.runtimes.sparse.codegen.project import layer_of
 from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
-from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan, Step, View
+from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan, Step
+from prunedeploy.runtimes.sparse.plan.views import View
 from prunedeploy.runtimes.sparse.toolchain.compile import isa_of
 from prunedeploy.shrinking.export import to_model
 from prunedeploy.sparsify.oneshot.layers import Layer

@@ -12,7 +12,8 @@ from prunedeploy.core.records import Array
 from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
 from prunedeploy.runtimes.sparse.kernels.kernel import Scope
-from prunedeploy.runtimes.sparse.plan.steps import GUARD, Buffer, Plan, View
+from prunedeploy.runtimes.sparse.plan.steps import Plan
+from prunedeploy.runtimes.sparse.plan.views import GUARD, Buffer, View
 
 ALIGNMENT = 64  # bytes: constants start on a vector's boundary
 C_TYPES = {

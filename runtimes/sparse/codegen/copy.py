@@ -5,7 +5,8 @@ from __future__ import annotations
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
 from prunedeploy.runtimes.sparse.codegen.functions import literal
 from prunedeploy.runtimes.sparse.codegen.views import Nest, nest
-from prunedeploy.runtimes.sparse.plan.steps import Copy, Dtype
+from prunedeploy.runtimes.sparse.plan.steps import Copy
+from prunedeploy.runtimes.sparse.plan.views import Dtype
 
 # by the NumPy names of the caller's types
 CONVERSIONS = {

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
 from prunedeploy.runtimes.sparse.codegen.functions import call, literal
 from prunedeploy.runtimes.sparse.codegen.views import Nest, nest, over_read, padded_planes
-from prunedeploy.runtimes.sparse.plan.steps import Instr, Map, plane_stride
+from prunedeploy.runtimes.sparse.plan.steps import Instr, Map
+from prunedeploy.runtimes.sparse.plan.views import plane_stride
 
 CHUNK = 2048  # elements of the innermost loop that a thread takes at once
 POWERS = {

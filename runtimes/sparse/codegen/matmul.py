@@ -9,7 +9,8 @@ from prunedeploy.runtimes.sparse.codegen._context import Code, Context
 from prunedeploy.runtimes.sparse.codegen.functions import literal
 from prunedeploy.runtimes.sparse.codegen.views import nest, record
 from prunedeploy.runtimes.sparse.isa import ISAS
-from prunedeploy.runtimes.sparse.plan.steps import UNIT, MatMul, View
+from prunedeploy.runtimes.sparse.plan.steps import MatMul
+from prunedeploy.runtimes.sparse.plan.views import UNIT, View
 
 FEW = 3  # rows: with as few, twice the vectors hide the latency of additions
 BLOCK = 64 * 1024  # elements of a's rows that an item takes, to stay in the second-level cache

@@ -17,7 +17,8 @@ from prunedeploy.runtimes.sparse.codegen.stored import (
     kind_of,
     stored,
 )
-from prunedeploy.runtimes.sparse.plan.steps import UNIT, Conv
+from prunedeploy.runtimes.sparse.plan.steps import Conv
+from prunedeploy.runtimes.sparse.plan.views import UNIT
 from prunedeploy.runtimes.sparse.schedule.schedule import is_direct, pixels
 
 # The density up to which single non-zeros of one pixel beat whole rows, and how much more a further

@@ -11,7 +11,8 @@ from prunedeploy.runtimes.sparse.codegen._context import Code, Context
 from prunedeploy.runtimes.sparse.codegen.functions import literal
 from prunedeploy.runtimes.sparse.codegen.reduce import down, vectors
 from prunedeploy.runtimes.sparse.codegen.views import Nest, nest, record
-from prunedeploy.runtimes.sparse.plan.steps import Norm, row_major
+from prunedeploy.runtimes.sparse.plan.steps import Norm
+from prunedeploy.runtimes.sparse.plan.views import row_major
 
 VIEWS = ("x", "y", "scale", "bias")  # in the order of their strides in the loops
 

@@ -8,7 +8,8 @@ from prunedeploy.core.records import Array
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
 from prunedeploy.runtimes.sparse.codegen.views import over_read, plane_strides, record
 from prunedeploy.runtimes.sparse.plan.batch_innermost import innermost_images
-from prunedeploy.runtimes.sparse.plan.steps import UNIT, Pool
+from prunedeploy.runtimes.sparse.plan.steps import Pool
+from prunedeploy.runtimes.sparse.plan.views import UNIT
 
 
 def emit(step: Pool, context: Context) -> Code:

@@ -23,6 +23,7 @@ from prunedeploy.runtimes.sparse.codegen.work import useful_threads, work
 from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
 from prunedeploy.runtimes.sparse.payload import HEADER
 from prunedeploy.runtimes.sparse.plan import steps as plan
+from prunedeploy.runtimes.sparse.plan import views
 
 SOURCES = Path(__file__).parents[1] / "c"
 WEIGHTS = "weights.bin"
@@ -285,7 +286,7 @@ def _model(
             lines.append(f"static const size_t {what}_step_{one.batch}[] = {{{sizes}}};")
     rows = ", ".join(_row(one, options.isa) for one in plans)
     lines.append(f"const pd_plan pd_plans[] = {{{rows}}};")
-    lines.append(f"const size_t pd_scratch = {4 * (scratch + plan.GUARD)};")
+    lines.append(f"const size_t pd_scratch = {4 * (scratch + views.GUARD)};")
     if code:
         lines.append("extern PD_HIDDEN const unsigned char pd_code[];")
     lines.append(f"const pd_blob pd_programs = {{{'pd_code' if code else 0}, {code}}};")
@@ -304,7 +305,7 @@ def _model(
         "batches": len(plans),
         "batch": "batches",
         "threads": options.threads,
-        "arena": 4 * (max(one.arena for one in plans) + plan.GUARD),
+        "arena": 4 * (max(one.arena for one in plans) + views.GUARD),
         "weights": weights,
     }
     record = "".join(f"    .{name} = {value},\n" for name, value in fields.items())
@@ -314,10 +315,10 @@ def _model(
 
 def _row(one: plan.Plan, isa: str) -> str:
     """The initialiser of the plan's ``pd_plan``."""
-    arena, late, head, carry = 4 * (one.arena + plan.GUARD), 0, 0, "{0}"
+    arena, late, head, carry = 4 * (one.arena + views.GUARD), 0, 0, "{0}"
     if one.suffix is not None:
         h = one.suffix
-        late, head = len(h.plan.steps), 4 * (h.plan.arena + plan.GUARD)
+        late, head = len(h.plan.steps), 4 * (h.plan.arena + views.GUARD)
         steps = f"{h.source}, {h.source_step}, {h.target}, {h.target_step}, {h.sample_step}"
         carry = f"{{{h.count}, {h.pixels}, {steps}}}"
     apart = len(one.steps)

@@ -15,7 +15,8 @@ from prunedeploy.runtimes.sparse.codegen._context import Code, Context
 from prunedeploy.runtimes.sparse.codegen.functions import call
 from prunedeploy.runtimes.sparse.codegen.narrow import ROWS, Form, sparse_up_to
 from prunedeploy.runtimes.sparse.codegen.stored import index_type, indices_of, kind_of, stored
-from prunedeploy.runtimes.sparse.plan.steps import UNIT, Instr, Recurrence, View
+from prunedeploy.runtimes.sparse.plan.steps import Instr, Recurrence
+from prunedeploy.runtimes.sparse.plan.views import UNIT, View
 
 FEWEST = 4  # samples that are a piece of work of their own
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
 from prunedeploy.runtimes.sparse.codegen.views import plane_strides, record
-from prunedeploy.runtimes.sparse.plan.steps import UNIT, Resize
+from prunedeploy.runtimes.sparse.plan.steps import Resize
+from prunedeploy.runtimes.sparse.plan.views import UNIT
 
 
 def emit(step: Resize, context: Context) -> Code:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
 from prunedeploy.runtimes.sparse.codegen.views import nest, record
-from prunedeploy.runtimes.sparse.plan.steps import UNIT, Softmax
+from prunedeploy.runtimes.sparse.plan.steps import Softmax
+from prunedeploy.runtimes.sparse.plan.views import UNIT
 
 
 def emit(step: Softmax, context: Context) -> Code:

@@ -11,7 +11,8 @@ from prunedeploy.runtimes.sparse.codegen.views import record
 from prunedeploy.runtimes.sparse.kernels.jit.packing import relocated
 from prunedeploy.runtimes.sparse.kernels.kernel import Kernel
 from prunedeploy.runtimes.sparse.kernels.packing import PackedWeights, Part
-from prunedeploy.runtimes.sparse.plan.steps import UNIT, Conv
+from prunedeploy.runtimes.sparse.plan.steps import Conv
+from prunedeploy.runtimes.sparse.plan.views import UNIT
 from prunedeploy.runtimes.sparse.schedule import schedule as schedules
 from prunedeploy.runtimes.sparse.schedule.schedule import Schedule, geometry
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from prunedeploy.runtimes.sparse.codegen._context import Context
-from prunedeploy.runtimes.sparse.plan.steps import UNIT, Plan, View, plane_stride, reads, writes
+from prunedeploy.runtimes.sparse.plan.steps import Plan, reads, writes
+from prunedeploy.runtimes.sparse.plan.views import UNIT, View, plane_stride
 
 
 @dataclass(frozen=True)

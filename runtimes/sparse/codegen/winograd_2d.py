@@ -10,7 +10,8 @@ from prunedeploy.runtimes.sparse.codegen.views import record
 from prunedeploy.runtimes.sparse.kernels import winograd_2d as winograd
 from prunedeploy.runtimes.sparse.kernels.kernel import Kernel
 from prunedeploy.runtimes.sparse.kernels.winograd_2d import blocks
-from prunedeploy.runtimes.sparse.plan.steps import UNIT, Conv
+from prunedeploy.runtimes.sparse.plan.steps import Conv
+from prunedeploy.runtimes.sparse.plan.views import UNIT
 from prunedeploy.runtimes.sparse.schedule.schedule import EIGHT, Schedule, inside
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.plan import steps as plan
+from prunedeploy.runtimes.sparse.plan import views
 
 MAX_THREADS = 1024  # PD_MAX_THREADS of c/threads.h
 # Cycles that one more thread costs in every step: 3.5 us (the fitted ``sync`` of predictions) at
@@ -70,7 +71,7 @@ def work(step: plan.Step) -> Work:
             return Work(0, moved)
 
 
-def _touched(view: plan.View) -> int:
+def _touched(view: views.View) -> int:
     """Elements of memory: a broadcast axis counts once."""
     return math.prod(n for n, stride in zip(view.shape, view.strides, strict=True) if stride)
 

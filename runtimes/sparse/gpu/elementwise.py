@@ -7,7 +7,8 @@ from prunedeploy.runtimes.sparse.gpu.launch import Cost, Kernel
 from prunedeploy.runtimes.sparse.gpu.nd import BLOCK, axes_of, offsets
 from prunedeploy.runtimes.sparse.gpu.ptx import Entry, f32
 from prunedeploy.runtimes.sparse.gpu.window import thread_number
-from prunedeploy.runtimes.sparse.plan.steps import Copy, Map, View
+from prunedeploy.runtimes.sparse.plan.steps import Copy, Map
+from prunedeploy.runtimes.sparse.plan.views import View
 
 
 def emit(step: Map | Copy, name: str) -> Kernel:

@@ -25,10 +25,10 @@ from prunedeploy.runtimes.sparse.plan.steps import (
     Pool,
     Reduce,
     Step,
-    View,
     reads,
     writes,
 )
+from prunedeploy.runtimes.sparse.plan.views import View
 from prunedeploy.targets import Target
 from prunedeploy.targets.gpu import GPUS, Gpu
 

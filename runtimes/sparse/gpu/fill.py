@@ -6,7 +6,7 @@ from prunedeploy.runtimes.sparse.gpu.launch import Cost, Kernel
 from prunedeploy.runtimes.sparse.gpu.nd import BLOCK, axes_of, offsets
 from prunedeploy.runtimes.sparse.gpu.ptx import Entry, f32
 from prunedeploy.runtimes.sparse.gpu.window import thread_number
-from prunedeploy.runtimes.sparse.plan.steps import View
+from prunedeploy.runtimes.sparse.plan.views import View
 
 
 def emit(step: str, y: View, value: float, name: str) -> Kernel:

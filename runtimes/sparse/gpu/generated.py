@@ -31,7 +31,8 @@ from prunedeploy.runtimes.sparse.gpu.window import (
     thread_number,
     window_of,
 )
-from prunedeploy.runtimes.sparse.plan.steps import Conv, View
+from prunedeploy.runtimes.sparse.plan.steps import Conv
+from prunedeploy.runtimes.sparse.plan.views import View
 
 AHEAD = 8  # loads before the multiply-adds that need them
 IN_FLIGHT = 24  # loads that the assembler is taken to have in flight, moving them up

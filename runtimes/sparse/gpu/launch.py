@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prunedeploy.runtimes.sparse.plan.steps import Plan, View
+from prunedeploy.runtimes.sparse.plan.steps import Plan
+from prunedeploy.runtimes.sparse.plan.views import View
 
 MAX_GRID_Y = 65_535
 

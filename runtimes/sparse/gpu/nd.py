@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prunedeploy.runtimes.sparse.gpu.ptx import Entry
-from prunedeploy.runtimes.sparse.plan.steps import View
+from prunedeploy.runtimes.sparse.plan.views import View
 
 BLOCK = 256
 

@@ -8,7 +8,8 @@ from prunedeploy.runtimes.sparse.gpu.functions import FUNCTIONS
 from prunedeploy.runtimes.sparse.gpu.launch import Cost, Kernel
 from prunedeploy.runtimes.sparse.gpu.nd import axes_of, offsets
 from prunedeploy.runtimes.sparse.gpu.ptx import Entry, f32
-from prunedeploy.runtimes.sparse.plan.steps import Reduce, View
+from prunedeploy.runtimes.sparse.plan.steps import Reduce
+from prunedeploy.runtimes.sparse.plan.views import View
 
 BLOCK = 64
 KINDS = {"sum": "add", "mean": "add", "max": "max", "min": "min"}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prunedeploy.runtimes.sparse.gpu.ptx import Entry
-from prunedeploy.runtimes.sparse.plan.steps import Conv, Pool, View
+from prunedeploy.runtimes.sparse.plan.steps import Conv, Pool
+from prunedeploy.runtimes.sparse.plan.views import View
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from prunedeploy.runtimes.sparse.kernels.kernel import Scope
-from prunedeploy.runtimes.sparse.plan.steps import UNIT, Conv
+from prunedeploy.runtimes.sparse.plan.steps import Conv
+from prunedeploy.runtimes.sparse.plan.views import UNIT
 from prunedeploy.runtimes.sparse.schedule import schedule as schedules
 from prunedeploy.runtimes.sparse.schedule.schedule import Schedule, inside
 

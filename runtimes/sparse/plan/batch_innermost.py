@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from prunedeploy.runtimes.sparse.plan import steps
+from prunedeploy.runtimes.sparse.plan import steps, views
 from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan
 
-IMAGES = steps.UNIT  # images of a batch that is laid out so: as many as the widest vector has lanes
+IMAGES = views.UNIT  # images of a batch that is laid out so: as many as the widest vector has lanes
 MOVABLE = (Conv, steps.Copy, steps.Fill, steps.Map, steps.Pool, steps.Reduce, steps.Softmax)
 
 
@@ -37,7 +37,7 @@ def _makes_images(step: Conv) -> bool:
     return step.x.shape[2:] == (1, 1) and step.y.shape[2:] != (1, 1)
 
 
-def innermost_images(view: steps.View) -> int:
+def innermost_images(view: views.View) -> int:
     """The images that lie innermost in a planar view [N, C, H, W]: N, or 1 in the usual order."""
     images, _, height, width = view.shape
     if images == 1 or height * width == 1:
@@ -57,7 +57,7 @@ def _pixels(plan: Plan) -> dict[int, int] | None:
             touched.add(view.buffer)
             if isinstance(step, Conv | steps.Pool) and view.shape[0] != plan.batch:
                 return None
-            if len(view.shape) == 4 and view.shape[0] == plan.batch and steps.is_planar(view, 1):
+            if len(view.shape) == 4 and view.shape[0] == plan.batch and views.is_planar(view, 1):
                 pixels = view.shape[2] * view.shape[3]
                 if sizes.setdefault(view.buffer, pixels) != pixels:
                     return None
@@ -77,7 +77,7 @@ def _step(step: steps.Step, plan: Plan, sizes: dict[int, int]) -> steps.Step | N
     return None if None in changed.values() else replace(step, **changed)
 
 
-def _view(view: steps.View, plan: Plan, sizes: dict[int, int]) -> steps.View | None:
+def _view(view: views.View, plan: Plan, sizes: dict[int, int]) -> views.View | None:
     """``view`` with the batch innermost: element n * pixels + p of a plane goes to p * N + n.
 
     n is the image, p the pixel. None where an axis runs over images and pixels at once.
@@ -85,7 +85,7 @@ def _view(view: steps.View, plan: Plan, sizes: dict[int, int]) -> steps.View | N
     if plan.buffers[view.buffer].space != "arena" or sizes[view.buffer] == 1:
         return view
     pixels, images = sizes[view.buffer], plan.batch
-    plane = steps.plane_stride(pixels * images)
+    plane = views.plane_stride(pixels * images)
     strides = []
     for size, stride in zip(view.shape, view.strides, strict=True):
         if size == 1 or stride % plane == 0:

@@ -18,10 +18,11 @@ import numpy as np
 from prunedeploy.runtimes.sparse.importer import graph as ops
 from prunedeploy.runtimes.sparse.importer.graph import ConcatOp, Op, Tensor
 from prunedeploy.runtimes.sparse.importer.importer import RefusedError
-from prunedeploy.runtimes.sparse.plan import steps
+from prunedeploy.runtimes.sparse.plan import steps, views
 from prunedeploy.runtimes.sparse.plan import strides as layout
-from prunedeploy.runtimes.sparse.plan.steps import Port, View
+from prunedeploy.runtimes.sparse.plan.steps import Port
 from prunedeploy.runtimes.sparse.plan.strides import Layout
+from prunedeploy.runtimes.sparse.plan.views import View
 
 PLANAR = (ops.ConvOp, ops.PoolOp, ops.ResizeOp)  # their results are planar, and nothing else
 
@@ -34,7 +35,7 @@ Emitters = Mapping[type, Callable[["LayoutAssigner", Any], None]]
 
 def is_planar(view: View, channel: int) -> bool:
     """Whether a tensor of any rank is planar, with axis ``channel`` from plane to plane."""
-    return view.size > 0 and steps.is_planar(view, channel)
+    return view.size > 0 and views.is_planar(view, channel)
 
 
 def channel(op: Op) -> int:
@@ -54,7 +55,7 @@ class LayoutAssigner:
         self.graph = graph
         self._emitters = emitters
         self.producers = graph.producers()
-        self.buffers: list[steps.Buffer] = []
+        self.buffers: list[views.Buffer] = []
         self.steps: list[steps.Step] = []
         self.views: dict[Tensor, View] = {}
         self.preferred: dict[Tensor, tuple[bool, Layout]] = {}  # whether it is required, and it
@@ -78,7 +79,7 @@ class LayoutAssigner:
         for op in self.graph.ops:
             self._emit(op)
         for port, tensor in zip(results, self.graph.outputs, strict=True):
-            view, target = self.view(tensor), steps.row_major(port.buffer, port.shape)
+            view, target = self.view(tensor), views.row_major(port.buffer, port.shape)
             converted = self.buffers[view.buffer].dtype != tensor.dtype
             if converted and tensor.is_integer and tensor.bound >= ops.EXACT:
                 raise RefusedError("output", port.name, "float32 may round its integers")
@@ -89,17 +90,17 @@ class LayoutAssigner:
         )
 
     def _input(self, index: int, name: str, tensor: Tensor) -> Port:
-        dtype: steps.Dtype = tensor.dtype  # type: ignore[assignment]  # one of ``importer.TYPES``
+        dtype: views.Dtype = tensor.dtype  # type: ignore[assignment]  # one of ``importer.TYPES``
         buffer = self.buffer("input", tensor.size, dtype, index)
-        self.views[tensor] = steps.row_major(buffer, tensor.shape)
+        self.views[tensor] = views.row_major(buffer, tensor.shape)
         return Port(name, buffer, tensor.shape, dtype)
 
     def _output(self, index: int, name: str) -> Port:
         tensor = self.graph.outputs[index]
-        dtype: steps.Dtype = tensor.dtype  # type: ignore[assignment]  # one of ``importer.TYPES``
+        dtype: views.Dtype = tensor.dtype  # type: ignore[assignment]  # one of ``importer.TYPES``
         buffer = self.buffer("output", tensor.size, dtype, index)
         if dtype == "float32":  # steps compute nothing else; a Copy converts it
-            self._assign(tensor, steps.row_major(buffer, tensor.shape))
+            self._assign(tensor, views.row_major(buffer, tensor.shape))
         return Port(name, buffer, tensor.shape, dtype)
 
     # -- from the last operator to the first ------------------------------------------------------
@@ -180,7 +181,7 @@ class LayoutAssigner:
         if not is_planar(view, channel(op)):
             return False
         pixels = view.size // max(view.shape[channel(op)], 1)
-        return self.buffers[view.buffer].space == "arena" or pixels < steps.UNIT
+        return self.buffers[view.buffer].space == "arena" or pixels < views.UNIT
 
     # -- from the first operator to the last ------------------------------------------------------
 
@@ -273,7 +274,7 @@ class LayoutAssigner:
     def in_order(self, tensor: Tensor) -> View:
         """A tensor of float32 in C order, copied unless it is."""
         view = self.view(tensor)
-        wanted = replace(steps.row_major(view.buffer, view.shape), offset=view.offset)
+        wanted = replace(views.row_major(view.buffer, view.shape), offset=view.offset)
         if layout.same(view, wanted):
             return view
         return self._copied(tensor, layout.row_major(tensor.rank))
@@ -292,14 +293,14 @@ class LayoutAssigner:
 
     def buffer(
         self,
-        space: steps.MemorySpace,
+        space: views.MemorySpace,
         size: int,
-        dtype: steps.Dtype = "float32",
+        dtype: views.Dtype = "float32",
         index: int = 0,
         value: np.ndarray[tuple[int], np.dtype[np.float32]] | None = None,
     ) -> int:
         """A new buffer's number."""
-        self.buffers.append(steps.Buffer(space, size, dtype, index, value))
+        self.buffers.append(views.Buffer(space, size, dtype, index, value))
         return len(self.buffers) - 1
 
     def arena(self, shape: tuple[int, ...], wanted: Layout) -> View:

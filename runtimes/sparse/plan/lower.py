@@ -21,8 +21,9 @@ from prunedeploy.runtimes.sparse.importer.operators import TABLE
 from prunedeploy.runtimes.sparse.importer.prepare import prepare
 from prunedeploy.runtimes.sparse.plan.batch_innermost import to_batch_innermost
 from prunedeploy.runtimes.sparse.plan.memory import allocate
-from prunedeploy.runtimes.sparse.plan.steps import MAX_ELEMENTS, Plan, reads, writes
+from prunedeploy.runtimes.sparse.plan.steps import Plan, reads, writes
 from prunedeploy.runtimes.sparse.plan.steps_of import plan_graph
+from prunedeploy.runtimes.sparse.plan.views import MAX_ELEMENTS
 
 NO_SIZES: Mapping[str, int] = MappingProxyType({})
 Refusal = RefusedError  # why a model has no plan, as a value

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from prunedeploy.runtimes.sparse.plan.steps import GUARD, UNIT, Conv, Map, Plan, View, reads, writes
+from prunedeploy.runtimes.sparse.plan.steps import Conv, Map, Plan, reads, writes
+from prunedeploy.runtimes.sparse.plan.views import GUARD, UNIT, View
 
 
 @dataclass(frozen=True)

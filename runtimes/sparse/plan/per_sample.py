@@ -14,9 +14,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from prunedeploy.runtimes.sparse.plan import steps
+from prunedeploy.runtimes.sparse.plan import steps, views
 from prunedeploy.runtimes.sparse.plan.memory import allocate
-from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan, View, writes
+from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan, writes
+from prunedeploy.runtimes.sparse.plan.views import View
 
 CACHED = 12 << 20  # bytes of tensors that two threads' caches, and their part of a shared one, hold
 SMALL_PIXELS = 64  # pixels of a feature map that is small
@@ -56,7 +57,7 @@ class _Cut:
         The tensor that is handed over has to be feature maps too.
         """
         planes = all(
-            steps.is_planar(view, 1) and len(view.shape) == 4 for view in (self.wanted, self.given)
+            views.is_planar(view, 1) and len(view.shape) == 4 for view in (self.wanted, self.given)
         )
         return planes and all(math.prod(view.shape[2:]) <= MAX_PIXELS for view in self.views)
 

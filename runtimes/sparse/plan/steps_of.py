@@ -9,10 +9,10 @@ from typing import Any
 
 from prunedeploy.runtimes.sparse.importer import expr as e
 from prunedeploy.runtimes.sparse.importer import graph as ops
-from prunedeploy.runtimes.sparse.plan import steps
+from prunedeploy.runtimes.sparse.plan import steps, views
 from prunedeploy.runtimes.sparse.plan import strides as layout
 from prunedeploy.runtimes.sparse.plan.layout import LayoutAssigner
-from prunedeploy.runtimes.sparse.plan.steps import View
+from prunedeploy.runtimes.sparse.plan.views import View
 
 
 def image(view: View, channel: int, window: bool) -> View:
@@ -28,7 +28,7 @@ def image(view: View, channel: int, window: bool) -> View:
         four = (shape[0], channels, 1, 1)
     else:
         four = (1, channels, 1, math.prod(shape[:channel] + shape[channel + 1 :]))
-    return replace(steps.planar(view.buffer, four, 1), offset=view.offset)
+    return replace(views.planar(view.buffer, four, 1), offset=view.offset)
 
 
 def runs(indices: Sequence[int]) -> list[tuple[int, int, int]]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prunedeploy.runtimes.sparse.importer.graph import ExpandOp, Op, ReshapeOp, SliceOp, TransposeOp
-from prunedeploy.runtimes.sparse.plan.steps import View, plane_stride
+from prunedeploy.runtimes.sparse.plan.views import View, plane_stride
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def row_major(rank: int) -> Layout:
 
 
 def planar(rank: int, channel: int) -> Layout:
-    """The layout of ``steps.planar``: axis ``channel`` steps between planes."""
+    """The layout of ``views.planar``: axis ``channel`` steps between planes."""
     return Layout((channel, *(axis for axis in range(rank) if axis != channel)), 1)
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prunedeploy.runtimes.sparse.plan.batch_innermost import innermost_images
-from prunedeploy.runtimes.sparse.plan.steps import UNIT, Conv
+from prunedeploy.runtimes.sparse.plan.steps import Conv
+from prunedeploy.runtimes.sparse.plan.views import UNIT
 
 EIGHT = 8  # pixels: widths of tiles count in eights, half a vector of AVX-512
 MAX_OFFSET = 2**16  # offsets are 16 bits

@@ -22,7 +22,8 @@ from prunedeploy.runtimes.sparse.codegen._context import Code, Constants, Contex
 from prunedeploy.runtimes.sparse.codegen.project import CODE, Project, blob, closure
 from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
 from prunedeploy.runtimes.sparse.kernels.table import KERNELS
-from prunedeploy.runtimes.sparse.plan.steps import GUARD, Buffer, Conv, Plan
+from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan
+from prunedeploy.runtimes.sparse.plan.views import GUARD, Buffer
 from prunedeploy.runtimes.sparse.schedule.schedule import Schedule
 from prunedeploy.runtimes.sparse.toolchain.compile import Toolchain, build_library
 

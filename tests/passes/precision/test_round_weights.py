@@ -17,7 +17,7 @@ from prunedeploy.passes import RoundWeights
 from prunedeploy.passes.precision import round_weights
 from prunedeploy.passes.precision.round_weights import to_bfloat16, to_float16
 from prunedeploy.reference import verify
-from prunedeploy.runtimes.sparse.plan.steps import UNIT
+from prunedeploy.runtimes.sparse.plan.views import UNIT
 
 
 def network(size: int = 8) -> ir.Model:

@@ -12,7 +12,8 @@ import pytest
 
 from prunedeploy.runtimes.sparse.codegen.project import SOURCES
 from prunedeploy.runtimes.sparse.codegen.work import useful_threads
-from prunedeploy.runtimes.sparse.plan.steps import Fill, View
+from prunedeploy.runtimes.sparse.plan.steps import Fill
+from prunedeploy.runtimes.sparse.plan.views import View
 from prunedeploy.runtimes.sparse.toolchain import compile as compiling
 from prunedeploy.targets import by_name
 

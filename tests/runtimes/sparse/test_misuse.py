@@ -27,7 +27,8 @@ from prunedeploy.runtimes.sparse.codegen.project import Project
 from prunedeploy.runtimes.sparse.importer.graph import Graph
 from prunedeploy.runtimes.sparse.plan.layout import LayoutAssigner
 from prunedeploy.runtimes.sparse.plan.lower import Refusal, lower
-from prunedeploy.runtimes.sparse.plan.steps import GUARD, MAX_ELEMENTS, Conv, planar, plane_stride
+from prunedeploy.runtimes.sparse.plan.steps import Conv
+from prunedeploy.runtimes.sparse.plan.views import GUARD, MAX_ELEMENTS, planar, plane_stride
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
 from prunedeploy.runtimes.sparse.schedule.schedule import geometry
 from prunedeploy.runtimes.sparse.toolchain import compile as compiling

@@ -10,7 +10,7 @@ import math
 
 from prunedeploy.runtimes.sparse.importer.graph import Graph, Op, ReshapeOp, Tensor, TransposeOp
 from prunedeploy.runtimes.sparse.plan import strides as layout
-from prunedeploy.runtimes.sparse.plan.steps import View, row_major
+from prunedeploy.runtimes.sparse.plan.views import View, row_major
 
 Origin = tuple[Tensor, View]
 

@@ -14,7 +14,8 @@ from prunedeploy.runtimes.sparse.kernels.cost import copied_cycles
 from prunedeploy.runtimes.sparse.kernels.jit.layout import epilogue_of
 from prunedeploy.runtimes.sparse.kernels.jit.packing import MAX_ROWS, REACHED
 from prunedeploy.runtimes.sparse.kernels.kernel import Scope
-from prunedeploy.runtimes.sparse.plan.steps import UNIT, Conv
+from prunedeploy.runtimes.sparse.plan.steps import Conv
+from prunedeploy.runtimes.sparse.plan.views import UNIT
 from prunedeploy.runtimes.sparse.schedule.schedule import (
     Schedule,
     geometry,

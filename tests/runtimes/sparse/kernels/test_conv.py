@@ -15,7 +15,8 @@ from kernels import Case, check, supported
 
 from prunedeploy.runtimes.sparse.codegen import depthwise, narrow
 from prunedeploy.runtimes.sparse.kernels.table import KERNELS
-from prunedeploy.runtimes.sparse.plan.steps import Activation, plane_stride
+from prunedeploy.runtimes.sparse.plan.steps import Activation
+from prunedeploy.runtimes.sparse.plan.views import plane_stride
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
 from prunedeploy.runtimes.sparse.schedule.schedule import Schedule, geometry
 

@@ -12,7 +12,8 @@ from convs import ACTIVATIONS, Layer
 from kernels import Case, Library, check, supported
 
 from prunedeploy.runtimes.sparse.codegen import depthwise
-from prunedeploy.runtimes.sparse.plan.steps import Activation, plane_stride
+from prunedeploy.runtimes.sparse.plan.steps import Activation
+from prunedeploy.runtimes.sparse.plan.views import plane_stride
 
 WINDOWS: list[tuple[tuple[int, int], tuple[int, int, int, int]]] = [
     ((3, 3), (1, 1, 1, 1)),

@@ -26,7 +26,8 @@ from prunedeploy.runtimes.sparse.kernels.jit.layout import LINE, REACH, epilogue
 from prunedeploy.runtimes.sparse.kernels.jit.packing import MAX_ROWS, pack_jit
 from prunedeploy.runtimes.sparse.kernels.packing import FIRST, LAST, PackedWeights, Part
 from prunedeploy.runtimes.sparse.kernels.table import KERNELS
-from prunedeploy.runtimes.sparse.plan.steps import Conv, View
+from prunedeploy.runtimes.sparse.plan.steps import Conv
+from prunedeploy.runtimes.sparse.plan.views import View
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
 from prunedeploy.runtimes.sparse.schedule.schedule import Geometry, Schedule, geometry
 

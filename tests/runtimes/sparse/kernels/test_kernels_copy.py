@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from kernels import Case, Memory, check, permuted, supported
 
-from prunedeploy.runtimes.sparse.plan.steps import Copy, View
+from prunedeploy.runtimes.sparse.plan.steps import Copy
+from prunedeploy.runtimes.sparse.plan.views import View
 
 SHAPES = [(1, 1, 1, 1), (2, 3, 5, 7), (1, 17, 33, 16), (3, 67, 1, 4), (5, 1, 40, 19)]
 

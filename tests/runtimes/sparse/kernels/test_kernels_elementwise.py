@@ -9,7 +9,8 @@ from kernels import Case, Library, Memory, check, data_of, permuted, supported
 from prunedeploy.core.records import Array
 from prunedeploy.runtimes.sparse.importer.operations import OPERATIONS
 from prunedeploy.runtimes.sparse.plan import steps as plan
-from prunedeploy.runtimes.sparse.plan.steps import Copy, Instr, Map, View
+from prunedeploy.runtimes.sparse.plan.steps import Copy, Instr, Map
+from prunedeploy.runtimes.sparse.plan.views import View
 
 NUMBERS = {"clip": (-0.75, 1.25), "leakyrelu": (0.1,), "elu": (1.5,), "hardsigmoid": (0.2, 0.5)}
 EXACT = {"neg", "abs", "relu", "clip", "floor", "ceil", "round", "sign", "not", "identity"}

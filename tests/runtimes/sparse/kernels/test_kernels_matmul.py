@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from kernels import Case, Memory, check, permuted, supported
 
-from prunedeploy.runtimes.sparse.plan.steps import MatMul, View
+from prunedeploy.runtimes.sparse.plan.steps import MatMul
+from prunedeploy.runtimes.sparse.plan.views import View
 
 SIZES = [
     (1, 1, 1), (1, 67, 9), (17, 1, 5), (5, 3, 1), (16, 16, 16), (17, 33, 31), (2, 40, 70),

@@ -7,7 +7,8 @@ import pytest
 from kernels import Case, Memory, check, supported
 
 from prunedeploy.core.records import Array
-from prunedeploy.runtimes.sparse.plan.steps import Norm, View
+from prunedeploy.runtimes.sparse.plan.steps import Norm
+from prunedeploy.runtimes.sparse.plan.views import View
 
 
 def _norm(memory: Memory, x: View, y: View, axes: tuple[int, ...], varies: tuple[int, ...]) -> Case:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from kernels import Case, Memory, check, permuted, supported
 
-from prunedeploy.runtimes.sparse.plan.steps import Reduce, View, row_major
+from prunedeploy.runtimes.sparse.plan.steps import Reduce
+from prunedeploy.runtimes.sparse.plan.views import View, row_major
 
 KINDS = ("sum", "mean", "max", "min", "prod", "l1", "l2", "sumsquare", "logsumexp")
 SHAPES = [(1, 3, 7, 7), (2, 67, 1, 5), (3, 2, 17, 16), (5, 33, 4, 1)]

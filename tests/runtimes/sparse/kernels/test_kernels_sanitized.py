@@ -21,6 +21,7 @@ from prunedeploy.runtimes.sparse.codegen._context import C_TYPES, Constants, Con
 from prunedeploy.runtimes.sparse.codegen.project import CODE, blob
 from prunedeploy.runtimes.sparse.kernels.table import KERNELS
 from prunedeploy.runtimes.sparse.plan import steps as plan
+from prunedeploy.runtimes.sparse.plan import views
 
 STEPS = (
     "copy",
@@ -102,7 +103,7 @@ int main(void) {
 class _Apart(Context):
     """Every buffer is an allocation of its own."""
 
-    def pointer(self, view: plan.View) -> str:
+    def pointer(self, view: views.View) -> str:
         """The view's first element."""
         buffer = self.plan.buffers[view.buffer]
         return f"(({C_TYPES[buffer.dtype]} *)buffers[{view.buffer}] + {view.offset})"
@@ -138,7 +139,7 @@ def _program(cases: Sequence[Case], isa: str, constants: Constants, instructions
         records = []
         for buffer in case.buffers:
             width = np.dtype(buffer.dtype).itemsize
-            guard = plan.GUARD if buffer.space == "arena" else 0
+            guard = views.GUARD if buffer.space == "arena" else 0
             integer = int(buffer.dtype != "float32")
             records.append(f"{{{buffer.size}, {width}, {guard}, {integer}}}")
         rows = ", ".join(records)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from kernels import Case, Library, Memory, check, data_of, permuted, supported
 
-from prunedeploy.runtimes.sparse.plan.steps import Fill, Lookup, Resize, View
+from prunedeploy.runtimes.sparse.plan.steps import Fill, Lookup, Resize
+from prunedeploy.runtimes.sparse.plan.views import View
 
 
 def _lookups() -> list[Case]:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from kernels import Case, Library, Memory, check, check_with, data_of, permuted, supported
 
-from prunedeploy.runtimes.sparse.plan.steps import Take, Top, View
+from prunedeploy.runtimes.sparse.plan.steps import Take, Top
 from prunedeploy.runtimes.sparse.plan.strides import broadcast
+from prunedeploy.runtimes.sparse.plan.views import View
 
 
 def taken(shape: tuple[int, ...], axis: int, count: int, wide: bool, planar: bool) -> Case:

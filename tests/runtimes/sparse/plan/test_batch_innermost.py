@@ -17,7 +17,8 @@ from prunedeploy.graph.model import save
 from prunedeploy.runtimes.sparse.plan import lower as lowering
 from prunedeploy.runtimes.sparse.plan.batch_innermost import innermost_images, to_batch_innermost
 from prunedeploy.runtimes.sparse.plan.lower import lower
-from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan, Pool, View, planar
+from prunedeploy.runtimes.sparse.plan.steps import Conv, Plan, Pool
+from prunedeploy.runtimes.sparse.plan.views import View, planar
 
 IMAGES = 16
 

@@ -11,20 +11,8 @@ from hypothesis import strategies as st
 from plan_interpreter import evaluate
 
 from prunedeploy.runtimes.sparse.plan.memory import allocate, lifetimes
-from prunedeploy.runtimes.sparse.plan.steps import (
-    GUARD,
-    UNIT,
-    Buffer,
-    Copy,
-    Instr,
-    Map,
-    Plan,
-    Port,
-    View,
-    reads,
-    row_major,
-    writes,
-)
+from prunedeploy.runtimes.sparse.plan.steps import Copy, Instr, Map, Plan, Port, reads, writes
+from prunedeploy.runtimes.sparse.plan.views import GUARD, UNIT, Buffer, View, row_major
 
 
 def grow(choose: random.Random) -> Plan:

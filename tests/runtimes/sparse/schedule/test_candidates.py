@@ -11,7 +11,7 @@ from convs import Layer
 from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
 from prunedeploy.runtimes.sparse.kernels.table import KERNELS, geometry
-from prunedeploy.runtimes.sparse.plan.steps import UNIT
+from prunedeploy.runtimes.sparse.plan.views import UNIT
 from prunedeploy.runtimes.sparse.schedule import candidates as choose
 from prunedeploy.runtimes.sparse.schedule.cost import cycles
 from prunedeploy.runtimes.sparse.schedule.schedule import (

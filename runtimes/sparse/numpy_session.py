@@ -28,7 +28,7 @@ import threading
 import weakref
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -46,10 +46,8 @@ class TensorStructure(ctypes.Structure):
     """``pd_tensor`` of model.h."""
 
     _fields_ = (
-        ("name", ctypes.c_char_p),
-        ("dtype", ctypes.c_char_p),
-        ("rank", ctypes.c_int),
-        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        *(("name", ctypes.c_char_p), ("dtype", ctypes.c_char_p)),
+        *(("rank", ctypes.c_int), ("shape", ctypes.POINTER(ctypes.c_int64))),
     )
 
 
@@ -57,18 +55,11 @@ class ModelStructure(ctypes.Structure):
     """``pd_model`` of model.h."""
 
     _fields_ = (
-        ("abi", ctypes.c_int),
-        ("version", ctypes.c_char_p),
-        ("isa", ctypes.c_char_p),
-        ("inputs", ctypes.c_int),
-        ("input", ctypes.POINTER(TensorStructure)),
-        ("outputs", ctypes.c_int),
-        ("output", ctypes.POINTER(TensorStructure)),
-        ("batches", ctypes.c_int),
-        ("batch", ctypes.POINTER(ctypes.c_int)),
-        ("threads", ctypes.c_int),
-        ("arena", ctypes.c_size_t),
-        ("weights", ctypes.c_size_t),
+        *(("abi", ctypes.c_int), ("version", ctypes.c_char_p), ("isa", ctypes.c_char_p)),
+        *(("inputs", ctypes.c_int), ("input", ctypes.POINTER(TensorStructure))),
+        *(("outputs", ctypes.c_int), ("output", ctypes.POINTER(TensorStructure))),
+        *(("batches", ctypes.c_int), ("batch", ctypes.POINTER(ctypes.c_int))),
+        *(("threads", ctypes.c_int), ("arena", ctypes.c_size_t), ("weights", ctypes.c_size_t)),
     )
 
 
@@ -100,10 +91,6 @@ def declare(library: ctypes.CDLL) -> None:
     library.pd_error.argtypes = [i]
     library.pd_error.restype = ctypes.c_char_p
     library.pd_threads_used.argtypes = [p]
-    library.pd_steps.argtypes = [i, ctypes.POINTER(i)]
-    library.pd_steps.restype = ctypes.POINTER(ctypes.c_char_p)
-    library.pd_set_profiling.argtypes = [p, i]
-    library.pd_profile.argtypes = [p, i, ctypes.POINTER(ctypes.c_double), i]
 
 
 def tensors(first: Any, count: int) -> tuple[Tensor, ...]:
@@ -114,14 +101,11 @@ def tensors(first: Any, count: int) -> tuple[Tensor, ...]:
 
 
 class _Record(NamedTuple):
-    """What a manifest says: the library's hash and ISA, names and dtypes of inputs and outputs.
+    """What a manifest says; of an engine for several sizes their folders, and no library."""
 
-    Of an engine for several sizes there are their folders, and no library.
-    """
-
-    library: str
+    library: str  # its SHA-256
     isa: str
-    inputs: set[tuple[str, str]]
+    inputs: set[tuple[str, str]]  # names and dtypes
     outputs: set[tuple[str, str]]
     sizes: tuple[str, ...]
 
@@ -133,6 +117,7 @@ class _Loaded:
         self.library, self.users = library, 0
 
 
+Opened = TypeVar("Opened")
 _loaded: dict[str, _Loaded] = {}  # by SHA-256
 _numbers = itertools.count(1)
 _lock = threading.RLock()  # of both; the collector may end a session within
@@ -165,12 +150,20 @@ def open(folder: str | Path | None = None, threads: int = 0) -> Session | SizesS
     if not 0 <= threads <= MAX_THREADS:
         raise EngineError(f"cannot compute with {threads} threads: give 0 to {MAX_THREADS}")
     record = _manifest(directory)
-    if record.sizes:
-        return SizesSession(directory, record, threads)
-    return Session(directory, record, threads)
+    return (SizesSession if record.sizes else Session)(directory, record, threads)
 
 
-class Session:
+class _Closing:
+    """``with`` closes it."""
+
+    def __enter__(self: Opened) -> Opened:
+        return self
+
+    def __exit__(self: Any, *error: object) -> None:
+        self.close()
+
+
+class Session(_Closing):
     """An opened engine. ``inputs`` and ``outputs`` say what ``run`` takes and returns."""
 
     def __init__(self, folder: Path, record: _Record, threads: int) -> None:
@@ -207,8 +200,7 @@ class Session:
         (batch,) = next(first, self._batches[:1]) or (0,)  # a scalar has no batch
         for tensor, array in zip(self.inputs, arrays):
             if array.shape != tensor.sized(batch):
-                takes = " x ".join("batch" if dim == -1 else str(dim) for dim in tensor.shape)
-                given = " x ".join(map(str, array.shape)) or "a scalar"
+                takes, given = _text(tensor.shape), _text(array.shape)
                 raise EngineError(f"input {tensor.name!r} takes {takes}, found {given}")
         results = [np.empty(t.sized(batch), t.dtype) for t in self.outputs]
         parts = self._parts(batch)
@@ -236,12 +228,6 @@ class Session:
         with self._turn:
             self._session = None
             self._end()
-
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def _open(self) -> ctypes.c_void_p:
         if self._session is None:
@@ -276,7 +262,7 @@ class Session:
         return tuple(sorted(parts, reverse=True))
 
 
-class SizesSession:
+class SizesSession(_Closing):
     """A session for each size that an engine was built for; the inputs' sizes choose among them.
 
     ``sizes`` has the inputs of each, ``outputs`` are those of the first.
@@ -315,15 +301,9 @@ class SizesSession:
         for session in self._sessions:
             session.close()
 
-    def __enter__(self) -> SizesSession:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
 
 def _text(shape: tuple[int, ...]) -> str:
-    return "x".join("batch" if dim == -1 else str(dim) for dim in shape) or "a scalar"
+    return " x ".join("batch" if dim == -1 else str(dim) for dim in shape) or "a scalar"
 
 
 def _manifest(folder: Path) -> _Record:
@@ -413,13 +393,7 @@ def _end(library: ctypes.CDLL, session: ctypes.c_void_p, expected: str, process:
         _unload(expected)
 
 
-def _check_model(
-    folder: Path,
-    record: _Record,
-    model: Any,
-    inputs: tuple[Tensor, ...],
-    outputs: tuple[Tensor, ...],
-) -> None:
+def _check_model(folder: Path, record: _Record, model: Any, *specs: tuple[Tensor, ...]) -> None:
     """The library is of this interface, and the network that the manifest describes.
 
     Raises:
@@ -430,7 +404,7 @@ def _check_model(
             f"{folder} has interface {model.abi}, this file needs {ABI}: "
             "take the session.py that lies in the engine"
         )
-    described = [{(tensor.name, tensor.dtype) for tensor in each} for each in (inputs, outputs)]
+    described = [{(tensor.name, tensor.dtype) for tensor in each} for each in specs]
     if described != [record.inputs, record.outputs]:
         raise EngineError(f"{folder} is another network than its manifest says")
     if model.isa.decode() != record.isa:

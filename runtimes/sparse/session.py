@@ -137,6 +137,7 @@ def _load(path: Path, expected: str) -> ctypes.CDLL:
             elf.check_whole(Path(plain))
             library = ctypes.CDLL(name)
             declare(library)
+            _declare_profiles(library)
         except (OSError, AttributeError, UserError) as error:
             reason = str(error).replace(plain, str(path)).replace(name, str(path))
             raise UserError(reason) from None
@@ -144,6 +145,15 @@ def _load(path: Path, expected: str) -> ctypes.CDLL:
             os.close(copy)
         _loaded[expected] = _Loaded(library)
         return library
+
+
+def _declare_profiles(library: ctypes.CDLL) -> None:
+    """Give the functions that time an engine's steps their types."""
+    library.pd_steps.argtypes = [ctypes.c_int, ctypes.POINTER(ctypes.c_int)]
+    library.pd_steps.restype = ctypes.POINTER(ctypes.c_char_p)
+    library.pd_set_profiling.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    doubles = ctypes.POINTER(ctypes.c_double)
+    library.pd_profile.argtypes = [ctypes.c_void_p, ctypes.c_int, doubles, ctypes.c_int]
 
 
 class SparseSession(Closing):

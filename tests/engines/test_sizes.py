@@ -75,7 +75,8 @@ def test_the_session_takes_the_size_of_the_inputs(request, model: Path, runtime:
         with pytest.raises(UserError) as caught:
             session.run(images(9))
         assert str(caught.value) == (
-            "the engine takes input batchx3x8x8 or input batchx3x12x12, found input 1x3x9x9: "
+            "the engine takes input batch x 3 x 8 x 8 or "
+            "input batch x 3 x 12 x 12, found input 1x3x9x9: "
             "build it for that size, too, with --shape"
         )
         with pytest.raises(UserError, match="no input is called 'x'"):
@@ -102,8 +103,9 @@ def test_with_numpy_alone(sparse: Engine, model: Path) -> None:
         assert np.allclose(np.array(line.split(), float), wanted.ravel(), atol=1e-5)
     last = done.stderr.splitlines()[-1]
     assert last.endswith(
-        "EngineError: the engine takes input batchx3x8x8 or input batchx3x12x12, "
-        "found input 2x3x9x9"
+        "EngineError: the engine takes input batch x 3 x 8 x 8 or "
+        "input batch x 3 x 12 x 12, "
+        "found input 2 x 3 x 9 x 9"
     )
 
 

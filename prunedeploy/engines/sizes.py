@@ -150,4 +150,4 @@ def no_such_size(sizes: Sequence[EngineSize], given: Mapping[str, Array]) -> str
 
 
 def _text(shape: Sequence[int | str]) -> str:
-    return "x".join(map(str, shape))
+    return " x ".join(map(str, shape))

@@ -76,7 +76,7 @@ def test_the_session_takes_the_size_of_the_inputs(request, model: Path, runtime:
             session.run(images(9))
         assert str(caught.value) == (
             "the engine takes input batch x 3 x 8 x 8 or "
-            "input batch x 3 x 12 x 12, found input 1x3x9x9: "
+            "input batch x 3 x 12 x 12, found input 1 x 3 x 9 x 9: "
             "build it for that size, too, with --shape"
         )
         with pytest.raises(UserError, match="no input is called 'x'"):
@@ -260,4 +260,4 @@ def test_requests_are_computed_at_their_size(sparse: Engine) -> None:
 
     first, second, refused, last = asyncio.run(main())
     assert (first, second, last) == (5, 5, 5)
-    assert "found input 1x3x9x9" in str(refused)
+    assert "found input 1 x 3 x 9 x 9" in str(refused)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # docs/benchmarks/cpu.md at batch 1, on 1 and 2 threads (ResNet-18 and -50, MobileNetV1 and V2,
 # VGG-16, BERT).
 SLOW_LINE, FAST_LINE = (0.17, 1.45), (0.06, 0.95)
+# of a network that was not recognised: for the user to fill in
+OF_ONES_OWN = ("--arch", "FILE.py:FACTORY", "--input-shape", "SHAPE")
 SPARSE = 0.7  # from this share of multiply-accumulates on zeros are not worth skipping
 
 
@@ -60,6 +62,8 @@ def after_inspect(
         words = ["prunedeploy", "build", source, *(x for x in arguments if x != "--trust")]
         return _of_model(words, inspection.source, inspection.source, target, shapes)
     words = ["prunedeploy", "shrink", source, *arguments]
+    if inspection.kind == "checkpoint" and inspection.arch is None and "--arch" not in arguments:
+        words += OF_ONES_OWN
     left = totals.density
     if totals.macs and totals.nonzero_macs is not None:
         left = totals.nonzero_macs / totals.macs

@@ -53,8 +53,9 @@ def recognise(shapes: Shapes) -> Recipe | None:
     """The recipe that has exactly the parameter names of ``shapes`` (a state_dict's), or None.
 
     ``num_batches_tracked``, which old checkpoints lack, and ``normalize.*`` do not count. Of
-    several with the same names, the one with the fewest differing kernels, then shapes: widths
-    alone do not exclude a network, as the checkpoint may be shrunk already.
+    several with the same names, the one with the fewest differing kernels, then for images of as
+    many channels, then with the fewest differing shapes: widths alone do not exclude a network, as
+    the checkpoint may be shrunk already.
     """
     same = []
     for recipe in RECIPES:
@@ -62,9 +63,10 @@ def recognise(shapes: Shapes) -> Recipe | None:
         layout = recipe.layout()
         if given.keys() == layout.keys():
             kernels = sum(given[name][2:] != shape[2:] for name, shape in layout.items())
+            images = recipe.input_for(shapes)[0] != recipe.input_shape[0]
             differing = sum(given[name] != shape for name, shape in layout.items())
-            same.append((kernels, differing, recipe))
-    return min(same, key=lambda row: row[:2])[2] if same else None
+            same.append((kernels, images, differing, recipe))
+    return min(same, key=lambda row: row[:3])[3] if same else None
 
 
 def nearest(shapes: Shapes) -> tuple[Recipe, tuple[str, ...], tuple[str, ...]]:

@@ -144,6 +144,6 @@ def test_checkpoints_of_a_quarter_of_the_width_rebuild_and_run(
     assert {name: tuple(state[name].shape) for name in shapes} == shapes
     side = 32 if recipe.input_shape[1] == 32 else 64
     with torch.no_grad():
-        logits = network(torch.rand(2, 3, side, side))
+        logits = network(torch.rand(2, recipe.input_shape[0], side, side))
     assert logits.shape == (2, shapes[[*shapes][-1]][0])
     assert logits.isfinite().all()

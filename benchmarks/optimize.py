@@ -83,20 +83,28 @@ def plain(module: Any) -> Any:
     return module
 
 
-def prepare_resnet(folder: Path) -> None:
-    """ResNet-18 as people save it: six files."""
+def dense(name: str) -> Any:
+    """The network of that name with the weights that its layers begin with."""
     import torch
-    from safetensors.torch import save_file
 
     from prunedeploy.models import by_name
 
     torch.manual_seed(0)
-    record = by_name("resnet18")
+    record = by_name(name)
     shapes = {key: tuple(shape) for key, shape in record.layout().items()}
     module = record.build(shapes).to_empty(device="cpu")
     for layer in module.modules():
         if hasattr(layer, "reset_parameters"):
             layer.reset_parameters()
+    return module
+
+
+def prepare_resnet(folder: Path) -> None:
+    """ResNet-18 as people save it: six files."""
+    import torch
+    from safetensors.torch import save_file
+
+    module = dense("resnet18")
     sparse(module)
     masked = module.state_dict()
     torch.save(masked, folder / "resnet18_masks.pt")
@@ -190,15 +198,7 @@ def prepare_opset9(folder: Path) -> None:
     import onnx
     import torch
 
-    from prunedeploy.models import by_name
-
-    torch.manual_seed(0)
-    record = by_name("vgg16_bn_cifar")
-    shapes = {key: tuple(shape) for key, shape in record.layout().items()}
-    module = record.build(shapes).to_empty(device="cpu")
-    for layer in module.modules():
-        if hasattr(layer, "reset_parameters"):
-            layer.reset_parameters()
+    module = dense("vgg16_bn_cifar")
     path = folder / "vgg16_opset9.onnx"
     example = torch.randn(1, 3, 32, 32)
     torch.onnx.export(plain(sparse(module)), (example,), str(path), dynamo=False, opset_version=9)

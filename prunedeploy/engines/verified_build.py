@@ -58,7 +58,7 @@ def build_verified(folder: Path, request: BuildRequest, options: BuildOptions) -
         return manifest
     options.progress("comparing its outputs with the reference's")
     reference = _Reference(request)
-    difference = _settled_difference(folder, request, manifest, allowed, reference, options)
+    difference = _stable_difference(folder, request, manifest, allowed, reference, options)
     if reference.own:
         options.progress(Notice(f"ONNX Runtime is compared with itself only: {reference.own}"))
         cross_check = CrossCheck(str(request.origin), "", reference.own)
@@ -145,31 +145,33 @@ class _Reference:
         self._known: dict[int, list[tuple[Feeds, Feeds]]] = {}
 
     @property
-    def unsettled(self) -> str:
+    def why_unstable(self) -> str:
         """What to add to a message where no inputs are found on which rounding decides nothing."""
-        from prunedeploy.reference.settled import has_decided
+        from prunedeploy.reference.stable_inputs import has_discrete
 
-        if not any(has_decided(outputs) for runs in self._known.values() for _, outputs in runs):
+        if not any(has_discrete(outputs) for runs in self._known.values() for _, outputs in runs):
             return ""
         return (
             ": on all random inputs that were tried rounding alone decides it, so that nothing can"
             " be compared; export the network without its last selection"
         )
 
-    def settle(self) -> bool:
+    def take_stable(self) -> bool:
         """Take inputs on which rounding decides no output; False where none can be found.
 
         Nor are any looked for where all outputs are floats of one shape: rounding moves those a
         little, which the tolerance allows for.
         """
         from prunedeploy.reference.drawing import turns
-        from prunedeploy.reference.settled import has_decided, settled
+        from prunedeploy.reference.stable_inputs import has_discrete, stable_feeds
 
-        if not any(has_decided(outputs) for runs in self._known.values() for _, outputs in runs):
+        if not any(has_discrete(outputs) for runs in self._known.values() for _, outputs in runs):
             return False
         runs: dict[int, list[tuple[Feeds, Feeds]]] = {}
         for size in self._known:
-            each = [settled(self._run, self._inputs, size, x) for x in range(turns(self._inputs))]
+            each = [
+                stable_feeds(self._run, self._inputs, size, x) for x in range(turns(self._inputs))
+            ]
             runs[size] = [(feeds, self._run(feeds)) for feeds in each if feeds is not None]
             if not runs[size]:
                 return False
@@ -200,7 +202,7 @@ def _outputs(run: second_oracle.Run, feeds: Mapping[str, Array]) -> Feeds:
     return outputs
 
 
-def _settled_difference(
+def _stable_difference(
     folder: Path,
     request: BuildRequest,
     manifest: Manifest,
@@ -221,10 +223,10 @@ def _settled_difference(
     try:
         first = difference()
     except OtherShapeError as error:
-        if not reference.settle():
-            raise UserError(f"{error}{reference.unsettled}") from None
+        if not reference.take_stable():
+            raise UserError(f"{error}{reference.why_unstable}") from None
     else:
-        if first.passed or not reference.settle():
+        if first.passed or not reference.take_stable():
             return first
     options.progress(
         Notice("on the first random inputs rounding decides outputs: others are taken")

@@ -14,7 +14,7 @@ from prunedeploy.core.records import Array, Difference, Engine, TensorSpec
 from prunedeploy.engines.request import Progress
 from prunedeploy.measure.labelled import Labelled
 from prunedeploy.reference.drawing import random_feeds
-from prunedeploy.reference.settled import has_decided, settled
+from prunedeploy.reference.stable_inputs import has_discrete, stable_feeds
 from prunedeploy.reference.verify import Tolerance, against_noise, compare, worst
 from prunedeploy.runtimes.api import Session
 from prunedeploy.runtimes.ort.cpu import payload
@@ -75,9 +75,9 @@ def _differences(
     try:
         return _compare_all(engines, sessions, batches, dense)
     except UserError:
-        if not has_decided(dense):
+        if not has_discrete(dense):
             raise
-        drawn = [settled(sessions[0].run, inputs, batch, each) for each in seeds]
+        drawn = [stable_feeds(sessions[0].run, inputs, batch, each) for each in seeds]
         batches = [feeds for feeds in drawn if feeds is not None]
         if not batches:
             raise

@@ -25,13 +25,15 @@ TRIES = 8  # random inputs that are tried
 FURTHER = 10_007  # times the number of alternatives: between the seeds of two tries
 
 
-def has_decided(outputs: Mapping[str, Array | list[Array]]) -> bool:
+def has_discrete(outputs: Mapping[str, Array | list[Array]]) -> bool:
     """Whether an output is no float, so that rounding changes it as a whole or not at all."""
     return any(array.dtype.kind != "f" for array in arrays(outputs).values())
 
 
-def settled(run: Run, inputs: tuple[TensorSpec, ...], batch: int, turn: int = 0) -> Feeds | None:
-    """Draw inputs on which the outputs that are no floats, and all shapes, are settled.
+def stable_feeds(
+    run: Run, inputs: tuple[TensorSpec, ...], batch: int, turn: int = 0
+) -> Feeds | None:
+    """Draw inputs on which the outputs that are no floats, and all shapes, are stable under rounding.
 
     Args:
         run: computes the outputs of the reference.
@@ -48,8 +50,8 @@ def settled(run: Run, inputs: tuple[TensorSpec, ...], batch: int, turn: int = 0)
     for index in range(TRIES):
         random = np.random.default_rng(index)
         feeds = random_feeds(inputs, batch, turn + FURTHER * index * turns(inputs))
-        wanted = _decided(run(feeds))
-        if all(_same(wanted, _decided(run(_moved(feeds, random)))) for _ in range(NEIGHBOURS)):
+        wanted = _discrete(run(feeds))
+        if all(_same(wanted, _discrete(run(_moved(feeds, random)))) for _ in range(NEIGHBOURS)):
             return feeds
     return None
 
@@ -67,7 +69,7 @@ def _moved(feeds: Feeds, random: np.random.Generator) -> Feeds:
     return {name: moved(array) for name, array in feeds.items()}
 
 
-def _decided(outputs: Mapping[str, Array | list[Array]]) -> dict[str, Array | tuple[int, ...]]:
+def _discrete(outputs: Mapping[str, Array | list[Array]]) -> dict[str, Array | tuple[int, ...]]:
     """What has to stay the same: outputs that are no floats, and the shapes of the others."""
     each = arrays(outputs)
     return {name: x.shape if x.dtype.kind == "f" else x for name, x in each.items()}

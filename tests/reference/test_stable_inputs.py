@@ -8,7 +8,7 @@ import numpy as np
 
 from prunedeploy.core.records import Array, TensorSpec
 from prunedeploy.reference.drawing import random_feeds
-from prunedeploy.reference.settled import Run, has_decided, settled
+from prunedeploy.reference.stable_inputs import Run, has_discrete, stable_feeds
 
 INPUTS = (TensorSpec("x", "float32", ("batch", 6)),)
 
@@ -27,7 +27,7 @@ def above(bound: float) -> Run:
 
 
 def test_the_first_inputs_are_taken_where_nothing_is_close():
-    found = settled(largest, INPUTS, batch=2)
+    found = stable_feeds(largest, INPUTS, batch=2)
     assert found is not None
     assert np.array_equal(found["x"], random_feeds(INPUTS, 2)["x"])
 
@@ -35,7 +35,7 @@ def test_the_first_inputs_are_taken_where_nothing_is_close():
 def test_others_are_taken_where_a_shape_hangs_on_rounding():
     first = random_feeds(INPUTS, 2)["x"]
     close = float(first.max()) * (1 - 1e-6)  # the largest of the first inputs is hardly above it
-    found = settled(above(close), INPUTS, batch=2)
+    found = stable_feeds(above(close), INPUTS, batch=2)
     assert found is not None
     assert not np.array_equal(found["x"], first)
 
@@ -47,10 +47,10 @@ def test_none_are_found_where_rounding_decides_everywhere():
         )
         return {"index": (twice * 2**20).astype(np.int64)}
 
-    assert settled(equal, INPUTS, batch=2) is None
+    assert stable_feeds(equal, INPUTS, batch=2) is None
 
 
 def test_only_floats_of_one_shape_are_decided_by_nothing():
     feeds = random_feeds(INPUTS, 2)
-    assert not has_decided({"y": feeds["x"]})
-    assert has_decided(largest(feeds))
+    assert not has_discrete({"y": feeds["x"]})
+    assert has_discrete(largest(feeds))

@@ -33,7 +33,7 @@ def has_discrete(outputs: Mapping[str, Array | list[Array]]) -> bool:
 def stable_feeds(
     run: Run, inputs: tuple[TensorSpec, ...], batch: int, turn: int = 0
 ) -> Feeds | None:
-    """Draw inputs on which the outputs that are no floats, and all shapes, are stable under rounding.
+    """Draw inputs on which the outputs that are no floats, and all shapes, do not hang on rounding.
 
     Args:
         run: computes the outputs of the reference.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -225,8 +226,10 @@ def test_optimize_for_several_sizes(model: Path, tmp_path: Path, capsys) -> None
     line = ["optimize", str(model), "-o", str(tmp_path / "fast"), "--tune", "none", "--rounds", "3"]
     assert main([*line, "--threads", "1", "--shape", "?x3x8x8,?x3x12x12"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "at batchx3x8x8, " in printed
-    assert "at batchx3x12x12, the same outputs on" in printed
+    for side in SIDES:  # which of the two is said depends on the machine
+        size = f"at batchx3x{side}x{side}"
+        assert re.search(rf"x faster {size}, |slower {size}: ", printed)
+    assert "the same outputs on" in printed
     assert "next: prunedeploy serve" in printed
     page = (tmp_path / "fast" / "report.html").read_text()
     assert page.count("Speed relative to the dense baseline at batchx3x") == 2

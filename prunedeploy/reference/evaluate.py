@@ -292,7 +292,8 @@ def _data(graph: ir.Graph) -> set[ir.Node]:
 
 
 def _cannot_run(node: ir.Node, arguments: Sequence[Any], error: Exception) -> UserError:
-    shapes = [str(list(a.shape)) if hasattr(a, "shape") else type(a).__name__ for a in arguments]
+    given = [a for a in arguments if a is not None]
+    shapes = [str(list(a.shape)) if hasattr(a, "shape") else type(a).__name__ for a in given]
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return UserError(
         f"{label(node)} cannot be run on inputs of shapes {', '.join(shapes) or 'none'}: {reason}"

@@ -223,13 +223,19 @@ static int pd_launch_all(pd_session *s, const pd_gpu_plan *plan) {
     return pd_cuda.synchronize();
 }
 
-static int pd_run_plan(
-    pd_session *s, const pd_gpu_plan *plan, const void *const *inputs, void *const *outputs) {
+/* `error` becomes what a kernel noted: an index that its table does not have. */
+static int pd_run_plan(pd_session *s, const pd_gpu_plan *plan, const void *const *inputs,
+    void *const *outputs, uint32_t *error) {
     int result = pd_cuda.set_current(s->context);
+    if (!result && plan->checks)
+        result = pd_cuda.upload(s->memory + plan->error, error, sizeof *error);
     for (int i = 0; !result && i < pd_this_model.inputs; i++)
         if (plan->input_size[i])
             result = pd_cuda.upload(s->memory + plan->input[i], inputs[i], plan->input_size[i]);
     if (!result) result = pd_launch_all(s, plan);
+    if (!result && plan->checks)
+        result = pd_cuda.download(error, s->memory + plan->error, sizeof *error);
+    if (*error) return result;
     for (int i = 0; !result && i < pd_this_model.outputs; i++)
         if (plan->output_size[i])
             result = pd_cuda.download(outputs[i], s->memory + plan->output[i], plan->output_size[i]);
@@ -248,9 +254,11 @@ PD_API int pd_run(pd_session *s, int batch, const void *const *inputs, void *con
     pthread_mutex_lock(&s->running);
     int code = s->lost;
     if (!code) {
-        code = pd_code_of(pd_run_plan(s, plan, inputs, outputs));
+        uint32_t error = PD_OK;
+        code = pd_code_of(pd_run_plan(s, plan, inputs, outputs, &error));
         if (code == PD_GPU_LOST) s->lost = code; /* nothing of its context works any more */
         if (!code) s->ran = 1;
+        if (!code) code = (int)error;
     }
     pthread_mutex_unlock(&s->running);
     return code;
@@ -261,6 +269,7 @@ PD_API const char *pd_error(int code) {
     case PD_OK: return "no error";
     case PD_NO_MEMORY: return "out of memory";
     case PD_BAD_ARGUMENT: return "a null pointer, or an impossible number of threads";
+    case PD_BAD_INDEX: return "an input holds an index that its table does not have";
     case PD_BAD_BATCH: return "the engine was not built for this batch size";
     case PD_NO_GPU: return "no NVIDIA GPU: libcuda.so.1 is not here, or has no device";
     case PD_OLD_DRIVER: return "the NVIDIA driver is too old: it has to be of CUDA 10.2 or newer";

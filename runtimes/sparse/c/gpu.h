@@ -12,11 +12,13 @@ typedef struct {
     const size_t *offset;
 } pd_launch;
 
-/* The launches for one batch size. Memory is constants, arena, inputs, outputs. */
+/* The launches for one batch size. Memory is constants, arena, inputs, outputs, the word for errors. */
 typedef struct {
     int batch;
     int count;
     size_t memory;
+    size_t error; /* where the word for errors lies */
+    int checks;   /* whether a kernel may write it */
     const pd_launch *launch;
     const char *const *name;                    /* of the step that a launch computes */
     const size_t *input, *input_size;           /* bytes */

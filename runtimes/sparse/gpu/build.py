@@ -18,6 +18,7 @@ from prunedeploy.runtimes.sparse.codegen import project as projects
 from prunedeploy.runtimes.sparse.codegen.work import Work, work
 from prunedeploy.runtimes.sparse.gpu.emit import emit_module, price
 from prunedeploy.runtimes.sparse.gpu.launch import LaunchTable, Module, Priced
+from prunedeploy.runtimes.sparse.gpu.types import TYPES
 from prunedeploy.runtimes.sparse.payload import HEADER, LAYERS, LIBRARY, LOADER, MODEL_HEADER, PTX
 from prunedeploy.runtimes.sparse.plan.lower import Refusal, lower
 from prunedeploy.runtimes.sparse.plan.steps import Plan
@@ -171,7 +172,11 @@ def _model(
     for table, plan in zip(module.tables, module.plans, strict=True):
         lines += _launches(table)
         sizes = [
-            _sizes(f"{what}_{table.batch}", offsets, [plan.buffers[p.buffer].size for p in ports])
+            _sizes(
+                f"{what}_{table.batch}",
+                offsets,
+                [TYPES[p.dtype].size * plan.buffers[p.buffer].size for p in ports],
+            )
             for what, offsets, ports in (
                 ("input", table.inputs, plan.inputs),
                 ("output", table.outputs, plan.outputs),
@@ -179,7 +184,8 @@ def _model(
         ]
         lines += [line for each in sizes for line in each]
         names = (f"{x}_{table.batch}" for x in ("launches", "names", *PORTS))
-        rows.append(f"{{{table.batch}, {len(table.launches)}, {table.size}, {', '.join(names)}}}")
+        numbers = (table.batch, len(table.launches), table.size, table.error, int(table.checks))
+        rows.append(f"{{{', '.join([*map(str, numbers), *names])}}}")
     first = module.plans[0]
     lines.append(f"const pd_gpu_plan pd_gpu_plans[] = {{{', '.join(rows)}}};")
     lines.append(f"const int pd_capability = {capability};")
@@ -225,10 +231,10 @@ def _launches(table: LaunchTable) -> list[str]:
     return lines
 
 
-def _sizes(name: str, offsets: Sequence[int], elements: Sequence[int]) -> list[str]:
+def _sizes(name: str, offsets: Sequence[int], lengths: Sequence[int]) -> list[str]:
     what, _, batch = name.rpartition("_")
     begins = ", ".join(map(str, [*offsets, 0]))
-    sizes = ", ".join(str(4 * size) for size in [*elements, 0])
+    sizes = ", ".join(map(str, [*lengths, 0]))
     return [
         f"static const size_t {what}_{batch}[] = {{{begins}}};",
         f"static const size_t {what}_size_{batch}[] = {{{sizes}}};",

@@ -113,10 +113,62 @@ def test_a_build_is_reproducible(engine: Path, tmp_path: Path) -> None:
 
 def test_the_missing_operator_is_named_and_nothing_is_left(tmp_path: Path) -> None:
     net = Small()
-    model = net.model(net.node("Softmax", net.input("n", 5)))
-    with pytest.raises(UserError, match=r"Softmax .*on a GPU: no kernel computes it yet"):
+    model = net.model(net.node("Sin", net.input("n", 5)))
+    with pytest.raises(UserError, match=r"Map .*on a GPU: no kernel computes sin"):
         build(model, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def words_net() -> ir.Model:
+    """Embeddings of integers, attention over them, a normalisation."""
+    net = Small()
+    x = net.node("Gather", net.normal(9, 12), net.input("n", 5, dtype=np.int64))
+    scores = net.node("MatMul", x, net.node("Transpose", x, perm=[0, 2, 1]))
+    y = net.node("MatMul", net.node("Softmax", scores, axis=-1), x)
+    y = net.node("LayerNormalization", net.node("Add", x, y), net.normal(12), net.normal(12))
+    return net.model(net.node("Gelu", y))
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(words_net(), tmp_path_factory.mktemp("words"), (2,))
+
+
+def test_integers_choose_rows(words: Path, library: Path, tmp_path: Path) -> None:
+    feeds = {"in0": np.array([[0, 8, -1, 3, 3], [-9, 1, 2, 4, 5]])}
+    agree(false_cuda.run_engine(words, feeds, tmp_path, library=library), words_net(), feeds)
+
+
+@pytest.mark.parametrize("index", [9, -10, 2**40])
+def test_an_index_outside_of_the_table_is_said(
+    words: Path, library: Path, tmp_path: Path, index: int
+) -> None:
+    feeds = {"in0": np.array([[0, 8, -1, 3, 3], [0, 1, index, 4, 5]])}
+    found = false_cuda.run_engine(words, feeds, tmp_path, library=library)
+    assert found == "EngineError: an input holds an index that its table does not have"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["bert", "vit"])
+def test_transformers_whole(network: str, library: Path, tmp_path: Path) -> None:
+    import torch
+    from encoders import Encoder, Vision
+
+    torch.manual_seed(0)
+    path = tmp_path / "exported.onnx"
+    if network == "bert":
+        ids, mask = torch.randint(0, 50, (2, 7)), torch.ones(2, 7, dtype=torch.int64)
+        mask[0, 5:] = 0
+        torch.onnx.export(Encoder(layers=1).eval(), (ids, mask), path, dynamo=True, verbose=False)
+        arguments = (ids.numpy(), mask.numpy())
+        model = models.load(path)
+    else:
+        model = to_model(Vision(layers=1).eval(), (1, 3, 32, 32))
+        arguments = (np.random.default_rng(0).random((1, 3, 32, 32), np.float32),)
+    names = [str(value.name) for value in model.graph.inputs]
+    feeds = dict(zip(names, arguments, strict=True))
+    built = build(model, tmp_path)
+    agree(false_cuda.run_engine(built, feeds, tmp_path, library=library), model, feeds)
 
 
 @pytest.mark.slow

@@ -31,6 +31,9 @@ extern PD_HIDDEN const pd_model pd_this_model;
 extern PD_HIDDEN const pd_gpu_plan pd_gpu_plans[]; /* one for each of pd_this_model.batch */
 extern PD_HIDDEN const int pd_capability;           /* 75: the GPU has to be of 7.5 or newer */
 extern PD_HIDDEN const unsigned char pd_weights[];  /* the constants */
-extern PD_HIDDEN const unsigned char pd_code[];     /* the module: PTX, and a zero behind it */
+extern PD_HIDDEN const unsigned char pd_code[];     /* the module: PTX, and a zero behind it; cubins */
+extern PD_HIDDEN const int pd_cubin_count;
+extern PD_HIDDEN const size_t pd_cubin_begin[];     /* in pd_code */
+extern PD_HIDDEN const int pd_cubin_of[];           /* of each launch, of all plans in order */
 
 #endif

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from pathlib import Path
 
 import false_cuda
@@ -15,6 +18,7 @@ from prunedeploy.core.errors import UserError
 from prunedeploy.engines import building
 from prunedeploy.graph import model as models
 from prunedeploy.reference.evaluate import Evaluator
+from prunedeploy.runtimes.sparse.gpu import assemble
 from prunedeploy.shrinking.export import to_model
 
 TOLERANCE = 1e-5
@@ -41,10 +45,14 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def build(model: ir.Model, folder: Path, batches: tuple[int, ...] = ()) -> Path:
+def build(
+    model: ir.Model, folder: Path, batches: tuple[int, ...] = (), ptxas: str = "none"
+) -> Path:
     file, engine = folder / "net.onnx", folder / "engine"
     models.save(model, file)
-    building.build(file, "rtx2080ti", "sparse", engine, batch=batches)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRUNEDEPLOY_PTXAS", ptxas)
+        building.build(file, "rtx2080ti", "sparse", engine, batch=batches)
     return engine
 
 
@@ -94,6 +102,115 @@ def test_what_goes_wrong_is_said_in_one_line(
 ) -> None:
     found = false_cuda.run_engine(engine, feeds_of(), tmp_path, library=library, fault=fault)
     assert found == f"EngineError: {FAULTS[fault]}"
+
+
+# -- graphs ----------------------------------------------------------------------------------------
+
+
+def log_of(folder: Path) -> list[str]:
+    """What the false driver noted: a word for each module, and for each start of a graph."""
+    return (folder / "log").read_text().split()
+
+
+@pytest.mark.parametrize(("version", "started"), [(0, 0), (10, 2), (11, 2), (12, 2)])
+def test_from_the_second_run_on_launches_are_a_graph(
+    engine: Path, tmp_path: Path, version: int, started: int
+) -> None:
+    """By the function that drivers of each version have; without graphs they stay launches."""
+    false_cuda.compile_library(tmp_path, version)
+    feeds = feeds_of(3)
+    agree(
+        false_cuda.run_engine(engine, feeds, tmp_path, library=tmp_path, runs=3),
+        small_net(),
+        feeds,
+    )
+    assert log_of(tmp_path) == ["ptx"] + ["graph"] * started
+
+
+@pytest.mark.parametrize("fault", ["no-capture", "no-graph"])
+def test_where_a_graph_is_refused_launches_stay(
+    engine: Path, library: Path, tmp_path: Path, fault: str
+) -> None:
+    feeds = feeds_of()
+    found = false_cuda.run_engine(engine, feeds, tmp_path, library=library, fault=fault, runs=3)
+    agree(found, small_net(), feeds)
+    assert log_of(tmp_path) == ["ptx"]
+
+
+def test_a_gpu_that_is_lost_in_a_graph_is_told(engine: Path, library: Path, tmp_path: Path) -> None:
+    """The launches of a run, those that the graph records, then the third of its start."""
+    count = len(json.loads((engine / "layers.json").read_text())["layers"]["1"])
+    fault = f"lost={2 * count + 3}"
+    found = false_cuda.run_engine(
+        engine, feeds_of(), tmp_path, library=library, fault=fault, runs=2
+    )
+    assert found == f"EngineError: {FAULTS['lost=4']}"
+    assert log_of(tmp_path) == ["ptx", "graph"]
+
+
+# -- cubins ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def assembled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An engine with cubins in several parts."""
+    ptxas = os.environ.get("PRUNEDEPLOY_PTXAS") or shutil.which("ptxas")
+    if ptxas is None:
+        pytest.skip("no ptxas: name that of nvidia-cuda-nvcc-cu12==12.9.* in PRUNEDEPLOY_PTXAS")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assemble, "PART", 20_000)
+        return build(small_net(), tmp_path_factory.mktemp("assembled"), (1, 3), ptxas)
+
+
+def test_cubins_are_loaded_where_they_fit(assembled: Path, library: Path, tmp_path: Path) -> None:
+    feeds = feeds_of(3)
+    fault = "cubins=1000,capability=75"
+    found = false_cuda.run_engine(assembled, feeds, tmp_path, library=library, fault=fault)
+    agree(found, small_net(), feeds)
+    log = log_of(tmp_path)
+    assert set(log) == {"cubin"}
+    assert len(log) > 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "log"),
+    [
+        ("capability=90", ["ptx"]),
+        ("capability=75", ["ptx"]),
+        ("cubins=2,capability=75", ["cubin", "cubin", "ptx"]),
+    ],
+)
+def test_where_a_cubin_does_not_load_the_driver_compiles(
+    assembled: Path, library: Path, tmp_path: Path, fault: str, log: list[str]
+) -> None:
+    """A GPU of another generation, a driver that takes no cubin, one that takes two."""
+    feeds = feeds_of()
+    found = false_cuda.run_engine(assembled, feeds, tmp_path, library=library, fault=fault)
+    agree(found, small_net(), feeds)
+    assert log_of(tmp_path) == log
+
+
+def test_an_assembler_that_does_not_know_the_gpu_leaves_the_ptx(
+    engine: Path, tmp_path: Path
+) -> None:
+    false = tmp_path / "ptxas"
+    false.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo V99.0 && exit\n'
+        "echo \"Value 'sm_75' is not defined for option 'gpu-name'\" >&2; exit 1\n"
+    )
+    false.chmod(0o755)
+    built = build(small_net(), tmp_path, (1, 3), str(false))
+    assert (built / "model.so").read_bytes() == (engine / "model.so").read_bytes()
+
+
+def test_an_assembler_that_refuses_is_said_in_one_line(tmp_path: Path) -> None:
+    false = tmp_path / "ptxas"
+    false.write_text("#!/bin/sh\n[ $1 = --version ] && echo V99.0 && exit\necho bad >&2; exit 1\n")
+    false.chmod(0o755)
+    with pytest.raises(UserError, match=r"^ptxas 99.0 refuses a kernel: bad$"):
+        build(small_net(), tmp_path, (), str(false))
+    with pytest.raises(UserError, match="PRUNEDEPLOY_PTXAS names /nowhere, which does not run"):
+        build(small_net(), tmp_path, (), "/nowhere")
 
 
 def test_a_machine_without_a_driver_is_told_so(engine: Path, tmp_path: Path) -> None:

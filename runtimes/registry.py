@@ -13,6 +13,7 @@ from prunedeploy.targets.gpu import is_for_gpu
 RUNTIMES: dict[str, str] = {
     "ort": "prunedeploy.runtimes.ort.cpu:Ort",
     "sparse": "prunedeploy.runtimes.sparse.engine:Sparse",
+    "sparse-gpu": "prunedeploy.runtimes.sparse.engine:SparseGpu",
     "hybrid": "prunedeploy.runtimes.hybrid.engine:Hybrid",
     "null": "prunedeploy.runtimes.null:Null",
     "ort-cuda": "prunedeploy.runtimes.ort.gpu:OrtCuda",
@@ -41,7 +42,7 @@ def automatic(target: Target) -> list[str]:
 
     The sparse runtime on a GPU is asked for by name: it was never measured on one.
     """
-    by_name_alone = ("null", "sparse") if is_for_gpu(target) else ("null",)
+    by_name_alone = ("null", "sparse-gpu", *(("sparse",) if is_for_gpu(target) else ()))
     there = [name for name in target.runtimes if name in RUNTIMES]
     return [name for name in there if name not in by_name_alone]
 

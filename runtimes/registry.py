@@ -13,13 +13,13 @@ from prunedeploy.targets.gpu import is_for_gpu
 RUNTIMES: dict[str, str] = {
     "ort": "prunedeploy.runtimes.ort.cpu:Ort",
     "sparse": "prunedeploy.runtimes.sparse.engine:Sparse",
-    "sparse-gpu": "prunedeploy.runtimes.sparse.engine:SparseGpu",
     "hybrid": "prunedeploy.runtimes.hybrid.engine:Hybrid",
     "null": "prunedeploy.runtimes.null:Null",
     "ort-cuda": "prunedeploy.runtimes.ort.gpu:OrtCuda",
     "ort-tensorrt": "prunedeploy.runtimes.ort.gpu:OrtTensorRT",
     "tensorrt": "prunedeploy.runtimes.tensorrt.runtime:TensorRT",
     "tensorrt-rtx": "prunedeploy.runtimes.tensorrt.rtx:TensorRTRtx",
+    "sparse-gpu": "prunedeploy.runtimes.sparse.engine:SparseGpu",
 }
 
 

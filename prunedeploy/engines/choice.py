@@ -114,7 +114,7 @@ def predicted(
 def _by_name_alone(
     sources: Sequence[Path], target: Target, names: Sequence[str], batch: int
 ) -> list[RefusedRuntime]:
-    """The sparse runtime of a GPU, which is asked for by name, with what it is predicted to bring."""
+    """The sparse runtime of a GPU, which is asked for by name, and what it should bring."""
     from prunedeploy.prediction.gpu_choice import layer_choices, sentence
 
     name = "sparse" if is_for_gpu(target) else "sparse-gpu"

@@ -1,7 +1,7 @@
 """Which layers a GPU computes faster with scattered zeros left out, and which as dense ones.
 
-Both sides are floors: the sparse layer's of ``runtimes/sparse/gpu/cost.py``; the dense one's are its
-multiply-adds at the peak of the precision that TensorRT would take, its bytes, and a launch.
+Both sides are floors: the sparse layer's of ``runtimes/sparse/gpu/cost.py``; the dense one's are
+its multiply-adds at the peak of the precision that TensorRT would take, its bytes, and a launch.
 """
 
 from __future__ import annotations

@@ -107,8 +107,8 @@ def sentence(choices: Sequence[LayerChoice]) -> str:
     )
     if slow:
         limits = [each.limit for each in slow]
-        most = max(sorted(set(limits)), key=limits.count)
-        text += f"; what the others wait for is mostly {WORDS.get(most, most)}"
+        commonest = max(sorted(set(limits)), key=limits.count)
+        text += f"; what the others wait for is mostly {WORDS.get(commonest, commonest)}"
     return text
 
 

@@ -36,16 +36,16 @@ def emit(step: Lookup, name: str, dtype: Dtype, constants: Constants) -> Kernel:
     axes = axes_of((indices, within, step.y))
     done = entry.label()
     number = thread_number(entry, axes.count, done)
-    places = offsets(entry, axes, number)
-    at = entry.shifted(entry.pointer(0), places[0], signed=True, size=TYPES[dtype].size)
+    distances = offsets(entry, axes, number)
+    at = entry.shifted(entry.pointer(0), distances[0], signed=True, size=TYPES[dtype].size)
     index = _checked(entry, load(entry, at, dtype), dtype, step.table.shape[0], 3)
     begin = entry.register("u64")
     entry.add(
         f"mad.wide.u32 {begin}, {index}, {4 * math.prod(row)}, "
-        f"{entry.shifted(entry.pointer(1), places[1], signed=True)}"
+        f"{entry.shifted(entry.pointer(1), distances[1], signed=True)}"
     )
     value = load(entry, begin, "float32")
-    to = entry.shifted(entry.pointer(2), places[2], signed=True)
+    to = entry.shifted(entry.pointer(2), distances[2], signed=True)
     entry.add(f"st.global.f32 [{to}], {value}")
     entry.mark(done)
     views = (step.indices, step.y, step.y)

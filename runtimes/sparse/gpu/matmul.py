@@ -86,16 +86,16 @@ class _Emitter:
         step, entry = self.step, self.entry
         tiles = -(-self.rows // self.tile), -(-self.columns // self.tile)
         products = axes_of(self.views, range(len(step.y.shape) - 2))
-        block, number, place, line = entry.registers("u32", 4)
+        block, number, position, line = entry.registers("u32", 4)
         entry.add(
             f"mov.u32 {self.thread}, %tid.x",
             f"mov.u32 {block}, %ctaid.x",
             f"div.u32 {number}, {block}, {tiles[0] * tiles[1]}",
-            f"mad.lo.s32 {place}, {number}, {-tiles[0] * tiles[1]}, {block}",
-            f"div.u32 {line}, {place}, {tiles[1]}",
-            f"mad.lo.s32 {place}, {line}, {-tiles[1]}, {place}",
+            f"mad.lo.s32 {position}, {number}, {-tiles[0] * tiles[1]}, {block}",
+            f"div.u32 {line}, {position}, {tiles[1]}",
+            f"mad.lo.s32 {position}, {line}, {-tiles[1]}, {position}",
             f"mul.lo.u32 {self.row}, {line}, {self.tile}",
-            f"mul.lo.u32 {self.column}, {place}, {self.tile}",
+            f"mul.lo.u32 {self.column}, {position}, {self.tile}",
         )
         pointers = [
             entry.shifted(entry.pointer(index), offset, signed=True)
@@ -222,13 +222,15 @@ class _Emitter:
                 f"and.b32 {fast}, {number}, {inner - 1}",
                 f"shr.u32 {slow}, {number}, {inner.bit_length() - 1}",
             )
-            place, term = (slow, fast) if along_terms else (fast, slow)
+            position, term = (slow, fast) if along_terms else (fast, slow)
             inside = entry.register("pred")
-            entry.add(f"add.u32 {line}, {first}, {place}", f"setp.lt.u32 {inside}, {line}, {limit}")
+            entry.add(
+                f"add.u32 {line}, {first}, {position}", f"setp.lt.u32 {inside}, {line}, {limit}"
+            )
             entry.add(
                 f"mul.lo.s32 {line}, {line}, {steps[0]}",
                 f"mad.lo.s32 {line}, {term}, {steps[1]}, {line}",
-                f"mad.lo.u32 {to}, {place}, 4, {shared}",
+                f"mad.lo.u32 {to}, {position}, 4, {shared}",
                 f"mad.lo.u32 {to}, {term}, {4 * self.plane}, {to}",
                 f"add.u32 {to}, {to}, {begin}",
             )
@@ -264,13 +266,13 @@ class _Emitter:
             entry.add(f"st.global.f32 [{addresses[0]}], {total}")
             entry.mark(end)
 
-    def _axis(self, first: str, place: str, limit: int) -> list[tuple[str, str]]:
+    def _axis(self, first: str, position: str, limit: int) -> list[tuple[str, str]]:
         """The rows (or columns) of a thread, and whether they are in the matrix."""
         numbers = []
         for index in range(EACH):
             number, inside = self.entry.register("u32"), self.entry.register("pred")
             self.entry.add(
-                f"mad.lo.u32 {number}, {place}, {EACH}, {first}",
+                f"mad.lo.u32 {number}, {position}, {EACH}, {first}",
                 f"add.u32 {number}, {number}, {index}",
                 f"setp.lt.u32 {inside}, {number}, {limit}",
             )

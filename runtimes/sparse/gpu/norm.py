@@ -31,7 +31,7 @@ def emit(step: Norm, name: str, constants: Constants) -> Kernel:
     rank = len(step.x.shape)
     axes = sorted({axis % rank for axis in step.axes})
     # scale and bias lie in C order among the constants, and do not move where they do not vary
-    views = (step.x, _spread(step.scale, step.x), _spread(step.bias, step.x), step.y)
+    views = (step.x, _broadcast(step.scale, step.x), _broadcast(step.bias, step.x), step.y)
     results = axes_of(views, [axis for axis in range(rank) if axis not in axes])
     inside = axes_of(views, axes)
     shape = shape_of(results, inside)
@@ -61,15 +61,15 @@ def emit(step: Norm, name: str, constants: Constants) -> Kernel:
     by = reciprocal(entry, root)
     done = entry.label()
     entry.add(f"@{team.beyond} bra {done}")
-    with team.terms() as places:
+    with team.terms() as distances:
         numbers = entry.registers("f32", 3)
-        for number, pointer, offset in zip(numbers, (x, scale, bias), places, strict=False):
+        for number, pointer, offset in zip(numbers, (x, scale, bias), distances, strict=False):
             address = entry.shifted(pointer, offset, signed=True)
             entry.add(f"ld.global.nc.f32 {number}, [{address}]")
         apart = sub(entry, sub(entry, numbers[0], first), mean)
         scaled = mul(entry, apart, by)
         result = fma(entry, scaled, numbers[1], numbers[2])
-        entry.add(f"st.global.f32 [{entry.shifted(y, places[3], signed=True)}], {result}")
+        entry.add(f"st.global.f32 [{entry.shifted(y, distances[3], signed=True)}], {result}")
     entry.mark(done)
     cost = team.cost(3 + step.centre, step.x.size + step.y.size, step.y.size)
     arguments = (
@@ -84,7 +84,7 @@ def emit(step: Norm, name: str, constants: Constants) -> Kernel:
     )
 
 
-def _spread(table: Array | None, x: View) -> View:
+def _broadcast(table: Array | None, x: View) -> View:
     """``table`` as a view of the shape of ``x``."""
     shape = () if table is None else table.shape
     padded = (1,) * (len(x.shape) - len(shape)) + tuple(shape)

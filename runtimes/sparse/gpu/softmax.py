@@ -27,17 +27,17 @@ def emit(step: Softmax, name: str) -> Kernel:
         entry.shifted(entry.pointer(index), offset, signed=True)
         for index, offset in enumerate(offsets(entry, results, team.number))
     )
-    value, most, total = entry.registers("f32", 3)
+    value, largest, total = entry.registers("f32", 3)
     larger = extreme("gt")
-    entry.add(f"mov.f32 {most}, {f32(-math.inf)}", f"mov.f32 {total}, {f32(0)}")
+    entry.add(f"mov.f32 {largest}, {f32(-math.inf)}", f"mov.f32 {total}, {f32(0)}")
     with team.terms() as (offset, _):
         entry.add(f"ld.global.nc.f32 {value}, [{entry.shifted(x, offset, signed=True)}]")
-        entry.add(f"mov.f32 {most}, {larger(entry, most, value)}")
+        entry.add(f"mov.f32 {largest}, {larger(entry, largest, value)}")
     # with NaN among them every result becomes NaN
-    most = team.combine(most, larger)
+    largest = team.combine(largest, larger)
     with team.terms() as (offset, _):
         entry.add(f"ld.global.nc.f32 {value}, [{entry.shifted(x, offset, signed=True)}]")
-        power = series.exp(entry, sub(entry, value, most))
+        power = series.exp(entry, sub(entry, value, largest))
         entry.add(f"add.rn.f32 {total}, {total}, {power}")
     total = team.combine(total, add)
     by = series.log(entry, total) if step.log else reciprocal(entry, total)
@@ -45,7 +45,7 @@ def emit(step: Softmax, name: str) -> Kernel:
     entry.add(f"@{team.beyond} bra {done}")
     with team.terms() as (offset, to):
         entry.add(f"ld.global.nc.f32 {value}, [{entry.shifted(x, offset, signed=True)}]")
-        shifted = sub(entry, value, most)
+        shifted = sub(entry, value, largest)
         result = sub(entry, shifted, by) if step.log else mul(entry, series.exp(entry, shifted), by)
         entry.add(f"st.global.f32 [{entry.shifted(y, to, signed=True)}], {result}")
     entry.mark(done)

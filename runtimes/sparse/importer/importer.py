@@ -155,10 +155,17 @@ def read(
     for value in model.graph.outputs:
         output = values[str(value.name)]
         assert output is not None
-        if output.dtype not in TYPES.values():
-            raise RefusedError("output", str(value.name), f"it is {output.dtype}, not float32")
+        wanted = TYPES.get(value.dtype, output.dtype) if value.dtype else output.dtype
+        if output.dtype != wanted or wanted not in TYPES.values():
+            raise RefusedError("output", str(value.name), _why_not_given(output.dtype, wanted))
         graph.outputs.append(output)
     return graph, inputs
+
+
+def _why_not_given(dtype: str, wanted: str) -> str:
+    if dtype == wanted:
+        return f"it is {dtype}, not float32"
+    return f"its integers are kept as {dtype}, since float32 does not carry all of {wanted}"
 
 
 def _inputs(model: ir.Model, batch: int, sizes: Mapping[str, int]) -> dict[str, Tensor]:

@@ -113,3 +113,15 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
     model = net.model(net.node("MatMul", transposed, net.normal(3, 4)))
     assert "[2, 2] times [3, 4]" in refusal(model, 2).reason
     check(model, 3)
+
+
+def test_integers_are_not_given_in_another_type_than_the_models() -> None:
+    """Large ones are kept as they come in: the port would have the input's type."""
+    kinds = [("x", TensorProto.INT32), ("y", TensorProto.INT64)]
+    info = [helper.make_tensor_value_info(name, kind, [1, 3]) for name, kind in kinds]
+    node = helper.make_node("Cast", ["x"], ["y"], to=TensorProto.INT64)
+    graph = helper.make_graph([node], "g", info[:1], info[1:])
+    imports = [helper.make_opsetid("", 20)]
+    found = refusal(ir.from_proto(helper.make_model(graph, opset_imports=imports, ir_version=10)))
+    assert (found.operator, found.node) == ("output", "y")
+    assert found.reason.startswith("its integers are kept as int32")

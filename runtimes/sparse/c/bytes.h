@@ -185,6 +185,24 @@ static inline void pd_pool8_average(const pd_work *w, const pd_pool8 *p, const u
     }
 }
 
+/* Every second byte of a row. */
+PD_INLINE void pd_every_second(uint8_t *to, const uint8_t *from, int count) {
+    int i = 0;
+#if PD_LANES == 16
+    const __m512i low = _mm512_set1_epi16(255), order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    for (; i < count; i += 64) {
+        const int left = count - i;
+        const uint64_t some = left < 64 ? ((uint64_t)1 << left) - 1 : ~(uint64_t)0;
+        const uint64_t a = left < 32 ? ((uint64_t)1 << (2 * left - 1)) - 1 : ~(uint64_t)0;
+        const uint64_t b = left <= 32 ? 0 : left < 64 ? ((uint64_t)1 << (2 * left - 65)) - 1 : ~(uint64_t)0;
+        const __m512i u = _mm512_and_si512(_mm512_maskz_loadu_epi8(a, from + 2 * i), low);
+        const __m512i v = _mm512_and_si512(_mm512_maskz_loadu_epi8(b, from + 2 * i + 64), low);
+        _mm512_mask_storeu_epi8(to + i, some, _mm512_permutexvar_epi64(order, _mm512_packus_epi16(u, v)));
+    }
+#endif
+    for (; i < count; i++) to[i] = from[2 * i];
+}
+
 /* Planes taken apart: rows of every phase, for every column of the window (plan/spread.py). */
 typedef struct {
     int images, channels, height, width, out_width, kernel_width, row_step, column_step, column_dilation, top, left;
@@ -218,7 +236,7 @@ static inline void pd_spread_run(const pd_work *w, const pd_spread *p, const int
                     const uint8_t *from = plane + line * p->width + at;
                     memset(to, p->fill, first);
                     if (p->column_step == 1) memcpy(to + first, from + first, last - first);
-                    else if (p->column_step == 2) for (int i = first; i < last; i++) to[i] = from[2 * i];
+                    else if (p->column_step == 2) pd_every_second(to + first, from + 2 * first, last - first);
                     else for (int i = first; i < last; i++) to[i] = from[i * p->column_step];
                     memset(to + last, p->fill, p->out_width - last);
                 }

@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prunedeploy.core.records import Array
 from prunedeploy.runtimes.sparse.importer.graph import Op, Tensor
 
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
 BYTE = "byte"  # the dtype of quantised tensors
 HIGHER = 128  # how much higher int8 is stored
 
@@ -35,7 +38,8 @@ class Quantisation:
     def bytes(self, numbers: Array | float) -> Array:
         """The bytes of ``numbers``, as QuantizeLinear rounds them."""
         steps = np.rint(np.asarray(numbers, np.float32) / np.float32(self.scale))
-        return np.clip(steps.astype(np.float64) + self.zero, 0, 255)
+        made: Array = np.clip(steps.astype(np.float64) + self.zero, 0, 255)
+        return made
 
 
 @dataclass(eq=False)
@@ -56,8 +60,8 @@ class QuantisedConstant(Tensor):
     ``scale`` has one number, or one for each index of ``axis``.
     """
 
-    integers: Array = field(default_factory=lambda: np.zeros(0, np.int32))
-    scale: Array = field(default_factory=lambda: np.ones(1, np.float32))
+    integers: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    scale: Floats = field(default_factory=lambda: np.ones(1, np.float32))
     axis: int = 0
 
 
@@ -88,8 +92,8 @@ class Conv8Op(Op):
 
     weight: Array
     bias: Array
-    scale: Array
-    shift: Array
+    scale: Floats
+    shift: Floats
     window: bool
     channel: int = 1
     strides: tuple[int, int] = (1, 1)

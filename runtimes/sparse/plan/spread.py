@@ -10,11 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prunedeploy.core.records import Array
 
 TILE = 64  # pixels that are computed at once: bytes of a cache line, and of the widest vector
 Pair = tuple[int, int]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -63,19 +65,19 @@ def spread_of(window: Window) -> SpreadLayout:
     return SpreadLayout(tuple(phases), rows, rows * window.out[1] * window.kernel[1])
 
 
-def tap_offsets(image: Pair, window: Window, spread: bool) -> Array:
+def tap_offsets(image: Pair, window: Window, spread: bool) -> Ints:
     """int64 [kernel height, kernel width]: bytes from a result's pixel to the one under a tap."""
     down = np.arange(window.kernel[0])[:, None] * window.dilations[0]
     across = np.arange(window.kernel[1])[None, :] * window.dilations[1]
     if not spread:
-        offsets: Array = (down - window.pads[0]) * image[1] + across - window.pads[1]
+        offsets: Ints = (down - window.pads[0]) * image[1] + across - window.pads[1]
         return offsets
     layout = spread_of(window)
     first = {remainder: row for remainder, row, _ in layout.phases}
     begin = np.array([[first[int(row) % window.strides[0]]] for row in down[:, 0]])
     row = begin + down // window.strides[0]
     column = np.arange(window.kernel[1])[None, :] * layout.rows
-    made: Array = (column + row) * window.out[1]
+    made: Ints = (column + row) * window.out[1]
     return made
 
 

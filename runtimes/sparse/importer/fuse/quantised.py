@@ -39,7 +39,7 @@ def fuse(graph: Graph) -> None:
     if not any(isinstance(op, QuantiseOp) for op in graph.ops):
         return
     _epilogues(graph)
-    while any([_rewrite(graph, rule) for rule in (_earlier, _again)]):
+    while _rewrite(graph, _earlier) or _rewrite(graph, _again):
         graph.prune()
     for rule in (_layer, _sum, _pool):
         _rewrite(graph, rule)

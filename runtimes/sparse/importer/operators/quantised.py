@@ -27,6 +27,7 @@ from prunedeploy.runtimes.sparse.importer.quantised import (
     HIGHER,
     Conv8Op,
     DequantiseOp,
+    Floats,
     Quantisation,
     QuantisedConstant,
     QuantisedTensor,
@@ -65,13 +66,13 @@ def dequantise(call: Call) -> Tensor:
     return call.build.elementwise(Expr("mul", (made, _along(call, scale))), x.shape)
 
 
-def _scale(call: Call, index: int) -> Array:
+def _scale(call: Call, index: int) -> Floats:
     scale = call.constant(index, "scale")
     if scale is None or scale.dtype != np.float32:
         raise call.refuse("its scale is not float32")
     if call.integer("block_size", 0):
         raise call.refuse("scales of blocks are not known")
-    return scale
+    return scale.astype(np.float32)
 
 
 def _zero(call: Call, index: int) -> Array:
@@ -254,11 +255,11 @@ def _linear(call: Call, x: QuantisedTensor, weight: QuantisedConstant, matrix: A
 
 def _rows(
     call: Call, x: QuantisedTensor, weight: QuantisedConstant, rows: int = 0
-) -> tuple[Array, Array, Array]:
+) -> tuple[Floats, Array, Floats]:
     """Scale, integer bias and float32 bias of every row."""
     count = rows or weight.shape[0]
-    scale = np.float32(x.quantisation.scale) * weight.scale.astype(np.float32)
-    scale = np.broadcast_to(scale, (count,)).astype(np.float32)
+    product = np.float32(x.quantisation.scale) * weight.scale
+    scale: Floats = np.broadcast_to(product, (count,)).astype(np.float32)
     bias, shift = np.zeros(count, np.int32), np.zeros(count, np.float32)
     given = call.optional(2)
     if given is None:

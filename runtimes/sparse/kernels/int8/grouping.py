@@ -50,17 +50,46 @@ def _bits(weights: Array) -> NDArray[np.uint32]:
 
 
 def _matched(bits: NDArray[np.uint32]) -> Ints:
-    """Quadruples of the numbers of ``bits``, which are in the order in which they begin one."""
-    left, numbers, made = bits.copy(), np.arange(bits.size), []
-    while left.size:
-        union, four = left[0], [int(numbers[0])]
-        left, numbers = left[1:], numbers[1:]
-        while len(four) < QUAD and left.size:
-            shared = np.bitwise_count(left & union).astype(np.int64)
-            added = np.bitwise_count(left & ~union).astype(np.int64)
-            best = int(np.argmax(shared * 64 - added))
-            union |= left[best]
-            four.append(int(numbers[best]))
-            left, numbers = np.delete(left, best), np.delete(numbers, best)
+    """Quadruples of the numbers of ``bits``, which are in the order in which they begin one.
+
+    Equal sets of rows are one kind: what is searched is kinds, of which there are few where few
+    rows have a non-zero.
+    """
+    kinds, first, kind = np.unique(bits, return_index=True, return_inverse=True)
+    order = np.argsort(first)  # kinds in the order in which they begin
+    kinds, rank = kinds[order], np.empty(order.size, np.int64)
+    rank[order] = np.arange(order.size)
+    members: list[list[int]] = [[] for _ in kinds]
+    for number, of in enumerate(rank[kind.reshape(-1)].tolist()):
+        members[of].append(number)
+    for numbers in members:
+        numbers.reverse()
+    left = np.ones(kinds.size, np.bool_)
+    made, current = [], 0
+    while True:
+        while current < kinds.size and not members[current]:
+            current += 1
+        if current == kinds.size:
+            break
+        union, four = kinds[current], [_take(members, left, current)]
+        while len(four) < QUAD and (best := _best(kinds, left, union)) is not None:
+            union = union | kinds[best]
+            four.append(_take(members, left, best))
         made.append(four + [-1] * (QUAD - len(four)))
     return np.array(made, np.int64).reshape(-1, QUAD)
+
+
+def _take(members: list[list[int]], left: NDArray[np.bool_], kind: int) -> int:
+    """The next column of a kind."""
+    number = members[kind].pop()
+    left[kind] = bool(members[kind])
+    return number
+
+
+def _best(kinds: NDArray[np.uint32], left: NDArray[np.bool_], union: np.uint32) -> int | None:
+    """The kind that shares the most rows with ``union``, then the one that adds the fewest."""
+    shared = np.bitwise_count(kinds & union).astype(np.int16)
+    score = shared * np.int16(65) - np.bitwise_count(kinds).astype(np.int16)
+    score[~left] = -1000
+    best = int(score.argmax())
+    return best if left[best] else None

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from prunedeploy.core.records import Array
-from prunedeploy.runtimes.sparse.kernels.int8.grouping import GROUP_ROWS, QUAD, quadruples
+from prunedeploy.runtimes.sparse.kernels.int8.grouping import GROUP_ROWS, QUAD, Ints, quadruples
 from prunedeploy.runtimes.sparse.plan import spread
 from prunedeploy.runtimes.sparse.plan.quantised import Conv8
 
-PANEL = 112  # quadruples: 28 KiB of the first-level cache with 64 pixels of each
+PANEL = 128  # quadruples: 32 KiB of the first-level cache with 64 pixels of each
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,10 @@ def pack(step: Conv8) -> PackedLayer:
 
 
 def _group(
-    step: Conv8, first: int, count: int, at: Array, taps: int, stride: int
+    step: Conv8, first: int, count: int, at: Ints, taps: int, stride: int
 ) -> tuple[Part, ...]:
     matrix, columns = _matrix(step, first, count)
-    low = np.clip(matrix, -128, 127)
-    rest = matrix - low
-    over = np.flatnonzero(rest.any(axis=0))
-    weights = np.concatenate([low, rest[:, over]], axis=1)
-    columns = np.concatenate([columns, columns[over]])
+    weights, columns = _in_bytes(matrix, columns)
     four = quadruples(weights)
     channel, tap = np.divmod(columns, taps)
     offset = channel * stride + at[tap]
@@ -105,7 +101,19 @@ def _group(
     return tuple(_part(first, weights, four[p : p + PANEL], offset, tap) for p in panels)
 
 
-def _matrix(step: Conv8, first: int, count: int) -> tuple[Array, Array]:
+def _in_bytes(matrix: Ints, columns: Ints) -> tuple[Ints, Ints]:
+    """The matrix of signed bytes: what one cannot hold is in further columns of the same pixels."""
+    parts, sources, left = [], [], matrix
+    while not parts or left.size:
+        part = np.clip(left, -128, 127)
+        parts.append(part)
+        sources.append(columns)
+        over = np.flatnonzero((left != part).any(axis=0))
+        left, columns = (left - part)[:, over], columns[over]
+    return np.concatenate(parts, axis=1), np.concatenate(sources)
+
+
+def _matrix(step: Conv8, first: int, count: int) -> tuple[Ints, Ints]:
     """Rows of the weights as a matrix, and which channel and tap each of its columns is."""
     rows, depth = step.weight.shape[:2]
     flat = step.weight[first : first + count].reshape(count, -1).astype(np.int64)
@@ -119,7 +127,7 @@ def _matrix(step: Conv8, first: int, count: int) -> tuple[Array, Array]:
     return wide, np.arange(wide.shape[1]) + begin * depth * taps
 
 
-def _part(first: int, weights: Array, four: Array, offset: Array, tap: Array) -> Part:
+def _part(first: int, weights: Ints, four: Ints, offset: Ints, tap: Ints) -> Part:
     # an empty place reads what another of the quadruple reads, times zero
     known = np.where(four < 0, four[:, :1], four)
     own = np.where(four < 0, 0, weights[:, known]).astype(np.int8)  # [rows, quadruples, 4]

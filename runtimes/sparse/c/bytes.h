@@ -13,7 +13,7 @@ PD_INLINE uint8_t pd_byte(float steps, float low, float high, int zero) {
 
 enum { PD_BYTES = 4096 }; /* elements of a row that a thread takes at once */
 
-static inline void pd_quantise(const pd_work *w, int rank, const int *shape, const ptrdiff_t *ys, const ptrdiff_t *xs,
+static __attribute__((noinline, unused)) void pd_quantise(const pd_work *w, int rank, const int *shape, const ptrdiff_t *ys, const ptrdiff_t *xs,
                                int count, ptrdiff_t y_step, ptrdiff_t x_step, float scale, int zero, const float *x,
                                uint8_t *y) {
     const int parts = (count + PD_BYTES - 1) / PD_BYTES;
@@ -39,7 +39,7 @@ static inline void pd_quantise(const pd_work *w, int rank, const int *shape, con
     }
 }
 
-static inline void pd_dequantise(const pd_work *w, int rank, const int *shape, const ptrdiff_t *ys,
+static __attribute__((noinline, unused)) void pd_dequantise(const pd_work *w, int rank, const int *shape, const ptrdiff_t *ys,
                                  const ptrdiff_t *xs, int count, ptrdiff_t y_step, ptrdiff_t x_step, float scale,
                                  int zero, const uint8_t *x, float *y) {
     const int parts = (count + PD_BYTES - 1) / PD_BYTES;
@@ -63,7 +63,7 @@ typedef struct {
     int offset_a, offset_b, offset_y, low, high;
 } pd_add8;
 
-static inline void pd_add8_run(const pd_work *w, int rank, const int *shape, const ptrdiff_t *ys, const ptrdiff_t *as,
+static __attribute__((noinline, unused)) void pd_add8_run(const pd_work *w, int rank, const int *shape, const ptrdiff_t *ys, const ptrdiff_t *as,
                                const ptrdiff_t *bs, int count, ptrdiff_t y_step, ptrdiff_t a_step, ptrdiff_t b_step,
                                const pd_add8 *p, const uint8_t *a, const uint8_t *b, uint8_t *y) {
     const int parts = (count + PD_BYTES - 1) / PD_BYTES;
@@ -115,7 +115,7 @@ PD_INLINE void pd_inside8(int begin, int step, int kernel, int size, int *first,
     while (*last > *first && begin + (*last - 1) * step >= size) (*last)--;
 }
 
-static inline void pd_pool8_max(const pd_work *w, const pd_pool8 *p, const uint8_t *x, uint8_t *y) {
+static __attribute__((noinline, unused)) void pd_pool8_max(const pd_work *w, const pd_pool8 *p, const uint8_t *x, uint8_t *y) {
     uint8_t *row = (uint8_t *)w->scratch; /* the largest of the window's rows */
     int begin, end;
     pd_share(w, p->images * p->channels, &begin, &end);
@@ -154,7 +154,7 @@ PD_INLINE int pd_count8(int begin, int step, int kernel, int size, int padded, i
     return last - first;
 }
 
-static inline void pd_pool8_average(const pd_work *w, const pd_pool8 *p, const uint8_t *x, uint8_t *y) {
+static __attribute__((noinline, unused)) void pd_pool8_average(const pd_work *w, const pd_pool8 *p, const uint8_t *x, uint8_t *y) {
     const float low = (float)-p->zero, high = (float)(255 - p->zero);
     int begin, end;
     pd_share(w, p->images * p->channels, &begin, &end);
@@ -211,7 +211,7 @@ typedef struct {
     uint8_t fill;
 } pd_spread;
 
-static inline void pd_spread_run(const pd_work *w, const pd_spread *p, const int *phase, const uint8_t *x,
+static __attribute__((noinline, unused)) void pd_spread_run(const pd_work *w, const pd_spread *p, const int *phase, const uint8_t *x,
                                  uint8_t *y) {
     int begin, end, rows = 0;
     for (int f = 0; f < p->phases; f++) rows += phase[3 * f + 2];

@@ -62,7 +62,7 @@ PD_INLINE float pd_clamp8(const pd_int8 *c, float v) {
 #endif
 
 /* Four columns side by side. */
-static void pd_int8_pack_plain(const pd_int8_tile *t, const pd_int8_part *p) {
+static __attribute__((noinline, unused)) void pd_int8_pack_plain(const pd_int8_tile *t, const pd_int8_part *p) {
     const int32_t *offset = (const int32_t *)(t->weights + p->offset);
     const uint8_t *tap = t->weights + p->tap;
     for (int q = 0; q < p->quads; q++) {
@@ -76,7 +76,7 @@ static void pd_int8_pack_plain(const pd_int8_tile *t, const pd_int8_part *p) {
     }
 }
 
-static void pd_int8_store_plain(const pd_int8_tile *t, const pd_int8_to *to, const int32_t *sums) {
+static __attribute__((noinline, unused)) void pd_int8_store_plain(const pd_int8_tile *t, const pd_int8_to *to, const int32_t *sums) {
     for (int i = 0; i < t->count; i++) {
         float v = fmaf((float)sums[i], to->scale, to->shift);
         if (to->residual) v += to->residual[i];
@@ -86,7 +86,7 @@ static void pd_int8_store_plain(const pd_int8_tile *t, const pd_int8_to *to, con
     }
 }
 
-static void pd_int8_rows_plain(const pd_int8_tile *t, const pd_int8_part *p, const pd_int8_to *to, int first,
+static __attribute__((noinline, unused)) void pd_int8_rows_plain(const pd_int8_tile *t, const pd_int8_part *p, const pd_int8_to *to, int first,
                                int last) {
     const int32_t *count = (const int32_t *)(t->weights + p->count);
     const int32_t *bias = (const int32_t *)(t->weights + t->c->bias) + p->first;
@@ -127,7 +127,7 @@ static void pd_int8_targets(const pd_work *w, const pd_int8 *c, const pd_int8_pa
 }
 
 /* This thread's share of a layer. Scratch: the packed panel, then the sums of a group's rows. */
-static void pd_int8_run(const pd_work *w, const pd_int8 *c, const uint8_t *x, void *y, const float *residual,
+static __attribute__((noinline, unused)) void pd_int8_run(const pd_work *w, const pd_int8 *c, const uint8_t *x, void *y, const float *residual,
                         int panel) {
     const pd_int8_part *parts = (const pd_int8_part *)(w->weights + c->part);
     pd_int8_to to[PD_GROUP8];

@@ -103,7 +103,9 @@ def _group(
 
 def _in_bytes(matrix: Ints, columns: Ints) -> tuple[Ints, Ints]:
     """The matrix of signed bytes: what one cannot hold is in further columns of the same pixels."""
-    parts, sources, left = [], [], matrix
+    parts: list[Ints] = []
+    sources: list[Ints] = []
+    left = matrix
     while not parts or left.size:
         part = np.clip(left, -128, 127)
         parts.append(part)

@@ -17,7 +17,7 @@ from int8_cases import (
     taken_apart,
     view_of,
 )
-from kernels import Library, portable_ones_slow
+from kernels import Case, Library, portable_ones_slow
 
 from prunedeploy.runtimes.sparse.kernels.int8.grouping import quadruples
 from prunedeploy.runtimes.sparse.kernels.int8.packing import pack
@@ -40,6 +40,10 @@ def cases(count: int, seed: int) -> list[Layer]:
     rng = np.random.default_rng(seed)
     drawn = layers(rng, count)
     return [*FIXED, *drawn, *map(same_padding, drawn[::2])]
+
+
+def sweep() -> list[Case]:
+    return [case_of(layer, np.random.default_rng(n)) for n, layer in enumerate(cases(24, 1))]
 
 
 def check(isa: str, count: int, seed: int, *flags: str) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from prunedeploy.runtimes.sparse.importer.fuse import elementwise
 from prunedeploy.runtimes.sparse.importer.fuse.epilogue import match
 from prunedeploy.runtimes.sparse.importer.graph import (
     ElementwiseOp,
@@ -39,6 +40,7 @@ def fuse(graph: Graph) -> None:
     if not any(isinstance(op, QuantiseOp) for op in graph.ops):
         return
     _epilogues(graph)
+    elementwise.merge(graph)
     while _rewrite(graph, _earlier) or _rewrite(graph, _again):
         graph.prune()
     for rule in (_layer, _sum, _pool):

@@ -58,7 +58,9 @@ def dequantise(call: Call) -> Tensor:
     zero = call.constant(2, "zero point")
     if call.integer("block_size", 0):
         raise call.refuse("scales of blocks are not known")
-    if x.dtype not in LIMITS and not (x.value is not None and x.value.dtype.kind in "iu"):
+    if x.value is not None and x.value.dtype in (np.int8, np.uint8, np.int32):
+        return known(call, x.value)
+    if x.dtype not in LIMITS:
         raise call.refuse(f"its input is {x.dtype}")
     made = call.build.operand(x)
     if zero is not None and zero.any():
@@ -119,12 +121,17 @@ def dequantise_bytes(call: Call) -> Tensor:
         return numbers_of(call.build, x)
     if x.value is None or x.value.dtype not in (np.int8, np.uint8, np.int32):
         return dequantise(call)
+    return known(call, x.value)
+
+
+def known(call: Call, array: Array) -> Tensor:
+    """The numbers of a constant, which keep their integers."""
     scale, zero = _scale(call, 1), call.constant(2, "zero point")
     axis = call.axis(1) if scale.size > 1 else 0
-    shape = [1] * x.rank
+    shape = [1] * array.ndim
     if scale.size > 1:
         shape[axis] = scale.size
-    integers = x.value.astype(np.int64)
+    integers = array.astype(np.int64)
     if zero is not None:
         integers = integers - zero.astype(np.int64).reshape(shape if zero.size > 1 else ())
     steps = scale.reshape(shape if scale.size > 1 else ())

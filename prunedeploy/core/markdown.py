@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from prunedeploy.core.text import printable
 
 Row = tuple[str, ...]
 
 
-def markdown(headers: Row, rows: Sequence[Row]) -> str:
-    """A table whose first column is text and whose others are numbers."""
-    lines = [headers, ("---", *("---:" for _ in headers[1:])), *rows]
+def markdown(headers: Row, rows: Sequence[Row], texts: Collection[int] = (0,)) -> str:
+    """A table of numbers; ``texts`` are the columns of words, which begin on the left."""
+    rule = tuple("---" if column in texts else "---:" for column in range(len(headers)))
+    lines = [headers, rule, *rows]
     return "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)
 
 

@@ -16,6 +16,7 @@ MAX_NODES = 100_000  # once functions are inlined: each may call others any numb
 MAX_OPERANDS = 10_000  # inputs of one node, and outputs
 MAX_NAME = 1 << 16  # bytes
 MAX_DEPTH = 100  # of calls within calls
+MAX_LEVELS = 20  # of graphs within graphs; each is prepared as often as it has others around it
 
 Key = tuple[str, str, str]
 
@@ -38,7 +39,8 @@ def check_size(model: onnx.ModelProto) -> None:
     """Refuse what no network has, before anything is done that takes time for each node.
 
     Raises:
-        InvalidError: too many nodes, a node of too many inputs or outputs, or a name too long.
+        InvalidError: too many nodes, a node of too many inputs or outputs, a name too long, or
+            graphs within too many others.
     """
     nodes = chain(model.graph.node, *(function.node for function in model.functions))
     for count, node in enumerate(_all(nodes), 1):
@@ -49,6 +51,14 @@ def check_size(model: onnx.ModelProto) -> None:
         longest = max(map(len, (node.name, node.op_type, *node.input, *node.output)))
         if longest > MAX_NAME:
             raise InvalidError(f"it has a name of {longest:,} characters")
+    if any(_levels(node) > MAX_LEVELS for node in protos.all_nodes(model)):
+        raise InvalidError(f"its graphs lie within others, more than {MAX_LEVELS} deep")
+
+
+def _levels(node: Node) -> int:
+    """How deep the graphs inside of ``node`` lie in each other: 0 where it has none."""
+    inside = (inner for body in protos.bodies(node) for inner in body.node)
+    return max((1 + _levels(inner) for inner in inside), default=0)
 
 
 def _own_outputs(function: onnx.FunctionProto) -> None:

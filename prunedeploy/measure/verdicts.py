@@ -15,7 +15,13 @@ from prunedeploy.engines.request import Progress
 from prunedeploy.measure.labelled import Labelled
 from prunedeploy.reference.drawing import random_feeds
 from prunedeploy.reference.stable_inputs import has_discrete, stable_feeds
-from prunedeploy.reference.verify import Tolerance, against_noise, compare, worst
+from prunedeploy.reference.verify import (
+    OtherShapeError,
+    Tolerance,
+    against_noise,
+    compare,
+    worst,
+)
 from prunedeploy.runtimes.api import Session
 from prunedeploy.runtimes.ort.cpu import payload
 
@@ -24,6 +30,10 @@ Feeds = Mapping[str, Array]
 
 MIN_COMPARED = 8  # random inputs that every candidate is compared on
 DATA_BATCH = 50  # labelled images computed together, where the engine leaves it open
+
+
+class OtherOutputsError(UserError):
+    """An engine computes other values than the baseline, or was never compared."""
 
 
 def verdicts(
@@ -41,7 +51,8 @@ def verdicts(
         For each how far its outputs are from the baseline's, and its accuracy on ``images``.
 
     Raises:
-        UserError: one computes something else than the baseline, the first of them.
+        OtherOutputsError: one computes other values than the baseline, the first of them.
+        OtherShapeError: one has other outputs, or of other shapes.
     """
     progress("comparing outputs")
     differences = _differences(engines, sessions, inputs, batch, seed)
@@ -74,7 +85,7 @@ def _differences(
     dense = _outputs(sessions[0], batches)
     try:
         return _compare_all(engines, sessions, batches, dense)
-    except UserError:
+    except (OtherOutputsError, OtherShapeError):
         if not has_discrete(dense):
             raise
         drawn = [stable_feeds(sessions[0].run, inputs, batch, each) for each in seeds]
@@ -166,7 +177,8 @@ def _refuse_other(engine: Engine, difference: Difference | None) -> Difference:
             if difference
             else "it was never compared"
         )
-        raise UserError(f"{engine.path} does not compute what its baseline does: {how}; not timed")
+        what = f"{engine.path} does not compute what its baseline does: {how}; not timed"
+        raise OtherOutputsError(what)
     return difference
 
 

@@ -96,6 +96,19 @@ def elements(value: Any) -> int:
     return int(getattr(value, "size", 0))
 
 
+def repeated(arguments: Iterable[Any]) -> int:
+    """The elements of arrays that store fewer: views which repeat numbers, as of an Expand.
+
+    They take no memory, but time: an operator that reads them goes through all.
+    """
+    return sum(x.size for x in arguments if isinstance(x, np.ndarray) and _repeats(x))
+
+
+def _repeats(array: np.ndarray[Any, Any]) -> bool:
+    sides = zip(array.strides, array.shape, strict=True)
+    return any(not stride and size > 1 for stride, size in sides)
+
+
 def foreseen(node: ir.Node, opsets: Mapping[str, int], arguments: Sequence[Any]) -> int:
     """The elements of a node's results; 0 where they are few, or not known before they are there.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import ml_dtypes
@@ -17,6 +17,26 @@ MAX_FED = 1 << 28  # elements of all inputs of a model
 COARSE = 4  # neighbours of one value on an axis, in inputs that have structure as images have
 DIGITS = ("0", "1")  # texts that can be numbers too
 MAX_TURNS = 8  # runs on other values of single numbers
+
+
+def fed_shapes(
+    inputs: Sequence[TensorSpec],
+    batch: int,
+    size: int = OPEN_SIZE,
+    known: Mapping[str, int] | None = None,
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of the arrays that ``random_feeds`` draws, by name.
+
+    Raises:
+        UserError: they are larger than any that could be computed with.
+    """
+    shapes = resolve(inputs, batch, size, known)
+    if (total := sum(math.prod(shape) for shape in shapes.values())) > MAX_FED:
+        raise UserError(
+            f"the inputs have {total:,} elements: export the network with sizes of less than"
+            f" {MAX_FED:,} in all"
+        )
+    return shapes
 
 
 def random_feeds(
@@ -48,12 +68,7 @@ def random_feeds(
     """
     random = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
-    shapes = resolve([_sized(spec, seed) for spec in inputs], batch, size, known)
-    if (total := sum(math.prod(shape) for shape in shapes.values())) > MAX_FED:
-        raise UserError(
-            f"the inputs have {total:,} elements: export the network with sizes of less than"
-            f" {MAX_FED:,} in all"
-        )
+    shapes = fed_shapes([_sized(spec, seed) for spec in inputs], batch, size, known)
     turn = seed
     for spec in inputs:
         shape = list(shapes[spec.name])

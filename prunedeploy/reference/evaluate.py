@@ -25,7 +25,7 @@ from prunedeploy.graph import model as models
 from prunedeploy.graph.schemas import schema
 from prunedeploy.reference import defined, machine_learning
 from prunedeploy.reference.control import captured
-from prunedeploy.reference.cost import Meter, elements, foreseen
+from prunedeploy.reference.cost import Meter, elements, foreseen, repeated
 from prunedeploy.reference.registry import BUILDERS, STANDARD, kernel_of, label, standard
 from prunedeploy.reference.strings import stored
 
@@ -149,10 +149,12 @@ def evaluate_node(
 
     Raises:
         UserError: the operator is not known in this opset, or cannot be run on these inputs.
-        OverBudgetError: its results take more than the budget of the model has for constants.
+        OverBudgetError: its results, or inputs that are views which repeat numbers, have more
+            elements than the budget of the model has for constants.
     """
     opsets, meter = standard(imports), Meter(budget, 1)
     step = step_of(node, opsets, meter)
+    meter.check(label(node), repeated(inputs), fed=False)
     meter.check(label(node), foreseen(node, opsets, inputs), fed=False)
     return _run(node, step, list(inputs), {})
 
@@ -290,7 +292,8 @@ def _data(graph: ir.Graph) -> set[ir.Node]:
 
 
 def _cannot_run(node: ir.Node, arguments: Sequence[Any], error: Exception) -> UserError:
-    shapes = [str(list(a.shape)) if hasattr(a, "shape") else type(a).__name__ for a in arguments]
+    given = [a for a in arguments if a is not None]
+    shapes = [str(list(a.shape)) if hasattr(a, "shape") else type(a).__name__ for a in given]
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return UserError(
         f"{label(node)} cannot be run on inputs of shapes {', '.join(shapes) or 'none'}: {reason}"

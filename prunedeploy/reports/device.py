@@ -83,7 +83,7 @@ def forecast_section(prediction: Prediction) -> str:
     parts = [
         f"### {cell(prediction.model)} on {cell(prediction.target)}, {prediction.kind}",
         f"{forecasts.line(prediction.forecast).capitalize()}. From {cell(prediction.basis)}.",
-        markdown(("layer", "kernel", "ms", "share", "bound by"), rows),
+        markdown(("layer", "kernel", "ms", "share", "bound by"), rows, texts=(0, 1, 4)),
     ]
     if prediction.notes:
         parts.append("Not known: " + "; ".join(map(cell, prediction.notes)) + ".")

@@ -31,7 +31,11 @@ def headline(bench: BenchResult) -> str:
     measured = [each.candidates[fastest(each)] for each in bench.each_size]
     speed = ", ".join(map(_speed, bench.each_size))
     largest = max(each.difference.max_rel for each in measured)
-    return f"{speed}, {_agreement(bench.candidates[best])}, largest difference {largest:.0e}"
+    return f"{speed}, {_agreement(bench.candidates[best])}, largest difference {_size(largest)}"
+
+
+def _size(difference: float) -> str:
+    return f"{difference:.0e}" if difference else "0"
 
 
 def _speed(bench: BenchResult) -> str:

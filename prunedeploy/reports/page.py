@@ -34,8 +34,7 @@ figcaption { font-weight: 600; margin-bottom: .5rem; }
 .whisker { stroke: var(--text); stroke-width: 2; vector-effect: non-scaling-stroke; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; }
-th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid var(--soft); }
-th:first-child, td:first-child { text-align: left; }
+th, td { padding: .3rem .6rem; text-align: left; border-bottom: 1px solid var(--soft); }
 code, pre { background: var(--soft); border-radius: .2rem; padding: .1rem .3rem; }
 pre { overflow-x: auto; padding: .6rem; }
 @media (max-width: 40rem) { .row { grid-template-columns: 1fr; gap: 0; margin-bottom: .5rem; } }

@@ -261,7 +261,8 @@ def _noted(passes: Sequence[PassReport], status: str, title: str, what: str) -> 
         (name, reason, f"{sum(note.count for note in notes):,}", _listed([n.where for n in notes]))
         for (name, reason), notes in by_reason.items()
     ]
-    return f"### {title}\n\n" + markdown(("pass", what, "how many", "where"), rows)
+    table = markdown(("pass", what, "how many", "where"), rows, texts=(0, 1, 3))
+    return f"### {title}\n\n{table}"
 
 
 def _listed(where: Sequence[str]) -> str:

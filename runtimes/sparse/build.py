@@ -58,11 +58,18 @@ def write_sources(model: Path, target: Target, directory: Path, options: BuildOp
     """Write the C project to ``directory``, with a Makefile.
 
     Without a compiler on this machine nothing is measured.
+
+    Raises:
+        UserError: as ``project_of``; outputs that are random, or inputs too large to compute with.
     """
     from prunedeploy.graph import model as models
-    from prunedeploy.reference import randomness
+    from prunedeploy.reference import drawing, randomness
 
-    randomness.refuse_random(models.load(model))  # what is built here is compared as well
+    loaded = models.load(model)
+    randomness.refuse_random(loaded)  # what is built here is compared as well
+    inputs, _ = models.specs(loaded)
+    for batch in batch_sizes(inputs, options.batches):
+        drawing.fed_shapes(inputs, batch)
     try:
         tools = compiling.toolchain(target)
     except UserError:

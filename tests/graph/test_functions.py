@@ -37,5 +37,20 @@ def test_nodes_of_branches_and_functions_count() -> None:
         functions.check_size(model)
 
 
+def nested(levels: int) -> ModelProto:
+    """Branches within branches, so many levels of them around an operator."""
+    made = helper.make_node("Relu", ["x"], ["y"])
+    for _ in range(levels):
+        inside = helper.make_graph([made], "b", [], [])
+        made = helper.make_node("If", ["c"], ["y"], then_branch=inside)
+    return helper.make_model(helper.make_graph([made], "g", [], []))
+
+
+def test_branches_within_branches() -> None:
+    functions.check_size(nested(functions.MAX_LEVELS))
+    with pytest.raises(InvalidError, match="more than 20 deep"):
+        functions.check_size(nested(functions.MAX_LEVELS + 1))
+
+
 def test_large_networks_pass() -> None:
     functions.check_size(chain(30_000, 100, "layer" * 50))

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from prunedeploy.core.budget import OverBudgetError
 from prunedeploy.graph import preparation
 from prunedeploy.passes.simplify.fold_constants import FoldConstants
-from prunedeploy.reference.evaluate import Evaluator
+from prunedeploy.reference.evaluate import Evaluator, evaluate_node
 
 ONES = np.ones((2, 2), np.float32)
 PIXELS = np.ones((1, 1, 2, 2), np.float32)
@@ -148,3 +148,12 @@ def test_what_is_let_go_counts_no_more() -> None:
     nodes.append(node("Identity", last))
     program = model(nodes, {"s": np.array([1 << 20, 1, 4])})
     Evaluator(program).run({"x": np.ones((1, 4), np.float32)})
+
+
+def test_views_that_repeat_numbers_take_time_though_no_memory() -> None:
+    repeated = np.broadcast_to(np.float32(1), (1 << 17, 1 << 17))
+    node = ir.from_proto(helper.make_node("ReduceMax", ["x"], ["y"], keepdims=0))
+    with pytest.raises(OverBudgetError, match="17,179,869,184 elements"):
+        evaluate_node(node, {"": 17}, [repeated])
+    (most,) = evaluate_node(node, {"": 17}, [np.broadcast_to(np.float32(1), (1 << 9, 1 << 9))])
+    assert most == 1

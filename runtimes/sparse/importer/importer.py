@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from prunedeploy.core.budget import Budget
 from prunedeploy.core.errors import UserError
 from prunedeploy.core.records import Array
+from prunedeploy.graph import model as models
 from prunedeploy.reference.opsets import drops, opset
 from prunedeploy.reference.randoms import OPERATORS as RANDOM
 from prunedeploy.runtimes.sparse.importer.builder import Builder
@@ -280,5 +282,6 @@ def _fold(
     for value in node.inputs:
         tensor = values[str(value.name)] if value is not None else None
         arrays.append(None if tensor is None else tensor.value)
-    results = evaluate_node(node, model.opset_imports, arrays)
+    budget = Budget(models.weight_bytes(model))
+    results = evaluate_node(node, model.opset_imports, arrays, budget)
     return tuple(constant(np.asarray(array)) for array in results if array is not None)

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from engines import build, feed, network, output
 
@@ -390,3 +391,18 @@ def test_aarch64_under_qemu(emitted, tmp_path):
     with opening.open(engine) as session:
         wanted = output(session, feeds)
     assert np.abs(found - wanted).max() <= 1e-5 * np.ptp(wanted)
+
+
+def test_sources_for_inputs_too_large_to_draw(tmp_path: Path) -> None:
+    """Schedules would be measured on such inputs, and a user's program would have to hold them."""
+    graph = onnx.parser.parse_graph(
+        "g (float[67108864, 16] x) => (float[67108864, 2] y) { y = MatMul(x, w) }"
+    )
+    graph.initializer.append(onnx.numpy_helper.from_array(np.ones((16, 2), np.float32), "w"))
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "m.onnx"
+    )
+    with pytest.raises(UserError, match="the inputs have 1,073,741,824 elements"):
+        c_project.emit_c(tmp_path / "m.onnx", output=tmp_path / "src")
+    assert [each.name for each in tmp_path.iterdir()] == ["m.onnx"]

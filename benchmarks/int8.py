@@ -1,6 +1,6 @@
 """Quantised networks with scattered zeros: the sparse engine on bytes, and what users have today.
 
-    python benchmarks/int8.py [--networks mobilenet_v1:0.9 ...] [--threads 1] [--batch 1] [--rounds 30]
+    python benchmarks/int8.py [--networks mobilenet_v1:0.9 ...] [--threads 1] [--batch 1]
 
 Each network of ``cpu_models.py`` is quantised by ONNX Runtime's own quantiser (QDQ, uint8
 activations, int8 weights with a scale a channel) from random calibration inputs. Then the sparse

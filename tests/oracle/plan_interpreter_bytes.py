@@ -9,7 +9,7 @@ import numpy as np
 
 from prunedeploy.core.records import Array
 from prunedeploy.runtimes.sparse.plan import quantised as steps
-from prunedeploy.runtimes.sparse.plan import spread
+from prunedeploy.runtimes.sparse.plan import unfold
 
 
 def quantise(step: steps.Quantise, x: Array) -> Array:
@@ -57,11 +57,11 @@ def pool(step: steps.Pool8, x: Array) -> Array:
     return made
 
 
-def take_apart(step: steps.Spread, x: Array) -> Array:
+def take_apart(step: steps.Unfold, x: Array) -> Array:
     """Rows of every phase, for every column of the window."""
-    window = spread.Window(step.kernel, step.out, step.strides, step.pads, step.dilations)
+    window = unfold.Window(step.kernel, step.out, step.strides, step.pads, step.dilations)
     images, channels, height, width = x.shape
-    layout = spread.spread_of(window)
+    layout = unfold.unfold_layout(window)
     made = np.full(
         (channels, images, step.kernel[1], layout.rows, step.out[1]), step.fill, np.uint8
     )
@@ -85,7 +85,7 @@ def run(step: Any, views: Sequence[Any]) -> None:
         steps.Dequantise: dequantise,
         steps.Add8: add,
         steps.Pool8: pool,
-        steps.Spread: take_apart,
+        steps.Unfold: take_apart,
     }
     *given, made = views
     made[...] = functions[type(step)](step, *given)

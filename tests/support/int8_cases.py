@@ -9,7 +9,7 @@ from kernels import Case, Library, Memory
 
 from prunedeploy.core.records import Array
 from prunedeploy.runtimes.sparse.plan import quantised as steps
-from prunedeploy.runtimes.sparse.plan import spread, views
+from prunedeploy.runtimes.sparse.plan import unfold, views
 
 MARGIN = 4096  # bytes around a tensor, which kernels may read and must not write
 
@@ -51,8 +51,8 @@ def case_of(layer: Layer, rng: np.random.Generator) -> Case:
     """The layer as a step, its input random."""
     memory = Memory()
     out = _out(layer)
-    window = spread.Window(layer.kernel, out, layer.strides, layer.pads, layer.dilations)
-    direct = spread.is_direct(layer.image, window)
+    window = unfold.Window(layer.kernel, out, layer.strides, layer.pads, layer.dilations)
+    direct = unfold.is_direct(layer.image, window)
     shape = (layer.images, layer.channels, *layer.image)
     x = rng.integers(0, 256, shape, dtype=np.uint8)
     weight = rng.integers(
@@ -71,12 +71,12 @@ def case_of(layer: Layer, rng: np.random.Generator) -> Case:
         memory, (layer.images, layer.rows, *out), "output", "uint8" if to_bytes else "float32"
     )
     residual = planes(memory, y.shape, "input", "float32") if layer.residual else None
-    spread_shape = (layer.channels, layer.images * spread.spread_of(window).size)
+    unfolded_shape = (layer.channels, layer.images * unfold.unfold_layout(window).size)
     source = planes(memory, shape, "input", "uint8")
     if not direct:
-        view = views.planar(0, spread_shape, 0)
-        buffer = memory.add(spread_shape[0] * view.strides[0] + 2 * MARGIN, "input", "uint8")
-        source = views.View(buffer, spread_shape, view.strides, MARGIN)
+        view = views.planar(0, unfolded_shape, 0)
+        buffer = memory.add(unfolded_shape[0] * view.strides[0] + 2 * MARGIN, "input", "uint8")
+        source = views.View(buffer, unfolded_shape, view.strides, MARGIN)
     step = steps.Conv8(
         "layer",
         source,
@@ -122,16 +122,16 @@ def padded(layer: Layer, x: Array) -> Array:
 
 
 def taken_apart(layer: Layer, x: Array) -> Array:
-    """What ``plan.Spread`` makes, [channels, all else]."""
+    """What ``plan.Unfold`` makes, [channels, all else]."""
     height, width = _out(layer)
-    window = spread.Window(
+    window = unfold.Window(
         layer.kernel, (height, width), layer.strides, layer.pads, layer.dilations
     )
     wide, columns = padded(layer, x), []
     for tap in range(layer.kernel[1]):
         begin = tap * layer.dilations[1]
         across = wide[..., begin : begin + (width - 1) * layer.strides[1] + 1 : layer.strides[1]]
-        for remainder, _, count in spread.spread_of(window).phases:
+        for remainder, _, count in unfold.unfold_layout(window).phases:
             lines = remainder + np.arange(count) * layer.strides[0]
             columns.append(across[:, :, lines])
     whole = np.concatenate(columns, axis=2)
@@ -204,9 +204,9 @@ def layers(rng: np.random.Generator, count: int) -> list[Layer]:
         kernel = tuple(int(n) for n in rng.choice([1, 1, 2, 3, 5], 2))
         strides = tuple(int(n) for n in rng.choice([1, 1, 2, 3], 2))
         dilations = tuple(int(n) for n in rng.choice([1, 1, 2], 2))
-        least = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
+        reach = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
         pads = tuple(int(n) for n in rng.integers(0, 3, 4))
-        image = tuple(int(n + rng.integers(0, 14)) for n in least)
+        image = tuple(int(n + rng.integers(0, 14)) for n in reach)
         to_bytes = bool(rng.random() < 0.7)
         made.append(
             Layer(

@@ -203,15 +203,15 @@ PD_INLINE void pd_every_second(uint8_t *to, const uint8_t *from, int count) {
     for (; i < count; i++) to[i] = from[2 * i];
 }
 
-/* Planes taken apart: rows of every phase, for every column of the window (plan/spread.py). */
+/* Planes taken apart: rows of every phase, for every column of the window (plan/unfold.py). */
 typedef struct {
     int images, channels, height, width, out_width, kernel_width, row_step, column_step, column_dilation, top, left;
     int phases;
     uint64_t x_image, x_channel, y_channel;
     uint8_t fill;
-} pd_spread;
+} pd_unfold;
 
-static __attribute__((noinline, unused)) void pd_spread_run(const pd_work *w, const pd_spread *p, const int *phase, const uint8_t *x,
+static __attribute__((noinline, unused)) void pd_unfold_run(const pd_work *w, const pd_unfold *p, const int *phase, const uint8_t *x,
                                  uint8_t *y) {
     int begin, end, rows = 0;
     for (int f = 0; f < p->phases; f++) rows += phase[3 * f + 2];

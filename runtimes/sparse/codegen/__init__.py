@@ -32,7 +32,7 @@ EMITTERS: dict[type, str] = {
     quantised.Add8: "quantise",
     quantised.Conv8: "conv8",
     quantised.Pool8: "pool8",
-    quantised.Spread: "pool8",
+    quantised.Unfold: "pool8",
 }
 
 

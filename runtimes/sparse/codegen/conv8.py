@@ -16,7 +16,7 @@ from prunedeploy.runtimes.sparse.kernels.int8.packing import (
     pack,
     window_of,
 )
-from prunedeploy.runtimes.sparse.plan import spread
+from prunedeploy.runtimes.sparse.plan import unfold
 from prunedeploy.runtimes.sparse.plan.quantised import Conv8
 
 PART = np.dtype(
@@ -25,7 +25,7 @@ PART = np.dtype(
         *((name, "<u8") for name in ("offset", "tap", "count", "quad", "weight")),
     ]
 )
-SUMS = GROUP_ROWS * spread.TILE  # int32 in the scratch
+SUMS = GROUP_ROWS * unfold.TILE  # int32 in the scratch
 
 
 def emit(step: Conv8, context: Context) -> Code:
@@ -42,7 +42,7 @@ def emit(step: Conv8, context: Context) -> Code:
         body,
         (),
         ("int8.h",),
-        panel * spread.TILE + SUMS,
+        panel * unfold.TILE + SUMS,
         "int8 quadruples",
         cycles,
         "int8",
@@ -54,20 +54,20 @@ def _fields(step: Conv8, context: Context, packed: PackedLayer) -> dict[str, obj
     store = context.constants.add
     images, _, height, width = step.y.shape
     window = window_of(step)
-    joined = not step.spread  # the pixels of all images follow one another
+    joined = not step.unfolded  # the pixels of all images follow one another
     pixels = height * width * (images if joined else 1)
     masked = joined and window.kernel != (1, 1)
-    masks = spread.masks(images, step.image, window) if masked else None
+    masks = unfold.masks(images, step.image, window) if masked else None
     parts = [_part(part, context) for group in packed.parts for part in group]
     residual = step.residual.strides if step.residual is not None else (0, 0)
     return {
         "groups": len(packed.parts),
         "panels": packed.panels,
         "images": 1 if joined else images,
-        "tiles": -(-pixels // spread.TILE),
+        "tiles": -(-pixels // unfold.TILE),
         "pixels": pixels,
         "taps": 0 if masks is None else masks.shape[1],
-        "x_image": 0 if joined else spread.spread_of(window).size,
+        "x_image": 0 if joined else unfold.unfold_layout(window).size,
         "y_image": 0 if joined else step.y.strides[0],
         "y_stride": step.y.strides[1],
         "residual_image": 0 if joined else residual[0],
@@ -94,6 +94,6 @@ def _part(part: Part, context: Context) -> tuple[int, ...]:
 def _cycles(step: Conv8, packed: PackedLayer, threads: int) -> float:
     """What the cost model says: entries and packing for every tile, of the busiest thread."""
     pixels = math.prod(step.y.shape) // max(step.y.shape[1], 1)
-    tiles = -(-pixels // spread.TILE)
+    tiles = -(-pixels // unfold.TILE)
     once = 4.0 * packed.entries + 12.0 * packed.quads + 16.0 * step.y.shape[1]
     return once * -(-tiles * len(packed.parts) // threads) / len(packed.parts)

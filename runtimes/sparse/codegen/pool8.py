@@ -5,15 +5,15 @@ from __future__ import annotations
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
 from prunedeploy.runtimes.sparse.codegen.functions import literal
 from prunedeploy.runtimes.sparse.codegen.views import record
-from prunedeploy.runtimes.sparse.plan.quantised import Pool8, Spread
-from prunedeploy.runtimes.sparse.plan.spread import Window, spread_of
+from prunedeploy.runtimes.sparse.plan.quantised import Pool8, Unfold
+from prunedeploy.runtimes.sparse.plan.unfold import Window, unfold_layout
 
 HEADERS = ("bytes.h",)
 
 
-def emit(step: Pool8 | Spread, context: Context) -> Code:
+def emit(step: Pool8 | Unfold, context: Context) -> Code:
     """One call."""
-    return _spread(step, context) if isinstance(step, Spread) else _pool(step, context)
+    return _unfold(step, context) if isinstance(step, Unfold) else _pool(step, context)
 
 
 def _pool(step: Pool8, context: Context) -> Code:
@@ -52,9 +52,9 @@ def _pool(step: Pool8, context: Context) -> Code:
     return Code(body, (), HEADERS, x.shape[3] // 4 + 16, f"{step.kind} of bytes", stored="int8")
 
 
-def _spread(step: Spread, context: Context) -> Code:
+def _unfold(step: Unfold, context: Context) -> Code:
     window = Window(step.kernel, step.out, step.strides, step.pads, step.dilations)
-    phases = spread_of(window).phases
+    phases = unfold_layout(window).phases
     table = ", ".join(str(number) for phase in phases for number in phase)
     x = step.x
     fields = {
@@ -77,7 +77,7 @@ def _spread(step: Spread, context: Context) -> Code:
     }
     body = (
         f"static const int phase[] = {{{table}}};\n"
-        f"static const pd_spread p = {record(fields)};\n"
-        f"pd_spread_run(w, &p, phase, {context.pointers(x, step.y)});"
+        f"static const pd_unfold p = {record(fields)};\n"
+        f"pd_unfold_run(w, &p, phase, {context.pointers(x, step.y)});"
     )
     return Code(body, (), HEADERS, choice="columns of a window", stored="int8")

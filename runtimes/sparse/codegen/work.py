@@ -56,7 +56,7 @@ def work(step: plan.Step) -> Work:
             return Work(4 * step.y.size, 3 * step.y.size)
         case quantised.Pool8():
             return Work(step.y.size * math.prod(step.kernel), step.x.size + step.y.size)
-        case quantised.Spread():
+        case quantised.Unfold():
             return Work(0, step.x.size + step.y.size)
         case plan.MatMul():
             return Work(2 * step.y.size * step.a.shape[-1], moved)

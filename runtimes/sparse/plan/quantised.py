@@ -38,12 +38,12 @@ class Dequantise:
 
 
 @dataclass(frozen=True)
-class Spread:
+class Unfold:
     """Planes taken apart for windows that are not on the input's own grid of pixels.
 
     For every channel and image ``y`` has, a column of the window at a time, the rows that the
     window's rows read, as wide as the result; what lies outside of the image is ``fill``.
-    ``plan/spread.py`` says where each row is.
+    ``plan/unfold.py`` says where each row is.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Conv8:
     most ``high``. ``y`` holds float32 numbers, or bytes ``round_to_even(r) + zero``.
 
     Args:
-        x: planar bytes [N, C, H, W], or those of ``Spread`` where ``spread`` is set.
+        x: planar bytes [N, C, H, W], or those of ``Unfold`` where ``unfolded`` is set.
         y: planar [N, M, H, W], bytes or float32.
         weight: int16 [M, C / groups, kernel height, kernel width], zero points taken off.
         bias: int32 [M].
@@ -73,7 +73,7 @@ class Conv8:
         shift: float32 [M].
         x_zero: the byte of padding.
         image: height and width of the input.
-        spread: whether ``x`` was taken apart.
+        unfolded: whether ``x`` was taken apart.
         residual: float32, of the shape of ``y``; only where ``y`` is float32.
         zero: the byte of ``y`` that stands for zero; None where ``y`` is float32.
     """
@@ -93,7 +93,7 @@ class Conv8:
     pads: Pads = (0, 0, 0, 0)
     dilations: Pair = (1, 1)
     groups: int = 1
-    spread: bool = False
+    unfolded: bool = False
     residual: View | None = None
     zero: int | None = None
 
@@ -140,4 +140,4 @@ class Pool8:
     zero: int = 0
 
 
-Quantised = Quantise | Dequantise | Spread | Conv8 | Add8 | Pool8
+Quantised = Quantise | Dequantise | Unfold | Conv8 | Add8 | Pool8

@@ -9,7 +9,7 @@ import numpy as np
 
 from prunedeploy.runtimes.sparse.importer import quantised as ops
 from prunedeploy.runtimes.sparse.plan import quantised as steps
-from prunedeploy.runtimes.sparse.plan import spread as geometry
+from prunedeploy.runtimes.sparse.plan import unfold as geometry
 from prunedeploy.runtimes.sparse.plan.layout import LayoutAssigner
 from prunedeploy.runtimes.sparse.plan.strides import planar
 from prunedeploy.runtimes.sparse.plan.views import image
@@ -39,13 +39,13 @@ def _conv(assigner: LayoutAssigner, op: ops.Conv8Op) -> None:
         op.dilations,
     )
     size, how = (x.shape[2], x.shape[3]), ops.quantisation_of(op.inputs[0])
-    name, spread = assigner.name(op.name), not geometry.is_direct(size, window)
-    if spread:
-        layout = geometry.spread_of(window)
+    name, unfolded = assigner.name(op.name), not geometry.is_direct(size, window)
+    if unfolded:
+        layout = geometry.unfold_layout(window)
         shape = (x.shape[1], x.shape[0] * layout.size)
         wide = assigner.arena(shape, planar(2, 0), ops.BYTE)
         given = (window.kernel, window.out, window.strides, window.pads, window.dilations)
-        assigner.add(steps.Spread(assigner.name(f"{op.name} spread"), x, wide, *given, how.zero))
+        assigner.add(steps.Unfold(assigner.name(f"{op.name} unfold"), x, wide, *given, how.zero))
         x = wide
     zero = None
     if op.output.dtype == ops.BYTE:
@@ -67,7 +67,7 @@ def _conv(assigner: LayoutAssigner, op: ops.Conv8Op) -> None:
             op.pads,
             op.dilations,
             op.groups,
-            spread,
+            unfolded,
             residual[0] if residual else None,
             zero,
         )

@@ -31,7 +31,7 @@ def test_outputs_are_those_of_onnx_runtime(name: str, zero: np.generic, tmp_path
         model = resnet(zero, (16, 32), (2, 2), 48)
     path = tmp_path / "model.onnx"
     ir.save(model, path)
-    prunedeploy.build(path, tmp_path / "engine", runtime="sparse", tune="none")
+    prunedeploy.build(path, output=tmp_path / "engine", runtime="sparse", tune="none")
     random = np.random.default_rng(0)
     with prunedeploy.open(tmp_path / "engine") as session:
         for _ in range(3):

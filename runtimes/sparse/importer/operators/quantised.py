@@ -44,8 +44,8 @@ def quantise(call: Call) -> Tensor:
     low, high = LIMITS[zero.dtype.name]
     ratio = Expr("div", (e.tensor(x), _along(call, scale)))
     moved = zero.astype(np.float32)
-    least, most = (_along(call, np.float32(limit) - moved) for limit in (low, high))
-    cut = Expr("min", (Expr("max", (Expr("round", (ratio,)), least)), most))
+    lowest, highest = (_along(call, np.float32(limit) - moved) for limit in (low, high))
+    cut = Expr("min", (Expr("max", (Expr("round", (ratio,)), lowest)), highest))
     bound = float(max(-low, high))
     return call.build.elementwise(
         Expr("add", (cut, _along(call, moved))), x.shape, zero.dtype.name, bound

@@ -13,7 +13,7 @@ import numpy as np
 
 from prunedeploy.core.records import Array
 from prunedeploy.runtimes.sparse.kernels.int8.grouping import GROUP_ROWS, QUAD, Ints, quadruples
-from prunedeploy.runtimes.sparse.plan import spread
+from prunedeploy.runtimes.sparse.plan import unfold
 from prunedeploy.runtimes.sparse.plan.quantised import Conv8
 
 PANEL = 128  # quadruples: 32 KiB of the first-level cache with 64 pixels of each
@@ -61,9 +61,9 @@ class PackedLayer:
         return sum(len(part.offset) for group in self.parts for part in group)
 
 
-def window_of(step: Conv8) -> spread.Window:
+def window_of(step: Conv8) -> unfold.Window:
     """The geometry of a layer."""
-    return spread.Window(
+    return unfold.Window(
         (step.weight.shape[2], step.weight.shape[3]),
         (step.y.shape[2], step.y.shape[3]),
         step.strides,
@@ -76,8 +76,8 @@ def pack(step: Conv8) -> PackedLayer:
     """The weights of ``step``, and its biases with the input's zero point taken off."""
     rows, taps = step.weight.shape[0], step.weight[0, 0].size
     window = window_of(step)
-    at = spread.tap_offsets(step.image, window, step.spread).reshape(-1)
-    stride = step.x.strides[0] if step.spread else step.x.strides[1]
+    at = unfold.tap_offsets(step.image, window, step.unfolded).reshape(-1)
+    stride = step.x.strides[0] if step.unfolded else step.x.strides[1]
     groups = [
         _group(step, first, min(GROUP_ROWS, rows - first), at, taps, stride)
         for first in range(0, rows, GROUP_ROWS)

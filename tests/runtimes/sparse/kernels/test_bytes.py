@@ -10,7 +10,7 @@ from int8_cases import MARGIN, planes
 from kernels import Case, Memory, check, portable_ones_slow
 
 from prunedeploy.runtimes.sparse.plan import quantised as steps
-from prunedeploy.runtimes.sparse.plan import spread, views
+from prunedeploy.runtimes.sparse.plan import unfold, views
 
 COUNT = 12  # cases of each kind
 
@@ -55,7 +55,7 @@ def _sum(_: str, rng: np.random.Generator) -> Case:
     return memory.case(step, feeds)
 
 
-def _windows(rng: np.random.Generator) -> tuple[spread.Window, tuple[int, int]]:
+def _windows(rng: np.random.Generator) -> tuple[unfold.Window, tuple[int, int]]:
     kernel, dilations = (tuple(int(n) for n in rng.integers(1, m, 2)) for m in (4, 3))
     strides = tuple(int(n) for n in rng.integers(1, 4, 2))
     pads = tuple(int(rng.integers(0, kernel[axis % 2])) for axis in range(4))
@@ -65,7 +65,7 @@ def _windows(rng: np.random.Generator) -> tuple[spread.Window, tuple[int, int]]:
         (n + a + b - r) // s + 1
         for n, a, b, r, s in zip(image, pads[:2], pads[2:], reach, strides, strict=True)
     )
-    return spread.Window(kernel, out, strides, pads, dilations), image  # type: ignore[arg-type]
+    return unfold.Window(kernel, out, strides, pads, dilations), image  # type: ignore[arg-type]
 
 
 def _pool(kind: str, rng: np.random.Generator) -> Case:
@@ -87,12 +87,12 @@ def _apart(_: str, rng: np.random.Generator) -> Case:
     window, image = _windows(rng)
     images, channels = (int(n) for n in rng.integers(1, 4, 2))
     x = planes(memory, (images, channels, *image), "input", "uint8")
-    shape = (channels, images * spread.spread_of(window).size)
+    shape = (channels, images * unfold.unfold_layout(window).size)
     flat = views.planar(0, shape, 0)
     buffer = memory.add(channels * flat.strides[0] + 2 * MARGIN, "output", "uint8")
     y = views.View(buffer, shape, flat.strides, MARGIN)
     given = (window.kernel, window.out, window.strides, window.pads, window.dilations)
-    step = steps.Spread("apart", x, y, *given, int(rng.integers(0, 256)))
+    step = steps.Unfold("apart", x, y, *given, int(rng.integers(0, 256)))
     size = memory.buffers[x.buffer].size
     return memory.case(step, {x.buffer: rng.integers(0, 256, size).astype(np.uint8)})
 
@@ -124,10 +124,10 @@ def test_twin_that_fills_with_another_byte_is_noticed() -> None:
     case = next(
         case
         for case in sweep()
-        if isinstance(case.step, steps.Spread) and any(case.step.pads) and case.step.y.size
+        if isinstance(case.step, steps.Unfold) and any(case.step.pads) and case.step.y.size
     )
-    assert isinstance(case.step, steps.Spread)
+    assert isinstance(case.step, steps.Unfold)
     check([case], "scalar")
     with pytest.raises(AssertionError):
-        check([case], "scalar", "-O1", "-Dpd_spread_run(a,b,c,d,e)=(void)(b)")
+        check([case], "scalar", "-O1", "-Dpd_unfold_run(a,b,c,d,e)=(void)(b)")
     assert replace(case.step, fill=case.step.fill ^ 1) != case.step

@@ -2,7 +2,7 @@
 
 A result of the size of its input, at stride 1, is *direct*: the pixel under a weight is a fixed
 number of bytes from the result's, and a mask says which pixels of a tile have one inside of the
-image. For all other windows ``plan.Spread`` takes the input apart first, so that this holds.
+image. For all other windows ``plan.Unfold`` takes the input apart first, so that this holds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class SpreadLayout:
+class UnfoldLayout:
     """The rows of a channel of an image, taken apart.
 
     Args:
@@ -50,8 +50,8 @@ def is_direct(image: Pair, window: Window) -> bool:
     return window.strides == (1, 1) and window.out == image
 
 
-def spread_of(window: Window) -> SpreadLayout:
-    """The layout of ``plan.Spread``: ``phases`` are (remainder, first row, number of rows)."""
+def unfold_layout(window: Window) -> UnfoldLayout:
+    """The layout of ``plan.Unfold``: ``phases`` are (remainder, first row, number of rows)."""
     stride = window.strides[0]
     longest: dict[int, int] = {}
     for tap in range(window.kernel[0]):
@@ -62,17 +62,17 @@ def spread_of(window: Window) -> SpreadLayout:
         count = longest[remainder] + window.out[0]
         phases.append((remainder, rows, count))
         rows += count
-    return SpreadLayout(tuple(phases), rows, rows * window.out[1] * window.kernel[1])
+    return UnfoldLayout(tuple(phases), rows, rows * window.out[1] * window.kernel[1])
 
 
-def tap_offsets(image: Pair, window: Window, spread: bool) -> Ints:
+def tap_offsets(image: Pair, window: Window, unfolded: bool) -> Ints:
     """int64 [kernel height, kernel width]: bytes from a result's pixel to the one under a tap."""
     down = np.arange(window.kernel[0])[:, None] * window.dilations[0]
     across = np.arange(window.kernel[1])[None, :] * window.dilations[1]
-    if not spread:
+    if not unfolded:
         offsets: Ints = (down - window.pads[0]) * image[1] + across - window.pads[1]
         return offsets
-    layout = spread_of(window)
+    layout = unfold_layout(window)
     first = {remainder: row for remainder, row, _ in layout.phases}
     begin = np.array([[first[int(row) % window.strides[0]]] for row in down[:, 0]])
     row = begin + down // window.strides[0]

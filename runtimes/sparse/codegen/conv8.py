@@ -25,7 +25,7 @@ PART = np.dtype(
         *((name, "<u8") for name in ("offset", "tap", "count", "quad", "weight")),
     ]
 )
-SUMS = GROUP_ROWS * unfold.TILE  # int32 in the scratch
+ACCUMULATORS = GROUP_ROWS * unfold.TILE  # int32 in the scratch
 
 
 def emit(step: Conv8, context: Context) -> Code:
@@ -42,7 +42,7 @@ def emit(step: Conv8, context: Context) -> Code:
         body,
         (),
         ("int8.h",),
-        panel * unfold.TILE + SUMS,
+        panel * unfold.TILE + ACCUMULATORS,
         "int8 quadruples",
         cycles,
         "int8",

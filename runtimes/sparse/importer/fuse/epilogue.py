@@ -18,10 +18,10 @@ def fold(graph: Graph) -> None:
     for op in list(graph.ops):
         if not isinstance(op, ElementwiseOp):
             continue
-        found = match(op)
-        if found is None:
+        matched = match(op)
+        if matched is None:
             continue
-        activation, terms = found
+        activation, terms = matched
         layers = [
             layer
             for tensor in terms

@@ -85,22 +85,22 @@ def _epilogues(graph: Graph) -> None:
     position = {op: index for index, op in enumerate(graph.ops)}
     fused: dict[Op, Op] = {}
     for op in list(graph.ops):
-        found = match(op) if isinstance(op, ElementwiseOp) else None
-        bounds = found[0].bounds if found else None
-        if found is None or bounds is None:
+        matched = match(op) if isinstance(op, ElementwiseOp) else None
+        bounds = matched[0].bounds if matched else None
+        if matched is None or bounds is None:
             continue
         layers = [
             layer
-            for tensor in found[1]
+            for tensor in matched[1]
             if isinstance(layer := around.producers.get(tensor), Conv8Op)
             and around.alone(tensor)
             and (layer.low, layer.high) == (-math.inf, math.inf)
-            and (len(found[1]) == 1 or len(layer.inputs) == 1)
+            and (len(matched[1]) == 1 or len(layer.inputs) == 1)
         ]
-        if not layers or any(tensor.dtype != "float32" for tensor in found[1]):
+        if not layers or any(tensor.dtype != "float32" for tensor in matched[1]):
             continue
         layer = max(layers, key=lambda each: position[each])
-        layer.inputs += [tensor for tensor in found[1] if tensor is not layer.output]
+        layer.inputs += [tensor for tensor in matched[1] if tensor is not layer.output]
         layer.low, layer.high = bounds
         layer.output = op.output
         around.producers[op.output] = layer
@@ -167,11 +167,11 @@ def _sum(around: _Around, op: QuantiseOp) -> list[Op] | None:
     before = around.producers.get(op.inputs[0])
     if not isinstance(before, ElementwiseOp) or not around.alone(before.output):
         return None
-    found = match(before)
-    bounds = found[0].bounds if found else None
-    if found is None or bounds is None or len(found[1]) != 2:
+    matched = match(before)
+    bounds = matched[0].bounds if matched else None
+    if matched is None or bounds is None or len(matched[1]) != 2:
         return None
-    sources = [around.numbers(tensor) for tensor in found[1]]
+    sources = [around.numbers(tensor) for tensor in matched[1]]
     given = [source for source in sources if source is not None]
     if len(given) < 2:
         return None

@@ -19,6 +19,7 @@ RUNTIMES: dict[str, str] = {
     "ort-tensorrt": "prunedeploy.runtimes.ort.gpu:OrtTensorRT",
     "tensorrt": "prunedeploy.runtimes.tensorrt.runtime:TensorRT",
     "tensorrt-rtx": "prunedeploy.runtimes.tensorrt.rtx:TensorRTRtx",
+    "sparse-gpu": "prunedeploy.runtimes.sparse.engine:SparseGpu",
 }
 
 
@@ -41,7 +42,7 @@ def automatic(target: Target) -> list[str]:
 
     The sparse runtime on a GPU is asked for by name: it was never measured on one.
     """
-    by_name_alone = ("null", "sparse") if is_for_gpu(target) else ("null",)
+    by_name_alone = ("null", "sparse-gpu", *(("sparse",) if is_for_gpu(target) else ()))
     there = [name for name in target.runtimes if name in RUNTIMES]
     return [name for name in there if name not in by_name_alone]
 

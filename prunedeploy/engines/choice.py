@@ -26,6 +26,7 @@ from prunedeploy.runtimes import registry
 from prunedeploy.runtimes.api import BuildOptions, OpenOptions
 from prunedeploy.runtimes.api import split as split_batch
 from prunedeploy.targets import Target
+from prunedeploy.targets.gpu import GPUS, is_for_gpu
 
 SECONDS = 1.5  # duration of the timing for one number of threads and one batch size
 MAX_ROUNDS = 100
@@ -105,8 +106,27 @@ def predicted(
         else:
             seconds = sum(each.seconds for each in forecasts)
             times.append(RuntimeTime(name, batch, forecasts[0].threads, seconds))
+    refused += _by_name_alone(sources, target, names, batch)
     first = min(times, key=lambda x: x.seconds).runtime if times else names[0]
     return RuntimeChoice("predicted", first, tuple(times), tuple(refused), len(sources))
+
+
+def _by_name_alone(
+    sources: Sequence[Path], target: Target, names: Sequence[str], batch: int
+) -> list[RefusedRuntime]:
+    """The sparse runtime of a GPU, which is asked for by name, and what it should bring."""
+    from prunedeploy.prediction.gpu_choice import layer_choices, sentence
+
+    name = "sparse" if is_for_gpu(target) else "sparse-gpu"
+    if name not in target.runtimes or name in names or target.name not in GPUS:
+        return []
+    try:
+        choices = [choice for each in sources for choice in layer_choices(each, target, batch)]
+    except UserError as error:
+        return [RefusedRuntime(name, _reason(error))]
+    return [
+        RefusedRuntime(name, f"no GPU was measured: it is asked for by name; {sentence(choices)}")
+    ]
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def layer_times(model: Path, target: Target, batch: int) -> tuple[LayerTime, ...
     return tuple(times)
 
 
-def forecast(times: tuple[LayerTime, ...], batch: int) -> Forecast:
+def forecast(times: tuple[LayerTime, ...], runtime: str, batch: int) -> Forecast:
     """The sum of all launches; it is a floor, so that the band goes upwards alone."""
     seconds = sum(layer.seconds for layer in times)
-    return Forecast("sparse", "float32", batch, 1, seconds, seconds, seconds * ANY_GPU)
+    return Forecast(runtime, "float32", batch, 1, seconds, seconds, seconds * ANY_GPU)

@@ -12,7 +12,7 @@ from prunedeploy.core.measurements import Forecast
 from prunedeploy.graph import model as models
 from prunedeploy.graph import preparation
 from prunedeploy.graph.fixed_shapes import Shapes, fix, sized
-from prunedeploy.prediction import gpu, graph, steps
+from prunedeploy.prediction import gpu, gpu_choice, graph, steps
 from prunedeploy.prediction.efficiency import GPU, ORT, SPARSE, Table, band
 from prunedeploy.prediction.machine import CPU_RUNTIMES, GPU_RUNTIMES, Machine, machine
 from prunedeploy.prediction.record import LayerTime, Prediction
@@ -21,7 +21,7 @@ from prunedeploy.targets import Target
 from prunedeploy.targets.gpu import is_for_gpu
 
 WIDTHS = {"float64": 8.0, "float32": 4.0, "tf32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0}
-PREDICTED = (*CPU_RUNTIMES, *GPU_RUNTIMES)
+PREDICTED = (*CPU_RUNTIMES, *GPU_RUNTIMES, "sparse-gpu")
 
 
 def predict(
@@ -63,8 +63,8 @@ def predict(
     if batch < 1 or threads < 0:
         raise UserError(f"give a batch from 1 and threads from 0, not {batch} and {threads}")
     chosen = _runtime(hardware, runtime)
-    if chosen == "sparse" and is_for_gpu(hardware):
-        return _on_gpu(path, hardware, precision, batch, shapes)
+    if chosen == "sparse-gpu" or (chosen == "sparse" and is_for_gpu(hardware)):
+        return _on_gpu(path, hardware, chosen, precision, batch, shapes)
     limits = machine(hardware, chosen, precision, threads)
     notes: tuple[str, ...] = ()
     with naming_file(path):
@@ -91,20 +91,22 @@ def predict(
 
 
 def _on_gpu(
-    path: Path, target: Target, precision: str, batch: int, shapes: Shapes | None
+    path: Path, target: Target, runtime: str, precision: str, batch: int, shapes: Shapes | None
 ) -> Prediction:
     """The prediction of a sparse engine on the GPU of ``target``."""
     if precision != "float32":
         raise UserError(f"sparse on a GPU computes in float32 only, not in {precision}")
     with sized(path, shapes) as file:
         layers = gpu.layer_times(file, target, batch)
+        notes = (gpu_choice.sentence(gpu_choice.layer_choices(file, target, batch)),)
     return Prediction(
         model=path.name,
         model_sha256=models.sha256(path),
         target=target.name,
-        forecast=gpu.forecast(layers, batch),
+        forecast=gpu.forecast(layers, runtime, batch),
         layers=layers,
         basis=f"peaks: {target.source}; {gpu.BASIS}",
+        notes=notes,
     )
 
 

@@ -11,6 +11,7 @@ from prunedeploy.measure.busy import NOTABLE
 RUNTIMES = {
     "ort": "ONNX Runtime",
     "sparse": "the sparse runtime",
+    "sparse-gpu": "the sparse runtime on the GPU",
     "hybrid": "ONNX Runtime with sparse parts",
     "tensorrt": "TensorRT",
 }

@@ -70,6 +70,23 @@ def erk(scores: Scores, units: Units, density: float) -> Keep:
     return {name: best(scores[name], quota) for name, quota in quotas.items()}
 
 
+def lamp(scores: Scores, units: Units, density: float) -> Keep:
+    """The best of all groups together, each score relative to those of its group that stay longer.
+
+    Lee et al., "Layer-adaptive Sparsity for the Magnitude-based Pruning" (LAMP), ICLR 2021:
+    s^2 over the sum of the s^2 that are not smaller. Scores below zero stay as they are, and last.
+    """
+    return overall({name: _lamp(each) for name, each in scores.items()}, units, density)
+
+
+def _lamp(scores: Tensor) -> Tensor:
+    order = torch.sort(scores, descending=True, stable=True).indices
+    squares = scores.double().clamp_min(0)[order].square()
+    relative = torch.where(squares > 0, squares / squares.cumsum(0), 0.0)
+    placed = torch.empty_like(relative).scatter_(0, order, relative)
+    return torch.where(scores < 0, scores.double(), placed)
+
+
 def n_of_m(scores: Scores, units: Units, density: float, n: int = 2, m: int = 4) -> Keep:
     """The best ``n`` of every ``m`` weights along a layer's inputs, which GPUs skip; n/m stays.
 
@@ -94,6 +111,8 @@ BUDGETS: Mapping[str, Budget] = {
     "global": overall,
     "uniform": uniform,
     "erk": erk,
+    "floor": partial(overall, min_share=0.1),
+    "lamp": lamp,
     "2:4": partial(n_of_m, n=2, m=4),
 }
 

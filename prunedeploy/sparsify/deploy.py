@@ -48,10 +48,13 @@ def deploy(
         folder / "small.onnx",
         arch=recipe.network.name,
         input_shape=(1, *sample),
+        align=1 if wanted.predict else "auto",  # which would measure
         target=wanted.target,
         progress=progress,
     )
-    if targets.why_not_here(targets.by_name(wanted.target)) is None:
+    if wanted.predict:
+        latencies, notes = _predicted(shrunk, wanted)
+    elif targets.why_not_here(targets.by_name(wanted.target)) is None:
         latencies, notes = _measured(shrunk, wanted, folder, progress)
     elif wanted.remote:
         latencies, notes = _remote(shrunk, wanted, progress)

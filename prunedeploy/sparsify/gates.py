@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
+from prunedeploy.core.errors import UserError
 from prunedeploy.sparsify.scores.members import named, scales
 from prunedeploy.sparsify.units import Scores, Units
 
@@ -27,14 +28,13 @@ class Gates:
     """One factor, 1 at first, a channel of each BatchNorm of ``module``, scaling gamma and beta.
 
     ``fold`` multiplies them in and leaves plain weights.
+
+    Raises:
+        UserError: there is no BatchNorm.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._norms = {
-            name: layer
-            for name, layer in module.named_modules()
-            if isinstance(layer, _BatchNorm) and layer.affine
-        }
+        self._norms = gated_norms(module)
         self._module = module
         self.factors = {
             name: nn.Parameter(torch.ones_like(norm.weight)) for name, norm in self._norms.items()
@@ -88,3 +88,19 @@ class Gates:
         for name, gate in self.factors.items():
             if gate.grad is not None:
                 self._scores[name] += (gate * gate.grad).abs()
+
+
+def gated_norms(module: nn.Module) -> dict[str, _BatchNorm]:
+    """The BatchNorms that gates stand behind, by name.
+
+    Raises:
+        UserError: there is none.
+    """
+    norms = {
+        name: layer
+        for name, layer in module.named_modules()
+        if isinstance(layer, _BatchNorm) and layer.affine
+    }
+    if not norms:
+        raise UserError("the network has no BatchNorm that gates could stand behind")
+    return norms

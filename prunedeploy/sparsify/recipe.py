@@ -88,6 +88,7 @@ class Deploy:
 
     ``remote`` is the machine's address for SSH, where it is not this one; without one the latency
     there is predicted. ``resource`` is the name of a Ray resource: a node that has it measures.
+    With ``predict`` nothing is measured anywhere: latencies are those of the cost models.
     """
 
     target: str = "host"
@@ -98,6 +99,7 @@ class Deploy:
     tune: str = "quick"
     remote: str = ""
     resource: str = ""
+    predict: bool = False
 
     def __post_init__(self) -> None:
         target = targets.by_name(self.target)
@@ -109,6 +111,11 @@ class Deploy:
             raise UserError("name a runtime, and batches and rounds from 1")
         if self.threads < 0:
             raise UserError(f"threads should be from 0, found {self.threads}")
+        if self.predict and (self.remote or target.name == "host"):
+            raise UserError(
+                "predict is for a target with figures to predict from, such as x86-avx512, without"
+                " remote"
+            )
         if self.remote and target.name == "host":
             raise UserError("host is this machine: name what remote is with target")
 

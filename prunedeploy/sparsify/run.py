@@ -34,10 +34,23 @@ class MethodSettings:
 
 
 @dataclass(frozen=True)
+class Detection:
+    """What the time of pruning was told by: the values measured, and what they had to fall to.
+
+    ``measured`` says what they are; ``epochs`` is how many epochs lie between two of them.
+    """
+
+    measured: str
+    values: tuple[float, ...]
+    limit: float
+    epochs: float = 1.0
+
+
+@dataclass(frozen=True)
 class MethodReport:
     """What a method left: shares in [0, 1], and optimizer steps of all its trainings together.
 
-    ``detection`` are the values that the time of pruning was told by, one an epoch.
+    ``detection`` says how the method found its time, where it looked for one.
     """
 
     masks: Masks
@@ -45,7 +58,7 @@ class MethodReport:
     unit_sparsity: float
     steps: int
     notes: tuple[str, ...]
-    detection: tuple[float, ...] = ()
+    detection: Detection | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +153,7 @@ class Run:
         return Sparsifier(self.trainer.module, units, score, budget=chosen, batches=batches)
 
     def report(
-        self, masks: Masks, keep: Keep | None = None, detection: tuple[float, ...] = ()
+        self, masks: Masks, keep: Keep | None = None, detection: Detection | None = None
     ) -> MethodReport:
         """Apply the masks to the plain weights, and say what is left.
 

@@ -112,7 +112,7 @@ def _train(
         steps=report.steps,
         state_sha256=fingerprint(module),
         notes=report.notes,
-        detection=report.detection,
+        detection=report.detection.values if report.detection else (),
     )
     notes = [used.note] if used.note else []
     with atomic_path(folder / WEIGHTS) as file:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ from prunedeploy.sweep.work import (
 )
 
 RETRIES = 3  # of a task whose node is lost
+ANSWERS = 10.0  # seconds in which the head of a cluster accepts a connection
 
 
 class Ray:
@@ -141,6 +143,7 @@ def connected(address: str, folder: Path) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    check_answers(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with contextlib.chdir(folder):
         try:
@@ -151,6 +154,21 @@ def connected(address: str, folder: Path) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def check_answers(address: str) -> None:
+    """Refuse an address at which nobody listens: Ray would try for many minutes.
+
+    Raises:
+        UserError: nobody does; other words than host:port, such as "auto", are left to Ray.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWERS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"no Ray cluster at {address!r}: {error}") from None
 
 
 def library() -> Any:

@@ -61,8 +61,8 @@ class Sparse:
         """The same as a C project, for somebody else to compile; no compiler is needed here."""
         from prunedeploy.runtimes.sparse.build import write_sources
 
-        if is_for_gpu(target):
-            raise UserError(f"the engine for {target.name} is PTX: use prunedeploy build")
+        if is_for_gpu(target) or self.name != Sparse.name:
+            raise UserError(f"the engine for {target.name}'s GPU is PTX: use prunedeploy build")
         write_sources(model, target, directory, options)
 
     def open(self, engine: Engine, options: OpenOptions) -> SparseSession:
@@ -80,6 +80,18 @@ class Sparse:
         except BaseException:
             library.close()
             raise
+
+
+class SparseGpu(Sparse):
+    """The same for the GPU of a board whose processor has sparse engines as well."""
+
+    name = "sparse-gpu"
+
+    def build(self, model: Path, target: Target, directory: Path, options: BuildOptions) -> Payload:
+        """Lower, emit PTX, assemble where there is a ptxas, compile the library around it."""
+        from prunedeploy.runtimes.sparse.gpu.build import build_payload
+
+        return build_payload(model, target, directory, options)
 
 
 def why_not_here(arch: str, isa: str) -> str | None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from prunedeploy import UserError
-from prunedeploy.sparsify.budgets import BUDGETS, erk, n_of_m, overall, uniform
+from prunedeploy.sparsify.budgets import BUDGETS, erk, lamp, n_of_m, overall, uniform
 from prunedeploy.sparsify.units import Elements, Group, Slices, Units, blocks
 
 
@@ -55,12 +55,30 @@ def test_erdos_renyi_by_hand() -> None:
     assert counts(erk({"c": torch.ones(6), "d": torch.ones(2)}, both, 0.5)) == {"c": 3, "d": 1}
 
 
+def test_layer_adaptive_scores_by_hand() -> None:
+    units = elements(a=(2, 2), b=(2, 2))
+    scores = {"a": torch.tensor([3.0, 1, 2, 0]), "b": torch.tensor([30.0, 29, -1, -2])}
+    # a: 9/9, 1/14, 4/13, 0; b: 1, 841/1741 and below zero
+    assert lamp(scores, units, 0.375)["a"].tolist() == [True, False, False, False]
+    assert lamp(scores, units, 0.5)["a"].tolist() == [True, False, True, False]
+    assert lamp(scores, units, 0.875)["b"].tolist() == [True, True, True, False]
+    # by the scores as they are, the second group would have all of three but one
+    assert overall(scores, units, 0.375)["b"].tolist() == [True, True, False, False]
+
+
+def test_a_tenth_of_each_group_stays() -> None:
+    units = elements(a=(20, 1), b=(20, 1))
+    scores = {"a": torch.ones(20), "b": torch.zeros(20)}
+    assert counts(BUDGETS["floor"](scores, units, 0.5)) == {"a": 18, "b": 2}
+    assert counts(overall(scores, units, 0.5)) == {"a": 19, "b": 1}
+
+
 @pytest.mark.parametrize("density", [0.02, 0.1, 0.33, 0.77, 0.99, 1.0])
 def test_counts_are_exact(density: float) -> None:
     units = elements(a=(3, 5), b=(7, 11, 3, 3), c=(2, 2), d=(40, 3))
     generator = torch.Generator().manual_seed(0)
     scores = {group.name: torch.rand(group.count, generator=generator) for group in units}
-    for budget in (overall, erk):
+    for budget in (overall, erk, lamp):
         kept = counts(budget(scores, units, density))
         assert sum(kept.values()) == max(round(density * units.count), 4)
         assert all(1 <= kept[group.name] <= group.count for group in units)

@@ -129,3 +129,22 @@ def test_a_recipe_that_deploys_measures_engines(file: Path) -> None:
     assert times == [(name, 1, "measured") for name in ("dense", "ort", "sparse")]
     state = torch.load("small.sparsified/sparse.pt", weights_only=True)
     assert row.deployed.parameters < sum(each.numel() for each in state.values())
+
+
+@pytest.mark.slow
+def test_a_recipe_that_predicts_measures_nothing(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prunedeploy.sparsify.deploy.bench", None)
+    monkeypatch.setattr("prunedeploy.shrinking.variants._measured", None)
+    wanted = '[deploy]\ntarget = "x86-avx512"\npredict = true\nbatches = [1, 64]\n'
+    file.write_text(RECIPE + wanted)
+    row = recipe.run(file)
+    assert row.deployed is not None
+    times = [(each.runtime, each.batch, each.kind) for each in row.deployed.latencies]
+    assert times == [
+        (name, batch, "predicted") for name in ("dense", "ort", "sparse") for batch in (1, 64)
+    ]
+    fast = {(each.runtime, each.batch): each.milliseconds for each in row.deployed.latencies}
+    assert fast["ort", 1] < fast["dense", 1] < fast["dense", 64]
+    assert from_json(Row, Path("small.sparsified/row.json").read_text()) == row

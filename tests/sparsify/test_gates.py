@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from sparse_nets import Gated, gated_units
+from torch import nn
 from torch.nn import functional as F
 
+from prunedeploy import UserError
 from prunedeploy.sparsify.gates import Gates
 
 
@@ -47,3 +50,8 @@ def test_the_score_is_added_up_over_steps() -> None:
     listener.remove()
     scores = gates.scores(gated_units())["one.weight"]
     assert torch.allclose(scores, expected, atol=1e-6)
+
+
+def test_a_network_without_batchnorm_is_refused() -> None:
+    with pytest.raises(UserError, match="no BatchNorm that gates could stand behind"):
+        Gates(nn.Sequential(nn.Linear(3, 2)))

@@ -70,6 +70,7 @@ def test_a_recipe_is_read_and_written(tmp_path: Path) -> None:
         ("method", "options", {"rounds": [1]}, "[method]: options.rounds should be a plain value"),
         ("deploy", "target", "jetsn", "[deploy]: "),
         ("deploy", "runtimes", ["oort"], "[deploy]: there is no runtime 'oort'"),
+        ("deploy", "predict", True, "[deploy]: predict is for a target with figures"),
         ("deploy", "batches", [0], "[deploy]: name a runtime, and batches and rounds from 1"),
         ("deploy", "remote", "me@nano", "[deploy]: host is this machine"),
     ],

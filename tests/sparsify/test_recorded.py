@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from prunedeploy.sparsify.methods import METHODS, MethodSettings
 from prunedeploy.sparsify.network import network
 from prunedeploy.sparsify.recipe import NetworkChoice
 from prunedeploy.sparsify.recorded import Epoch, RecordedTrainer, fingerprint
@@ -82,25 +81,6 @@ def test_a_hook_with_a_state_of_its_own_is_not_skipped(tmp_path: Path) -> None:
     again = trainer(tmp_path)
     again.run(on_step=lambda step: seen.append(step))
     assert seen == [*range(1, 17), *range(1, 17)]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(METHODS))
-def test_every_method_that_is_killed_gives_the_same_bits(name: str, tmp_path: Path) -> None:
-    settings = MethodSettings(0.0 if name == "dense" else 0.5)
-    whole = trainer(None)
-    report = METHODS[name].run(whole, settings)
-    for kill_at in (2, 3):  # a state of the first try, then one of the second
-        with pytest.raises(Killed):
-            METHODS[name].run(trainer(tmp_path, kill_at), settings)
-    again = trainer(tmp_path)
-    resumed = METHODS[name].run(again, settings)
-    assert again.resumed
-    assert fingerprint(again.module) == fingerprint(whole.module)
-    assert again.epochs == whole.epochs
-    assert resumed.steps == report.steps
-    assert resumed.weight_sparsity == report.weight_sparsity
-    assert resumed.detection == report.detection
 
 
 def test_an_epoch_is_plain() -> None:

@@ -9,10 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunedeploy import UserError
+from prunedeploy.sparsify.oneshot.study import study
 from prunedeploy.sparsify.scores import SCORES
 from prunedeploy.sparsify.scores.gradients import frozen
 from prunedeploy.sparsify.scores.grasp import grasp
-from prunedeploy.sparsify.units import weights
+from prunedeploy.sparsify.scores.obs import obs
+from prunedeploy.sparsify.scores.random import random
+from prunedeploy.sparsify.units import blocks, weights
 
 WEIGHTS = ("one.weight", "two.weight", "last.weight")
 
@@ -122,6 +125,66 @@ def test_taylor_is_by_batch_and_behind_batchnorm() -> None:
     torch.testing.assert_close(found, parts[0] + parts[1])
 
 
+def test_grasp_of_channels_is_a_sum_over_what_they_write() -> None:
+    module = network()
+    parameters = [module.get_parameter(name) for name in WEIGHTS]
+    total = sum(F.cross_entropy(module(x) / 200, y) for x, y in batches())
+    g = torch.autograd.grad(total, parameters, create_graph=True)
+    squared = sum(each.square().sum() for each in g)
+    one = module.one
+    by_weight, by_bias = torch.autograd.grad(squared, [one.weight, one.bias])
+    expected = (one.weight * by_weight).sum((1, 2, 3)) / 2 + one.bias * by_bias / 2
+    found = SCORES["grasp"](module, gated_units(), batches())["one.weight"]
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-9, atol=0)
+
+
+def test_taylor_of_weights_is_by_batch() -> None:
+    module = network()
+    parameters = [module.get_parameter(name) for name in WEIGHTS]
+    parts = [torch.autograd.grad(each, parameters) for each in losses(module)]
+    pairs = [joined([t * g for t, g in zip(thetas(module), part, strict=True)]) for part in parts]
+    found = SCORES["taylor"](module, weights(module, everything), batches())
+    torch.testing.assert_close(flat(found), pairs[0].abs() + pairs[1].abs())
+    assert not torch.allclose(flat(found), (pairs[0] + pairs[1]).abs())  # as the sum would be
+
+
+def test_obs_is_that_of_one_shot() -> None:
+    """The formula itself is tested beside ``oneshot.criteria``; here are units and batches."""
+    module = network()
+    units = weights(module, everything)
+    inputs = [x for x, _ in batches()]
+    looked = study(module, inputs, "obs", scope=everything)
+    found = obs(module.train(), units, batches())
+    for name in WEIGHTS:
+        assert torch.equal(found[name], looked.scores[name].flatten())
+        assert (found[name] >= 0).all()
+    assert module.norm.training
+
+
+def in_blocks(values: Tensor) -> Tensor:
+    """The sums of blocks of 2 rows and 20 columns of a matrix of 5 and 54."""
+    return torch.stack(
+        [values[top : top + 2, left : left + 20].sum() for top in (0, 2, 4) for left in (0, 20, 40)]
+    )
+
+
+@pytest.mark.parametrize("name", ["magnitude", "snip", "grasp", "crop"])
+def test_a_block_is_scored_by_the_sum_over_it(name: str) -> None:
+    module = network()
+    units = blocks(module, 2, 20, lambda layer, _: layer == "two")
+    g, products = direct_flow(module, 200.0 if name == "grasp" else 1.0)
+    theta = module.two.weight.detach().flatten(1)
+    sums = in_blocks(theta * (g if name == "snip" else products)[1].detach().flatten(1))
+    expected = {
+        "magnitude": in_blocks(theta.abs()) / in_blocks(torch.ones_like(theta)),
+        "snip": sums.abs() / sums.abs().sum(),
+        "grasp": sums,
+        "crop": sums.abs(),
+    }
+    found = SCORES[name](module, units, batches())["two.weight"]
+    torch.testing.assert_close(found, expected[name])
+
+
 def test_sizes() -> None:
     module = network()
     units = gated_units()
@@ -142,7 +205,10 @@ def test_random_depends_on_the_seed_alone() -> None:
     one = SCORES["random"](module, gated_units(), ())["one.weight"]
     torch.manual_seed(3)
     assert torch.equal(one, SCORES["random"](module, gated_units(), ())["one.weight"])
-    assert len(one.unique()) == 6
+    drawn = torch.rand(6, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(one, drawn)
+    other = random(module, gated_units(), seed=1)["one.weight"]
+    assert not torch.equal(one, other)
 
 
 @pytest.mark.parametrize("name", SCORES)

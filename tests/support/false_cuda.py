@@ -29,10 +29,11 @@ except session.EngineError as error:
 """
 
 
-def compile_library(folder: Path) -> None:
-    """Write the false libcuda.so.1 into ``folder``."""
+def compile_library(folder: Path, graphs: int = 12) -> None:
+    """Write the false libcuda.so.1 into ``folder``, with the CUDA graphs of a version (0: none)."""
     source, library = HERE / "ptx" / "false_cuda.c", folder / "libcuda.so.1"
-    command = ["gcc", "-O1", "-shared", "-fPIC", "-o", str(library), str(source)]
+    options = ["-O1", "-shared", "-fPIC", f"-DCUDA_GRAPHS={graphs}"]
+    command = ["gcc", *options, "-o", str(library), str(source)]
     subprocess.run(command, check=True)
 
 
@@ -50,7 +51,7 @@ def run_engine(
     Args:
         engine: an engine's folder.
         feeds: its inputs.
-        folder: for files in between.
+        folder: for files in between; the lines of ``log`` say which modules and graphs were used.
         library: the folder of the false libcuda; None for a machine that has none.
         fault: what FALSE_CUDA is to plant.
         runs: how often it runs.
@@ -65,6 +66,8 @@ def run_engine(
             **os.environ,
             **paths,
             "FALSE_CUDA": fault,
+            "FALSE_CUDA_LOG": str(folder / "log"),
+            "FALSE_CUDA_PTX": str(engine / "model.ptx"),
             "FALSE_CUDA_SERVER": server,
             "PYTHONPATH": str(HERE),
         },

@@ -80,9 +80,14 @@ def lowered(net: Small, batch: int, *outputs: str) -> Plan:
 
 
 def feeds_of(plan: Plan, seed: int = 1) -> dict[str, Array]:
-    """Numbers from N(0, 1) for every input."""
+    """Numbers from N(0, 1) for every input; integers from 0 to 4, and truth values."""
     random = np.random.default_rng(seed)
-    return {p.name: random.standard_normal(p.shape).astype(np.float32) for p in plan.inputs}
+    return {
+        p.name: random.standard_normal(p.shape).astype(np.float32)
+        if p.dtype == "float32"
+        else random.integers(0, 2 if p.dtype == "bool" else 5, p.shape).astype(p.dtype)
+        for p in plan.inputs
+    }
 
 
 def check(plan: Plan, for_conv: ForConv | None = None, target: Any = TARGET) -> list[Kernel]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from swept import computed, write_grid
 
 from prunedeploy.core.errors import MissingExtra, UserError
+from prunedeploy.sweep.ray import check_answers
 from prunedeploy.sweep.sweep import sweep
 
 pytest.importorskip("scipy", reason="SciPy computes the intervals")
@@ -25,6 +27,20 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         pytest.skip("Ray is installed")
     with pytest.raises(MissingExtra, match=r"prunedeploy\[ray\]"):
         sweep(write_grid(tmp_path), tmp_path / "out", ray="auto")
+
+
+def test_an_address_at_which_nobody_listens() -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+        with pytest.raises(UserError, match=f"no Ray cluster at '127.0.0.1:{port}': .*refused"):
+            check_answers(f"127.0.0.1:{port}")
+        listening.listen()
+        check_answers(f"127.0.0.1:{port}")
+        check_answers(f"ray://127.0.0.1:{port}")
+    check_answers("auto")
+    with pytest.raises(UserError, match="no Ray cluster at"):
+        check_answers("127.0.0.1:99999")
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ from prunedeploy.sparsify.methods import (
     snip,
     str_,
     str_bn,
+    ticket,
 )
 from prunedeploy.sparsify.run import Method, MethodReport, MethodSettings
 
@@ -58,6 +59,7 @@ _MODULES = (
     regroup,
     str_,
     str_bn,
+    ticket,
 )
 
 METHODS: dict[str, Method] = {

@@ -12,7 +12,7 @@ import torch
 
 from prunedeploy.sparsify.budgets import overall
 from prunedeploy.sparsify.methods.slimming import penalty
-from prunedeploy.sparsify.run import Method, MethodReport, MethodSettings, Run
+from prunedeploy.sparsify.run import Detection, Method, MethodReport, MethodSettings, Run
 from prunedeploy.sparsify.scores.gamma import gamma
 from prunedeploy.sparsify.trainer import Trainer
 from prunedeploy.sparsify.units import Keep
@@ -45,7 +45,11 @@ def run(trainer: Trainer, settings: MethodSettings) -> MethodReport:
     trainer.penalty = None
     sparsifier.prune(this.density)
     this.train(held=sparsifier)
-    return this.report(sparsifier.masks, sparsifier.keep, tuple(distances))
+    detection = Detection(
+        *("largest distance of masks", tuple(distances), float(this.options["distance"])),
+        every / trainer.steps_per_epoch,
+    )
+    return this.report(sparsifier.masks, sparsifier.keep, detection)
 
 
 def distance(one: Keep, other: Keep) -> float:

@@ -6,11 +6,20 @@ schedule goes on, so that every method but the iterative ones has as many steps 
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 from prunedeploy.sparsify.detect import Drift
 from prunedeploy.sparsify.methods.crop import PAPER
-from prunedeploy.sparsify.run import Kind, Method, MethodReport, MethodSettings, Run, shuffled
+from prunedeploy.sparsify.run import (
+    Detection,
+    Kind,
+    Method,
+    MethodReport,
+    MethodSettings,
+    Run,
+    shuffled,
+)
 from prunedeploy.sparsify.schedules import cropit_rounds
 from prunedeploy.sparsify.scores.crop import crop
 from prunedeploy.sparsify.trainer import Trainer
@@ -33,16 +42,22 @@ def run(trainer: Trainer, settings: MethodSettings, kind: Kind) -> MethodReport:
     if this.options["shuffle"]:
         sparsifier.set_keep(shuffled(sparsifier.keep, settings.seed))
     this.train(held=sparsifier)
-    return this.report(sparsifier.masks, sparsifier.keep, tuple(drift.changes))
+    detection = Detection("change in an epoch", tuple(drift.changes), limit(this))
+    return this.report(sparsifier.masks, sparsifier.keep, detection)
+
+
+def limit(run: Run) -> float:
+    """The change of an epoch below which training has left its rich phase."""
+    threshold = run.options["threshold"]
+    return float(run.density if threshold is None else threshold)
 
 
 def train_until_slow(run: Run) -> Drift:
     """Train by epochs until the weights move slowly; adds a note."""
     drift, trainer = Drift(run.trainer.module), run.trainer
-    threshold = run.options["threshold"]
-    threshold = run.density if threshold is None else threshold
+    threshold = limit(run)
     latest = run.at(run.options["latest"])
-    change = 1.0
+    change = math.inf  # nothing is known before the first epoch
     while trainer.step < latest and change >= threshold:
         run.train(min(trainer.step + trainer.steps_per_epoch, latest))
         change = drift.update()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 from prunedeploy.sparsify.budgets import overall
-from prunedeploy.sparsify.gates import Gates
+from prunedeploy.sparsify.gates import Gates, gated_norms
 from prunedeploy.sparsify.run import Method, MethodReport, MethodSettings, Run
 from prunedeploy.sparsify.sparsifier import Sparsifier
 from prunedeploy.sparsify.trainer import Trainer
@@ -25,6 +25,7 @@ def run(trainer: Trainer, settings: MethodSettings) -> MethodReport:
     """
     this = Run(trainer, settings, OPTIONS)
     units = this.units("channels")
+    gated_norms(trainer.module)  # refused now, not after 40 % of the training
     this.train(this.at(this.options["begin"]))
     gates = Gates(trainer.module)
     gates.join(trainer.optimizer)

@@ -8,11 +8,9 @@ from __future__ import annotations
 from functools import partial
 
 from prunedeploy.sparsify.masks import Held
-from prunedeploy.sparsify.methods.imp import OPTIONS, densities
+from prunedeploy.sparsify.methods._tickets import OPTIONS, scattered_ticket
 from prunedeploy.sparsify.refill import refill
-from prunedeploy.sparsify.rewind import Ticket, find_ticket
-from prunedeploy.sparsify.run import Method, MethodReport, MethodSettings, Run, choose
-from prunedeploy.sparsify.scores.magnitude import magnitude
+from prunedeploy.sparsify.run import Method, MethodReport, MethodSettings, Run
 from prunedeploy.sparsify.trainer import Trainer
 
 PAPER = "Chen et al., ICML 2022"
@@ -20,11 +18,11 @@ PLUS = 0.2  # no value is published; this one takes the paper's 32.84 % of VGG-1
 
 
 def run(trainer: Trainer, settings: MethodSettings, extra: float) -> MethodReport:
-    """Options: those of IMP; ``source`` of the ticket, "imp" or "omp", which has one round.
+    """Options: those of IMP; ``source`` of the ticket, of ``_tickets.SOURCES``.
 
     ``extra`` is the share of the channels that would go which stays as well.
     """
-    this = Run(trainer, settings, {**OPTIONS, "source": "imp", "extra": extra})
+    this = Run(trainer, settings, {**OPTIONS, "extra": extra})
     units = this.units("channels")
     ticket = scattered_ticket(this)
     masks, keep = refill(trainer.module, units, ticket.sparsifier.masks, this.options["extra"])
@@ -32,14 +30,6 @@ def run(trainer: Trainer, settings: MethodSettings, extra: float) -> MethodRepor
     this.train(held=Held(trainer.module, masks))
     this.settings = MethodSettings(0.0)  # of units of another kind than the ticket's
     return this.report(masks, keep)
-
-
-def scattered_ticket(run: Run) -> Ticket:
-    """The ticket that the options state."""
-    sources = {"imp": densities(run), "omp": [run.density]}
-    sparsifier = run.sparsifier(run.units("scattered"), magnitude)
-    source = choose(sources, run.options["source"], "source of a ticket")
-    return find_ticket(run, sparsifier, source, run.options["rewind"])
 
 
 METHODS = (

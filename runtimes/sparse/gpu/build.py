@@ -16,8 +16,10 @@ from prunedeploy.runtimes.sparse import numpy_session
 from prunedeploy.runtimes.sparse.build import batch_sizes, check_batched, is_batched
 from prunedeploy.runtimes.sparse.codegen import project as projects
 from prunedeploy.runtimes.sparse.codegen.work import Work, work
+from prunedeploy.runtimes.sparse.gpu.assemble import Cubins, assemble, assembler
 from prunedeploy.runtimes.sparse.gpu.emit import emit_module, price
 from prunedeploy.runtimes.sparse.gpu.launch import LaunchTable, Module, Priced
+from prunedeploy.runtimes.sparse.gpu.types import TYPES
 from prunedeploy.runtimes.sparse.payload import HEADER, LAYERS, LIBRARY, LOADER, MODEL_HEADER, PTX
 from prunedeploy.runtimes.sparse.plan.lower import Refusal, lower
 from prunedeploy.runtimes.sparse.plan.steps import Plan
@@ -26,6 +28,7 @@ from prunedeploy.targets import Target
 from prunedeploy.targets.gpu import GPUS, capability
 
 NO_WORK = Work(0, 0)
+ALIGNMENT = 64  # bytes: where a cubin begins
 
 
 def build_payload(model: Path, target: Target, directory: Path, options: BuildOptions) -> Payload:
@@ -36,7 +39,8 @@ def build_payload(model: Path, target: Target, directory: Path, options: BuildOp
     """
     tools = compiling.toolchain(target)
     module, inputs, outputs = module_of(model, target, options)
-    project = project_of(module, target, inputs, outputs)
+    cubins = _cubins(module, target, options)
+    project = project_of(module, target, inputs, outputs, cubins)
     options.progress(f"compiling with {tools}")
     compiling.build_library(project, directory / LIBRARY, tools, ("-ldl",))
     (directory / PTX).write_text(module.text)
@@ -47,12 +51,25 @@ def build_payload(model: Path, target: Target, directory: Path, options: BuildOp
     shutil.copyfile(numpy_session.__file__, directory / LOADER)
     return Payload(
         files=(LIBRARY, PTX, MODEL_HEADER, LAYERS, LOADER),
-        versions={tools.name: tools.version},
+        versions={tools.name: tools.version} | ({"ptxas": cubins.version} if cubins else {}),
         batches=project.batches,
         threads=1,
         arch=target.arch,
         isa=project.isa,
     )
+
+
+def _cubins(module: Module, target: Target, options: BuildOptions) -> Cubins | None:
+    """The assembled module where there is a ptxas that knows the GPU; says so where it does not."""
+    tool, arch = assembler(), capability(target)
+    if tool is None:
+        return None
+    kernels = [launch.kernel for table in module.tables for launch in table.launches]
+    options.progress(f"assembling {len(kernels)} kernels with ptxas {tool.version}")
+    cubins = assemble(kernels, arch, tool)
+    if cubins is None:
+        options.progress(f"ptxas {tool.version} knows no sm_{arch}: the driver will compile")
+    return cubins
 
 
 def module_of(
@@ -118,14 +135,27 @@ def _plan(model: object, batch: int) -> Plan:
 
 
 def project_of(
-    module: Module, target: Target, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+    module: Module,
+    target: Target,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    cubins: Cubins | None = None,
 ) -> projects.Project:
-    """The C project of the library: the runner, the launch tables, and the module in it."""
+    """The C project of the library: the runner, the launch tables, and the module in it.
+
+    Behind the PTX lie the cubins, where there are some, each on a boundary of ``ALIGNMENT``.
+    """
     isa = f"sm_{capability(target)}"
-    code = module.text.encode() + b"\0"  # the driver takes a string of C
+    code = _aligned(module.text.encode() + b"\0")  # the driver takes a string of C
+    begins = []
+    for part in cubins.parts if cubins else ():
+        begins.append(len(code))
+        code += _aligned(part)
     files = {
         **projects.closure(("gpu.c",)),
-        "model.c": _model(module, isa, capability(target), inputs, outputs),
+        "model.c": _model(module, isa, capability(target), inputs, outputs)
+        + _cubin_table(begins)
+        + _part_table(module, cubins),
         "weights.c": projects.blob("pd_weights", projects.WEIGHTS, module.constants, ".rodata"),
         "code.c": projects.blob("pd_code", projects.CODE, code, ".rodata"),
     }
@@ -171,7 +201,11 @@ def _model(
     for table, plan in zip(module.tables, module.plans, strict=True):
         lines += _launches(table)
         sizes = [
-            _sizes(f"{what}_{table.batch}", offsets, [plan.buffers[p.buffer].size for p in ports])
+            _sizes(
+                f"{what}_{table.batch}",
+                offsets,
+                [TYPES[p.dtype].size * plan.buffers[p.buffer].size for p in ports],
+            )
             for what, offsets, ports in (
                 ("input", table.inputs, plan.inputs),
                 ("output", table.outputs, plan.outputs),
@@ -179,7 +213,8 @@ def _model(
         ]
         lines += [line for each in sizes for line in each]
         names = (f"{x}_{table.batch}" for x in ("launches", "names", *PORTS))
-        rows.append(f"{{{table.batch}, {len(table.launches)}, {table.size}, {', '.join(names)}}}")
+        numbers = (table.batch, len(table.launches), table.size, table.error, int(table.checks))
+        rows.append(f"{{{', '.join([*map(str, numbers), *names])}}}")
     first = module.plans[0]
     lines.append(f"const pd_gpu_plan pd_gpu_plans[] = {{{', '.join(rows)}}};")
     lines.append(f"const int pd_capability = {capability};")
@@ -206,6 +241,25 @@ def _model(
     return "\n".join(lines) + "\n"
 
 
+def _aligned(data: bytes) -> bytes:
+    return data + bytes(-len(data) % ALIGNMENT)
+
+
+def _cubin_table(begins: Sequence[int]) -> str:
+    numbers = ", ".join(map(str, [*begins, 0]))
+    return (
+        f"const int pd_cubin_count = {len(begins)};\n"
+        f"const size_t pd_cubin_begin[] = {{{numbers}}};\n"
+    )
+
+
+def _part_table(module: Module, cubins: Cubins | None) -> str:
+    """The cubin of each launch, of all plans one after the other."""
+    launches = (launch for table in module.tables for launch in table.launches)
+    parts = [cubins.part_of[launch.kernel.name] if cubins else 0 for launch in launches]
+    return f"const int pd_cubin_of[] = {{{', '.join(map(str, [*parts, 0]))}}};\n"
+
+
 PORTS = ("input", "input_size", "output", "output_size")
 
 
@@ -225,10 +279,10 @@ def _launches(table: LaunchTable) -> list[str]:
     return lines
 
 
-def _sizes(name: str, offsets: Sequence[int], elements: Sequence[int]) -> list[str]:
+def _sizes(name: str, offsets: Sequence[int], lengths: Sequence[int]) -> list[str]:
     what, _, batch = name.rpartition("_")
     begins = ", ".join(map(str, [*offsets, 0]))
-    sizes = ", ".join(str(4 * size) for size in [*elements, 0])
+    sizes = ", ".join(map(str, [*lengths, 0]))
     return [
         f"static const size_t {what}_{batch}[] = {{{begins}}};",
         f"static const size_t {what}_size_{batch}[] = {{{sizes}}};",

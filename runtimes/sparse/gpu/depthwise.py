@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from prunedeploy.runtimes.sparse.codegen._context import Constants
-from prunedeploy.runtimes.sparse.gpu.epilogue import INSTRUCTIONS, epilogue_of
+from prunedeploy.runtimes.sparse.gpu.epilogue import epilogue_of, instructions
 from prunedeploy.runtimes.sparse.gpu.launch import Cost, Kernel
 from prunedeploy.runtimes.sparse.gpu.ptx import Entry
 from prunedeploy.runtimes.sparse.gpu.window import pixel, skip_outside, thread_number, window_of
@@ -66,7 +66,7 @@ def emit(step: Conv, name: str, constants: Constants) -> Kernel:
         l1=4 * (2 * taps + len(views)) * padded,
         moved=4 * (sum(view.size for view in views) + packed.size),
         code=length,
-        longest=length + INSTRUCTIONS,
+        longest=length + instructions(step),
         fetched=length * blocks * rows,
         waits=2,
     )

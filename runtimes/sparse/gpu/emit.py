@@ -5,10 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from prunedeploy.runtimes.sparse.codegen._context import Constants
-from prunedeploy.runtimes.sparse.gpu import elementwise, fill, pool, reduce, schedule
+from prunedeploy.runtimes.sparse.gpu import (
+    copy,
+    elementwise,
+    fill,
+    lookup,
+    matmul,
+    norm,
+    pool,
+    reduce,
+    schedule,
+    softmax,
+)
 from prunedeploy.runtimes.sparse.gpu.functions import unknown
 from prunedeploy.runtimes.sparse.gpu.launch import (
     MAX_GRID_Y,
+    Argument,
+    ErrorWord,
     Kernel,
     Launch,
     LaunchTable,
@@ -16,19 +29,26 @@ from prunedeploy.runtimes.sparse.gpu.launch import (
     Priced,
 )
 from prunedeploy.runtimes.sparse.gpu.ptx import HEADER
+from prunedeploy.runtimes.sparse.gpu.types import TYPES
 from prunedeploy.runtimes.sparse.importer.importer import RefusedError
 from prunedeploy.runtimes.sparse.plan.steps import (
     Conv,
     Copy,
+    Fill,
+    Lookup,
     Map,
+    MatMul,
+    Norm,
     Plan,
     Pool,
     Reduce,
+    Softmax,
     Step,
+    Take,
     reads,
     writes,
 )
-from prunedeploy.runtimes.sparse.plan.views import View
+from prunedeploy.runtimes.sparse.plan.views import Dtype, View
 from prunedeploy.targets import Target
 from prunedeploy.targets.gpu import GPUS, Gpu
 
@@ -45,10 +65,6 @@ def emit_module(plans: Sequence[Plan], target: Target) -> Module:
     Raises:
         RefusedError: no kernel computes a step.
     """
-    for port in (port for plan in plans for port in (*plan.inputs, *plan.outputs)):
-        if port.dtype != "float32":
-            reason = f"on a GPU: it is {port.dtype}, kernels compute in float32"
-            raise RefusedError("tensor", port.name, reason)
     constants = Constants()
     emitter = _Emitter(constants, GPUS[target.name], target)
     kernels = [
@@ -107,38 +123,57 @@ class _Emitter:
             return
         if reason := refusal(step, plan):
             raise RefusedError(type(step).__name__, step.name, f"on a GPU: {reason}")
-        for number, kernel in enumerate(self._written(step, name)):
+        for number, kernel in enumerate(self._written(step, plan, name)):
             if kernel.grid[1] > MAX_GRID_Y:
                 reason = f"on a GPU: {kernel.grid[1]} channels, {MAX_GRID_Y} at most"
                 raise RefusedError(type(step).__name__, step.name, reason)
             assert kernel.name == f"{name}_{number}"
             yield kernel
 
-    def _written(self, step: Step, name: str) -> Iterable[Kernel]:
-        first = f"{name}_0"
+    def _written(self, step: Step, plan: Plan, name: str) -> Iterable[Kernel]:
+        first, gpu = f"{name}_0", (self._gpu, self._target)
         match step:
             case Conv():
-                given = (self._constants, self._gpu, self._target)
-                yield schedule.emit(step, first, *given)
+                yield schedule.emit(step, first, self._constants, *gpu)
             case Map():
                 yield elementwise.emit(step, first)
             case Copy():
+                types = _type(step.x, plan), _type(step.y, plan)
                 if step.fill is None or step.outer is None:
-                    yield elementwise.emit(step, first)
+                    yield copy.emit(step, first, types)
                     return
                 yield fill.emit(step.name, step.outer, step.fill, first)
-                yield elementwise.emit(step, f"{name}_1")
+                if step.y.size:
+                    yield copy.emit(step, f"{name}_1", types)
+            case Fill():
+                yield copy.emit_fill(step, first, self._constants)
             case Pool():
                 yield pool.emit(step, first)
             case Reduce():
                 yield reduce.emit(step, first)
+            case Softmax():
+                yield softmax.emit(step, first)
+            case Norm():
+                yield norm.emit(step, first, self._constants)
+            case MatMul():
+                yield matmul.emit(step, first, *gpu)
+            case Lookup():
+                yield lookup.emit(step, first, _type(step.indices, plan), self._constants)
+            case Take():
+                yield lookup.emit_take(step, first)
+
+
+def _type(view: View, plan: Plan) -> Dtype:
+    return plan.buffers[view.buffer].dtype
 
 
 def refusal(step: Step, plan: Plan) -> str | None:
     """Why no kernel computes ``step``, in words; None where one does."""
-    for view in (*reads(step), *writes(step)):
-        if (dtype := plan.buffers[view.buffer].dtype) != "float32":
-            return f"it has a tensor of {dtype}, kernels compute in float32"
+    integers = step.indices if isinstance(step, Lookup) else None
+    if not isinstance(step, Copy) or step.fill is not None:
+        for view in (*reads(step), *writes(step)):
+            if view is not integers and (dtype := _type(view, plan)) != "float32":
+                return f"it has a tensor of {dtype}, kernels compute in float32"
     match step:
         case Conv():
             name = unknown([step.activation.op])
@@ -148,7 +183,7 @@ def refusal(step: Step, plan: Plan) -> str | None:
             return f"no kernel computes {name}" if name else None
         case Reduce():
             return None if step.kind in reduce.KINDS else f"no kernel reduces by {step.kind}"
-        case Copy() | Pool():
+        case Copy() | Fill() | Pool() | Softmax() | Norm() | MatMul() | Lookup() | Take():
             return None
     return "no kernel computes it yet"
 
@@ -165,9 +200,11 @@ def _table(plan: Plan, kernels: Sequence[Kernel], constants: Constants) -> Launc
     for port in (*plan.inputs, *plan.outputs):
         if port.buffer not in starts:
             starts[port.buffer] = at
-            at = _up(at + 4 * plan.buffers[port.buffer].size)
+            at = _up(at + TYPES[port.dtype].size * plan.buffers[port.buffer].size)
 
-    def offset(argument: View | int) -> int:
+    def offset(argument: Argument) -> int:
+        if isinstance(argument, ErrorWord):
+            return at
         if isinstance(argument, int):
             return argument
         buffer = plan.buffers[argument.buffer]
@@ -175,9 +212,9 @@ def _table(plan: Plan, kernels: Sequence[Kernel], constants: Constants) -> Launc
             return constants.add(buffer.value) + 4 * argument.offset
         if buffer.space == "arena":
             return begin + 4 * (plan.offsets[argument.buffer] + argument.offset)
-        return starts[argument.buffer] + 4 * argument.offset
+        return starts[argument.buffer] + TYPES[buffer.dtype].size * argument.offset
 
     launches = tuple(Launch(k, tuple(map(offset, k.arguments))) for k in kernels)
     inputs = tuple(starts[port.buffer] for port in plan.inputs)
     outputs = tuple(starts[port.buffer] for port in plan.outputs)
-    return LaunchTable(plan.batch, launches, inputs, outputs, at)
+    return LaunchTable(plan.batch, launches, inputs, outputs, at, at + 4)

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from prunedeploy.runtimes.sparse.gpu.functions import activate
 from prunedeploy.runtimes.sparse.gpu.ptx import Entry, Offsets
-from prunedeploy.runtimes.sparse.plan.steps import Conv
+from prunedeploy.runtimes.sparse.plan.steps import Activation, Conv
 
-INSTRUCTIONS = 5  # of one row, about: load, add, two of the bounds, store
+
+def instructions(step: Conv) -> int:
+    """The instructions of the epilogue of one row."""
+    return 1 + 2 * (step.residual is not None) + _length(step.activation)
+
+
+@cache
+def _length(activation: Activation) -> int:
+    scratch = Entry("scratch", 0, 1)
+    activate(scratch, activation, scratch.register("f32"))
+    return len(scratch.lines)
 
 
 @dataclass

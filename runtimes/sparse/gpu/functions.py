@@ -1,125 +1,124 @@
 """Functions of one element in PTX: activations, and the instructions of elementwise steps.
 
-NaN goes through every function, as it does in ONNX Runtime: ``max`` and ``min`` of PTX would take
-the number instead.
+NaN goes through every function, as it does in ONNX Runtime. Truth values are 1 and 0.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from prunedeploy.runtimes.sparse.gpu import series
+from prunedeploy.runtimes.sparse.gpu.instructions import (
+    Function,
+    bounded,
+    choose,
+    copysign,
+    extreme,
+    fma,
+    instruction,
+    mul,
+    sub,
+)
 from prunedeploy.runtimes.sparse.gpu.ptx import Entry, f32
 from prunedeploy.runtimes.sparse.plan.steps import Activation
 
-Function = Callable[..., str]
-
-
-def _simple(instruction: str) -> Function:
-    def apply(entry: Entry, *operands: str) -> str:
-        result = entry.register("f32")
-        entry.add(f"{instruction} {result}, {', '.join(operands)}")
-        return result
-
-    return apply
-
-
-def _bounded(entry: Entry, value: str, low: float, high: float) -> str:
-    """Clamp; comparisons with NaN are false, so it stays."""
-    result, outside = entry.register("f32"), entry.register("pred")
-    entry.add(f"mov.f32 {result}, {value}")
-    for relation, bound in (("lt", low), ("gt", high)):
-        if math.isfinite(bound):
-            entry.add(
-                f"setp.{relation}.f32 {outside}, {result}, {f32(bound)}",
-                f"@{outside} mov.f32 {result}, {f32(bound)}",
-            )
-    return result
-
-
-def _extreme(relation: str) -> Function:
-    """The larger or smaller of two; NaN where one is NaN."""
-
-    def apply(entry: Entry, a: str, b: str) -> str:
-        result, p, q = entry.register("f32"), entry.register("pred"), entry.register("pred")
-        entry.add(
-            f"setp.{relation}.f32 {p}, {a}, {b}",
-            f"selp.f32 {result}, {a}, {b}, {p}",
-            f"setp.nan.f32 {q}, {a}, {a}",
-            f"@{q} mov.f32 {result}, {a}",
-        )
-        return result
-
-    return apply
+ONE, ZERO = f32(1), f32(0)
 
 
 def _leaky(entry: Entry, value: str, slope: float) -> str:
-    result, negative = entry.register("f32"), entry.register("pred")
-    entry.add(
-        f"mov.f32 {result}, {value}",
-        f"setp.lt.f32 {negative}, {value}, {f32(0)}",
-        f"@{negative} mul.rn.f32 {result}, {value}, {f32(slope)}",
-    )
-    return result
+    return _prelu(entry, value, f32(slope))
 
 
-def _exp(entry: Entry, value: str) -> str:
-    """By powers of two: ``x * log2(e)`` in two parts, so that large ``x`` keep their digits."""
-    high, low, power, scale, result = entry.registers("f32", 5)
-    log2e = f32(math.log2(math.e))
-    entry.add(
-        f"mul.rn.f32 {high}, {value}, {log2e}",
-        f"neg.f32 {scale}, {high}",
-        f"fma.rn.f32 {low}, {value}, {log2e}, {scale}",
-        f"ex2.approx.f32 {power}, {high}",
-        # 2^low is 1 + low * ln(2) to the last digit; infinite values have no low part
-        f"mul.rn.f32 {scale}, {low}, {f32(math.log(2))}",
-        f"fma.rn.f32 {result}, {power}, {scale}, {power}",
-    )
-    infinite = entry.register("pred")
-    entry.add(
-        f"setp.nan.f32 {infinite}, {result}, {result}", f"@{infinite} mov.f32 {result}, {power}"
-    )
-    return result
+def _prelu(entry: Entry, value: str, slope: str) -> str:
+    return choose(entry, "lt", value, ZERO, mul(entry, value, slope), value)
 
 
-def _sigmoid(entry: Entry, value: str) -> str:
-    power = _exp(entry, _simple("neg.f32")(entry, value))
-    return _simple("rcp.rn.f32")(entry, _simple("add.rn.f32")(entry, power, f32(1)))
+def _elu(entry: Entry, value: str, alpha: float) -> str:
+    below = bounded(entry, value, -math.inf, 0.0)
+    negative = mul(entry, series.expm1_nonpositive(entry, below), f32(alpha))
+    return choose(entry, "lt", value, ZERO, negative, value)
 
 
 def _hardsigmoid(entry: Entry, value: str, alpha: float = 1 / 6, beta: float = 0.5) -> str:
-    line = _simple("fma.rn.f32")(entry, value, f32(alpha), f32(beta))
-    return _bounded(entry, line, 0.0, 1.0)
+    return bounded(entry, fma(entry, value, f32(alpha), f32(beta)), 0.0, 1.0)
 
 
 def _times(function: Function) -> Function:
     def apply(entry: Entry, value: str) -> str:
-        return _simple("mul.rn.f32")(entry, value, function(entry, value))
+        return mul(entry, value, function(entry, value))
 
     return apply
 
 
+def _sign(entry: Entry, value: str) -> str:
+    one = copysign(entry, ONE, value)
+    size = instruction("abs.f32")(entry, value)
+    return choose(entry, "gt", size, ZERO, one, value)  # 0 and NaN stay
+
+
+def _compared(relation: str) -> Function:
+    return lambda entry, a, b: choose(entry, relation, a, b, ONE, ZERO)
+
+
+def _not(entry: Entry, value: str) -> str:
+    return choose(entry, "eq", value, ZERO, ONE, ZERO)
+
+
+def _and(entry: Entry, a: str, b: str) -> str:
+    return choose(entry, "eq", a, ZERO, ZERO, choose(entry, "eq", b, ZERO, ZERO, ONE))
+
+
+def _or(entry: Entry, a: str, b: str) -> str:
+    return choose(entry, "eq", a, ZERO, choose(entry, "eq", b, ZERO, ZERO, ONE), ONE)
+
+
+def _where(entry: Entry, condition: str, a: str, b: str) -> str:
+    return choose(entry, "eq", condition, ZERO, b, a)
+
+
 FUNCTIONS: dict[str, Function] = {
     "identity": lambda _, value: value,
-    "neg": _simple("neg.f32"),
-    "abs": _simple("abs.f32"),
-    "sqrt": _simple("sqrt.rn.f32"),
-    "reciprocal": _simple("rcp.rn.f32"),
-    "add": _simple("add.rn.f32"),
-    "sub": _simple("sub.rn.f32"),
-    "mul": _simple("mul.rn.f32"),
-    "div": _simple("div.rn.f32"),
-    "max": _extreme("gt"),
-    "min": _extreme("lt"),
-    "relu": lambda entry, value: _bounded(entry, value, 0.0, math.inf),
-    "clip": _bounded,
+    "neg": instruction("neg.f32"),
+    "abs": instruction("abs.f32"),
+    "sqrt": instruction("sqrt.rn.f32"),
+    "reciprocal": instruction("rcp.rn.f32"),
+    "floor": instruction("cvt.rmi.f32.f32"),
+    "ceil": instruction("cvt.rpi.f32.f32"),
+    "round": instruction("cvt.rni.f32.f32"),
+    "sign": _sign,
+    "add": instruction("add.rn.f32"),
+    "sub": sub,
+    "mul": mul,
+    "div": instruction("div.rn.f32"),
+    "max": extreme("gt"),
+    "min": extreme("lt"),
+    "relu": lambda entry, value: bounded(entry, value, 0.0, math.inf),
+    "clip": bounded,
     "leakyrelu": _leaky,
-    "exp": _exp,
-    "sigmoid": _sigmoid,
-    "silu": _times(_sigmoid),
+    "prelu": _prelu,
+    "elu": _elu,
+    "exp": series.exp,
+    "log": series.log,
+    "tanh": series.tanh,
+    "erf": series.erf,
+    "sigmoid": series.sigmoid,
+    "silu": _times(series.sigmoid),
+    "gelu": series.gelu,
+    "gelu_tanh": series.gelu_tanh,
+    "softplus": series.softplus,
+    "mish": series.mish,
     "hardsigmoid": _hardsigmoid,
     "hardswish": _times(_hardsigmoid),
+    "not": _not,
+    "and": _and,
+    "or": _or,
+    "where": _where,
+    "equal": _compared("eq"),
+    "less": _compared("lt"),
+    "greater": _compared("gt"),
+    "lessorequal": _compared("le"),
+    "greaterorequal": _compared("ge"),
 }
 
 

@@ -18,7 +18,7 @@ from itertools import pairwise
 import numpy as np
 
 from prunedeploy.runtimes.sparse.gpu import nonzeros
-from prunedeploy.runtimes.sparse.gpu.epilogue import INSTRUCTIONS, Epilogue, epilogue_of
+from prunedeploy.runtimes.sparse.gpu.epilogue import Epilogue, epilogue_of, instructions
 from prunedeploy.runtimes.sparse.gpu.launch import Cost, Kernel
 from prunedeploy.runtimes.sparse.gpu.nonzeros import Terms
 from prunedeploy.runtimes.sparse.gpu.ptx import Entry, Offsets, f32
@@ -56,7 +56,9 @@ class Schedule:
 def programs(step: Conv, schedule: Schedule) -> list[range]:
     """The rows of each program of ``step``."""
     counts = nonzeros.row_counts(step)
-    work = 2 * sum(counts) + INSTRUCTIONS * len(counts)  # a load for each non-zero at the worst
+    work = 2 * sum(counts) + instructions(step) * len(
+        counts
+    )  # a load for each non-zero at the worst
     longest = nonzeros.MAX_INSTRUCTIONS * schedule.parts
     count = max(-(-len(counts) // schedule.rows), -(-work // longest))
     return nonzeros.balanced(counts, count, schedule.rows)
@@ -218,7 +220,7 @@ class _Emitter:
                     entry.add(f"mov.f32 {sum_}, {f32(begin)}")
                 self._products(terms, where, x)
                 entry.add(f"bra {join}")
-                rest = PROLOGUE + len(self.accumulators) * (2 + INSTRUCTIONS / parts)
+                rest = PROLOGUE + len(self.accumulators) * (2 + instructions(self.step) / parts)
                 self.lengths.append(len(entry.lines) - before + round(rest))
         entry.mark(join)
         self._reduce((thread, lane, part, first, count), beyond, y, residual)

@@ -11,6 +11,14 @@ MAX_GRID_Y = 65_535
 
 
 @dataclass(frozen=True)
+class ErrorWord:
+    """Stands for the word of memory in which kernels note the code of an error."""
+
+
+Argument = View | int | ErrorWord
+
+
+@dataclass(frozen=True)
 class Cost:
     """What a launch makes the GPU do, of all its threads together.
 
@@ -47,7 +55,8 @@ class Kernel:
         text: PTX without the module's header.
         grid: blocks along x and y.
         block: threads of a block.
-        arguments: its pointers: a view of the plan, or bytes behind the begin of the constants.
+        arguments: its pointers: a view of the plan, bytes behind the begin of the constants, or
+            the word for errors.
         cost: what it makes the GPU do.
     """
 
@@ -58,7 +67,7 @@ class Kernel:
     text: str
     grid: tuple[int, int]
     block: int
-    arguments: tuple[View | int, ...]
+    arguments: tuple[Argument, ...]
     cost: Cost
 
 
@@ -86,14 +95,21 @@ class LaunchTable:
     """All launches of a batch size, in order, and where its tensors lie.
 
     Memory begins with the constants, which all batch sizes share; the arena follows, then inputs
-    and outputs, each on a boundary of 256 bytes.
+    and outputs, each on a boundary of 256 bytes, then the word for errors. ``checks`` says whether
+    a kernel may note one.
     """
 
     batch: int
     launches: tuple[Launch, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    error: int
     size: int
+
+    @property
+    def checks(self) -> bool:
+        """Whether some kernel may note an error."""
+        return any(ErrorWord() in launch.kernel.arguments for launch in self.launches)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from prunedeploy.core.records import Array
 from prunedeploy.runtimes.sparse.codegen._context import Constants
-from prunedeploy.runtimes.sparse.gpu.epilogue import INSTRUCTIONS, epilogue_of
+from prunedeploy.runtimes.sparse.gpu.epilogue import epilogue_of, instructions
 from prunedeploy.runtimes.sparse.gpu.launch import Cost, Kernel
 from prunedeploy.runtimes.sparse.gpu.ptx import Entry
 from prunedeploy.runtimes.sparse.gpu.window import pixel, skip_outside, thread_number, window_of
@@ -79,7 +79,7 @@ def emit(step: Conv, name: str, constants: Constants) -> Kernel:
     entry.mark(done)
     blocks, programs = -(-window.pixels // block), step.groups * per_group
     padded = -(-window.pixels // 32) * 32 * programs
-    length = taps * depth * (ROWS + ROWS // 4 + 5) + ROWS * INSTRUCTIONS + 4 * taps
+    length = taps * depth * (ROWS + ROWS // 4 + 5) + ROWS * instructions(step) + 4 * taps
     cost = Cost(
         fma=taps * depth * rows * window.pixels,
         instructions=length * padded,

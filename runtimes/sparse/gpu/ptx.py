@@ -71,11 +71,11 @@ class Entry:
         )
         return register
 
-    def shifted(self, pointer: str, elements: str, signed: bool = False) -> str:
-        """A new pointer, ``elements`` (a u32 register) of 4 bytes behind ``pointer``."""
+    def shifted(self, pointer: str, elements: str, signed: bool = False, size: int = 4) -> str:
+        """A new pointer, ``elements`` (a u32 register) of ``size`` bytes behind ``pointer``."""
         register = self.register("u64")
         kind = "s32" if signed else "u32"
-        self.add(f"mad.wide.{kind} {register}, {elements}, 4, {pointer}")
+        self.add(f"mad.wide.{kind} {register}, {elements}, {size}, {pointer}")
         return register
 
     def branch(self, index: str, labels: Sequence[str]) -> None:

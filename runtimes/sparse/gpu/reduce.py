@@ -1,82 +1,81 @@
-"""Reductions over axes, global pooling among them: a block a result, added up in shared memory."""
+"""Reductions over axes, global pooling among them: the threads of a team share a result."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from prunedeploy.runtimes.sparse.gpu.functions import FUNCTIONS
-from prunedeploy.runtimes.sparse.gpu.launch import Cost, Kernel
+from prunedeploy.runtimes.sparse.gpu.instructions import absolute, divide, mul
+from prunedeploy.runtimes.sparse.gpu.launch import Kernel
 from prunedeploy.runtimes.sparse.gpu.nd import axes_of, offsets
 from prunedeploy.runtimes.sparse.gpu.ptx import Entry, f32
+from prunedeploy.runtimes.sparse.gpu.team import Team, shape_of
 from prunedeploy.runtimes.sparse.plan.steps import Reduce
 from prunedeploy.runtimes.sparse.plan.views import View
 
-BLOCK = 64
-KINDS = {"sum": "add", "mean": "add", "max": "max", "min": "min"}
-BEGINS = {"sum": 0.0, "mean": 0.0, "max": -math.inf, "min": math.inf}
+
+def _as_it_is(_: Entry, value: str) -> str:
+    return value
+
+
+def _square(entry: Entry, value: str) -> str:
+    return mul(entry, value, value)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of reduction: what is done to each term, how two are combined, and where it begins."""
+
+    combine: str
+    begin: float = 0.0
+    term: Callable[[Entry, str], str] = _as_it_is
+
+
+KINDS = {
+    "sum": Kind("add"),
+    "mean": Kind("add"),
+    "max": Kind("max", -math.inf),
+    "min": Kind("min", math.inf),
+    "prod": Kind("mul", 1.0),
+    "l1": Kind("add", term=absolute),
+    "l2": Kind("add", term=_square),
+    "sumsquare": Kind("add", term=_square),
+}
 
 
 def emit(step: Reduce, name: str) -> Kernel:
     """The kernel of a reduction of one of ``KINDS``."""
-    kept = [axis for axis in range(len(step.x.shape)) if axis not in step.axes]
+    kind = KINDS[step.kind]
+    axes = [axis % len(step.x.shape) for axis in step.axes]
+    kept = [axis for axis in range(len(step.x.shape)) if axis not in axes]
     # y has axes of length 1 where x is reduced
     whole = View(step.x.buffer, step.y.shape, step.x.strides, step.x.offset)
-    results, inside = axes_of((whole, step.y), kept), axes_of((step.x,), step.axes)
-    entry = Entry(name, 2, BLOCK)
-    thread, block, turn = entry.registers("u32", 3)
-    entry.add(f"mov.u32 {thread}, %tid.x", f"mov.u32 {block}, %ctaid.x")
-    from_, to = offsets(entry, results, block)
+    results, inside = axes_of((whole, step.y), kept), axes_of((step.x,), axes)
+    shape = shape_of(results, inside)
+    entry = Entry(name, 2, shape.block)
+    team = Team(entry, shape, results, inside)
+    from_, to = offsets(entry, results, team.number)
     x = entry.shifted(entry.pointer(0), from_, signed=True)
     y = entry.shifted(entry.pointer(1), to, signed=True)
     total, value = entry.registers("f32", 2)
-    entry.add(f"mov.f32 {total}, {f32(BEGINS[step.kind])}", f"mov.u32 {turn}, {thread}")
-    begin, end, over = entry.label(), entry.label(), entry.register("pred")
-    entry.mark(begin)
-    entry.add(f"setp.ge.u32 {over}, {turn}, {inside.count}", f"@{over} bra {end}")
-    (offset,) = offsets(entry, inside, turn)
-    entry.add(f"ld.global.nc.f32 {value}, [{entry.shifted(x, offset, signed=True)}]")
-    _combine(entry, step.kind, total, value)
-    entry.add(f"add.u32 {turn}, {turn}, {BLOCK}", f"bra {begin}")
-    entry.mark(end)
-    loop = len(entry.lines)
-    _across(entry, step, thread, total)
-    done, idle = entry.label(), entry.register("pred")
-    entry.add(f"setp.ne.u32 {idle}, {thread}, 0", f"@{idle} bra {done}")
+    entry.add(f"mov.f32 {total}, {f32(kind.begin)}")
+    combine = FUNCTIONS[kind.combine]
+    with team.terms() as (offset,):
+        entry.add(f"ld.global.nc.f32 {value}, [{entry.shifted(x, offset, signed=True)}]")
+        entry.add(f"mov.f32 {total}, {combine(entry, total, kind.term(entry, value))}")
+    result = team.combine(total, combine)
     if step.kind == "mean":
-        entry.add(f"div.rn.f32 {total}, {total}, {f32(inside.count)}")
-    entry.add(f"st.global.f32 [{y}], {total}")
+        result = divide(entry, result, f32(inside.count))
+    if step.kind == "l2":
+        result = FUNCTIONS["sqrt"](entry, result)
+    idle, done = entry.register("pred"), entry.label()
+    entry.add(f"@{team.beyond} bra {done}", f"setp.ne.u32 {idle}, {team.part}, 0")
+    entry.add(f"@{idle} bra {done}", f"st.global.f32 [{y}], {result}")
     entry.mark(done)
-    length = loop * -(-inside.count // BLOCK) + len(entry.lines) - loop
-    cost = Cost(
-        fma=0,
-        instructions=length * BLOCK * results.count,
-        l1=4 * inside.count * results.count,
-        moved=4 * (step.x.size + step.y.size),
-        code=len(entry.lines),
-        longest=length,
-        fetched=len(entry.lines) * results.count,
-        waits=-(-inside.count // BLOCK),
+    cost = team.cost(1, step.x.size + step.y.size, step.y.size)
+    views, grid = (step.x, step.y), (team.blocks, 1)
+    return Kernel(
+        name, step.name, "reduce", str(shape), entry.text(), grid, shape.block, views, cost
     )
-    grid, views = (results.count, 1), (step.x, step.y)
-    return Kernel(name, step.name, "reduce", "", entry.text(), grid, BLOCK, views, cost)
-
-
-def _combine(entry: Entry, kind: str, total: str, value: str) -> None:
-    result = FUNCTIONS[KINDS[kind]](entry, total, value)
-    entry.add(f"mov.f32 {total}, {result}")
-
-
-def _across(entry: Entry, step: Reduce, thread: str, total: str) -> None:
-    """Combine the threads of a block; the first one has the result."""
-    own, other = entry.register("u32"), entry.register("f32")
-    entry.add(f"mov.u32 {own}, {entry.shared(4 * BLOCK)}", f"mad.lo.u32 {own}, {thread}, 4, {own}")
-    half = BLOCK
-    while half > 1:
-        half //= 2
-        skip, idle = entry.label(), entry.register("pred")
-        entry.add(f"st.shared.f32 [{own}], {total}", "bar.sync 0")
-        entry.add(f"setp.ge.u32 {idle}, {thread}, {half}", f"@{idle} bra {skip}")
-        entry.add(f"ld.shared.f32 {other}, [{own}+{4 * half}]")
-        _combine(entry, step.kind, total, other)
-        entry.mark(skip)
-        entry.add("bar.sync 0")

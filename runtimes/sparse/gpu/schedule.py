@@ -10,7 +10,7 @@ import numpy as np
 from prunedeploy.runtimes.sparse.codegen._context import Constants
 from prunedeploy.runtimes.sparse.gpu import depthwise, generated, looped, streamed
 from prunedeploy.runtimes.sparse.gpu.cost import floors
-from prunedeploy.runtimes.sparse.gpu.epilogue import INSTRUCTIONS
+from prunedeploy.runtimes.sparse.gpu.epilogue import instructions
 from prunedeploy.runtimes.sparse.gpu.generated import IN_FLIGHT, PROLOGUE, WARP, Schedule
 from prunedeploy.runtimes.sparse.gpu.launch import Cost, Kernel, Priced
 from prunedeploy.runtimes.sparse.gpu.nonzeros import MAX_INSTRUCTIONS
@@ -109,7 +109,7 @@ class _Model:
         longest = MAX_INSTRUCTIONS * parts
         programs = max(-(-rows // schedule.rows), -(-work // longest))
         each = PROLOGUE + (0 if self._window.direct else 3 * taps)
-        code = work + programs * parts * each + rows * INSTRUCTIONS
+        code = work + programs * parts * each + rows * instructions(self._step)
         if parts > 1:
             code += programs * schedule.rows * (2 * parts + parts)
         blocks = -(-pixels // schedule.threads)

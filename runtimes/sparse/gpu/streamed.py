@@ -10,7 +10,7 @@ import numpy as np
 
 from prunedeploy.core.records import Array
 from prunedeploy.runtimes.sparse.codegen._context import Constants
-from prunedeploy.runtimes.sparse.gpu.epilogue import INSTRUCTIONS, epilogue_of
+from prunedeploy.runtimes.sparse.gpu.epilogue import epilogue_of, instructions
 from prunedeploy.runtimes.sparse.gpu.launch import Cost, Kernel
 from prunedeploy.runtimes.sparse.gpu.ptx import Entry
 from prunedeploy.runtimes.sparse.gpu.window import window_of
@@ -98,7 +98,7 @@ def _cost(step: Conv, tables: tuple[Array, ...], lines: int, pixels: int) -> Cos
         l1=stored + 4 * values.size * pixels,
         moved=stored + begins.nbytes + 4 * (rows + touched),
         code=lines,
-        longest=int(turns.max(initial=0)) * loop + lines + INSTRUCTIONS,
+        longest=int(turns.max(initial=0)) * loop + lines + instructions(step),
         fetched=lines * -(-rows // WARPS),
         waits=2 + 2 * int(turns.max(initial=0)),
     )

@@ -13,41 +13,21 @@ from torch import nn
 import prunedeploy
 from prunedeploy import UserError
 from prunedeploy.models import by_name
-from prunedeploy.sparsify.budgets import overall
-from prunedeploy.sparsify.channels import channels
-from prunedeploy.sparsify.masks import apply
 from prunedeploy.sparsify.methods import METHODS, MethodReport, MethodSettings
 from prunedeploy.sparsify.network import network
 from prunedeploy.sparsify.recipe import NetworkChoice
-from prunedeploy.sparsify.scores import SCORES
 from prunedeploy.sparsify.trainer import Data, Trainer, TrainSettings
-from prunedeploy.sparsify.units import masks_of
 
 LISTED = {
     *("dense", "omp", "imp", "ltr", "gradual", "random_u", "random_s", "snip", "snap", "grasp"),
     *("crop_u", "crop_s", "cropit_u", "cropit_s", "earlycrop_u", "earlycrop_s", "early_bird"),
     *("gate_decorators", "efficient_convnets", "slimming", "refill", "refill_plus", "regroup"),
-    *("str", "str_bn"),
+    *("str", "str_bn", "ticket"),
 }
-FEW_ROUNDS = {"imp", "refill", "refill_plus", "regroup"}
+FEW_ROUNDS = {"imp", "refill", "refill_plus", "regroup", "ticket"}
 TICKETS = {"refill", "refill_plus", "regroup"}  # whose sparsity is that of the ticket
 STRUCTURED = sorted(name for name, each in METHODS.items() if each.kind == "channels")
 EXACT = sorted(set(STRUCTURED) - {"refill", "refill_plus"})  # see ``refill``: residual sums
-FITTING = (
-    *(
-        "resnet8",
-        "resnet20",
-        "resnet32",
-        "resnet44",
-        "resnet56",
-        "resnet18_cifar",
-        "resnet34_cifar",
-    ),
-    *("resnet50_cifar", "vgg16_bn_cifar", "wide_resnet32_2", "resnet18", "resnet34", "resnet50"),
-    *("vgg11", "vgg11_bn", "mobilenet_v1", "mobilenet_v2", "densenet121", "squeezenet1_0"),
-    *("squeezenet1_1", "resnet8_digits"),
-)
-GATED = {"gamma"}  # scores that need a BatchNorm on every channel
 
 
 def trainer(epochs: float = 1.0) -> Trainer:
@@ -144,36 +124,3 @@ def alive(module: nn.Module) -> None:
         for layer in module.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.bias.copy_(layer.bias.abs() + 0.2 * (layer.weight != 0))
-
-
-def with_statistics(module: nn.Module) -> None:
-    torch.manual_seed(1)
-    for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            nn.init.uniform_(layer.weight, 0.5, 1.5)
-            nn.init.uniform_(layer.bias, 0.1, 0.5)
-            nn.init.uniform_(layer.running_var, 0.5, 1.5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FITTING)
-def test_shrink_removes_what_every_score_masks(name: str, tmp_path: Path) -> None:
-    """On all networks that fit: for each score, the masks of half of the channels."""
-    recipe = by_name(name)
-    shape = (1, *recipe.input_shape)
-    first = recipe.factory()
-    units = channels(first, shape)
-    plain = [each for each in first.modules() if isinstance(each, nn.BatchNorm2d)]
-    for number, (score_name, score) in enumerate(SCORES.items()):
-        if score_name in GATED and not plain:
-            continue
-        torch.manual_seed(number)
-        module = recipe.factory()
-        with_statistics(module)
-        batch = torch.rand(2, *recipe.input_shape), torch.tensor([0, 1])
-        keep = overall(score(module, units, [batch]), units, 0.5)
-        masks = masks_of(units, keep)
-        apply(module, masks)
-        folder = tmp_path / score_name
-        folder.mkdir()
-        shrink_removes_exactly(module, masks, shape, folder)

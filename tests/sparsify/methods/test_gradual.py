@@ -15,7 +15,7 @@ from prunedeploy.sparsify.trainer import Data, Trainer, TrainSettings
 FEW = {"batches": 1, "times": 2}
 PARTS = [
     *({"score": name} for name in SCORES),
-    *({"budget": name} for name in ("uniform", "erk")),
+    *({"budget": name} for name in ("uniform", "erk", "floor", "lamp")),
     *({"schedule": name} for name in ("linear", "iterative", "one-shot")),
 ]
 

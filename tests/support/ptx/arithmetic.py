@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ Values = np.ndarray[Any, Any]
 BITS = {
     "pred": 1,
     "b8": 8,
+    "u8": 8,
     "u16": 16,
     "b16": 16,
     "u32": 32,
@@ -24,6 +26,7 @@ BITS = {
 DTYPES: dict[str, Any] = {
     "pred": np.bool_,
     "b8": np.uint8,
+    "u8": np.uint8,
     "u16": np.uint16,
     "b16": np.uint16,
     "u32": np.uint32,
@@ -79,6 +82,8 @@ def compare(relation: str, a: Values, b: Values) -> Values:
         "gt": np.greater,
         "ge": np.greater_equal,
     }
+    if relation[2:] == "u":
+        return np.asarray(functions[relation[:2]](a, b) | np.isnan(a) | np.isnan(b))
     known = functions[relation](a, b)
     if relation == "ne" and a.dtype.kind == "f":
         return np.asarray(known & ~(np.isnan(a) | np.isnan(b)))
@@ -95,6 +100,23 @@ def quotient(a: Values, b: Values) -> Values:
     return np.asarray(sign * (np.abs(a) // np.abs(b)))
 
 
+def convert(op: Sequence[str], value: Values) -> Values:
+    """The result of ``cvt``: rounded as the instruction says, and as large as the type allows."""
+    to, source = op[-2], op[-1]
+    rounding = op[1] if len(op) > 3 else ""
+    if source == "f32" and rounding in ROUNDINGS:
+        value = ROUNDINGS[rounding](value)
+    if source == "f32" and to != "f32":
+        limits = np.iinfo(DTYPES[to])
+        whole = np.nan_to_num(value.astype(np.float64), nan=0.0)
+        inside = np.clip(whole, float(limits.min), float(limits.max))
+        largest = whole >= float(limits.max)
+        result = np.where(largest, 0, inside).astype(DTYPES[to])
+        return np.asarray(np.where(largest, DTYPES[to](limits.max), result))
+    return value.astype(DTYPES[to])
+
+
+ROUNDINGS = {"rni": np.rint, "rmi": np.floor, "rpi": np.ceil, "rzi": np.trunc}
 BINARY = {
     "add": np.add,
     "sub": np.subtract,

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from prunedeploy.core.records import Array
-from prunedeploy.runtimes.sparse.gpu.launch import Kernel
+from prunedeploy.runtimes.sparse.gpu.launch import Argument, ErrorWord, Kernel
 from prunedeploy.runtimes.sparse.gpu.ptx import HEADER
 from prunedeploy.runtimes.sparse.plan.steps import Plan
 from ptx.arithmetic import Values
 from ptx.machine import launch
 from ptx.memory import Device
-from ptx.parse import parse
+from ptx.parse import PtxError, parse
 
 
 def run_kernels(
@@ -22,7 +22,7 @@ def run_kernels(
     """Every output of ``plan`` by name, computed by ``kernels`` one after the other.
 
     Raises:
-        PtxError: a kernel does what it must not.
+        PtxError: a kernel does what it must not, or notes an error.
     """
     device = Device()
     fed = {port.buffer: feeds[port.name] for port in plan.inputs}
@@ -30,15 +30,28 @@ def run_kernels(
     device.upload(base, np.frombuffer(constants, np.uint8))
     buffers = []
     for index, buffer in enumerate(plan.buffers):
-        buffers.append(device.allocate(4 * buffer.size))
+        buffers.append(device.allocate(np.dtype(buffer.dtype).itemsize * buffer.size))
         value = fed.get(index, buffer.value)
         if value is not None:
-            device.upload(buffers[-1], np.asarray(value, np.float32))
+            device.upload(buffers[-1], np.asarray(value, buffer.dtype))
+    error = device.allocate(4)
+    device.upload(error, np.zeros(1, np.uint32))
+
+    def address(argument: Argument) -> int:
+        if isinstance(argument, ErrorWord):
+            return error
+        if isinstance(argument, int):
+            return base + argument
+        dtype = plan.buffers[argument.buffer].dtype
+        return buffers[argument.buffer] + np.dtype(dtype).itemsize * argument.offset
+
     for kernel in kernels:
-        arguments = [
-            base + each if isinstance(each, int) else buffers[each.buffer] + 4 * each.offset
-            for each in kernel.arguments
-        ]
+        arguments = [address(each) for each in kernel.arguments]
         entry = parse(HEADER + kernel.text)[kernel.name]
         launch(device, entry, kernel.grid, kernel.block, arguments)
-    return {port.name: device.download(buffers[port.buffer], port.shape) for port in plan.outputs}
+    if code := int(device.download(error, (1,), np.uint32)[0]):
+        raise PtxError(f"the kernels note error {code}")
+    return {
+        port.name: device.download(buffers[port.buffer], port.shape, port.dtype)
+        for port in plan.outputs
+    }

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ptx.arithmetic import BINARY, BITS, DTYPES, UNARY, Values, compare, fma32
+from ptx.arithmetic import BINARY, BITS, DTYPES, UNARY, Values, compare, convert, fma32
 from ptx.memory import ALLOCATED, BASE, UNUSED, WRITTEN, Accesses, Device, Threads
 from ptx.parse import SHARED_BASE, Instruction, Kernel, Memory, Operand, PtxError
 
 WARP = 32
+ATOMIC = 1 << 40  # the number of the one thread that all atomic accesses count as
 Where = Any  # which threads: a slice or an array of their numbers
 
 
@@ -72,6 +73,7 @@ class Run:
         self.shared_state = np.full((blocks, 4 * words), ALLOCATED, np.uint8)
         self.shared_accesses = Accesses(blocks * words)
         self.accesses = Accesses(device.top // 4 + 1)
+        self.byte_accesses = Accesses(device.top)
         self.steps = 0
 
     def _special(self, grid: Sequence[int], block: int) -> dict[str, Values]:
@@ -220,6 +222,8 @@ class Run:
                 self._put(operands[0], fma32(a, b, c), group)
         elif name == "ld":
             self._load(op, operands, group)
+        elif name == "red":
+            self._combine(op, operands, group)
         elif name == "st":
             self._store(op, operands, group)
         elif name in ("mov", "cvta"):
@@ -238,7 +242,11 @@ class Run:
             self._put(operands[0], np.where(self._read(operands[3], "pred", group), a, b), group)
         elif name == "cvt":
             value = self._read(operands[1], kind, group)
-            self._put(operands[0], value.astype(DTYPES[op[-2]]), group)
+            with np.errstate(all="ignore"):
+                result = convert(op, np.asarray(value))
+            if op[-2] in ("u8", "u16"):  # into a wider register
+                result = result.astype(np.uint32)
+            self._put(operands[0], result, group)
         elif name in BINARY or name in UNARY:
             self._arithmetic(name, kind, operands, group)
         else:
@@ -280,13 +288,20 @@ class Run:
         return address
 
     def _check(
-        self, address: Values, size: int, space: str, group: _Group, write: bool, constant: bool
+        self,
+        address: Values,
+        size: int,
+        space: str,
+        group: _Group,
+        write: bool,
+        constant: bool,
+        by: Threads | None = None,
     ) -> tuple[Values, Values]:
         """The memory's bytes, and the place of each thread's first one, once they may be used."""
         if (address % size).any():
             raise PtxError("misaligned address")
         data, state, limit = self.device.data, self.device.state, self.device.top
-        accesses, by = self.accesses, self._threads(group)
+        accesses, by = self.accesses, by or self._threads(group)
         if space == "shared":
             limit = self.kernel.shared_size
             data, state = self.shared.reshape(-1), self.shared_state.reshape(-1)
@@ -302,6 +317,8 @@ class Run:
             if not write and (found != WRITTEN).any():
                 raise PtxError("uninitialised read")
             words = (address + part) >> 2
+            if size < 4:  # what is written as bytes and as words in one kernel is not looked for
+                words, accesses = address, self.byte_accesses
             if write:
                 accesses.write(words, by, self.block_size)
                 for byte in range(min(size - part, 4)):
@@ -337,8 +354,21 @@ class Run:
         data, address = self._check(address, size * len(sources), space, group, True, False)
         words = data.view(DTYPES[f"b{BITS[kind]}"])
         for index, source in enumerate(sources):
-            value = np.asarray(self._read(source, kind, group))
+            if kind == "u8":  # the low bits of a wider register
+                value = np.asarray(self._read(source, "u32", group)).astype(np.uint8)
+            else:
+                value = np.asarray(self._read(source, kind, group))
             words[address // size + index] = value.view(words.dtype)
+
+    def _combine(self, op: tuple[str, ...], operands: tuple[Operand, ...], group: _Group) -> None:
+        """``red``: atomic, so that threads may meet at one word; others must not use it."""
+        if op != ("red", "global", "max", "u32"):
+            raise PtxError("unknown instruction")
+        address = self._address(operands[0], "global", group)
+        everyone = Threads(*(np.full(group.size, ATOMIC) for _ in range(3)))
+        data, address = self._check(address, 4, "global", group, True, False, everyone)
+        value = np.broadcast_to(self._read(operands[1], "u32", group), (group.size,))
+        np.maximum.at(data.view(np.uint32), address // 4, value)
 
 
 def _group(threads: Values) -> _Group:

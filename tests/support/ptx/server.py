@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -16,12 +17,12 @@ ILLEGAL_ADDRESS, NOT_FOUND = 700, 500
 
 
 class Server:
-    """One device and its module."""
+    """One device and its modules."""
 
     def __init__(self, commands: BinaryIO, answers: BinaryIO) -> None:
         self._commands, self._answers = commands, answers
         self._device = Device()
-        self._kernels: dict[str, Kernel] = {}
+        self._modules: list[dict[str, Kernel]] = []
 
     def serve(self) -> None:
         """Answer until the other end is closed."""
@@ -37,11 +38,20 @@ class Server:
     def _answer(self, name: str, words: list[str]) -> bytes:
         match name:
             case "module":
-                self._kernels = parse(self._commands.read(int(words[0])).decode())
+                self._modules.append(parse(self._commands.read(int(words[0])).decode()))
+                return f"0 {len(self._modules) - 1}\n".encode()
+            case "cubin":
+                from prunedeploy.runtimes.sparse.gpu.cubin import instructions
+
+                names = instructions(self._commands.read(int(words[0])), 75)
+                kernels = parse(Path(os.environ["FALSE_CUDA_PTX"]).read_text())
+                self._modules.append({name: kernels[name] for name in names})
+                return f"0 {len(self._modules) - 1}\n".encode()
             case "function":
-                if words[0] not in self._kernels:
+                kernels = self._modules[int(words[0])]
+                if words[1] not in kernels:
                     return f"{NOT_FOUND}\n".encode()
-                return f"0 {len(self._kernels[words[0]].params)}\n".encode()
+                return f"0 {len(kernels[words[1]].params)}\n".encode()
             case "alloc":
                 return f"0 {self._device.allocate(int(words[0]))}\n".encode()
             case "upload":
@@ -51,8 +61,8 @@ class Server:
                 size = (int(words[1]),)
                 return b"0\n" + self._device.download(int(words[0]), size, np.uint8).tobytes()
             case "launch":
-                numbers = [int(word) for word in words[1:]]
-                kernel = self._kernels[words[0]]
+                numbers = [int(word) for word in words[2:]]
+                kernel = self._modules[int(words[0])][words[1]]
                 launch(self._device, kernel, numbers[:3], numbers[3], numbers[6:])
         return b"0\n"
 

@@ -8,14 +8,17 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
-from gpu_layers import Layer, emitted
+from gpu_layers import Layer, emitted, lowered
+from lowered import Small
 
 from prunedeploy import targets
 from prunedeploy.runtimes.sparse.gpu import generated
 from prunedeploy.runtimes.sparse.gpu.cubin import instructions
 from prunedeploy.runtimes.sparse.gpu.generated import Schedule
 from prunedeploy.runtimes.sparse.gpu.ptx import HEADER
+from prunedeploy.runtimes.sparse.plan.steps import Plan
 from prunedeploy.targets.gpu import GPUS, capability
 
 PTXAS = os.environ.get("PRUNEDEPLOY_PTXAS") or shutil.which("ptxas")
@@ -69,5 +72,29 @@ def test_the_other_kernels_assemble(layer: Layer, target: str, tmp_path: Path) -
     machine = targets.by_name(target)
     assert target in GPUS
     kernels, _ = emitted(layer.plan(), None, machine)
+    said = assemble("".join(k.text for k in kernels), f"sm_{capability(machine)}", tmp_path)
+    assert set(re.findall(r"(\d+) bytes spill", said)) == {"0"}
+
+
+def _transformer() -> Plan:
+    """Every kernel that transformers need."""
+    net = Small()
+    index, mask = net.input("n", 9, dtype=np.int64), net.input("n", 1, 9, dtype=np.bool_)
+    x = net.node("Gather", net.normal(50, 40), index)
+    scores = net.node("MatMul", x, net.node("Transpose", x, perm=[0, 2, 1]))
+    scores = net.node("Add", scores, net.node("Cast", mask, to=1))
+    y = net.node("MatMul", net.node("Softmax", scores, axis=-1), x)
+    y = net.node("LayerNormalization", net.node("Add", x, y), net.normal(40), net.normal(40))
+    for op in ("Gelu", "Erf", "Tanh", "Elu", "Softplus", "Mish", "Floor", "Sign"):
+        y = net.node("Add", y, net.node(op, y))
+    taken = net.node("GatherElements", y, net.input("n", 2, 40, dtype=np.int64), axis=1)
+    return lowered(net, 2, y, taken)
+
+
+@pytest.mark.parametrize("target", ["jetson-nano", "rtx2080ti", "h100"])
+def test_the_kernels_of_transformers_assemble(target: str, tmp_path: Path) -> None:
+    machine = targets.by_name(target)
+    kernels, _ = emitted(_transformer(), None, machine)
+    assert {"lookup", "matmul", "softmax", "norm", "copy", "take"} <= {k.kind for k in kernels}
     said = assemble("".join(k.text for k in kernels), f"sm_{capability(machine)}", tmp_path)
     assert set(re.findall(r"(\d+) bytes spill", said)) == {"0"}

@@ -158,3 +158,40 @@ def test_parameters_have_to_match() -> None:
     kernel = parse(HEAD + "ret;\n}")["k"]
     with pytest.raises(PtxError, match="1 arguments for 2"):
         launch(Device(), kernel, (1,), 64, (0,))
+
+
+def test_an_atomic_maximum_takes_all_threads() -> None:
+    device = Device()
+    a, b = device.allocate(4 * N), device.allocate(4)
+    device.upload(b, np.zeros(1, np.uint32))
+    kernel = parse(HEAD + "red.global.max.u32 [%rd1], %r2;\nret;\n}")["k"]
+    launch(device, kernel, (2,), 64, (a, b))
+    assert device.download(b, (1,), np.uint32)[0] == N - 1
+
+
+def test_a_plain_write_beside_an_atomic_one_is_found() -> None:
+    body = """setp.eq.u32 %p0, %r2, 3; @%p0 st.global.u32 [%rd1], %r2;
+    @!%p0 red.global.max.u32 [%rd1], %r2;"""
+    with pytest.raises(PtxError, match="race between blocks"):
+        run(body)
+
+
+def test_two_threads_that_write_one_byte_are_found() -> None:
+    own = "shr.u32 %r5, %r2, {shift}; cvt.u64.u32 %rd5, %r5; add.u64 %rd5, %rd5, %rd1;"
+    store = "st.global.u8 [%rd5], %r2;"
+    assert run(own.format(shift=0) + store, written=N // 4).size == N // 4
+    with pytest.raises(PtxError, match="one word at once"):
+        run(own.format(shift=1) + store)
+
+
+@pytest.mark.parametrize(
+    ("rounding", "number", "result"),
+    [("rni", 2.5, 2), ("rni", 3.5, 4), ("rmi", -0.5, -1), ("rpi", 0.25, 1), ("rzi", -1.75, -1)],
+)
+def test_conversions_round_as_they_say(rounding: str, number: float, result: int) -> None:
+    bits = int(np.float32(number).view(np.uint32))
+    body = f"cvt.{rounding}.f32.f32 %f0, 0f{bits:08X}; st.global.f32 [%rd4], %f0;"
+    assert (run(body) == result).all()
+    if rounding == "rzi":
+        body = f"cvt.rzi.s32.f32 %r5, 0f{bits:08X}; cvt.rn.f32.s32 %f0, %r5;"
+        assert (run(body + "st.global.f32 [%rd4], %f0;") == result).all()

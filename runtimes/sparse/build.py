@@ -242,7 +242,7 @@ def _is_open(model: Any) -> bool:
 def _lower(model: Any, batch: int, batch_innermost: bool = True) -> Plan:
     from prunedeploy.runtimes.sparse.plan.lower import Refusal, lower
 
-    plan = lower(model, batch, batch_innermost=batch_innermost)
+    plan = lower(model, batch, batch_innermost=batch_innermost, on_bytes=True)
     if isinstance(plan, Refusal):
         raise UnsupportedModelError("sparse", str(plan), plan.node)
     return plan

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
+from plan_interpreter_bytes import run as run_on_bytes
 
 from prunedeploy.core.records import Array
 from prunedeploy.runtimes.sparse.importer.operations import OPERATIONS, Values, run_code
+from prunedeploy.runtimes.sparse.plan.quantised import Quantised
 from prunedeploy.runtimes.sparse.plan.steps import (
     Activation,
     Conv,
@@ -34,6 +36,7 @@ from prunedeploy.runtimes.sparse.plan.steps import (
     Step,
     Take,
     Top,
+    reads,
     writes,
 )
 from prunedeploy.runtimes.sparse.plan.views import UNIT, View
@@ -85,6 +88,9 @@ def run_step(step: Step, buffers: Sequence[Array]) -> None:
     Raises:
         IndexError: a Lookup's index lies outside its table.
     """
+    if isinstance(step, Quantised):
+        run_on_bytes(step, [strided(view, buffers) for view in (*reads(step), *writes(step))])
+        return
     _STEPS[type(step)](step, buffers)
     for view in writes(step):
         _spoil(view, buffers[view.buffer])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
+from prunedeploy.runtimes.sparse.plan import quantised
 from prunedeploy.runtimes.sparse.plan import steps as plan
 
 Emitter = Callable[[Any, Context], Code]
@@ -26,6 +27,12 @@ EMITTERS: dict[type, str] = {
     plan.Resize: "resize",
     plan.Recurrence: "recurrent",
     plan.Fill: "fill",
+    quantised.Quantise: "quantise",
+    quantised.Dequantise: "quantise",
+    quantised.Add8: "quantise",
+    quantised.Conv8: "conv8",
+    quantised.Pool8: "pool8",
+    quantised.Unfold: "pool8",
 }
 
 

@@ -100,6 +100,9 @@ class Context:
         """C expression: pointer to the view's first element, const where it is an input."""
         buffer = self.plan.buffers[view.buffer]
         if buffer.space == "arena":
+            at = f"w->arena + {self.plan.offsets[view.buffer]}"
+            if buffer.dtype == "uint8":
+                return f"((uint8_t *)({at}) + {view.offset})"
             return f"(w->arena + {self.plan.offsets[view.buffer] + view.offset})"
         if buffer.value is not None:
             return f"({self.constant(buffer.value)} + {view.offset})"

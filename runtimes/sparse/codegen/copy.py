@@ -21,8 +21,21 @@ def emit(step: Copy, context: Context) -> Code:
         return _pad(step, context)
     loops = nest(step.y.shape, (step.y.strides, step.x.strides))
     x, y = context.pointer(step.x), context.pointer(step.y)
-    types = (context.plan.buffers[view.buffer].dtype for view in (step.x, step.y))
-    return copy(loops, x, y, *types)
+    buffers = [context.plan.buffers[view.buffer] for view in (step.x, step.y)]
+    if all(buffer.space == "arena" and buffer.dtype == "uint8" for buffer in buffers):
+        return _bytes(loops, x, y)
+    return copy(loops, x, y, *(buffer.dtype for buffer in buffers))
+
+
+def _bytes(loops: Nest, x: str, y: str) -> Code:
+    """Quantised tensors are bytes in the arena too."""
+    if not loops.rank:
+        loops = Nest((1,), ((1,), (1,)))
+    y_step, x_step = loops.inner()
+    top = "PD_COPY(pd_copy_bytes, uint8_t, uint8_t, PD_AS_UINT8)"
+    steps = f"{loops.shape[-1]}, (ptrdiff_t){x_step}, (ptrdiff_t){y_step}"
+    outer = loops.take(range(loops.rank - 1))
+    return _call(outer, "pd_copy_bytes", steps, x, y, (top,), "bytes")
 
 
 def copy(

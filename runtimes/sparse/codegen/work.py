@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from prunedeploy.runtimes.sparse.isa import ISAS
+from prunedeploy.runtimes.sparse.plan import quantised, views
 from prunedeploy.runtimes.sparse.plan import steps as plan
-from prunedeploy.runtimes.sparse.plan import views
 
 MAX_THREADS = 1024  # PD_MAX_THREADS of c/threads.h
 # Cycles that one more thread costs in every step: 3.5 us (the fitted ``sync`` of predictions) at
@@ -44,6 +44,20 @@ def work(step: plan.Step) -> Work:
             pixels = math.prod(step.y.shape) // max(step.y.shape[1], 1)
             moved += 4 * (nonzeros + step.bias.size)
             return Work(2 * nonzeros * pixels, moved, int(step.weight.size), nonzeros)
+        case quantised.Conv8():
+            nonzeros = int(np.count_nonzero(step.weight))
+            pixels = math.prod(step.y.shape) // max(step.y.shape[1], 1)
+            moved = step.x.size + (1 if step.zero is not None else 4) * step.y.size + nonzeros
+            moved += 4 * step.residual.size if step.residual is not None else 0
+            return Work(2 * nonzeros * pixels, moved, int(step.weight.size), nonzeros)
+        case quantised.Quantise() | quantised.Dequantise():
+            return Work(2 * step.y.size, 5 * step.y.size)
+        case quantised.Add8():
+            return Work(4 * step.y.size, 3 * step.y.size)
+        case quantised.Pool8():
+            return Work(step.y.size * math.prod(step.kernel), step.x.size + step.y.size)
+        case quantised.Unfold():
+            return Work(0, step.x.size + step.y.size)
         case plan.MatMul():
             return Work(2 * step.y.size * step.a.shape[-1], moved)
         case plan.Recurrence():

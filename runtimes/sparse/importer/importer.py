@@ -217,7 +217,7 @@ def import_node(
     arguments = [values[str(v.name)] if v is not None else None for v in node.inputs]
     given = [tensor for tensor in arguments if tensor is not None]
     importer = table.get(label(node))
-    if _foldable(node, given):
+    if _foldable(node, given) and not (importer is not None and _keeps(node, given)):
         results = _fold(node, values, model)
     elif importer is None:
         raise RefusedError(label(node), node.name or "?", "the sparse runtime does not know it")
@@ -262,6 +262,19 @@ def _foldable(node: ir.Node, given: list[Tensor]) -> bool:
     if not given:
         return node.op_type == "Constant"
     return all(tensor.value is not None for tensor in given)
+
+
+def _keeps(node: ir.Node, given: list[Tensor]) -> bool:
+    """Whether a constant result is needed as the integers that it is made of: int8 weights."""
+    small = given[0].value if given else None
+    return (
+        node.op_type == "DequantizeLinear"
+        and small is not None
+        and small.dtype in (np.int8, np.uint8, np.int32)
+        and not node.attributes.get_int("block_size", 0)
+        and given[1].value is not None
+        and given[1].value.dtype == np.float32
+    )
 
 
 def _fold(

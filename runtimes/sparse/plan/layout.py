@@ -18,13 +18,27 @@ import numpy as np
 from prunedeploy.runtimes.sparse.importer import graph as ops
 from prunedeploy.runtimes.sparse.importer.graph import ConcatOp, Op, Tensor
 from prunedeploy.runtimes.sparse.importer.importer import RefusedError
+from prunedeploy.runtimes.sparse.importer.quantised import (
+    BYTE,
+    Add8Op,
+    Conv8Op,
+    DequantiseOp,
+    Pool8Op,
+    QuantiseOp,
+)
 from prunedeploy.runtimes.sparse.plan import steps, views
 from prunedeploy.runtimes.sparse.plan import strides as layout
 from prunedeploy.runtimes.sparse.plan.steps import Port
 from prunedeploy.runtimes.sparse.plan.strides import Layout
 from prunedeploy.runtimes.sparse.plan.views import View
 
-PLANAR = (ops.ConvOp, ops.PoolOp, ops.ResizeOp)  # their results are planar, and nothing else
+PLANAR = (
+    ops.ConvOp,
+    ops.PoolOp,
+    ops.ResizeOp,
+    Conv8Op,
+    Pool8Op,
+)  # their results are planar, and nothing else
 
 # their results have the layout of what they read, where no reader prefers another
 FOLLOWS = (ops.ReduceOp, ops.PadOp, ops.GatherOp, ops.TakeOp)
@@ -40,7 +54,7 @@ def is_planar(view: View, channel: int) -> bool:
 
 def channel(op: Op) -> int:
     """The channel axis of an operator over planes."""
-    return op.channel if isinstance(op, ops.ConvOp) else 1
+    return op.channel if isinstance(op, ops.ConvOp | Conv8Op) else 1
 
 
 class LayoutAssigner:
@@ -119,8 +133,10 @@ class LayoutAssigner:
             if pulled is not None:
                 self._note(op.inputs[0], pulled, required)
         elif isinstance(
-            op, ops.ElementwiseOp | ops.SoftmaxOp | ops.NormOp | ConcatOp | ops.ConvertOp
-        ):
+            op,
+            ops.ElementwiseOp | ops.SoftmaxOp | ops.NormOp | ConcatOp | ops.ConvertOp
+            | Add8Op | QuantiseOp | DequantiseOp,
+        ):  # fmt: skip
             for tensor in op.inputs:
                 if tensor.rank == op.output.rank and (
                     isinstance(op, ConcatOp) or tensor.shape == op.output.shape
@@ -206,7 +222,8 @@ class LayoutAssigner:
             self.copy(op.name, source, unshaped)
             return target
         # neither side is a view of the other: through a copy in C order
-        between = self.arena(source.shape, layout.row_major(len(source.shape)))
+        wanted = layout.row_major(len(source.shape))
+        between = self.arena(source.shape, wanted, op.output.dtype)
         self.copy(op.name, source, between)
         view = layout.forward(op, between)
         assert view is not None
@@ -220,7 +237,7 @@ class LayoutAssigner:
         """
         tensor = op.output
         if tensor not in self.targets:
-            self.targets[tensor] = self.arena(tensor.shape, self._layout(op))
+            self.targets[tensor] = self.arena(tensor.shape, self._layout(op), tensor.dtype)
         self.views[tensor] = self.targets[tensor]
         return self.targets[tensor]
 
@@ -283,7 +300,7 @@ class LayoutAssigner:
         """A copy of a tensor in the arena; the same one for all who want it so."""
         view = self.view(tensor)
         if (tensor, wanted) not in self._copies:
-            target = self.arena(tensor.shape, wanted)
+            target = self.arena(tensor.shape, wanted, tensor.dtype)
             producer = self.producers.get(tensor)
             self.copy(producer.name if producer else "input", view, target)
             self._copies[tensor, wanted] = target
@@ -303,9 +320,13 @@ class LayoutAssigner:
         self.buffers.append(views.Buffer(space, size, dtype, index, value))
         return len(self.buffers) - 1
 
-    def arena(self, shape: tuple[int, ...], wanted: Layout) -> View:
-        """New memory for a tensor."""
-        buffer = self.buffer("arena", wanted.size(shape))
+    def arena(self, shape: tuple[int, ...], wanted: Layout, dtype: str = "float32") -> View:
+        """New memory for a tensor; that of bytes is four times as small."""
+        size = wanted.size(shape)
+        if dtype == BYTE:
+            buffer = self.buffer("arena", -(-size // 4), "uint8")
+        else:
+            buffer = self.buffer("arena", size)
         return View(buffer, shape, wanted.strides(shape))
 
     def add(self, step: steps.Step) -> None:

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from prunedeploy.runtimes.sparse.importer.fuse import fuse
 from prunedeploy.runtimes.sparse.importer.importer import RefusedError, read
-from prunedeploy.runtimes.sparse.importer.operators import TABLE
+from prunedeploy.runtimes.sparse.importer.operators import BYTES, TABLE
 from prunedeploy.runtimes.sparse.importer.prepare import prepare
 from prunedeploy.runtimes.sparse.plan.batch_innermost import to_batch_innermost
 from prunedeploy.runtimes.sparse.plan.memory import allocate
@@ -30,7 +30,11 @@ Refusal = RefusedError  # why a model has no plan, as a value
 
 
 def lower(
-    model: ir.Model, batch: int, sizes: Mapping[str, int] = NO_SIZES, batch_innermost: bool = True
+    model: ir.Model,
+    batch: int,
+    sizes: Mapping[str, int] = NO_SIZES,
+    batch_innermost: bool = True,
+    on_bytes: bool = False,
 ) -> Plan | Refusal:
     """Lower ``model`` to the plan for ``batch`` samples, with all offsets.
 
@@ -40,13 +44,14 @@ def lower(
         sizes: the other axes that the model leaves open, by name.
         batch_innermost: whether the plan may have the batch innermost where that is possible, or
             images always follow one another.
+        on_bytes: whether quantised layers are computed on bytes, or all in float32.
 
     Returns:
         The plan; a ``Refusal`` where the runtime cannot compute the model.
     """
     try:
         prepared = prepare(model)
-        graph, inputs = read(prepared, batch, sizes, TABLE)
+        graph, inputs = read(prepared, batch, sizes, BYTES if on_bytes else TABLE)
         fuse(graph)
         outputs = [str(value.name) for value in prepared.graph.outputs]
         plan = plan_graph(graph, inputs, outputs, batch)

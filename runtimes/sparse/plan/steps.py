@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from prunedeploy.core.records import Array
+from prunedeploy.runtimes.sparse.plan import quantised
 from prunedeploy.runtimes.sparse.plan.views import Buffer, Dtype, View
 
 # -- functions of one element ----------------------------------------------------------------------
@@ -311,6 +312,7 @@ Step = (
     | Resize
     | Recurrence
     | Fill
+    | quantised.Quantised
 )  # emitters: one module of emit/ each
 
 
@@ -383,6 +385,10 @@ def reads(step: Step) -> tuple[View, ...]:
             return (step.x, step.index)
         case Recurrence():
             return (step.x, *(v for v in (step.hidden, step.cell) if v is not None))
+        case quantised.Conv8():
+            return (step.x,) if step.residual is None else (step.x, step.residual)
+        case quantised.Add8():
+            return (step.a, step.b)
         case Fill():
             return ()
         case _:

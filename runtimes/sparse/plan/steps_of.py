@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 from prunedeploy.runtimes.sparse.importer import expr as e
 from prunedeploy.runtimes.sparse.importer import graph as ops
-from prunedeploy.runtimes.sparse.plan import steps, views
+from prunedeploy.runtimes.sparse.plan import steps
 from prunedeploy.runtimes.sparse.plan import strides as layout
 from prunedeploy.runtimes.sparse.plan.layout import LayoutAssigner
-from prunedeploy.runtimes.sparse.plan.views import View
-
-
-def image(view: View, channel: int, window: bool) -> View:
-    """A planar view of any rank as [N, C, H, W]: sequences have H = 1, tokens are W of one image.
-
-    Vectors of features are images of one pixel.
-    """
-    shape = view.shape
-    channels = shape[channel]
-    if window:
-        four = (*shape[:2], 1, shape[2]) if len(shape) == 3 else shape
-    elif len(shape) == 2 and channel == 1:
-        four = (shape[0], channels, 1, 1)
-    else:
-        four = (1, channels, 1, math.prod(shape[:channel] + shape[channel + 1 :]))
-    return replace(views.planar(view.buffer, four, 1), offset=view.offset)
+from prunedeploy.runtimes.sparse.plan.steps_of_quantised import EMITTERS as QUANTISED
+from prunedeploy.runtimes.sparse.plan.views import View, image
 
 
 def runs(indices: Sequence[int]) -> list[tuple[int, int, int]]:
@@ -73,9 +57,9 @@ def _step(
 
 
 def _conv(assigner: LayoutAssigner, op: ops.ConvOp) -> None:
-    views = [assigner.planes(tensor, op.channel) for tensor in op.inputs]
-    views.append(assigner.result(op))
-    x, *residual, y = (image(view, op.channel, op.window) for view in views)
+    planes = [assigner.planes(tensor, op.channel) for tensor in op.inputs]
+    planes.append(assigner.result(op))
+    x, *residual, y = (image(view, op.channel, op.window) for view in planes)
     added, own = (residual[0] if residual else None), _own(op, "window", "channel")
     assigner.add(steps.Conv(assigner.name(op.name), x, y, residual=added, **own))
 
@@ -165,6 +149,7 @@ EMITTERS: dict[type, Callable[[LayoutAssigner, Any], None]] = {
     ops.TopOp: _step(steps.Top),
     ops.ConcatOp: _concat,
     ops.GatherOp: _gather,
+    **QUANTISED,
 }
 
 

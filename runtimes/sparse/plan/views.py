@@ -13,7 +13,7 @@ elements. Transposing, splitting attention heads and slicing change views, not m
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from prunedeploy.core.records import Array
@@ -100,3 +100,19 @@ def is_planar(view: View, channel: int) -> bool:
         size == 1 or actual == stride
         for size, actual, stride in zip(view.shape, view.strides, wanted, strict=True)
     )
+
+
+def image(view: View, channel: int, window: bool) -> View:
+    """A planar view of any rank as [N, C, H, W]: sequences have H = 1, tokens are W of one image.
+
+    Vectors of features are images of one pixel.
+    """
+    shape = view.shape
+    channels = shape[channel]
+    if window:
+        four = (*shape[:2], 1, shape[2]) if len(shape) == 3 else shape
+    elif len(shape) == 2 and channel == 1:
+        four = (shape[0], channels, 1, 1)
+    else:
+        four = (1, channels, 1, math.prod(shape[:channel] + shape[channel + 1 :]))
+    return replace(planar(view.buffer, four, 1), offset=view.offset)

@@ -12,6 +12,7 @@ from prunedeploy.runtimes.sparse.importer.fuse import (
     norms,
     parallel,
     products,
+    quantised,
 )
 from prunedeploy.runtimes.sparse.importer.graph import Graph
 
@@ -19,6 +20,7 @@ from prunedeploy.runtimes.sparse.importer.graph import Graph
 def fuse(graph: Graph) -> None:
     """Rewrite ``graph`` in place."""
     graph.prune()
+    quantised.fuse(graph)
     chains.straighten(graph)
     moves.fold(graph)
     affine.fold(graph)

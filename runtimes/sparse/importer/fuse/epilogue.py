@@ -18,10 +18,10 @@ def fold(graph: Graph) -> None:
     for op in list(graph.ops):
         if not isinstance(op, ElementwiseOp):
             continue
-        match = _match(op)
-        if match is None:
+        matched = match(op)
+        if matched is None:
             continue
-        activation, terms = match
+        activation, terms = matched
         layers = [
             layer
             for tensor in terms
@@ -44,7 +44,7 @@ def fold(graph: Graph) -> None:
     graph.ops = [fused.get(op, op) for op in graph.ops if op not in moved]
 
 
-def _match(op: ElementwiseOp) -> tuple[Activation, list[Tensor]] | None:
+def match(op: ElementwiseOp) -> tuple[Activation, list[Tensor]] | None:
     """The activation, and the one or two tensors of the output's shape it is applied to."""
     inner, activation = op.expr, Activation()
     if inner.op in UNARY and inner.op != "not":

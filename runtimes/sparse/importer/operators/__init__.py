@@ -8,6 +8,7 @@ from prunedeploy.runtimes.sparse.importer.operators import (
     indexing,
     layers,
     norms,
+    quantised,
     recurrent,
     sampling,
     shapes,
@@ -25,4 +26,8 @@ TABLE: dict[str, Importer] = {
     **recurrent.TABLE,
     **indexing.TABLE,
     **sampling.TABLE,
+    **quantised.TABLE,
 }
+
+# the same where the runtime computes with bytes
+BYTES: dict[str, Importer] = {**TABLE, **quantised.BYTES}

@@ -43,6 +43,8 @@ MODULES = (
     "narrow",
     "stored",
     "jit",
+    "bytes",
+    "int8",
 )
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g1", "-w")
 

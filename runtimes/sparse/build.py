@@ -17,6 +17,7 @@ from prunedeploy.core.records import TensorSpec
 from prunedeploy.runtimes.api import BuildOptions, Payload
 from prunedeploy.runtimes.sparse import numpy_session
 from prunedeploy.runtimes.sparse.codegen import project as projects
+from prunedeploy.runtimes.sparse.isa import ISAS
 from prunedeploy.runtimes.sparse.kernels.blocks import BlockCache
 from prunedeploy.runtimes.sparse.kernels.table import KERNELS
 from prunedeploy.runtimes.sparse.payload import HEADER, LAYERS, LIBRARY, LOADER, MODEL_HEADER
@@ -104,10 +105,11 @@ def project_of(
     loaded: ir.Model = models.load(model)
     inputs, outputs = models.specs(loaded)
     threads = options.threads or target.cores or targets.cores()
-    plans = [plan_of(loaded, batch, threads) for batch in batch_sizes(inputs, options.batches)]
+    isa = compiling.isa_of(target)
+    batches = batch_sizes(inputs, options.batches)
+    plans = [plan_of(loaded, batch, threads, ISAS[isa].on_bytes) for batch in batches]
     check_batched(plans, outputs)
     blocks = BlockCache()
-    isa = compiling.isa_of(target)
     measured: list[dict[str, Schedule]] = [{} for _ in plans]
     # where the target's code cannot be run here nothing is measured
     if tools is not None and options.tune != "none" and targets.why_not_here(target) is None:
@@ -218,16 +220,18 @@ def _without(
     return chosen
 
 
-def plan_of(model: Any, batch: int, threads: int) -> Plan:
+def plan_of(model: Any, batch: int, threads: int, on_bytes: bool = False) -> Plan:
     """The plan for a batch of ``model``: of the whole batch, or a per-sample plan.
+
+    Its quantised layers are computed on bytes, or in float32.
 
     Raises:
         UserError: the runtime cannot compute it; the message says why.
     """
     if batch == 1 or not _is_open(model):
-        return _lower(model, batch)
-    whole = _lower(model, batch, batch_innermost=False)
-    per_sample = per_sample_plan(whole, _lower(model, 1), threads)
+        return _lower(model, batch, on_bytes)
+    whole = _lower(model, batch, on_bytes, batch_innermost=False)
+    per_sample = per_sample_plan(whole, _lower(model, 1, on_bytes), threads)
     return per_sample or allocate(to_batch_innermost(whole))
 
 
@@ -239,10 +243,10 @@ def _is_open(model: Any) -> bool:
     )
 
 
-def _lower(model: Any, batch: int, batch_innermost: bool = True) -> Plan:
+def _lower(model: Any, batch: int, on_bytes: bool, batch_innermost: bool = True) -> Plan:
     from prunedeploy.runtimes.sparse.plan.lower import Refusal, lower
 
-    plan = lower(model, batch, batch_innermost=batch_innermost, on_bytes=True)
+    plan = lower(model, batch, batch_innermost=batch_innermost, on_bytes=on_bytes)
     if isinstance(plan, Refusal):
         raise UnsupportedModelError("sparse", str(plan), plan.node)
     return plan

@@ -11,6 +11,7 @@ import pytest
 from quantised_networks import mobilenet, resnet
 
 import prunedeploy
+from prunedeploy import targets
 
 
 def fused(path: Path, x: np.ndarray) -> np.ndarray:
@@ -22,6 +23,7 @@ def fused(path: Path, x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("avx512" not in targets.host_isa(), reason="no AVX-512: float32 is faster")
 @pytest.mark.parametrize("zero", [np.uint8(0), np.int8(-128)])
 @pytest.mark.parametrize("name", ["mobilenet", "resnet"])
 def test_outputs_are_those_of_onnx_runtime(name: str, zero: np.generic, tmp_path: Path) -> None:

@@ -51,11 +51,13 @@ def test_what_is_there_is_not_computed_again(whole: SweepResult) -> None:
     file.write_text(kept)
 
 
+@pytest.mark.slow  # sweeps a second time
 def test_two_at_once_give_the_same_rows(whole: SweepResult, tmp_path: Path) -> None:
     both = sweep(whole.folder / "sweep.toml", tmp_path / "out", jobs=2)
     assert computed(both.rows) == computed(whole.rows)
 
 
+@pytest.mark.slow  # sweeps a second and a third time
 def test_a_sweep_that_was_killed_goes_on(whole: SweepResult, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["-m", "prunedeploy", "sweep", str(whole.folder / "sweep.toml"), "-o", str(out)]

@@ -49,9 +49,6 @@ EXACT = sorted(
     if each.kind == "channels" and name not in ("refill", "refill_plus")
 )
 BY_SCALE = {"early_bird", "slimming", "gate_decorators", "str_bn"}  # of BatchNorm
-# STR chooses by its thresholds alone, and in two steps may leave a layer nothing: all behind it is
-# constant then, and shrink removes more than was masked.
-SPARSITY = {"str_bn": 0.25}
 
 
 def narrow(recipe: Recipe) -> dict[str, tuple[int, ...]]:
@@ -105,6 +102,11 @@ class Prepared:
         module.load_state_dict(state, assign=True)
         return module.train().requires_grad_(True)
 
+    @property
+    def depthwise(self) -> bool:
+        layers = (each for each in self.module().modules() if isinstance(each, nn.Conv2d))
+        return any(1 < each.groups == each.in_channels for each in layers)
+
     def trainer(self) -> Trainer:
         generator = torch.Generator().manual_seed(0)
         inputs = torch.rand(4, *self.sample, generator=generator)
@@ -149,11 +151,24 @@ def alive(module: nn.Module) -> None:
                 layer.bias.copy_(layer.bias.abs() + 0.2 * (layer.weight != 0))
 
 
-def removes_exactly(case: Prepared, module: nn.Module, masks: Masks) -> None:
+def removes_exactly(case: Prepared, module: nn.Module, masks: Masks, more: bool = False) -> None:
+    """``more``: of the channels that are not masked some may go as well.
+
+    So it is around depthwise layers: STR-BN counts a channel once all its BatchNorms have let it
+    go, where one of those that follow each other is enough for shrink, and in networks as narrow as
+    these shrink proves some dead by the range of what they read.
+    """
     module.eval()
     alive(module)
     program = case.cut(module)
-    assert shapes_of(program, removed_shapes(module, masks)) == removed_shapes(module, masks)
+    wanted = removed_shapes(module, masks)
+    shapes = shapes_of(program, wanted)
+    if more:
+        assert all(
+            left is None or np.less_equal(left, wanted[k]).all() for k, left in shapes.items()
+        )
+    else:
+        assert shapes == wanted
     inputs = torch.rand(2, *case.sample, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         expected = module(inputs).numpy()
@@ -175,7 +190,7 @@ def follow_methods(case: Prepared) -> None:
     scaled &= "classifier.0.weight" not in {group.name for group in case.units}  # VGG's has none
     for name in EXACT:
         trainer = case.trainer()
-        settings = MethodSettings(SPARSITY.get(name, 0.5), options=OPTIONS.get(name, {}))
+        settings = MethodSettings(0.5, options=OPTIONS.get(name, {}))
         try:
             report = METHODS[name].run(trainer, settings)
         except UserError as refused:
@@ -183,7 +198,7 @@ def follow_methods(case: Prepared) -> None:
                 raise
             continue
         assert report.masks, name
-        removes_exactly(case, trainer.module, report.masks)
+        removes_exactly(case, trainer.module, report.masks, case.depthwise)
 
 
 def follow_scores(case: Prepared) -> None:
@@ -191,7 +206,7 @@ def follow_scores(case: Prepared) -> None:
     for name in ("magnitude", "snip", "grasp", "taylor"):
         module = case.module()
         batch = torch.rand(2, *case.sample), torch.tensor([0, 1])
-        removes_exactly(case, module, masked_by(name, module, case, batch))
+        removes_exactly(case, module, masked_by(name, module, case, batch), case.depthwise)
 
 
 def masked_by(name: str, module: nn.Module, case: Prepared, batch: tuple[Tensor, Tensor]) -> Masks:

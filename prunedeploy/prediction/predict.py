@@ -217,7 +217,7 @@ def _runtime(target: Target, wanted: str) -> str:
 
 def _precisions(target: Target, runtime: str) -> tuple[str, ...]:
     """The precisions of ``lower`` that an engine for ``target`` may compute in."""
-    if runtime in CPU_RUNTIMES:
+    if runtime in (*CPU_RUNTIMES, "sparse-gpu"):
         return ("float32",)
     limits = target.toolchain.precisions if target.toolchain is not None else ("float32",)
     return tuple(name for name in ("float32", "float16", "int8") if name in limits)

@@ -62,7 +62,7 @@ class Sparse:
         from prunedeploy.runtimes.sparse.build import write_sources
 
         if is_for_gpu(target) or self.name != Sparse.name:
-            raise UserError(f"the engine for {target.name}'s GPU is PTX: use prunedeploy build")
+            raise UserError(f"the engine for {target.name} is PTX: use prunedeploy build")
         write_sources(model, target, directory, options)
 
     def open(self, engine: Engine, options: OpenOptions) -> SparseSession:

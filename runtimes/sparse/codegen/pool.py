@@ -8,6 +8,7 @@ from prunedeploy.core.records import Array
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
 from prunedeploy.runtimes.sparse.codegen.views import over_read, plane_strides, record
 from prunedeploy.runtimes.sparse.plan.batch_innermost import innermost_images
+from prunedeploy.runtimes.sparse.plan.quantised import Pool8
 from prunedeploy.runtimes.sparse.plan.steps import Pool
 from prunedeploy.runtimes.sparse.plan.views import UNIT
 
@@ -38,7 +39,7 @@ def _side_by_side(step: Pool, context: Context) -> Code:
         for axis, name in enumerate(counts):
             counts[name] = context.constant(_counts(step, axis))
     fields = {
-        **{name: value for name, value in _shape(step).items() if name != "images"},
+        **{name: value for name, value in geometry(step).items() if name != "images"},
         "images": step.x.shape[0],
         "x_channel": step.x.strides[1],
         "y_channel": step.y.strides[1],
@@ -62,7 +63,7 @@ def _pitch(step: Pool) -> int:
 
 def _fields(step: Pool, context: Context) -> dict[str, object]:
     x, y = step.x, step.y
-    return _shape(step) | {
+    return geometry(step) | {
         "pitch": _pitch(step),
         "reach": (y.shape[3] - 1) * step.strides[1] + (step.kernel[1] - 1) * step.dilations[1] + 1,
         "exact": int(not over_read(context, x)),
@@ -70,7 +71,8 @@ def _fields(step: Pool, context: Context) -> dict[str, object]:
     }
 
 
-def _shape(step: Pool) -> dict[str, object]:
+def geometry(step: Pool | Pool8) -> dict[str, object]:
+    """Sizes of the planes and of the window, and where the first window begins."""
     x, y = step.x, step.y
     return {
         "images": x.shape[0],

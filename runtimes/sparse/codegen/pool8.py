@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prunedeploy.runtimes.sparse.codegen._context import Code, Context
 from prunedeploy.runtimes.sparse.codegen.functions import literal
+from prunedeploy.runtimes.sparse.codegen.pool import geometry
 from prunedeploy.runtimes.sparse.codegen.views import record
 from prunedeploy.runtimes.sparse.plan.quantised import Pool8, Unfold
 from prunedeploy.runtimes.sparse.plan.unfold import Window, unfold_layout
@@ -18,21 +19,7 @@ def emit(step: Pool8 | Unfold, context: Context) -> Code:
 
 def _pool(step: Pool8, context: Context) -> Code:
     x, y = step.x, step.y
-    fields = {
-        "images": x.shape[0],
-        "channels": x.shape[1],
-        "height": x.shape[2],
-        "width": x.shape[3],
-        "out_height": y.shape[2],
-        "out_width": y.shape[3],
-        "kernel_height": step.kernel[0],
-        "kernel_width": step.kernel[1],
-        "row_step": step.strides[0],
-        "column_step": step.strides[1],
-        "row_dilation": step.dilations[0],
-        "column_dilation": step.dilations[1],
-        "top": step.pads[0],
-        "left": step.pads[1],
+    fields = geometry(step) | {
         "padded_height": step.pads[0] + x.shape[2] + step.pads[2],
         "padded_width": step.pads[1] + x.shape[3] + step.pads[3],
         "x_image": x.strides[0],
